@@ -1,0 +1,43 @@
+# Two commands for a newcomer, `make demo` and `make test`; each sets up .venv first. Needs Python 3.11 or later.
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SOURCES := mcp_celery workers tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format constraints clean
+
+help: ## Show these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make .venv with the pinned dependencies and the project (the targets below do it by themselves)
+
+$(READY): constraints.txt pyproject.toml .ci/bootstrap
+	@echo "Setting up $(VENV) (once; again when constraints.txt or pyproject.toml changes)"
+	@.ci/bootstrap
+	@touch $@
+
+demo: $(READY) ## Watch a tool call run as a Celery job, its progress pushed to the client
+	@$(BIN)/mcp-celery demo
+
+test: $(READY) ## Run all tests; ARGS="-k name" selects
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(READY) ## Check style, types and the layers
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports --no-logo --no-cache
+
+format: $(READY) ## Rewrite the sources in the project's style
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+constraints: $(READY) ## Compile constraints.txt anew; UPGRADE=1 takes the newest of everything
+	@$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --all-extras --group dev \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make constraints" \
+	  $(if $(UPGRADE),--upgrade) --output-file constraints.txt
+
+clean: ## Remove .venv, caches and builds
+	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .pytest_cache .ruff_cache
+	find $(wildcard $(SOURCES) bench config) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,28 @@
+"""MCP task requests become Celery jobs."""
+
+from mcp_celery.config import TaskConfig, TaskMeta
+from mcp_celery.context import (
+    TaskContext,
+    TaskContextSnapshot,
+    get_task_context,
+    get_task_scope,
+    get_task_server,
+    get_task_session_id,
+)
+from mcp_celery.errors import McpCeleryError
+from mcp_celery.server import TaskServer
+from mcp_celery.settings import Settings
+
+__all__ = [
+    "McpCeleryError",
+    "Settings",
+    "TaskConfig",
+    "TaskContext",
+    "TaskContextSnapshot",
+    "TaskMeta",
+    "TaskServer",
+    "get_task_context",
+    "get_task_scope",
+    "get_task_server",
+    "get_task_session_id",
+]

@@ -1,0 +1,6 @@
+"""``python -m mcp_celery`` is ``mcp-celery``."""
+
+from mcp_celery.cli import main
+
+if __name__ == "__main__":
+    main()

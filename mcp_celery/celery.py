@@ -1,0 +1,70 @@
+"""The app that ``celery -A mcp_celery worker`` finds; ``flower``, ``inspect`` and ``control`` find it too.
+
+A worker imports the server that ``MCP_CELERY_SERVER`` names when it imports its other modules, and consumes the
+server's queue. Only a worker needs a server: the other commands do without.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from celery import bootsteps, signals
+
+from mcp_celery.composition import CeleryTasks
+from mcp_celery.default_app import default_app as app
+from mcp_celery.errors import ConfigurationError
+from mcp_celery.server import load_server, tasks_of
+from mcp_celery.settings import Settings
+
+__all__ = ["app"]
+
+
+def _import_server(sender: Any = None, **_: Any) -> None:
+    """Register the server's jobs, and make its queue the one that is consumed when ``-Q`` names none."""
+    if sender is not app:
+        return
+    try:
+        settings = Settings.load()
+        if settings.server is None:
+            return
+        if (folder := str(Path.cwd())) not in sys.path:
+            # Celery finds modules in the current folder only while it imports them; tools may import later.
+            sys.path.insert(0, folder)
+        tasks = tasks_of(load_server(settings.server))
+        _require_this_app(tasks, settings.server)
+        app.conf.task_default_queue = tasks.queue_name
+        tasks.register_jobs(app)
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _require_this_app(tasks: CeleryTasks, spec: str) -> None:
+    if tasks.celery is not app:
+        raise ConfigurationError(
+            f"{spec} uses a Celery app of its own; run that app's worker instead of `-A mcp_celery`"
+        )
+
+
+class RequireServer(bootsteps.Step):
+    """Refuses to start a worker that could not run a single job, and says why in one line."""
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        if not any(str(name).startswith("mcp.") for name in app.tasks):
+            raise click.ClickException(
+                "this worker has no component to run: set MCP_CELERY_SERVER=module:attribute to a "
+                "mcp_celery.TaskServer with a tool declared task=True"
+            )
+        if "json" not in _content_names(app.conf.accept_content):
+            raise click.ClickException("accept_content lacks 'json', so this worker would reject every job; add it")
+
+
+def _content_names(accept: Any) -> set[str]:
+    return {str(one).removeprefix("application/") for one in accept or ()}
+
+
+signals.import_modules.connect(_import_server, weak=False, dispatch_uid="mcp_celery.import_server")
+app.steps["worker"].add(RequireServer)

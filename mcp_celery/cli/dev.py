@@ -1,0 +1,56 @@
+"""``mcp-celery dev``: all that a server with background tasks needs, on one machine, with nothing installed before."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from mcp_celery.cli.options import (
+    concurrency_option,
+    data_dir_option,
+    host_option,
+    pool_option,
+    port_option,
+    server_argument,
+)
+from mcp_celery.cli.output import Terminal
+from mcp_celery.cli.stack import Stack, StopRequested, run_stack
+
+
+@click.command()
+@server_argument
+@host_option
+@port_option
+@data_dir_option
+@pool_option
+@concurrency_option
+def dev(server: str, host: str, port: int, data_dir: Path | None, pool: str, concurrency: int) -> None:
+    """Run SERVER with all it needs: a store, a Celery worker, and the MCP server over HTTP.
+
+    SERVER is `module:attribute`. The store is a private one, unless MCP_CELERY_REDIS_URL names another. Ctrl-C stops
+    everything: running jobs have five seconds to finish, a second Ctrl-C stops them sooner.
+    """
+    stack = Stack.prepare(server, host=host, port=port, data_dir=data_dir, pool=pool, concurrency=concurrency)
+
+    async def announce_and_stay(redis_url: str) -> None:
+        click.echo(f"\n{server} answers at {stack.url} (Ctrl-C stops everything)")
+        click.echo(f"Watch its jobs in Flower:\n  {flower_command(stack.env(redis_url))}\n")
+        await asyncio.Event().wait()
+
+    try:
+        run_stack(stack, Terminal(), announce_and_stay)
+    except StopRequested:
+        click.echo("Stopped.")
+
+
+def flower_command(env: Mapping[str, str]) -> str:
+    """The command that shows jobs in Flower, to be typed in another terminal.
+
+    Args:
+        env: Variables that the app's settings come from.
+    """
+    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in env.items()), "celery -A mcp_celery flower"])

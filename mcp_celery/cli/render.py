@@ -1,0 +1,150 @@
+"""How the demo looks: the bar while the task runs, and the index it returns. It only ever sees JSON values."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from mcp_celery.cli.follow import TaskUpdate
+
+PLAIN_STEP: Final = 0.1
+"""Without a terminal, a line is printed each time this much more of the work is done."""
+LANGUAGES_SHOWN: Final = 12
+LARGEST_SHOWN: Final = 5
+
+
+class LanguageView(BaseModel):
+    """The files of one language."""
+
+    language: str
+    files: int
+    lines: int
+    bytes: int
+
+
+class FileView(BaseModel):
+    """One file."""
+
+    path: str
+    lines: int
+    bytes: int
+
+
+class IndexView(BaseModel):
+    """What the demo's tool ``index_folder`` returns, as far as it is shown."""
+
+    files: int
+    lines: int
+    bytes: int
+    skipped: int
+    languages: list[LanguageView]
+    largest: list[FileView]
+    digest: str
+
+
+class ProgressView:
+    """Shows how far a task is: a live bar on a terminal, else a line now and then. A context manager.
+
+    Args:
+        console: Where to show it.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.fields[status]}"),
+            BarColumn(bar_width=32),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+        )
+        self._row = self._bar.add_task("waiting for the worker", total=None, status="working")
+        self._done = 0.0
+        self._total: float | None = None
+        self._next_line = 0.0
+        self.pushes = 0
+
+    def __enter__(self) -> Self:
+        """Start to show."""
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave the last state standing."""
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar."""
+        print_line(self._console, text)
+
+    def show(self, update: TaskUpdate) -> None:
+        """Show one push.
+
+        Args:
+            update: The task's state.
+        """
+        self.pushes += 1
+        progress = update.progress
+        if progress and progress.progress >= self._done:
+            self._done, self._total = progress.progress, progress.total
+        if update.status == "completed":
+            # Numbers are pushed so many times a second; the last of them may have been left out, the end never is.
+            self._done = self._total = self._total or self._done or 1
+        self._bar.update(
+            self._row,
+            completed=self._done,
+            total=self._total,
+            description=update.status_message or "",
+            status=update.status,
+        )
+        if not self._console.is_terminal:
+            self._print_line(update)
+
+    def _print_line(self, update: TaskUpdate) -> None:
+        share = self._done / self._total if self._total else 0.0
+        if update.is_final or share >= self._next_line:
+            self._next_line = share + PLAIN_STEP
+            print_line(self._console, f"{share:4.0%}  {update.status}  {update.status_message or ''}")
+
+
+def print_line(console: Console, text: str) -> None:
+    """Print a line as it is: ids and URLs are neither wrapped nor taken for markup."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def print_index(console: Console, structured: Any) -> None:
+    """Print an index.
+
+    Args:
+        console: Where to.
+        structured: The tool's structured result.
+
+    Raises:
+        ValueError: It is no index.
+    """
+    index = IndexView.model_validate(structured)
+    table = Table("language")
+    for heading in ("files", "lines", "bytes"):
+        table.add_column(heading, justify="right")
+    for row in index.languages[:LANGUAGES_SHOWN]:
+        table.add_row(row.language, f"{row.files:,}", f"{row.lines:,}", f"{row.bytes:,}")
+    if others := index.languages[LANGUAGES_SHOWN:]:
+        sums = (sum(getattr(row, name) for row in others) for name in ("files", "lines", "bytes"))
+        table.add_row(f"{len(others)} more", *(f"{number:,}" for number in sums))
+    table.add_section()
+    table.add_row("all", f"{index.files:,}", f"{index.lines:,}", f"{index.bytes:,}", style="bold")
+    console.print(table)
+    print_line(console, "Largest files:")
+    for file in index.largest[:LARGEST_SHOWN]:
+        print_line(console, f"  {file.bytes:>10,} bytes  {file.lines:>7,} lines  {file.path}")
+    print_line(console, f"Digest of all {index.files:,} files: sha256:{index.digest}")

@@ -1,0 +1,149 @@
+"""What a component declares about running as a task (:class:`TaskConfig`), what a request asks (:class:`TaskMeta`)."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, Literal, get_args
+
+from mcp_celery.errors import ConfigurationError
+
+TaskMode = Literal["forbidden", "optional", "required"]
+"""``forbidden``: never a task. ``optional``: a task for clients that can follow one. ``required``: only as a task."""
+
+_MODES: Final[tuple[str, ...]] = get_args(TaskMode)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskConfig:
+    """How a tool, prompt or resource runs as a task. Celery's options carry Celery's names and units.
+
+    Args:
+        mode: Whether the component may, must or must not run as a task.
+        poll_interval: How often a client should poll; a timedelta, or milliseconds. None: the server's setting.
+        ttl: How long the task and its result are kept after creation; a timedelta, or milliseconds. None: the
+            server's setting. The granted value is never above ``MCP_CELERY_MAX_TTL_MS``.
+        queue: Celery queue of the jobs. None: ``task_routes``, else the server's own queue.
+        priority: Celery message priority, 0…255.
+        time_limit: Seconds after which Celery ends the job.
+        soft_time_limit: Seconds after which ``SoftTimeLimitExceeded`` is raised in the job.
+        show_arguments: Names of arguments whose values may be shown in Flower and Celery's events. All others are
+            hidden, because arguments hold what people say to a model.
+
+    Raises:
+        ConfigurationError: A value is out of range; the message names it.
+    """
+
+    mode: TaskMode = "optional"
+    poll_interval: timedelta | int | None = None
+    ttl: timedelta | int | None = None
+    queue: str | None = None
+    priority: int | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    show_arguments: tuple[str, ...] | list[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.mode not in _MODES:
+            raise ConfigurationError(f"TaskConfig(mode={self.mode!r}): expected one of {', '.join(_MODES)}")
+        for name in ("poll_interval", "ttl"):
+            if (milliseconds := _milliseconds(getattr(self, name))) is not None and milliseconds < 1:
+                raise ConfigurationError(f"TaskConfig({name}={getattr(self, name)!r}): must be at least 1 ms")
+        for name in ("time_limit", "soft_time_limit"):
+            if (seconds := getattr(self, name)) is not None and not seconds > 0:
+                raise ConfigurationError(f"TaskConfig({name}={seconds!r}): must be above 0 seconds")
+        if self.time_limit is not None and self.soft_time_limit is not None and self.soft_time_limit > self.time_limit:
+            raise ConfigurationError("TaskConfig: soft_time_limit must not be above time_limit")
+        if self.priority is not None and not 0 <= self.priority <= 255:
+            raise ConfigurationError(f"TaskConfig(priority={self.priority!r}): must be within 0…255")
+        if self.queue is not None and not self.queue:
+            raise ConfigurationError("TaskConfig(queue=''): a queue's name must not be empty")
+
+    @classmethod
+    def from_bool(cls, value: bool) -> TaskConfig:
+        """``task=True`` and ``task=False`` as a configuration.
+
+        >>> TaskConfig.from_bool(True).mode
+        'optional'
+        >>> TaskConfig.from_bool(False).mode
+        'forbidden'
+        """
+        return cls(mode="optional" if value else "forbidden")
+
+    def supports_tasks(self) -> bool:
+        """Whether the component may run as a task at all.
+
+        >>> TaskConfig(mode="required").supports_tasks()
+        True
+        """
+        return self.mode != "forbidden"
+
+    @property
+    def poll_interval_ms(self) -> int | None:
+        """The declared poll interval in milliseconds, None where the server's setting holds."""
+        return _milliseconds(self.poll_interval)
+
+    @property
+    def ttl_ms(self) -> int | None:
+        """The declared time to live in milliseconds, None where the server's setting holds."""
+        return _milliseconds(self.ttl)
+
+    def validate_function(self, fn: Callable[..., Any], name: str, *, async_only: bool = False) -> None:
+        """Refuse what no worker can run.
+
+        Args:
+            fn: The component's function.
+            name: The component's name, for the error.
+            async_only: Refuse sync functions too. They are welcome by default: Celery is at home with them.
+
+        Raises:
+            ConfigurationError: ``fn`` is a generator, an async generator, a lambda without a name, or (with
+                ``async_only``) a sync function.
+        """
+        if not self.supports_tasks():
+            return
+        target = _unwrap(fn)
+        if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+            raise ConfigurationError(
+                f"{name!r} cannot run as a task: it is a generator; return the result instead of yielding it"
+            )
+        if getattr(target, "__name__", name) == "<lambda>" and name in ("", "<lambda>"):
+            raise ConfigurationError("a lambda cannot run as a task without a name: workers find components by name")
+        if async_only and not inspect.iscoroutinefunction(target):
+            raise ConfigurationError(
+                f"{name!r} cannot run as a task here: it is a sync function; declare it `async def`"
+            )
+
+
+def _unwrap(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that is really called: below ``functools.partial`` and callable objects."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if inspect.isroutine(fn):
+        return fn
+    return type(fn).__call__
+
+
+def _milliseconds(value: timedelta | int | None) -> int | None:
+    if isinstance(value, timedelta):
+        return round(value / timedelta(milliseconds=1))
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMeta:
+    """What a request asks about its task.
+
+    >>> TaskMeta(ttl=60_000).ttl
+    60000
+
+    Args:
+        ttl: Milliseconds to keep the task, None for the server's setting.
+        fn_key: Celery name of the job to route to, None for the component's own.
+    """
+
+    ttl: int | None = None
+    fn_key: str | None = None

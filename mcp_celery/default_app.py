@@ -1,0 +1,46 @@
+"""The Celery app of people who bring none of their own. Its settings are ``MCP_CELERY_*``, read when first needed.
+
+It never becomes the current app by being imported: a host's ``shared_task`` must not land in it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from celery import Celery
+
+from mcp_celery.keys import default_queue_name
+from mcp_celery.settings import Settings
+
+
+def configuration() -> dict[str, Any]:
+    """Celery's settings for :data:`default_app`, each of them a default that ``app.conf`` may override.
+
+    Raises:
+        ConfigurationError: A ``MCP_CELERY_*`` variable is refused.
+    """
+    settings = Settings.load()
+    found: dict[str, Any] = {
+        "broker_url": settings.celery_broker_url,
+        "result_backend": settings.celery_result_backend,
+        # A result lives at least as long as its task; the record says when the task is over.
+        "result_expires": math.ceil(settings.max_ttl_ms / 1000),
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        # Jobs are long: one that waits behind another is better taken by a free worker.
+        "worker_prefetch_multiplier": 1,
+        # Flower and `celery events` show every job.
+        "worker_send_task_events": True,
+        "broker_connection_retry_on_startup": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+    }
+    queue = settings.queue or (settings.namespace and default_queue_name(settings.namespace))
+    if queue:
+        found["task_default_queue"] = queue
+    return found
+
+
+default_app = Celery("mcp_celery", set_as_current=False)
+default_app.add_defaults(configuration)

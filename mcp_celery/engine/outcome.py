@@ -1,0 +1,108 @@
+"""How a job ends: what the job returns to Celery, and what Celery's stored result says of the task.
+
+A job that ends in a result, ``isError`` or not, returns it: Celery's SUCCESS is MCP's ``completed``. A JSON-RPC error
+is raised as ``JobFailedError``: Celery's FAILURE is MCP's ``failed``. So Flower and MCP tell the same story.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+from mcp_celery.engine.record import Change, JSONObject, RpcError, StoredResult
+from mcp_celery.errors import INTERNAL_ERROR, JobFailedError
+
+SUCCESS: Final = "SUCCESS"
+FAILURE: Final = "FAILURE"
+REVOKED: Final = "REVOKED"
+
+FAILURE_REASONS: Final[Mapping[str, str]] = {
+    "SoftTimeLimitExceeded": "The job exceeded its soft time limit",
+    "TimeLimitExceeded": "The job exceeded its time limit and was ended",
+    "WorkerLostError": "The worker process that ran the job ended unexpectedly",
+    "NotRegistered": "No worker knows this component; it was removed, or the workers run another version of the server",
+    "EncodeError": "The job's result could not be serialized",
+    "UnpickleableExceptionWrapper": "The job's error could not be serialized",
+    "TaskRevokedError": "The job was revoked",
+}
+"""Texts for failures that no tool reported, by the exception's name. Exceptions' own texts stay in the worker's log."""
+
+UNKNOWN_REASON: Final = "The job failed unexpectedly; the worker's log says why"
+EXPIRED_REASON: Final = "The job expired before a worker could start it"
+
+
+class JobOutcome:
+    """What a job returns to Celery. Its ``repr`` keeps the contents out of Flower, of events and of logs.
+
+    Args:
+        result: The wire result of the MCP request.
+        status_message: The job's last progress message, to be kept with the terminal status.
+    """
+
+    __slots__ = ("result", "status_message")
+
+    def __init__(self, result: JSONObject, status_message: str | None = None) -> None:
+        self.result = result
+        self.status_message = status_message
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the tool itself reported an error."""
+        return bool(self.result.get("isError"))
+
+    def __json__(self) -> JSONObject:
+        """For kombu's JSON encoder."""
+        return {"result": self.result, "statusMessage": self.status_message}
+
+    def __repr__(self) -> str:
+        return "<tool error>" if self.is_error else "<completed>"
+
+    @classmethod
+    def from_json(cls, value: object) -> JobOutcome | None:
+        """Read what :meth:`__json__` gave; None for anything else."""
+        if not isinstance(value, dict):
+            return None
+        found = cast(JSONObject, value)
+        result, message = found.get("result"), found.get("statusMessage")
+        if not isinstance(result, dict):
+            return None
+        return cls(cast(JSONObject, result), message if isinstance(message, str) else None)
+
+
+def failure(exception_name: str, arguments: Sequence[Any] = ()) -> Change:
+    """The change that a job's exception makes.
+
+    Args:
+        exception_name: Name of its class.
+        arguments: For ``JobFailedError`` the JSON-RPC error; ignored for every other exception.
+    """
+    if exception_name == JobFailedError.__name__ and len(arguments) >= 2:
+        code, message, *rest = arguments
+        error = RpcError(int(code), str(message), rest[0] if rest else None)
+    else:
+        error = RpcError(INTERNAL_ERROR, FAILURE_REASONS.get(exception_name, UNKNOWN_REASON))
+    return Change(to="failed", error=error, status_message=error.message)
+
+
+def success(outcome: JobOutcome) -> Change:
+    """The change that a job's return makes."""
+    return Change(to="completed", is_error=outcome.is_error, status_message=outcome.status_message)
+
+
+def settlement(stored: StoredResult | None) -> Change | None:
+    """The change that a stored result owes to a record that is still open, None while the job has not ended."""
+    if stored is None:
+        return None
+    if stored.state == SUCCESS:
+        outcome = JobOutcome.from_json(stored.value)
+        return failure("UnknownResult") if outcome is None else success(outcome)
+    if stored.state == REVOKED:
+        return Change(to="cancelled", status_message="The job was revoked")
+    if stored.state == FAILURE:
+        described = cast(JSONObject, stored.value) if isinstance(stored.value, dict) else {}
+        arguments = described.get("exc_message", ())
+        return failure(
+            str(described.get("exc_type")),
+            cast(Sequence[Any], arguments) if isinstance(arguments, list | tuple) else (),
+        )
+    return None

@@ -1,0 +1,99 @@
+"""What the engine needs of the world, as Protocols. Redis and Celery fulfil them, and :mod:`mcp_celery.testing`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine.record import Change, Changed, Claim, StoredResult, StoredTask, Submission, TaskRecord, TaskRef
+
+
+class TaskStore(Protocol):
+    """Records of tasks. Every method raises ``StoreUnavailableError`` when the store does not answer in time."""
+
+    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot) -> None:
+        """Keep a new record and its snapshot until the record's ttl ends."""
+        ...
+
+    async def load(self, ref: TaskRef) -> StoredTask | None:
+        """The record, with the job's stored result where it is at hand. None: unknown or expired."""
+        ...
+
+    async def change(self, ref: TaskRef, change: Change) -> Changed | None:
+        """Apply a change in one step, and tell it on the bus. None: unknown or expired."""
+        ...
+
+    async def start(self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int) -> TaskContextSnapshot | None:
+        """Let the body of a job begin, once for each (attempt, retries).
+
+        Returns:
+            The snapshot, or None when the job must not run: the task is unknown, has ended, counts another attempt, or
+            this start was already granted to another delivery.
+        """
+        ...
+
+    async def delete(self, ref: TaskRef) -> None:
+        """Forget a record whose job was never published."""
+        ...
+
+
+class JobLedger(Protocol):
+    """The store as Celery's signal handlers see it: blocking, usable from any process and thread."""
+
+    def claim(self, ref: TaskRef, *, attempt: int, claim: Claim) -> bool:
+        """Note which worker received the job. False: the task is not open for this attempt."""
+        ...
+
+    def change(self, ref: TaskRef, change: Change) -> Changed | None:
+        """As :meth:`TaskStore.change`."""
+        ...
+
+
+class TaskQueue(Protocol):
+    """The broker."""
+
+    async def publish(self, record: TaskRecord, submission: Submission) -> None:
+        """Publish the record's job; returns when the broker has it.
+
+        Raises:
+            QueueUnavailableError: The broker did not take it in time.
+        """
+        ...
+
+    async def revoke(self, job_id: str, *, terminate: bool) -> None:
+        """Tell the workers to drop a job, and with ``terminate`` to end it where it runs. Best effort."""
+        ...
+
+
+class TaskResults(Protocol):
+    """Celery's result backend, where the store cannot read it in the same step."""
+
+    async def read(self, job_id: str) -> StoredResult | None:
+        """The job's stored result, None when there is none yet or it cannot be read."""
+        ...
+
+
+class TaskHints(Protocol):
+    """References of tasks that may have changed; a hint may be repeated, and several may be told as one."""
+
+    async def __anext__(self) -> TaskRef:
+        """Wait for the next hint."""
+        ...
+
+    async def drop(self, ref: TaskRef) -> None:
+        """Stop listening to one task."""
+        ...
+
+
+class TaskBus(Protocol):
+    """Hints that tasks have changed."""
+
+    def subscribe(self, refs: Sequence[TaskRef]) -> AbstractAsyncContextManager[TaskHints]:
+        """Listen to tasks; on entry the subscription is in force, so that what is loaded afterwards misses nothing.
+
+        Raises:
+            StoreUnavailableError: On entry, when the bus does not answer in time.
+        """
+        ...

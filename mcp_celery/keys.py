@@ -1,0 +1,299 @@
+"""The compound key of a task, the Celery id made of it, and every Redis key. The one place where keys are spelled.
+
+A task is addressed by *scope* (who made it) and *id* (256 random bits). The scope is part of every key, so a caller who
+presents somebody else's task id computes another key and finds nothing: isolation needs no comparison to be remembered.
+
+====================================== ================================ =========================================
+Redis key                              holds                            lifetime
+====================================== ================================ =========================================
+``{prefix}:{ns}:task:auth:{scope}:ID`` hash: the task record            the task's ttl, set when it is created
+``{prefix}:{ns}:task:anon:ID``         the same for anonymous callers   the same
+``…:ID:snapshot``                      string: the caller's context     the same
+``…:ID:events``                        pub/sub channel of the task      none (channels hold nothing)
+``{prefix}:{ns}:job:JOBID``            string: full key of a shortened  the same as the record's
+                                       Celery id
+====================================== ================================ =========================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, cast, get_args
+from urllib.parse import quote, unquote
+
+TaskType = Literal["tool", "prompt", "resource"]
+
+MAX_JOB_ID_BYTES: Final = 155
+"""What SQLAlchemy's result backend can hold; RabbitMQ's ``correlation_id`` ends at 255."""
+
+_LEG_SUFFIX_BYTES: Final = 5
+"""Room for ``!2`` … ``!9999`` behind an id, so that a task keeps one stem for all its legs."""
+
+_TASK_TYPES: Final[frozenset[str]] = frozenset(get_args(TaskType))
+_FORMS: Final = "'auth:{scope}:{task}:{type}:{component}' or 'anon:{task}:{type}:{component}'"
+_DIGEST_MARK: Final = "~~"
+"""Opens a segment that gave way to a digest. No quoted segment holds it, because ``~`` itself is quoted."""
+
+_WIRE_TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskKeyParts:
+    """A compound key taken apart, every part unquoted.
+
+    Attributes:
+        task_scope: Who may reach the task, None for an anonymous caller.
+        client_task_id: The id that the client holds.
+        task_type: ``tool``, ``prompt`` or ``resource``.
+        component_identifier: The tool's or prompt's name, or the resource's URI.
+    """
+
+    task_scope: str | None
+    client_task_id: str
+    task_type: TaskType
+    component_identifier: str
+
+
+def _quote(segment: str) -> str:
+    return quote(segment, safe="")
+
+
+def build_task_key(task_scope: str | None, client_task_id: str, task_type: TaskType, component_identifier: str) -> str:
+    """The compound key of a task.
+
+    >>> build_task_key("client-a", "task456", "tool", "my_tool")
+    'auth:client-a:task456:tool:my_tool'
+    >>> build_task_key(None, "task456", "tool", "my_tool")
+    'anon:task456:tool:my_tool'
+    >>> build_task_key("client-a", "task456", "resource", "file://data.txt")
+    'auth:client-a:task456:resource:file%3A%2F%2Fdata.txt'
+
+    Args:
+        task_scope: Who may reach the task, None for an anonymous caller.
+        client_task_id: The id that the client holds.
+        task_type: ``tool``, ``prompt`` or ``resource``.
+        component_identifier: The tool's or prompt's name, or the resource's URI.
+
+    Returns:
+        The key, every segment percent-quoted.
+
+    Raises:
+        ValueError: A part is empty or the type is unknown.
+    """
+    if task_scope == "":
+        raise ValueError("task_scope is empty; anonymous callers have the scope None")
+    if not client_task_id or not component_identifier:
+        raise ValueError(f"task id and component must not be empty; a task key is {_FORMS}")
+    if task_type not in _TASK_TYPES:
+        raise ValueError(f"unknown task type {task_type!r}; it is one of tool, prompt, resource")
+    owner = "anon" if task_scope is None else f"auth:{_quote(task_scope)}"
+    return f"{owner}:{_quote(client_task_id)}:{task_type}:{_quote(component_identifier)}"
+
+
+def parse_task_key(key: str) -> TaskKeyParts:
+    """Take a compound key apart.
+
+    >>> parse_task_key("auth:client-a:task456:tool:my_tool")
+    TaskKeyParts(task_scope='client-a', client_task_id='task456', task_type='tool', component_identifier='my_tool')
+    >>> parse_task_key("anon:task456:resource:file%3A%2F%2Fdata.txt").component_identifier
+    'file://data.txt'
+
+    Args:
+        key: A key as :func:`build_task_key` makes it.
+
+    Returns:
+        Its parts, unquoted.
+
+    Raises:
+        ValueError: The key has another form. Keys by session (``{session_id}:{task}:{type}:{component}``) are refused
+            by name: tasks kept under a session are lost when the client reconnects.
+    """
+    tag, *segments = key.split(":")
+    scope: str | None = None
+    if tag == "auth" and len(segments) == 4:
+        scope = unquote(segments.pop(0))
+    elif tag not in ("auth", "anon") and len(segments) == 3:
+        raise ValueError(
+            f"task key {_shown(key)} has the form of a key by session, which is no longer used; expected {_FORMS}"
+        )
+    if tag not in ("auth", "anon") or len(segments) != 3:
+        raise ValueError(f"malformed task key {_shown(key)}; expected {_FORMS}")
+    client_task_id, task_type, component = segments
+    if task_type not in _TASK_TYPES or not client_task_id or not component or scope == "":
+        raise ValueError(f"malformed task key {_shown(key)}; expected {_FORMS}")
+    return TaskKeyParts(scope, unquote(client_task_id), cast(TaskType, task_type), unquote(component))
+
+
+def _shown(key: str) -> str:
+    return repr(key if len(key) <= 200 else key[:200] + "…")
+
+
+def get_client_task_id_from_key(key: str) -> str:
+    """The id that the client holds.
+
+    >>> get_client_task_id_from_key("auth:client-a:task456:tool:my_tool")
+    'task456'
+
+    Raises:
+        ValueError: The key is malformed.
+    """
+    return parse_task_key(key).client_task_id
+
+
+def task_redis_prefix(task_scope: str | None, *, prefix: str = "mcp_celery") -> str:
+    """What the Redis keys of a scope's tasks begin with.
+
+    >>> task_redis_prefix("client-a", prefix="mcp_celery:reports")
+    'mcp_celery:reports:task:auth:client-a'
+    >>> task_redis_prefix(None, prefix="mcp_celery:reports")
+    'mcp_celery:reports:task:anon'
+
+    Args:
+        task_scope: Who may reach the tasks, None for anonymous callers.
+        prefix: ``MCP_CELERY_KEY_PREFIX`` with the server's namespace.
+    """
+    return f"{prefix}:task:anon" if task_scope is None else f"{prefix}:task:auth:{_quote(task_scope)}"
+
+
+def celery_job_id(key: str, leg: int = 1) -> str:
+    """The Celery id of a task's job: the compound key in an alphabet that every part of Celery can carry.
+
+    ``%`` is written ``~`` (``~`` itself is quoted first), since Flower's Revoke button posts the id raw and loses ids
+    with ``%``, ``?`` or ``#``. At most 155 bytes: over that the scope, then the component, give way to a digest; the
+    task id never does, and the record keeps the full key. Later legs of a task append ``!2``, ``!3``, …, because a
+    result backend ignores a second result for one id.
+
+    >>> celery_job_id("auth:client-a:task456:resource:file%3A%2F%2Fdata.txt")
+    'auth:client-a:task456:resource:file~3A~2F~2Fdata.txt'
+    >>> celery_job_id("anon:task456:tool:my_tool", leg=2)
+    'anon:task456:tool:my_tool!2'
+
+    Args:
+        key: A compound key.
+        leg: Which job of the task, from 1.
+
+    Returns:
+        An id of ASCII letters, digits and ``_ . - ~ : !``.
+
+    Raises:
+        ValueError: The key is malformed, the leg is not within 1…9999, or the task id alone is too long.
+    """
+    if not 1 <= leg <= 9999:
+        raise ValueError(f"leg must be within 1…9999, not {leg}")
+    parse_task_key(key)
+    *head, component = key.replace("~", "%7E").replace("%", "~").split(":")
+    room = MAX_JOB_ID_BYTES - _LEG_SUFFIX_BYTES
+    stem = ":".join([*head, component])
+    if len(stem) > room and head[0] == "auth" and len(head[1]) > _DIGEST_BYTES:
+        head[1] = _digest(head[1])
+        stem = ":".join([*head, component])
+    if len(stem) > room and len(component) > _DIGEST_BYTES:
+        stem = ":".join([*head, _digest(component)])
+    if len(stem) > room:
+        raise ValueError(f"the task id of {_shown(key)} is too long for a Celery id of {MAX_JOB_ID_BYTES} bytes")
+    return stem if leg == 1 else f"{stem}!{leg}"
+
+
+def _digest(segment: str) -> str:
+    return _DIGEST_MARK + hashlib.sha256(segment.encode()).hexdigest()[:32]
+
+
+_DIGEST_BYTES: Final = len(_digest(""))
+
+
+def is_shortened(job_id: str) -> bool:
+    """Whether a part of the compound key gave way to a digest in this Celery id."""
+    return _DIGEST_MARK in job_id
+
+
+def task_key_from_job_id(job_id: str) -> str | None:
+    """The compound key that a Celery id was made of.
+
+    >>> task_key_from_job_id("anon:task456:resource:file~3A~2F~2Fdata.txt!2")
+    'anon:task456:resource:file%3A%2F%2Fdata.txt'
+    >>> task_key_from_job_id("4c4b0ba4-0d8a-4a2a-8e56-0c6e3bd1c2f5") is None
+    True
+
+    Args:
+        job_id: Any Celery id, of ours or of somebody else's job.
+
+    Returns:
+        The key, or None when the id is not ours or was shortened (then the store knows the full key).
+    """
+    stem, mark, leg = job_id.partition("!")
+    if is_shortened(job_id) or (mark and not leg.isdecimal()):
+        return None
+    key = stem.replace("~", "%").replace("%7E", "~")
+    try:
+        parse_task_key(key)
+    except ValueError:
+        return None
+    return key
+
+
+def is_wire_task_id(value: str) -> bool:
+    """Whether a string from the wire can be one of our task ids at all: short, and of the URL-safe alphabet.
+
+    Checked before anything else is done with it, so that no key, log line or message is made of arbitrary input.
+    """
+    return _WIRE_TASK_ID.fullmatch(value) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RedisKeys:
+    """The Redis keys of one server's tasks.
+
+    Args:
+        prefix: ``MCP_CELERY_KEY_PREFIX``.
+        namespace: ``MCP_CELERY_NAMESPACE``, so that several servers can share one Redis.
+    """
+
+    prefix: str
+    namespace: str
+
+    def record(self, task_scope: str | None, task_id: str) -> str:
+        """Hash: the task's record."""
+        return f"{task_redis_prefix(task_scope, prefix=f'{self.prefix}:{self.namespace}')}:{task_id}"
+
+    def snapshot(self, task_scope: str | None, task_id: str) -> str:
+        """String: the caller's context for the worker."""
+        return self.record(task_scope, task_id) + ":snapshot"
+
+    def channel(self, task_scope: str | None, task_id: str) -> str:
+        """Pub/sub channel on which each change of the task is told."""
+        return self.record(task_scope, task_id) + ":events"
+
+    def job_alias(self, job_id: str) -> str:
+        """String: the full compound key of a shortened Celery id."""
+        return f"{self.prefix}:{self.namespace}:job:{job_id}"
+
+
+def job_name(namespace: str, task_type: TaskType, component_identifier: str) -> str:
+    """Celery's name of a component's job, the name that ``task_routes`` and ``task_annotations`` match.
+
+    >>> job_name("reports", "tool", "build_report")
+    'mcp.reports.tool.build_report'
+    """
+    return f"mcp.{namespace}.{task_type}.{component_identifier}"
+
+
+def default_queue_name(namespace: str) -> str:
+    """The queue of a server's jobs when neither the component nor the host's routes name one."""
+    return f"mcp.{namespace}"
+
+
+def slug(name: str) -> str:
+    """A server's name as a namespace: lower case letters, digits and ``-``.
+
+    >>> slug("Sales Reports (EU)")
+    'sales-reports-eu'
+
+    Raises:
+        ValueError: Nothing of the name is left.
+    """
+    found = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if not found:
+        raise ValueError(f"the server's name {name!r} gives no namespace; set MCP_CELERY_NAMESPACE")
+    return found

@@ -1,0 +1,137 @@
+"""Push on ``subscriptions/listen`` with ``taskIds``: the current state of each task, then every change.
+
+The SDK's own handler serves the stream: its limits, the core notification kinds, its graceful end. It is given a
+session that adds ``taskIds`` to the acknowledgement; tasks are told by a sibling of it on the same stream. Provisional
+seams of the SDK, all in this module: the middleware, and the stand-in for ``ServerSession``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import anyio
+from mcp.server.context import CallNext, HandlerResult
+from mcp.server.mcpserver.server import require_client_extension
+from mcp.server.session import ServerSession
+from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
+from mcp_types import (
+    INVALID_PARAMS,
+    RequestId,
+    ServerNotification,
+    SubscriptionFilter,
+    SubscriptionsAcknowledgedNotification,
+)
+from pydantic import ValidationError
+from pydantic.type_adapter import TypeAdapter
+
+from mcp_celery.engine import TaskView, TaskWatch
+from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_request
+from mcp_celery.protocol.extension import TaskHost
+from mcp_celery.protocol.v2026_07_28 import EXTENSION, REVISIONS, TaskNotification, encode_detailed
+
+_TASK_IDS = TypeAdapter(list[str])
+
+
+class _AcknowledgingSession:
+    """Stands in for the stream's session, and adds the accepted task ids to the acknowledgement."""
+
+    def __init__(self, session: ServerSession, task_ids: list[str]) -> None:
+        self._session = session
+        self._task_ids = task_ids
+        self.acknowledged = anyio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    async def send_notification(
+        self, notification: ServerNotification, related_request_id: RequestId | None = None
+    ) -> None:
+        if isinstance(notification, SubscriptionsAcknowledgedNotification):
+            honored = notification.params.notifications.model_dump(by_alias=True, exclude_none=True)
+            notification.params.notifications = SubscriptionFilter.model_validate(
+                {**honored, "taskIds": self._task_ids}, by_name=False
+            )
+        await self._session.send_notification(notification, related_request_id)
+        self.acknowledged.set()
+
+
+class TaskPush:
+    """Middleware for ``MCPServer(middleware=[…])``.
+
+    Args:
+        host: The server it speaks for.
+    """
+
+    def __init__(self, host: TaskHost) -> None:
+        self._host = host
+
+    async def __call__(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:
+        """Serve ``subscriptions/listen`` requests that name tasks; everything else passes.
+
+        Raises:
+            MCPError: -32021 when the request does not declare the extension; -32602 for ids of another form or too many
+                of them; -32603 when the store does not answer.
+        """
+        if ctx.method != "subscriptions/listen" or ctx.protocol_version not in REVISIONS or ctx.request_id is None:
+            return await call_next(ctx)
+        task_ids = _task_ids(ctx.params, self._host.max_listen_tasks)
+        if task_ids is None:
+            return await call_next(ctx)
+        require_client_extension(ctx, EXTENSION)
+        with as_rpc_errors():
+            watch = self._host.engine().watch(caller_of_request(), task_ids)
+            await watch.__aenter__()
+        try:
+            return await self._serve(ctx, call_next, watch)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await watch.__aexit__(None, None, None)
+
+    async def _serve(self, ctx: RequestContext, call_next: CallNext, watch: TaskWatch) -> HandlerResult:
+        session = _AcknowledgingSession(ctx.session, watch.accepted)
+
+        async def tell() -> None:
+            await session.acknowledged.wait()
+            async for view in watch:
+                await ctx.session.send_notification(_notification(view, ctx.request_id), ctx.request_id)
+
+        result: HandlerResult = None
+        refusal: MCPError | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(tell)
+            try:
+                # The stream outlives its last task: it ends when the client closes it, or the server shuts down.
+                result = await call_next(replace(ctx, session=cast(ServerSession, session)))
+            except MCPError as error:
+                refusal = error  # raised below: the group would wrap it
+            group.cancel_scope.cancel()
+        if refusal is not None:
+            raise refusal
+        return result
+
+
+def _notification(view: TaskView, subscription_id: RequestId | None) -> Any:
+    params = encode_detailed(view)
+    params["_meta"] = {**params.get("_meta", {}), SUBSCRIPTION_ID_META_KEY: subscription_id}
+    return TaskNotification(params=params)
+
+
+def _task_ids(params: Mapping[str, Any] | None, most: int) -> list[str] | None:
+    """``notifications.taskIds``, None where the request names none.
+
+    Raises:
+        MCPError: -32602.
+    """
+    notifications = (params or {}).get("notifications")
+    if not isinstance(notifications, Mapping) or "taskIds" not in notifications:
+        return None
+    try:
+        task_ids = _TASK_IDS.validate_python(cast("Mapping[str, Any]", notifications)["taskIds"], strict=True)
+    except ValidationError:
+        raise MCPError(INVALID_PARAMS, "notifications.taskIds must be a list of strings") from None
+    if len(task_ids) > most:
+        raise MCPError(INVALID_PARAMS, f"notifications.taskIds names more than {most} tasks")
+    return task_ids

@@ -1,0 +1,99 @@
+"""The wire of revision 2026-07-28: the extension ``io.modelcontextprotocol/tasks`` (SEP-2663).
+
+Models for what comes in, ``encode_*`` for what goes out. Results are plain dicts on purpose: ``ttlMs`` and other
+explicit nulls must reach the wire, and typed models would drop them.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from mcp_types import Notification, RequestParams
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import Field
+
+from mcp_celery.engine import JSONObject, TaskRecord, TaskView
+from mcp_celery.errors import INTERNAL_ERROR
+
+EXTENSION: Final = "io.modelcontextprotocol/tasks"
+REVISIONS: Final = frozenset(MODERN_PROTOCOL_VERSIONS)
+PROGRESS_META_KEY: Final = "mcp-celery/progress"
+"""``{"progress": 3, "total": 10}`` in a task's ``_meta``: the numbers behind ``statusMessage``."""
+
+
+class TaskIdParams(RequestParams):
+    """Parameters of ``tasks/get`` and ``tasks/cancel``."""
+
+    task_id: str = Field(alias="taskId")
+
+
+class UpdateParams(TaskIdParams):
+    """Parameters of ``tasks/update``."""
+
+    input_responses: dict[str, Any] = Field(alias="inputResponses")
+
+
+class TaskNotification(Notification[dict[str, Any], Literal["notifications/tasks"]]):
+    """``notifications/tasks``: the whole task, as ``tasks/get`` would give it."""
+
+    method: Literal["notifications/tasks"] = "notifications/tasks"
+    params: dict[str, Any]
+
+
+def encode_time(milliseconds: int) -> str:
+    """ISO 8601 in UTC.
+
+    >>> encode_time(1_700_000_000_123)
+    '2023-11-14T22:13:20.123Z'
+    """
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def encode_task(record: TaskRecord) -> JSONObject:
+    """The fields that every task object has."""
+    task: JSONObject = {
+        "taskId": record.task_id,
+        "status": record.status,
+        "createdAt": encode_time(record.created_at_ms),
+        "lastUpdatedAt": encode_time(record.updated_at_ms),
+        "ttlMs": record.ttl_ms,
+        "pollIntervalMs": record.poll_interval_ms,
+    }
+    if record.status_message is not None:
+        task["statusMessage"] = record.status_message
+    return task
+
+
+def encode_created(record: TaskRecord) -> JSONObject:
+    """``CreateTaskResult``: the answer to a request that became a task."""
+    return {"resultType": "task", **encode_task(record)}
+
+
+def encode_detailed(view: TaskView) -> JSONObject:
+    """``DetailedTask``: the task with its result, its error or its open questions inlined."""
+    record = view.record
+    task = encode_task(record)
+    if record.progress is not None:
+        progress: JSONObject = {"progress": record.progress.value}
+        if record.progress.total is not None:
+            progress["total"] = record.progress.total
+        task["_meta"] = {PROGRESS_META_KEY: progress}
+    if record.status == "completed":
+        task["result"] = view.result
+    elif record.status == "failed":
+        task["error"] = _encode_error(record)
+    elif record.status == "input_required":
+        task["inputRequests"] = {}
+    return task
+
+
+def _encode_error(record: TaskRecord) -> JSONObject:
+    error = record.error
+    if error is None:
+        return {"code": INTERNAL_ERROR, "message": record.status_message or "The task failed"}
+    encoded: JSONObject = {"code": error.code, "message": error.message}
+    if error.data is not None:
+        encoded["data"] = error.data
+    return encoded

@@ -1,0 +1,176 @@
+"""The only producer code: publishes jobs and revokes them through Celery.
+
+Messages go over a connection of our own, cloned from the app's, so that publisher confirms (AMQP) and time-outs change
+nothing for the host's other publishers. One thread publishes, because more of them only wait for each other. No
+``AsyncResult`` is made and no result subscription opened: ``app.amqp.send_task_message`` is what ``send_task`` does
+after that hook.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import kombu
+from celery import Celery
+from kombu.exceptions import KombuError, OperationalError
+
+from mcp_celery.config import TaskConfig
+from mcp_celery.engine import Submission, TaskRecord
+from mcp_celery.errors import QueueUnavailableError
+from mcp_celery.keys import job_name
+
+logger = logging.getLogger(__name__)
+
+HIDDEN: Final = "<hidden>"
+_CONFIRMING_TRANSPORTS: Final = ("pyamqp", "amqp", "amqps")
+
+
+class CeleryQueue:
+    """Fulfils :class:`mcp_celery.engine.TaskQueue`.
+
+    Args:
+        app: The Celery app whose broker, routes and queues are used. Its settings are read, never changed.
+        namespace: Namespace of the server, in the names of jobs.
+        default_queue: Queue of the jobs that neither the component nor a route sends elsewhere.
+        timeout_seconds: How long a publish may take before the request is answered with an error.
+    """
+
+    def __init__(self, app: Celery, *, namespace: str, default_queue: str, timeout_seconds: float) -> None:
+        self._app = app
+        self._namespace = namespace
+        self._default_queue = kombu.Queue(default_queue, kombu.Exchange(default_queue), routing_key=default_queue)
+        self._timeout_seconds = timeout_seconds
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mcp-celery-publisher")
+        self._connection: kombu.Connection | None = None
+        self._producer: Any = None
+
+    async def publish(self, record: TaskRecord, submission: Submission) -> None:
+        """Publish the record's job, and wait until the broker has it.
+
+        Raises:
+            QueueUnavailableError: The broker did not take it in time. It may still arrive; without its record, and
+                that is what the engine takes back, it does not run.
+        """
+        try:
+            await self._in_thread(lambda: self._publish(record, submission))
+        except (KombuError, OSError, TimeoutError, *self._broker_errors()) as error:
+            logger.warning("the broker did not take a job: %s", type(error).__name__)
+            raise QueueUnavailableError from error
+
+    async def revoke(self, job_id: str, *, terminate: bool) -> None:
+        """Tell the workers to drop a job. A broker that does not answer is logged: the record is cancelled already."""
+        try:
+            await self._in_thread(lambda: self._revoke(job_id, terminate))
+        except (KombuError, OSError, TimeoutError, *self._broker_errors()) as error:
+            logger.warning("could not tell the workers to revoke %s: %s", job_id, type(error).__name__)
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        async with asyncio.timeout(self._timeout_seconds):
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._fresh_if_broken, work)
+
+    def _broker_errors(self) -> tuple[type[BaseException], ...]:
+        """Errors of the transport in use; the broker's library decides which they are."""
+        connection = self._connection or self._app.connection_for_write()
+        return (*connection.connection_errors, *connection.channel_errors)
+
+    def _fresh_if_broken(self, work: Callable[[], None]) -> None:
+        """Do the work, once more on a new connection if the old one broke: the broker may have restarted since."""
+        had_connection = self._connection is not None
+        try:
+            work()
+        except (OperationalError, OSError, *self._broker_errors()):
+            self._disconnect()
+            if not had_connection:
+                raise
+            work()
+
+    def _publish(self, record: TaskRecord, submission: Submission) -> None:
+        name = job_name(self._namespace, record.task_type, record.component)
+        config = submission.config
+        arguments = {"key": record.key, "attempt": record.attempt, "params": dict(submission.params)}
+        amqp = self._app.amqp
+        message = amqp.create_task_message(
+            record.job_id,
+            name,
+            (),
+            arguments,
+            time_limit=config.time_limit,
+            soft_time_limit=config.soft_time_limit,
+            create_sent_event=self._app.conf.task_send_sent_event,
+            argsrepr="()",
+            kwargsrepr=shown_arguments(submission.params, config),
+            ignore_result=False,
+        )
+        options = self._route(name, config)
+        if config.priority is not None:
+            options["priority"] = config.priority
+        amqp.send_task_message(self._live_producer(), name, message, serializer="json", retry=False, **options)
+
+    def _route(self, name: str, config: TaskConfig) -> dict[str, Any]:
+        """The job's destination: the component's queue, else a matching route's, else the server's own.
+
+        An explicit queue beats ``task_routes``, so none is given when a route matches. The default is given as a
+        ``kombu.Queue``, because a bare name is refused under ``task_create_missing_queues=False``.
+        """
+        router: Any = self._app.amqp.router
+        if config.queue is not None:
+            queues: Mapping[str, Any] = self._app.amqp.queues
+            queue = queues.get(config.queue) or kombu.Queue(
+                config.queue, kombu.Exchange(config.queue), routing_key=config.queue
+            )
+            return router.route({"queue": queue}, name, (), {})
+        options = dict(router.lookup_route(name, (), {}, {}) or {})
+        if not options.get("queue") and not options.get("exchange"):
+            options["queue"] = self._default_queue
+        return router.expand_destination(options)
+
+    def _live_producer(self) -> Any:
+        if self._producer is None:
+            base = self._app.connection_for_write()
+            options: dict[str, Any] = dict(base.transport_options or {})
+            if base.transport_cls in _CONFIRMING_TRANSPORTS:
+                options["confirm_publish"] = True
+            else:
+                options.setdefault("socket_timeout", self._timeout_seconds)
+            options.setdefault("socket_connect_timeout", self._timeout_seconds)
+            self._connection = base.clone(transport_options=options, connect_timeout=self._timeout_seconds)
+            self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
+        return self._producer
+
+    def _revoke(self, job_id: str, terminate: bool) -> None:
+        self._live_producer()
+        control: Any = self._app.control
+        control.revoke(job_id, terminate=terminate, connection=self._connection)
+
+    def _disconnect(self) -> None:
+        connection, self._connection, self._producer = self._connection, None, None
+        if connection is not None:
+            connection.release()
+
+    async def aclose(self) -> None:
+        """Let what is being published finish, and close the connection."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._disconnect)
+        await loop.run_in_executor(None, self._thread.shutdown)
+
+
+def shown_arguments(params: Mapping[str, Any], config: TaskConfig) -> str:
+    """What Flower and Celery's events show of a request's arguments: every name, but only the values that may be seen.
+
+    >>> shown_arguments({"arguments": {"path": "/a", "note": "private"}}, TaskConfig(show_arguments=["path"]))
+    "{'path': '/a', 'note': <hidden>}"
+    """
+    arguments: Mapping[str, Any] = params.get("arguments") or {}
+    shown = [
+        f"{name!r}: {_short(value) if name in config.show_arguments else HIDDEN}" for name, value in arguments.items()
+    ]
+    return "{" + ", ".join(shown) + "}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:200] + "…"

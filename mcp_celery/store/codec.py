@@ -1,0 +1,100 @@
+"""A task record as a Redis hash. Absent values are absent fields; where one must go, an empty text stands for None."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from mcp_celery.engine import Change, Claim, Progress, RpcError, TaskRecord, TaskStatus
+from mcp_celery.keys import TaskType
+
+Fields = dict[str, str]
+
+
+def encode_record(record: TaskRecord) -> Fields:
+    """The fields of a new record."""
+    fields: dict[str, str | None] = {
+        "key": record.key,
+        "task_id": record.task_id,
+        "scope": record.scope,
+        "issuer": record.issuer,
+        "type": record.task_type,
+        "component": record.component,
+        "created_at_ms": str(record.created_at_ms),
+        "updated_at_ms": str(record.updated_at_ms),
+        "ttl_ms": str(record.ttl_ms),
+        "poll_interval_ms": str(record.poll_interval_ms),
+        "status": record.status,
+        "status_message": record.status_message,
+        "attempt": str(record.attempt),
+        "leg": str(record.leg),
+        "revision": str(record.revision),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def encode_change(change: Change) -> Fields:
+    """The fields that a change sets."""
+    fields: Fields = {"status": change.to, "updated_at_ms": str(change.at_ms)}
+    if change.status_message is not None:
+        fields["status_message"] = change.status_message
+    if change.progress is not None:
+        fields["progress"] = json.dumps([change.progress.value, change.progress.total])
+    if change.is_error:
+        fields["is_error"] = "1"
+    if change.error is not None:
+        fields["error"] = json.dumps([change.error.code, change.error.message, change.error.data])
+    return fields
+
+
+def flat_to_mapping(flat: Sequence[bytes]) -> dict[str, str]:
+    """A hash as Lua returns it, field and value in turn."""
+    texts = [one.decode() for one in flat]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def decode_record(fields: Mapping[str, str]) -> TaskRecord:
+    """The record in a hash."""
+    get = fields.get
+    return TaskRecord(
+        task_id=fields["task_id"],
+        scope=get("scope"),
+        issuer=get("issuer"),
+        task_type=cast(TaskType, fields["type"]),
+        component=fields["component"],
+        created_at_ms=int(fields["created_at_ms"]),
+        updated_at_ms=int(fields["updated_at_ms"]),
+        ttl_ms=int(fields["ttl_ms"]),
+        poll_interval_ms=int(fields["poll_interval_ms"]),
+        status=cast(TaskStatus, fields["status"]),
+        status_message=get("status_message") or None,
+        is_error=get("is_error") == "1",
+        error=_error(get("error")),
+        progress=_progress(get("progress")),
+        attempt=int(fields["attempt"]),
+        leg=int(fields["leg"]),
+        claim=_claim(fields),
+        started_at_ms=int(fields["started_at_ms"]) if "started_at_ms" in fields else None,
+        revision=int(fields["revision"]),
+    )
+
+
+def _error(text: str | None) -> RpcError | None:
+    if text is None:
+        return None
+    code, message, data = cast("tuple[int, str, Any]", json.loads(text))
+    return RpcError(code, message, data)
+
+
+def _progress(text: str | None) -> Progress | None:
+    if text is None:
+        return None
+    value, total = cast("tuple[float, float | None]", json.loads(text))
+    return Progress(value, total)
+
+
+def _claim(fields: Mapping[str, str]) -> Claim | None:
+    if "claim_worker" not in fields:
+        return None
+    return Claim(fields["claim_worker"], fields["claim_can_terminate"] == "1", int(fields["claim_at_ms"]))

@@ -1,0 +1,174 @@
+"""Task records in Redis: the async store of servers and event loops, and the blocking ledger of signal handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine import Change, Changed, Claim, StoredTask, TaskRecord, TaskRef
+from mcp_celery.errors import StoreUnavailableError
+from mcp_celery.keys import RedisKeys, is_shortened
+from mcp_celery.store import commands
+from mcp_celery.store.codec import encode_record
+from mcp_celery.store.commands import SCRIPTS, Command, Decode
+
+logger = logging.getLogger(__name__)
+
+Reply = TypeVar("Reply")
+ResultKey = Callable[[str], str]
+"""Where Celery's result backend keeps a job's result in this same Redis."""
+
+
+def connect(url: str, *, max_connections: int, timeout_seconds: float) -> redis.asyncio.Redis:
+    """An async client whose pool waits when every connection is busy, instead of failing.
+
+    Args:
+        url: ``MCP_CELERY_REDIS_URL``.
+        max_connections: Size of the pool.
+        timeout_seconds: How long to wait for a free connection.
+    """
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url,
+        max_connections=max_connections,
+        timeout=timeout_seconds,
+        # One more try on a fresh connection: what is pooled may be from before the store restarted.
+        retry=Retry(NoBackoff(), 1),
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+class RedisTaskStore:
+    """Fulfils :class:`mcp_celery.engine.TaskStore`.
+
+    Args:
+        client: From :func:`connect`; belongs to this store and closes with it.
+        keys: Names of the keys.
+        timeout_seconds: How long a call may take.
+        result_key: Where the result backend keeps a job's result, None when it is not in this Redis.
+        decode_result: Reads what the result backend stored.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        keys: RedisKeys,
+        *,
+        timeout_seconds: float,
+        result_key: ResultKey | None = None,
+        decode_result: Decode | None = None,
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._timeout_seconds = timeout_seconds
+        self._result_key = result_key
+        self._decode_result = decode_result
+        self._scripts = {name: client.register_script(text) for name, text in SCRIPTS.items()}
+
+    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot) -> None:
+        """Keep a new record, its snapshot and, for a shortened Celery id, the way back to its key."""
+        fields = encode_record(record)
+        job_id = record.job_id
+        if self._result_key is not None:
+            fields["result_key"] = self._result_key(job_id)
+        name = self._keys.record(record.scope, record.task_id)
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.hset(name, mapping=cast("dict[Any, Any]", fields))
+        pipeline.pexpireat(name, record.expires_at_ms)
+        snapshot.save(pipeline, self._keys.snapshot(record.scope, record.task_id), record.ttl_ms)
+        if is_shortened(job_id):
+            pipeline.set(self._keys.job_alias(job_id), record.key, px=record.ttl_ms)
+        await self._guarded(pipeline.execute())
+
+    async def load(self, ref: TaskRef) -> StoredTask | None:
+        """The record, with the job's stored result where it is in this Redis."""
+        return await self._run(commands.load(self._keys, ref, self._decode_result))
+
+    async def change(self, ref: TaskRef, change: Change) -> Changed | None:
+        """Apply a change in one step, and publish it."""
+        return await self._run(commands.change(self._keys, ref, change))
+
+    async def start(self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int) -> TaskContextSnapshot | None:
+        """Let the body of a job begin, once for each (attempt, retries)."""
+        return await self._run(commands.start(self._keys, ref, attempt=attempt, retries=retries, at_ms=at_ms))
+
+    async def delete(self, ref: TaskRef) -> None:
+        """Forget a record and its snapshot."""
+        names = [self._keys.record(ref.scope, ref.task_id), self._keys.snapshot(ref.scope, ref.task_id)]
+        await self._guarded(self._client.delete(*names))
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._client.aclose(close_connection_pool=True)
+
+    async def _run(self, command: Command[Reply]) -> Reply:
+        script = self._scripts[command.script]
+        return command.parse(await self._guarded(script(keys=list(command.keys), args=list(command.args))))
+
+    async def _guarded(self, call: Any) -> Any:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await call
+        except (redis.RedisError, OSError, TimeoutError) as error:
+            logger.warning("the task store (MCP_CELERY_REDIS_URL) failed: %s", _reason(error))
+            raise StoreUnavailableError from error
+
+
+class RedisJobLedger:
+    """Fulfils :class:`mcp_celery.engine.JobLedger` with blocking calls; survives forks, since redis-py checks the pid.
+
+    Args:
+        url: ``MCP_CELERY_REDIS_URL``.
+        keys: Names of the keys.
+        timeout_seconds: How long a call may take.
+    """
+
+    def __init__(self, url: str, keys: RedisKeys, *, timeout_seconds: float) -> None:
+        self._keys = keys
+        self._client = redis.Redis.from_url(
+            url,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+            retry=Retry(NoBackoff(), 1),
+        )
+        self._scripts = {name: self._client.register_script(text) for name, text in SCRIPTS.items()}
+
+    def claim(self, ref: TaskRef, *, attempt: int, claim: Claim) -> bool:
+        """Note which worker received the job."""
+        return self._run(commands.claim(self._keys, ref, attempt=attempt, claim=claim))
+
+    def change(self, ref: TaskRef, change: Change) -> Changed | None:
+        """Apply a change in one step, and publish it."""
+        return self._run(commands.change(self._keys, ref, change))
+
+    def key_of_shortened(self, job_id: str) -> str | None:
+        """The compound key of a shortened Celery id, None when its task is gone."""
+        try:
+            found = cast("bytes | None", self._client.get(self._keys.job_alias(job_id)))
+        except redis.RedisError as error:
+            raise StoreUnavailableError from error
+        return None if found is None else found.decode()
+
+    def close(self) -> None:
+        """Close every connection of this process."""
+        self._client.close()
+
+    def _run(self, command: Command[Reply]) -> Reply:
+        script = self._scripts[command.script]
+        try:
+            return command.parse(script(keys=list(command.keys), args=list(command.args)))
+        except redis.RedisError as error:
+            logger.warning("the task store (MCP_CELERY_REDIS_URL) failed: %s", _reason(error))
+            raise StoreUnavailableError from error
+
+
+def _reason(error: BaseException) -> str:
+    """An error's kind and text on one line; redis-py's texts name the address, never the password."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -1,0 +1,60 @@
+"""The lifespan of the user's server in a worker process: entered before the first job, left when the process ends.
+
+Not in ``worker_process_init``: prefork kills a child that has not come up after four seconds, for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from mcp.server import MCPServer
+
+from mcp_celery.worker.request import lowlevel
+
+logger = logging.getLogger(__name__)
+
+
+class ServerLifespan:
+    """Enters a server's lifespan once for an event loop, in a task of its own: it is left where it was entered.
+
+    Args:
+        server: The server whose lifespan it is.
+    """
+
+    def __init__(self, server: MCPServer[Any]) -> None:
+        self._server = server
+        self._host: asyncio.Task[None] | None = None
+        self._state: asyncio.Future[Any] | None = None
+        self._leave = asyncio.Event()
+
+    async def state(self) -> Any:
+        """What the lifespan yielded; enters it if need be. One that failed is tried again by the next job.
+
+        Raises:
+            Exception: What the lifespan raised while it was entered.
+        """
+        if self._state is None or (self._state.done() and self._state.exception() is not None):
+            self._state = asyncio.get_running_loop().create_future()
+            self._host = asyncio.create_task(self._live(self._state), name="mcp-celery-lifespan")
+        return await asyncio.shield(self._state)
+
+    async def _live(self, state: asyncio.Future[Any]) -> None:
+        low = lowlevel(self._server)
+        try:
+            async with low.lifespan(low) as yielded:
+                state.set_result(yielded)
+                await self._leave.wait()
+        except Exception as error:
+            if state.done():
+                logger.exception("the server's lifespan failed while it was left")
+            else:
+                logger.exception("the server's lifespan could not be entered")
+                state.set_exception(error)
+
+    async def aclose(self) -> None:
+        """Leave the lifespan, if it was entered."""
+        if self._host is not None:
+            self._leave.set()
+            await self._host

@@ -1,0 +1,139 @@
+"""One event loop for each worker process, on a thread of its own, made when the first job needs it.
+
+Celery calls a job's body in the pool's thread (prefork's child, a thread of ``threads``, the main thread of ``solo``).
+The body hands its coroutine to this loop and waits. So ``async def`` tools of many threads share a loop, the server's
+lifespan lives between jobs, and an exception that Celery raises in the waiting thread (a soft time limit) reaches the
+coroutine as a cancellation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import TimeoutError as WaitTimeoutError
+from typing import Any, Generic, TypeVar, cast
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+UNWIND_SECONDS = 5.0
+"""How long an interrupted coroutine may take for its ``finally`` blocks."""
+
+
+class ProcessLoop:
+    """Runs coroutines for blocking callers. Safe across forks: a child never uses its parent's loop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._loop = self._thread = None
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=self._main, args=(loop,), name="mcp-celery-loop", daemon=True)
+                thread.start()
+                self._loop, self._thread = loop, thread
+            return self._loop
+
+    @staticmethod
+    def _main(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and wait for it.
+
+        Args:
+            coroutine: Started at once.
+
+        Returns:
+            Its result.
+
+        Raises:
+            BaseException: What the coroutine raises, or what was raised in the waiting thread meanwhile; the coroutine
+                is then cancelled, and its ``finally`` blocks have run.
+        """
+        call = _Call(coroutine, self._running())
+        try:
+            return call.wait()
+        except BaseException:
+            call.unwind()
+            raise
+
+    def stop(self, *last: Coroutine[Any, Any, None]) -> None:
+        """Run the last coroutines, cancel whatever is left, and end the thread. Does nothing where no loop was made."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            for coroutine in last:
+                coroutine.close()
+            return
+        for coroutine in last:
+            try:
+                asyncio.run_coroutine_threadsafe(coroutine, loop).result(UNWIND_SECONDS)
+            except WaitTimeoutError:
+                logger.warning("a clean-up did not end within %.0f s", UNWIND_SECONDS)
+            except Exception:
+                logger.exception("a clean-up failed")
+        try:
+            asyncio.run_coroutine_threadsafe(_cancel_rest(), loop).result(UNWIND_SECONDS)
+        except WaitTimeoutError:
+            logger.warning("tasks of the event loop did not end within %.0f s", UNWIND_SECONDS)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(UNWIND_SECONDS)
+        self._forget()
+
+
+class _Call(Generic[T]):
+    """A coroutine on the loop and the thread that waits for it.
+
+    Not ``asyncio.run_coroutine_threadsafe``: cancelling its future answers at once, before ``finally`` blocks have run.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> None:
+        self._coroutine = coroutine
+        self._loop = loop
+        self._task: asyncio.Task[T] | None = None
+        self._ended = threading.Event()
+        loop.call_soon_threadsafe(self._start)
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._coroutine)
+        self._task.add_done_callback(lambda _: self._ended.set())
+
+    def wait(self) -> T:
+        self._ended.wait()
+        return cast("asyncio.Task[T]", self._task).result()  # it has ended, therefore it was started
+
+    def unwind(self) -> None:
+        """Cancel an interrupted coroutine, and wait for its end: the next job must not meet it."""
+        if self._ended.is_set():
+            return
+        self._loop.call_soon_threadsafe(self._cancel)
+        if not self._ended.wait(UNWIND_SECONDS):
+            logger.warning("an interrupted job did not end within %.0f s and goes on in the background", UNWIND_SECONDS)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+async def _cancel_rest() -> None:
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)

@@ -1,0 +1,94 @@
+"""The project's own promises: what it needs is pinned, the pins name no place, and its modules stay small."""
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+LONGEST_MODULE = 350
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One entry of constraints.txt: a name may have several, each under its own marker."""
+
+    name: str
+    version: Version
+    hashes: tuple[str, ...]
+
+
+def read_pins(text: str) -> list[Pin]:
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    pins: list[Pin] = []
+    for entry in "\n".join(lines).replace("\\\n", " ").splitlines():
+        requirement, *hashes = re.split(r"\s+--hash=", entry)
+        parsed = Requirement(requirement)
+        (exact,) = parsed.specifier
+        assert exact.operator == "==", f"not pinned: {requirement}"
+        pins.append(Pin(canonicalize_name(parsed.name), Version(exact.version), tuple(hashes)))
+    return pins
+
+
+def stated_requirements() -> list[str]:
+    project = PROJECT["project"]
+    extras = [text for group in project["optional-dependencies"].values() for text in group]
+    groups = [text for group in PROJECT["dependency-groups"].values() for text in group]
+    return [*project["dependencies"], *extras, *groups, *PROJECT["build-system"]["requires"]]
+
+
+PINS = read_pins(CONSTRAINTS)
+MODULES = sorted((ROOT / "mcp_celery").rglob("*.py"))
+
+
+@pytest.mark.parametrize("stated", sorted(set(stated_requirements())))
+def test_each_requirement_has_a_pin_that_satisfies_it(stated: str) -> None:
+    requirement = Requirement(stated)
+    versions = [pin.version for pin in PINS if pin.name == canonicalize_name(requirement.name)]
+    assert versions, f"{stated} has no pin: run `make constraints`"
+    unfit = [str(version) for version in versions if version not in requirement.specifier]
+    assert not unfit, f"{stated} is pinned to {unfit}: run `make constraints`"
+
+
+def test_each_pin_has_hashes() -> None:
+    assert PINS
+    assert [pin.name for pin in PINS if not pin.hashes] == []
+    odd = [digest for pin in PINS for digest in pin.hashes if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest)]
+    assert odd == []
+
+
+@pytest.mark.parametrize(
+    ("what", "pattern"),
+    [
+        ("an option (an index address, a folder of files, an editable)", r"^\s*-(?!-hash=sha256:)"),
+        ("an address", r"\w+://"),
+        ("a direct reference", r"^[^#\s]\S*\s*@"),
+        ("an absolute path", r"(^|[\s\"'=])/\w"),
+        ("a home folder", r"~/"),
+    ],
+)
+def test_the_constraints_name_no_place(what: str, pattern: str) -> None:
+    found = [line for line in CONSTRAINTS.splitlines() if re.search(pattern, line)]
+    assert found == [], f"constraints.txt names {what}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_module_holds_one_idea(module: Path) -> None:
+    length = len(module.read_text(encoding="utf-8").splitlines())
+    assert length <= LONGEST_MODULE, f"{module.name} has {length} lines: split it"
+
+
+def test_the_wheel_holds_the_package_alone() -> None:
+    wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel == {"packages": ["mcp_celery"]}
+    assert (ROOT / "mcp_celery" / "py.typed").is_file()
+    strangers = {path.suffix for path in (ROOT / "mcp_celery").rglob("*") if path.is_file()} - {".pyc"}
+    assert strangers <= {".py", ".lua", ".typed", ""}
