@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+import anyio
 from celery import Celery
 from mcp.server import MCPServer
 
@@ -109,6 +110,10 @@ class CeleryTasks:
         if config.supports_tasks():
             self._components[task_type, component] = config
 
+    def withdraw(self, task_type: TaskType, component: str) -> None:
+        """Forget a component."""
+        self._components.pop((task_type, component), None)
+
     @property
     def queue_names(self) -> tuple[str, ...]:
         """Every queue that the components use, the server's own first."""
@@ -144,7 +149,8 @@ class CeleryTasks:
             live.users -= 1
             if not live.users:
                 del self._live[loop]
-                await asyncio.shield(live.aclose())
+                with anyio.CancelScope(shield=True):
+                    await live.aclose()
 
     def _open(self) -> _Live:
         results = self._results()

@@ -65,6 +65,8 @@ class TaskServer(MCPServer[Any]):
         **options: Any,
     ) -> None:
         tasks = CeleryTasks(name, celery=celery, settings=settings, tool_accepts=self._accepts_arguments)
+        # Before the SDK's part, which adds the extensions' tools.
+        self._celery_tasks = tasks
         self._task_default = _as_config(task)
         super().__init__(
             name,
@@ -73,7 +75,6 @@ class TaskServer(MCPServer[Any]):
             middleware=[*middleware, tasks.push],
             **options,
         )
-        self._celery_tasks = tasks
         tasks.serve(self)
         _tasks[self] = tasks
 
@@ -97,19 +98,48 @@ class TaskServer(MCPServer[Any]):
         Raises:
             ConfigurationError: No worker could run the function (when the decorator is applied).
         """
-        register = super().tool(name, title, description, annotations, icons, meta, structured_output)
-        config = self._task_default if task is None else _as_config(task)
+        if callable(name):
+            raise TypeError("the @tool decorator was used without calling it: write @server.tool()")
 
         def decorate(fn: Function) -> Function:
-            tool_name = name or getattr(fn, "__name__", "")
-            config.validate_function(fn, tool_name)
-            register(fn)
-            tool = self._tool_manager.get_tool(tool_name)
-            if tool is not None and tool.fn is fn:  # a second tool of one name is ignored by the SDK
-                self._celery_tasks.declare("tool", tool_name, config)
+            self.add_tool(fn, name, title, description, annotations, icons, meta, structured_output, task=task)
             return fn
 
         return decorate
+
+    def add_tool(  # noqa: PLR0913 - the signature of the SDK
+        self,
+        fn: Callable[..., Any],
+        name: str | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        annotations: ToolAnnotations | None = None,
+        icons: list[Icon] | None = None,
+        meta: dict[str, Any] | None = None,
+        structured_output: bool | None = None,
+        *,
+        task: bool | TaskConfig | None = None,
+    ) -> None:
+        """Register a tool, as ``MCPServer.add_tool``.
+
+        Args:
+            task: Whether, and how, the tool runs as a task. None: as the server's own ``task`` says.
+
+        Raises:
+            ConfigurationError: No worker could run the function.
+        """
+        config = self._task_default if task is None else _as_config(task)
+        tool_name = name or getattr(fn, "__name__", "")
+        config.validate_function(fn, tool_name)
+        super().add_tool(fn, name, title, description, annotations, icons, meta, structured_output)
+        tool = self._tool_manager.get_tool(tool_name)
+        if tool is not None and tool.fn is fn:  # the SDK ignores a second tool of one name
+            self._celery_tasks.declare("tool", tool_name, config)
+
+    def remove_tool(self, name: str) -> None:
+        """Remove a tool, as ``MCPServer.remove_tool``. Jobs of it that still wait end as ``failed``."""
+        super().remove_tool(name)
+        self._celery_tasks.withdraw("tool", name)
 
     def _accepts_arguments(self, name: str, arguments: dict[str, Any]) -> bool:
         tool = self._tool_manager.get_tool(name)

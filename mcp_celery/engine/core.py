@@ -7,10 +7,11 @@ given up finds no record and does not run.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import anyio
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine.outcome import JobOutcome, settlement
@@ -104,7 +105,8 @@ class TaskEngine:
             await self._queue.publish(record, submission)
         except BaseException:
             # Also when the client hangs up half-way. A creation that seemed to fail may have reached the store.
-            await asyncio.shield(self._take_back(record.ref))
+            with anyio.CancelScope(shield=True):
+                await self._take_back(record.ref)
             raise
         logger.info("task created: scope=%r task=%s job=%s", record.scope, record.task_id, record.job_id)
         return record

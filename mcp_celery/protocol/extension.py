@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.extension import Extension, MethodBinding
 from mcp.server.mcpserver.server import require_client_extension
-from mcp_types import CallToolRequestParams
+from mcp.shared.exceptions import MCPError
+from mcp_types import METHOD_NOT_FOUND, CallToolRequestParams
 
 from mcp_celery.config import TaskConfig
+from mcp_celery.context import get_task_context
 from mcp_celery.engine import JSONObject, Submission, TaskEngine
 from mcp_celery.protocol.caller import (
     RequestContext,
@@ -75,11 +77,15 @@ class TasksExtension(Extension):
         """Turn a ``tools/call`` into a task, where tool and client both may; the server decides, not the client.
 
         Raises:
-            MCPError: -32021 for a tool that runs only as a task when this request does not declare the extension;
-                -32603 when the task cannot be created.
+            MCPError: -32021 for a tool that runs only as a task when this request does not declare the extension
+                (-32601 on revisions that have no extensions); -32603 when the task cannot be created.
         """
         config = self._host.tool_config(params.name)
-        if ctx.protocol_version not in REVISIONS or not config.supports_tasks():
+        if get_task_context() is not None or not config.supports_tasks():
+            return await call_next(ctx)
+        if ctx.protocol_version not in REVISIONS:
+            if config.mode == "required":
+                raise MCPError(METHOD_NOT_FOUND, f"Tool {params.name!r} runs only as a task")
             return await call_next(ctx)
         if config.mode == "required":
             require_client_extension(ctx, EXTENSION)

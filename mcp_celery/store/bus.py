@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal, cast
 
+import anyio
 import redis
 import redis.asyncio
 from redis.asyncio.client import PubSub
@@ -94,7 +95,9 @@ class RedisTaskBus:
             await self._join(follower, refs)
             yield follower
         finally:
-            await self.leave(follower, refs)
+            # Also when the follower is cancelled; what cannot be unsubscribed in time ends with the connection.
+            with anyio.move_on_after(self._timeout_seconds, shield=True):
+                await self.leave(follower, refs)
 
     async def _join(self, follower: _Follower, refs: Sequence[TaskRef]) -> None:
         fresh: list[str] = []
