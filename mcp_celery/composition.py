@@ -223,6 +223,8 @@ class CeleryTasks:
         Returns:
             The names of the jobs.
         """
+        if self._server is not None:
+            register_task_server(self.namespace, self._server)
         runtime = WorkerRuntime(namespace=self.namespace, ledger=self._ledger(), make_runner=self._make_runner)
         return register(app, runtime, self._components)
 

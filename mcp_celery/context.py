@@ -179,7 +179,9 @@ class TaskContextSnapshot:
             found = json.loads(text)
             known = {one.name: found[one.name] for one in fields(cls) if one.name in found}
             if (token := known.get("token")) is not None:
-                known["token"] = CallerToken(**token)
+                known["token"] = CallerToken(
+                    **{one.name: token[one.name] for one in fields(CallerToken) if one.name in token}
+                )
             return cls(**known)
         except (TypeError, KeyError, json.JSONDecodeError) as error:
             raise ValueError("not a task context snapshot") from error

@@ -52,8 +52,13 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: str) -> str:
-        if urlsplit(value).scheme not in _REDIS_SCHEMES:
+        parts = urlsplit(value)
+        if parts.scheme not in _REDIS_SCHEMES:
             raise ValueError("expected redis://, rediss:// or unix://")
+        try:
+            _ = parts.port
+        except ValueError:  # its text shows what was taken for the port, which may be half of a password
+            raise ValueError("the port is not a number within 0…65535") from None
         return value
 
     @field_validator("result_backend")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from mcp_celery.engine.record import Change, JSONObject, RpcError, StoredResult
+from mcp_celery.engine.record import Change, JSONObject, Progress, RpcError, StoredResult
 from mcp_celery.errors import INTERNAL_ERROR, JobFailedError
 
 SUCCESS: Final = "SUCCESS"
@@ -37,13 +37,15 @@ class JobOutcome:
     Args:
         result: The wire result of the MCP request.
         status_message: The job's last progress message, to be kept with the terminal status.
+        progress: The numbers behind it.
     """
 
-    __slots__ = ("result", "status_message")
+    __slots__ = ("progress", "result", "status_message")
 
-    def __init__(self, result: JSONObject, status_message: str | None = None) -> None:
+    def __init__(self, result: JSONObject, status_message: str | None = None, progress: Progress | None = None) -> None:
         self.result = result
         self.status_message = status_message
+        self.progress = progress
 
     @property
     def is_error(self) -> bool:
@@ -52,7 +54,8 @@ class JobOutcome:
 
     def __json__(self) -> JSONObject:
         """For kombu's JSON encoder."""
-        return {"result": self.result, "statusMessage": self.status_message}
+        progress = None if self.progress is None else [self.progress.value, self.progress.total]
+        return {"result": self.result, "statusMessage": self.status_message, "progress": progress}
 
     def __repr__(self) -> str:
         return "<tool error>" if self.is_error else "<completed>"
@@ -63,10 +66,14 @@ class JobOutcome:
         if not isinstance(value, dict):
             return None
         found = cast(JSONObject, value)
-        result, message = found.get("result"), found.get("statusMessage")
+        result, message, progress = found.get("result"), found.get("statusMessage"), found.get("progress")
         if not isinstance(result, dict):
             return None
-        return cls(cast(JSONObject, result), message if isinstance(message, str) else None)
+        return cls(
+            cast(JSONObject, result),
+            message if isinstance(message, str) else None,
+            Progress(*cast("list[float]", progress)) if isinstance(progress, list) else None,
+        )
 
 
 def failure(exception_name: str, arguments: Sequence[Any] = ()) -> Change:
@@ -76,9 +83,9 @@ def failure(exception_name: str, arguments: Sequence[Any] = ()) -> Change:
         exception_name: Name of its class.
         arguments: For ``JobFailedError`` the JSON-RPC error; ignored for every other exception.
     """
-    if exception_name == JobFailedError.__name__ and len(arguments) >= 2:
-        code, message, *rest = arguments
-        error = RpcError(int(code), str(message), rest[0] if rest else None)
+    code, message, data = (*arguments, None, None, None)[:3]
+    if exception_name == JobFailedError.__name__ and isinstance(code, int) and isinstance(message, str):
+        error = RpcError(code, message, data)
     else:
         error = RpcError(INTERNAL_ERROR, FAILURE_REASONS.get(exception_name, UNKNOWN_REASON))
     return Change(to="failed", error=error, status_message=error.message)
@@ -86,7 +93,12 @@ def failure(exception_name: str, arguments: Sequence[Any] = ()) -> Change:
 
 def success(outcome: JobOutcome) -> Change:
     """The change that a job's return makes."""
-    return Change(to="completed", is_error=outcome.is_error, status_message=outcome.status_message)
+    return Change(
+        to="completed",
+        is_error=outcome.is_error,
+        status_message=outcome.status_message,
+        progress=outcome.progress,
+    )
 
 
 def settlement(stored: StoredResult | None) -> Change | None:

@@ -38,7 +38,7 @@ def encode_change(change: Change) -> Fields:
     """The fields that a change sets."""
     fields: Fields = {"status": change.to, "updated_at_ms": str(change.at_ms)}
     if change.status_message is not None:
-        fields["status_message"] = change.status_message
+        fields["status_message"] = _storable(change.status_message)
     if change.progress is not None:
         fields["progress"] = json.dumps([change.progress.value, change.progress.total])
     if change.is_error:
@@ -46,6 +46,11 @@ def encode_change(change: Change) -> Fields:
     if change.error is not None:
         fields["error"] = json.dumps([change.error.code, change.error.message, change.error.data])
     return fields
+
+
+def _storable(text: str) -> str:
+    """Without lone surrogates, which names of files can hold (``os.fsdecode``) and UTF-8 cannot."""
+    return text.encode(errors="replace").decode()
 
 
 def flat_to_mapping(flat: Sequence[bytes]) -> dict[str, str]:

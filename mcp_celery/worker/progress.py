@@ -45,6 +45,11 @@ class ProgressReporter:
         """The job's last word, None if it said nothing."""
         return self._message
 
+    @property
+    def last_progress(self) -> Progress | None:
+        """The numbers of the last report, None if there was none."""
+        return self._progress
+
     async def report(self, value: float, total: float | None, message: str | None) -> None:
         """``ctx.report_progress``: the numbers, and ``message (3/10)`` for people."""
         count = f"{value:g}" if total is None else f"{value:g}/{total:g}"

@@ -111,7 +111,7 @@ class JobRunner:
                 raise JobFailedError(error.code, error.message, error.data) from error
             finally:
                 await progress.aclose()
-        return JobOutcome(result, progress.last_message)
+        return JobOutcome(result, progress.last_message, progress.last_progress)
 
     async def _start(self, store: TaskStore, ref: TaskRef, call: JobCall) -> TaskContextSnapshot:
         deadline = asyncio.get_running_loop().time() + START_PATIENCE_SECONDS

@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from celery import signals
@@ -61,13 +62,7 @@ def _tell(
 
 
 def _for_attempt(change: Change, attempt: int) -> Change:
-    return Change(
-        to=change.to,
-        attempt=attempt,
-        status_message=change.status_message,
-        is_error=change.is_error,
-        error=change.error,
-    )
+    return replace(change, attempt=attempt)
 
 
 def on_received(sender: Any = None, request: Any = None, **_: Any) -> None:

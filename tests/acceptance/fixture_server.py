@@ -1,0 +1,140 @@
+"""The server of the acceptance tests, and of the conformance suite: `server` for anybody, `guarded` for bearers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio.from_thread
+from mcp.server import MCPServer
+from mcp.server.auth.provider import AccessToken
+from mcp.server.auth.settings import AuthSettings
+from mcp.server.mcpserver import Context
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolResult, TextContent
+from pydantic import AnyHttpUrl, BaseModel
+
+from mcp_celery import TaskConfig, TaskServer, get_task_context
+from mcp_celery.context import get_task_scope
+
+TOKENS = {
+    # what a bearer of the token is: client, subject, issuer
+    "alice": ("app", "alice", "https://one.example"),
+    "bob": ("app", "bob", "https://one.example"),
+    "alice-elsewhere": ("app", "alice", "https://two.example"),
+    "machine": ("robot", None, None),
+}
+
+
+class Measured(BaseModel):
+    """A structured result."""
+
+    label: str
+    values: list[int]
+
+
+class Verifier:
+    """Knows the tokens above."""
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        if token not in TOKENS:
+            return None
+        client, subject, issuer = TOKENS[token]
+        claims = None if issuer is None else {"iss": issuer}
+        return AccessToken(token=token, client_id=client, scopes=["use"], subject=subject, claims=claims)
+
+
+@asynccontextmanager
+async def lifespan(_: MCPServer[Any]) -> AsyncGenerator[dict[str, str]]:
+    yield {"greeting": "hello from the lifespan"}
+
+
+def add_tools(server: TaskServer) -> TaskServer:  # noqa: C901 - many tools, none of them complex
+    """The same tools for both servers, so that one worker serves both."""
+
+    @server.tool()
+    def greet(name: str) -> str:
+        return f"Hello, {name}!"
+
+    @server.tool(task=True)
+    async def slow_compute(seconds: float = 1.0, label: str = "") -> str:
+        await asyncio.sleep(seconds)
+        return f"done {label}".strip()
+
+    @server.tool(task=TaskConfig(mode="required"))
+    async def failing_job() -> str:
+        await asyncio.sleep(0.2)
+        raise ValueError("boom")
+
+    @server.tool(task=True)
+    async def protocol_error_job() -> str:
+        raise MCPError(-32050, "the gears are stuck", {"gear": 7})
+
+    @server.tool(task=True)
+    async def counting(steps: int, ctx: Context, pause: float = 0.12) -> str:
+        for step in range(1, steps + 1):
+            await ctx.report_progress(step, steps, f"step {step}")
+            await asyncio.sleep(pause)
+        return f"counted to {steps}"
+
+    @server.tool(task=True)
+    def in_a_thread(steps: int, ctx: Context) -> str:
+        for step in range(1, steps + 1):
+            anyio.from_thread.run(ctx.report_progress, step, steps)
+            time.sleep(0.02)
+        return "sync"
+
+    @server.tool(task=True)
+    async def measured(label: str, values: list[int]) -> Measured:
+        return Measured(label=label, values=values)
+
+    @server.tool(task=True)
+    async def unserializable() -> CallToolResult:
+        return CallToolResult(content=[TextContent(type="text", text="x")], structured_content={"x": object()})
+
+    @server.tool(task=True)
+    async def whereabouts(ctx: Context) -> dict[str, Any]:
+        context = get_task_context()
+        state: Any = ctx.request_context.lifespan_context
+        return {
+            "job": None if context is None else context.job_id,
+            "scope": get_task_scope(),
+            "headers": dict(ctx.headers or {}),
+            "greeting": state["greeting"],
+            "readme": next(str(one.content) for one in await ctx.read_resource("fixture://readme")),
+        }
+
+    @server.tool(task=True)
+    async def wait_for_file(path: str) -> str:
+        """Ends when the test says so."""
+        while not Path(path).exists():  # noqa: ASYNC110, ASYNC240 - a file is what another process can make
+            await asyncio.sleep(0.01)
+        return "released"
+
+    @server.tool(task=TaskConfig(ttl=400))
+    async def short_lived() -> str:
+        return "soon forgotten"
+
+    @server.resource("fixture://readme")
+    def readme() -> str:
+        return "read me"
+
+    return server
+
+
+server = add_tools(TaskServer("acceptance", lifespan=lifespan, log_level="WARNING"))
+guarded = add_tools(
+    TaskServer(
+        "acceptance",
+        lifespan=lifespan,
+        log_level="WARNING",
+        token_verifier=Verifier(),
+        auth=AuthSettings(
+            issuer_url=AnyHttpUrl("https://one.example"), resource_server_url=None, required_scopes=["use"]
+        ),
+    )
+)
