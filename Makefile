@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 SOURCES := mcp_celery workers tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format constraints clean
+.PHONY: help setup demo test conformance lint format constraints clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ demo: $(READY) ## Watch a tool call run as a Celery job, its progress pushed to 
 
 test: $(READY) ## Run all tests; ARGS="-k name" selects
 	@$(BIN)/pytest $(ARGS)
+
+conformance: $(READY) ## Run the official conformance suite's task scenarios (installs the suite from npm)
+	@$(BIN)/python -m tests.conformance
 
 lint: $(READY) ## Check style, types and the layers
 	@$(BIN)/ruff check

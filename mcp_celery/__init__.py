@@ -1,5 +1,6 @@
 """MCP task requests become Celery jobs."""
 
+from mcp_celery.composition import CeleryTasks
 from mcp_celery.config import TaskConfig, TaskMeta
 from mcp_celery.context import (
     TaskContext,
@@ -14,6 +15,7 @@ from mcp_celery.server import TaskServer
 from mcp_celery.settings import Settings
 
 __all__ = [
+    "CeleryTasks",
     "McpCeleryError",
     "Settings",
     "TaskConfig",

@@ -89,7 +89,7 @@ class CeleryQueue:
             work()
 
     def _publish(self, record: TaskRecord, submission: Submission) -> None:
-        name = job_name(self._namespace, record.task_type, record.component)
+        name = job_name(self._namespace, submission.task_type, submission.declared_as or submission.component)
         config = submission.config
         arguments = {"key": record.key, "attempt": record.attempt, "params": dict(submission.params)}
         amqp = self._app.amqp

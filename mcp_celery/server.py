@@ -1,34 +1,35 @@
-"""``TaskServer``: an ``MCPServer`` whose tools can run as Celery jobs. Here the layers are put together."""
+"""``TaskServer``: an ``MCPServer`` whose components can run as Celery jobs; and how a server is found by name."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, cast
-from weakref import WeakKeyDictionary
 
 from celery import Celery
 from mcp.server import MCPServer
 from mcp.server.context import ServerMiddleware
 from mcp.server.extension import Extension
-from mcp.server.lowlevel.server import lifespan as default_lifespan
+from mcp.server.lowlevel.server import lifespan as no_lifespan
 from mcp_types import Icon, ToolAnnotations
 
-from mcp_celery.composition import CeleryTasks
+from mcp_celery.composition import CeleryTasks, as_config, tasks_of
 from mcp_celery.config import TaskConfig
 from mcp_celery.errors import ConfigurationError
+from mcp_celery.keys import TaskType
+from mcp_celery.protocol import around
 from mcp_celery.settings import Settings
+
+__all__ = ["TaskServer", "load_server", "tasks_of"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Lifespan = Callable[[MCPServer[Any]], AbstractAsyncContextManager[Any]]
 
-_tasks: WeakKeyDictionary[MCPServer[Any], CeleryTasks] = WeakKeyDictionary()
-
 
 class TaskServer(MCPServer[Any]):
-    """An ``MCPServer`` that runs tools as Celery jobs.
+    """An ``MCPServer`` that runs tools, prompts and resources as Celery jobs.
 
     ```python
     server = TaskServer("reports")
@@ -64,19 +65,16 @@ class TaskServer(MCPServer[Any]):
         middleware: Sequence[ServerMiddleware[Any]] = (),
         **options: Any,
     ) -> None:
-        tasks = CeleryTasks(name, celery=celery, settings=settings, tool_accepts=self._accepts_arguments)
         # Before the SDK's part, which adds the extensions' tools.
-        self._celery_tasks = tasks
-        self._task_default = _as_config(task)
+        self._celery_tasks = tasks = CeleryTasks(celery=celery, settings=settings, task=task)
         super().__init__(
             name,
-            lifespan=_composed(tasks, lifespan),
+            lifespan=around(tasks.running, lifespan or no_lifespan),
             extensions=[*extensions, tasks.extension],
             middleware=[*middleware, tasks.push],
             **options,
         )
-        tasks.serve(self)
-        _tasks[self] = tasks
+        tasks.attach(self)
 
     def tool(
         self,
@@ -128,63 +126,74 @@ class TaskServer(MCPServer[Any]):
         Raises:
             ConfigurationError: No worker could run the function.
         """
-        config = self._task_default if task is None else _as_config(task)
         tool_name = name or getattr(fn, "__name__", "")
-        config.validate_function(fn, tool_name)
+        (self._celery_tasks.default if task is None else as_config(task)).validate_function(fn, tool_name)
+        known = self._tool_manager.get_tool(tool_name) is not None
         super().add_tool(fn, name, title, description, annotations, icons, meta, structured_output)
-        tool = self._tool_manager.get_tool(tool_name)
-        if tool is not None and tool.fn is fn:  # the SDK ignores a second tool of one name
-            self._celery_tasks.declare("tool", tool_name, config)
+        if not known:  # the SDK ignores a second tool of one name
+            self._declare("tool", tool_name, task)
 
     def remove_tool(self, name: str) -> None:
         """Remove a tool, as ``MCPServer.remove_tool``. Jobs of it that still wait end as ``failed``."""
         super().remove_tool(name)
         self._celery_tasks.withdraw("tool", name)
 
-    def _accepts_arguments(self, name: str, arguments: dict[str, Any]) -> bool:
-        tool = self._tool_manager.get_tool(name)
-        if tool is None:
-            return False
-        try:
-            tool.fn_metadata.validate_arguments(arguments)
-        except Exception:  # noqa: BLE001 - a validator may raise anything; the foreground call repeats and reports it
-            return False
-        return True
+    def prompt(
+        self,
+        name: str | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        icons: list[Icon] | None = None,
+        *,
+        task: bool | TaskConfig | None = None,
+    ) -> Callable[[Function], Function]:
+        """Decorator to register a prompt, as ``MCPServer.prompt``.
 
+        Args:
+            task: Whether, and how, the prompt runs as a task. None: it does not.
 
-def _as_config(task: bool | TaskConfig) -> TaskConfig:
-    return TaskConfig.from_bool(task) if isinstance(task, bool) else task
+        Raises:
+            ConfigurationError: No worker could run the function (when the decorator is applied).
+        """
+        register = super().prompt(name, title, description, icons)
 
+        def decorate(fn: Function) -> Function:
+            prompt_name = name or getattr(fn, "__name__", "")
+            as_config(task or False).validate_function(fn, prompt_name)
+            known = self._prompt_manager.get_prompt(prompt_name) is not None
+            register(fn)
+            if not known:
+                self._declare("prompt", prompt_name, task)
+            return fn
 
-def _composed(tasks: CeleryTasks, lifespan: Lifespan | None) -> Lifespan:
-    """The user's lifespan within ours, which holds the connections to the store and the broker."""
+        return decorate
 
-    @asynccontextmanager
-    async def composed(server: MCPServer[Any]) -> AsyncGenerator[Any]:
-        async with tasks.running():
-            inner: AbstractAsyncContextManager[Any] = (lifespan or _no_lifespan)(server)
-            async with inner as state:
-                yield state
+    def resource(
+        self, uri: str, *, task: bool | TaskConfig | None = None, **options: Any
+    ) -> Callable[[Function], Function]:
+        """Decorator to register a resource or a resource template, as ``MCPServer.resource``.
 
-    return composed
+        Args:
+            uri: URI or URI template.
+            task: Whether, and how, the resource is read as a task. None: it is not.
+            **options: Everything else that ``MCPServer.resource`` takes.
 
+        Raises:
+            ConfigurationError: No worker could run the function (when the decorator is applied).
+        """
+        register = super().resource(uri, **options)
 
-def _no_lifespan(server: MCPServer[Any]) -> AbstractAsyncContextManager[Any]:
-    return default_lifespan(server)  # pyright: ignore[reportArgumentType] - it ignores its argument
+        def decorate(fn: Function) -> Function:
+            as_config(task or False).validate_function(fn, uri)
+            register(fn)
+            self._declare("resource", uri, task)
+            return fn
 
+        return decorate
 
-def tasks_of(server: MCPServer[Any]) -> CeleryTasks:
-    """The task side of a server.
-
-    Raises:
-        ConfigurationError: The server has none.
-    """
-    found = _tasks.get(server)
-    if found is None:
-        raise ConfigurationError(
-            f"the MCP server {server.name!r} runs no tasks; make it a mcp_celery.TaskServer instead of an MCPServer"
-        )
-    return found
+    def _declare(self, task_type: TaskType, component: str, task: bool | TaskConfig | None) -> None:
+        if task is not None:
+            self._celery_tasks.declare(task_type, component, as_config(task))
 
 
 @functools.cache

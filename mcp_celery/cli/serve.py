@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 from contextlib import redirect_stdout
@@ -10,11 +11,12 @@ from typing import Final
 import click
 import uvicorn
 from mcp.server import MCPServer
-from mcp_celery.server import load_server
 
 from mcp_celery.cli.errors import StartError, start_errors
 from mcp_celery.cli.options import host_option, port_option, server_argument
+from mcp_celery.server import load_server
 
+logger = logging.getLogger("uvicorn.error")
 MCP_PATH: Final = "/mcp"
 SHUTDOWN_SECONDS: Final = 3
 """A client's listen stream stays open for as long as the client wants; a shutdown must not wait for it."""
@@ -90,4 +92,17 @@ def _serve_http(server: MCPServer, host: str, bound: socket.socket) -> None:
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     with bound:
-        uvicorn.Server(config).run(sockets=[bound])
+        _AnnouncingServer(config, url_of(bound)).run(sockets=[bound])
+
+
+class _AnnouncingServer(uvicorn.Server):
+    """Says where it answers, which uvicorn leaves to whoever bound the socket."""
+
+    def __init__(self, config: uvicorn.Config, url: str) -> None:
+        super().__init__(config)
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to answer."""
+        await super().startup(sockets)
+        logger.info("Answers at %s (Ctrl-C stops it)", self._url)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
-from mcp_celery.server import load_server, tasks_of
 from redis.exceptions import RedisError
 
 from mcp_celery.cli.errors import RunError, StartError, start_errors
@@ -22,6 +21,7 @@ from mcp_celery.cli.serve import bind, reachable, url_of
 from mcp_celery.cli.store import REDIS_URL, ask_store, leave_store_command, private_store, raise_when_gone
 from mcp_celery.cli.supervisor import ChildSpec, StopSignals, Supervisor, unless_interrupted
 from mcp_celery.embedded import default_data_dir
+from mcp_celery.server import load_server, tasks_of
 from mcp_celery.settings import ENV_PREFIX, Settings
 
 SERVER: Final = f"{ENV_PREFIX}SERVER"
@@ -187,7 +187,7 @@ async def _raise_on_exit(supervisor: Supervisor) -> None:
 
 async def _check_store(redis_url: str) -> None:
     try:
-        await ask_store(redis_url)
+        await asyncio.to_thread(ask_store, redis_url)
     except (RedisError, OSError, ValueError) as error:
         # Without the URL: it may hold a password.
         raise StartError(f"{REDIS_URL}: {error}; unset it to use a private store") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import click
-import redis.asyncio
+import redis
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -57,7 +57,7 @@ def leave_store_command(data_dir: Path) -> tuple[str, ...]:
     return (sys.executable, "-c", LEAVE, str(data_dir))
 
 
-async def ask_store(redis_url: str) -> None:
+def ask_store(redis_url: str) -> None:
     """Ask a store whether it is there.
 
     Args:
@@ -68,11 +68,10 @@ async def ask_store(redis_url: str) -> None:
         OSError: It cannot be reached.
         ValueError: The URL cannot be read.
     """
-    client = redis.asyncio.Redis.from_url(
+    with redis.Redis.from_url(
         redis_url, socket_connect_timeout=ANSWER_SECONDS, socket_timeout=ANSWER_SECONDS
-    )
-    async with client:
-        await client.ping()
+    ) as client:
+        client.ping()
 
 
 async def raise_when_gone(redis_url: str) -> None:
@@ -87,7 +86,7 @@ async def raise_when_gone(redis_url: str) -> None:
     while True:
         await asyncio.sleep(CHECK_SECONDS)
         try:
-            await ask_store(redis_url)
+            await asyncio.to_thread(ask_store, redis_url)
         except RedisTimeoutError:
             continue
         except (RedisError, OSError) as error:

@@ -27,6 +27,7 @@ LAST_WORDS_SECONDS: Final = 1.0
 """How long to read on after a child's end: something it started may hold its output open for ever."""
 T = TypeVar("T")
 
+CANCEL_AGAIN_SECONDS: Final = 0.5
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -238,9 +239,18 @@ async def unless_interrupted(work: Coroutine[Any, Any, T], *interruptions: Corou
                 other.result()
         return await main
     finally:
-        for task in (main, *others):
+        await _cancel({main, *others})
+
+
+async def _cancel(tasks: set[asyncio.Future[Any]]) -> None:
+    """Cancel tasks and wait for their end."""
+    pending = tasks
+    while pending:
+        # Again and again: `asyncio.wait_for` of Python 3.11 loses a cancellation that comes just as it is done.
+        for task in pending:
             task.cancel()
-        await asyncio.gather(main, *others, return_exceptions=True)
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_SECONDS)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class StopSignals:

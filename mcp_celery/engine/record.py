@@ -238,6 +238,7 @@ class Submission:
         config: What the component declares.
         snapshot: The request's context for the worker.
         ttl_ms: The time to live that the client asks, None where it does not say.
+        declared_as: What the job is named for, where that is not the component itself: a resource's template.
     """
 
     caller: Caller
@@ -247,3 +248,4 @@ class Submission:
     config: TaskConfig
     snapshot: TaskContextSnapshot
     ttl_ms: int | None = None
+    declared_as: str | None = None

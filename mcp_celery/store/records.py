@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import redis
 import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -40,7 +41,8 @@ def connect(url: str, *, max_connections: int, timeout_seconds: float) -> redis.
         max_connections=max_connections,
         timeout=timeout_seconds,
         # One more try on a fresh connection: what is pooled may be from before the store restarted.
-        retry=Retry(NoBackoff(), 1),
+        # (The blocking client's Retry is accepted here too, and never tries again.)
+        retry=AsyncRetry(NoBackoff(), 1),
     )
     return redis.asyncio.Redis.from_pool(pool)
 

@@ -65,11 +65,18 @@ class ComponentJob(_CeleryTask):
     ignore_result = False
     track_started = False
     throws = (JobFailedError,)
+    Request = "mcp_celery.worker.received:DiscreetRequest"
 
     def __init__(self, task_type: TaskType, component: str, config: TaskConfig, runtime: WorkerRuntime) -> None:
         self.name = job_name(runtime.namespace, task_type, component)
         self.runtime = runtime
         self.config = config
+
+    def signature_from_request(self, request: Any = None, *args: Any, **options: Any) -> Any:
+        """The message of a retry. Celery would write the arguments' values into it, where Flower shows them."""
+        request = self.request if request is None else request
+        shown = {"argsrepr": request.get("argsrepr"), "kwargsrepr": request.get("kwargsrepr")}
+        return super().signature_from_request(request, *args, **shown, **options)
 
     def run(self, key: str, attempt: int, params: JSONObject) -> JobOutcome:
         """The body that Celery calls in the pool's thread or process.

@@ -65,13 +65,17 @@ def _for_attempt(change: Change, attempt: int) -> Change:
     return replace(change, attempt=attempt)
 
 
+def _can_terminate(pool: Any) -> bool:
+    """Whether a pool can end a running job. Prefork's says how on the instance, so its class does not tell."""
+    return getattr(pool.terminate_job, "__func__", None) is not BasePool.terminate_job
+
+
 def on_received(sender: Any = None, request: Any = None, **_: Any) -> None:
     """The worker has the job: note the claim."""
     job = request.task
     if not isinstance(job, ComponentJob):
         return
-    pool: Any = sender.pool
-    claim = Claim(request.hostname, type(pool).terminate_job is not BasePool.terminate_job, now_ms())
+    claim = Claim(request.hostname, _can_terminate(sender.pool), now_ms())
     try:
         job.runtime.ledger(job.runtime.namespace).claim(
             _ref(request.kwargs), attempt=int(request.kwargs["attempt"]), claim=claim

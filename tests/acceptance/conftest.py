@@ -1,130 +1,19 @@
-"""A store, workers and servers as people run them: every one a process of its own."""
+"""A store, a worker for each pool, and servers: shared by the acceptance tests."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import redis
 
 from mcp_celery.embedded import EmbeddedStore
-
-ROOT = Path(__file__).parents[2]
-MODULE = "tests.acceptance.fixture_server"
-DEADLINE_SECONDS = 60.0
-
-
-def wait_until(happened: object, what: str) -> None:
-    """Wait for a condition; the deadline only bounds a failure."""
-    assert callable(happened)
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not happened():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"never happened: {what}")
-        time.sleep(0.02)
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@contextmanager
-def process(argv: list[str], env: dict[str, str], log: Path) -> Generator[subprocess.Popen[bytes]]:
-    """A process in a group of its own; ended with everything it started, its log shown when the test fails."""
-    with log.open("ab") as out:
-        started = subprocess.Popen(argv, env=env, cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
-    try:
-        yield started
-    finally:
-        started.terminate()
-        try:
-            started.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(started.pid, signal.SIGKILL)
-            started.wait()
-        print(f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}")  # noqa: T201 - pytest shows it on failure
-
-
-@dataclass
-class Deployment:
-    """One store, one worker and as many servers as a test wants."""
-
-    store_url: str
-    namespace: str
-    folder: Path
-    stack: ExitStack
-    servers: int = 0
-
-    @property
-    def redis(self) -> redis.Redis:
-        return redis.Redis.from_url(self.store_url, decode_responses=True)
-
-    def env(self, **settings: str) -> dict[str, str]:
-        return {
-            **{name: value for name, value in os.environ.items() if not name.startswith("MCP_CELERY_")},
-            "PYTHONUNBUFFERED": "1",
-            "MCP_CELERY_REDIS_URL": self.store_url,
-            "MCP_CELERY_NAMESPACE": self.namespace,
-            "MCP_CELERY_SNAPSHOT_HEADERS": "x-trace, accept-language",
-            "MCP_CELERY_POLL_INTERVAL_MS": "100",
-            **settings,
-        }
-
-    def serve(self, attribute: str = "server", **settings: str) -> str:
-        """Start a server.
-
-        Returns:
-            Its URL.
-        """
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.servers += 1
-        argv = [sys.executable, "-m", "mcp_celery", "serve", f"{MODULE}:{attribute}", "--port", str(port)]
-        log = self.folder / f"server-{self.servers}.log"
-        child = self.stack.enter_context(process(argv, self.env(**settings), log))
-        wait_until(lambda: is_listening(port) or child.poll() is not None, f"{attribute} listens")
-        assert child.poll() is None, log.read_text()
-        return f"http://127.0.0.1:{port}/mcp"
-
-    def our_keys(self) -> set[str]:
-        """Our keys in the store."""
-        return set(cast("list[str]", self.redis.keys("mcp_celery:*")))
-
-    def contents(self) -> list[str]:
-        """Everything that is in the store, key by key, as text."""
-        store: Any = self.redis
-        read = {"string": store.get, "hash": store.hgetall}
-        return [str(read.get(store.type(key), store.dump)(key)) for key in store.keys("*")]
-
-    @contextmanager
-    def worker(self, pool: str, concurrency: int = 2) -> Generator[None]:
-        """A worker, for as long as the context lasts."""
-        argv = [sys.executable, "-m", "celery", "-A", "mcp_celery", "worker", "-l", "INFO", "--without-mingle"]
-        argv += ["-P", pool, "-c", str(concurrency), "-n", f"{self.namespace}-{pool}@%h"]
-        log = self.folder / f"worker-{pool}.log"
-        begun = log.stat().st_size if log.exists() else 0
-        env = self.env(MCP_CELERY_SERVER=f"{MODULE}:server")
-        with process(argv, env, log) as child:
-            wait_until(
-                lambda: b" ready." in log.read_bytes()[begun:] or child.poll() is not None,
-                f"the {pool} worker is ready",
-            )
-            assert child.poll() is None, log.read_text()
-            yield
+from tests.support.deployment import Deployment, deployed
 
 
 @pytest.fixture(scope="session")
@@ -133,12 +22,6 @@ def store_url() -> Iterator[str]:
     with EmbeddedStore.open(folder / "store") as store:
         yield store.url
     shutil.rmtree(folder)
-
-
-@contextmanager
-def deployed(store_url: str, namespace: str) -> Generator[Deployment]:
-    with tempfile.TemporaryDirectory(prefix="mcp-acc-") as folder, ExitStack() as stack:
-        yield Deployment(store_url, namespace, Path(folder), stack)
 
 
 @pytest.fixture(scope="session", params=["prefork", "threads"])

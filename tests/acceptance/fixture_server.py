@@ -15,7 +15,7 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult, ElicitRequest, ElicitRequestFormParams, InputRequiredResult, TextContent
 from pydantic import AnyHttpUrl, BaseModel
 
 from mcp_celery import TaskConfig, TaskServer, get_task_context
@@ -35,6 +35,18 @@ class Measured(BaseModel):
 
     label: str
     values: list[int]
+
+
+class Name(BaseModel):
+    """An answer."""
+
+    name: str
+
+
+class Confirmation(BaseModel):
+    """An answer."""
+
+    confirm: bool
 
 
 class Verifier:
@@ -118,6 +130,24 @@ def add_tools(server: TaskServer) -> TaskServer:  # noqa: C901 - many tools, non
     @server.tool(task=TaskConfig(ttl=400))
     async def short_lived() -> str:
         return "soon forgotten"
+
+    @server.tool(task=True)
+    async def confirm_delete(filename: str, ctx: Context) -> str:
+        answer = await ctx.elicit(f"Delete {filename}?", Confirmation)
+        return f"{answer.action}: {filename}"
+
+    @server.tool(task=True)
+    async def multi_input(ctx: Context) -> str:
+        name, sure = await asyncio.gather(ctx.elicit("Your name?", Name), ctx.elicit("Sure?", Confirmation))
+        return f"{name.action}, {sure.action}"
+
+    @server.tool(task=TaskConfig(mode="required"))
+    async def test_tool_with_task(ctx: Context) -> str | InputRequiredResult:
+        if not ctx.input_responses:
+            question = ElicitRequestFormParams(message="Your name?", requested_schema=Name.model_json_schema())
+            return InputRequiredResult(input_requests={"user_name": ElicitRequest(params=question)})
+        answer: Any = ctx.input_responses["user_name"]
+        return f"Hello, {answer.content['name']}!"
 
     @server.resource("fixture://readme")
     def readme() -> str:

@@ -11,9 +11,9 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ import psutil
 import pytest
 import redis
 from mcp.client import Client
+from mcp.client.subscriptions import SubscriptionLost
 from redis.exceptions import RedisError
+
+from tests.support.waiting import eventually_sync
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GIVE_UP_SECONDS = 60.0
-CHECK_SECONDS = 0.02
 MARK = "MCP_CELERY_TEST_MARK"
 
 PLAIN_SERVER = """
@@ -58,14 +60,6 @@ server = TaskServer("demo")
 @server.tool(task=True)
 def index_folder(path: str, delay_ms: int) -> str: return path
 """
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something that can only be asked about."""
-    deadline = time.monotonic() + GIVE_UP_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come to pass"
-        time.sleep(CHECK_SECONDS)
 
 
 class Running:
@@ -159,9 +153,9 @@ class CommandLine:
         for process in self.started:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + GIVE_UP_SECONDS
-        while (left := self.processes()) and time.monotonic() < deadline:
-            time.sleep(CHECK_SECONDS)
+        with suppress(AssertionError):
+            eventually_sync(lambda: not self.processes())
+        left = self.processes()
         commands = [" ".join(one.cmdline()) for one in left]
         for one in left:
             one.kill()
@@ -185,6 +179,7 @@ def command(tmp_path: Path) -> Generator[CommandLine]:
     line = CommandLine(tmp_path)
     line.write("plain.py", PLAIN_SERVER)
     line.write("mine.py", TASK_SERVER)
+    line.write("workers/__init__.py", "")
     line.write("broken.py", "raise RuntimeError('not\\ntoday')")
     yield line
     line.close()
@@ -276,7 +271,7 @@ def test_the_store_does_not_outlive_a_killed_command(command: CommandLine) -> No
     url = store.until_printed(r"export MCP_CELERY_REDIS_URL='?([^\s']+)")[1]
     store.until_printed("Ctrl-C")
     store.process.kill()
-    until(lambda: not answers(url), "the end of the store")
+    eventually_sync(lambda: not answers(url), what="the store ends")
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
@@ -315,20 +310,21 @@ def test_nothing_outlives_a_killed_dev(command: CommandLine) -> None:
     dev = command.start("dev", "mine:server", "--port", "0")
     url = dev.until_printed(r"MCP_CELERY_REDIS_URL='?([^\s']+)")[1]
     dev.process.kill()
-    until(lambda: not answers(url), "the end of the store")
-    until(lambda: command.processes() == [], "the end of all processes")
+    eventually_sync(lambda: not answers(url), what="the store ends")
+    eventually_sync(lambda: not command.processes(), what="all processes end")
 
 
 def test_serve_ends_in_spite_of_an_open_stream(command: CommandLine) -> None:
     served = command.start("serve", "plain:server", "--port", "0")
-    url = served.until_printed(r"Uvicorn running on (http://\S+)")[1] + "/mcp"
+    url = served.until_printed(r"Answers at (http://\S+)")[1]
 
     async def listen_until_its_end() -> None:
         async with Client(url) as client, client.listen(tools_list_changed=True) as stream:
             served.process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(GIVE_UP_SECONDS):
-                async for _event in stream:
-                    pass
+            with suppress(SubscriptionLost):
+                async with asyncio.timeout(GIVE_UP_SECONDS):
+                    async for _event in stream:
+                        pass
 
     asyncio.run(listen_until_its_end())
     assert served.end() in (0, -signal.SIGTERM)

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.acceptance.conftest import Deployment
+from tests.support.deployment import Deployment
 from tests.support.schemas import assert_valid
 from tests.support.wire import EXTENSION, JSON, Wire, follow
 

@@ -1,0 +1,47 @@
+"""Fitting an ``MCPServer`` that exists already. Provisional seam: the SDK takes extensions at construction only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from mcp.server import MCPServer
+
+from mcp_celery.protocol.extension import TasksExtension
+from mcp_celery.protocol.push import TaskPush
+
+Running = Callable[[], AbstractAsyncContextManager[None]]
+
+
+def fit(server: MCPServer[Any], extension: TasksExtension, push: TaskPush, running: Running) -> None:
+    """Add the extension, the middleware, and ``running`` around the server's lifespan.
+
+    Args:
+        server: Not serving yet.
+        extension: Its methods and its ``tools/call`` interceptor.
+        push: For ``subscriptions/listen``.
+        running: Entered before the server's own lifespan, and left after it.
+
+    Raises:
+        ValueError: The server has the extension already.
+    """
+    private: Any = server
+    private._apply_extension(extension)
+    private._install_extension_interceptor()
+    server.middleware.append(push)
+    low = private._lowlevel_server
+    low.lifespan = around(running, low.lifespan)
+
+
+def around(
+    running: Running, lifespan: Callable[[Any], AbstractAsyncContextManager[Any]]
+) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
+    """A server's lifespan within ours, which holds the connections to the store and the broker."""
+
+    @asynccontextmanager
+    async def composed(server: Any) -> AsyncGenerator[Any]:
+        async with running(), lifespan(server) as state:
+            yield state
+
+    return composed
