@@ -24,6 +24,7 @@ from mcp.client import Client
 from mcp.client.subscriptions import SubscriptionLost
 from redis.exceptions import RedisError
 
+from mcp_celery.cli.follow import FollowTasks
 from tests.support.waiting import eventually_sync
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -39,10 +40,16 @@ def add(a: int, b: int) -> int: return a + b
 number = 3
 """
 TASK_SERVER = """
+import time
 from mcp_celery import TaskServer
 server = TaskServer("mine")
 @server.tool(task=True)
 def add(a: int, b: int) -> int: return a + b
+@server.tool(task=True)
+def sleep(seconds: float) -> str:
+    print("asleep", flush=True)
+    time.sleep(seconds)
+    return "awake"
 """
 FAILING_DEMO = """
 from mcp_celery import TaskServer
@@ -112,7 +119,7 @@ class CommandLine:
         self.folder = folder
         self._mark = uuid.uuid4().hex
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MCP_CELERY_")}
-        self._env = {**kept, "XDG_STATE_HOME": str(folder / "state"), MARK: self._mark}
+        self._env = {**kept, "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(CHECKOUT), MARK: self._mark}
         self.started: list[subprocess.Popen[str]] = []
 
     def write(self, name: str, text: str) -> None:
@@ -274,17 +281,36 @@ def test_the_store_does_not_outlive_a_killed_command(command: CommandLine) -> No
     eventually_sync(lambda: not answers(url), what="the store ends")
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_dev_serves_until_ctrl_c(command: CommandLine, pool: str) -> None:
+@pytest.mark.parametrize(("pool", "celery_name"), [("prefork", "prefork"), ("threads", "thread"), ("solo", "solo")])
+def test_dev_serves_until_ctrl_c(command: CommandLine, pool: str, celery_name: str) -> None:
     dev = command.start("dev", "mine:server", "--port", "0", "--pool", pool, "--concurrency", "1")
     url = dev.until_printed(r"answers at (http://\S+/mcp)")[1]
     dev.until_printed(r"(?m)^worker \| .* ready\.$")
+    dev.until_printed(rf"(?m)^worker \| .*concurrency: 1 \({celery_name}\)")
     assert call_add(url) == {"result": 5}
     dev.process.send_signal(signal.SIGINT)
     assert dev.end() == 0
     assert re.search(r"(?m)^server \| ", dev.text)
     assert "\x1b[" not in dev.text, "no colours but on a terminal"
     assert "Traceback" not in dev.text
+    assert command.processes() == []
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_dev_ends_in_spite_of_a_running_job(command: CommandLine, pool: str) -> None:
+    dev = command.start("dev", "mine:server", "--port", "0", "--pool", pool, "--concurrency", "1")
+    url = dev.until_printed(r"answers at (http://\S+/mcp)")[1]
+
+    async def start_a_job_and_stop() -> None:
+        follow = FollowTasks(lambda _id: None, lambda _update: None, silence_seconds=GIVE_UP_SECONDS)
+        async with Client(url, extensions=[follow]) as client, asyncio.TaskGroup() as group:
+            call = group.create_task(client.call_tool("sleep", {"seconds": 600}))
+            await asyncio.to_thread(dev.until_printed, r"(?m)^worker \| .*asleep")
+            call.cancel()
+
+    asyncio.run(start_a_job_and_stop())
+    dev.process.send_signal(signal.SIGTERM)
+    assert dev.end() == 0
     assert command.processes() == []
 
 

@@ -31,6 +31,7 @@ async def ended(wire: Wire, task_id: str) -> JSON:
 # --- Negotiation
 
 
+@pytest.mark.shows("M1")
 async def test_the_extension_is_advertised_and_no_core_capability(url: str) -> None:
     async with Wire(url) as wire:
         capabilities = (await wire.ask("server/discover")).result["capabilities"]
@@ -38,6 +39,7 @@ async def test_the_extension_is_advertised_and_no_core_capability(url: str) -> N
     assert "tasks" not in capabilities
 
 
+@pytest.mark.shows("M2", "M7", "M25")
 async def test_a_request_that_declares_the_extension_gets_a_task(url: str) -> None:
     async with Wire(url) as wire:
         created = await wire.create("slow_compute", seconds=0)
@@ -49,6 +51,7 @@ async def test_a_request_that_declares_the_extension_gets_a_task(url: str) -> No
         assert (await ended(wire, created["taskId"]))["status"] == "completed"
 
 
+@pytest.mark.shows("M2", "M3")
 async def test_each_request_declares_for_itself(url: str) -> None:
     async with Wire(url) as wire:
         await wire.create("slow_compute", seconds=0)
@@ -58,6 +61,7 @@ async def test_each_request_declares_for_itself(url: str) -> None:
     assert plain["content"][0]["text"] == "done"
 
 
+@pytest.mark.shows("M4")
 async def test_a_tool_that_runs_only_as_a_task_refuses_who_cannot_follow_one(url: str) -> None:
     async with Wire(url, extension=False) as wire:
         error = (await wire.call("failing_job")).error
@@ -65,6 +69,7 @@ async def test_a_tool_that_runs_only_as_a_task_refuses_who_cannot_follow_one(url
     assert error["data"]["requiredCapabilities"]["extensions"] == {EXTENSION: {}}
 
 
+@pytest.mark.shows("M5")
 @pytest.mark.parametrize("method", ["tasks/get", "tasks/cancel", "tasks/update"])
 async def test_task_methods_need_the_extension_before_anything_else(url: str, method: str) -> None:
     async with Wire(url) as wire:
@@ -76,17 +81,20 @@ async def test_task_methods_need_the_extension_before_anything_else(url: str, me
     assert answers[0] == answers[1]
 
 
+@pytest.mark.shows("M3")
 async def test_a_tool_without_task_runs_in_the_foreground(url: str) -> None:
     async with Wire(url) as wire:
         assert (await wire.call("greet", name="Ada")).result["content"][0]["text"] == "Hello, Ada!"
 
 
+@pytest.mark.shows("M18")
 @pytest.mark.parametrize("method", ["tasks/result", "tasks/list"])
 async def test_methods_of_the_other_era_do_not_exist(url: str, method: str) -> None:
     async with Wire(url) as wire:
         assert (await wire.ask(method, {"taskId": "x"})).error["code"] == -32601
 
 
+@pytest.mark.shows("M18")
 async def test_a_task_parameter_of_the_other_era_is_ignored(url: str) -> None:
     async with Wire(url) as wire:
         answer = await wire.ask("tools/call", {"name": "greet", "arguments": {"name": "Ada"}, "task": {"ttl": 5}})
@@ -96,6 +104,7 @@ async def test_a_task_parameter_of_the_other_era_is_ignored(url: str) -> None:
 # --- Ends
 
 
+@pytest.mark.shows("M10", "M25")
 async def test_a_completed_task_holds_what_the_foreground_call_returns(url: str) -> None:
     async with Wire(url) as wire:
         task_id = (await wire.create("measured", label="heights", values=[1, "2"]))["taskId"]
@@ -112,6 +121,7 @@ async def test_a_completed_task_holds_what_the_foreground_call_returns(url: str)
     assert polled["result"]["structuredContent"] == {"label": "heights", "values": [1, 2]}
 
 
+@pytest.mark.shows("M11")
 async def test_a_tool_that_raises_is_completed_with_an_error_result(url: str) -> None:
     async with Wire(url) as wire:
         final = await ended(wire, (await wire.create("failing_job"))["taskId"])
@@ -120,6 +130,7 @@ async def test_a_tool_that_raises_is_completed_with_an_error_result(url: str) ->
     assert "boom" not in str(final)
 
 
+@pytest.mark.shows("M10", "M11", "M25")
 async def test_a_json_rpc_error_fails_the_task(url: str) -> None:
     async with Wire(url) as wire:
         task_id = (await wire.create("protocol_error_job"))["taskId"]
@@ -131,6 +142,7 @@ async def test_a_json_rpc_error_fails_the_task(url: str) -> None:
     assert "result" not in final
 
 
+@pytest.mark.shows("M11")
 async def test_a_result_that_cannot_be_serialized_fails_with_a_reason(url: str) -> None:
     async with Wire(url) as wire:
         final = await ended(wire, (await wire.create("unserializable"))["taskId"])
@@ -138,6 +150,7 @@ async def test_a_result_that_cannot_be_serialized_fails_with_a_reason(url: str) 
     assert final["error"] == {"code": -32603, "message": "The job's result could not be serialized"}
 
 
+@pytest.mark.shows("M3")
 async def test_invalid_arguments_are_refused_before_a_task_exists(url: str, deployment: Deployment) -> None:
     async with Wire(url) as wire:
         before = len(deployment.our_keys())
@@ -153,16 +166,51 @@ async def test_invalid_arguments_are_refused_before_a_task_exists(url: str, depl
 # --- Reading
 
 
+@pytest.mark.shows("M8", "C13")
 async def test_a_task_is_readable_at_once_on_every_replica(deployment: Deployment, url: str) -> None:
     other = deployment.serve()
     async with Wire(url) as here, Wire(other) as there:
-        for _ in range(50):
+        for _ in range(500):
             created = await here.create("slow_compute", seconds=0)
             seen = await there.get(created["taskId"])
             assert seen["createdAt"] == created["createdAt"]
             assert seen["ttlMs"] == created["ttlMs"]
 
 
+@pytest.mark.shows("C13", "M10")
+async def test_two_replicas_and_two_workers_are_one_server(deployment: Deployment, url: str, tmp_path: Path) -> None:
+    other = deployment.serve()
+    async with Wire(url) as here, Wire(other) as there:
+        with deployment.worker("threads", concurrency=3):
+            ids = [(await here.create("wait_for_file", path=str(tmp_path / "go")))["taskId"] for _ in range(4)]
+            assert {(await there.get(one))["status"] for one in ids} == {"working"}
+            async with here.listen(ids) as events:
+                await there.ask("tasks/cancel", {"taskId": ids[0]})
+                (tmp_path / "go").touch()
+                ends: dict[str, str] = {}
+                async for event in events:
+                    if event["params"].get("status", "working") != "working":
+                        ends[event["params"]["taskId"]] = event["params"]["status"]
+                    if len(ends) == len(ids):
+                        break
+    assert [ends[one] for one in ids] == ["cancelled", "completed", "completed", "completed"]
+
+
+@pytest.mark.shows("C12")
+async def test_streams_that_are_gone_leave_no_subscription(url: str, deployment: Deployment, tmp_path: Path) -> None:
+    async with Wire(url) as wire:
+        task_id = (await wire.create("wait_for_file", path=str(tmp_path / "go")))["taskId"]
+        for _ in range(20):
+            async with wire.listen([task_id]) as events:
+                await anext(events)
+        with anyio.fail_after(30):
+            while deployment.channels():
+                await wire.get(task_id)
+        (tmp_path / "go").touch()
+        assert (await ended(wire, task_id))["status"] == "completed"
+
+
+@pytest.mark.shows("M23")
 async def test_task_ids_are_long_and_random(url: str) -> None:
     async with Wire(url) as wire:
         ids = {(await wire.create("slow_compute", seconds=0))["taskId"] for _ in range(20)}
@@ -170,6 +218,7 @@ async def test_task_ids_are_long_and_random(url: str) -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{43}", one) for one in ids)
 
 
+@pytest.mark.shows("M10")
 async def test_polling_changes_nothing(url: str, tmp_path: Path) -> None:
     async with Wire(url) as wire:
         task_id = (await wire.create("wait_for_file", path=str(tmp_path / "go")))["taskId"]
@@ -181,6 +230,7 @@ async def test_polling_changes_nothing(url: str, tmp_path: Path) -> None:
     assert datetime.fromisoformat(final["lastUpdatedAt"]) >= datetime.fromisoformat(seen[0]["lastUpdatedAt"])
 
 
+@pytest.mark.shows("M16", "M23")
 @pytest.mark.parametrize("task_id", ["nobody-made-this", "", "a:b", "x" * 10_000, "ключ", "\x00", "../../etc"])
 @pytest.mark.parametrize("method", ["tasks/get", "tasks/cancel", "tasks/update"])
 async def test_what_is_not_there_reads_the_same_whatever_it_is(url: str, method: str, task_id: str) -> None:
@@ -190,6 +240,7 @@ async def test_what_is_not_there_reads_the_same_whatever_it_is(url: str, method:
     assert error == {"code": -32602, "message": NOT_FOUND}
 
 
+@pytest.mark.shows("M24")
 async def test_a_task_is_forgotten_after_its_time_to_live(url: str, deployment: Deployment) -> None:
     async with Wire(url) as wire:
         created = await wire.create("short_lived")
@@ -202,6 +253,7 @@ async def test_a_task_is_forgotten_after_its_time_to_live(url: str, deployment: 
     assert not [key for key in deployment.our_keys() if created["taskId"] in key]
 
 
+@pytest.mark.shows("M19")
 async def test_the_name_header_must_match_where_it_is_given(url: str) -> None:
     async with Wire(url) as wire:
         task_id = (await wire.create("slow_compute", seconds=0))["taskId"]
@@ -214,6 +266,7 @@ async def test_the_name_header_must_match_where_it_is_given(url: str) -> None:
 # --- Updating and cancelling
 
 
+@pytest.mark.shows("M14")
 async def test_an_update_is_acknowledged_and_unknown_keys_are_ignored(url: str) -> None:
     async with Wire(url) as wire:
         task_id = (await wire.create("slow_compute", seconds=0))["taskId"]
@@ -222,6 +275,7 @@ async def test_an_update_is_acknowledged_and_unknown_keys_are_ignored(url: str) 
         assert (await ended(wire, task_id))["status"] == "completed"
 
 
+@pytest.mark.shows("L26", "M10")
 async def test_a_queued_task_that_is_cancelled_never_runs(idle_deployment: Deployment, tmp_path: Path) -> None:
     async with Wire(idle_deployment.serve()) as wire:
         cancelled = (await wire.create("wait_for_file", path=str(tmp_path / "never")))["taskId"]
@@ -235,6 +289,7 @@ async def test_a_queued_task_that_is_cancelled_never_runs(idle_deployment: Deplo
             assert (await wire.get(cancelled))["status"] == "cancelled"
 
 
+@pytest.mark.shows("L28", "M16")
 async def test_a_running_task_is_cancelled_for_good(url: str, tmp_path: Path) -> None:
     async with Wire(url) as wire:
         task_id = (await wire.create("counting", steps=500, pause=0.05))["taskId"]
@@ -255,6 +310,7 @@ async def test_a_running_task_is_cancelled_for_good(url: str, tmp_path: Path) ->
         assert (await ended(wire, (await wire.create("slow_compute", seconds=0))["taskId"]))["status"] == "completed"
 
 
+@pytest.mark.shows("M16")
 async def test_cancelling_what_has_ended_is_acknowledged_and_changes_nothing(url: str) -> None:
     async with Wire(url) as wire:
         task_id = (await wire.create("slow_compute", seconds=0))["taskId"]
@@ -268,6 +324,7 @@ async def test_cancelling_what_has_ended_is_acknowledged_and_changes_nothing(url
 # --- Push
 
 
+@pytest.mark.shows("M20", "M25")
 async def test_push_tells_the_current_state_then_every_change_then_nothing(url: str) -> None:
     async with Wire(url) as wire:
         task_id = (await wire.create("counting", steps=4))["taskId"]
@@ -295,6 +352,7 @@ async def test_push_tells_the_current_state_then_every_change_then_nothing(url: 
     assert told_last == {key: value for key, value in final.items() if key not in ("_meta", "resultType")}
 
 
+@pytest.mark.shows("C13")
 async def test_push_reaches_every_replica(deployment: Deployment, url: str, tmp_path: Path) -> None:
     other = deployment.serve()
     async with Wire(url) as here, Wire(other) as there:
@@ -311,6 +369,7 @@ async def test_push_reaches_every_replica(deployment: Deployment, url: str, tmp_
     assert ends == ["completed", "completed"]
 
 
+@pytest.mark.shows("M20")
 async def test_listening_to_an_ended_task_tells_its_end(url: str) -> None:
     async with Wire(url) as wire:
         task_id = (await wire.create("slow_compute", seconds=0, label="once"))["taskId"]
@@ -319,6 +378,7 @@ async def test_listening_to_an_ended_task_tells_its_end(url: str) -> None:
     assert [one["status"] for one in seen] == ["completed"]
 
 
+@pytest.mark.shows("M20")
 async def test_many_tasks_share_a_stream(url: str) -> None:
     async with Wire(url) as wire:
         ids = [(await wire.create("slow_compute", seconds=0, label=str(n)))["taskId"] for n in range(10)]
@@ -333,6 +393,7 @@ async def test_many_tasks_share_a_stream(url: str) -> None:
     assert results == {task_id: f"done {n}" for n, task_id in enumerate(ids)}
 
 
+@pytest.mark.shows("M20")
 async def test_foreign_ids_are_left_out_and_the_core_kinds_are_served(url: str) -> None:
     async with Wire(url) as wire:
         task_id = (await wire.create("slow_compute", seconds=0))["taskId"]
@@ -342,12 +403,14 @@ async def test_foreign_ids_are_left_out_and_the_core_kinds_are_served(url: str) 
     assert ack["params"]["notifications"] == {"taskIds": [task_id], "toolsListChanged": True}
 
 
+@pytest.mark.shows("M20")
 async def test_listening_needs_the_extension(url: str) -> None:
     async with Wire(url, extension=False) as wire:
         answer = await wire.ask("subscriptions/listen", {"notifications": {"taskIds": ["x"]}})
     assert answer.error["code"] == -32021
 
 
+@pytest.mark.shows("M20")
 @pytest.mark.parametrize("task_ids", ["x", [1], [None], {"a": 1}, ["x"] * 1001])
 async def test_malformed_or_too_many_ids_are_refused(url: str, task_ids: object) -> None:
     async with Wire(url) as wire:
@@ -355,6 +418,7 @@ async def test_malformed_or_too_many_ids_are_refused(url: str, task_ids: object)
     assert answer.error["code"] == -32602
 
 
+@pytest.mark.shows("M20")
 async def test_sync_tools_report_progress_too(url: str) -> None:
     async with Wire(url) as wire:
         seen = await follow(wire, (await wire.create("in_a_thread", steps=10))["taskId"])
@@ -365,6 +429,7 @@ async def test_sync_tools_report_progress_too(url: str) -> None:
 # --- The caller
 
 
+@pytest.mark.shows("C7")
 async def test_a_tool_finds_its_context_in_the_worker(url: str) -> None:
     async with Wire(url, headers={"x-trace": "t-1", "x-other": "no", "accept-language": "en"}) as wire:
         created = await wire.create("whereabouts")
@@ -375,6 +440,7 @@ async def test_a_tool_finds_its_context_in_the_worker(url: str) -> None:
     assert (result["greeting"], result["readme"]) == ("hello from the lifespan", "read me")
 
 
+@pytest.mark.shows("M23", "M16")
 async def test_nobody_reaches_anothers_task(guarded_url: str, url: str) -> None:
     async with Wire(guarded_url, token="alice") as alice:
         task_id = (await alice.create("whereabouts"))["taskId"]
@@ -392,6 +458,7 @@ async def test_nobody_reaches_anothers_task(guarded_url: str, url: str) -> None:
         assert (await alice.get(task_id))["status"] == "completed"
 
 
+@pytest.mark.shows("C7")
 async def test_jobs_of_different_callers_do_not_see_each_other(guarded_url: str) -> None:
     async with Wire(guarded_url, token="alice") as alice, Wire(guarded_url, token="machine") as machine:
         for wire, scope in ((alice, "app|alice"), (machine, "robot"), (alice, "app|alice")):
@@ -399,6 +466,7 @@ async def test_jobs_of_different_callers_do_not_see_each_other(guarded_url: str)
             assert final["result"]["structuredContent"]["scope"] == scope
 
 
+@pytest.mark.shows("C8")
 async def test_no_token_is_stored_anywhere(guarded_url: str, deployment: Deployment) -> None:
     secret = "alice-elsewhere"
     async with Wire(guarded_url, token=secret, headers={"x-trace": "seen"}) as wire:
@@ -412,6 +480,7 @@ async def test_no_token_is_stored_anywhere(guarded_url: str, deployment: Deploym
 # --- Faults
 
 
+@pytest.mark.shows("M9")
 async def test_a_broker_that_is_down_leaves_no_task(deployment: Deployment) -> None:
     url = deployment.serve(MCP_CELERY_BROKER_URL="redis://127.0.0.1:1/0")
     async with Wire(url) as wire:
@@ -422,6 +491,7 @@ async def test_a_broker_that_is_down_leaves_no_task(deployment: Deployment) -> N
     assert not deployment.our_keys() - before
 
 
+@pytest.mark.shows("M9")
 async def test_a_store_that_is_down_is_an_error_and_no_hang(deployment: Deployment) -> None:
     url = deployment.serve(MCP_CELERY_REDIS_URL="redis://127.0.0.1:1/0", MCP_CELERY_BROKER_URL=deployment.store_url)
     async with Wire(url) as wire:
@@ -432,6 +502,7 @@ async def test_a_store_that_is_down_is_an_error_and_no_hang(deployment: Deployme
         assert listening.error == message
 
 
+@pytest.mark.shows("C4")
 async def test_a_job_that_no_worker_knows_fails(idle_deployment: Deployment) -> None:
     async with Wire(idle_deployment.serve()) as wire:
         task_id = (await wire.create("slow_compute", seconds=0))["taskId"]

@@ -104,6 +104,10 @@ class Deployment:
         """Our keys in the store."""
         return set(cast("list[str]", self.redis.keys("mcp_celery:*")))
 
+    def channels(self) -> list[str]:
+        """Our pub/sub channels that somebody is subscribed to."""
+        return cast("list[str]", self.redis.pubsub_channels("mcp_celery:*"))
+
     def contents(self) -> list[str]:
         """Everything that is in the store, key by key, as text."""
         store: Any = self.redis

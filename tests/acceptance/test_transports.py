@@ -1,0 +1,186 @@
+"""The SDK's own client over every transport: Streamable HTTP, stdio, in memory; and clients of the other era."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import mcp_types as types
+import pytest
+from celery import Celery
+from mcp.client import Client
+from mcp.client.extension import ClientExtension, advertise
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.shared.exceptions import MCPError
+from pydantic import ConfigDict
+
+from mcp_celery import Settings, TaskServer
+from mcp_celery.cli.follow import FollowTasks, TaskUpdate
+from mcp_celery.settings import celery_url
+from tests.acceptance.fixture_server import add_tools, lifespan
+from tests.support.deployment import MODULE, ROOT, Deployment
+from tests.support.wire import EXTENSION
+
+pytestmark = pytest.mark.anyio
+
+Connect = Callable[..., Any]
+
+
+class TaskRequest(types.Request[dict[str, Any], str]):
+    """Any ``tasks/*`` request."""
+
+    params: dict[str, Any]
+
+
+class Anything(types.Result):
+    """Any result."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Following:
+    """What a client that follows its tasks saw."""
+
+    def __init__(self) -> None:
+        self.created: list[str] = []
+        self.updates: list[TaskUpdate] = []
+        self.is_there = anyio.Event()
+
+    def extension(self) -> FollowTasks:
+        return FollowTasks(self._made, self.updates.append, silence_seconds=60)
+
+    def _made(self, task_id: str) -> None:
+        self.created.append(task_id)
+        self.is_there.set()
+
+
+@pytest.fixture(params=["http", "stdio", "memory"])
+def connect(request: pytest.FixtureRequest, deployment: Deployment, url: str) -> Connect:
+    """Opens a client of a server of the shared deployment."""
+
+    @asynccontextmanager
+    async def open_client(*extensions: ClientExtension, **options: Any) -> AsyncGenerator[Client]:
+        async with Client(target(), extensions=list(extensions), **options) as client:
+            yield client
+
+    def target() -> Any:
+        if request.param == "http":
+            return url
+        if request.param == "memory":
+            return in_memory(deployment)
+        argv = ["-m", "mcp_celery", "serve", f"{MODULE}:server", "--transport", "stdio"]
+        return stdio_client(
+            StdioServerParameters(command=sys.executable, args=argv, env=deployment.env(), cwd=str(ROOT))
+        )
+
+    return open_client
+
+
+def in_memory(deployment: Deployment) -> TaskServer:
+    """A server of the deployment in this process."""
+    settings = Settings.load(redis_url=deployment.store_url, namespace=deployment.namespace)
+    address = celery_url(deployment.store_url)
+    app = Celery("in-memory", broker=address, backend=address, set_as_current=False)
+    return add_tools(TaskServer("acceptance", lifespan=lifespan, log_level="WARNING", settings=settings, celery=app))
+
+
+async def ask(client: Client, method: str, **params: Any) -> dict[str, Any]:
+    """A request that the SDK's client has no method for."""
+    answer = await client.session.send_request(TaskRequest(method=method, params=params), Anything)
+    return answer.model_dump(by_alias=True)
+
+
+@pytest.mark.shows("M1", "M2", "M20")
+async def test_a_tool_call_becomes_a_task_and_is_followed_by_push_alone(connect: Connect) -> None:
+    following = Following()
+    async with connect(following.extension()) as client:
+        assert client.session.server_capabilities.extensions[EXTENSION] == {}
+        result = await client.call_tool("counting", {"steps": 3})
+        polled = await ask(client, "tasks/get", taskId=following.created[0])
+    assert result.content[0].text == "counted to 3"
+    assert [update.status for update in following.updates][-1] == "completed"
+    assert next(update.status_message for update in following.updates if update.status_message) == "step 1 (1/3)"
+    assert polled["result"]["content"] == [{"type": "text", "text": "counted to 3"}]
+
+
+@pytest.mark.shows("M2", "M3")
+async def test_a_client_without_the_extension_gets_the_plain_result(connect: Connect) -> None:
+    async with connect() as client:
+        result = await client.call_tool("slow_compute", {"seconds": 0, "label": "plain"})
+    assert result.content[0].text == "done plain"
+
+
+@pytest.mark.shows("M4", "M5")
+async def test_a_client_without_the_extension_is_told_what_it_lacks(connect: Connect) -> None:
+    async with connect() as client:
+        with pytest.raises(MCPError) as refused:
+            await client.call_tool("failing_job", {})
+        with pytest.raises(MCPError) as unseen:
+            await ask(client, "tasks/get", taskId="nobody-made-this")
+    assert refused.value.code == unseen.value.code == -32021
+    assert refused.value.data["requiredCapabilities"]["extensions"] == {EXTENSION: {}}
+
+
+@pytest.mark.shows("M10", "M16")
+async def test_a_client_cancels_its_task(connect: Connect, tmp_path: Path) -> None:
+    following = Following()
+    async with connect(following.extension()) as client:
+        async with anyio.create_task_group() as group:
+
+            async def cancel() -> None:
+                await following.is_there.wait()
+                await ask(client, "tasks/cancel", taskId=following.created[0])
+
+            group.start_soon(cancel)
+            with pytest.raises(Exception, match="cancelled"):
+                await client.call_tool("wait_for_file", {"path": str(tmp_path / "never")})
+        assert (await ask(client, "tasks/get", taskId=following.created[0]))["status"] == "cancelled"
+    (tmp_path / "never").touch()  # a thread cannot be ended: let the dropped job go
+
+
+@pytest.mark.shows("M11")
+async def test_a_json_rpc_error_reaches_the_caller_as_it_is(connect: Connect) -> None:
+    async with connect(Following().extension()) as client:
+        with pytest.raises(MCPError) as failed:
+            await client.call_tool("protocol_error_job", {})
+    assert (failed.value.code, failed.value.message, failed.value.data) == (-32050, "the gears are stuck", {"gear": 7})
+
+
+@pytest.mark.shows("M6", "M26")
+async def test_a_client_of_the_earlier_era_is_not_given_tasks_of_this_one(connect: Connect) -> None:
+    async with connect(advertise(EXTENSION), mode="legacy") as client:
+        assert client.protocol_version == "2025-11-25"
+        result = await client.call_tool("slow_compute", {"seconds": 0})
+        with pytest.raises(MCPError) as refused:
+            await client.call_tool("failing_job", {})
+        with pytest.raises(MCPError) as unknown:
+            await ask(client, "tasks/get", taskId="nobody-made-this")
+    assert result.content[0].text == "done"
+    assert refused.value.code == unknown.value.code == -32601
+
+
+@pytest.mark.shows("M22")
+async def test_cancelling_the_request_that_created_a_task_leaves_the_task(connect: Connect, tmp_path: Path) -> None:
+    following = Following()
+    async with connect(following.extension()) as client, anyio.create_task_group() as group:
+
+        async def abandon() -> None:
+            await following.is_there.wait()
+            for request_id in range(1, 10):  # whichever it was
+                gone = types.CancelledNotificationParams(request_id=request_id, reason="changed my mind")
+                await client.session.send_notification(types.CancelledNotification(params=gone))
+            group.cancel_scope.cancel()
+
+        group.start_soon(abandon)
+        await client.call_tool("wait_for_file", {"path": str(tmp_path / "go")})
+    (tmp_path / "go").touch()
+    async with connect(advertise(EXTENSION)) as client:
+        with anyio.fail_after(60):
+            task = await ask(client, "tasks/get", taskId=following.created[0])
+            while task["status"] == "working":
+                task = await ask(client, "tasks/get", taskId=following.created[0])
+    assert task["status"] == "completed"
