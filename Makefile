@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 SOURCES := mcp_celery workers tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance lint format constraints clean
+.PHONY: help setup demo test conformance lint format docs constraints clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ lint: $(READY) ## Check style, types and the layers
 format: $(READY) ## Rewrite the sources in the project's style
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+
+docs: $(READY) ## Write the pages that are made from the code
+	@$(BIN)/python docs/generate.py
 
 constraints: $(READY) ## Compile constraints.txt anew; UPGRADE=1 takes the newest of everything
 	@$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --all-extras --group dev \

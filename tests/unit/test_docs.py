@@ -1,0 +1,54 @@
+"""The documentation, held against the code: generated pages are current, Python blocks run, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)[^)]*\)")
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def blocks() -> Iterator[object]:
+    for page in PAGES:
+        for number, found in enumerate(BLOCK.finditer(page.read_text()), 1):
+            yield pytest.param(found.group(1), id=f"{page.name}-{number}")
+
+
+@pytest.mark.parametrize("source", list(blocks()))
+def test_python_blocks_run(source: str) -> None:
+    exec(compile(source, "<documentation>", "exec"), {"__name__": "documentation"})
+
+
+def test_the_configuration_page_is_current() -> None:
+    generated = load(ROOT / "docs" / "generate.py").text()
+    assert (ROOT / "docs" / "configuration.md").read_text() == generated, "run `make docs`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    missing = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_only_targets_that_there_are(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.MULTILINE))
+    assert named <= targets
