@@ -37,13 +37,19 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @contextmanager
 def process(
-    argv: list[str], env: dict[str, str], log: Path, *, quiet: bool = False
+    argv: list[str], env: dict[str, str], log: Path, *, quiet: bool = False, folder: Path = ROOT
 ) -> Generator[subprocess.Popen[bytes]]:
     """A process in a group of its own; ended with everything it started, its log shown when the test fails."""
     with log.open("ab") as out:
-        started = subprocess.Popen(argv, env=env, cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
+        started = subprocess.Popen(argv, env=env, cwd=folder, stdout=out, stderr=out, start_new_session=True)
     try:
         yield started
     finally:
@@ -89,9 +95,7 @@ class Deployment:
         Returns:
             Its URL.
         """
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.servers += 1
         argv = [sys.executable, "-m", "mcp_celery", "serve", f"{MODULE}:{attribute}", "--port", str(port)]
         log = self.folder / f"server-{self.servers}.log"
