@@ -1,8 +1,9 @@
 """Hints of changes over Redis pub/sub: one connection a process, however many tasks and followers there are.
 
-Subscriptions are counted by reference: a channel is subscribed while somebody follows its task. One task owns the
-connection, reads it, and makes a new one when it fails; each time Redis confirms a subscription, first or again, the
-followers are hinted to read their records, so that nothing said meanwhile is missed.
+Subscriptions are counted by reference: a channel is subscribed while somebody follows its task. Followers only say what
+is wanted; one task owns the connection, tells Redis, reads, and makes a new one when anything fails. Each time Redis
+confirms a subscription, first or again, the followers are hinted to read their records, so that nothing said meanwhile
+is missed.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import anyio
 import redis
 import redis.asyncio
 from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from mcp_celery.engine import TaskHints, TaskRef
 from mcp_celery.errors import StoreUnavailableError
@@ -28,7 +31,8 @@ SILENCE_SECONDS = 15.0
 """After this silence the connection is asked for a sign of life; after twice as much it is taken for dead."""
 
 _BACKOFF_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0)
-_FAILURES = (redis.RedisError, OSError)
+_IDLE_CHANNEL = "mcp_celery:idle"
+"""Keeps a connection in pub/sub mode while nobody follows anything."""
 
 
 class _Follower:
@@ -55,7 +59,7 @@ class _Follower:
         self._waiting.pop(ref, None)
         if not self._waiting:
             self._some.clear()
-        await self._bus.leave(self, [ref])
+        self._bus.leave(self, [ref])
 
 
 class _Channel:
@@ -76,12 +80,15 @@ class RedisTaskBus:
 
     def __init__(self, client: redis.asyncio.Redis, keys: RedisKeys, *, timeout_seconds: float) -> None:
         self._client = client
+        # redis-py would connect again in place, in whichever of reader and writer notices first, and under the other.
+        client.set_retry(Retry(NoBackoff(), 0))
         self._keys = keys
         self._timeout_seconds = timeout_seconds
-        self._channels: dict[str, _Channel] = {}
-        self._connection: PubSub | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._writing = asyncio.Lock()
+        self._channels: dict[str, _Channel] = {}  # what is wanted
+        self._subscribed: set[str] = set()  # what this connection was told
+        self._confirmed: set[str] = set()  # what Redis has confirmed of it
+        self._changed = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def subscribe(self, refs: Sequence[TaskRef]) -> AsyncGenerator[TaskHints]:
@@ -95,25 +102,22 @@ class RedisTaskBus:
             await self._join(follower, refs)
             yield follower
         finally:
-            # Also when the follower is cancelled; what cannot be unsubscribed in time ends with the connection.
-            with anyio.move_on_after(self._timeout_seconds, shield=True):
-                await self.leave(follower, refs)
+            self.leave(follower, refs)
 
     async def _join(self, follower: _Follower, refs: Sequence[TaskRef]) -> None:
-        fresh: list[str] = []
         joined: list[_Channel] = []
         for ref in refs:
             name = self._keys.channel(ref.scope, ref.task_id)
             channel = self._channels.get(name)
             if channel is None:
                 channel = self._channels[name] = _Channel(ref)
-                fresh.append(name)
+                if name in self._confirmed:
+                    channel.confirmed.set()
             channel.followers.add(follower)
             joined.append(channel)
-        if self._reader is None:
-            self._reader = asyncio.create_task(self._read_for_ever(), name="mcp-celery-bus")
-        elif fresh:
-            await self._send("subscribe", fresh)
+        self._changed.set()
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._stay_connected(), name="mcp-celery-bus")
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 for channel in joined:
@@ -122,52 +126,55 @@ class RedisTaskBus:
             logger.warning("the task store (MCP_CELERY_REDIS_URL) did not confirm a subscription in time")
             raise StoreUnavailableError from None
 
-    async def leave(self, follower: _Follower, refs: Sequence[TaskRef]) -> None:
-        """Take a follower off the channels of some tasks; channels without followers are unsubscribed."""
-        empty: list[str] = []
+    def leave(self, follower: _Follower, refs: Sequence[TaskRef]) -> None:
+        """Take a follower off the channels of some tasks; channels without followers are unsubscribed.
+
+        Awaits nothing, so that a request that is cancelled leaves nothing behind.
+        """
         for ref in refs:
             name = self._keys.channel(ref.scope, ref.task_id)
             channel = self._channels.get(name)
-            if channel is None or follower not in channel.followers:
+            if channel is None:
                 continue
             channel.followers.discard(follower)
             if not channel.followers:
                 del self._channels[name]
-                empty.append(name)
-        if empty:
-            await self._send("unsubscribe", empty)
+                self._changed.set()
 
-    async def _send(self, command: Literal["subscribe", "unsubscribe"], names: Sequence[str]) -> None:
-        """Subscribe or unsubscribe now; if that fails, the reader's next connection starts from the wanted channels."""
-        async with self._writing:
-            # What is wanted may have changed while another call was writing.
-            wanted = [name for name in names if (name in self._channels) == (command == "subscribe")]
-            if not wanted or self._connection is None:
-                return
-            with suppress(*_FAILURES):
-                if command == "subscribe":
-                    await self._connection.subscribe(*wanted)
-                else:
-                    await cast("Any", self._connection).unsubscribe(*wanted)
-
-    async def _read_for_ever(self) -> None:
+    async def _stay_connected(self) -> None:
         failures = 0
         while True:
             try:
                 async with self._client.pubsub() as connection:
-                    async with self._writing:
-                        await connection.subscribe(*self._channels or ["mcp_celery:idle"])
-                        self._connection = connection
+                    await connection.subscribe(_IDLE_CHANNEL)
                     if failures:
                         logger.info("the task store (MCP_CELERY_REDIS_URL) answers again")
                     failures = 0
-                    await self._read(connection)
-            except _FAILURES as error:
-                logger.warning("pub/sub connection to the task store lost, reconnecting: %s", type(error).__name__)
+                    self._changed.set()
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(self._write(connection))
+                        group.create_task(self._read(connection))
+            except Exception as error:  # noqa: BLE001 - a connection that breaks under two users raises anything
+                logger.warning("pub/sub connection to the task store lost, reconnecting: %s", _kind(error))
             finally:
-                self._connection = None
+                self._subscribed.clear()
+                self._confirmed.clear()
             await asyncio.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)])
             failures += 1
+
+    async def _write(self, connection: PubSub) -> None:
+        """Keep the connection's subscriptions at what is wanted."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            wanted = set(self._channels)
+            fresh, stale = wanted - self._subscribed, self._subscribed - wanted
+            self._subscribed = wanted
+            self._confirmed -= stale
+            if fresh:
+                await connection.subscribe(*fresh)
+            if stale:
+                await cast("Any", connection).unsubscribe(*stale)
 
     async def _read(self, connection: PubSub) -> None:
         asked = False
@@ -182,19 +189,27 @@ class RedisTaskBus:
             asked = False
             if message["type"] not in ("message", "subscribe"):
                 continue
-            channel = self._channels.get(cast(bytes, message["channel"]).decode())
+            name = cast(bytes, message["channel"]).decode()
+            channel = self._channels.get(name)
+            if message["type"] == "subscribe" and name in self._subscribed:
+                self._confirmed.add(name)
             if channel is None:
                 continue
-            if message["type"] == "subscribe":
+            if name in self._confirmed:
                 channel.confirmed.set()
             for follower in channel.followers:
                 follower.hint(channel.ref)
 
     async def aclose(self) -> None:
-        """End the reader and close the connection."""
-        if self._reader is not None:
-            self._reader.cancel()
+        """End the keeper of the connection and close it."""
+        if self._keeper is not None:
+            self._keeper.cancel()
             with suppress(asyncio.CancelledError):
-                await self._reader
-            self._reader = None
+                await self._keeper
+            self._keeper = None
         await self._client.aclose(close_connection_pool=True)
+
+
+def _kind(error: BaseException) -> str:
+    """The kind of an error; of a group's, the first."""
+    return _kind(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else type(error).__name__

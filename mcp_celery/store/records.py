@@ -40,6 +40,10 @@ def connect(url: str, *, max_connections: int, timeout_seconds: float) -> redis.
         url,
         max_connections=max_connections,
         timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        # Calls have a deadline of their own. redis-py's would put `asyncio.wait_for` around each write, which costs a
+        # task and, before Python 3.12, can lose a cancellation.
+        socket_timeout=None,
         # One more try on a fresh connection: what is pooled may be from before the store restarted.
         # (The blocking client's Retry is accepted here too, and never tries again.)
         retry=AsyncRetry(NoBackoff(), 1),

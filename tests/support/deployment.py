@@ -72,6 +72,7 @@ class Deployment:
     folder: Path
     stack: ExitStack
     quiet: bool = False
+    spec: str = f"{MODULE}:server"
     servers: int = 0
 
     @property
@@ -89,18 +90,19 @@ class Deployment:
             **settings,
         }
 
-    def serve(self, attribute: str = "server", **settings: str) -> str:
+    def serve(self, attribute: str | None = None, **settings: str) -> str:
         """Start a server.
 
         Returns:
             Its URL.
         """
         port = free_port()
+        spec = self.spec if attribute is None else f"{MODULE}:{attribute}"
         self.servers += 1
-        argv = [sys.executable, "-m", "mcp_celery", "serve", f"{MODULE}:{attribute}", "--port", str(port)]
+        argv = [sys.executable, "-m", "mcp_celery", "serve", spec, "--port", str(port)]
         log = self.folder / f"server-{self.servers}.log"
         child = self.stack.enter_context(process(argv, self.env(**settings), log, quiet=self.quiet))
-        wait_until(lambda: is_listening(port) or child.poll() is not None, f"{attribute} listens")
+        wait_until(lambda: is_listening(port) or child.poll() is not None, f"{spec} listens")
         assert child.poll() is None, log.read_text()
         return f"http://127.0.0.1:{port}/mcp"
 
@@ -125,7 +127,7 @@ class Deployment:
         argv += ["-P", pool, "-c", str(concurrency), "-n", f"{self.namespace}-{pool}@%h"]
         log = self.folder / f"worker-{pool}.log"
         begun = log.stat().st_size if log.exists() else 0
-        env = self.env(MCP_CELERY_SERVER=f"{MODULE}:server")
+        env = self.env(MCP_CELERY_SERVER=self.spec)
         with process(argv, env, log, quiet=self.quiet) as child:
             wait_until(
                 lambda: b" ready." in log.read_bytes()[begun:] or child.poll() is not None,
@@ -136,6 +138,8 @@ class Deployment:
 
 
 @contextmanager
-def deployed(store_url: str, namespace: str, *, quiet: bool = False) -> Generator[Deployment]:
+def deployed(
+    store_url: str, namespace: str, *, quiet: bool = False, spec: str = f"{MODULE}:server"
+) -> Generator[Deployment]:
     with tempfile.TemporaryDirectory(prefix="mcp-acc-") as folder, ExitStack() as stack:
-        yield Deployment(store_url, namespace, Path(folder), stack, quiet)
+        yield Deployment(store_url, namespace, Path(folder), stack, quiet, spec)
