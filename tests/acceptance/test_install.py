@@ -118,7 +118,7 @@ async def test_a_server_is_fitted_once() -> None:
 
 
 async def test_tasks_of_no_server_say_so() -> None:
-    with pytest.raises(ConfigurationError, match="call CeleryTasks.install"):
+    with pytest.raises(ConfigurationError, match=r"call CeleryTasks\.install"):
         CeleryTasks().engine()
 
 
