@@ -22,14 +22,19 @@ from mcp_celery.settings import Settings
 __all__ = ["app"]
 
 
-def _import_server(sender: Any = None, **_: Any) -> None:
-    """Register the server's jobs, and make its queue the one that is consumed when ``-Q`` names none."""
+def _import_server(sender: Any = None, **_: Any) -> Exception | None:
+    """Register the server's jobs, and make its queue the one that is consumed when ``-Q`` names none.
+
+    Returns:
+        What is wrong, to be shown in one line. Celery raises what a handler returns; of what one raises, it logs the
+        traceback first.
+    """
     if sender is not app:
-        return
+        return None
     try:
         settings = Settings.load()
         if settings.server is None:
-            return
+            return None
         if (folder := str(Path.cwd())) not in sys.path:
             # Celery finds modules in the current folder only while it imports them; tools may import later.
             sys.path.insert(0, folder)
@@ -38,7 +43,8 @@ def _import_server(sender: Any = None, **_: Any) -> None:
         app.conf.task_default_queue = tasks.queue_name
         tasks.register_jobs(app)
     except ConfigurationError as error:
-        raise click.ClickException(str(error)) from error
+        return click.ClickException(str(error))
+    return None
 
 
 def _require_this_app(tasks: CeleryTasks, spec: str) -> None:
@@ -66,5 +72,14 @@ def _content_names(accept: Any) -> set[str]:
     return {str(one).removeprefix("application/") for one in accept or ()}
 
 
+def _refuse_settings() -> None:
+    """End in one line where Celery, which reads the settings deep inside its commands, would show a traceback."""
+    try:
+        Settings.load()
+    except ConfigurationError as error:
+        raise SystemExit(f"Error: {error}") from None
+
+
+_refuse_settings()
 signals.import_modules.connect(_import_server, weak=False, dispatch_uid="mcp_celery.import_server")
 app.steps["worker"].add(RequireServer)

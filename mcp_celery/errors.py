@@ -71,5 +71,10 @@ class JobFailedError(McpCeleryError):
         self.message = message
         self.data = data
 
+    # Celery puts both into its log, its events and the stored traceback; what a tool says is for its caller.
+
     def __str__(self) -> str:
-        return f"{self.message} (JSON-RPC error {self.error_code})"
+        return f"JSON-RPC error {self.error_code}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.error_code})"

@@ -137,6 +137,9 @@ class CeleryQueue:
             else:
                 options.setdefault("socket_timeout", self._timeout_seconds)
             options.setdefault("socket_connect_timeout", self._timeout_seconds)
+            # kombu would wait for a broker that is gone, in the publisher's thread and for longer each time. The
+            # request gives up anyway, and the first one after the broker's return must not find the thread asleep.
+            options.update(max_retries=1, interval_start=0, interval_step=0)
             self._connection = base.clone(transport_options=options, connect_timeout=self._timeout_seconds)
             self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
         return self._producer

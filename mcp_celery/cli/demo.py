@@ -15,9 +15,10 @@ from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from rich.console import Console
 
+from mcp_celery.cli.dev import flower_command
 from mcp_celery.cli.errors import RunError, StartError
 from mcp_celery.cli.follow import FollowTasks, TaskEndedError
-from mcp_celery.cli.output import LogTail
+from mcp_celery.cli.output import LogTail, typed
 from mcp_celery.cli.render import ProgressView, print_index, print_line
 from mcp_celery.cli.stack import SERVER as SERVER_VARIABLE
 from mcp_celery.cli.stack import Stack, StopRequested, run_stack
@@ -33,7 +34,6 @@ SILENCE_SECONDS: Final = 60.0
 """A worker is up within seconds, on a slow machine within some more, and then every file is pushed."""
 CLIENT_ERRORS: Final = (MCPError, TaskEndedError, httpx2.HTTPError, OSError, RuntimeError, ValueError, ExceptionGroup)
 """What a client may raise where the other side is broken: errors of the protocol, the transport, or the content."""
-FLOWER: Final = f"{SERVER_VARIABLE}={SERVER} celery -A mcp_celery flower"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +130,11 @@ def _report(console: Console, indexed: Indexed, *, private_store: bool) -> None:
         raise RunError(f"{TOOL} returned something that is no index: {error}") from error
     print_line(console, f"Task       {indexed.task_id} completed, told by {indexed.pushes} pushes and no poll")
     print_line(console, f"Celery id  {indexed.job_id}")
-    print_line(console, "\nTo see such a job in Flower (pip install flower), start Flower before the demo:")
+    print_line(console, "\nTo see such a job in Flower, start it first, each command in a terminal of its own:")
+    ourselves = typed("mcp-celery")
     if private_store:
-        print_line(console, f"  mcp-celery store            # prints a line `export {REDIS_URL}=…`: type it below, too")
-    print_line(console, f"  {FLOWER}")
-    print_line(console, "  mcp-celery demo")
+        print_line(console, f"  {ourselves} store")
+        print_line(console, f"  export {REDIS_URL}=…    # the line that the store prints, here and below")
+    print_line(console, f"  {flower_command({SERVER_VARIABLE: SERVER})}")
+    print_line(console, f"  {ourselves} demo")
     print_line(console, "and open http://localhost:5555/tasks")

@@ -17,7 +17,7 @@ from mcp_celery.cli.options import (
     port_option,
     server_argument,
 )
-from mcp_celery.cli.output import Terminal
+from mcp_celery.cli.output import Terminal, typed
 from mcp_celery.cli.stack import Stack, StopRequested, run_stack
 
 
@@ -53,4 +53,5 @@ def flower_command(env: Mapping[str, str]) -> str:
     Args:
         env: Variables that the app's settings come from.
     """
-    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in env.items()), "celery -A mcp_celery flower"])
+    settings = [f"{name}={shlex.quote(value)}" for name, value in env.items()]
+    return " ".join([*settings, typed("celery"), "-A mcp_celery flower"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections import deque
+from pathlib import Path
 from typing import Final, TextIO
 
 import click
@@ -33,6 +35,21 @@ def prefixed(name: str, line: str, *, colour: bool) -> str:
     """
     label = f"{name:<{NAME_WIDTH}} |"
     return f"{click.style(label, fg=COLOURS.get(name)) if colour else label} {line}"
+
+
+def typed(program: str) -> str:
+    """How to type the name of a program of this environment, which need not be the one that is activated.
+
+    Args:
+        program: A console script, such as ``celery``.
+
+    Returns:
+        The bare name where the shell finds it, else its path, relative to the current folder where it is below it.
+    """
+    here = Path(sys.executable).with_name(program)
+    if not here.exists() or shutil.which(program) == str(here):
+        return program
+    return str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here)
 
 
 class Terminal:

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from mcp_celery.cli.follow import TaskUpdate
 
-PLAIN_STEP: Final = 0.1
-"""Without a terminal, a line is printed each time this much more of the work is done."""
+PLAIN_STEP: Final = 10
+"""Percent. Without a terminal, a line is printed each time this much more of the work is done."""
 LANGUAGES_SHOWN: Final = 12
 LARGEST_SHOWN: Final = 5
 
@@ -68,7 +68,7 @@ class ProgressView:
         self._row = self._bar.add_task("waiting for the worker", total=None, status="working")
         self._done = 0.0
         self._total: float | None = None
-        self._next_line = 0.0
+        self._next_line = 0
         self.pushes = 0
 
     def __enter__(self) -> Self:
@@ -81,7 +81,8 @@ class ProgressView:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Leave the last state standing."""
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
 
     def say(self, text: str) -> None:
         """Print a line, above the bar."""
@@ -111,10 +112,10 @@ class ProgressView:
             self._print_line(update)
 
     def _print_line(self, update: TaskUpdate) -> None:
-        share = self._done / self._total if self._total else 0.0
-        if update.is_final or share >= self._next_line:
-            self._next_line = share + PLAIN_STEP
-            print_line(self._console, f"{share:4.0%}  {update.status}  {update.status_message or ''}")
+        percent = int(100 * self._done / self._total) if self._total else 0
+        if update.is_final or percent >= self._next_line:
+            self._next_line = percent + PLAIN_STEP
+            print_line(self._console, f"{percent:3}%  {update.status}  {update.status_message or ''}")
 
 
 def print_line(console: Console, text: str) -> None:

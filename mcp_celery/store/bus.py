@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
-import anyio
 import redis
 import redis.asyncio
 from redis.asyncio.client import PubSub

@@ -108,7 +108,8 @@ class JobRunner:
             try:
                 result = await self._serve(METHODS[parts.task_type], call.params, snapshot, progress)
             except MCPError as error:
-                raise JobFailedError(error.code, error.message, error.data) from error
+                # Without its cause, whose text would be in the traceback that Celery stores and sends to Flower.
+                raise JobFailedError(error.code, error.message, error.data) from None
             finally:
                 await progress.aclose()
         return JobOutcome(result, progress.last_message, progress.last_progress)

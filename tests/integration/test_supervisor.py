@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from mcp_celery.cli import supervisor as supervisor_module
 from mcp_celery.cli import watchdog
 from mcp_celery.cli.supervisor import ChildExit, ChildSpec, StopSignals, Supervisor, unless_interrupted
 from mcp_celery.cli.watchdog import Step
+from tests.support.waiting import eventually_sync
 
 GIVE_UP_SECONDS = 30.0
 SHORT_STEPS = (Step("ask", 0.2), Step("urge", 0.2), Step("kill", 5.0))
@@ -73,10 +73,7 @@ def runs(pid: int) -> bool:
 
 def wait_until_gone(pids: list[int]) -> None:
     """Wait for the end of processes that need not be our children."""
-    deadline = time.monotonic() + GIVE_UP_SECONDS
-    while left := [pid for pid in pids if runs(pid)]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.02)
+    eventually_sync(lambda: not any(runs(pid) for pid in pids), what=f"the processes {pids} end")
 
 
 @pytest.fixture(autouse=True)
@@ -323,7 +320,15 @@ def test_work_is_done_or_interrupted() -> None:
         await asyncio.sleep(0)
         raise LookupError("interrupted")
 
+    async def deaf_at_first() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append("deaf")
+        await asyncio.Event().wait()
+
     assert asyncio.run(unless_interrupted(answer(), forever())) == 42
+    assert asyncio.run(unless_interrupted(answer(), deaf_at_first())) == 42
     with pytest.raises(LookupError, match="interrupted"):
         asyncio.run(unless_interrupted(forever(), fail()))
-    assert cancelled == ["forever", "forever"]
+    assert cancelled == ["forever", "deaf", "forever"]

@@ -1,0 +1,131 @@
+"""What the commands print, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery.concurrency import get_implementation
+from rich.console import Console
+
+from mcp_celery.cli.follow import TaskUpdate
+from mcp_celery.cli.options import POOLS
+from mcp_celery.cli.output import KEPT_LINES, LogTail, Terminal, typed
+from mcp_celery.cli.render import LANGUAGES_SHOWN, ProgressView, print_index
+
+
+class FakeTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class ClosedPipe(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError
+
+
+def shown_on(stream: io.StringIO) -> str:
+    terminal = Terminal(stream)
+    terminal("worker", "ready")
+    terminal("server", "up")
+    return stream.getvalue()
+
+
+def test_lines_have_the_name_of_their_process_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert shown_on(io.StringIO()) == "worker | ready\nserver | up\n"
+    coloured = shown_on(FakeTerminal())
+    assert "\x1b[32mworker |\x1b[0m ready\n" in coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert shown_on(FakeTerminal()) == "worker | ready\nserver | up\n"
+
+
+def test_a_reader_that_has_gone_stops_nothing() -> None:
+    Terminal(ClosedPipe())("worker", "ready")
+
+
+def test_the_last_lines_of_each_process_are_kept() -> None:
+    tail = LogTail()
+    tail("server", "up")
+    for number in range(100):
+        tail("worker", str(number))
+    lines = tail.text().splitlines()
+    assert lines[0] == "server | up"
+    assert lines[-1] == "worker | 99"
+    assert len(lines) == 1 + KEPT_LINES
+
+
+def test_a_program_is_named_as_it_can_be_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "env" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "celery").touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert typed("celery") == str(folder / "celery")
+    monkeypatch.chdir(tmp_path)
+    assert typed("celery") == "env/bin/celery"
+    assert typed("not-installed") == "not-installed"
+    monkeypatch.setenv("PATH", str(folder))
+    assert typed("celery") == "celery"
+
+
+def update(status: str, progress: int | None = None, message: str | None = None) -> TaskUpdate:
+    meta: dict[str, Any] = {} if progress is None else {"mcp-celery/progress": {"progress": progress, "total": 10}}
+    return TaskUpdate.model_validate({"taskId": "t", "status": status, "statusMessage": message, "_meta": meta})
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
+    out = io.StringIO()
+    with ProgressView(Console(file=out, width=80)) as view:
+        view.show(update("working"))
+        for done in (2, 1, 2, 3, 9):
+            view.show(update("working", done, f"file {done}"))
+        view.show(update("completed", 9, "file 10"))
+    assert out.getvalue().splitlines() == [
+        "  0%  working  ",
+        " 20%  working  file 2",
+        " 30%  working  file 3",
+        " 90%  working  file 9",
+        "100%  completed  file 10",
+    ]
+    assert view.pushes == 7
+
+
+def test_on_a_terminal_progress_is_a_bar() -> None:
+    out = io.StringIO()
+    with ProgressView(Console(file=out, width=80, force_terminal=True)) as view:
+        view.show(update("working", 5, "file 5"))
+        view.show(update("completed", 10))
+    assert "100%" in out.getvalue()
+    assert "completed" in out.getvalue()
+
+
+def test_an_index_is_shown_with_its_rarest_languages_summed_up() -> None:
+    languages = [{"language": f"L{one}", "files": 1, "lines": 1000, "bytes": 2} for one in range(LANGUAGES_SHOWN + 2)]
+    index = {
+        "files": 14,
+        "lines": 14_000,
+        "bytes": 28,
+        "skipped": 3,
+        "languages": languages,
+        "largest": [{"path": "[bold]odd[/bold]" + "x" * 100, "lines": 1, "bytes": 2}],
+        "digest": "d" * 64,
+    }
+    out = io.StringIO()
+    print_index(Console(file=out, width=80), index)
+    lines = out.getvalue().splitlines()
+    assert any("2 more" in line and "2,000" in line for line in lines)
+    assert any(line.endswith("[bold]odd[/bold]" + "x" * 100) for line in lines), "neither wrapped nor markup"
+    assert lines[-1] == "Digest of all 14 files: sha256:" + "d" * 64
+    with pytest.raises(ValueError, match="digest"):
+        print_index(Console(file=out), {**index, "digest": None})
+
+
+def test_every_pool_is_one_that_celery_knows_and_prefork_is_not_its_default_spelling() -> None:
+    classes = {name: get_implementation(celery_name).__module__ for name, celery_name in POOLS.items()}
+    expected = {"prefork": "prefork", "threads": "thread", "solo": "solo"}
+    assert classes == {name: f"celery.concurrency.{module}" for name, module in expected.items()}
+    assert POOLS["prefork"] != "prefork", "which Celery cannot tell from nothing said"
