@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +15,7 @@ from mcp_celery.errors import ConfigurationError
 TaskMode = Literal["forbidden", "optional", "required"]
 """``forbidden``: never a task. ``optional``: a task for clients that can follow one. ``required``: only as a task."""
 
+_RATE_LIMIT: Final = re.compile(r"\d+(\.\d+)?(/[smh])?")
 _MODES: Final[tuple[str, ...]] = get_args(TaskMode)
 
 
@@ -30,6 +32,15 @@ class TaskConfig:
         priority: Celery message priority, 0…255.
         time_limit: Seconds after which Celery ends the job.
         soft_time_limit: Seconds after which ``SoftTimeLimitExceeded`` is raised in the job.
+        rate_limit: How often a worker starts the job: a number a second, or ``"10/m"`` (``/s``, ``/m``, ``/h``).
+        autoretry_for: Exceptions of the function upon which the job is tried again. The status stays ``working``; only
+            the last outcome counts.
+        max_retries: How often, at most; None: for ever.
+        retry_backoff: Seconds before the first retry, doubled for each further one; True: 1; False: no wait.
+        retry_backoff_max: Seconds that a wait never exceeds.
+        retry_jitter: Wait a random time up to the computed one, so that many jobs do not come back at once.
+        acks_late: The function may run twice for one call without harm, so a job whose worker died is run again.
+        expires: Seconds after which a job that no worker has begun ends as ``failed``.
         show_arguments: Names of arguments whose values may be shown in Flower and Celery's events. All others are
             hidden, because arguments hold what people say to a model.
 
@@ -44,6 +55,14 @@ class TaskConfig:
     priority: int | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
+    rate_limit: str | float | None = None
+    autoretry_for: tuple[type[Exception], ...] = ()
+    max_retries: int | None = 3
+    retry_backoff: bool | int = False
+    retry_backoff_max: int = 600
+    retry_jitter: bool = True
+    acks_late: bool = False
+    expires: float | None = None
     show_arguments: tuple[str, ...] | list[str] = ()
 
     def __post_init__(self) -> None:
@@ -52,7 +71,7 @@ class TaskConfig:
         for name in ("poll_interval", "ttl"):
             if (milliseconds := _milliseconds(getattr(self, name))) is not None and milliseconds < 1:
                 raise ConfigurationError(f"TaskConfig({name}={getattr(self, name)!r}): must be at least 1 ms")
-        for name in ("time_limit", "soft_time_limit"):
+        for name in ("time_limit", "soft_time_limit", "expires"):
             if (seconds := getattr(self, name)) is not None and not seconds > 0:
                 raise ConfigurationError(f"TaskConfig({name}={seconds!r}): must be above 0 seconds")
         if self.time_limit is not None and self.soft_time_limit is not None and self.soft_time_limit > self.time_limit:
@@ -61,6 +80,23 @@ class TaskConfig:
             raise ConfigurationError(f"TaskConfig(priority={self.priority!r}): must be within 0…255")
         if self.queue is not None and not self.queue:
             raise ConfigurationError("TaskConfig(queue=''): a queue's name must not be empty")
+        self._check_retries()
+
+    def _check_retries(self) -> None:
+        if self.rate_limit is not None and not _RATE_LIMIT.fullmatch(str(self.rate_limit)):
+            raise ConfigurationError(
+                f"TaskConfig(rate_limit={self.rate_limit!r}): expected a number, or one with /s, /m or /h"
+            )
+        for one in self.autoretry_for:
+            if not (isinstance(one, type) and issubclass(one, Exception)):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ConfigurationError(f"TaskConfig(autoretry_for=…): {one!r} is not an exception class")
+        if self.max_retries is not None and self.max_retries < 0:
+            raise ConfigurationError(
+                f"TaskConfig(max_retries={self.max_retries!r}): must not be negative; None: for ever"
+            )
+        for name in ("retry_backoff", "retry_backoff_max"):
+            if (seconds := getattr(self, name)) < 0:
+                raise ConfigurationError(f"TaskConfig({name}={seconds!r}): must not be negative")
 
     @classmethod
     def from_bool(cls, value: bool) -> TaskConfig:

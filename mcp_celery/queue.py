@@ -98,8 +98,9 @@ class CeleryQueue:
             name,
             (),
             arguments,
-            time_limit=config.time_limit,
-            soft_time_limit=config.soft_time_limit,
+            # A message also has a life of its own (AMQP's expiration), which is not set: the broker would drop the job
+            # without a word, and a worker that meets an expired one says so.
+            expires=config.expires,
             create_sent_event=self._app.conf.task_send_sent_event,
             argsrepr="()",
             kwargsrepr=shown_arguments(submission.params, config),
@@ -145,9 +146,21 @@ class CeleryQueue:
         return self._producer
 
     def _revoke(self, job_id: str, terminate: bool) -> None:
-        self._live_producer()
+        """What ``app.control.revoke`` sends, but on our connection and tried once.
+
+        Celery would send it through the host's producer pool and try for ever, and every publish would wait behind it.
+        """
         control: Any = self._app.control
-        control.revoke(job_id, terminate=terminate, connection=self._connection)
+        mailbox = control.mailbox
+        arguments = {"task_id": job_id, "terminate": terminate, "signal": "SIGTERM"}
+        self._live_producer().publish(
+            {"method": "revoke", "arguments": arguments, "destination": None, "pattern": None, "matcher": None},
+            exchange=mailbox.exchange.name,
+            declare=[mailbox.exchange],
+            headers={"clock": mailbox.clock.forward(), "expires": 0},
+            serializer=mailbox.serializer,
+            retry=False,
+        )
 
     def _disconnect(self) -> None:
         connection, self._connection, self._producer = self._connection, None, None

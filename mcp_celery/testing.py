@@ -19,13 +19,14 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
     Change,
     Changed,
     Claim,
+    JobOutcome,
     StoredResult,
     StoredTask,
     Submission,
@@ -75,15 +76,11 @@ class MemoryTaskResults:
             state: Celery's state, for example ``SUCCESS``.
             value: A ``JobOutcome`` or another JSON value; of an exception ``{"exc_type": …, "exc_message": […]}``.
         """
-        self.stored[job_id] = StoredResult(state, json.loads(json.dumps(value, default=_to_json)))
+        self.stored[job_id] = StoredResult(state, json.loads(json.dumps(value, default=JobOutcome.__json__)))
 
     async def read(self, job_id: str) -> StoredResult | None:
         """The job's stored result, None when there is none."""
         return self.stored.get(job_id)
-
-
-def _to_json(value: Any) -> Any:
-    return value.__json__()
 
 
 class _Follower:
@@ -162,6 +159,7 @@ class _Kept:
     record: TaskRecord
     snapshot: str
     started_retries: int = -1
+    started_by: str = ""
 
 
 class MemoryJobLedger(_Breakable):
@@ -198,9 +196,9 @@ class MemoryJobLedger(_Breakable):
         with self._found(ref) as kept:
             if kept is None:
                 return None
-            if self._results is None or kept.record.status in ("failed", "cancelled"):
-                return StoredTask(kept.record)
-            return StoredTask(kept.record, self._results.stored.get(kept.record.job_id))
+            told = kept.record.status in ("failed", "cancelled")
+            stored = {} if told or self._results is None else self._results.stored
+            return StoredTask(kept.record, stored.get(kept.record.job_id))
 
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """As ``TaskStore.change``."""
@@ -208,27 +206,35 @@ class MemoryJobLedger(_Breakable):
             if kept is None:
                 return None
             record = kept.record
-            if record.status not in sources_of(change.to) or change.attempt not in (None, record.attempt):
+            begun = change.if_unstarted and record.started_at_ms is not None
+            if begun or record.status not in sources_of(change.to) or change.attempt not in (None, record.attempt):
                 return Changed(False, record)
             kept.record = _changed(record, change)
             self._bus.tell(ref)
             return Changed(True, kept.record)
 
-    def start(self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int) -> TaskContextSnapshot | None:
+    def start(
+        self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str = ""
+    ) -> TaskContextSnapshot | None:
         """As ``TaskStore.start``."""
         with self._found(ref) as kept:
             if kept is None or kept.record.status != "working" or kept.record.attempt != attempt:
                 return None
-            if retries <= kept.started_retries:
+            if retries <= kept.started_retries and (retries, delivery or None) != (
+                kept.started_retries,
+                kept.started_by,
+            ):
                 return None
-            kept.started_retries = retries
+            kept.started_retries, kept.started_by = retries, delivery
             kept.record = replace(kept.record, started_at_ms=at_ms)
             return TaskContextSnapshot.from_json(kept.snapshot)
 
-    def claim(self, ref: TaskRef, *, attempt: int, claim: Claim) -> bool:
+    def claim(self, ref: TaskRef, *, attempt: int, claim: Claim, retries: int = 0) -> bool:
         """Note which worker received the job."""
         with self._found(ref) as kept:
             if kept is None or not kept.record.is_open or kept.record.attempt != attempt:
+                return False
+            if retries <= kept.started_retries:
                 return False
             kept.record = replace(kept.record, claim=claim)
             return True
@@ -282,9 +288,11 @@ class MemoryTaskStore:
         """Apply a change in one step, and tell it on the bus."""
         return self.ledger.change(ref, change)
 
-    async def start(self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int) -> TaskContextSnapshot | None:
+    async def start(
+        self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str = ""
+    ) -> TaskContextSnapshot | None:
         """Let the body of a job begin, once for each (attempt, retries)."""
-        return self.ledger.start(ref, attempt=attempt, retries=retries, at_ms=at_ms)
+        return self.ledger.start(ref, attempt=attempt, retries=retries, at_ms=at_ms, delivery=delivery)
 
     async def delete(self, ref: TaskRef) -> None:
         """Forget a record and its snapshot."""
@@ -328,11 +336,7 @@ class MemoryTaskQueue(_Breakable):
 
 @dataclass
 class MemoryBackend:
-    """Everything an engine needs, in memory.
-
-    Args:
-        clock: Milliseconds since the epoch.
-    """
+    """Everything an engine needs, in memory; ``clock`` gives milliseconds since the epoch."""
 
     clock: Callable[[], int] = now_ms
     bus: MemoryTaskBus = field(default_factory=MemoryTaskBus)

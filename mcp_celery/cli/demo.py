@@ -68,9 +68,7 @@ def demo() -> None:
     console = Console()
     logs = LogTail()
     with tempfile.TemporaryDirectory(prefix="mcp-celery-demo-") as folder:
-        stack = Stack.prepare(
-            SERVER, host="127.0.0.1", port=0, data_dir=Path(folder, "store"), pool="prefork", concurrency=1
-        )
+        stack = Stack.prepare(SERVER, host="127.0.0.1", port=0, data_dir=Path(folder, "store"), pool="asyncio")
 
         async def use(_redis_url: str) -> Indexed:
             print_line(console, f"The MCP server answers at {stack.url}")

@@ -28,7 +28,7 @@ from mcp_celery.cli.stack import Stack, StopRequested, run_stack
 @data_dir_option
 @pool_option
 @concurrency_option
-def dev(server: str, host: str, port: int, data_dir: Path | None, pool: str, concurrency: int) -> None:
+def dev(server: str, host: str, port: int, data_dir: Path | None, pool: str, concurrency: int | None) -> None:
     """Run SERVER with all it needs: a store, a Celery worker, and the MCP server over HTTP.
 
     SERVER is `module:attribute`. The store is a private one, unless MCP_CELERY_REDIS_URL names another. Ctrl-C stops

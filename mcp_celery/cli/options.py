@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import click
 
-POOLS: Final = {"prefork": "processes", "threads": "threads", "solo": "solo"}
-"""Our names of the pools, and Celery's. Celery cannot tell `-P prefork` from no `-P` at all, because it is its default,
-and then takes the pool that the app's configuration names; `processes` is its other name of the same pool."""
+POOLS: Final[Mapping[str, tuple[str, ...]]] = {
+    "asyncio": (),
+    "prefork": ("--pool", "processes"),
+    "threads": ("--pool", "threads"),
+    "solo": ("--pool", "solo"),
+}
+"""What selects a pool on Celery's command line. The asyncio pool is our app's default, chosen by saying nothing.
+Celery cannot tell `-P prefork`, its own default, from nothing; `processes` is another name of that pool."""
 MOST_DEFAULT_PROCESSES: Final = 4
 """A development machine has more to do than to hold a worker process a core."""
 
@@ -25,11 +31,16 @@ data_dir_option = click.option(
     help="Folder of the private store. Default: one for the current folder, below the user's state folder.",
 )
 pool_option = click.option(
-    "--pool", type=click.Choice(list(POOLS)), default="prefork", show_default=True, help="How the worker runs jobs."
+    "--pool", type=click.Choice(list(POOLS)), default="asyncio", show_default=True, help="How the worker runs jobs."
 )
 concurrency_option = click.option(
     "--concurrency",
     type=click.IntRange(min=1),
-    default=min(MOST_DEFAULT_PROCESSES, os.cpu_count() or 1),
-    help=f"Jobs that the worker runs at a time. Default: the number of processors, at most {MOST_DEFAULT_PROCESSES}.",
+    help="Jobs that the worker runs at a time. Default: 100 on the asyncio pool, else the number of processors, "
+    f"at most {MOST_DEFAULT_PROCESSES}.",
 )
+
+
+def default_concurrency(pool: str) -> int | None:
+    """How many jobs a development worker runs at a time; None: as the app's configuration says."""
+    return None if pool == "asyncio" else min(MOST_DEFAULT_PROCESSES, os.cpu_count() or 1)

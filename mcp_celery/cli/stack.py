@@ -16,7 +16,7 @@ from typing import Final, Self, TypeVar
 from redis.exceptions import RedisError
 
 from mcp_celery.cli.errors import RunError, StartError, start_errors
-from mcp_celery.cli.options import POOLS
+from mcp_celery.cli.options import POOLS, default_concurrency
 from mcp_celery.cli.serve import bind, reachable, url_of
 from mcp_celery.cli.store import REDIS_URL, ask_store, leave_store_command, private_store, raise_when_gone
 from mcp_celery.cli.supervisor import ChildSpec, StopSignals, Supervisor, unless_interrupted
@@ -48,7 +48,7 @@ class Stack:
         redis_url: Store to use; None: a private one.
         data_dir: Folder of the private store.
         pool: One of `POOLS`.
-        concurrency: Jobs at a time.
+        concurrency: Jobs at a time; None: as the app's configuration says.
     """
 
     server: str
@@ -58,10 +58,12 @@ class Stack:
     redis_url: str | None
     data_dir: Path
     pool: str
-    concurrency: int
+    concurrency: int | None
 
     @classmethod
-    def prepare(cls, server: str, *, host: str, port: int, data_dir: Path | None, pool: str, concurrency: int) -> Self:
+    def prepare(
+        cls, server: str, *, host: str, port: int, data_dir: Path | None, pool: str, concurrency: int | None = None
+    ) -> Self:
         """Check everything that can be wrong with what the user asked for.
 
         Args:
@@ -70,7 +72,7 @@ class Stack:
             port: Port to listen on; 0: a free one.
             data_dir: Folder of the private store; None: the one of the current folder.
             pool: One of `POOLS`.
-            concurrency: Jobs at a time.
+            concurrency: Jobs at a time; None: the pool's default.
 
         Raises:
             StartError: A setting, the module, its attribute or the port is wrong.
@@ -87,23 +89,23 @@ class Stack:
             redis_url=os.environ.get(REDIS_URL) or None,
             data_dir=data_dir or default_data_dir(),
             pool=pool,
-            concurrency=concurrency,
+            concurrency=concurrency or default_concurrency(pool),
         )
 
     def worker(self, redis_url: str) -> ChildSpec:
         """The Celery worker, started as anybody would start it."""
         command = [sys.executable, "-m", "celery", "-A", "mcp_celery", "worker"]
         options = {
-            "--pool": POOLS[self.pool],
-            "--concurrency": str(self.concurrency),
             "--queues": ",".join(self.queues),
             "--hostname": f"dev-{os.getpid()}@%h",
             "--loglevel": "INFO",
         }
+        if self.concurrency is not None:
+            options["--concurrency"] = str(self.concurrency)
         return ChildSpec(
             name="worker",
             # A single worker has no neighbours: looking for some would cost it its first second.
-            argv=[*command, *_flat(options), "--without-gossip", "--without-mingle"],
+            argv=[*command, *POOLS[self.pool], *_flat(options), "--without-gossip", "--without-mingle"],
             env={**self.env(redis_url), **PROMPT_OUTPUT},
             # Celery's cold shutdown: it takes running jobs down with it.
             urgent_signal=signal.SIGQUIT,

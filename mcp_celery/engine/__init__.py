@@ -1,7 +1,7 @@
 """What a task is and may do. Knows neither Celery nor Redis nor the MCP server."""
 
 from mcp_celery.engine.core import TaskEngine, TaskLimits
-from mcp_celery.engine.outcome import JobOutcome, failure, settlement, success
+from mcp_celery.engine.outcome import JobOutcome, expired, failure, settlement, success
 from mcp_celery.engine.ports import JobLedger, TaskBus, TaskHints, TaskQueue, TaskResults, TaskStore
 from mcp_celery.engine.record import (
     Caller,
@@ -50,6 +50,7 @@ __all__ = [
     "TaskStore",
     "TaskView",
     "TaskWatch",
+    "expired",
     "failure",
     "now_ms",
     "settlement",

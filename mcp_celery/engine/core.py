@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import anyio
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine.outcome import JobOutcome, settlement
+from mcp_celery.engine.outcome import JobOutcome, expired, settlement
 from mcp_celery.engine.ports import TaskBus, TaskQueue, TaskResults, TaskStore
 from mcp_celery.engine.record import (
     Caller,
@@ -99,6 +99,7 @@ class TaskEngine:
             updated_at_ms=created,
             ttl_ms=self._limits.granted_ttl_ms(submission.ttl_ms, submission.config),
             poll_interval_ms=submission.config.poll_interval_ms or self._limits.poll_interval_ms,
+            start_before_ms=None if (expires := submission.config.expires) is None else created + round(expires * 1000),
         )
         try:
             await self._store.create(record, submission.snapshot)
@@ -153,8 +154,11 @@ class TaskEngine:
         record, result = stored.record, stored.result
         if record.is_open:
             result = result or await self._look(record)
-            if (change := settlement(result)) is not None:
-                # The worker died, or lost the store, between storing the result and telling of it.
+            change = settlement(result)
+            if change is None and record.is_too_late(now_ms()):
+                change = expired()  # and no worker was there to say so
+            if change is not None:
+                # Else the worker died, or lost the store, between storing the result and telling of it.
                 settled = await self._store.change(record.ref, change)
                 if settled is None:
                     raise TaskNotFoundError

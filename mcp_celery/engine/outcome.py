@@ -91,6 +91,12 @@ def failure(exception_name: str, arguments: Sequence[Any] = ()) -> Change:
     return Change(to="failed", error=error, status_message=error.message)
 
 
+def expired() -> Change:
+    """The change of a job that nobody began in time."""
+    error = RpcError(INTERNAL_ERROR, EXPIRED_REASON)
+    return Change(to="failed", if_unstarted=True, error=error, status_message=EXPIRED_REASON)
+
+
 def success(outcome: JobOutcome) -> Change:
     """The change that a job's return makes."""
     return Change(

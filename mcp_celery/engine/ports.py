@@ -25,8 +25,18 @@ class TaskStore(Protocol):
         """Apply a change in one step, and tell it on the bus. None: unknown or expired."""
         ...
 
-    async def start(self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int) -> TaskContextSnapshot | None:
+    async def start(
+        self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str = ""
+    ) -> TaskContextSnapshot | None:
         """Let the body of a job begin, once for each (attempt, retries).
+
+        Args:
+            ref: The task.
+            attempt: Which attempt of the task the delivered job is of.
+            retries: Celery's count of its retries.
+            at_ms: When it begins.
+            delivery: Tells this delivery from every other, so that it may ask again when the answer was lost; by
+                default each call is another's.
 
         Returns:
             The snapshot, or None when the job must not run: the task is unknown, has ended, counts another attempt, or
@@ -42,8 +52,12 @@ class TaskStore(Protocol):
 class JobLedger(Protocol):
     """The store as Celery's signal handlers see it: blocking, usable from any process and thread."""
 
-    def claim(self, ref: TaskRef, *, attempt: int, claim: Claim) -> bool:
-        """Note which worker received the job. False: the task is not open for this attempt."""
+    def claim(self, ref: TaskRef, *, attempt: int, claim: Claim, retries: int = 0) -> bool:
+        """Note which worker received the job.
+
+        Returns:
+            False when the task is not open for this attempt, or another delivery of it has begun with these retries.
+        """
         ...
 
     def change(self, ref: TaskRef, change: Change) -> Changed | None:

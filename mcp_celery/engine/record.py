@@ -102,6 +102,7 @@ class TaskRecord:
         leg: Which job of the task, from 1.
         claim: The worker that received the job, None while it is queued.
         started_at_ms: When the body of this attempt began, None before.
+        start_before_ms: When a body that has not begun is too late, None for never.
         revision: Counts the changes, so that readers can tell news from repetition.
     """
 
@@ -123,6 +124,7 @@ class TaskRecord:
     leg: int = 1
     claim: Claim | None = None
     started_at_ms: int | None = None
+    start_before_ms: int | None = None
     revision: int = 1
 
     @property
@@ -145,6 +147,10 @@ class TaskRecord:
         """When the record is forgotten."""
         return self.created_at_ms + self.ttl_ms
 
+    def is_too_late(self, now: int) -> bool:
+        """Whether the job should have begun before ``now`` (ms), and has not."""
+        return self.start_before_ms is not None and self.started_at_ms is None and now > self.start_before_ms
+
     @property
     def is_open(self) -> bool:
         """Whether something may still happen to the task."""
@@ -163,6 +169,7 @@ class Change:
     Attributes:
         to: The new status; the same as before for a new message.
         attempt: Apply only to this attempt of the task, None for any.
+        if_unstarted: Apply only while no body of the attempt has begun.
         status_message: The new message, None to keep the old one.
         is_error: See :class:`TaskRecord`.
         error: See :class:`TaskRecord`.
@@ -172,6 +179,7 @@ class Change:
 
     to: TaskStatus
     attempt: int | None = None
+    if_unstarted: bool = False
     status_message: str | None = None
     is_error: bool = False
     error: RpcError | None = None

@@ -61,6 +61,22 @@ class _Follower:
         self._bus.leave(self, [ref])
 
 
+class _Connection(PubSub):
+    """redis-py's pub/sub connection, which fails when it breaks.
+
+    By itself it would connect again in place: reader and writer both, each in the middle of the other's handshake,
+    after which neither hears anything. Whoever owns the connection makes a new one.
+    """
+
+    async def connect(self) -> None:
+        if self.connection is not None and not self.connection.is_connected:
+            raise redis.ConnectionError("pub/sub connection lost")
+        await super().connect()
+
+    async def _reconnect(self, conn: Any, *_: Any, **__: Any) -> None:
+        await conn.disconnect(nowait=True)
+
+
 class _Channel:
     def __init__(self, ref: TaskRef) -> None:
         self.ref = ref
@@ -79,7 +95,6 @@ class RedisTaskBus:
 
     def __init__(self, client: redis.asyncio.Redis, keys: RedisKeys, *, timeout_seconds: float) -> None:
         self._client = client
-        # redis-py would connect again in place, in whichever of reader and writer notices first, and under the other.
         client.set_retry(Retry(NoBackoff(), 0))
         self._keys = keys
         self._timeout_seconds = timeout_seconds
@@ -144,22 +159,34 @@ class RedisTaskBus:
         failures = 0
         while True:
             try:
-                async with self._client.pubsub() as connection:
-                    await connection.subscribe(_IDLE_CHANNEL)
+                async with _Connection(self._client.connection_pool) as connection:
+                    async with asyncio.timeout(self._timeout_seconds):
+                        await connection.subscribe(_IDLE_CHANNEL)
                     if failures:
                         logger.info("the task store (MCP_CELERY_REDIS_URL) answers again")
                     failures = 0
                     self._changed.set()
-                    async with asyncio.TaskGroup() as group:
-                        group.create_task(self._write(connection))
-                        group.create_task(self._read(connection))
+                    await self._use(connection)
             except Exception as error:  # noqa: BLE001 - a connection that breaks under two users raises anything
-                logger.warning("pub/sub connection to the task store lost, reconnecting: %s", _kind(error))
+                logger.warning("pub/sub connection to the task store lost, reconnecting: %s", type(error).__name__)
             finally:
                 self._subscribed.clear()
                 self._confirmed.clear()
             await asyncio.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)])
             failures += 1
+
+    async def _use(self, connection: PubSub) -> None:
+        """Write and read until one of the two fails."""
+        # No TaskGroup: before Python 3.13 it forgets a cancellation that comes while it ends its tasks.
+        users = [asyncio.create_task(self._write(connection)), asyncio.create_task(self._read(connection))]
+        try:
+            done, _ = await asyncio.wait(users, return_when=asyncio.FIRST_COMPLETED)
+            for user in done:
+                user.result()
+        finally:
+            for user in users:
+                user.cancel()
+            await asyncio.gather(*users, return_exceptions=True)
 
     async def _write(self, connection: PubSub) -> None:
         """Keep the connection's subscriptions at what is wanted."""
@@ -207,8 +234,3 @@ class RedisTaskBus:
                 await self._keeper
             self._keeper = None
         await self._client.aclose(close_connection_pool=True)
-
-
-def _kind(error: BaseException) -> str:
-    """The kind of an error; of a group's, the first."""
-    return _kind(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else type(error).__name__

@@ -29,6 +29,7 @@ def encode_record(record: TaskRecord) -> Fields:
         "status_message": record.status_message,
         "attempt": str(record.attempt),
         "leg": str(record.leg),
+        "start_before_ms": None if record.start_before_ms is None else str(record.start_before_ms),
         "revision": str(record.revision),
     }
     return {name: value for name, value in fields.items() if value is not None}
@@ -81,6 +82,7 @@ def decode_record(fields: Mapping[str, str]) -> TaskRecord:
         leg=int(fields["leg"]),
         claim=_claim(fields),
         started_at_ms=int(fields["started_at_ms"]) if "started_at_ms" in fields else None,
+        start_before_ms=int(fields["start_before_ms"]) if "start_before_ms" in fields else None,
         revision=int(fields["revision"]),
     )
 

@@ -72,13 +72,13 @@ def change(keys: RedisKeys, ref: TaskRef, change: Change) -> Command[Changed | N
     return Command(
         "transition",
         [keys.record(ref.scope, ref.task_id), keys.channel(ref.scope, ref.task_id)],
-        [sources, attempt, "", *fields],
+        [sources, attempt, int(change.if_unstarted), "", *fields],
         parse,
     )
 
 
 def start(
-    keys: RedisKeys, ref: TaskRef, *, attempt: int, retries: int, at_ms: int
+    keys: RedisKeys, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str
 ) -> Command[TaskContextSnapshot | None]:
     """Let a body begin. A snapshot that is gone while its record lives fails the start."""
 
@@ -88,16 +88,16 @@ def start(
     return Command(
         "start",
         [keys.record(ref.scope, ref.task_id), keys.snapshot(ref.scope, ref.task_id)],
-        [attempt, retries, at_ms],
+        [attempt, retries, at_ms, delivery],
         parse,
     )
 
 
-def claim(keys: RedisKeys, ref: TaskRef, *, attempt: int, claim: Claim) -> Command[bool]:
+def claim(keys: RedisKeys, ref: TaskRef, *, attempt: int, retries: int, claim: Claim) -> Command[bool]:
     """Note which worker received a job."""
     return Command(
         "claim",
         [keys.record(ref.scope, ref.task_id)],
-        [attempt, claim.worker, int(claim.can_terminate), claim.at_ms],
+        [attempt, retries, claim.worker, int(claim.can_terminate), claim.at_ms],
         lambda reply: cast(int, reply) == 1,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -101,9 +102,14 @@ class RedisTaskStore:
         """Apply a change in one step, and publish it."""
         return await self._run(commands.change(self._keys, ref, change))
 
-    async def start(self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int) -> TaskContextSnapshot | None:
+    async def start(
+        self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str = ""
+    ) -> TaskContextSnapshot | None:
         """Let the body of a job begin, once for each (attempt, retries)."""
-        return await self._run(commands.start(self._keys, ref, attempt=attempt, retries=retries, at_ms=at_ms))
+        # Some name it needs in any case: the connection asks again by itself when it breaks before the answer.
+        delivery = delivery or secrets.token_hex(8)
+        command = commands.start(self._keys, ref, attempt=attempt, retries=retries, at_ms=at_ms, delivery=delivery)
+        return await self._run(command)
 
     async def delete(self, ref: TaskRef) -> None:
         """Forget a record and its snapshot."""
@@ -146,9 +152,9 @@ class RedisJobLedger:
         )
         self._scripts = {name: self._client.register_script(text) for name, text in SCRIPTS.items()}
 
-    def claim(self, ref: TaskRef, *, attempt: int, claim: Claim) -> bool:
+    def claim(self, ref: TaskRef, *, attempt: int, claim: Claim, retries: int = 0) -> bool:
         """Note which worker received the job."""
-        return self._run(commands.claim(self._keys, ref, attempt=attempt, claim=claim))
+        return self._run(commands.claim(self._keys, ref, attempt=attempt, retries=retries, claim=claim))
 
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """Apply a change in one step, and publish it."""

@@ -8,7 +8,7 @@ from celery import Celery
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.keys import TaskType
-from mcp_celery.worker.job import ComponentJob, WorkerRuntime
+from mcp_celery.worker.job import WorkerRuntime, job_class
 from mcp_celery.worker.runner import ClosableTaskStore, JobRunner
 from mcp_celery.worker.signals import connect
 
@@ -28,8 +28,7 @@ def register(app: Celery, runtime: WorkerRuntime, components: Mapping[tuple[Task
     """
     names: list[str] = []
     for (task_type, component), config in components.items():
-        job = ComponentJob(task_type, component, config, runtime)
-        app.register_task(job)
+        job = app.register_task(job_class(task_type, component, config, runtime)())
         names.append(job.name)
     connect(runtime)
     return names

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import celery
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
+from celery.utils.time import get_exponential_backoff_interval
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine import JobLedger, JobOutcome, JSONObject
-from mcp_celery.errors import JobFailedError
+from mcp_celery.engine import Change, Changed, JobLedger, JobOutcome, JSONObject, TaskRef
+from mcp_celery.errors import JobFailedError, StoreUnavailableError
 from mcp_celery.keys import TaskType, job_name
+from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, in_job
+from mcp_celery.worker.backend import OffLoopBackend
 from mcp_celery.worker.loop import ProcessLoop
+from mcp_celery.worker.request import ComponentRaised
 from mcp_celery.worker.runner import JobCall, JobRefused, JobRunner
 
 if TYPE_CHECKING:
@@ -40,13 +46,51 @@ class WorkerRuntime:
         self._runner: JobRunner | None = None
 
     def run(self, call: JobCall) -> JobOutcome:
-        """Run a job on the process's event loop, and wait for it."""
+        """Run a job on the process's event loop, and wait for it.
+
+        On the asyncio pool that is the pool's own loop, and only this job's greenlet waits.
+        """
+        if in_job():
+            if self._runner is None:
+                at_pool_stop(self._leave_pool)
+            return await_in_job(self._live_runner().run(call))
         return self._loop.run(self._run(call))
 
     async def _run(self, call: JobCall) -> JobOutcome:
+        return await self._live_runner().run(call)
+
+    def _live_runner(self) -> JobRunner:
         if self._runner is None:
             self._runner = self._make_runner()
-        return await self._runner.run(call)
+        return self._runner
+
+    async def _leave_pool(self) -> None:
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.aclose()
+
+    def change(self, ref: TaskRef, change: Change, *, pauses: tuple[float, ...] = ()) -> Changed | None:
+        """Apply a change to a task; a store that does not answer is tried again after each of the pauses (seconds).
+
+        Blocks the calling thread; on the asyncio pool, inside a job, it suspends that job alone.
+
+        Raises:
+            StoreUnavailableError: It did not answer the last time either.
+        """
+        for pause in pauses:
+            try:
+                return self._change(ref, change)
+            except StoreUnavailableError:
+                if in_job():
+                    await_in_job(asyncio.sleep(pause))
+                else:
+                    time.sleep(pause)
+        return self._change(ref, change)
+
+    def _change(self, ref: TaskRef, change: Change) -> Changed | None:
+        if in_job() and self._runner is not None:
+            return await_in_job(self._runner.store().change(ref, change))
+        return self.ledger(self.namespace).change(ref, change)
 
     def stop(self) -> None:
         """Leave the server's lifespan, close the connections, end the loop."""
@@ -65,12 +109,17 @@ class ComponentJob(_CeleryTask):
     ignore_result = False
     track_started = False
     throws = (JobFailedError,)
+    run_on_loop = True
+    """On the asyncio pool: the body is plain, but waits there by suspending its greenlet."""
     Request = "mcp_celery.worker.received:DiscreetRequest"
 
-    def __init__(self, task_type: TaskType, component: str, config: TaskConfig, runtime: WorkerRuntime) -> None:
-        self.name = job_name(runtime.namespace, task_type, component)
-        self.runtime = runtime
-        self.config = config
+    runtime: WorkerRuntime
+    config: TaskConfig
+
+    @property
+    def backend(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody sets a job's backend
+        """The app's result backend, whose calls do not hold the asyncio pool's loop."""
+        return OffLoopBackend(super().backend)
 
     def signature_from_request(self, request: Any = None, *args: Any, **options: Any) -> Any:
         """The message of a retry. Celery would write the arguments' values into it, where Flower shows them."""
@@ -83,11 +132,61 @@ class ComponentJob(_CeleryTask):
 
         Raises:
             Ignore: The job must not run; Celery acknowledges it and stores nothing.
+            Retry: It will run again.
             JobFailedError: It ended in a JSON-RPC error.
         """
         request: Any = self.request
-        call = JobCall(job_id=request.id, key=key, attempt=attempt, retries=request.retries, params=params)
+        call = JobCall(
+            job_id=request.id,
+            key=key,
+            attempt=attempt,
+            retries=request.retries,
+            params=params,
+            let_through=(*self._reasons_to_retry(), *self._limits()),
+        )
         try:
             return self.runtime.run(call)
         except JobRefused:
             raise Ignore from None
+        except ComponentRaised as raised:
+            if isinstance(raised.reason, self._reasons_to_retry()):
+                countdown = self._wait_before_retry(request.retries)
+                raise self.retry(exc=raised.reason, countdown=countdown) from None
+            raise raised.reason from None
+
+    def _reasons_to_retry(self) -> tuple[type[Exception], ...]:
+        """Exceptions upon which it runs again; none when no try is left: then the last outcome is the task's."""
+        tries_left = self.max_retries is None or self.request.retries < self.max_retries
+        return self.config.autoretry_for if tries_left else ()
+
+    def _limits(self) -> tuple[type[Exception], ...]:
+        """On the asyncio pool a soft limit is raised inside the component. It is the job's end, not a tool's error."""
+        request: Any = self.request
+        soft = (request.timelimit or (None, None))[1] or self.soft_time_limit or self.app.conf.task_soft_time_limit
+        return (SoftTimeLimitExceeded,) if soft else ()
+
+    def _wait_before_retry(self, retries: int) -> int:
+        """Seconds, as Celery's own ``autoretry_for`` computes them."""
+        config = self.config
+        return get_exponential_backoff_interval(
+            factor=int(config.retry_backoff),
+            retries=retries,
+            maximum=config.retry_backoff_max,
+            full_jitter=config.retry_jitter,
+        )
+
+
+def job_class(task_type: TaskType, component: str, config: TaskConfig, runtime: WorkerRuntime) -> type[ComponentJob]:
+    """The class of one component's job. Celery keeps annotations and limits on classes, so each job has its own.
+
+    What the component declares are attributes of the class, so the host's ``task_annotations`` may override them.
+    """
+    name = job_name(runtime.namespace, task_type, component)
+    declared = {
+        "rate_limit": config.rate_limit,
+        "time_limit": config.time_limit,
+        "soft_time_limit": config.soft_time_limit,
+    }
+    attributes: dict[str, Any] = {option: value for option, value in declared.items() if value is not None}
+    attributes |= {"name": name, "max_retries": config.max_retries, "config": config, "runtime": runtime}
+    return type("ComponentJob", (ComponentJob,), attributes)

@@ -20,12 +20,22 @@ from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.connection import Connection
-from mcp.server.context import ServerRequestContext
+from mcp.server.context import HandlerResult, ServerRequestContext
+from mcp.server.extension import RequestHandler, compose_tool_call_handler
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.session import ServerSession
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.transport_context import TransportContext
-from mcp_types import INTERNAL_ERROR, METHOD_NOT_FOUND, InputRequiredResult
+from mcp_types import (
+    INTERNAL_ERROR,
+    METHOD_NOT_FOUND,
+    CallToolRequestParams,
+    CallToolResult,
+    InputRequiredResult,
+    TextContent,
+)
 from mcp_types import methods as spec_methods
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -103,29 +113,52 @@ def request_context(
     )
 
 
-async def handle(server: MCPServer[Any], ctx: ServerRequestContext[Any, Any], revision: str) -> JSONObject:
+class ComponentRaised(Exception):  # noqa: N818 - an outcome, not an error
+    """The component raised an exception that is Celery's business, and no result.
+
+    Args:
+        reason: What it raised.
+    """
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(type(reason).__name__)
+        self.reason = reason
+
+
+async def handle(
+    server: MCPServer[Any], ctx: ServerRequestContext[Any, Any], revision: str, let_through: tuple[type[Exception], ...]
+) -> JSONObject:
     """Serve a request with the handler that serves it in the foreground, extensions' interceptors included.
 
     Args:
         server: Whose component runs.
         ctx: From :func:`request_context`.
         revision: The caller's protocol revision, for which the result is shaped.
+        let_through: Exceptions of the component that are not made a result of.
 
     Returns:
         The wire result.
 
     Raises:
         MCPError: The request ended in a JSON-RPC error, or its result cannot be delivered.
+        ComponentRaised: The component raised one of ``let_through``.
     """
     entry = lowlevel(server).get_request_handler(ctx.method)
     if entry is None:
         raise MCPError(METHOD_NOT_FOUND, f"This server does not serve {ctx.method}")
     params = entry.params_type.model_validate(ctx.params or {}, by_name=False)
+    handler = entry.handler
+    if let_through and ctx.method == "tools/call":
+        handler = _tool_handler_that_tells(server, let_through)
     try:
-        result = await entry.handler(ctx, params)
-    except MCPError:
+        result = await handler(ctx, params)
+    except ComponentRaised:
         raise
     except Exception as error:
+        if (reason := _in_chain(error, let_through)) is not None:
+            raise ComponentRaised(reason) from None
+        if isinstance(error, MCPError):
+            raise
         # What the SDK's own boundary does: the text of a crash stays in the log.
         logger.exception("%s raised", ctx.method)
         raise MCPError(INTERNAL_ERROR, "Internal server error") from error
@@ -140,6 +173,35 @@ async def handle(server: MCPServer[Any], ctx: ServerRequestContext[Any, Any], re
         return spec_methods.serialize_server_result(ctx.method, revision, dumped)
     except (PydanticSerializationError, ValidationError, TypeError, ValueError) as error:
         raise MCPError(INTERNAL_ERROR, "The job's result could not be serialized") from error
+
+
+def _tool_handler_that_tells(server: MCPServer[Any], let_through: tuple[type[Exception], ...]) -> RequestHandler:
+    """The SDK's handler of ``tools/call``, except that it does not make a result of an exception in ``let_through``."""
+    private: Any = server
+
+    async def call(ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams) -> HandlerResult:
+        context = Context(
+            request_context=ctx, mcp_server=server, input_params=params, subscriptions=private._subscriptions
+        )
+        try:
+            return await server.call_tool(params.name, params.arguments or {}, context)
+        except ToolError as error:
+            if (reason := _in_chain(error, let_through)) is not None:
+                raise ComponentRaised(reason) from None
+            log = logger.exception if isinstance(error, UnexpectedToolError) else logger.info
+            log("Tool %r failed: %r", params.name, str(error))
+            return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)
+
+    return compose_tool_call_handler(private._extensions, call)
+
+
+def _in_chain(error: BaseException | None, wanted: tuple[type[Exception], ...]) -> Exception | None:
+    """The first of ``wanted`` among an exception and those that led to it: the SDK wraps what a component raises."""
+    while error is not None:
+        if isinstance(error, wanted):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def lowlevel(server: MCPServer[Any]) -> Any:

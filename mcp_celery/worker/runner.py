@@ -48,6 +48,7 @@ class JobCall:
         attempt: The attempt it was published for.
         retries: Celery's count of retries.
         params: Parameters of the MCP request.
+        let_through: Exceptions of the component that are Celery's business: reasons to run it again, time limits.
     """
 
     job_id: str
@@ -55,6 +56,7 @@ class JobCall:
     attempt: int
     retries: int
     params: JSONObject
+    let_through: tuple[type[Exception], ...] = ()
 
 
 class JobRunner:
@@ -90,11 +92,10 @@ class JobRunner:
 
         Raises:
             JobRefused: It must not run.
+            ComponentRaised: It raised one of ``let_through``.
             JobFailedError: It ended in a JSON-RPC error.
         """
-        if self._store is None:
-            self._store = self._open_store()
-        store = self._store
+        store = self.store()
         parts = parse_task_key(call.key)
         ref = TaskRef(parts.task_scope, parts.client_task_id)
         snapshot = await self._start(store, ref, call)
@@ -106,13 +107,19 @@ class JobRunner:
         here = TaskContext(parts, call.job_id, self._namespace, call.attempt, snapshot)
         with restore_task_snapshot(here), as_caller(snapshot.token):
             try:
-                result = await self._serve(METHODS[parts.task_type], call.params, snapshot, progress)
+                result = await self._serve(METHODS[parts.task_type], call, snapshot, progress)
             except MCPError as error:
                 # Without its cause, whose text would be in the traceback that Celery stores and sends to Flower.
                 raise JobFailedError(error.code, error.message, error.data) from None
             finally:
                 await progress.aclose()
         return JobOutcome(result, progress.last_message, progress.last_progress)
+
+    def store(self) -> ClosableTaskStore:
+        """The event loop's store."""
+        if self._store is None:
+            self._store = self._open_store()
+        return self._store
 
     async def _start(self, store: TaskStore, ref: TaskRef, call: JobCall) -> TaskContextSnapshot:
         deadline = asyncio.get_running_loop().time() + START_PATIENCE_SECONDS
@@ -132,14 +139,14 @@ class JobRunner:
         return snapshot
 
     async def _serve(
-        self, method: str, params: JSONObject, snapshot: TaskContextSnapshot, progress: ProgressReporter
+        self, method: str, call: JobCall, snapshot: TaskContextSnapshot, progress: ProgressReporter
     ) -> JSONObject:
         try:
             state = await self._lifespan.state()
         except Exception as error:  # whatever the user's lifespan raises; it is logged where it was raised
             raise MCPError(INTERNAL_ERROR, "The server's lifespan could not be entered in the worker") from error
-        ctx = request_context(method, params, snapshot, progress, state)
-        return await handle(self._server, ctx, snapshot.protocol_version)
+        ctx = request_context(method, call.params, snapshot, progress, state)
+        return await handle(self._server, ctx, snapshot.protocol_version, call.let_through)
 
     async def aclose(self) -> None:
         """Leave the server's lifespan and close the store."""

@@ -20,7 +20,6 @@ not lost: Celery's stored result is ahead of the record then, and the record is 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -29,8 +28,8 @@ from celery import signals
 from celery.concurrency.base import BasePool
 
 from mcp_celery.engine import Change, Changed, Claim, JobOutcome, TaskRef, failure, now_ms, success
-from mcp_celery.engine.outcome import EXPIRED_REASON
-from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, StoreUnavailableError
+from mcp_celery.engine import expired as job_expired
+from mcp_celery.errors import JobFailedError, StoreUnavailableError
 from mcp_celery.keys import parse_task_key
 from mcp_celery.worker.job import ComponentJob, WorkerRuntime
 
@@ -51,14 +50,11 @@ def _tell(
     """Apply a change to a job's task; a store that does not answer is tried again after each of the pauses."""
     ref = _ref(kwargs)
     change = make(int(kwargs["attempt"]))
-    for pause in (*pauses, None):
-        try:
-            return job.runtime.ledger(job.runtime.namespace).change(ref, change)
-        except StoreUnavailableError:
-            if pause is not None:
-                time.sleep(pause)
-    logger.error("could not tell that task %s is %s; it is settled when it is next read", ref.task_id, change.to)
-    return None
+    try:
+        return job.runtime.change(ref, change, pauses=pauses)
+    except StoreUnavailableError:
+        logger.error("could not tell that task %s is %s; it is settled when it is next read", ref.task_id, change.to)
+        return None
 
 
 def _for_attempt(change: Change, attempt: int) -> Change:
@@ -78,7 +74,10 @@ def on_received(sender: Any = None, request: Any = None, **_: Any) -> None:
     claim = Claim(request.hostname, _can_terminate(sender.pool), now_ms())
     try:
         job.runtime.ledger(job.runtime.namespace).claim(
-            _ref(request.kwargs), attempt=int(request.kwargs["attempt"]), claim=claim
+            _ref(request.kwargs),
+            attempt=int(request.kwargs["attempt"]),
+            retries=int(request.request_dict.get("retries") or 0),
+            claim=claim,
         )
     except StoreUnavailableError:
         logger.warning("job %s is received, but its claim could not be noted", request.id)
@@ -111,7 +110,8 @@ def on_failure(
 def on_retry(sender: Any = None, request: Any = None, **_: Any) -> None:
     """The job will run again: still working, and the message says which attempt comes."""
     if isinstance(sender, ComponentJob):
-        message = f"Waiting for retry {request.retries + 1}"
+        most = sender.max_retries
+        message = f"Trying again: retry {request.retries + 1}{'' if most is None else f' of {most}'}"
         _tell(sender, request.kwargs, lambda attempt: Change(to="working", attempt=attempt, status_message=message))
 
 
@@ -119,11 +119,9 @@ def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, *
     """An operator revoked the job, or it expired in the queue. After our own cancel the record has ended already."""
     if not isinstance(sender, ComponentJob):
         return
-    change = (
-        failure(JobFailedError.__name__, (INTERNAL_ERROR, EXPIRED_REASON))
-        if expired
-        else Change(to="cancelled", status_message="The job was revoked")
-    )
+    # Expired while it waited for a retry: it has begun before, and ends all the same.
+    revoked = Change(to="cancelled", status_message="The job was revoked")
+    change = replace(job_expired(), if_unstarted=False) if expired else revoked
     _tell(sender, request.kwargs, lambda attempt: _for_attempt(change, attempt))
 
 

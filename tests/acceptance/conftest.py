@@ -24,7 +24,7 @@ def store_url() -> Iterator[str]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="session", params=["prefork", "threads"])
+@pytest.fixture(scope="session", params=["asyncio", "prefork", "threads"])
 def pool(request: pytest.FixtureRequest) -> str:
     return request.param
 

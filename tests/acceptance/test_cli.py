@@ -281,7 +281,9 @@ def test_the_store_does_not_outlive_a_killed_command(command: CommandLine) -> No
     eventually_sync(lambda: not answers(url), what="the store ends")
 
 
-@pytest.mark.parametrize(("pool", "celery_name"), [("prefork", "prefork"), ("threads", "thread"), ("solo", "solo")])
+@pytest.mark.parametrize(
+    ("pool", "celery_name"), [("asyncio", "pool"), ("prefork", "prefork"), ("threads", "thread"), ("solo", "solo")]
+)
 def test_dev_serves_until_ctrl_c(command: CommandLine, pool: str, celery_name: str) -> None:
     dev = command.start("dev", "mine:server", "--port", "0", "--pool", pool, "--concurrency", "1")
     url = dev.until_printed(r"answers at (http://\S+/mcp)")[1]
@@ -296,7 +298,7 @@ def test_dev_serves_until_ctrl_c(command: CommandLine, pool: str, celery_name: s
     assert command.processes() == []
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["asyncio", "prefork", "threads", "solo"])
 def test_dev_ends_in_spite_of_a_running_job(command: CommandLine, pool: str) -> None:
     dev = command.start("dev", "mine:server", "--port", "0", "--pool", pool, "--concurrency", "1")
     url = dev.until_printed(r"answers at (http://\S+/mcp)")[1]

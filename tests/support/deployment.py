@@ -17,6 +17,8 @@ from typing import Any, cast
 
 import redis
 
+from mcp_celery.cli.options import POOLS
+
 ROOT = Path(__file__).parents[2]
 MODULE = "tests.acceptance.fixture_server"
 DEADLINE_SECONDS = 60.0
@@ -124,7 +126,8 @@ class Deployment:
     def worker(self, pool: str, concurrency: int = 2) -> Generator[None]:
         """A worker, for as long as the context lasts."""
         argv = [sys.executable, "-m", "celery", "-A", "mcp_celery", "worker", "-l", "INFO", "--without-mingle"]
-        argv += ["-P", pool, "-c", str(concurrency), "-n", f"{self.namespace}-{pool}@%h"]
+        argv += ["-c", str(concurrency), "-n", f"{self.namespace}-{pool}@%h"]
+        argv += POOLS[pool]
         log = self.folder / f"worker-{pool}.log"
         begun = log.stat().st_size if log.exists() else 0
         env = self.env(MCP_CELERY_SERVER=self.spec)

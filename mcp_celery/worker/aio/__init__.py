@@ -1,0 +1,17 @@
+"""The parts of the asyncio pool, which ``mcp_celery.worker.pool`` puts together.
+
+===============  ===================================================================================================
+``current``      which job the running code belongs to, and how it waits: the functions for people who write jobs
+``job``          one delivery, from its arrival to its end
+``roster``       which jobs run and which wait for a slot
+``greenlets``    a job on the event loop: Celery's tracer in a greenlet, the coroutine driven inside it
+``threads``      a job in a thread: sync bodies
+``bodies``       what is changed on the app's tasks so that Celery's tracer awaits their bodies
+``dispatcher``   brings jobs to their end: limits, interruption, and what Celery is told
+``mailbox``      carries what Celery is told to the thread that it expects to be told on
+``loop``         the event loop on its thread
+``stalls``       says which job keeps the loop from all others
+===============  ===================================================================================================
+
+Nothing here knows MCP, and nothing of ours is imported: the pool serves any Celery app.
+"""

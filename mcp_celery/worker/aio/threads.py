@@ -1,0 +1,178 @@
+"""A job in a thread: how sync bodies run, so that none of them keeps the loop from the others.
+
+The whole job runs there, as on Celery's ``threads`` pool: signal handlers, the result backend and ``on_failure`` find the
+thread-local state (database connections, scoped sessions) of the body that they belong to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import ctypes
+import queue
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from billiard.exceptions import SoftTimeLimitExceeded
+
+T = TypeVar("T")
+
+_raise_in_thread: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
+
+
+class DaemonThreads:
+    """Threads that are made when needed, used again, and do not keep a process alive that wants to end.
+
+    ``ThreadPoolExecutor`` does keep it alive: a body that never returns would have to be killed with its worker. How many
+    there are is the roster's business.
+
+    Args:
+        name: What the threads are called.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._made = 0
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Run a function, which raises nothing, in a thread."""
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+            else:
+                self._made += 1
+                threading.Thread(target=self._main, name=f"{self._name}-{self._made}", daemon=True).start()
+            self._work.put(work)
+
+    def stop(self) -> None:
+        """Let the idle threads end, and the busy ones when they are done."""
+        for _ in range(self._made):
+            self._work.put(None)
+
+    def _main(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+            del work
+            with self._lock:
+                self._idle += 1
+
+
+class ThreadStrand:
+    """The thread of a job, and the exceptions that are raised in it from outside.
+
+    Python can raise an exception in another thread, between two instructions: blocking calls are not interrupted, the
+    exception waits for their end. It is raised in the body alone, never in Celery's code around it.
+
+    Args:
+        loop: Where awaitables run for which the thread waits.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._thread = threading.get_ident()
+        self._bodies = 0
+        self._over = False
+        self._soft_is_due = False
+        self._awaited: _Awaited | None = None
+
+    def can_wait(self) -> bool:
+        """Whether the calling code runs in the job's thread."""
+        return threading.get_ident() == self._thread
+
+    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Block the thread until a coroutine has ended on the loop."""
+        self._awaited = awaited = _Awaited(coroutine, self._loop)
+        try:
+            return awaited.result()
+        finally:
+            self._awaited = None
+
+    def interrupt(self, reason: str) -> None:  # noqa: ARG002 - an exception is made by the thread, from its class alone
+        """Raise ``CancelledError`` in the body."""
+        self._raise(asyncio.CancelledError)
+
+    def soften(self) -> None:
+        """Let the body know that its soft limit has passed."""
+        with self._lock:
+            if self._over:
+                return
+            self._soft_is_due = not self._bodies
+        self._raise(SoftTimeLimitExceeded)
+
+    def enter_body(self) -> None:
+        """An exception may be raised, a soft limit's at once where it has passed already."""
+        with self._lock:
+            self._bodies += 1
+            soft_is_due, self._soft_is_due = self._soft_is_due, False
+        if soft_is_due:
+            raise SoftTimeLimitExceeded
+
+    def leave_body(self) -> None:
+        """No exception is raised from now on, and one that comes this moment is forgotten."""
+        while True:
+            try:
+                with self._lock:
+                    if not self._over:
+                        self._bodies -= 1
+                        self._over = not self._bodies
+                    _raise_in_thread(self._thread, ctypes.py_object())
+            except (asyncio.CancelledError, SoftTimeLimitExceeded):
+                continue
+            return
+
+    def _raise(self, error: type[BaseException]) -> None:
+        with self._lock:
+            if self._bodies:
+                _raise_in_thread(self._thread, error)
+        if (awaited := self._awaited) is not None:
+            awaited.cancel()
+
+
+class _Awaited:
+    """A coroutine on the loop, for which a thread waits.
+
+    Not ``asyncio.run_coroutine_threadsafe``: cancelling its future answers at once, before ``finally`` blocks have run.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._coroutine = coroutine
+        self._loop = loop
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = False
+        self._ended = threading.Event()
+        try:
+            loop.call_soon_threadsafe(self._start, context=contextvars.copy_context())
+        except RuntimeError:
+            coroutine.close()
+            raise
+
+    def result(self) -> Any:
+        """Wait for the end."""
+        try:
+            self._ended.wait()
+        except BaseException:
+            self.cancel()
+            raise
+        assert self._task is not None, "it has ended, therefore it was started"
+        return self._task.result()
+
+    def cancel(self) -> None:
+        """Cancel the coroutine, from any thread."""
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._coroutine)
+        self._task.add_done_callback(lambda _: self._ended.set())
+        if self._cancelled:
+            self._task.cancel()
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        if self._task is not None:
+            self._task.cancel()

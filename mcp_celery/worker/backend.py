@@ -1,0 +1,38 @@
+"""The result backend as our jobs see it: on the asyncio pool its blocking calls leave the event loop alone.
+
+Celery's tracer stores a job's result from where the job runs, which is the loop's thread there. A backend that takes
+long (a Redis that hangs, a database) would stop all jobs. So the call is made in a thread, and only this job's greenlet
+waits for it. On every other pool the calls go straight through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from mcp_celery.worker.aio.current import await_in_job, in_job
+
+_STORING: Final = frozenset({"mark_as_done", "mark_as_failure", "mark_as_retry", "mark_as_revoked", "store_result"})
+
+
+class OffLoopBackend:
+    """Stands in for a Celery result backend.
+
+    Args:
+        backend: The app's.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._backend, name)
+        if name not in _STORING:
+            return found
+
+        def store(*args: Any, **options: Any) -> Any:
+            if in_job():
+                return await_in_job(asyncio.to_thread(found, *args, **options))
+            return found(*args, **options)
+
+        return store

@@ -1,0 +1,213 @@
+"""An asyncio pool for Celery: thousands of waiting jobs in one worker process, with all that Celery does around them.
+
+Select it with ``worker_pool = "mcp_celery.worker.pool:TaskPool"``; nothing else of an app needs to change. Tasks with an
+``async def`` body run on one event loop, plain functions in threads. See ``docs/asyncio-pool.md``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, Final
+
+from celery import signals
+from celery.concurrency.base import BasePool
+from celery.exceptions import ImproperlyConfigured
+from celery.worker import state
+
+from mcp_celery.worker.aio.bodies import Bodies
+from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, current_job, in_job
+from mcp_celery.worker.aio.dispatcher import Dispatcher
+from mcp_celery.worker.aio.job import Job
+from mcp_celery.worker.aio.mailbox import HubMailbox, Mailbox, ThreadMailbox
+
+__all__ = ["TaskPool", "at_pool_stop", "await_in_job", "current_job", "in_job"]
+
+logger = logging.getLogger(__name__)
+
+THREADS_SETTING: Final = "worker_asyncio_threads"
+DEFAULT_THREADS: Final = 32
+"""Threads share one interpreter lock with the event loop: more of them would slow every job rather than help."""
+LOOK_EVERY_SECONDS: Final = 0.05
+
+
+class TaskPool(BasePool):
+    """Runs jobs on an event loop and in threads. ``limit`` is how many run at once."""
+
+    body_can_be_buffer = True
+    signal_safe = False
+    # `result.get()` in a job would block the loop, so Celery shall go on to refuse it.
+    task_join_will_block = True
+
+    _CHILD_SETTINGS: ClassVar = {
+        "maxtasksperchild": "worker_max_tasks_per_child (--max-tasks-per-child)",
+        "max_memory_per_child": "worker_max_memory_per_child (--max-memory-per-child)",
+    }
+
+    _dispatcher: Dispatcher
+    _mailbox: Mailbox
+    _bodies: Bodies
+    _stopped = True
+
+    def on_start(self) -> None:
+        """Adapt the app's tasks and start the event loop."""
+        hostname = (self.options.get("initargs") or (None, None))[1]
+        for option, setting in self._CHILD_SETTINGS.items():
+            if self.options.get(option):
+                logger.warning("%s has no effect on the asyncio pool, which has no child to replace", setting)
+        self._bodies = Bodies(self.app, hostname)
+        self._bodies.adapt_all()
+        # Celery says `threads` where it runs without a hub.
+        self._mailbox = ThreadMailbox() if self.options.get("threads", True) else HubMailbox()
+        self._dispatcher = Dispatcher(self.limit, self._threads(), self._mailbox)
+        self._dispatcher.start()
+        self._stopped = False
+        # The worker is the process in which jobs run. Its handlers set up tracing, connections and the like.
+        signals.worker_process_init.send(sender=hostname)
+
+    def _threads(self) -> int:
+        value: Any = self.app.conf.get(THREADS_SETTING, DEFAULT_THREADS)
+        try:
+            threads = int(value)
+        except (TypeError, ValueError):
+            threads = 0
+        if threads < 1:
+            raise ImproperlyConfigured(f"{THREADS_SETTING} must be a number of threads, 1 or more, not {value!r}")
+        return threads
+
+    def did_start_ok(self) -> bool:
+        """Whether the event loop runs."""
+        return self._dispatcher.loop.is_alive()
+
+    def register_with_event_loop(self, loop: Any) -> None:
+        """Tell Celery of jobs from inside its hub. Called whenever the worker has connected to its broker."""
+        self._mailbox.attach(loop)
+
+    def on_apply(  # noqa: PLR0913 - Celery's signature
+        self,
+        target: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        soft_timeout: float | None = None,
+        timeout: float | None = None,
+        correlation_id: str | None = None,
+        callback: Callable[..., Any] | None = None,
+        accept_callback: Callable[..., Any] | None = None,
+        timeout_callback: Callable[..., Any] | None = None,
+        error_callback: Callable[..., Any] | None = None,
+        **_: Any,
+    ) -> Job:
+        """Take a job.
+
+        Args:
+            target: Celery's tracer, whose first argument is the task's name; or any function, which runs in a thread.
+            args, kwargs: Its arguments.
+            soft_timeout, timeout: Limits in seconds; those of the worker stand in for missing ones.
+            correlation_id: The job's id.
+            callback: Called with what ``target`` returned.
+            accept_callback: Called when the job begins.
+            timeout_callback: Called when a limit has passed.
+            error_callback: Called with what ``target`` raised.
+
+        Returns:
+            The job, which can be terminated.
+        """
+        name = args[0] if args and isinstance(args[0], str) else ""
+        known = name in self.app.tasks
+        job = Job(
+            partial(target, *args, **(kwargs or {})),
+            job_id=str(correlation_id),
+            name=name if known else repr(target),
+            on_loop=known and self._bodies.on_loop(name),
+            soft_timeout=soft_timeout or self.options.get("soft_timeout"),
+            timeout=timeout or self.options.get("timeout"),
+            callback=callback,
+            accept_callback=accept_callback,
+            timeout_callback=timeout_callback,
+            error_callback=error_callback,
+        )
+        self._dispatcher.submit(job)
+        return job
+
+    def terminate_job(self, pid: Any, signal: Any | None = None) -> None:
+        """Nothing: all jobs have one process. Celery also calls ``terminate`` on the job itself, which ends it."""
+
+    def grow(self, n: int = 1) -> None:
+        """Run more jobs at a time."""
+        self._resize(n)
+
+    def shrink(self, n: int = 1) -> None:
+        """Run fewer jobs at a time; those that run go on.
+
+        Raises:
+            ValueError: There are not as many slots.
+        """
+        self._resize(-n)
+
+    def _resize(self, by: int) -> None:
+        self._dispatcher.resize(by)
+        self.limit = self._dispatcher.roster.limit
+
+    def restart(self) -> None:
+        """Adapt tasks that were imported anew. Jobs go on: there is no process to replace."""
+        self._bodies.adapt_all()
+
+    def flush(self) -> None:
+        """Forget the jobs that have not begun: the connection that delivered them is lost, or the worker stops."""
+        if not self._stopped:
+            self._dispatcher.roster.flush()
+
+    def on_close(self) -> None:
+        """Let no further job begin."""
+        if not self._stopped:
+            self._dispatcher.roster.close()
+
+    def on_stop(self) -> None:
+        """Wait for the jobs that run; in a cold shutdown, and if one begins meanwhile, interrupt them first."""
+        self._end(interrupt=False)
+
+    def on_terminate(self) -> None:
+        """Interrupt the jobs that run, and wait a moment for their ``finally`` blocks."""
+        self._end(interrupt=True)
+
+    def _end(self, *, interrupt: bool) -> None:
+        if self._stopped:
+            return
+        dispatcher, mailbox = self._dispatcher, self._mailbox
+        dispatcher.roster.close()
+        while dispatcher.unfinished() and not self._stopped:
+            cold = interrupt or state.should_terminate not in (None, False)
+            if cold:
+                dispatcher.drop_all()
+            # In a cold shutdown this may be a signal handler, inside the very hub that would be served.
+            mailbox.pump(LOOK_EVERY_SECONDS, upkeep=not cold)
+        if self._stopped:  # by a signal handler meanwhile
+            return
+        self._stopped = True
+        mailbox.close()
+        dispatcher.stop()
+        signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
+
+    def _get_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = super()._get_info()
+        census = self._dispatcher.roster.census()
+        info.update(
+            {
+                "processes": [os.getpid()],
+                "max-tasks-per-child": "N/A",
+                "put-guarded-by-semaphore": False,
+                "timeouts": [self.options.get("soft_timeout") or 0, self.options.get("timeout") or 0],
+                "running": census.running,
+                "waiting": census.waiting,
+                "threads": {"max": self._dispatcher.roster.threads, "running": census.in_threads},
+            }
+        )
+        return info
+
+    @property
+    def num_processes(self) -> int:
+        """How many jobs run at once, from which Celery takes how many messages to prefetch."""
+        return self.limit

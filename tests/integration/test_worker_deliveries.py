@@ -1,0 +1,261 @@
+"""Which deliveries of a job run its body: not those cancelled, revoked, repeated, outdated or unknown."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mcp_celery import Settings, TaskServer
+from mcp_celery.engine import RpcError, TaskRecord
+from mcp_celery.engine.outcome import FAILURE_REASONS
+from mcp_celery.errors import INTERNAL_ERROR
+from tests.integration.conftest import TOOLS, Starter, lines, settings_for, texts_of
+from tests.support.live import ANYONE, EventLog, Gate, LiveServer, live_server
+from tests.support.nodes import EmbeddedStoreContainer, Pool, WorkerNode
+from tests.support.servers import flaky, tools
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+prefork_only = pytest.mark.parametrize("pool", ["prefork"], indirect=True)
+threads_only = pytest.mark.parametrize("pool", ["threads"], indirect=True)
+
+
+@pytest.fixture
+async def busy(live: LiveServer, gate: Gate) -> AsyncGenerator[Gate]:
+    """Both slots of the worker are taken until the gate is opened."""
+    held = [await live.submit("hold", {"gate": str(gate)}) for _ in range(2)]
+    await gate.reached(2)
+    yield gate
+    gate.open()
+    for record in held:
+        await live.end_of(record)
+
+
+async def refused(worker: WorkerNode, record: TaskRecord) -> None:
+    """Wait until the worker has met a delivery that must not run."""
+    await eventually(lambda: f"job {record.job_id} does not run" in worker.process.logs_since_mark(), seconds=40)
+
+
+async def test_a_received_job_is_claimed_by_its_worker(live: LiveServer, worker: WorkerNode, gate: Gate) -> None:
+    record = await live.submit("hold", {"gate": str(gate)})
+    await gate.reached()
+    claimed = await live.now(record)
+    assert claimed.claim is not None
+    assert claimed.claim.worker == worker.hostname()
+    assert claimed.claim.can_terminate is (worker.process.pool in ("asyncio", "prefork"))
+    assert claimed.started_at_ms is not None
+    assert record.created_at_ms <= claimed.claim.at_ms <= claimed.started_at_ms
+
+
+async def test_a_repeated_delivery_does_not_run_the_body_again(
+    live: LiveServer, worker: WorkerNode, tmp_path: Path
+) -> None:
+    submission = live.submission("touch", {"path": str(tmp_path / "ran")})
+    record = await live.engine.submit(submission)
+    await live.publish_again(record, submission)
+    await refused(worker, record)
+    assert (await live.end_of(record)).record.status == "completed"
+    assert len(lines(tmp_path / "ran")) == 1
+
+
+async def test_a_delivery_that_comes_while_the_first_one_runs_changes_nothing(
+    live: LiveServer, worker: WorkerNode, gate: Gate
+) -> None:
+    submission = live.submission("hold", {"gate": str(gate)})
+    record = await live.engine.submit(submission)
+    await gate.reached()
+    await live.publish_again(record, submission)
+    await refused(worker, record)
+    assert (await live.now(record)).status == "working"
+    gate.open()
+    view = await live.end_of(record)
+    assert view.record.status == "completed"
+    assert view.result is not None
+    assert view.result["content"][0]["text"] == "passed"
+    assert len(gate.arrived()) == 1
+
+
+async def test_a_message_for_an_earlier_attempt_does_not_run(
+    live: LiveServer, worker: WorkerNode, busy: Gate, tmp_path: Path
+) -> None:
+    record = await live.submit("touch", {"path": str(tmp_path / "ran")})
+    with live.redis() as client:
+        client.hset(live.keys.record(None, record.task_id), "attempt", 2)
+    busy.open()
+    await refused(worker, record)
+    assert (await live.now(record)).status == "working"
+    assert lines(tmp_path / "ran") == []
+
+
+async def test_a_message_without_its_record_does_not_run(
+    live: LiveServer, worker: WorkerNode, busy: Gate, tmp_path: Path
+) -> None:
+    record = await live.submit("touch", {"path": str(tmp_path / "ran")})
+    with live.redis() as client:
+        client.delete(live.keys.record(None, record.task_id), live.keys.snapshot(None, record.task_id))
+    busy.open()
+    await refused(worker, record)
+    assert lines(tmp_path / "ran") == []
+    with live.redis() as client:
+        assert not client.exists(live.keys.record(None, record.task_id))
+
+
+async def test_a_component_that_the_worker_does_not_know_fails(live: LiveServer) -> None:
+    record = (await live.run("removed_meanwhile")).record
+    assert record.status == "failed"
+    assert record.error == RpcError(INTERNAL_ERROR, FAILURE_REASONS["NotRegistered"])
+    assert record.status_message == FAILURE_REASONS["NotRegistered"]
+
+
+async def test_a_job_of_another_server_that_strays_into_the_queue_fails_there(
+    live: LiveServer, settings: Settings
+) -> None:
+    def build(**options: Any) -> TaskServer:
+        return TaskServer("stray", **options)
+
+    values = {"namespace": f"stray-{settings.namespace}", "queue": live.tasks.queue_name}
+    async with live_server(build, settings.model_copy(update=values)) as stray:
+        record = (await stray.run("add", {"a": 1, "b": 2})).record
+    assert record.status == "failed"
+    assert record.error == RpcError(INTERNAL_ERROR, FAILURE_REASONS["NotRegistered"])
+
+
+async def test_a_job_cancelled_in_the_queue_never_runs(
+    live: LiveServer, worker: WorkerNode, busy: Gate, tmp_path: Path
+) -> None:
+    record = await live.submit("touch", {"path": str(tmp_path / "ran")})
+    assert (await live.engine.cancel(ANYONE, record.task_id)).status == "cancelled"
+    after = await live.submit("touch", {"path": str(tmp_path / "after")})
+    busy.open()
+    await live.end_of(after)
+    await eventually(lambda: record.job_id in worker.process.logs_since_mark(), what="the worker has met the job")
+    assert (await live.now(record)).status == "cancelled"
+    assert lines(tmp_path / "ran") == []
+
+
+async def test_a_job_cancelled_while_no_worker_is_there_never_runs(
+    own: Starter, pool: Pool, store: EmbeddedStoreContainer, tmp_path: Path
+) -> None:
+    """Celery's own revokes live in the memory of the workers that hear them."""
+    settings = settings_for(store, f"cancelled-{pool}")
+    async with live_server(tools.build, settings) as live:
+        record = await live.submit("touch", {"path": str(tmp_path / "ran")})
+        await live.engine.cancel(ANYONE, record.task_id)
+        worker = own.worker(TOOLS, pool, settings, concurrency=1)
+        assert await live.text_of("add", {"a": 1, "b": 1}) == "2"
+        await eventually(lambda: f"job {record.job_id} does not run" in worker.logs())
+        assert (await live.now(record)).status == "cancelled"
+    assert lines(tmp_path / "ran") == []
+
+
+@prefork_only
+@pytest.mark.parametrize("tool", ["hold", "hold_sync"])
+async def test_cancelling_a_running_job_ends_its_process(live: LiveServer, gate: Gate, tool: str) -> None:
+    record = await live.submit(tool, {"gate": str(gate)})
+    [pid] = await gate.reached()
+    assert (await live.engine.cancel(ANYONE, record.task_id)).status == "cancelled"
+    await eventually(lambda: not psutil.pid_exists(pid), what="the child has ended", seconds=40)
+    assert await live.text_of("add", {"a": 1, "b": 1}) == "2"
+    ended = await live.now(record)
+    assert ended.status == "cancelled"
+    assert ended.status_message == "Cancelled by the client"
+
+
+@threads_only
+async def test_cancelling_a_running_job_drops_its_outcome_where_it_cannot_be_ended(
+    live: LiveServer, worker: WorkerNode, gate: Gate
+) -> None:
+    record = await live.submit("hold", {"gate": str(gate)})
+    await gate.reached()
+    cancelled = await live.engine.cancel(ANYONE, record.task_id)
+    gate.open()
+    await eventually(lambda: f"{record.job_id}] succeeded" in worker.process.logs_since_mark(), seconds=40)
+    view = await live.engine.get(ANYONE, record.task_id)
+    assert (view.record, view.result) == (cancelled, None)
+    assert "NotImplementedError" not in worker.process.logs_since_mark()
+
+
+@prefork_only
+@pytest.mark.parametrize("tool", ["hold_limited", "hold_sync_limited"])
+async def test_a_job_over_its_time_limit_is_ended_and_fails(live: LiveServer, gate: Gate, tool: str) -> None:
+    record = (await live.run(tool, {"gate": str(gate)}, config=tools.LIMITED)).record
+    assert record.status == "failed"
+    assert record.error == RpcError(INTERNAL_ERROR, FAILURE_REASONS["TimeLimitExceeded"])
+    [pid] = gate.arrived()
+    await eventually(lambda: not psutil.pid_exists(pid), what="the child has ended", seconds=40)
+
+
+@prefork_only
+async def test_a_job_over_its_soft_time_limit_may_clean_up_and_fails(live: LiveServer, gate: Gate) -> None:
+    record = (await live.run("hold_softly_limited", {"gate": str(gate)}, config=tools.SOFTLY_LIMITED)).record
+    assert record.status == "failed"
+    assert record.error == RpcError(INTERNAL_ERROR, FAILURE_REASONS["SoftTimeLimitExceeded"])
+    assert gate.cancelled(), "the tool's own clean-up has run"
+    [pid] = gate.arrived()
+    assert psutil.pid_exists(pid)
+
+
+@prefork_only
+async def test_a_job_whose_process_is_killed_fails(live: LiveServer, gate: Gate) -> None:
+    record = await live.submit("hold", {"gate": str(gate)})
+    [pid] = await gate.reached()
+    psutil.Process(pid).kill()
+    ended = (await live.end_of(record)).record
+    assert ended.status == "failed"
+    assert ended.error == RpcError(INTERNAL_ERROR, FAILURE_REASONS["WorkerLostError"])
+    assert await live.text_of("add", {"a": 1, "b": 1}) == "2"
+    assert len(gate.arrived()) == 1
+
+
+async def test_a_queued_job_that_an_operator_revokes_is_cancelled(
+    live: LiveServer, worker: WorkerNode, busy: Gate, tmp_path: Path
+) -> None:
+    record = await live.submit("touch", {"path": str(tmp_path / "ran")})
+    live.app.control.revoke(record.job_id)
+    inspect: Any = live.app.control.inspect([worker.hostname()])
+    await eventually(lambda: record.job_id in inspect.revoked()[worker.hostname()])
+    busy.open()
+    view = await live.end_of(record)
+    assert view.record.status == "cancelled"
+    assert view.record.status_message == "The job was revoked"
+    assert lines(tmp_path / "ran") == []
+
+
+async def test_a_job_that_celery_retries_keeps_working_and_shows_no_argument(
+    own: Starter, pool: Pool, store: EmbeddedStoreContainer, events: EventLog, tmp_path: Path
+) -> None:
+    settings = settings_for(store, f"flaky-{pool}")
+    worker = own.worker("tests.support.servers.flaky:server", pool, settings)
+    arguments = {"path": str(tmp_path / "tries"), "secret": "sesame-4711"}
+    async with live_server(flaky.build, settings) as live:
+        record = await live.submit("second_time_lucky", arguments)
+        waiting = await live.becomes(record, lambda now: now.status_message is not None)
+        assert waiting.status == "working"
+        assert "retry 1" in (waiting.status_message or "")
+        view = await live.end_of(record)
+        await eventually(lambda: "task-succeeded" in events.kinds_of(record.job_id))
+    assert view.record.status == "completed"
+    assert view.result is not None
+    assert view.result["content"][0]["text"] == "lucky"
+    assert lines(tmp_path / "tries") == ["tried", "tried"]
+    assert events.kinds_of(record.job_id).count("task-received") == 2
+    assert "sesame-4711" not in texts_of(events.all()) + worker.logs()
+
+
+async def test_two_servers_on_one_broker_do_not_see_each_others_jobs(
+    live: LiveServer, settings: Settings, gates: Callable[[], Gate]
+) -> None:
+    other_settings = settings.model_copy(update={"namespace": f"other-{settings.namespace}"})
+    async with live_server(tools.build, other_settings) as other:
+        theirs = await other.submit("add", {"a": 1, "b": 1})
+        assert await live.text_of("add", {"a": 2, "b": 2}) == "4"
+        assert (await other.now(theirs)).claim is None
+        with live.redis() as client:
+            assert client.llen(other.tasks.queue_name) == 1
+        with pytest.raises(Exception, match="Task not found"):
+            await live.engine.get(ANYONE, theirs.task_id)
