@@ -2,10 +2,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := mcp_celery workers tests
+SOURCES := mcp_celery workers config tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance lint format docs constraints clean
+.PHONY: help setup demo test test-browser screenshots conformance bench lint format docs constraints clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +23,17 @@ demo: $(READY) ## Watch a tool call run as a Celery job, its progress pushed to 
 test: $(READY) ## Run all tests; ARGS="-k name" selects
 	@$(BIN)/pytest $(ARGS)
 
+test-browser: $(READY) ## Test Flower in a real browser (skipped without Chromium); ARGS="-k name" selects
+	@$(BIN)/pytest tests/browser $(ARGS)
+
+screenshots: $(READY) ## Take the pictures of docs/operations.md anew
+	@$(BIN)/pytest tests/browser --screenshots docs/img -k "asyncio and (list or page)"
+
 conformance: $(READY) ## Run the official conformance suite's task scenarios (installs the suite from npm)
 	@$(BIN)/python -m tests.conformance
+
+bench: $(READY) ## Measure against a bare MCP server and FastMCP 4; ARGS="--quick" for a look
+	@$(BIN)/python -m bench $(ARGS)
 
 lint: $(READY) ## Check style, types and the layers
 	@$(BIN)/ruff check
@@ -46,4 +55,4 @@ constraints: $(READY) ## Compile constraints.txt anew; UPGRADE=1 takes the newes
 
 clean: ## Remove .venv, caches and builds
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .pytest_cache .ruff_cache
-	find $(wildcard $(SOURCES) bench config) -name __pycache__ -type d -prune -exec rm -rf {} +
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -220,10 +220,8 @@ class MemoryJobLedger(_Breakable):
         with self._found(ref) as kept:
             if kept is None or kept.record.status != "working" or kept.record.attempt != attempt:
                 return None
-            if retries <= kept.started_retries and (retries, delivery or None) != (
-                kept.started_retries,
-                kept.started_by,
-            ):
+            again = delivery and (retries, delivery) == (kept.started_retries, kept.started_by)
+            if retries <= kept.started_retries and not again:
                 return None
             kept.started_retries, kept.started_by = retries, delivery
             kept.record = replace(kept.record, started_at_ms=at_ms)

@@ -2,7 +2,7 @@
 
 Celery's tracer stores a job's result from where the job runs, which is the loop's thread there. A backend that takes
 long (a Redis that hangs, a database) would stop all jobs. So the call is made in a thread, and only this job's greenlet
-waits for it. On every other pool the calls go straight through.
+waits for it. On every other pool the calls go straight through. And a state that nobody reads is not stored.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from mcp_celery.worker.aio.current import await_in_job, in_job
 
-_STORING: Final = frozenset({"mark_as_done", "mark_as_failure", "mark_as_retry", "mark_as_revoked", "store_result"})
+_STORING: Final = frozenset({"mark_as_done", "mark_as_failure", "mark_as_revoked", "store_result"})
 
 
 class OffLoopBackend:
@@ -24,6 +24,13 @@ class OffLoopBackend:
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
+
+    def mark_as_retry(self, *_: Any, **__: Any) -> None:
+        """Store nothing: the record says that the task is tried again.
+
+        Celery publishes a retry before it stores the state RETRY. A retry without delay may have ended by then, and its
+        result would be overwritten.
+        """
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._backend, name)

@@ -1,7 +1,7 @@
 """An asyncio pool for Celery: thousands of waiting jobs in one worker process, with all that Celery does around them.
 
-Select it with ``worker_pool = "mcp_celery.worker.pool:TaskPool"``; nothing else of an app needs to change. Tasks with an
-``async def`` body run on one event loop, plain functions in threads. See ``docs/asyncio-pool.md``.
+Select it with ``worker_pool = "mcp_celery.worker.pool:TaskPool"``; nothing else of an app needs to change. Tasks with
+an ``async def`` body run on one event loop, plain functions in threads. See ``docs/asyncio-pool.md``.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from celery import signals
 from celery.concurrency.base import BasePool
@@ -19,8 +20,8 @@ from celery.worker import state
 
 from mcp_celery.worker.aio.bodies import Bodies
 from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, current_job, in_job
-from mcp_celery.worker.aio.dispatcher import Dispatcher
-from mcp_celery.worker.aio.job import Job
+from mcp_celery.worker.aio.dispatcher import UNWIND_SECONDS, Dispatcher
+from mcp_celery.worker.aio.job import Callbacks, Job
 from mcp_celery.worker.aio.mailbox import HubMailbox, Mailbox, ThreadMailbox
 
 __all__ = ["TaskPool", "at_pool_stop", "await_in_job", "current_job", "in_job"]
@@ -31,6 +32,10 @@ THREADS_SETTING: Final = "worker_asyncio_threads"
 DEFAULT_THREADS: Final = 32
 """Threads share one interpreter lock with the event loop: more of them would slow every job rather than help."""
 LOOK_EVERY_SECONDS: Final = 0.05
+"""While the pool stops."""
+COLD_SECONDS: Final = 1.0
+"""How long a cold shutdown waits for tasks on the event loop that are no jobs."""
+_CALLBACKS: Final = tuple(field.name for field in fields(Callbacks))
 
 
 class TaskPool(BasePool):
@@ -49,19 +54,22 @@ class TaskPool(BasePool):
     _dispatcher: Dispatcher
     _mailbox: Mailbox
     _bodies: Bodies
+    _tasks: Mapping[str, Any]
     _stopped = True
 
     def on_start(self) -> None:
         """Adapt the app's tasks and start the event loop."""
-        hostname = (self.options.get("initargs") or (None, None))[1]
+        hostname: str | None = (self.options.get("initargs") or (None, None))[1]
         for option, setting in self._CHILD_SETTINGS.items():
             if self.options.get(option):
                 logger.warning("%s has no effect on the asyncio pool, which has no child to replace", setting)
+        threads = self._threads()
+        self._tasks = self.app.tasks
         self._bodies = Bodies(self.app, hostname)
         self._bodies.adapt_all()
         # Celery says `threads` where it runs without a hub.
         self._mailbox = ThreadMailbox() if self.options.get("threads", True) else HubMailbox()
-        self._dispatcher = Dispatcher(self.limit, self._threads(), self._mailbox)
+        self._dispatcher = Dispatcher(self.limit, threads, self._mailbox)
         self._dispatcher.start()
         self._stopped = False
         # The worker is the process in which jobs run. Its handlers set up tracing, connections and the like.
@@ -85,49 +93,33 @@ class TaskPool(BasePool):
         """Tell Celery of jobs from inside its hub. Called whenever the worker has connected to its broker."""
         self._mailbox.attach(loop)
 
-    def on_apply(  # noqa: PLR0913 - Celery's signature
+    def on_apply(  # pyright: ignore[reportIncompatibleMethodOverride] - the stub says that pools return None
         self,
         target: Callable[..., Any],
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
-        *,
-        soft_timeout: float | None = None,
-        timeout: float | None = None,
-        correlation_id: str | None = None,
-        callback: Callable[..., Any] | None = None,
-        accept_callback: Callable[..., Any] | None = None,
-        timeout_callback: Callable[..., Any] | None = None,
-        error_callback: Callable[..., Any] | None = None,
-        **_: Any,
+        **options: Any,
     ) -> Job:
         """Take a job.
 
         Args:
             target: Celery's tracer, whose first argument is the task's name; or any function, which runs in a thread.
             args, kwargs: Its arguments.
-            soft_timeout, timeout: Limits in seconds; those of the worker stand in for missing ones.
-            correlation_id: The job's id.
-            callback: Called with what ``target`` returned.
-            accept_callback: Called when the job begins.
-            timeout_callback: Called when a limit has passed.
-            error_callback: Called with what ``target`` raised.
+            options: ``correlation_id`` is the job's id; ``soft_timeout`` and ``timeout`` are its limits in seconds, for
+                which those of the worker stand in; and the callbacks.
 
         Returns:
             The job, which can be terminated.
         """
-        name = args[0] if args and isinstance(args[0], str) else ""
-        known = name in self.app.tasks
+        name = args[0] if args and isinstance(args[0], str) and args[0] in self._tasks else None
         job = Job(
             partial(target, *args, **(kwargs or {})),
-            job_id=str(correlation_id),
-            name=name if known else repr(target),
-            on_loop=known and self._bodies.on_loop(name),
-            soft_timeout=soft_timeout or self.options.get("soft_timeout"),
-            timeout=timeout or self.options.get("timeout"),
-            callback=callback,
-            accept_callback=accept_callback,
-            timeout_callback=timeout_callback,
-            error_callback=error_callback,
+            job_id=str(options.get("correlation_id")),
+            name=name or repr(target),
+            on_loop=name is not None and self._bodies.on_loop(name),
+            tell=Callbacks(**{kind: options[kind] for kind in _CALLBACKS if options.get(kind)}),
+            soft_seconds=options.get("soft_timeout") or self.options.get("soft_timeout"),
+            hard_seconds=options.get("timeout") or self.options.get("timeout"),
         )
         self._dispatcher.submit(job)
         return job
@@ -178,6 +170,7 @@ class TaskPool(BasePool):
             return
         dispatcher, mailbox = self._dispatcher, self._mailbox
         dispatcher.roster.close()
+        cold = interrupt
         while dispatcher.unfinished() and not self._stopped:
             cold = interrupt or state.should_terminate not in (None, False)
             if cold:
@@ -188,24 +181,21 @@ class TaskPool(BasePool):
             return
         self._stopped = True
         mailbox.close()
-        dispatcher.stop()
+        dispatcher.stop(COLD_SECONDS if cold else UNWIND_SECONDS)
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
     def _get_info(self) -> dict[str, Any]:
-        info: dict[str, Any] = super()._get_info()
         census = self._dispatcher.roster.census()
-        info.update(
-            {
-                "processes": [os.getpid()],
-                "max-tasks-per-child": "N/A",
-                "put-guarded-by-semaphore": False,
-                "timeouts": [self.options.get("soft_timeout") or 0, self.options.get("timeout") or 0],
-                "running": census.running,
-                "waiting": census.waiting,
-                "threads": {"max": self._dispatcher.roster.threads, "running": census.in_threads},
-            }
-        )
-        return info
+        return {
+            **cast(Any, super())._get_info(),
+            "processes": [os.getpid()],
+            "max-tasks-per-child": "N/A",
+            "put-guarded-by-semaphore": False,
+            "timeouts": [self.options.get("soft_timeout") or 0, self.options.get("timeout") or 0],
+            "running": census.running,
+            "waiting": census.waiting,
+            "threads": {"max": self._dispatcher.roster.threads, "running": census.in_threads},
+        }
 
     @property
     def num_processes(self) -> int:

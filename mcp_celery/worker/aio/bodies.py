@@ -1,13 +1,14 @@
 """What is changed on the tasks of an app so that Celery's own tracer awaits their bodies.
 
-The tracer calls ``task.run(*args, **kwargs)``, or ``task(...)`` for a class with a ``__call__`` of its own, which sooner or
-later calls ``self.run``; it takes whatever comes back for the result. So the one place to await is around ``run``, and an
-attribute of the *instance* puts something there without touching Celery, the user's classes, or other processes: just so
-Celery adds ``autoretry_for`` (``celery/app/autoretry.py``). Task classes, ``app.Task`` or ``__trace__`` would be worse:
-users have base classes of their own, and a tracer is built anew whenever the worker connects.
+The tracer calls ``task.run(*args, **kwargs)``, or ``task(...)`` for a class with a ``__call__`` of its own, which in
+the end calls ``self.run``; it takes whatever comes back for the result. So the one place to await is around ``run``, and
+an attribute of the *instance* puts something there without touching Celery, the user's classes, or other processes.
+Celery adds ``autoretry_for`` just so (``celery/app/autoretry.py``), and Sentry its spans. Task classes, ``app.Task`` or
+``__trace__`` would be worse: users have base classes of their own, and a tracer is built anew whenever the worker has
+connected to its broker.
 
 What stands there does nothing unless the tracer of a job of this pool calls it: ``await other_task()`` in a job, eager
-calls in tests and every other process still see what the function returns.
+calls in tests, and every other process still get what the function returns.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ import inspect
 import logging
 import weakref
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from celery import Celery
-from celery._state import _task_stack  # pyright: ignore[reportPrivateUsage]
+from celery import Celery, _state
+from celery.app import trace
 from celery.app.task import Task
-from celery.app.trace import build_tracer
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.threads import LocalManager
 from greenlet import getcurrent
@@ -40,8 +40,8 @@ _adapted: Final[weakref.WeakSet[AnyTask]] = weakref.WeakSet()
 def _strand_ident() -> Any:
     """Whose stack of tasks and requests this is.
 
-    Celery asks for the greenlet or the thread. Inside a job it is the job, so that ``self.request`` and ``current_task`` are
-    also right in the asyncio tasks and the threads that it starts.
+    Celery asks for the greenlet or the thread. Inside a job it is the job, so that ``self.request`` and
+    ``current_task`` are also right in the asyncio tasks and the threads that it starts.
     """
     job = current_job()
     return getcurrent() if job is None else job
@@ -71,7 +71,7 @@ class Bodies:
         self._app = app
         self._hostname = hostname
         self._places: dict[str, tuple[AnyTask, bool]] = {}
-        share_stacks(_task_stack)
+        share_stacks(cast(Any, _state)._task_stack)
 
     def adapt_all(self) -> None:
         """Adapt every task that is registered now."""
@@ -98,7 +98,7 @@ class Bodies:
         setattr(task, attribute, _awaiting(task, getattr(task, attribute)))
         _adapted.add(task)
         if task.__trace__ is not None:  # the tracer has taken hold of what stood there before
-            task.__trace__ = build_tracer(task.name, task, self._app.loader, self._hostname, app=self._app)
+            task.__trace__ = trace.build_tracer(task.name, task, self._app.loader, self._hostname, app=self._app)
         if inspect.iscoroutinefunction(type(task).__call__):
             logger.error(
                 "%s has a __call__ that is `async def`, which nobody awaits: make `run` the coroutine", task.name
@@ -124,6 +124,4 @@ def _awaiting(task: AnyTask, body: Callable[..., Any]) -> Callable[..., Any]:
             return job.run_body(body, args, kwargs)
         return body(*args, **kwargs)
 
-    # What it returns is not a coroutine any more; the mark would be copied with the other attributes.
-    run.__dict__.pop("_is_coroutine_mark", None)
     return run

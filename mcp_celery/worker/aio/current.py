@@ -1,8 +1,8 @@
 """Which job the running code belongs to, and how sync code inside a job waits for an awaitable.
 
 A job's code runs in its greenlet, in asyncio tasks that it starts, and in threads that it hands work to
-(``asyncio.to_thread``). Neither the greenlet nor the thread tells whose code it is, but all of them have copied the job's
-context: so a context variable does.
+(``asyncio.to_thread``). Neither the greenlet nor the thread tells whose code it is, but all of them have copied the
+job's context: so a context variable does.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def in_job() -> bool:
     """Whether :func:`await_in_job` can be called here.
 
     Returns:
-        True in a job's body and in all that Celery calls around it: signal handlers (``task_prerun``, ``task_success``, …),
-        the result backend, ``on_failure`` and its like. False outside a job, in asyncio tasks that a job has started (they
-        can ``await``), and in threads that it has handed work to (they can block).
+        True in a job's body and in all that Celery calls around it: signal handlers (``task_prerun``,
+        ``task_success``, …), the result backend, ``on_failure`` and its like. False outside a job, in asyncio tasks
+        that a job has started (they can ``await``), and in threads that it has handed work to (they can block).
     """
     job = _current.get()
     return job is not None and job.can_wait()
@@ -87,24 +87,22 @@ def await_in_job(awaitable: Awaitable[T]) -> T:
         BaseException: Whatever the awaitable raises.
     """
     job = _current.get()
-    coroutine = awaitable if inspect.iscoroutine(awaitable) else _as_coroutine(awaitable)
     if job is None or not job.can_wait():
-        coroutine.close()
-        if awaitable is not coroutine and inspect.iscoroutine(awaitable):
-            awaitable.close()
+        if inspect.iscoroutine(awaitable):
+            awaitable.close()  # it is not awaited, and need not say so as well
         where = "outside a job of the asyncio pool" if job is None else f"beside job {job.id}, not in its own greenlet"
         raise RuntimeError(
             f"await_in_job() was called {where}: ask in_job() first, and use `await` or blocking code instead"
         )
-    return job.wait(coroutine)
+    return job.wait(awaitable if inspect.iscoroutine(awaitable) else _as_coroutine(awaitable))
 
 
 def at_pool_stop(cleanup: Cleanup) -> None:
     """Close what jobs have opened on the event loop: a client session, a connection pool.
 
     Args:
-        cleanup: Called without arguments and awaited on the event loop, after the last job and before the loop is closed;
-            the last one given is called first. Each has a few seconds.
+        cleanup: Called without arguments and awaited on the event loop, after the last job and before the loop is
+            closed; the last one given is called first. Each has a few seconds.
 
     Raises:
         RuntimeError: The calling code belongs to no job of the asyncio pool.

@@ -1,4 +1,4 @@
-"""Brings jobs to their end: gives each its strand, its limits and its interruption, and tells Celery what became of it."""
+"""Brings jobs to their end: gives each its strand, its limits and its interruption, and tells Celery of it."""
 
 from __future__ import annotations
 
@@ -75,15 +75,19 @@ class Dispatcher:
         """Whether there are jobs to wait for: all but those that were interrupted and do not end."""
         return any(job.verdict is None or job.unwinds_since() < UNWIND_SECONDS for job in self.roster.running())
 
-    def stop(self) -> None:
-        """End the event loop and the threads."""
-        self.loop.stop()
+    def stop(self, patience: float) -> None:
+        """End the event loop and the threads.
+
+        Args:
+            patience: How many seconds tasks may take that jobs have left behind on the loop.
+        """
+        self.loop.stop(patience)
         self._threads.stop()
 
     # Beginning
 
     def _admit(self, jobs: list[Job]) -> None:
-        """Begin jobs that have waited. While they did, they may have been revoked, or expired: their requests are asked."""
+        """Begin jobs that have waited, on Celery's thread: they may have been revoked meanwhile, or have expired."""
         for job in jobs:
             self._mailbox.post(self._begin_if_wanted, job)
 
@@ -91,7 +95,7 @@ class Dispatcher:
         unwanted = True
         try:
             # It announces by itself what it finds.
-            unwanted = job.verdict is None and job.request is not None and job.request.revoked()
+            unwanted = job.verdict is None and (request := job.tell.request()) is not None and request.revoked()
         finally:
             if unwanted:
                 self.roster.condemn(job, Verdict.DROPPED)
@@ -115,7 +119,7 @@ class Dispatcher:
             if job.verdict is None:
                 self._accept(job)
                 self._set_limits(job)
-                outcome = partial(job.succeeded, await strand.run(job.work))
+                outcome = partial(job.tell.callback, await strand.run(job.work))
         except BaseException as error:  # noqa: BLE001 - asyncio would end the loop for some of them
             outcome = _escaped(job, error)
         finally:
@@ -129,7 +133,7 @@ class Dispatcher:
                 self._accept(job)
                 if job.soft_seconds or job.hard_seconds:
                     self.loop.call(self._set_limits, job)
-                outcome = partial(job.succeeded, self._context_of(job).run(job.work))
+                outcome = partial(job.tell.callback, self._context_of(job).run(job.work))
         except BaseException as error:  # noqa: BLE001 - the thread goes on to the next job
             outcome = _escaped(job, error)
         finally:
@@ -141,7 +145,7 @@ class Dispatcher:
         return context
 
     def _accept(self, job: Job) -> None:
-        self._mailbox.post(job.accepted, os.getpid(), time.monotonic())
+        self._mailbox.post(job.tell.accept_callback, os.getpid(), time.monotonic())
 
     # Ending
 
@@ -152,7 +156,7 @@ class Dispatcher:
             if verdict is None and outcome is not None:
                 self._mailbox.post(outcome)
             elif verdict is Verdict.TERMINATED:
-                self._mailbox.post(job.failed, _einfo(Terminated(job.signal)))
+                self._mailbox.post(job.tell.error_callback, _einfo(Terminated(job.signal)))
             if job.timers:
                 cancel = partial(_cancel_all, job.timers)
                 cancel() if job.on_loop else self.loop.call(cancel)
@@ -178,8 +182,8 @@ class Dispatcher:
     def _complain(self, job: Job, reason: str) -> None:
         if not job.done:
             logger.warning(
-                "Task %s was ended %.0f s ago (%s) and still holds its slot: it swallows CancelledError, or is in a blocking "
-                "call, which cannot be interrupted",
+                "Task %s was ended %.0f s ago (%s) and still holds its slot: it swallows CancelledError, or is in a "
+                "blocking call, which cannot be interrupted",
                 job,
                 job.unwinds_since(),
                 reason,
@@ -197,12 +201,12 @@ class Dispatcher:
 
     def _soften(self, job: Job, seconds: float) -> None:
         if not job.done and job.verdict is None and job.strand is not None:
-            self._mailbox.post(job.timed_out, True, seconds)
+            self._mailbox.post(job.tell.timeout_callback, True, seconds)
             job.strand.soften()
 
     def _time_out(self, job: Job, seconds: float) -> None:
         if self.roster.condemn(job, Verdict.TIMED_OUT):
-            self._mailbox.post(job.timed_out, False, seconds)
+            self._mailbox.post(job.tell.timeout_callback, False, seconds)
             self._interrupt(job, f"time limit of {seconds:g} s")
 
 
@@ -211,14 +215,14 @@ def _escaped(job: Job, error: BaseException) -> Callable[[], Any] | None:
     if job.verdict is not None:
         return None
     if isinstance(error, Exception):  # Reject, and what broke inside the tracer
-        return partial(job.failed, _einfo(error))
+        return partial(job.tell.error_callback, _einfo(error))
     lost = WorkerLostError(repr(error)).with_traceback(error.__traceback__)
-    return partial(job.failed, _einfo(lost))
+    return partial(job.tell.error_callback, _einfo(lost))
 
 
 def _einfo(error: BaseException) -> ExceptionInfo:
     try:
-        raise error  # it has to have a traceback
+        raise error  # noqa: TRY301 - it has to have a traceback
     except BaseException:  # noqa: BLE001
         return ExceptionInfo()
 

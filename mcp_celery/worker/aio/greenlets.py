@@ -1,7 +1,7 @@
 """A job on the event loop: Celery's sync tracer runs in a greenlet, and coroutines are driven inside it.
 
-Only the bare futures on which a coroutine waits cross to the loop's own greenlet, where asyncio sees an ordinary task that
-awaits them::
+Only the bare futures on which a coroutine waits cross to the loop's own greenlet, where asyncio sees an ordinary task
+that awaits them::
 
     asyncio task ──▶ LoopStrand.run ══ switch ══▶ greenlet: tracer ▶ body ▶ drive() ▶ coroutine
                             ▲                                                             │
@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from greenlet import getcurrent, greenlet
 
@@ -53,14 +53,14 @@ class LoopStrand:
         busy_with: Told before and after each stretch for which the job holds the loop's thread.
     """
 
-    __slots__ = ("_bodies", "_busy_with", "_greenlet", "_job", "_over", "_soft_is_due", "_task")
+    __slots__ = ("_busy_with", "_greenlet", "_in_body", "_job", "_over", "_soft_is_due", "_task")
 
     def __init__(self, job: Job, busy_with: Callable[[Job | None], None]) -> None:
         self._job = job
         self._busy_with = busy_with
         self._task: asyncio.Task[Any] | None = None
         self._greenlet: greenlet | None = None
-        self._bodies = 0
+        self._in_body = False
         self._over = False
         self._soft_is_due = False
 
@@ -102,8 +102,7 @@ class LoopStrand:
         if not (self._soft_is_due and isinstance(error, asyncio.CancelledError) and self._job.verdict is None):
             return error
         self._soft_is_due = False
-        assert self._task is not None, "only a running task is cancelled"
-        self._task.uncancel()
+        cast("asyncio.Task[Any]", self._task).uncancel()
         return SoftLimit()
 
     def can_wait(self) -> bool:
@@ -115,7 +114,7 @@ class LoopStrand:
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Drive a coroutine; the greenlet waits whenever it does."""
-        return drive(coroutine, getcurrent().parent.switch)  # pyright: ignore[reportOptionalMemberAccess]
+        return drive(coroutine, cast(greenlet, getcurrent().parent).switch)
 
     def interrupt(self, reason: str) -> None:
         """Cancel the asyncio task. One that has not begun looks at its job's verdict by itself."""
@@ -123,20 +122,20 @@ class LoopStrand:
             self._task.cancel(reason)
 
     def soften(self) -> None:
-        """Let the body know that its soft limit has passed."""
+        """Cancel the asyncio task, and see to it that the body is told of its limit instead."""
         if not self._over:
             self._soft_is_due = True
-            if self._bodies and self._task is not None:
+            if self._in_body and self._task is not None:
                 self._task.cancel()
 
     def enter_body(self) -> None:
-        """A soft limit may be raised, at once where it has passed already."""
-        self._bodies += 1
+        """From here on a soft limit may be raised, at once where it has passed already."""
+        self._in_body = True
         if self._soft_is_due:
             self._soft_is_due = False
             raise SoftLimit
 
     def leave_body(self) -> None:
-        """The soft limit has lost its object."""
-        self._bodies -= 1
-        self._over = not self._bodies
+        """From here on none is raised."""
+        self._in_body = False
+        self._over = True

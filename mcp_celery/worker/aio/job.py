@@ -8,8 +8,9 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.worker.request import Request
@@ -35,10 +36,17 @@ class Verdict(Enum):
 class SoftLimit(SoftTimeLimitExceeded, asyncio.CancelledError):
     """What a coroutine gets at its ``await`` when its soft time limit has passed.
 
-    Code that waits for others (``TaskGroup``, ``wait_for``, anyio) expects nothing but a cancellation there, and cleans up
-    on nothing else: a bare ``SoftTimeLimitExceeded`` would leave its children running. So it is both. Outside the body it
-    is Celery's own class again.
+    Code that waits for others (``TaskGroup``, ``wait_for``, anyio) expects nothing but a cancellation there, and cleans
+    up on nothing else: a bare ``SoftTimeLimitExceeded`` would leave its children running. So it is both. Outside the
+    body it is Celery's own class again; in a log and in a pickle it always is.
     """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as Celery's own class."""
+        return SoftTimeLimitExceeded, self.args
+
+
+SoftLimit.__name__ = SoftLimit.__qualname__ = SoftTimeLimitExceeded.__name__
 
 
 class Strand(Protocol):
@@ -57,20 +65,42 @@ class Strand(Protocol):
         ...
 
     def soften(self) -> None:
-        """Raise ``SoftTimeLimitExceeded`` in the body: as it begins, if it has not; never after it. On the loop's thread."""
+        """Raise ``SoftTimeLimitExceeded`` in the body, as it begins if it has not. Called on the loop's thread."""
         ...
 
     def enter_body(self) -> None:
-        """From here on a soft limit may be raised."""
+        """From here on a soft limit may be raised, at once where it has passed already."""
         ...
 
     def leave_body(self) -> None:
-        """From here on none is raised."""
+        """From here on none is raised. May be called again."""
         ...
 
 
 def _nothing(*_: Any) -> None:
     """Stand in for a callback that was not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """How Celery wants to be told of a job, under the names that it gives them."""
+
+    callback: Callable[..., Any] = _nothing
+    """Called with what the work returned."""
+    accept_callback: Callable[..., Any] = _nothing
+    """Called with a process id and a time when the job begins."""
+    timeout_callback: Callable[..., Any] = _nothing
+    """Called with ``(soft, seconds)`` when a limit has passed."""
+    error_callback: Callable[..., Any] = _nothing
+    """Called with an ``ExceptionInfo``."""
+
+    def request(self) -> Request | None:
+        """The request behind them, whose bound methods they are. It alone can tell whether it is still wanted."""
+        owner = getattr(self.accept_callback, "__self__", None)
+        return owner if isinstance(owner, Request) else None
+
+
+_NO_CALLBACKS = Callbacks()
 
 
 class Job:
@@ -81,30 +111,26 @@ class Job:
         job_id: Celery's id.
         name: Name of the Celery task.
         on_loop: Whether it runs on the event loop.
-        callback, accept_callback, timeout_callback, error_callback: As Celery hands them to a pool.
-        soft_timeout, timeout: Limits in seconds, None or 0 for none.
+        tell: How Celery wants to be told of it.
+        soft_seconds, hard_seconds: Time limits, None or 0 for none.
     """
 
     __slots__ = (
         "__weakref__",
         "_at_stop",
         "_begun",
+        "_condemned_at",
         "_terminate",
-        "accepted",
         "begun",
-        "condemned_at",
         "done",
-        "failed",
         "hard_seconds",
         "id",
         "name",
         "on_loop",
-        "request",
         "signal",
         "soft_seconds",
         "strand",
-        "succeeded",
-        "timed_out",
+        "tell",
         "timers",
         "verdict",
         "work",
@@ -117,33 +143,24 @@ class Job:
         job_id: str,
         name: str,
         on_loop: bool,
-        callback: Callable[..., Any] | None = None,
-        accept_callback: Callable[..., Any] | None = None,
-        timeout_callback: Callable[..., Any] | None = None,
-        error_callback: Callable[..., Any] | None = None,
-        soft_timeout: float | None = None,
-        timeout: float | None = None,
+        tell: Callbacks = _NO_CALLBACKS,
+        soft_seconds: float | None = None,
+        hard_seconds: float | None = None,
     ) -> None:
         self.work = work
         self.id = job_id
         self.name = name
         self.on_loop = on_loop
-        self.succeeded = callback or _nothing
-        self.accepted = accept_callback or _nothing
-        self.timed_out = timeout_callback or _nothing
-        self.failed = error_callback or _nothing
-        self.soft_seconds = soft_timeout or None
-        self.hard_seconds = timeout or None
-        # Celery's callbacks are bound methods of the request, which alone can tell whether it was revoked meanwhile.
-        owner = getattr(accept_callback, "__self__", None)
-        self.request: Request | None = owner if isinstance(owner, Request) else None
+        self.tell = tell
+        self.soft_seconds = soft_seconds
+        self.hard_seconds = hard_seconds
         self.strand: Strand | None = None
         self.timers: list[asyncio.TimerHandle] = []
         self.verdict: Verdict | None = None
-        self.condemned_at = 0.0
         self.signal: int | None = None
         self.begun = False
         self.done = False
+        self._condemned_at = 0.0
         self._begun: list[Any] = []
         self._terminate: Callable[[Job], None] = _nothing
         self._at_stop: Callable[[Cleanup], None] = _nothing
@@ -169,28 +186,27 @@ class Job:
     def condemn(self, verdict: Verdict) -> None:
         """Settle how the job ends, whatever its body does from now on."""
         self.verdict = verdict
-        self.condemned_at = time.monotonic()
+        self._condemned_at = time.monotonic()
 
     def unwinds_since(self) -> float:
         """For how many seconds a condemned job has gone on."""
-        return time.monotonic() - self.condemned_at
+        return time.monotonic() - self._condemned_at
 
     def forget(self) -> None:
-        """Let go of the message and the request; contexts copied from the job's may live on and keep the job."""
-        self.work = self.accepted = self.succeeded = self.failed = self.timed_out = _nothing
-        self.request = self.strand = None
+        """Let go of the message and the request: contexts that were copied from the job's may outlive it."""
+        self.work = self._terminate = _nothing
+        self.tell = _NO_CALLBACKS
+        self.strand = None
         self.timers = []
         self._begun = []
-        self._terminate = _nothing
 
     def can_wait(self) -> bool:
         """Whether the calling code runs on the job's strand."""
         return self.strand is not None and self.strand.can_wait()
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Suspend the job until a coroutine has ended."""
-        assert self.strand is not None, "a job that has ended cannot wait"
-        return self.strand.wait(coroutine)
+        """Suspend the job, which :meth:`can_wait`, until a coroutine has ended."""
+        return cast(Strand, self.strand).wait(coroutine)
 
     def at_stop(self, cleanup: Cleanup) -> None:
         """Run a clean-up on the event loop, after the pool's last job."""
@@ -199,7 +215,7 @@ class Job:
     def begins(self, request: Any) -> bool:
         """Whether a call of a task's body is the tracer's own. Said once for each request.
 
-        Code in a job may call other tasks, or its own again, like functions; such a call gets what the function returns.
+        Code in a job may call other tasks, or its own again, like functions; that gets what the function returns.
 
         Args:
             request: Topmost request (``celery.app.task.Context``) of the called task's stack.
@@ -216,19 +232,11 @@ class Job:
             SoftTimeLimitExceeded: The soft limit has passed, and the body let the exception through.
             asyncio.CancelledError: The job is to be ended. Whatever the body returned or raised instead of it does not
                 count: Celery has recorded the end already.
-            concurrent.futures.CancelledError: The body was cancelled, and not by Celery; an ``Exception``, so that Celery
-                treats it like any other.
+            concurrent.futures.CancelledError: The body was cancelled, and not by Celery. An ``Exception``, so that
+                Celery treats it like any other.
         """
-        strand = self.strand
-        assert strand is not None, "a body runs in a job that has begun"
         try:
-            try:
-                strand.enter_body()
-                value = body(*args, **kwargs)
-                if inspect.isawaitable(value):
-                    value = await_in_job(value)
-            finally:
-                strand.leave_body()
+            value = self._call(body, args, kwargs)
         except SoftLimit as error:
             raise SoftTimeLimitExceeded(*error.args).with_traceback(error.__traceback__) from None
         except asyncio.CancelledError as error:
@@ -243,3 +251,23 @@ class Job:
         if self.verdict is not None:
             raise asyncio.CancelledError
         return value
+
+    def _call(self, body: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        strand = cast(Strand, self.strand)
+        if len(self._begun) > 1:  # another task's body, which this one's applies eagerly
+            return _awaited(body(*args, **kwargs))
+        try:
+            strand.enter_body()
+            if self.verdict is not None:  # an interruption before this found no body to interrupt
+                raise asyncio.CancelledError
+            return _awaited(body(*args, **kwargs))
+        finally:
+            # In a thread an exception from outside may hit the first call, but not the second as well.
+            try:
+                strand.leave_body()
+            finally:
+                strand.leave_body()
+
+
+def _awaited(value: Any) -> Any:
+    return await_in_job(value) if inspect.isawaitable(value) else value

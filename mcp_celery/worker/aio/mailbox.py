@@ -1,8 +1,8 @@
 """Carries what Celery is told of jobs to the thread that it expects to be told on, in the order in which it was posted.
 
-With an asynchronous transport (Redis, AMQP) that is the worker's main thread, which runs kombu's hub: a socket wakes it.
-Other transports have no hub, and their main thread sleeps in ``drain_events``; there a thread of the pool's own tells, one
-thing after the other, and never the loop's thread, which an acknowledgement over a network would block.
+With an asynchronous transport (Redis, AMQP) that is the worker's main thread, which runs kombu's hub: a socket wakes
+it. Other transports have no hub, and their main thread sleeps in ``drain_events``; there a thread of the pool's own
+tells, one thing after the other, and never the loop's thread, which an acknowledgement over a network would block.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from kombu.message import Message
@@ -85,10 +86,8 @@ class HubMailbox:
 
     def deliver(self, *_: Any) -> None:
         """Tell what is there. What is posted meanwhile rings again, so that the hub has its turn in between."""
-        try:
+        with suppress(BlockingIOError):
             self._bell.recv(64)
-        except BlockingIOError:
-            pass
         # In this order: whoever posts after this line rings again.
         self._rung = False
         try:
@@ -143,7 +142,7 @@ class ThreadMailbox:
     def attach(self, hub: Any) -> None:
         """There is no hub with such a transport."""
 
-    def pump(self, seconds: float, *, upkeep: bool) -> None:
+    def pump(self, seconds: float, *, upkeep: bool) -> None:  # noqa: ARG002 - the protocol's
         """Let the thread, which delivers by itself, have some time for it."""
         time.sleep(seconds)
 
@@ -163,18 +162,22 @@ class ThreadMailbox:
 def _keep_up(hub: Any) -> None:
     """Fire the hub's timers and send acknowledgements while the pool waits for its last jobs.
 
-    The timers beat the broker's heart. Without the acknowledgements a worker that is killed while it waits would have the
-    jobs delivered again that have ended meanwhile. Other callbacks stay for the hub's own end: they may read deliveries.
-    (What ``celery.concurrency.prefork`` does while it waits.)
+    The timers beat the broker's heart. Without the acknowledgements a worker that is killed while it waits would have
+    the jobs delivered again that have ended meanwhile. Other callbacks stay for the hub's own end: they may read
+    deliveries. (What ``celery.concurrency.prefork`` does while it waits.)
     """
     try:
         hub.fire_timers()
-        ready: set[Any] = hub._pop_ready()
-        for callback in ready:
-            told = getattr(callback, "fun", None)
-            if isinstance(getattr(told, "__self__", None), Message) and told.__name__ in _ACKNOWLEDGEMENTS:
+        for callback in hub._pop_ready():
+            if _is_acknowledgement(callback):
                 callback()
             else:
                 hub.call_soon(callback)
     except Exception:
         logger.exception("The worker's hub could not be served while the pool stops")
+
+
+def _is_acknowledgement(callback: Any) -> bool:
+    method: Any = getattr(callback, "fun", None)
+    owner: object = getattr(method, "__self__", None)
+    return isinstance(owner, Message) and method.__name__ in _ACKNOWLEDGEMENTS

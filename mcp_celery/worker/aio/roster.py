@@ -1,7 +1,7 @@
 """Which jobs run and which wait for a slot. Jobs come and go from any thread.
 
-A job in a thread needs a slot like any other, and one of the threads, of which there are fewer: while none is free, jobs
-on the loop overtake those that wait for one.
+A job in a thread needs a slot like any other, and one of the threads, of which there are fewer: while none is free,
+jobs on the loop overtake those that wait for one.
 """
 
 from __future__ import annotations

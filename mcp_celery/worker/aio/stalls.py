@@ -1,7 +1,7 @@
 """Says which job keeps the event loop from all others, and where it does.
 
-A sync call in a coroutine (``time.sleep``, ``requests.get``, a long computation) holds the loop's thread; the other jobs
-just seem slow then, and nothing tells why.
+A sync call in a coroutine (``time.sleep``, ``requests.get``, a long computation) holds the loop's thread; the other
+jobs just seem slow then, and nothing tells why.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 STALL_SECONDS: Final = 1.0
 LOOK_EVERY_SECONDS: Final = 1.0
 FRAMES_SHOWN: Final = 12
+
+_frames_of_all_threads: Final = sys._current_frames  # pyright: ignore[reportPrivateUsage] - there is no other way
 
 
 class StallWatch:
@@ -67,8 +69,8 @@ class StallWatch:
         frame = sys._current_frames().get(thread.ident or 0)
         stack = "".join(traceback.format_stack(frame)[-FRAMES_SHOWN:]) if frame is not None else ""
         logger.warning(
-            "%s holds the event loop, and no other job goes on: await what takes long, or make the task a plain function, "
-            "which runs in a thread. It is here:\n%s",
+            "%s holds the event loop, and no other job goes on: await what takes long, or make the task a plain "
+            "function, which runs in a thread. It is here:\n%s",
             who,
             stack,
         )

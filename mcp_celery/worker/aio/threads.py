@@ -1,7 +1,7 @@
 """A job in a thread: how sync bodies run, so that none of them keeps the loop from the others.
 
-The whole job runs there, as on Celery's ``threads`` pool: signal handlers, the result backend and ``on_failure`` find the
-thread-local state (database connections, scoped sessions) of the body that they belong to.
+The whole job runs there, as on Celery's ``threads`` pool: signal handlers, the result backend and ``on_failure`` find
+the thread-local state (database connections, scoped sessions) of the body that they belong to.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import ctypes
 import queue
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
@@ -20,13 +20,15 @@ T = TypeVar("T")
 
 _raise_in_thread: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
+_NO_EXCEPTION: Final = ctypes.py_object()
+"""NULL: takes back an exception that has not been raised yet."""
 
 
 class DaemonThreads:
     """Threads that are made when needed, used again, and do not keep a process alive that wants to end.
 
-    ``ThreadPoolExecutor`` does keep it alive: a body that never returns would have to be killed with its worker. How many
-    there are is the roster's business.
+    ``ThreadPoolExecutor`` does keep it alive: a body that never returns would have to be killed with its worker. How
+    many there are is the roster's business.
 
     Args:
         name: What the threads are called.
@@ -76,7 +78,7 @@ class ThreadStrand:
         self._loop = loop
         self._lock = threading.Lock()
         self._thread = threading.get_ident()
-        self._bodies = 0
+        self._in_body = False
         self._over = False
         self._soft_is_due = False
         self._awaited: _Awaited | None = None
@@ -98,37 +100,36 @@ class ThreadStrand:
         self._raise(asyncio.CancelledError)
 
     def soften(self) -> None:
-        """Let the body know that its soft limit has passed."""
+        """Raise ``SoftTimeLimitExceeded`` in the body, as it begins if it has not."""
         with self._lock:
             if self._over:
                 return
-            self._soft_is_due = not self._bodies
+            self._soft_is_due = not self._in_body
         self._raise(SoftTimeLimitExceeded)
 
     def enter_body(self) -> None:
-        """An exception may be raised, a soft limit's at once where it has passed already."""
+        """From here on exceptions may be raised, a soft limit's at once where it has passed already."""
         with self._lock:
-            self._bodies += 1
+            self._in_body = True
             soft_is_due, self._soft_is_due = self._soft_is_due, False
         if soft_is_due:
             raise SoftTimeLimitExceeded
 
     def leave_body(self) -> None:
-        """No exception is raised from now on, and one that comes this moment is forgotten."""
+        """From here on none is raised, and one that comes this moment is forgotten."""
         while True:
             try:
                 with self._lock:
-                    if not self._over:
-                        self._bodies -= 1
-                        self._over = not self._bodies
-                    _raise_in_thread(self._thread, ctypes.py_object())
+                    self._in_body = False
+                    self._over = True
+                    _raise_in_thread(self._thread, _NO_EXCEPTION)
             except (asyncio.CancelledError, SoftTimeLimitExceeded):
                 continue
             return
 
     def _raise(self, error: type[BaseException]) -> None:
         with self._lock:
-            if self._bodies:
+            if self._in_body:
                 _raise_in_thread(self._thread, error)
         if (awaited := self._awaited) is not None:
             awaited.cancel()
@@ -159,8 +160,7 @@ class _Awaited:
         except BaseException:
             self.cancel()
             raise
-        assert self._task is not None, "it has ended, therefore it was started"
-        return self._task.result()
+        return cast("asyncio.Task[Any]", self._task).result()  # it has ended, therefore it was started
 
     def cancel(self) -> None:
         """Cancel the coroutine, from any thread."""
