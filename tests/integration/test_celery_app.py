@@ -75,6 +75,7 @@ def own_lines(output: str) -> list[str]:
     return [line for line in (rest if mark else output).splitlines() if line.strip()]
 
 
+@pytest.mark.shows("C10", "C4")
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_worker_that_could_not_run_a_job_says_why_in_one_line(
     refusals: dict[str, tuple[int, str]], case: str
@@ -86,6 +87,7 @@ def test_a_worker_that_could_not_run_a_job_says_why_in_one_line(
     assert REFUSED[case][1] in line
 
 
+@pytest.mark.shows("C10")
 def test_inspect_registered_needs_no_server_and_shows_every_component(worker: WorkerNode, settings: Settings) -> None:
     command = celery_command("inspect", "registered", "--json", REDIS_URL=settings.redis_url)
     output, _ = command.communicate(timeout=COMMAND_SECONDS)

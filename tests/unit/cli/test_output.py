@@ -13,6 +13,7 @@ from rich.console import Console
 
 from mcp_celery.cli.follow import TaskUpdate
 from mcp_celery.cli.options import POOLS
+from mcp_celery.default_app import configuration
 from mcp_celery.cli.output import KEPT_LINES, LogTail, Terminal, typed
 from mcp_celery.cli.render import LANGUAGES_SHOWN, ProgressView, print_index
 
@@ -125,7 +126,10 @@ def test_an_index_is_shown_with_its_rarest_languages_summed_up() -> None:
 
 
 def test_every_pool_is_one_that_celery_knows_and_prefork_is_not_its_default_spelling() -> None:
-    classes = {name: get_implementation(celery_name).__module__ for name, celery_name in POOLS.items()}
+    chosen = {name: arguments[1] for name, arguments in POOLS.items() if arguments}
+    assert {arguments[0] for arguments in POOLS.values() if arguments} == {"--pool"}
+    modules = {name: get_implementation(celery_name).__module__ for name, celery_name in chosen.items()}
     expected = {"prefork": "prefork", "threads": "thread", "solo": "solo"}
-    assert classes == {name: f"celery.concurrency.{module}" for name, module in expected.items()}
-    assert POOLS["prefork"] != "prefork", "which Celery cannot tell from nothing said"
+    assert modules == {name: f"celery.concurrency.{module}" for name, module in expected.items()}
+    assert chosen["prefork"] != "prefork", "which Celery cannot tell from nothing said"
+    assert configuration()["worker_pool"] == "mcp_celery.worker.pool:TaskPool", "what nothing said means"

@@ -1,0 +1,55 @@
+"""Each test of the contract runs in memory and in a real Redis."""
+
+import tempfile
+from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
+
+import pytest
+
+from mcp_celery.embedded import EmbeddedStore
+from mcp_celery.engine import TaskEngine
+from tests.support.leaks import no_processes_left
+from tests.support.worlds import LIMITS, MemoryWorld, RedisWorld, Watchful, World, redis_world
+
+
+@pytest.fixture(scope="session")
+def store_url() -> Generator[str]:
+    """A Redis that no test stops or empties."""
+    with (
+        tempfile.TemporaryDirectory(prefix="mcpc-") as folder,
+        no_processes_left(Path(folder).resolve()),
+        EmbeddedStore.open(Path(folder) / "data") as store,
+    ):
+        yield store.url
+
+
+@pytest.fixture
+def results_apart() -> bool:
+    """Whether Celery's result backend is another server than the store; parametrize to have both."""
+    return False
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def world(request: pytest.FixtureRequest, results_apart: bool) -> AsyncGenerator[World]:
+    if request.param == "memory":
+        yield MemoryWorld(results_apart=results_apart)
+        return
+    async with redis_world(request.getfixturevalue("store_url"), results_apart=results_apart) as world:
+        yield world
+
+
+@pytest.fixture
+async def in_redis(store_url: str) -> AsyncGenerator[RedisWorld]:
+    """For what only Redis has."""
+    async with redis_world(store_url) as world:
+        yield world
+
+
+@pytest.fixture
+def queue(world: World) -> Watchful:
+    return Watchful(world.store)
+
+
+@pytest.fixture
+def engine(world: World, queue: Watchful) -> TaskEngine:
+    return TaskEngine(store=world.store, queue=queue, bus=world.bus, results=world.results, limits=LIMITS)

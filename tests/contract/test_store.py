@@ -1,0 +1,407 @@
+"""What every store does, told once for memory and Redis: records, changes, claims, starts and expiry."""
+
+import asyncio
+import itertools
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mcp_celery.engine import (
+    MOVES,
+    Change,
+    Changed,
+    Claim,
+    JobLedger,
+    Progress,
+    RpcError,
+    TaskBus,
+    TaskQueue,
+    TaskRecord,
+    TaskRef,
+    TaskResults,
+    TaskStatus,
+    TaskStore,
+    now_ms,
+)
+from mcp_celery.testing import MemoryTaskBus, MemoryTaskQueue, MemoryTaskResults, MemoryTaskStore
+from tests.support.waiting import eventually
+from tests.support.worlds import SNAPSHOT, RedisWorld, World, a_record
+
+pytestmark = pytest.mark.anyio
+
+STATUSES: tuple[TaskStatus, ...] = get_args(TaskStatus)
+CLAIM = Claim("celery@host", True, 1_790_000_000_000)
+NOWHERE = TaskRef("client-a|alice", "no-such-task")
+
+
+async def created(world: World, **values: object) -> TaskRecord:
+    record = a_record(**values)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await world.store.create(record, SNAPSHOT)
+    return record
+
+
+async def load(world: World, ref: TaskRef) -> TaskRecord | None:
+    stored = await world.store.load(ref)
+    return None if stored is None else stored.record
+
+
+async def accepted(world: World, ref: TaskRef, change: Change) -> TaskRecord:
+    changed = await world.store.change(ref, change)
+    assert changed is not None
+    assert changed.accepted
+    return changed.record
+
+
+async def test_the_memory_implementations_fulfil_the_ports() -> None:
+    """Pyright reads these lines; what they do is checked by the rest of this suite."""
+    bus: TaskBus = MemoryTaskBus()
+    results: TaskResults = MemoryTaskResults()
+    queue: TaskQueue = MemoryTaskQueue()
+    store: TaskStore = MemoryTaskStore(MemoryTaskBus())
+    ledger: JobLedger = MemoryTaskStore(MemoryTaskBus()).ledger
+    assert all((bus, results, queue, store, ledger))
+
+
+class TestRecords:
+    async def test_a_new_record_is_found_as_it_was_created(self, world: World) -> None:
+        record = await created(world)
+        assert await load(world, record.ref) == record
+
+    async def test_it_is_found_under_its_own_scope_only(self, world: World) -> None:
+        record = await created(world)
+        for scope in (None, "", "client-a", "client-a|bob"):
+            assert await load(world, TaskRef(scope, record.task_id)) is None
+
+    async def test_an_anonymous_record_is_no_other_callers(self, world: World) -> None:
+        record = await created(world, scope=None)
+        assert await load(world, record.ref) == record
+        assert await load(world, TaskRef("anon", record.task_id)) is None
+
+    async def test_a_deleted_record_is_gone_with_its_snapshot(self, world: World) -> None:
+        record = await created(world)
+        await world.store.delete(record.ref)
+        assert await load(world, record.ref) is None
+        assert await world.store.change(record.ref, Change(to="completed")) is None
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1) is None
+        await world.store.delete(record.ref)
+
+    async def test_an_unknown_task_is_none_to_every_call(self, world: World) -> None:
+        assert await load(world, NOWHERE) is None
+        assert await world.store.change(NOWHERE, Change(to="working")) is None
+        assert await world.store.start(NOWHERE, attempt=1, retries=0, at_ms=1) is None
+        assert world.ledger.change(NOWHERE, Change(to="working")) is None
+        assert world.ledger.claim(NOWHERE, attempt=1, claim=CLAIM) is False
+        assert world.told(NOWHERE) == 0
+
+    @pytest.mark.parametrize(
+        ("scope", "component"),
+        [
+            ("https://client.example/?a=1#b|alice@example.org", "file:///a b/%41~!?x=1#y:z"),
+            ("任务|🙂", "prompt 🙂"),
+            ("s" * 2_000, "c" * 2_000),
+            ("*[?]", "{}"),
+            (None, "a\nb\0c"),
+        ],
+        ids=["urls", "unicode", "long", "glob", "control characters"],
+    )
+    async def test_scopes_and_components_may_be_anything(self, world: World, scope: str | None, component: str) -> None:
+        record = await created(world, scope=scope, component=component)
+        assert await load(world, record.ref) == record
+        assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
+        await accepted(world, record.ref, Change(to="completed"))
+        assert world.told(record.ref) == 1
+
+
+class TestChanges:
+    @pytest.mark.parametrize("target", STATUSES)
+    async def test_a_working_task_may_become(self, world: World, target: TaskStatus) -> None:
+        record = await created(world)
+        change = Change(to=target, at_ms=record.created_at_ms + 5)
+        expected = replace(record, status=target, updated_at_ms=record.created_at_ms + 5, revision=2)
+        assert await world.store.change(record.ref, change) == Changed(True, expected)
+        assert await load(world, record.ref) == expected
+
+    @pytest.mark.parametrize("target", STATUSES)
+    @pytest.mark.parametrize("terminal", ["completed", "failed", "cancelled"])
+    async def test_terminal_is_final(self, world: World, terminal: TaskStatus, target: TaskStatus) -> None:
+        record = await created(world)
+        ended = await accepted(world, record.ref, Change(to=terminal, status_message="the end"))
+        late = Change(to=target, status_message="too late", is_error=True, error=RpcError(1, "x"), at_ms=now_ms() + 99)
+        for refuse in (world.store.change(record.ref, late), asyncio.to_thread(world.ledger.change, record.ref, late)):
+            assert await refuse == Changed(False, ended)
+        assert await load(world, record.ref) == ended
+        assert world.told(record.ref) == 1
+
+    async def test_the_ledger_and_the_store_change_the_same_record(self, world: World) -> None:
+        record = await created(world)
+        first = world.ledger.change(record.ref, Change(to="working", status_message="one"))
+        assert first is not None
+        assert first.record.revision == 2
+        second = await accepted(world, record.ref, Change(to="input_required"))
+        assert (second.status_message, second.revision) == ("one", 3)
+        third = world.ledger.change(record.ref, Change(to="completed"))
+        assert third is not None
+        assert (third.accepted, third.record.revision) == (True, 4)
+        assert world.told(record.ref) == 3
+
+    async def test_a_change_of_another_attempt_is_refused(self, world: World) -> None:
+        record = await created(world, attempt=2)
+        for attempt in (1, 3, 22):
+            assert await world.store.change(record.ref, Change(to="completed", attempt=attempt)) == Changed(
+                False, record
+            )
+        assert world.told(record.ref) == 0
+        await accepted(world, record.ref, Change(to="working", attempt=2))
+        await accepted(world, record.ref, Change(to="completed", attempt=None))
+
+    async def test_it_carries_everything_it_names(self, world: World) -> None:
+        record = await created(world)
+        error = RpcError(-32001, "No such year", {"year": [1, None, "ü"]})
+        change = Change(
+            to="failed", status_message="No such year", error=error, progress=Progress(3, 10), is_error=True
+        )
+        read = await accepted(world, record.ref, change)
+        assert read == await load(world, record.ref)
+        assert (read.status_message, read.error, read.progress, read.is_error) == (
+            "No such year", error, Progress(3, 10), True,
+        )  # fmt: skip
+        assert read.updated_at_ms == change.at_ms
+        assert read.created_at_ms == record.created_at_ms
+
+    async def test_what_it_does_not_name_stays(self, world: World) -> None:
+        record = await created(world)
+        await accepted(world, record.ref, Change(to="working", status_message="half", progress=Progress(0.5)))
+        read = await accepted(world, record.ref, Change(to="working"))
+        assert (read.status_message, read.progress) == ("half", Progress(0.5))
+
+    async def test_an_empty_message_takes_the_old_one_away(self, world: World) -> None:
+        record = await created(world)
+        await accepted(world, record.ref, Change(to="working", status_message="half"))
+        assert (await accepted(world, record.ref, Change(to="working", status_message=""))).status_message is None
+
+    @pytest.mark.parametrize(
+        "message", ["ü 🙂\n\0", "m" * 100_000, "lone \udcff surrogate"], ids=["odd", "long", "lone"]
+    )
+    async def test_a_message_of_any_characters_is_accepted(self, world: World, message: str) -> None:
+        record = await created(world)
+        read = await accepted(world, record.ref, Change(to="working", status_message=message))
+        assert read.status_message is not None
+        assert len(read.status_message) == len(message)
+
+    async def test_reading_claiming_and_starting_are_no_changes(self, world: World) -> None:
+        record = await created(world)
+        await load(world, record.ref)
+        assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms() + 99)
+        read = await load(world, record.ref)
+        assert read is not None
+        assert (read.revision, read.updated_at_ms) == (record.revision, record.updated_at_ms)
+        assert world.told(record.ref) == 0
+
+
+class TestClaims:
+    async def test_the_worker_that_received_a_job_is_noted(self, world: World) -> None:
+        record = await created(world)
+        assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
+        assert await load(world, record.ref) == replace(record, claim=CLAIM)
+
+    async def test_a_later_claim_takes_the_place_of_an_earlier_one(self, world: World) -> None:
+        record = await created(world)
+        assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
+        other = Claim("celery@other", False, CLAIM.at_ms + 1)
+        assert world.ledger.claim(record.ref, attempt=1, claim=other)
+        assert await load(world, record.ref) == replace(record, claim=other)
+
+    async def test_a_claim_for_another_attempt_is_refused(self, world: World) -> None:
+        record = await created(world, attempt=2)
+        assert not world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
+        assert await load(world, record.ref) == record
+
+    async def test_a_task_that_waits_for_input_can_be_claimed(self, world: World) -> None:
+        record = await created(world)
+        await accepted(world, record.ref, Change(to="input_required"))
+        assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
+
+    @pytest.mark.parametrize("terminal", ["completed", "failed", "cancelled"])
+    async def test_a_task_that_has_ended_is_nobodys(self, world: World, terminal: TaskStatus) -> None:
+        record = await created(world)
+        ended = await accepted(world, record.ref, Change(to=terminal))
+        assert not world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
+        assert await load(world, record.ref) == ended
+
+
+class TestStarts:
+    async def test_a_body_starts_with_the_snapshot_of_the_request(self, world: World) -> None:
+        record = await created(world)
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1_790_000_000_000) == SNAPSHOT
+        assert await load(world, record.ref) == replace(record, started_at_ms=1_790_000_000_000)
+
+    async def test_it_starts_once_for_each_attempt_and_retry(self, world: World) -> None:
+        record = await created(world)
+        granted = [
+            await world.store.start(record.ref, attempt=1, retries=retries, at_ms=retries) is not None
+            for retries in (0, 0, 1, 1, 0, 10, 9, 10, 11)
+        ]
+        assert granted == [True, False, True, False, False, True, False, False, True]
+
+    async def test_of_many_deliveries_at_once_one_starts(self, world: World) -> None:
+        record = await created(world)
+        started = await asyncio.gather(
+            *(world.store.start(record.ref, attempt=1, retries=0, at_ms=number) for number in range(20))
+        )
+        assert len([one for one in started if one is not None]) == 1
+
+    async def test_a_delivery_whose_answer_was_lost_may_ask_again(self, world: World) -> None:
+        record = await created(world)
+        for _ in range(3):
+            assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1, delivery="one") == SNAPSHOT
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1, delivery="two") is None
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1) is None
+        assert await world.store.start(record.ref, attempt=1, retries=1, at_ms=1, delivery="two") == SNAPSHOT
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1, delivery="one") is None
+
+    async def test_another_attempt_does_not_start(self, world: World) -> None:
+        record = await created(world, attempt=2)
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1) is None
+        assert await world.store.start(record.ref, attempt=3, retries=0, at_ms=1) is None
+        assert await load(world, record.ref) == record
+
+    @pytest.mark.parametrize("status", ["input_required", "completed", "failed", "cancelled"])
+    async def test_only_a_working_task_starts(self, world: World, status: TaskStatus) -> None:
+        record = await created(world)
+        changed = await accepted(world, record.ref, Change(to=status))
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1) is None
+        assert await load(world, record.ref) == changed
+
+
+class TestClaimsAndStarts:
+    async def test_a_claim_stays_with_the_worker_that_began(self, world: World) -> None:
+        record = await created(world)
+        other = Claim("celery@other", False, 1)
+        assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+        assert not world.ledger.claim(record.ref, attempt=1, claim=other)
+        assert not world.ledger.claim(record.ref, attempt=1, retries=0, claim=other)
+        assert (await load(world, record.ref)) == replace(record, claim=CLAIM, started_at_ms=1)
+        assert world.ledger.claim(record.ref, attempt=1, retries=1, claim=other)
+        assert (await load(world, record.ref)) == replace(record, claim=other, started_at_ms=1)
+
+    async def test_a_change_for_what_has_not_begun_is_refused_once_it_has(self, world: World) -> None:
+        record = await created(world)
+        late = Change(to="failed", if_unstarted=True)
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+        refused = await world.store.change(record.ref, late)
+        assert refused == Changed(False, replace(record, started_at_ms=1))
+        unstarted = await created(world)
+        assert world.ledger.claim(unstarted.ref, attempt=1, claim=CLAIM)
+        assert (await accepted(world, unstarted.ref, late)).status == "failed"
+
+
+class TestExpiry:
+    async def test_a_record_is_forgotten_when_its_ttl_ends(self, world: World) -> None:
+        record = await created(world, ttl_ms=60)
+
+        async def gone() -> bool:
+            return await load(world, record.ref) is None
+
+        await eventually(gone)
+        assert now_ms() >= record.expires_at_ms
+        assert await world.store.change(record.ref, Change(to="completed")) is None
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1) is None
+        assert not world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
+        assert world.told(record.ref) == 0
+
+    async def test_changes_do_not_lengthen_its_life(self, world: World) -> None:
+        record = await created(world, ttl_ms=150)
+
+        async def refused() -> bool:
+            world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
+            return await world.store.change(record.ref, Change(to="working", status_message="still here")) is None
+
+        await eventually(refused)
+        assert await load(world, record.ref) is None
+
+
+class TestInRedisOnly:
+    async def test_record_snapshot_and_alias_live_as_long_as_the_task(self, in_redis: RedisWorld) -> None:
+        record = await created(in_redis, scope="s" * 500)
+        for change in (Change(to="working", status_message="x"), Change(to="completed")):
+            await accepted(in_redis, record.ref, change)
+        in_redis.ledger.claim(record.ref, attempt=1, claim=CLAIM)
+        names = in_redis.keys_left()
+        assert len(names) == 3
+        for name in names:
+            assert 0 < int(str(in_redis.client.pttl(name))) <= record.ttl_ms
+
+    async def test_a_shortened_celery_id_leads_back_to_its_key(self, in_redis: RedisWorld) -> None:
+        record = await created(in_redis, scope="s" * 500)
+        assert in_redis.ledger.key_of_shortened(record.job_id) == record.key
+        assert in_redis.ledger.key_of_shortened("unknown") is None
+
+    async def test_an_id_that_holds_its_key_needs_no_alias(self, in_redis: RedisWorld) -> None:
+        await created(in_redis)
+        assert len(in_redis.keys_left()) == 2
+
+    async def test_a_task_that_is_taken_back_leaves_no_key(self, in_redis: RedisWorld) -> None:
+        record = await created(in_redis)
+        await in_redis.store.delete(record.ref)
+        assert in_redis.keys_left() == []
+
+    async def test_a_body_does_not_start_without_the_snapshot(self, in_redis: RedisWorld) -> None:
+        record = await created(in_redis)
+        in_redis.client.delete(in_redis.keys.snapshot(record.scope, record.task_id))
+        with pytest.raises(ValueError, match="snapshot"):
+            await in_redis.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+
+
+changes = st.builds(
+    Change,
+    to=st.sampled_from(STATUSES),
+    attempt=st.sampled_from([None, 1, 2]),
+    status_message=st.sampled_from([None, "", "message"]),
+    at_ms=st.integers(1, 2**40),
+)
+calls = st.one_of(
+    st.tuples(st.sampled_from(["store", "ledger"]), changes),
+    st.tuples(st.just("claim"), st.integers(1, 2)),
+    st.tuples(st.just("start"), st.integers(0, 2)),
+)
+
+
+async def called(world: World, ref: TaskRef, call: tuple[str, object]) -> object:
+    match call:
+        case ("store", Change() as change):
+            return await world.store.change(ref, change)
+        case ("ledger", Change() as change):
+            return await asyncio.to_thread(world.ledger.change, ref, change)
+        case ("claim", int(attempt)):
+            return await asyncio.to_thread(world.ledger.claim, ref, attempt=attempt, claim=CLAIM)
+        case ("start", int(retries)):
+            return await world.store.start(ref, attempt=1, retries=retries, at_ms=retries) and retries
+        case _:
+            raise AssertionError(call)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(calls, min_size=1, max_size=12))
+async def test_no_interleaving_breaks_the_status_table(world: World, made: list[tuple[str, object]]) -> None:
+    record = await created(world)
+    answers = await asyncio.gather(*(called(world, record.ref, call) for call in made))
+
+    moves = sorted(
+        (one.record for one in answers if isinstance(one, Changed) and one.accepted), key=lambda one: one.revision
+    )
+    statuses: list[TaskStatus] = [record.status, *(one.status for one in moves)]
+    assert all(after in MOVES[before] for before, after in itertools.pairwise(statuses))
+    assert [one.revision for one in moves] == list(range(2, len(moves) + 2))
+    assert sum(one.is_terminal for one in moves) <= 1
+    assert world.told(record.ref) == len(moves)
+
+    starts = [one for (name, _), one in zip(made, answers, strict=True) if name == "start" and one is not None]
+    assert len(starts) == len(set(starts))
+    last = await load(world, record.ref)
+    assert last is not None
+    assert (last.status, last.revision) == (statuses[-1], len(moves) + 1)

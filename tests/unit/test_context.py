@@ -1,0 +1,226 @@
+"""Who asks and where we are: scopes that cannot be forged, snapshots that survive JSON, sessions held weakly."""
+
+import gc
+from collections.abc import Generator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_celery.context import (
+    CallerToken,
+    TaskContext,
+    TaskContextSnapshot,
+    get_task_context,
+    get_task_issuer,
+    get_task_scope,
+    get_task_server,
+    get_task_session,
+    get_task_session_id,
+    provide_token_source,
+    register_task_server,
+    register_task_session,
+    restore_task_snapshot,
+    scope_of,
+)
+from mcp_celery.keys import TaskKeyParts
+
+texts = st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from(["|", "%", "a|b", "a%7Cb", "%7C"]))
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
+    lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
+    max_leaves=5,
+)
+json_objects = st.dictionaries(texts, json_values, max_size=4)
+tokens = st.builds(
+    CallerToken, texts, st.lists(texts), st.none() | texts, st.none() | json_objects, st.none() | st.integers()
+)
+snapshots = st.builds(
+    TaskContextSnapshot,
+    protocol_version=texts,
+    request_id=st.none() | texts | st.integers(),
+    client_info=st.none() | json_objects,
+    client_capabilities=st.none() | json_objects,
+    headers=st.none() | st.dictionaries(texts, texts),
+    session_id=st.none() | texts,
+    token=st.none() | tokens,
+)
+
+
+@dataclass
+class Token:
+    """As the SDK's, with the secret that no snapshot may hold."""
+
+    client_id: str = "client-a"
+    subject: str | None = "alice"
+    scopes: list[str] = field(default_factory=lambda: ["read"])
+    claims: dict[str, Any] | None = field(default_factory=lambda: {"iss": "https://issuer.example"})
+    expires_at: int | None = 4_000_000_000
+    token: str = "the-secret-itself"
+
+
+class Session:
+    """Anything that can be referred to weakly."""
+
+
+@pytest.fixture(autouse=True)
+def no_caller() -> Generator[None]:
+    """Leave the process without a caller, as it was found."""
+    yield
+    provide_token_source(lambda: None)
+
+
+def context(session_id: str | None = None, namespace: str = "reports") -> TaskContext:
+    parts = TaskKeyParts(None, "task456", "tool", "my_tool")
+    return TaskContext(
+        parts,
+        "anon:task456:tool:my_tool",
+        namespace,
+        1,
+        TaskContextSnapshot(protocol_version="2026-07-28", session_id=session_id),
+    )
+
+
+class TestScope:
+    def test_an_anonymous_caller_has_none(self) -> None:
+        assert get_task_scope() is None
+        assert get_task_issuer() is None
+
+    def test_it_is_client_and_subject(self) -> None:
+        provide_token_source(Token)
+        assert get_task_scope() == "client-a|alice"
+
+    def test_without_a_subject_it_is_the_client(self) -> None:
+        provide_token_source(lambda: Token(subject=None))
+        assert get_task_scope() == "client-a"
+
+    @given(texts, st.none() | texts, texts, st.none() | texts)
+    def test_no_two_callers_share_one(
+        self, client: str, subject: str | None, other_client: str, other_subject: str | None
+    ) -> None:
+        same = scope_of(client, subject) == scope_of(other_client, other_subject)
+        assert same == ((client, subject) == (other_client, other_subject))
+
+    @pytest.mark.parametrize(
+        ("claims", "issuer"), [({"iss": "https://a"}, "https://a"), ({}, None), (None, None), ({"iss": 7}, "7")]
+    )
+    def test_the_issuer_is_the_tokens(self, claims: dict[str, Any] | None, issuer: str | None) -> None:
+        provide_token_source(lambda: Token(claims=claims))
+        assert get_task_issuer() == issuer
+
+
+class TestSnapshot:
+    @given(snapshots)
+    def test_it_survives_json(self, snapshot: TaskContextSnapshot) -> None:
+        assert TaskContextSnapshot.from_json(snapshot.to_json()) == snapshot
+
+    def test_fields_of_a_later_version_are_ignored(self) -> None:
+        text = '{"protocol_version": "2026-07-28", "later": 1, "token": {"client_id": "a", "scopes": [], "later": 2}}'
+        assert TaskContextSnapshot.from_json(text) == TaskContextSnapshot(
+            protocol_version="2026-07-28", token=CallerToken("a")
+        )
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "{", "null", "3", "[]", "{}", '"protocol_version"', '{"protocol_version": "x", "token": "t"}',
+         '{"protocol_version": "x", "token": {}}'],
+    )  # fmt: skip
+    def test_anything_else_is_refused(self, text: str) -> None:
+        with pytest.raises(ValueError, match="not a task context snapshot"):
+            TaskContextSnapshot.from_json(text)
+
+    @pytest.mark.parametrize("name", ["x-tenant", "X-Tenant", "X-TENANT"])
+    def test_only_headers_of_the_allowlist_are_kept_however_they_are_written(self, name: str) -> None:
+        snapshot = TaskContextSnapshot.capture(
+            protocol_version="2026-07-28",
+            headers={name: "acme", "Authorization": "Bearer secret", "Cookie": "secret"},
+            header_names=frozenset({"x-tenant"}),
+        )
+        assert snapshot.headers == {"x-tenant": "acme"}
+
+    def test_no_header_is_kept_by_default(self) -> None:
+        assert TaskContextSnapshot.capture(protocol_version="x", headers={"X-Tenant": "acme"}).headers == {}
+        assert TaskContextSnapshot.capture(protocol_version="x").headers is None
+
+    def test_it_says_who_the_caller_is_without_the_token_itself(self) -> None:
+        provide_token_source(Token)
+        snapshot = TaskContextSnapshot.capture(protocol_version="2026-07-28")
+        assert snapshot.token == CallerToken(
+            "client-a", ["read"], "alice", {"iss": "https://issuer.example"}, 4_000_000_000
+        )
+        assert "the-secret-itself" not in snapshot.to_json()
+
+    def test_an_anonymous_caller_leaves_no_token(self) -> None:
+        assert TaskContextSnapshot.capture(protocol_version="2026-07-28").token is None
+
+    def test_it_is_saved_with_the_tasks_lifetime(self) -> None:
+        written: list[tuple[str, str, int]] = []
+
+        class Pipeline:
+            def set(self, name: str, value: str, *, px: int) -> None:
+                written.append((name, value, px))
+
+        snapshot = TaskContextSnapshot(protocol_version="2026-07-28")
+        snapshot.save(Pipeline(), "the:key", 1500)
+        assert written == [("the:key", snapshot.to_json(), 1500)]
+
+    @pytest.mark.parametrize(("expires_at", "expired"), [(None, False), (1, True), (4_000_000_000, False)])
+    def test_a_token_tells_whether_it_has_expired(self, expires_at: int | None, expired: bool) -> None:
+        assert CallerToken("a", expires_at=expires_at).expired is expired
+
+
+class TestCurrentTask:
+    def test_there_is_none_outside_a_job(self) -> None:
+        assert get_task_context() is None
+        assert get_task_session_id() is None
+        assert get_task_server() is None
+
+    def test_a_job_sees_its_own(self) -> None:
+        own = context("session-1")
+        with restore_task_snapshot(own) as snapshot:
+            assert snapshot is own.snapshot
+            assert get_task_context() is own
+            assert get_task_session_id() == "session-1"
+        assert get_task_context() is None
+
+    def test_an_inner_job_hides_the_outer_one_until_it_ends_even_by_an_error(self) -> None:
+        outer = context("outer")
+        with restore_task_snapshot(outer):
+            with suppress(RuntimeError), restore_task_snapshot(context("inner")):
+                assert get_task_session_id() == "inner"
+                raise RuntimeError
+            assert get_task_context() is outer
+
+
+class TestRegistries:
+    def test_a_session_is_found_while_its_connection_lives(self) -> None:
+        session = Session()
+        register_task_session("session-1", session)
+        assert get_task_session("session-1") is session
+        del session
+        gc.collect()
+        assert get_task_session("session-1") is None
+
+    def test_a_new_session_takes_the_place_of_an_old_one(self) -> None:
+        first, second = Session(), Session()
+        register_task_session("session-1", first)
+        register_task_session("session-1", second)
+        del first
+        gc.collect()
+        assert get_task_session("session-1") is second
+
+    def test_a_server_is_found_by_namespace_and_by_the_running_task(self) -> None:
+        server = Session()
+        register_task_server("reports", server)
+        assert get_task_server("reports") is server
+        assert get_task_server("other") is None
+        with restore_task_snapshot(context(namespace="reports")):
+            assert get_task_server() is server
+        with restore_task_snapshot(replace(context(), namespace="other")):
+            assert get_task_server() is None
+        del server
+        gc.collect()
+        assert get_task_server("reports") is None

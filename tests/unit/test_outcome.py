@@ -1,0 +1,157 @@
+"""How a job ends: what Celery keeps of it, and what that says of the task."""
+
+import json
+from typing import Any
+
+import pytest
+from kombu.utils.json import dumps, loads
+
+from mcp_celery.engine import Change, JobOutcome, Progress, RpcError, StoredResult, failure, settlement, success
+from mcp_celery.engine.outcome import EXPIRED_REASON, FAILURE_REASONS, UNKNOWN_REASON
+from mcp_celery.errors import INTERNAL_ERROR, JobFailedError
+
+RESULT: dict[str, Any] = {"content": [{"type": "text", "text": "a private word"}], "isError": False}
+TOOL_ERROR: dict[str, Any] = {"content": [{"type": "text", "text": "a private word"}], "isError": True}
+AT = 1_790_000_000_000
+
+
+def at(change: Change | None) -> Change | None:
+    """The change without the moment it was made at."""
+    if change is None:
+        return None
+    return Change(
+        to=change.to,
+        attempt=change.attempt,
+        status_message=change.status_message,
+        is_error=change.is_error,
+        error=change.error,
+        progress=change.progress,
+        at_ms=AT,
+    )
+
+
+class TestJobOutcome:
+    @pytest.mark.parametrize("result", [RESULT, TOOL_ERROR])
+    def test_its_repr_and_str_hide_the_contents(self, result: dict[str, Any]) -> None:
+        outcome = JobOutcome(result, "also private")
+        assert "private" not in f"{outcome!r} {outcome}"
+
+    def test_its_repr_tells_a_tool_error_from_a_result(self) -> None:
+        assert repr(JobOutcome(RESULT)) != repr(JobOutcome(TOOL_ERROR))
+
+    @pytest.mark.parametrize("message", [None, "", "37 of 40 files"])
+    @pytest.mark.parametrize("progress", [None, Progress(37, 40), Progress(0.5)])
+    def test_it_survives_celerys_json(self, message: str | None, progress: Progress | None) -> None:
+        outcome = JobOutcome(RESULT, message, progress)
+        read = JobOutcome.from_json(loads(dumps(outcome)))
+        assert read is not None
+        assert (read.result, read.status_message, read.progress) == (RESULT, message, progress)
+
+    def test_what_celery_stores_is_plain_json(self) -> None:
+        assert json.loads(dumps({"result": JobOutcome(RESULT)})) == {
+            "result": {"result": RESULT, "statusMessage": None, "progress": None}
+        }
+
+    @pytest.mark.parametrize("strange", [None, 3, "text", [], {}, {"result": None}, {"result": "text"}, {"other": {}}])
+    def test_anything_else_is_no_outcome(self, strange: object) -> None:
+        assert JobOutcome.from_json(strange) is None
+
+    def test_a_message_or_progress_of_another_form_is_left_out(self) -> None:
+        read = JobOutcome.from_json({"result": RESULT, "statusMessage": 3, "progress": "half"})
+        assert read is not None
+        assert (read.status_message, read.progress) == (None, None)
+
+    @pytest.mark.parametrize(("result", "is_error"), [(RESULT, False), (TOOL_ERROR, True), ({"content": []}, False)])
+    def test_it_knows_whether_the_tool_reported_an_error(self, result: dict[str, Any], is_error: bool) -> None:
+        assert JobOutcome(result).is_error is is_error
+
+
+class TestSuccess:
+    def test_a_result_completes_the_task_with_the_last_word(self) -> None:
+        assert at(success(JobOutcome(RESULT, "done", Progress(3, 3)))) == Change(
+            to="completed", status_message="done", progress=Progress(3, 3), at_ms=AT
+        )
+
+    def test_a_tool_error_completes_it_too(self) -> None:
+        assert at(success(JobOutcome(TOOL_ERROR))) == Change(to="completed", is_error=True, at_ms=AT)
+
+
+class TestFailure:
+    def test_a_json_rpc_error_is_kept_as_it_is(self) -> None:
+        error = JobFailedError(-32001, "No such year", {"year": 1})
+        assert at(failure("JobFailedError", error.args)) == Change(
+            to="failed", error=RpcError(-32001, "No such year", {"year": 1}), status_message="No such year", at_ms=AT
+        )
+
+    def test_its_data_may_be_absent(self) -> None:
+        assert failure("JobFailedError", (-32001, "No such year")).error == RpcError(-32001, "No such year")
+
+    @pytest.mark.parametrize("name", sorted(FAILURE_REASONS))
+    def test_a_known_exception_has_a_plain_reason(self, name: str) -> None:
+        assert failure(name).error == RpcError(INTERNAL_ERROR, FAILURE_REASONS[name])
+
+    def test_an_unknown_exceptions_text_stays_in_the_workers_log(self) -> None:
+        assert failure("KeyError", ("a private word",)).error == RpcError(INTERNAL_ERROR, UNKNOWN_REASON)
+        assert failure("KeyError", ("a private word",)).status_message == UNKNOWN_REASON
+
+    def test_a_json_rpc_error_without_its_arguments_is_an_unknown_failure(self) -> None:
+        assert failure("JobFailedError", ()).error == RpcError(INTERNAL_ERROR, UNKNOWN_REASON)
+
+    def test_the_reasons_are_sentences_for_people(self) -> None:
+        for reason in (*FAILURE_REASONS.values(), UNKNOWN_REASON, EXPIRED_REASON):
+            assert reason[0].isupper()
+            assert "Error" not in reason
+
+
+class TestSettlement:
+    @pytest.mark.parametrize(
+        "stored",
+        [
+            None,
+            StoredResult("PENDING", None),
+            StoredResult("RECEIVED", None),
+            StoredResult("STARTED", {"pid": 7}),
+            StoredResult("RETRY", {"exc_type": "TimeoutError", "exc_message": []}),
+        ],
+        ids=str,
+    )
+    def test_a_job_that_has_not_ended_owes_nothing(self, stored: StoredResult | None) -> None:
+        assert settlement(stored) is None
+
+    def test_a_stored_result_owes_completion(self) -> None:
+        stored = StoredResult("SUCCESS", loads(dumps(JobOutcome(RESULT, "done"))))
+        assert at(settlement(stored)) == Change(to="completed", status_message="done", at_ms=AT)
+
+    @pytest.mark.parametrize("value", [None, "text", {"result": 3}])
+    def test_a_result_that_nobody_can_read_owes_a_failure(self, value: object) -> None:
+        change = settlement(StoredResult("SUCCESS", value))
+        assert change is not None
+        assert (change.to, change.error) == ("failed", RpcError(INTERNAL_ERROR, UNKNOWN_REASON))
+
+    def test_a_stored_json_rpc_error_owes_that_error(self) -> None:
+        stored = StoredResult("FAILURE", {"exc_type": "JobFailedError", "exc_message": [-32001, "No such year", None]})
+        change = settlement(stored)
+        assert change is not None
+        assert (change.to, change.error) == ("failed", RpcError(-32001, "No such year"))
+
+    @pytest.mark.parametrize(
+        ("value", "reason"),
+        [
+            ({"exc_type": "WorkerLostError", "exc_message": ["x"]}, FAILURE_REASONS["WorkerLostError"]),
+            ({"exc_type": "KeyError", "exc_message": "x"}, UNKNOWN_REASON),
+            ({"exc_type": "JobFailedError", "exc_message": None}, UNKNOWN_REASON),
+            ({"exc_type": "JobFailedError", "exc_message": ["no number", "text"]}, UNKNOWN_REASON),
+            ({}, UNKNOWN_REASON),
+            (None, UNKNOWN_REASON),
+            ("text", UNKNOWN_REASON),
+        ],
+    )
+    def test_any_other_stored_failure_owes_a_plain_reason(self, value: object, reason: str) -> None:
+        change = settlement(StoredResult("FAILURE", value))
+        assert change is not None
+        assert (change.to, change.error) == ("failed", RpcError(INTERNAL_ERROR, reason))
+
+    def test_a_revoked_job_owes_a_cancellation(self) -> None:
+        change = settlement(StoredResult("REVOKED", {"exc_type": "TaskRevokedError", "exc_message": ["terminated"]}))
+        assert change is not None
+        assert change.to == "cancelled"

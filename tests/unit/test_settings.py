@@ -1,0 +1,183 @@
+"""The settings: whatever is wrong is said at start, by the variable's name, and never with what it holds."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import redis
+from celery import Celery
+
+from mcp_celery.errors import ConfigurationError
+from mcp_celery.settings import ENV_PREFIX, Settings, celery_url
+
+SECRET = "s3cret-pa55word"
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the developer has set."""
+    for field in Settings.model_fields:
+        monkeypatch.delenv(ENV_PREFIX + field.upper(), raising=False)
+
+
+Refusal = Callable[[str, str], str]
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch) -> Refusal:
+    """Set a variable, and give the message with which it is refused."""
+
+    def refuse(name: str, value: str) -> str:
+        monkeypatch.setenv(ENV_PREFIX + name, value)
+        with pytest.raises(ConfigurationError) as error:
+            Settings.load()
+        return str(error.value)
+
+    return refuse
+
+
+NUMBERS = [
+    "DEFAULT_TTL_MS", "MAX_TTL_MS", "POLL_INTERVAL_MS", "PROGRESS_INTERVAL_MS", "STORE_TIMEOUT_MS",
+    "PUBLISH_TIMEOUT_MS", "REDIS_MAX_CONNECTIONS", "MAX_LISTEN_TASKS",
+]  # fmt: skip
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("name", NUMBERS)
+    @pytest.mark.parametrize("value", ["0", "-1", "soon", "1.5"])
+    def test_a_number_that_is_none_or_not_positive_names_its_variable(
+        self, refusal: Refusal, name: str, value: str
+    ) -> None:
+        assert refusal(name, value).startswith(f"MCP_CELERY_{name}: ")
+
+    @pytest.mark.parametrize(
+        ("name", "value", "reason"),
+        [
+            ("REDIS_URL", "127.0.0.1:6379", "redis://"),
+            ("REDIS_URL", "amqp://guest@localhost//", "redis://"),
+            ("REDIS_URL", "redis://localhost:port/0", "port"),
+            ("REDIS_URL", "redis://localhost:99999/0", "port"),
+            ("RESULT_BACKEND", "rpc://", "delivers each result once"),
+            ("RESULT_BACKEND", "rpc", "delivers each result once"),
+            ("RESULT_BACKEND", "disabled://", "keeps no results"),
+            ("RESULT_BACKEND", "disabled", "keeps no results"),
+            ("KEY_PREFIX", "with space", "letters"),
+            ("KEY_PREFIX", "*", "letters"),
+            ("KEY_PREFIX", "x" * 101, "100"),
+            ("NAMESPACE", "Reports", "lower-case"),
+            ("NAMESPACE", "a:b", "lower-case"),
+            ("NAMESPACE", "x" * 64, "63"),
+            ("SERVER", "workers.demo", "module:attribute"),
+            ("SERVER", ":server", "module:attribute"),
+            ("SERVER", "workers.demo:", "module:attribute"),
+        ],
+    )
+    def test_a_wrong_value_names_its_variable_and_what_was_expected(
+        self, refusal: Refusal, name: str, value: str, reason: str
+    ) -> None:
+        message = refusal(name, value)
+        assert message.startswith(f"MCP_CELERY_{name}: ")
+        assert reason in message
+
+    def test_one_connection_is_too_few(self, refusal: Refusal) -> None:
+        assert "MCP_CELERY_REDIS_MAX_CONNECTIONS" in refusal("REDIS_MAX_CONNECTIONS", "1")
+
+    def test_lifetimes_that_contradict_each_other_name_both_variables(self, refusal: Refusal) -> None:
+        message = refusal("MAX_TTL_MS", "3599999")
+        assert "MCP_CELERY_DEFAULT_TTL_MS" in message
+        assert "MCP_CELERY_MAX_TTL_MS" in message
+
+    def test_every_wrong_value_is_told_at_once(self, refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MCP_CELERY_NAMESPACE", "A")
+        message = refusal("POLL_INTERVAL_MS", "0")
+        assert "MCP_CELERY_NAMESPACE" in message
+        assert "MCP_CELERY_POLL_INTERVAL_MS" in message
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("REDIS_URL", f"http://user:{SECRET}@localhost/0"),
+            ("REDIS_URL", f"redis://user:{SECRET}@localhost:port/0"),
+            ("REDIS_URL", f"redis://user:{SECRET}@[::1/0"),
+            ("RESULT_BACKEND", f"rpc://user:{SECRET}@localhost/"),
+            ("SERVER", SECRET),
+            ("NAMESPACE", SECRET.upper()),
+            ("POLL_INTERVAL_MS", SECRET),
+        ],
+    )
+    def test_no_message_holds_the_value(self, refusal: Refusal, name: str, value: str) -> None:
+        message = refusal(name, value)
+        assert f"MCP_CELERY_{name}" in message
+        assert SECRET.lower() not in message.lower()
+
+    def test_no_cause_holds_the_value(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MCP_CELERY_REDIS_URL", f"http://:{SECRET}@localhost/0")
+        with pytest.raises(ConfigurationError) as error:
+            Settings.load()
+        # What a logged traceback would print after "direct cause" or "during handling".
+        assert error.value.__cause__ is None
+        assert error.value.__suppress_context__
+
+
+class TestValues:
+    def test_without_any_variable_there_are_defaults(self) -> None:
+        settings = Settings.load()
+        assert settings.redis_url == "redis://127.0.0.1:6379/0"
+        assert settings.celery_broker_url == settings.celery_result_backend == settings.redis_url
+        assert settings.key_prefix == "mcp_celery"
+        assert settings.default_ttl_ms <= settings.max_ttl_ms
+
+    @pytest.mark.parametrize("field", sorted(Settings.model_fields))
+    def test_an_empty_variable_is_an_unset_one(self, monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+        monkeypatch.setenv(ENV_PREFIX + field.upper(), "")
+        assert Settings.load() == Settings.load(**{field: Settings.model_fields[field].default})
+
+    def test_an_argument_beats_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MCP_CELERY_NAMESPACE", "from-environment")
+        assert Settings.load(namespace="given").namespace == "given"
+
+    def test_a_refused_argument_is_told_like_a_variable(self) -> None:
+        with pytest.raises(ConfigurationError, match="MCP_CELERY_POLL_INTERVAL_MS"):
+            Settings.load(poll_interval_ms=0)
+
+    def test_broker_and_backend_may_stand_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MCP_CELERY_BROKER_URL", "amqp://guest@localhost//")
+        monkeypatch.setenv("MCP_CELERY_RESULT_BACKEND", "db+sqlite:///results.db")
+        settings = Settings.load()
+        assert settings.celery_broker_url == "amqp://guest@localhost//"
+        assert settings.celery_result_backend == "db+sqlite:///results.db"
+
+    @pytest.mark.parametrize(
+        ("text", "names"),
+        [("", set[str]()), ("X-Tenant", {"x-tenant"}), (" X-Tenant , x-trace,,", {"x-tenant", "x-trace"})],
+    )
+    def test_the_allowlist_of_headers_is_lower_case(self, text: str, names: set[str]) -> None:
+        assert Settings.load(snapshot_headers=text).header_names == names
+
+    def test_they_do_not_change(self) -> None:
+        with pytest.raises(ValueError, match="frozen"):
+            Settings.load().namespace = "other"
+
+
+class TestCeleryUrl:
+    @pytest.mark.parametrize(
+        ("url", "expected"),
+        [
+            ("redis://localhost:6379/1", "redis://localhost:6379/1"),
+            ("rediss://localhost/0", "rediss://localhost/0"),
+            ("amqp://guest@localhost//", "amqp://guest@localhost//"),
+            ("unix:///run/store.sock", "redis+socket:///run/store.sock?virtual_host=0"),
+            ("unix:///run/store.sock?db=2", "redis+socket:///run/store.sock?virtual_host=2"),
+        ],
+    )
+    def test_only_socket_urls_are_spelled_differently(self, url: str, expected: str) -> None:
+        assert celery_url(url) == expected
+
+    @pytest.mark.parametrize("path", ["/run/store.sock", "/a project's data/store.sock", "/50%/ü/store.sock"])
+    def test_celery_finds_the_socket_that_redis_finds(self, path: str) -> None:
+        url = f"unix://{quote(path)}?db=3"
+        backend: Any = Celery(backend=celery_url(url), set_as_current=False).backend
+        assert (backend.connparams["path"], backend.connparams["db"]) == (path, 3)
+        pool: Any = redis.ConnectionPool.from_url(url)
+        assert (pool.connection_kwargs["path"], pool.connection_kwargs["db"]) == (path, 3)
