@@ -54,9 +54,22 @@ TaskConfig(
     priority=5,
     time_limit=600,                     # seconds; the job is ended
     soft_time_limit=540,                # seconds; SoftTimeLimitExceeded is raised in the job
+    rate_limit="10/m",                  # how often a worker starts it
+    autoretry_for=(ConnectionError,),   # upon these it runs again …
+    max_retries=3,                      # … so often; None: for ever
+    retry_backoff=True,                 # … after 1, 2, 4, … seconds
+    retry_backoff_max=600,              # … but no longer than this
+    retry_jitter=True,                  # … at a random time up to it
+    acks_late=False,                    # True: harmless to run twice for one call
+    expires=3600,                       # seconds; a job that nobody began by then fails
     show_arguments=["dataset"],         # values that Flower and events may show; all others are hidden
 )
 ```
+
+A value that Celery would reject is refused when the component is declared. Limits are attributes of the job's class, so
+`task_annotations` of the Celery app override them: `{"mcp.reports.tool.train": {"time_limit": 60}}`. A job's queue is what
+the component declares, else a matching `task_routes` entry (`{"mcp.*.resource.*": {"queue": "reads"}}`), else the
+server's own.
 """
 
 

@@ -80,7 +80,7 @@ async def test_three_processes_are_a_deployment(folder: Path, store_url: str) ->
     port, flower_port = free_port(), free_port()
     with ExitStack() as stack:
         stack.enter_context(typed(serve.replace("8000", str(port)), folder, **settings))
-        stack.enter_context(typed(worker.replace("8", "2"), folder, **settings))
+        stack.enter_context(typed(worker, folder, **settings))
         stack.enter_context(typed(flower, folder, **settings, FLOWER_PORT=str(flower_port)))
         wait_until(lambda: is_listening(port) and is_listening(flower_port), "the server and Flower listen")
         result, _ = await report(f"http://127.0.0.1:{port}/mcp")

@@ -108,10 +108,14 @@ def main() -> int:
     expected = tomllib.loads(EXPECTED.read_text())["scenarios"]
     program = install()
     console = Console(width=110)
-    with tempfile.TemporaryDirectory(prefix="mcp-conf-") as folder, EmbeddedStore.open(Path(folder) / "store") as store:
-        with deployed(store.url, "conformance", quiet=True) as deployment, deployment.worker("threads", concurrency=8):
-            url = deployment.serve()
-            outcomes = [run(program, scenario, url) for scenario in scenarios(program)]
+    with (
+        tempfile.TemporaryDirectory(prefix="mcp-conf-") as folder,
+        EmbeddedStore.open(Path(folder) / "store") as store,
+        deployed(store.url, "conformance", quiet=True) as deployment,
+        deployment.worker("asyncio", concurrency=8),
+    ):
+        url = deployment.serve()
+        outcomes = [run(program, scenario, url) for scenario in scenarios(program)]
     table = Table("scenario", "checks passed", "failed", "", title=f"{SUITE}, revision {REVISION}")
     wrong = 0
     for outcome in outcomes:

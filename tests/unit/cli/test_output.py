@@ -13,9 +13,9 @@ from rich.console import Console
 
 from mcp_celery.cli.follow import TaskUpdate
 from mcp_celery.cli.options import POOLS
-from mcp_celery.default_app import configuration
 from mcp_celery.cli.output import KEPT_LINES, LogTail, Terminal, typed
 from mcp_celery.cli.render import LANGUAGES_SHOWN, ProgressView, print_index
+from mcp_celery.default_app import configuration
 
 
 class FakeTerminal(io.StringIO):

@@ -1,0 +1,65 @@
+"""What only the asyncio pool promises: many jobs in one process, and no job that stalls the others."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Starter, lines, settings_for
+from tests.support.live import LiveServer, live_server
+from tests.support.nodes import EmbeddedStoreContainer
+from tests.support.servers import crowd
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+PAUSE_SECONDS = 2.0
+
+
+@pytest.fixture
+async def live(own: Starter, own_store: EmbeddedStoreContainer) -> AsyncGenerator[LiveServer]:
+    settings = settings_for(own_store, "crowd", store_timeout_ms=20_000, publish_timeout_ms=20_000)
+    own.worker("tests.support.servers.crowd:server", "asyncio", settings, concurrency=300)
+    async with live_server(crowd.build, settings) as server:
+        yield server
+
+
+async def test_hundreds_of_tools_wait_in_one_process(live: LiveServer, tmp_path: Path) -> None:
+    """They all meet: had they not run at once, none would go on."""
+    records = [await live.submit("meet", {"folder": str(tmp_path), "number": n, "others": 200}) for n in range(200)]
+    views = await asyncio.gather(*(live.end_of(record) for record in records))
+    assert {view.record.status for view in views} == {"completed"}
+    pids = {view.result["structuredContent"]["result"] for view in views if view.result is not None}
+    assert len(pids) == 1
+
+
+async def test_a_store_that_hangs_stalls_no_job(live: LiveServer, tmp_path: Path) -> None:
+    ticking = await live.submit("tick", {"path": str(tmp_path / "ticks"), "until": str(tmp_path / "enough")})
+    await eventually(lambda: len(lines(tmp_path / "ticks")) > 10)
+    ending = [await live.submit("leave", {"path": str(tmp_path / "go")}) for _ in range(20)]
+    await eventually(lambda: len(lines(tmp_path / "go.here")) == 20)
+    with live.redis() as store:
+        store.client_pause(int(PAUSE_SECONDS * 1000), all=True)
+    (tmp_path / "go").touch()  # now twenty jobs want to store their results and to tell of their ends
+    for record in ending:
+        assert (await live.end_of(record)).record.status == "completed"
+    (tmp_path / "enough").touch()
+    assert (await live.end_of(ticking)).record.status == "completed"
+    ticks = [float(line) for line in lines(tmp_path / "ticks")]
+    longest = max(later - earlier for earlier, later in itertools.pairwise(ticks))
+    assert longest < PAUSE_SECONDS / 2, "the loop was held while the store hung"
+
+
+async def test_a_sync_tool_stalls_no_job(live: LiveServer, tmp_path: Path) -> None:
+    ticking = await live.submit("tick", {"path": str(tmp_path / "ticks"), "until": str(tmp_path / "enough")})
+    await eventually(lambda: len(lines(tmp_path / "ticks")) > 10)
+    assert await live.text_of("block", {"seconds": PAUSE_SECONDS}) == "blocked"
+    (tmp_path / "enough").touch()
+    await live.end_of(ticking)
+    ticks = [float(line) for line in lines(tmp_path / "ticks")]
+    longest = max(later - earlier for earlier, later in itertools.pairwise(ticks))
+    assert longest < PAUSE_SECONDS / 2
