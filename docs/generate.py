@@ -67,9 +67,9 @@ TaskConfig(
 ```
 
 A value that Celery would reject is refused when the component is declared. Limits are attributes of the job's class, so
-`task_annotations` of the Celery app override them: `{"mcp.reports.tool.train": {"time_limit": 60}}`. A job's queue is what
-the component declares, else a matching `task_routes` entry (`{"mcp.*.resource.*": {"queue": "reads"}}`), else the
-server's own.
+`task_annotations` of the Celery app override them: `{"mcp.reports.tool.train": {"time_limit": 60}}`. A job's queue is
+what the component declares, else a matching `task_routes` entry (`{"mcp.*.resource.*": {"queue": "reads"}}`), else
+the server's own.
 """
 
 

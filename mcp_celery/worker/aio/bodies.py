@@ -1,8 +1,8 @@
 """What is changed on the tasks of an app so that Celery's own tracer awaits their bodies.
 
 The tracer calls ``task.run(*args, **kwargs)``, or ``task(...)`` for a class with a ``__call__`` of its own, which in
-the end calls ``self.run``; it takes whatever comes back for the result. So the one place to await is around ``run``, and
-an attribute of the *instance* puts something there without touching Celery, the user's classes, or other processes.
+the end calls ``self.run``; it takes whatever comes back for the result. So the place to await is around ``run``, and an
+attribute of the *instance* puts something there without touching Celery, the user's classes, or other processes.
 Celery adds ``autoretry_for`` just so (``celery/app/autoretry.py``), and Sentry its spans. Task classes, ``app.Task`` or
 ``__trace__`` would be worse: users have base classes of their own, and a tracer is built anew whenever the worker has
 connected to its broker.

@@ -168,13 +168,16 @@ def _keep_up(hub: Any) -> None:
     """
     try:
         hub.fire_timers()
-        for callback in hub._pop_ready():
-            if _is_acknowledgement(callback):
-                callback()
-            else:
-                hub.call_soon(callback)
     except Exception:
-        logger.exception("The worker's hub could not be served while the pool stops")
+        logger.exception("A timer of the worker's hub failed while the pool stops")
+    for callback in hub._pop_ready():
+        if not _is_acknowledgement(callback):
+            hub.call_soon(callback)
+            continue
+        try:
+            callback()
+        except Exception:
+            logger.exception("An acknowledgement failed while the pool stops")
 
 
 def _is_acknowledgement(callback: Any) -> bool:

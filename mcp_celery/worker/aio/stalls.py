@@ -66,7 +66,7 @@ class StallWatch:
     def _say_who(self, thread: threading.Thread) -> str:
         job = self._busy_with
         who = "Code outside a job's greenlet" if job is None else f"Task {job}"
-        frame = sys._current_frames().get(thread.ident or 0)
+        frame = _frames_of_all_threads().get(thread.ident or 0)
         stack = "".join(traceback.format_stack(frame)[-FRAMES_SHOWN:]) if frame is not None else ""
         logger.warning(
             "%s holds the event loop, and no other job goes on: await what takes long, or make the task a plain "
