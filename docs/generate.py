@@ -47,22 +47,22 @@ from datetime import timedelta
 from mcp_celery import TaskConfig
 
 TaskConfig(
-    mode="required",                    # "forbidden", "optional" (task=True) or "required"
-    ttl=timedelta(hours=2),             # or milliseconds
-    poll_interval=2_000,                # for clients without push; milliseconds or a timedelta
-    queue="gpu",                        # else task_routes, else mcp.{namespace}
+    mode="required",  # "forbidden", "optional" (task=True) or "required"
+    ttl=timedelta(hours=2),  # or milliseconds
+    poll_interval=2_000,  # for clients without push; milliseconds or a timedelta
+    queue="gpu",  # else task_routes, else mcp.{namespace}
     priority=5,
-    time_limit=600,                     # seconds; the job is ended
-    soft_time_limit=540,                # seconds; SoftTimeLimitExceeded is raised in the job
-    rate_limit="10/m",                  # how often a worker starts it
-    autoretry_for=(ConnectionError,),   # upon these it runs again …
-    max_retries=3,                      # … so often; None: for ever
-    retry_backoff=True,                 # … after 1, 2, 4, … seconds
-    retry_backoff_max=600,              # … but no longer than this
-    retry_jitter=True,                  # … at a random time up to it
-    acks_late=False,                    # True: harmless to run twice for one call
-    expires=3600,                       # seconds; a job that nobody began by then fails
-    show_arguments=["dataset"],         # values that Flower and events may show; all others are hidden
+    time_limit=600,  # seconds; the job is ended
+    soft_time_limit=540,  # seconds; SoftTimeLimitExceeded is raised in the job
+    rate_limit="10/m",  # how often a worker starts it
+    autoretry_for=(ConnectionError,),  # upon these it runs again …
+    max_retries=3,  # … so often; None: for ever
+    retry_backoff=True,  # … after 1, 2, 4, … seconds
+    retry_backoff_max=600,  # … but no longer than this
+    retry_jitter=True,  # … at a random time up to it
+    acks_late=False,  # True: harmless to run twice for one call
+    expires=3600,  # seconds; a job that nobody began by then fails
+    show_arguments=["dataset"],  # values that Flower and events may show; all others are hidden
 )
 ```
 
