@@ -31,6 +31,8 @@ MAX_JOB_ID_BYTES: Final = 155
 _LEG_SUFFIX_BYTES: Final = 5
 """Room for ``!2`` … ``!9999`` behind an id, so that a task keeps one stem for all its legs."""
 
+MAX_NAMESPACE_CHARS: Final = 63
+
 _TASK_TYPES: Final[frozenset[str]] = frozenset(get_args(TaskType))
 _FORMS: Final = "'auth:{scope}:{task}:{type}:{component}' or 'anon:{task}:{type}:{component}'"
 _DIGEST_MARK: Final = "~~"
@@ -285,7 +287,7 @@ def default_queue_name(namespace: str) -> str:
 
 
 def slug(name: str) -> str:
-    """A server's name as a namespace: lower case letters, digits and ``-``.
+    """A server's name as a namespace: at most 63 lower-case letters, digits and ``-``.
 
     >>> slug("Sales Reports (EU)")
     'sales-reports-eu'
@@ -293,7 +295,7 @@ def slug(name: str) -> str:
     Raises:
         ValueError: Nothing of the name is left.
     """
-    found = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    found = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:MAX_NAMESPACE_CHARS].rstrip("-")
     if not found:
         raise ValueError(f"the server's name {name!r} gives no namespace; set MCP_CELERY_NAMESPACE")
     return found

@@ -203,7 +203,8 @@ class TaskEngine:
         changed = await self._store.change(record.ref, Change(to="cancelled", status_message="Cancelled by the client"))
         if changed is None:
             raise TaskNotFoundError
-        if changed.accepted:
+        if changed.record.status == "cancelled":
+            # Also where it was cancelled a moment ago: by a try whose answer was lost, and with it the revoke.
             logger.info("task cancelled: scope=%r task=%s", record.scope, record.task_id)
             claim = changed.record.claim
             await self._queue.revoke(changed.record.job_id, terminate=claim is not None and claim.can_terminate)

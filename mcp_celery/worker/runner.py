@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -123,9 +124,12 @@ class JobRunner:
 
     async def _start(self, store: TaskStore, ref: TaskRef, call: JobCall) -> TaskContextSnapshot:
         deadline = asyncio.get_running_loop().time() + START_PATIENCE_SECONDS
+        delivery = secrets.token_hex(8)  # so that a start whose answer was lost is granted to it again
         while True:
             try:
-                snapshot = await store.start(ref, attempt=call.attempt, retries=call.retries, at_ms=now_ms())
+                snapshot = await store.start(
+                    ref, attempt=call.attempt, retries=call.retries, at_ms=now_ms(), delivery=delivery
+                )
                 break
             except StoreUnavailableError:
                 if asyncio.get_running_loop().time() > deadline:

@@ -191,6 +191,12 @@ class TestInRedisOnly:
                 await tell(in_redis, ref, str(number))
                 assert await heard(hints) == ref
 
+    async def test_a_task_of_which_nothing_is_said_can_be_followed_again_at_once(self, in_redis: RedisWorld) -> None:
+        (ref,) = await some_tasks(in_redis, 1)
+        for _ in range(3):
+            async with in_redis.bus.subscribe([ref]):
+                assert in_redis.followers(ref) == 1
+
     async def test_followers_that_come_and_go_at_once_disturb_no_one(self, in_redis: RedisWorld) -> None:
         refs = await some_tasks(in_redis, 5)
 

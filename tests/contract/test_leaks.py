@@ -29,9 +29,10 @@ def test_a_key_without_a_lifetime_is_found_by_its_literal_prefix(store_url: str)
 
 
 def test_a_child_that_is_left_running_is_found_and_killed() -> None:
+    children: list[subprocess.Popen[bytes]] = []
     with pytest.raises(AssertionError, match="left running"), no_processes_left(seconds=0):
-        child = subprocess.Popen(SLEEPER)
-    assert child.wait(20) == -9
+        children.append(subprocess.Popen(SLEEPER))
+    assert children[0].wait(20) == -9
 
 
 def test_a_daemon_is_found_where_it_works(tmp_path: Path) -> None:

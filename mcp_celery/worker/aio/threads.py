@@ -102,10 +102,10 @@ class ThreadStrand:
     def soften(self) -> None:
         """Raise ``SoftTimeLimitExceeded`` in the body, as it begins if it has not."""
         with self._lock:
-            if self._over:
-                return
-            self._soft_is_due = not self._in_body
-        self._raise(SoftTimeLimitExceeded)
+            in_body = self._in_body
+            self._soft_is_due = not in_body and not self._over
+        if in_body:
+            self._raise(SoftTimeLimitExceeded)
 
     def enter_body(self) -> None:
         """From here on exceptions may be raised, a soft limit's at once where it has passed already."""
