@@ -1,0 +1,30 @@
+"""What can be measured, in the order of a full run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from bench.measures.commands import commands
+from bench.measures.crowd import crowd
+from bench.measures.latency import get, submit
+from bench.measures.memory import memory
+from bench.measures.payloads import payloads
+from bench.measures.push import push
+from bench.measures.stored import stored
+from bench.measures.throughput import cpu, sleeps, throughput
+from bench.run import Findings, Run
+
+MEASURES: Final[Mapping[str, Callable[[Run], Awaitable[Findings]]]] = {
+    "submit": submit,
+    "get": get,
+    "push": push,
+    "commands": commands,
+    "cpu": cpu,
+    "throughput": throughput,
+    "sleeps": sleeps,
+    "payloads": payloads,
+    "memory": memory,
+    "crowd": crowd,
+    "stored": stored,
+}

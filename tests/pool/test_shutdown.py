@@ -1,0 +1,78 @@
+"""How a worker ends."""
+
+import signal
+
+from tests.pool.conftest import Starter, state_of, value_of
+from tests.support.waiting import eventually_sync
+
+
+def test_a_warm_shutdown_lets_running_jobs_finish_and_cleans_up(start: Starter) -> None:
+    worker = start("--loglevel=DEBUG")
+    gone = worker.submit("leaves_something")
+    value_of(gone)
+    jobs = [worker.submit(task, "open") for task in ("hold", "hold_late", "hold_sync")]
+    for job in jobs:
+        worker.noted(job, "begun")
+    worker.send(signal.SIGTERM)
+    eventually_sync(lambda: "Worker: Stopping Pool..." in worker.logs())
+    late = worker.submit("echo", "for the next worker")
+    worker.open("open")
+    assert worker.process.wait(20) == 0
+    assert [value_of(job) for job in jobs] == ["held"] * 3
+    assert state_of(late) == "PENDING"
+    assert worker.notes(gone) == ["cleaned up", "stray ended"]
+    assert worker.notes("process") == ["init", "shutdown"]
+
+
+def test_what_ends_during_a_warm_shutdown_is_acknowledged_at_once(start: Starter) -> None:
+    worker = start()
+    first, second = worker.submit("hold_late", "first"), worker.submit("hold_late", "second")
+    for job in (first, second):
+        worker.noted(job, "begun")
+    worker.send(signal.SIGTERM)
+    eventually_sync(lambda: "Warm shutdown" in worker.logs())
+    worker.open("first")
+    eventually_sync(lambda: worker.unacknowledged() == {second.id}, what="one message left")
+    worker.open("second")
+    assert worker.process.wait(20) == 0
+
+
+def test_a_cold_shutdown_cancels_the_jobs_and_waits_for_none_that_does_not_end(start: Starter) -> None:
+    worker = start()
+    jobs = [worker.submit(task, "open") for task in ("hold", "hold_late", "hold_sync")]
+    stuck = [worker.submit("ignores_its_end", "open"), worker.submit("stuck")]
+    for job in (*jobs, *stuck):
+        worker.noted(job, "begun")
+    worker.send(signal.SIGQUIT)
+    worker.process.wait(20)
+    for job in jobs:
+        assert worker.notes(job) == ["begun", "cancelled", "cleaned"]
+    worker.restart()
+    worker.open("open")
+    assert value_of(jobs[1]) == "held"  # late: delivered again
+
+
+def test_a_cold_shutdown_may_follow_a_warm_one(start: Starter) -> None:
+    worker = start()
+    job = worker.submit("hold", "never")
+    worker.noted(job, "begun")
+    worker.send(signal.SIGTERM)
+    eventually_sync(lambda: "Warm shutdown" in worker.logs())
+    worker.send(signal.SIGQUIT)
+    worker.process.wait(20)
+    assert worker.notes(job) == ["begun", "cancelled", "cleaned"]
+
+
+def test_workers_without_a_hub_end_as_well(start: Starter) -> None:
+    warm, cold = (start(broker="filesystem://") for _ in range(2))
+    finishes, cancelled = (worker.submit("hold", "open") for worker in (warm, cold))
+    warm.noted(finishes, "begun")
+    cold.noted(cancelled, "begun")
+    cold.send(signal.SIGQUIT)
+    warm.send(signal.SIGTERM)
+    eventually_sync(lambda: "Warm shutdown" in warm.logs())
+    warm.open("open")
+    assert warm.process.wait(20) == 0
+    cold.process.wait(20)
+    assert value_of(finishes) == "held"
+    assert cold.notes(cancelled) == ["begun", "cancelled", "cleaned"]
