@@ -27,7 +27,7 @@ test-browser: $(READY) ## Test Flower in a real browser (skipped without Chromiu
 	@$(BIN)/pytest tests/browser $(ARGS)
 
 screenshots: $(READY) ## Take the pictures of docs/operations.md anew
-	@$(BIN)/pytest tests/browser --screenshots docs/img -k "asyncio and (list or page)"
+	@$(BIN)/pytest tests/browser --screenshots docs/img -k "asyncio and (test_the_list or test_the_page)"
 
 conformance: $(READY) ## Run the official conformance suite's task scenarios (installs the suite from npm)
 	@$(BIN)/python -m tests.conformance

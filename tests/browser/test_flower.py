@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,18 @@ Picture = Callable[[str], None]
 async def wire(mcp_url: str) -> AsyncGenerator[Wire]:
     async with Wire(mcp_url, token=TOKEN) as wire:
         yield wire
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Generator[Path]:
+    """Holds a job until it is touched, at the latest when the test has ended."""
+    path = tmp_path / "gate"
+    yield path
+    release(path)
+
+
+def release(gate: Path) -> None:
+    gate.touch()
 
 
 def job_id(task: JSON, tool: str) -> str:
@@ -122,8 +134,8 @@ async def read_as_task(deployment: Deployment, uri: str) -> TaskRecord:
         return (await tasks.engine().wait(submission.caller, record.task_id)).record
 
 
-async def test_terminate_ends_a_running_job_as_cancelled(wire: Wire, page: Page, tmp_path: Path) -> None:
-    task = await wire.create("wait_for_file", path=str(tmp_path / "never"))
+async def test_terminate_ends_a_running_job_as_cancelled(wire: Wire, page: Page, gate: Path) -> None:
+    task = await wire.create("wait_for_file", path=str(gate))
     page.open(f"/task/{job_id(task, 'wait_for_file')}")
     button = page.until("the job runs", "#task-terminate")
     async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
@@ -136,34 +148,35 @@ async def test_terminate_ends_a_running_job_as_cancelled(wire: Wire, page: Page,
     assert page.details()["Status"] == "REVOKED"
 
 
-async def test_revoke_ends_a_queued_job_as_cancelled_and_it_never_runs(wire: Wire, page: Page, tmp_path: Path) -> None:
-    gate, mark = tmp_path / "gate", tmp_path / "mark"
+async def test_revoke_ends_a_queued_job_as_cancelled_and_it_never_runs(
+    wire: Wire, page: Page, gate: Path, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
     running = await wire.create("wait_for_file", path=str(gate))
     queued = await wire.create("leave_a_mark", path=str(mark))
     page.open(f"/task/{job_id(queued, 'leave_a_mark')}")
     page.until("the job waits", "#task-revoke").click()
     await eventually(lambda: not page.find("#task-revoke")[0].is_enabled(), seconds=PATIENCE_SECONDS)
-    gate.touch()
+    release(gate)
     assert (await follow(wire, queued["taskId"]))[-1]["status"] == "cancelled"
     assert (await follow(wire, running["taskId"]))[-1]["status"] == "completed"
     assert not mark.exists()
 
 
 async def test_a_job_in_the_broker_is_listed_and_can_be_revoked_by_command(
-    deployment: Deployment, wire: Wire, page: Page, tmp_path: Path
+    deployment: Deployment, wire: Wire, page: Page, gate: Path, tmp_path: Path
 ) -> None:
-    gate, mark = tmp_path / "gate", tmp_path / "mark"
+    mark = tmp_path / "mark"
     await wire.create("wait_for_file", path=str(gate))
     held = [await wire.create("leave_a_mark", path=str(tmp_path / "held")) for _ in range(HELD_JOBS)]
     last = await wire.create("leave_a_mark", path=str(mark))
-    page.open("/tasks")
-    page.until("the job is listed", f"tr[id='{job_id(last, 'leave_a_mark')}']")
     page.open(f"/task/{job_id(last, 'leave_a_mark')}")
+    page.until("Flower knows the job", "#task-page")
     assert page.details()["Status"] == "PENDING"
     assert page.find("#task-revoke, #task-terminate") == []
     command = [sys.executable, "-m", "celery", "-A", "mcp_celery", "control", "revoke", job_id(last, "leave_a_mark")]
     await asyncio.to_thread(subprocess.run, command, env=deployment.env(), cwd=ROOT, check=True)
-    gate.touch()
+    release(gate)
     assert (await follow(wire, last["taskId"]))[-1]["status"] == "cancelled"
     assert (await follow(wire, held[-1]["taskId"]))[-1]["status"] == "completed"
     assert not mark.exists()
