@@ -9,7 +9,7 @@ from bench.report import number
 from bench.run import Row
 from bench.systems import OURS, PEER
 
-_WIDTH, _LABELS, _FIGURES = 860, 270, 90
+_WIDTH, _LABELS, _FIGURES = 880, 290, 90
 _BAR, _GAP, _GROUP_GAP, _TOP = 16, 3, 16, 58
 _COLORS = {OURS: "#2f7d4f", PEER: "#9aa5b1"}
 _MUST = "#c0392b"

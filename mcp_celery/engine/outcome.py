@@ -24,6 +24,7 @@ FAILURE_REASONS: Final[Mapping[str, str]] = {
     "EncodeError": "The job's result could not be serialized",
     "UnpickleableExceptionWrapper": "The job's error could not be serialized",
     "TaskRevokedError": "The job was revoked",
+    "ResultLost": "The job completed, but its result could not be stored in the result backend",
 }
 """Texts for failures that no tool reported, by the exception's name. Exceptions' own texts stay in the worker's log."""
 

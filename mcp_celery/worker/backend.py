@@ -8,11 +8,13 @@ waits for it. On every other pool the calls go straight through. And a state tha
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from mcp_celery.worker.aio.current import await_in_job, in_job
 
-_STORING: Final = frozenset({"mark_as_done", "mark_as_failure", "mark_as_revoked", "store_result"})
+_STORING: Final = frozenset({"mark_as_failure", "mark_as_revoked", "store_result"})
 
 
 class OffLoopBackend:
@@ -20,10 +22,12 @@ class OffLoopBackend:
 
     Args:
         backend: The app's.
+        on_lost: Called with the request of a job whose result could not be stored. Celery tells nobody of it.
     """
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Any, on_lost: Callable[[Any], None]) -> None:
         self._backend = backend
+        self._on_lost = on_lost
 
     def mark_as_retry(self, *_: Any, **__: Any) -> None:
         """Store nothing: the record says that the task is tried again.
@@ -34,12 +38,18 @@ class OffLoopBackend:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._backend, name)
-        if name not in _STORING:
-            return found
+        return partial(self._store, found) if name in _STORING else found
 
-        def store(*args: Any, **options: Any) -> Any:
-            if in_job():
-                return await_in_job(asyncio.to_thread(found, *args, **options))
-            return found(*args, **options)
+    def mark_as_done(self, task_id: str, result: Any, request: Any = None, **options: Any) -> Any:
+        """Store what a job returned. If that fails the task must not stay ``working``, for nobody would look again."""
+        try:
+            return self._store(self._backend.mark_as_done, task_id, result, request=request, **options)
+        except Exception:
+            self._on_lost(request)
+            raise
 
-        return store
+    @staticmethod
+    def _store(store: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        if in_job():
+            return await_in_job(asyncio.to_thread(store, *args, **options))
+        return store(*args, **options)

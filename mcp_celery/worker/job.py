@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import celery
@@ -12,14 +14,16 @@ from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.utils.time import get_exponential_backoff_interval
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine import Change, Changed, JobLedger, JobOutcome, JSONObject, TaskRef
+from mcp_celery.engine import Change, Changed, JobLedger, JobOutcome, JSONObject, TaskRef, failure
 from mcp_celery.errors import JobFailedError, StoreUnavailableError
-from mcp_celery.keys import TaskType, job_name
+from mcp_celery.keys import TaskType, job_name, parse_task_key
 from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, in_job
 from mcp_celery.worker.backend import OffLoopBackend
 from mcp_celery.worker.loop import ProcessLoop
 from mcp_celery.worker.request import ComponentRaised
 from mcp_celery.worker.runner import JobCall, JobRefused, JobRunner
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     _CeleryTask = celery.Task[..., JobOutcome]
@@ -119,7 +123,16 @@ class ComponentJob(_CeleryTask):
     @property
     def backend(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody sets a job's backend
         """The app's result backend, whose calls do not hold the asyncio pool's loop."""
-        return OffLoopBackend(super().backend)
+        return OffLoopBackend(super().backend, self._tell_lost)
+
+    def _tell_lost(self, request: Any) -> None:
+        key, attempt = request.kwargs["key"], int(request.kwargs["attempt"])
+        parts = parse_task_key(key)
+        change = replace(failure("ResultLost"), attempt=attempt)
+        try:
+            self.runtime.change(TaskRef(parts.task_scope, parts.client_task_id), change)
+        except StoreUnavailableError:
+            logger.error("could not tell that the result of job %s was lost", request.id)
 
     def signature_from_request(self, request: Any = None, *args: Any, **options: Any) -> Any:
         """The message of a retry. Celery would write the arguments' values into it, where Flower shows them."""

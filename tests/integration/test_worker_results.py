@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,18 @@ async def test_results_may_live_in_another_backend(
             return (await live.engine.get(ANYONE, lost.task_id)).record.status == "completed"
 
         await eventually(settled)
+
+
+async def test_a_result_that_the_backend_refuses_fails_the_task_and_says_so(
+    own: Starter, store: EmbeddedStoreContainer, pool: Pool, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    settings = settings_for(store, f"gone-{pool}", result_backend=f"file://{results}")
+    own.worker(TOOLS, pool, settings)
+    async with live_server(tools.build, settings) as live:
+        assert await live.text_of("add", {"a": 1, "b": 1}) == "2"
+        shutil.rmtree(results)
+        view = await live.run("add", {"a": 1, "b": 1})
+    assert view.record.status == "failed"
+    assert view.record.status_message == "The job completed, but its result could not be stored in the result backend"

@@ -54,7 +54,7 @@ class Worker(ProcessContainer):
         )
         self.app = Celery("client", broker=conf.get("broker", url), backend=url, set_as_current=False)
         # No subscription for results, which would outlive the store: they are looked for instead.
-        cast(Any, self.app.backend).on_task_call = _no_subscription
+        cast(Any, self.app.backend).result_consumer.consume_from = _no_subscription
         folders = {"data_folder_in": str(folder), "data_folder_out": str(folder), "polling_interval": 0.05}
         self.app.conf.update(
             task_default_queue=self.queue,
@@ -137,7 +137,7 @@ def state_of(result: Result) -> str:
 
 
 def _no_subscription(*_: Any) -> None:
-    """What the client does with its result backend when it sends a job."""
+    """What the client does when it has sent a job."""
 
 
 StartWorker = Callable[..., Worker]
