@@ -40,10 +40,10 @@ class OffLoopBackend:
         found = getattr(self._backend, name)
         return partial(self._store, found) if name in _STORING else found
 
-    def mark_as_done(self, task_id: str, result: Any, request: Any = None, **options: Any) -> Any:
+    def mark_as_done(self, task_id: str, result: Any, request: Any = None, *rest: Any) -> Any:
         """Store what a job returned. If that fails the task must not stay ``working``, for nobody would look again."""
         try:
-            return self._store(self._backend.mark_as_done, task_id, result, request=request, **options)
+            return self._store(self._backend.mark_as_done, task_id, result, request, *rest)
         except Exception:
             self._on_lost(request)
             raise
