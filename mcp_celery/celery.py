@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from celery import bootsteps, signals
@@ -18,8 +18,12 @@ from mcp_celery.default_app import default_app as app
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.server import load_server, tasks_of
 from mcp_celery.settings import Settings
+from mcp_celery.worker.pool import TaskPool
 
 __all__ = ["app"]
+
+ASYNCIO_CONCURRENCY: Final = 100
+"""Jobs that an asyncio pool runs at a time when nobody says. A job that waits costs some kilobytes."""
 
 
 def _import_server(sender: Any = None, **_: Any) -> Exception | None:
@@ -81,5 +85,14 @@ def _refuse_settings() -> None:
 
 
 _refuse_settings()
+def _size_asyncio_pool(instance: Any = None, conf: Any = None, options: Any = None, **_: Any) -> None:
+    """Give the asyncio pool its own default; Celery's, the number of processors, is that of the other pools."""
+    pool = options.get("pool_cls")
+    asked = options.get("concurrency") or conf.worker_concurrency
+    if instance.app is app and not asked and isinstance(pool, type) and issubclass(pool, TaskPool):
+        conf.worker_concurrency = ASYNCIO_CONCURRENCY
+
+
+signals.celeryd_init.connect(_size_asyncio_pool, weak=False, dispatch_uid="mcp_celery.size_asyncio_pool")
 signals.import_modules.connect(_import_server, weak=False, dispatch_uid="mcp_celery.import_server")
 app.steps["worker"].add(RequireServer)

@@ -220,7 +220,12 @@ class CeleryTasks:
             ConfigurationError: A declared component does not exist.
         """
         register_task_server(self.namespace, self.server)
-        runtime = WorkerRuntime(namespace=self.namespace, ledger=self.connections.ledger, make_runner=self._make_runner)
+        runtime = WorkerRuntime(
+            namespace=self.namespace,
+            ledger=self.connections.ledger,
+            make_runner=self._make_runner,
+            results_are_here=self.connections.results_are_here(),
+        )
         return register(app, runtime, self.components())
 
     def _make_runner(self) -> JobRunner:

@@ -110,6 +110,14 @@ class Connections:
             decode_result=results.decode if here else None,
         )
 
+    def results_are_here(self) -> bool:
+        """Whether the result backend is in the Redis of the records.
+
+        Raises:
+            ConfigurationError: The result backend cannot hold tasks.
+        """
+        return self._results().lives_in(self._settings.redis_url)
+
     def _open(self) -> _Live:
         results = self._results()
         store = self.open_store()

@@ -34,7 +34,6 @@ def configuration() -> dict[str, Any]:
         # Tools wait on networks: one process holds many of them. Other pools: `-P threads`, `-P solo`, and prefork by
         # `-P processes`, since Celery takes `-P prefork`, its own default, for nothing said.
         "worker_pool": "mcp_celery.worker.pool:TaskPool",
-        "worker_concurrency": 100,
         # Flower and `celery events` show every job.
         "worker_send_task_events": True,
         "broker_connection_retry_on_startup": True,

@@ -3,6 +3,9 @@
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Not tests, but what workers import; some are broken on purpose.
+collect_ignore_glob = ["support/*"]
+
 settings.register_profile(
     "mcp_celery",
     deadline=None,  # a machine that is slow for a moment is no fault of the code

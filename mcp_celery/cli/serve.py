@@ -17,6 +17,7 @@ from mcp_celery.cli.options import host_option, port_option, server_argument
 from mcp_celery.server import load_server
 
 logger = logging.getLogger("uvicorn.error")
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 MCP_PATH: Final = "/mcp"
 SHUTDOWN_SECONDS: Final = 3
 """A client's listen stream stays open for as long as the client wants; a shutdown must not wait for it."""
@@ -39,7 +40,8 @@ def bind(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:
         raise StartError(f"--host {host}: {error.strerror}") from error
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol is named, because asyncio sends without delay only on sockets that say they are TCP.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         # As uvicorn does: connections of an earlier run that still linger are no reason to refuse.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -78,6 +80,8 @@ def serve(server: str, host: str, port: int, transport: str, fd: int | None) -> 
     # A module may print while it is imported.
     with start_errors(), redirect_stdout(sys.stderr):
         loaded = load_server(server)
+    # The SDK's log handler renders each line for a terminal; a server writes one for each task.
+    logging.basicConfig(level=loaded.settings.log_level, format=LOG_FORMAT, force=True)
     if transport == "stdio":
         loaded.run("stdio")
     else:

@@ -39,14 +39,18 @@ class JobOutcome:
         result: The wire result of the MCP request.
         status_message: The job's last progress message, to be kept with the terminal status.
         progress: The numbers behind it.
+
+    Attributes:
+        told: Whether the task has been moved already, together with the storing of this result.
     """
 
-    __slots__ = ("progress", "result", "status_message")
+    __slots__ = ("progress", "result", "status_message", "told")
 
     def __init__(self, result: JSONObject, status_message: str | None = None, progress: Progress | None = None) -> None:
         self.result = result
         self.status_message = status_message
         self.progress = progress
+        self.told = False
 
     @property
     def is_error(self) -> bool:

@@ -214,6 +214,21 @@ class StoredResult:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedResult:
+    """A job's result as Celery's result backend would store it.
+
+    Attributes:
+        key: Where.
+        payload: What.
+        expires_seconds: The backend's own lifetime of results, None for ever.
+    """
+
+    key: str
+    payload: str | bytes
+    expires_seconds: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTask:
     """A record with the job's stored result, where the store could read both at once."""
 

@@ -11,11 +11,23 @@ from importlib import resources
 from typing import Any, Final, Generic, TypeVar, cast
 
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine import Change, Changed, Claim, StoredResult, StoredTask, TaskRef, sources_of
-from mcp_celery.keys import RedisKeys
-from mcp_celery.store.codec import decode_record, encode_change, flat_to_mapping
+from mcp_celery.engine import (
+    Change,
+    Changed,
+    Claim,
+    EncodedResult,
+    StoredResult,
+    StoredTask,
+    TaskRecord,
+    TaskRef,
+    sources_of,
+)
+from mcp_celery.keys import RedisKeys, is_shortened
+from mcp_celery.store.codec import decode_record, encode_change, encode_record, flat_to_mapping
 
 Reply = TypeVar("Reply")
+ResultKey = Callable[[str], str]
+"""Where Celery's result backend keeps a job's result in this same Redis."""
 Decode = Callable[[bytes], StoredResult | None]
 """Reads what Celery's result backend stored."""
 
@@ -24,7 +36,7 @@ def _script(name: str) -> str:
     return resources.files("mcp_celery.store").joinpath(f"{name}.lua").read_text()
 
 
-SCRIPTS: Final = {name: _script(name) for name in ("load", "transition", "start", "claim")}
+SCRIPTS: Final = {name: _script(name) for name in ("create", "load", "transition", "finish", "start", "claim")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +52,7 @@ class Command(Generic[Reply]):
 
     script: str
     keys: Sequence[str]
-    args: Sequence[str | int]
+    args: Sequence[str | bytes | int]
     parse: Callable[[Any], Reply]
 
 
@@ -57,6 +69,32 @@ def load(keys: RedisKeys, ref: TaskRef, decode: Decode | None) -> Command[Stored
     return Command("load", [keys.record(ref.scope, ref.task_id)], [], parse)
 
 
+def create(
+    keys: RedisKeys, record: TaskRecord, snapshot: TaskContextSnapshot, result_key: ResultKey | None
+) -> Command[None]:
+    """Keep a new record, its snapshot and, for a shortened Celery id, the way back to its key."""
+    fields = encode_record(record)
+    job_id = record.job_id
+    if result_key is not None:
+        fields["result_key"] = result_key(job_id)
+    names = [keys.record(record.scope, record.task_id), keys.snapshot(record.scope, record.task_id)]
+    if is_shortened(job_id):
+        names.append(keys.job_alias(job_id))
+    flat = [text for pair in fields.items() for text in pair]
+    return Command("create", names, [record.expires_at_ms, snapshot.to_json(), record.key, *flat], lambda _: None)
+
+
+def finish(keys: RedisKeys, ref: TaskRef, change: Change, result: EncodedResult) -> Command[bool]:
+    """Store a job's result and move its task. False: the move was refused, or the task is gone."""
+    lifetime = "" if result.expires_seconds is None else result.expires_seconds
+    return Command(
+        "finish",
+        [*_moved(keys, ref), result.key],
+        [*_allowed(change), result.payload, lifetime, *_fields(change)],
+        lambda reply: reply == 1,
+    )
+
+
 def change(keys: RedisKeys, ref: TaskRef, change: Change) -> Command[Changed | None]:
     """Move a task, if the status table and the attempt allow it."""
 
@@ -66,15 +104,26 @@ def change(keys: RedisKeys, ref: TaskRef, change: Change) -> Command[Changed | N
         moved, flat = cast("tuple[int, list[bytes]]", reply)
         return Changed(moved == 1, decode_record(flat_to_mapping(flat)))
 
-    sources = f",{','.join(sorted(sources_of(change.to)))},"
-    attempt = "" if change.attempt is None else change.attempt
-    fields = [text for pair in encode_change(change).items() for text in pair]
     return Command(
         "transition",
-        [keys.record(ref.scope, ref.task_id), keys.channel(ref.scope, ref.task_id)],
-        [sources, attempt, int(change.if_unstarted), "", *fields],
+        _moved(keys, ref),
+        [*_allowed(change), int(change.if_unstarted), "", *_fields(change)],
         parse,
     )
+
+
+def _moved(keys: RedisKeys, ref: TaskRef) -> list[str]:
+    """The keys of a move: the record and its channel."""
+    return [keys.record(ref.scope, ref.task_id), keys.channel(ref.scope, ref.task_id)]
+
+
+def _allowed(change: Change) -> tuple[str, str | int]:
+    """The statuses and the attempt from which a move is allowed."""
+    return f",{','.join(sorted(sources_of(change.to)))},", "" if change.attempt is None else change.attempt
+
+
+def _fields(change: Change) -> list[str]:
+    return [text for pair in encode_change(change).items() for text in pair]
 
 
 def start(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import redis
@@ -15,18 +14,15 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine import Change, Changed, Claim, StoredTask, TaskRecord, TaskRef
+from mcp_celery.engine import Change, Changed, Claim, EncodedResult, StoredTask, TaskRecord, TaskRef
 from mcp_celery.errors import StoreUnavailableError
-from mcp_celery.keys import RedisKeys, is_shortened
+from mcp_celery.keys import RedisKeys
 from mcp_celery.store import commands
-from mcp_celery.store.codec import encode_record
-from mcp_celery.store.commands import SCRIPTS, Command, Decode
+from mcp_celery.store.commands import SCRIPTS, Command, Decode, ResultKey
 
 logger = logging.getLogger(__name__)
 
 Reply = TypeVar("Reply")
-ResultKey = Callable[[str], str]
-"""Where Celery's result backend keeps a job's result in this same Redis."""
 
 
 def connect(url: str, *, max_connections: int, timeout_seconds: float) -> redis.asyncio.Redis:
@@ -81,18 +77,11 @@ class RedisTaskStore:
 
     async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot) -> None:
         """Keep a new record, its snapshot and, for a shortened Celery id, the way back to its key."""
-        fields = encode_record(record)
-        job_id = record.job_id
-        if self._result_key is not None:
-            fields["result_key"] = self._result_key(job_id)
-        name = self._keys.record(record.scope, record.task_id)
-        pipeline = self._client.pipeline(transaction=True)
-        pipeline.hset(name, mapping=cast("dict[Any, Any]", fields))
-        pipeline.pexpireat(name, record.expires_at_ms)
-        snapshot.save(pipeline, self._keys.snapshot(record.scope, record.task_id), record.ttl_ms)
-        if is_shortened(job_id):
-            pipeline.set(self._keys.job_alias(job_id), record.key, px=record.ttl_ms)
-        await self._guarded(pipeline.execute())
+        await self._run(commands.create(self._keys, record, snapshot, self._result_key))
+
+    async def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
+        """Store a job's result in this Redis and move its task, in one step."""
+        return await self._run(commands.finish(self._keys, ref, change, result))
 
     async def load(self, ref: TaskRef) -> StoredTask | None:
         """The record, with the job's stored result where it is in this Redis."""
@@ -159,6 +148,10 @@ class RedisJobLedger:
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """Apply a change in one step, and publish it."""
         return self._run(commands.change(self._keys, ref, change))
+
+    def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
+        """Store a job's result in this Redis and move its task, in one step."""
+        return self._run(commands.finish(self._keys, ref, change, result))
 
     def key_of_shortened(self, job_id: str) -> str | None:
         """The compound key of a shortened Celery id, None when its task is gone."""

@@ -1,8 +1,8 @@
-"""The result backend as our jobs see it: on the asyncio pool its blocking calls leave the event loop alone.
+"""The result backend as our jobs see it: it stores a result together with its task's end, and never holds the loop.
 
-Celery's tracer stores a job's result from where the job runs, which is the loop's thread there. A backend that takes
-long (a Redis that hangs, a database) would stop all jobs. So the call is made in a thread, and only this job's greenlet
-waits for it. On every other pool the calls go straight through. And a state that nobody reads is not stored.
+Celery's tracer stores a job's result, then its signal lets us move the task. Where both live in one Redis that is one
+step (``finish.lua``): cheaper, and nobody sees the one without the other. Any other backend is called as it is; on the
+asyncio pool in a thread, because a backend that takes long would stop all jobs there, while only this job waits.
 """
 
 from __future__ import annotations
@@ -12,22 +12,56 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from mcp_celery.engine import EncodedResult, JobOutcome
 from mcp_celery.worker.aio.current import await_in_job, in_job
 
 _STORING: Final = frozenset({"mark_as_failure", "mark_as_revoked", "store_result"})
 
+Finish = Callable[[Any, JobOutcome, EncodedResult], bool]
 
-class OffLoopBackend:
+
+class JobBackend:
     """Stands in for a Celery result backend.
 
     Args:
         backend: The app's.
+        finish: Stores a result and moves its task in one step, given the job's request; False if that failed. None
+            where the backend is not in the Redis of the records.
         on_lost: Called with the request of a job whose result could not be stored. Celery tells nobody of it.
     """
 
-    def __init__(self, backend: Any, on_lost: Callable[[Any], None]) -> None:
+    def __init__(self, backend: Any, finish: Finish | None, on_lost: Callable[[Any], None]) -> None:
         self._backend = backend
+        self._finish = finish
         self._on_lost = on_lost
+
+    def mark_as_done(
+        self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = "SUCCESS"
+    ) -> None:
+        """Store what a job returned. If that fails the task must not stay ``working``, for nobody would look again."""
+        if self._finish is not None and store_result and request is not None and isinstance(result, JobOutcome):
+            encoded = self._encoded(task_id, result, request, state)
+            if self._finish(request, result, encoded):
+                if request.chord:
+                    self._store(self._backend.on_chord_part_return, request, state, result)
+                return
+        try:
+            self._store(self._backend.mark_as_done, task_id, result, request, store_result, state)
+        except Exception:
+            self._on_lost(request)
+            raise
+
+    def _encoded(self, task_id: str, result: JobOutcome, request: Any, state: str) -> EncodedResult:
+        """What Celery's Redis backend would store, and where."""
+        backend = self._backend
+        meta = backend._get_result_meta(result=result, state=state, traceback=None, request=request)
+        key = backend.get_key_for_task(task_id)
+        expires: Any = backend.expires
+        return EncodedResult(
+            key.decode() if isinstance(key, bytes) else key,
+            backend.encode({**meta, "task_id": task_id}),
+            None if not expires else int(expires),
+        )
 
     def mark_as_retry(self, *_: Any, **__: Any) -> None:
         """Store nothing: the record says that the task is tried again.
@@ -39,14 +73,6 @@ class OffLoopBackend:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._backend, name)
         return partial(self._store, found) if name in _STORING else found
-
-    def mark_as_done(self, task_id: str, result: Any, request: Any = None, *rest: Any) -> Any:
-        """Store what a job returned. If that fails the task must not stay ``working``, for nobody would look again."""
-        try:
-            return self._store(self._backend.mark_as_done, task_id, result, request, *rest)
-        except Exception:
-            self._on_lost(request)
-            raise
 
     @staticmethod
     def _store(store: Callable[..., Any], *args: Any, **options: Any) -> Any:

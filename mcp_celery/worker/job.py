@@ -7,18 +7,28 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import celery
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.utils.time import get_exponential_backoff_interval
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine import Change, Changed, JobLedger, JobOutcome, JSONObject, TaskRef, failure
+from mcp_celery.engine import (
+    Change,
+    Changed,
+    EncodedResult,
+    JobLedger,
+    JobOutcome,
+    JSONObject,
+    TaskRef,
+    failure,
+    success,
+)
 from mcp_celery.errors import JobFailedError, StoreUnavailableError
 from mcp_celery.keys import TaskType, job_name, parse_task_key
 from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, in_job
-from mcp_celery.worker.backend import OffLoopBackend
+from mcp_celery.worker.backend import JobBackend
 from mcp_celery.worker.loop import ProcessLoop
 from mcp_celery.worker.request import ComponentRaised
 from mcp_celery.worker.runner import JobCall, JobRefused, JobRunner
@@ -31,6 +41,14 @@ else:
     _CeleryTask = celery.Task
 
 
+class WorkerLedger(JobLedger, Protocol):
+    """The blocking store of a worker."""
+
+    def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
+        """Store a job's result where the result backend keeps it, and move its task, in one step."""
+        ...
+
+
 class WorkerRuntime:
     """What the jobs of one server share in a worker process, parent or child.
 
@@ -38,13 +56,21 @@ class WorkerRuntime:
         namespace: The server's namespace.
         ledger: Gives the blocking store of a namespace's records.
         make_runner: Makes the process's runner, when its first job needs it.
+        results_are_here: Whether the result backend is in the Redis of the records, so that a result and its task are
+            stored in one step.
     """
 
     def __init__(
-        self, *, namespace: str, ledger: Callable[[str], JobLedger], make_runner: Callable[[], JobRunner]
+        self,
+        *,
+        namespace: str,
+        ledger: Callable[[str], WorkerLedger],
+        make_runner: Callable[[], JobRunner],
+        results_are_here: bool,
     ) -> None:
         self.namespace = namespace
         self.ledger = ledger
+        self.results_are_here = results_are_here
         self._make_runner = make_runner
         self._loop = ProcessLoop()
         self._runner: JobRunner | None = None
@@ -96,6 +122,16 @@ class WorkerRuntime:
             return await_in_job(self._runner.store().change(ref, change))
         return self.ledger(self.namespace).change(ref, change)
 
+    def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
+        """Store a job's result and move its task, in one step.
+
+        Raises:
+            StoreUnavailableError: The store did not answer.
+        """
+        if in_job() and self._runner is not None:
+            return await_in_job(self._runner.store().finish(ref, change, result))
+        return self.ledger(self.namespace).finish(ref, change, result)
+
     def stop(self) -> None:
         """Leave the server's lifespan, close the connections, end the loop."""
         runner, self._runner = self._runner, None
@@ -123,14 +159,22 @@ class ComponentJob(_CeleryTask):
     @property
     def backend(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody sets a job's backend
         """The app's result backend, whose calls do not hold the asyncio pool's loop."""
-        return OffLoopBackend(super().backend, self._tell_lost)
+        return JobBackend(super().backend, self._finish if self.runtime.results_are_here else None, self._tell_lost)
+
+    def _finish(self, request: Any, outcome: JobOutcome, result: EncodedResult) -> bool:
+        """Store a result and move its task together. False: the store did not answer; then each is tried alone."""
+        change = replace(success(outcome), attempt=int(request.kwargs["attempt"]))
+        try:
+            self.runtime.finish(_ref(request), change, result)
+        except StoreUnavailableError:
+            return False
+        outcome.told = True
+        return True
 
     def _tell_lost(self, request: Any) -> None:
-        key, attempt = request.kwargs["key"], int(request.kwargs["attempt"])
-        parts = parse_task_key(key)
-        change = replace(failure("ResultLost"), attempt=attempt)
+        change = replace(failure("ResultLost"), attempt=int(request.kwargs["attempt"]))
         try:
-            self.runtime.change(TaskRef(parts.task_scope, parts.client_task_id), change)
+            self.runtime.change(_ref(request), change)
         except StoreUnavailableError:
             logger.error("could not tell that the result of job %s was lost", request.id)
 
@@ -187,6 +231,11 @@ class ComponentJob(_CeleryTask):
             maximum=config.retry_backoff_max,
             full_jitter=config.retry_jitter,
         )
+
+
+def _ref(request: Any) -> TaskRef:
+    parts = parse_task_key(request.kwargs["key"])
+    return TaskRef(parts.task_scope, parts.client_task_id)
 
 
 def job_class(task_type: TaskType, component: str, config: TaskConfig, runtime: WorkerRuntime) -> type[ComponentJob]:

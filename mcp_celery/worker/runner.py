@@ -13,7 +13,7 @@ from mcp.server import MCPServer
 from mcp.shared.exceptions import MCPError
 
 from mcp_celery.context import TaskContext, TaskContextSnapshot, restore_task_snapshot
-from mcp_celery.engine import JobOutcome, JSONObject, TaskRef, TaskStore, now_ms
+from mcp_celery.engine import Change, EncodedResult, JobOutcome, JSONObject, TaskRef, TaskStore, now_ms
 from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, StoreUnavailableError
 from mcp_celery.keys import TaskType, parse_task_key
 from mcp_celery.worker.lifespan import ServerLifespan
@@ -32,6 +32,10 @@ class ClosableTaskStore(TaskStore, Protocol):
 
     async def aclose(self) -> None:
         """Close its connections."""
+        ...
+
+    async def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
+        """Store a job's result where the result backend keeps it, and move its task, in one step."""
         ...
 
 

@@ -90,8 +90,8 @@ def on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
 
 
 def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
-    """The job's result is stored: completed."""
-    if isinstance(sender, ComponentJob) and isinstance(result, JobOutcome):
+    """The job's result is stored: completed, unless the task was moved together with it."""
+    if isinstance(sender, ComponentJob) and isinstance(result, JobOutcome) and not result.told:
         kwargs = cast("dict[str, Any]", cast(Any, sender.request).kwargs)
         _tell(sender, kwargs, lambda attempt: _for_attempt(success(result), attempt), pauses=_PAUSES_SECONDS)
 

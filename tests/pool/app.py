@@ -6,10 +6,11 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task, current_task, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from kombu.transport.redis import Transport
 
 from mcp_celery.worker.pool import at_pool_stop, await_in_job, current_job, in_job
 
@@ -18,7 +19,11 @@ URL = os.environ.get("POOL_TEST_URL")
 QUEUE = os.environ.get("POOL_TEST_QUEUE", "celery")
 CONF = dict(line.split("=", 1) for line in os.environ.get("POOL_TEST_CONF", "").splitlines())
 
-app = Celery("tests.pool.app", broker=CONF.pop("broker", URL), backend=URL)
+if CONF.pop("hub", "yes") == "no":
+    # Celery runs without kombu's hub where a transport is not asynchronous, as with SQS, or under gevent.
+    Transport.implements = Transport.implements.extend(asynchronous=False)
+
+app = Celery("tests.pool.app", broker=URL, backend=URL)
 app.conf.update(
     worker_pool="mcp_celery.worker.pool:TaskPool",
     task_default_queue=QUEUE,
@@ -32,10 +37,6 @@ app.conf.update(
         "visibility_timeout": int(CONF.pop("visibility_timeout", "3600")),
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
-        "data_folder_in": str(FOLDER),
-        "data_folder_out": str(FOLDER),
-        "control_folder": str(FOLDER / "control"),
-        "polling_interval": 0.05,
     },
 )
 app.conf.update({name: int(value) if value.isdigit() else value for name, value in CONF.items()})
@@ -43,7 +44,10 @@ app.conf.update({name: int(value) if value.isdigit() else value for name, value 
 SOON: Any = 0.3
 """A time limit. Celery's stubs know whole seconds only."""
 WHO: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
-AnyTask = Task[..., Any]
+if TYPE_CHECKING:
+    AnyTask = Task[..., Any]
+else:
+    AnyTask = Task
 
 
 def note(text: str, job_id: str | None = None) -> None:

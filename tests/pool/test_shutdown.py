@@ -64,7 +64,7 @@ def test_a_cold_shutdown_may_follow_a_warm_one(start: Starter) -> None:
 
 
 def test_workers_without_a_hub_end_as_well(start: Starter) -> None:
-    warm, cold = (start(broker="filesystem://") for _ in range(2))
+    warm, cold = (start(hub="no") for _ in range(2))
     finishes, cancelled = (worker.submit("hold", "open") for worker in (warm, cold))
     warm.noted(finishes, "begun")
     cold.noted(cancelled, "begun")

@@ -1,4 +1,4 @@
-"""A transport whose worker has no hub: the file system's stands for SQS and the like."""
+"""Workers without kombu's hub, as with SQS: Celery is told on a thread of the pool's own."""
 
 import time
 
@@ -10,7 +10,7 @@ from tests.support.waiting import eventually_sync
 
 @pytest.fixture(scope="module")
 def worker(shared: Starter) -> Worker:
-    return shared(broker="filesystem://", concurrency=3)
+    return shared(hub="no", concurrency=3)
 
 
 def test_jobs_run(worker: Worker) -> None:

@@ -18,7 +18,7 @@ import inspect
 import logging
 import weakref
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from celery import Celery, _state
 from celery.app import trace
@@ -32,7 +32,10 @@ from mcp_celery.worker.aio.job import Job
 
 logger = logging.getLogger(__name__)
 
-AnyTask = Task[..., Any]
+if TYPE_CHECKING:
+    AnyTask = Task[..., Any]
+else:
+    AnyTask = Task  # generic at run time since Celery 5.7 only
 
 _adapted: Final[weakref.WeakSet[AnyTask]] = weakref.WeakSet()
 
