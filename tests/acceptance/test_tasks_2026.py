@@ -170,7 +170,7 @@ async def test_invalid_arguments_are_refused_before_a_task_exists(url: str, depl
 async def test_a_task_is_readable_at_once_on_every_replica(deployment: Deployment, url: str) -> None:
     other = deployment.serve()
     async with Wire(url) as here, Wire(other) as there:
-        for _ in range(500):
+        for _ in range(1000):
             created = await here.create("slow_compute", seconds=0)
             seen = await there.get(created["taskId"])
             assert seen["createdAt"] == created["createdAt"]

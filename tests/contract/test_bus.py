@@ -234,6 +234,17 @@ class TestInRedisOnly:
                 assert await soon(two) == ref
                 await asyncio.gather(one, return_exceptions=True)
 
+    @pytest.mark.shows("C12")
+    async def test_ten_thousand_followed_tasks_leave_nothing_behind(self, in_redis: RedisWorld) -> None:
+        async def follow(number: int) -> None:
+            async with in_redis.bus.subscribe([TaskRef("client-a", f"task-{number}")]):
+                pass
+
+        for batch in range(0, 10_000, 500):
+            await soon(asyncio.gather(*(follow(number) for number in range(batch, batch + 500))), seconds=60)
+        channels = f"{in_redis.keys.prefix}:{in_redis.keys.namespace}:*"
+        await eventually(lambda: not in_redis.client.pubsub_channels(channels), what="the last subscription ends")
+
     async def test_an_event_says_the_new_revision(self, in_redis: RedisWorld) -> None:
         (ref,) = await some_tasks(in_redis, 1)
         with in_redis.client.pubsub(ignore_subscribe_messages=True) as heard_raw:

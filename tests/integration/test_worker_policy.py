@@ -134,3 +134,21 @@ async def test_a_cancelled_coroutine_runs_its_finally_blocks(live: LiveServer, n
     assert (await live.engine.cancel(live.submission("cancelled").caller, record.task_id)).status == "cancelled"
     await eventually(lambda: lines(notes) == ["began", "cleaned up"])
     assert (await live.now(record)).status == "cancelled"
+
+
+@pytest.mark.shows("C9")
+@pytest.mark.parametrize("pool", ["asyncio"], indirect=True)
+async def test_the_hosts_annotations_and_routes_hold_by_job_name(
+    own: Starter, store: EmbeddedStoreContainer, pool: Pool, tmp_path: Path
+) -> None:
+    settings = settings_for(store, "annotated")
+    conf = {"CELERY_CONFIG_MODULE": "tests.support.servers.annotations"}
+    own.worker(SERVER, pool, settings, env=conf)
+    async with live_server(policy.build, settings) as live:
+        # The component declares no limit, and a rate of its own; the host says otherwise.
+        assert (await live.run("annotated")).record.status_message == "The job exceeded its time limit and was ended"
+        records = [await live.submit("limited", {"path": str(tmp_path / "ran")}) for _ in range(6)]
+        for record in records:
+            assert (await live.end_of(record)).record.status == "completed"
+        begun = sorted(map(float, lines(tmp_path / "ran")))
+    assert begun[-1] - begun[0] < 2  # six at two a second would take longer

@@ -75,9 +75,9 @@ def test_a_late_job_is_cancelled_with_its_connection_if_the_app_wants_that(start
     worker.store.client_kill_filter(_type="normal", skipme=True)
     worker.noted(job, "cleaned")
     worker.open("open")
-    # It is delivered again, to the same worker.
+    # It is delivered again, to the same worker, which may be before the first delivery has cleaned up.
     assert value_of(job) == "held"
-    assert worker.notes(job) == ["begun", "cancelled", "cleaned", "begun", "cleaned"]
+    assert sorted(worker.notes(job)) == ["begun", "begun", "cancelled", "cleaned", "cleaned"]
 
 
 def test_a_stopped_worker_gives_back_what_it_has_not_begun(start: Starter) -> None:

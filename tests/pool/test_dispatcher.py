@@ -230,7 +230,7 @@ def test_no_job_is_lost_or_told_twice(seed: int, caplog: pytest.LogCaptureFixtur
         last = [what for what in told if what not in ("accepted", "soft")]
         assert len(last) == 1, told
         assert told[-1] == last[0] or told[-1] == "soft", told
-        assert told.count("accepted") == (1 if last[0] != ("failed", "Terminated") else told.count("accepted")), told
+        assert told.count("accepted") <= 1, told
         ends[str(last[0][1]) if last[0][0] == "failed" else str(last[0][0])] += 1
     assert ends["returned"] > 50
     assert ends["Terminated"] > 5

@@ -113,8 +113,8 @@ class Deployment:
         return set(cast("list[str]", self.redis.keys("mcp_celery:*")))
 
     def channels(self) -> list[str]:
-        """Our pub/sub channels that somebody is subscribed to."""
-        return cast("list[str]", self.redis.pubsub_channels("mcp_celery:*"))
+        """The channels of tasks that somebody is subscribed to."""
+        return cast("list[str]", self.redis.pubsub_channels("mcp_celery:*:events"))
 
     def contents(self) -> list[str]:
         """Everything that is in the store, key by key, as text."""

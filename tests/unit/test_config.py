@@ -63,6 +63,14 @@ class TestValues:
             ({"priority": -1}, "priority=-1"),
             ({"priority": 256}, "priority=256"),
             ({"queue": ""}, "queue=''"),
+            ({"rate_limit": "10/fortnight"}, "rate_limit='10/fortnight'"),
+            ({"rate_limit": -1}, "rate_limit=-1"),
+            ({"expires": 0}, "expires=0"),
+            ({"max_retries": -1}, "max_retries=-1"),
+            ({"retry_backoff": -2}, "retry_backoff=-2"),
+            ({"retry_backoff_max": -2}, "retry_backoff_max=-2"),
+            ({"autoretry_for": ("ValueError",)}, "autoretry_for"),
+            ({"autoretry_for": (KeyboardInterrupt,)}, "autoretry_for"),
         ],
     )
     def test_a_value_out_of_range_is_refused_by_name(self, values: dict[str, Any], named: str) -> None:
@@ -73,6 +81,10 @@ class TestValues:
     def test_the_limits_themselves_are_granted(self) -> None:
         TaskConfig(ttl=1, poll_interval=1, priority=0, time_limit=5, soft_time_limit=5)
         TaskConfig(priority=255)
+        TaskConfig(max_retries=0, retry_backoff=0, retry_backoff_max=0)
+        TaskConfig(max_retries=None)
+        for rate in (5, 0.5, "10", "10/s", "1.5/m", "100/h"):
+            TaskConfig(rate_limit=rate)
 
     @pytest.mark.parametrize(("declared", "milliseconds"), [(None, None), (1500, 1500), (timedelta(seconds=1.5), 1500)])
     def test_durations_are_timedeltas_or_milliseconds(
