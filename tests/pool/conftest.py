@@ -53,7 +53,10 @@ class Worker(ProcessContainer):
             [sys.executable, "-m", "celery", "-A", "tests.pool.app", "worker", *flags, *size, *options],
             name=self.queue,
             folder=folder,
-            env=environment(**{f"POOL_TEST_{name}": value for name, value in variables.items()}),
+            env=environment(
+                CELERY_CUSTOM_WORKER_POOL="mcp_celery.worker.pool:TaskPool",
+                **{f"POOL_TEST_{name}": value for name, value in variables.items()},
+            ),
         )
         self.app = Celery("client", broker=url, backend=url, set_as_current=False)
         # No subscription for results, which would outlive the store: they are looked for instead.

@@ -52,6 +52,23 @@ def test_a_cold_shutdown_cancels_the_jobs_and_waits_for_none_that_does_not_end(s
     assert value_of(jobs[1]) == "held"  # late: delivered again
 
 
+def test_jobs_may_finish_during_a_soft_shutdown(start: Starter) -> None:
+    worker = start(worker_soft_shutdown_timeout=2)
+    finishes, does_not = worker.submit("hold_late", "soon"), worker.submit("hold_late", "later")
+    for job in (finishes, does_not):
+        worker.noted(job, "begun")
+    worker.send(signal.SIGQUIT)
+    eventually_sync(lambda: "Initiating Soft Shutdown" in worker.logs())
+    worker.open("soon")
+    worker.process.wait(20)
+    assert value_of(finishes) == "held"
+    assert worker.notes(does_not) == ["begun", "cancelled", "cleaned"]
+    worker.restart()
+    worker.open("later")
+    assert value_of(does_not) == "held"
+    assert worker.notes(finishes) == ["begun", "cleaned"]
+
+
 def test_a_cold_shutdown_may_follow_a_warm_one(start: Starter) -> None:
     worker = start()
     job = worker.submit("hold", "never")

@@ -10,7 +10,11 @@ from tests.support.waiting import eventually_sync
 
 @pytest.fixture(scope="module")
 def worker(shared: Starter) -> Worker:
-    return shared(hub="no", concurrency=3)
+    return shared("--pool=custom", hub="no", worker_pool="solo", concurrency=3)
+
+
+def test_the_pool_can_be_selected_for_one_worker(worker: Worker) -> None:
+    assert worker.ask("stats")["pool"]["implementation"] == "mcp_celery.worker.pool:TaskPool"
 
 
 def test_jobs_run(worker: Worker) -> None:
