@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import click
 from celery import bootsteps, signals
+from celery.concurrency import get_implementation
 
 from mcp_celery.composition import CeleryTasks
 from mcp_celery.default_app import default_app as app
@@ -85,9 +86,11 @@ def _refuse_settings() -> None:
 
 
 _refuse_settings()
+
+
 def _size_asyncio_pool(instance: Any = None, conf: Any = None, options: Any = None, **_: Any) -> None:
     """Give the asyncio pool its own default; Celery's, the number of processors, is that of the other pools."""
-    pool = options.get("pool_cls")
+    pool: object = get_implementation(options.get("pool_cls") or conf.worker_pool)
     asked = options.get("concurrency") or conf.worker_concurrency
     if instance.app is app and not asked and isinstance(pool, type) and issubclass(pool, TaskPool):
         conf.worker_concurrency = ASYNCIO_CONCURRENCY
