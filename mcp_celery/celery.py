@@ -90,9 +90,9 @@ _refuse_settings()
 
 def _size_asyncio_pool(instance: Any = None, conf: Any = None, options: Any = None, **_: Any) -> None:
     """Give the asyncio pool its own default; Celery's, the number of processors, is that of the other pools."""
-    pool: object = get_implementation(options.get("pool_cls") or conf.worker_pool)
+    pool: Any = get_implementation(options.get("pool") or options.get("pool_cls") or conf.worker_pool)
     asked = options.get("concurrency") or conf.worker_concurrency
-    if instance.app is app and not asked and isinstance(pool, type) and issubclass(pool, TaskPool):
+    if instance.app is app and not asked and issubclass(pool, TaskPool):
         conf.worker_concurrency = ASYNCIO_CONCURRENCY
 
 
