@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -117,6 +117,17 @@ class WorkerRuntime:
                     time.sleep(pause)
         return self._change(ref, change)
 
+    def tell(self, kwargs: Mapping[str, Any], change: Change, *, pauses: tuple[float, ...] = ()) -> None:
+        """Apply a change to the task of a job's message, for the attempt that it was sent for.
+
+        Raises nothing: what the store does not take is logged, and a stored result settles the task when it is read.
+        """
+        ref = task_ref(kwargs)
+        try:
+            self.change(ref, replace(change, attempt=int(kwargs["attempt"])), pauses=pauses)
+        except StoreUnavailableError:
+            logger.error("could not tell that task %s is %s; a stored result settles it", ref.task_id, change.to)
+
     def _change(self, ref: TaskRef, change: Change) -> Changed | None:
         if in_job() and self._runner is not None:
             return await_in_job(self._runner.store().change(ref, change))
@@ -165,18 +176,14 @@ class ComponentJob(_CeleryTask):
         """Store a result and move its task together. False: the store did not answer; then each is tried alone."""
         change = replace(success(outcome), attempt=int(request.kwargs["attempt"]))
         try:
-            self.runtime.finish(_ref(request), change, result)
+            self.runtime.finish(task_ref(request.kwargs), change, result)
         except StoreUnavailableError:
             return False
         outcome.told = True
         return True
 
     def _tell_lost(self, request: Any) -> None:
-        change = replace(failure("ResultLost"), attempt=int(request.kwargs["attempt"]))
-        try:
-            self.runtime.change(_ref(request), change)
-        except StoreUnavailableError:
-            logger.error("could not tell that the result of job %s was lost", request.id)
+        self.runtime.tell(request.kwargs, failure("ResultLost"))
 
     def signature_from_request(self, request: Any = None, *args: Any, **options: Any) -> Any:
         """The message of a retry. Celery would write the arguments' values into it, where Flower shows them."""
@@ -233,8 +240,9 @@ class ComponentJob(_CeleryTask):
         )
 
 
-def _ref(request: Any) -> TaskRef:
-    parts = parse_task_key(request.kwargs["key"])
+def task_ref(kwargs: Mapping[str, Any]) -> TaskRef:
+    """Where the task of a job's message is kept."""
+    parts = parse_task_key(kwargs["key"])
     return TaskRef(parts.task_scope, parts.client_task_id)
 
 

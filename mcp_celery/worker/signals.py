@@ -27,38 +27,15 @@ from typing import Any, Final, cast
 from celery import signals
 from celery.concurrency.base import BasePool
 
-from mcp_celery.engine import Change, Changed, Claim, JobOutcome, TaskRef, failure, now_ms, success
+from mcp_celery.engine import Change, Claim, JobOutcome, failure, now_ms, success
 from mcp_celery.engine import expired as job_expired
 from mcp_celery.errors import JobFailedError, StoreUnavailableError
-from mcp_celery.keys import parse_task_key
-from mcp_celery.worker.job import ComponentJob, WorkerRuntime
+from mcp_celery.worker.job import ComponentJob, WorkerRuntime, task_ref
 
 logger = logging.getLogger(__name__)
 
 _PAUSES_SECONDS: Final = (0.1, 0.5, 1.0, 2.0)
 """How often, and after which pauses, the child of a job tries again to tell its end."""
-
-
-def _ref(kwargs: Mapping[str, Any]) -> TaskRef:
-    parts = parse_task_key(kwargs["key"])
-    return TaskRef(parts.task_scope, parts.client_task_id)
-
-
-def _tell(
-    job: ComponentJob, kwargs: Mapping[str, Any], make: Callable[[int], Change], *, pauses: tuple[float, ...] = ()
-) -> Changed | None:
-    """Apply a change to a job's task; a store that does not answer is tried again after each of the pauses."""
-    ref = _ref(kwargs)
-    change = make(int(kwargs["attempt"]))
-    try:
-        return job.runtime.change(ref, change, pauses=pauses)
-    except StoreUnavailableError:
-        logger.error("could not tell that task %s is %s; it is settled when it is next read", ref.task_id, change.to)
-        return None
-
-
-def _for_attempt(change: Change, attempt: int) -> Change:
-    return replace(change, attempt=attempt)
 
 
 def _can_terminate(pool: Any) -> bool:
@@ -74,7 +51,7 @@ def on_received(sender: Any = None, request: Any = None, **_: Any) -> None:
     claim = Claim(request.hostname, _can_terminate(sender.pool), now_ms())
     try:
         job.runtime.ledger(job.runtime.namespace).claim(
-            _ref(request.kwargs),
+            task_ref(request.kwargs),
             attempt=int(request.kwargs["attempt"]),
             retries=int(request.request_dict.get("retries") or 0),
             claim=claim,
@@ -93,7 +70,7 @@ def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
     """The job's result is stored: completed, unless the task was moved together with it."""
     if isinstance(sender, ComponentJob) and isinstance(result, JobOutcome) and not result.told:
         kwargs = cast("dict[str, Any]", cast(Any, sender.request).kwargs)
-        _tell(sender, kwargs, lambda attempt: _for_attempt(success(result), attempt), pauses=_PAUSES_SECONDS)
+        sender.runtime.tell(kwargs, success(result), pauses=_PAUSES_SECONDS)
 
 
 def on_failure(
@@ -104,7 +81,7 @@ def on_failure(
         return
     arguments = exception.args if isinstance(exception, JobFailedError) else ()
     change = failure(type(exception).__name__, arguments)
-    _tell(sender, kwargs, lambda attempt: _for_attempt(change, attempt), pauses=_PAUSES_SECONDS[:1])
+    sender.runtime.tell(kwargs, change, pauses=_PAUSES_SECONDS[:1])
 
 
 def on_retry(sender: Any = None, request: Any = None, **_: Any) -> None:
@@ -112,7 +89,7 @@ def on_retry(sender: Any = None, request: Any = None, **_: Any) -> None:
     if isinstance(sender, ComponentJob):
         most = sender.max_retries
         message = f"Trying again: retry {request.retries + 1}{'' if most is None else f' of {most}'}"
-        _tell(sender, request.kwargs, lambda attempt: Change(to="working", attempt=attempt, status_message=message))
+        sender.runtime.tell(request.kwargs, Change(to="working", status_message=message))
 
 
 def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, **_: Any) -> None:
@@ -122,7 +99,7 @@ def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, *
     # Expired while it waited for a retry: it has begun before, and ends all the same.
     revoked = Change(to="cancelled", status_message="The job was revoked")
     change = replace(job_expired(), if_unstarted=False) if expired else revoked
-    _tell(sender, request.kwargs, lambda attempt: _for_attempt(change, attempt))
+    sender.runtime.tell(request.kwargs, change)
 
 
 def on_unknown(runtime: WorkerRuntime) -> Callable[..., None]:
@@ -135,11 +112,11 @@ def on_unknown(runtime: WorkerRuntime) -> Callable[..., None]:
             return
         try:
             _args, kwargs, _embed = message.payload
-            ref, attempt = _ref(kwargs), int(kwargs["attempt"])
+            ref, attempt = task_ref(kwargs), int(kwargs["attempt"])
         except (ValueError, KeyError, TypeError):
             logger.warning("an unknown job %r is not ours", name)
             return
-        change = _for_attempt(failure("NotRegistered"), attempt)
+        change = replace(failure("NotRegistered"), attempt=attempt)
         try:
             runtime.ledger(namespace).change(ref, change)
         except StoreUnavailableError:
