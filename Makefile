@@ -5,7 +5,8 @@ READY := $(VENV)/.ready
 SOURCES := mcp_celery workers config tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser screenshots conformance bench lint format docs constraints clean
+.PHONY: help setup demo test test-browser test-faults test-peers soak screenshots conformance bench lint format docs \
+  constraints clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +26,15 @@ test: $(READY) ## Run all tests; ARGS="-k name" selects
 
 test-browser: $(READY) ## Test Flower in a real browser (skipped without Chromium); ARGS="-k name" selects
 	@$(BIN)/pytest tests/browser $(ARGS)
+
+test-faults: $(READY) ## Kill and stop workers, stores and brokers, and see that nothing is lost; ARGS="-k name" selects
+	@$(BIN)/pytest tests/integration/faults $(ARGS)
+
+test-peers: $(READY) ## Test with clients of other makers, each in a venv of its own (skipped where they cannot be installed)
+	@$(BIN)/pytest tests/peers $(ARGS)
+
+soak: $(READY) ## Kill everything at random under load, and audit what became of it; ARGS="--minutes 20 --write"
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 screenshots: $(READY) ## Take the pictures of docs/operations.md anew
 	@$(BIN)/pytest tests/browser --screenshots docs/img -k "asyncio and (test_the_list or test_the_page)"

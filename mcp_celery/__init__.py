@@ -11,6 +11,7 @@ from mcp_celery.context import (
     get_task_session_id,
 )
 from mcp_celery.errors import McpCeleryError
+from mcp_celery.protocol import SubmittedTask
 from mcp_celery.server import TaskServer
 from mcp_celery.settings import Settings
 
@@ -18,6 +19,7 @@ __all__ = [
     "CeleryTasks",
     "McpCeleryError",
     "Settings",
+    "SubmittedTask",
     "TaskConfig",
     "TaskContext",
     "TaskContextSnapshot",

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from celery import Celery
+from celery import Celery, signals
 from mcp.server import MCPServer
+from mcp.server.context import ServerMiddleware
+from mcp.server.mcpserver import Context
 
-from mcp_celery.config import TaskConfig
+from mcp_celery.config import TaskConfig, TaskMeta
 from mcp_celery.connections import Connections
 from mcp_celery.context import register_task_server
 from mcp_celery.default_app import default_app
-from mcp_celery.engine import TaskEngine
+from mcp_celery.engine import JSONObject, TaskEngine
 from mcp_celery.errors import ConfigurationError
-from mcp_celery.keys import TaskType, default_queue_name, slug
+from mcp_celery.keys import TaskType
+from mcp_celery.names import default_queue_name, slug
 from mcp_celery.protocol import (
+    IMMEDIATE_RESPONSE,
+    CoreTasksMiddleware,
+    SubmittedTask,
     TaskHost,
     TaskPush,
     TasksExtension,
-    accepts_arguments,
+    asks_first,
+    can_ask_first,
     declared_resource,
     fit,
     list_components,
+    may_be_repeated,
+    refusal,
+    submit,
+    tool_meta,
 )
 from mcp_celery.settings import Settings
-from mcp_celery.worker import JobRunner, WorkerRuntime, register
+from mcp_celery.worker import InputLifetimes, JobRunner, WorkerRuntime, register
 
 Declarations = Mapping[str, bool | TaskConfig]
 
@@ -82,15 +94,18 @@ class CeleryTasks:
                 self.declare(task_type, component, as_config(declared))
         self._server: MCPServer[Any] | None = None
         self._connections: Connections | None = None
-        host = TaskHost(
+        self._host = host = TaskHost(
             engine=self.engine,
-            tool_config=lambda name: self.config("tool", name)[1],
-            accepts_arguments=lambda name, arguments: accepts_arguments(self.server, name, arguments),
+            config=self.config,
+            task_types=self.task_types,
+            refusal=lambda task_type, component, arguments: refusal(self.server, task_type, component, arguments),
+            immediate_response=lambda name: tool_meta(self.server, name).get(IMMEDIATE_RESPONSE),
+            asks_first=lambda name: asks_first(self.server, name, self.config("tool", name)[1].ask),
             header_names=self.settings.header_names,
             max_listen_tasks=self.settings.max_listen_tasks,
         )
         self.extension = TasksExtension(host)
-        self.push = TaskPush(host)
+        self.middleware: tuple[ServerMiddleware[Any], ...] = (CoreTasksMiddleware(host), TaskPush(host))
 
     def install(self, server: MCPServer[Any]) -> None:
         """Fit a server that exists already, before it serves.
@@ -101,7 +116,7 @@ class CeleryTasks:
         if server in _tasks:
             raise ConfigurationError(f"the MCP server {server.name!r} runs tasks already")
         self.attach(server)
-        fit(server, self.extension, self.push, self.running)
+        fit(server, self.extension, self.middleware, self.running)
 
     def attach(self, server: MCPServer[Any]) -> None:
         """Say whose tasks these are.
@@ -115,7 +130,11 @@ class CeleryTasks:
             raise ConfigurationError(str(error)) from None
         self.queue_name = self.settings.queue or default_queue_name(self.namespace)
         self._connections = Connections(
-            self.settings, self.celery, namespace=self.namespace, queue_name=self.queue_name
+            self.settings,
+            self.celery,
+            namespace=self.namespace,
+            queue_name=self.queue_name,
+            declared=self.config,
         )
         self._server = server
         _tasks[server] = self
@@ -160,6 +179,34 @@ class CeleryTasks:
         self.components()
         return self.connections.running()
 
+    def check(self) -> None:
+        """See that tasks can be served, before anything is started.
+
+        Raises:
+            ConfigurationError: The result backend cannot hold tasks, or a declared component does not exist.
+        """
+        self.components()
+        self.connections.results_are_here()
+
+    async def submit(
+        self, task_type: TaskType, params: JSONObject, context: Context[Any] | None, meta: TaskMeta
+    ) -> SubmittedTask:
+        """Submit a task in this process, as the current caller.
+
+        Args:
+            task_type: Kind of the component.
+            params: Parameters of the MCP request, for example ``{"name": "train", "arguments": {}}``.
+            context: The context of the request that is being served, None outside one.
+            meta: What is asked about the task.
+
+        Raises:
+            InvalidRequestError: There is no such component, or it refuses the arguments.
+            TaskModeError: It does not run as a task.
+            StoreUnavailableError: Nothing was created.
+            QueueUnavailableError: Nothing was created.
+        """
+        return await submit(self._host, task_type, params, context, meta)
+
     def declare(self, task_type: TaskType, component: str, config: TaskConfig) -> None:
         """Note what a component declares."""
         self._declared[task_type, component] = config
@@ -176,13 +223,28 @@ class CeleryTasks:
             identifier: Its name, or a resource's URI.
 
         Returns:
-            What it was declared as (its name, URI or URI template), and its configuration.
+            What it was declared as (its name, URI or URI template), and its configuration. A tool that hints that it
+            reads only or may be repeated has ``acks_late``.
         """
         declared_as = identifier
         if task_type == "resource":
             declared_as = declared_resource(self.server, identifier) or identifier
+        config = self._config_of(task_type, declared_as)
+        if not config.acks_late and task_type == "tool" and may_be_repeated(self.server, identifier):
+            config = replace(config, acks_late=True)
+        return declared_as, config
+
+    def task_types(self) -> frozenset[TaskType]:
+        """The kinds of components of which at least one may run as a task."""
+        return frozenset(
+            task_type
+            for task_type, component, _ in list_components(self.server)
+            if self._config_of(task_type, component).supports_tasks()
+        )
+
+    def _config_of(self, task_type: TaskType, declared_as: str) -> TaskConfig:
         default = self.default if task_type == "tool" else _FORBIDDEN
-        return declared_as, self._declared.get((task_type, declared_as), default)
+        return self._declared.get((task_type, declared_as), default)
 
     def components(self) -> dict[tuple[TaskType, str], TaskConfig]:
         """The server's components that may run as tasks.
@@ -193,12 +255,16 @@ class CeleryTasks:
         found: dict[tuple[TaskType, str], TaskConfig] = {}
         missing = dict(self._declared)
         for task_type, component, fn in list_components(self.server):
-            default = self.default if task_type == "tool" else _FORBIDDEN
-            config = self._declared.get((task_type, component), default)
+            config = self._config_of(task_type, component)
             missing.pop((task_type, component), None)
             if config.supports_tasks():
                 if fn is not None:
                     config.validate_function(fn, component)
+                    if config.ask == "before" and not (task_type == "tool" and can_ask_first(fn)):
+                        raise ConfigurationError(
+                            f"{component!r} cannot ask before it is a task: only a tool can whose return annotation "
+                            "admits InputRequiredResult, or that has Resolve(…) parameters; remove ask='before'"
+                        )
                 found[task_type, component] = config
         for task_type, component in missing:
             raise ConfigurationError(f"the MCP server {self.server.name!r} has no {task_type} {component!r}")
@@ -220,9 +286,13 @@ class CeleryTasks:
             ConfigurationError: A declared component does not exist.
         """
         register_task_server(self.namespace, self.server)
+        # Not before: Celery sets up logging only after its modules are imported.
+        uid = f"mcp_celery.say_what_is_kept.{self.namespace}"
+        signals.celeryd_after_setup.connect(self.connections.say_what_is_kept, weak=False, dispatch_uid=uid)
         runtime = WorkerRuntime(
             namespace=self.namespace,
             ledger=self.connections.ledger,
+            living=self.connections.living,
             make_runner=self._make_runner,
             results_are_here=self.connections.results_are_here(),
         )
@@ -233,8 +303,20 @@ class CeleryTasks:
             self.server,
             namespace=self.namespace,
             open_store=self.connections.open_store,
+            open_bus=self.connections.open_bus,
+            lifetimes=InputLifetimes(self.settings.default_ttl_ms, self.connections.max_ttl_ms()),
             progress_interval_seconds=self.settings.progress_interval_ms / 1000,
         )
+
+
+def check(server: MCPServer[Any]) -> None:
+    """See that a server's tasks can be served, where it runs any.
+
+    Raises:
+        ConfigurationError: The result backend cannot hold tasks, or a declared component does not exist.
+    """
+    if server in _tasks:
+        _tasks[server].check()
 
 
 def tasks_of(server: MCPServer[Any]) -> CeleryTasks:

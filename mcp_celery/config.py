@@ -15,8 +15,14 @@ from mcp_celery.errors import ConfigurationError
 TaskMode = Literal["forbidden", "optional", "required"]
 """``forbidden``: never a task. ``optional``: a task for clients that can follow one. ``required``: only as a task."""
 
+AskWhen = Literal["before", "during"]
+"""When a tool's returned questions are asked. ``before``: in the foreground, before there is a task. ``during``: by the
+task.
+"""
+
 _RATE_LIMIT: Final = re.compile(r"\d+(\.\d+)?(/[smh])?")
 _MODES: Final[tuple[str, ...]] = get_args(TaskMode)
+_ASK_WHEN: Final[tuple[str | None, ...]] = (None, *get_args(AskWhen))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +47,13 @@ class TaskConfig:
         retry_jitter: Wait a random time up to the computed one, so that many jobs do not come back at once.
         acks_late: The function may run twice for one call without harm, so a job whose worker died is run again.
         expires: Seconds after which a job that no worker has begun ends as ``failed``.
+        ask: When the questions are asked that a tool *returns* (``InputRequiredResult``). ``"before"``: its first round
+            runs in the foreground, and the task is created when the answers are there. ``"during"``: the rounds are
+            jobs of the task, and no worker waits between them. None: ``"before"`` where the tool's return annotation
+            admits ``InputRequiredResult``, else ``"during"``. ``"before"`` also moves the first questions of
+            ``Resolve(…)`` parameters in front of the task.
+        input_timeout: Seconds that a tool waits for the answer to a question that it *awaits* (``ctx.elicit``, …). Then
+            it gets a ``cancel`` answer; for sampling and roots, which have none, an error.
         show_arguments: Names of arguments whose values may be shown in Flower and Celery's events. All others are
             hidden, because arguments hold what people say to a model.
 
@@ -63,6 +76,8 @@ class TaskConfig:
     retry_jitter: bool = True
     acks_late: bool = False
     expires: float | None = None
+    ask: AskWhen | None = None
+    input_timeout: float = 3600.0
     show_arguments: tuple[str, ...] | list[str] = ()
 
     def __post_init__(self) -> None:
@@ -71,7 +86,9 @@ class TaskConfig:
         for name in ("poll_interval", "ttl"):
             if (milliseconds := _milliseconds(getattr(self, name))) is not None and milliseconds < 1:
                 raise ConfigurationError(f"TaskConfig({name}={getattr(self, name)!r}): must be at least 1 ms")
-        for name in ("time_limit", "soft_time_limit", "expires"):
+        if self.ask not in _ASK_WHEN:
+            raise ConfigurationError(f"TaskConfig(ask={self.ask!r}): expected 'before' or 'during'")
+        for name in ("time_limit", "soft_time_limit", "expires", "input_timeout"):
             if (seconds := getattr(self, name)) is not None and not seconds > 0:
                 raise ConfigurationError(f"TaskConfig({name}={seconds!r}): must be above 0 seconds")
         if self.time_limit is not None and self.soft_time_limit is not None and self.soft_time_limit > self.time_limit:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
 import anyio
 from celery import Celery
+from celery.exceptions import ImproperlyConfigured
+from mcp.server.request_state import AESGCMRequestStateCodec
 
-from mcp_celery.engine import TaskEngine, TaskLimits
+from mcp_celery.engine import Declared, TaskEngine, TaskLimits
+from mcp_celery.engine.life import WorkerLife
+from mcp_celery.engine.reaper import Reaper
+from mcp_celery.engine.recovery import RecoveryPolicy
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.keys import RedisKeys
 from mcp_celery.queue import CeleryQueue
 from mcp_celery.results import CeleryResults
-from mcp_celery.settings import Settings
-from mcp_celery.store import RedisJobLedger, RedisTaskBus, RedisTaskStore, connect
+from mcp_celery.sealing import SnapshotCodec
+from mcp_celery.settings import HOW_TO_MAKE_A_KEY, Settings
+from mcp_celery.store import RedisJobLedger, RedisRecovery, RedisTaskBus, RedisTaskStore, connect
+
+logger = logging.getLogger(__name__)
 
 _UNUSABLE_BACKENDS: Final = {
     "RPCBackend": "delivers each result once, to the process that sent the job",
@@ -35,12 +44,19 @@ class _Live:
     store: RedisTaskStore
     bus: RedisTaskBus
     queue: CeleryQueue
+    results: CeleryResults
+    recovery: RedisRecovery
+    reaper: Reaper
+    reaping: asyncio.Task[None]
     users: int = 0
 
     async def aclose(self) -> None:
+        await ended(self.reaping)
+        await self.reaper.resign()
         await self.queue.aclose()
         await self.bus.aclose()
         await self.store.aclose()
+        self.results.close()
 
 
 class Connections:
@@ -51,13 +67,21 @@ class Connections:
         celery: Whose broker and result backend are used.
         namespace: The server's namespace.
         queue_name: Queue of jobs that neither a component nor a route sends elsewhere.
+        declared: What the components declare.
     """
 
-    def __init__(self, settings: Settings, celery: Celery, *, namespace: str, queue_name: str) -> None:
+    def __init__(
+        self, settings: Settings, celery: Celery, *, namespace: str, queue_name: str, declared: Declared
+    ) -> None:
         self._settings = settings
         self._celery = celery
         self._namespace = namespace
         self._queue_name = queue_name
+        self._declared = declared
+        self._policy = RecoveryPolicy(settings.heartbeat_ms, settings.max_redeliveries)
+        keys = settings.key_ring
+        self._snapshots = SnapshotCodec(AESGCMRequestStateCodec(keys) if keys else None)
+        self._said = bool(keys)
         self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
         self.ledger: Callable[[str], RedisJobLedger] = functools.cache(self._open_ledger)
         """The blocking store of a namespace's records."""
@@ -94,6 +118,37 @@ class Connections:
                 with anyio.CancelScope(shield=True):
                     await live.aclose()
 
+    @asynccontextmanager
+    async def living(self, worker: str) -> AsyncGenerator[WorkerLife]:
+        """Say that a worker lives, and take part in recovery, until the context ends.
+
+        Args:
+            worker: Its name in claims.
+
+        Raises:
+            ConfigurationError: The result backend cannot hold tasks.
+        """
+        async with self.running():
+            live = self._live[asyncio.get_running_loop()]
+            life = WorkerLife(worker, store=live.recovery, tasks=live.store, reaper=live.reaper, policy=self._policy)
+            await life.beat()
+            beating = asyncio.create_task(life.run(), name="mcp-celery-heartbeat")
+            try:
+                yield life
+            finally:
+                await ended(beating)
+                await life.end()
+
+    def say_what_is_kept(self, **_: Any) -> None:
+        """Say once, where there are no encryption keys, what jobs do not get and how they would."""
+        if not self._said:
+            self._said = True
+            logger.info(
+                "access tokens are not kept for jobs, which see their caller with an empty token; to seal and keep "
+                "them, set MCP_CELERY_ENCRYPTION_KEYS for servers and workers (%s)",
+                HOW_TO_MAKE_A_KEY,
+            )
+
     def open_store(self) -> RedisTaskStore:
         """A store for one event loop; whoever opens it closes it.
 
@@ -108,7 +163,12 @@ class Connections:
             timeout_seconds=self._store_timeout,
             result_key=results.key if here else None,
             decode_result=results.decode if here else None,
+            snapshots=self._snapshots,
         )
+
+    def open_bus(self) -> RedisTaskBus:
+        """A bus for one event loop; whoever opens it closes it."""
+        return RedisTaskBus(self._connect(), self._keys(self._namespace), timeout_seconds=self._store_timeout)
 
     def results_are_here(self) -> bool:
         """Whether the result backend is in the Redis of the records.
@@ -119,9 +179,10 @@ class Connections:
         return self._results().lives_in(self._settings.redis_url)
 
     def _open(self) -> _Live:
+        self.say_what_is_kept()
         results = self._results()
         store = self.open_store()
-        bus = RedisTaskBus(self._connect(), self._keys(self._namespace), timeout_seconds=self._store_timeout)
+        bus = self.open_bus()
         queue = CeleryQueue(
             self._celery,
             namespace=self._namespace,
@@ -130,11 +191,18 @@ class Connections:
         )
         limits = TaskLimits(
             default_ttl_ms=self._settings.default_ttl_ms,
-            max_ttl_ms=self._max_ttl_ms(),
+            max_ttl_ms=self.max_ttl_ms(),
             poll_interval_ms=self._settings.poll_interval_ms,
+            max_input_bytes=self._settings.max_input_bytes,
         )
         separate = None if results.lives_in(self._settings.redis_url) else results
-        return _Live(TaskEngine(store=store, queue=queue, bus=bus, results=separate, limits=limits), store, bus, queue)
+        engine = TaskEngine(store=store, queue=queue, bus=bus, results=separate, limits=limits, declared=self._declared)
+        recovery = RedisRecovery(store)
+        reaper = Reaper(
+            store=recovery, tasks=store, queue=queue, results=results, declared=self._declared, policy=self._policy
+        )
+        reaping = asyncio.create_task(reaper.run(), name="mcp-celery-reaper")
+        return _Live(engine, store, bus, queue, results, recovery, reaper, reaping)
 
     @property
     def _store_timeout(self) -> float:
@@ -154,7 +222,14 @@ class Connections:
         return RedisJobLedger(self._settings.redis_url, self._keys(namespace), timeout_seconds=self._store_timeout)
 
     def _results(self) -> CeleryResults:
-        backend = type(self._celery.backend).__name__
+        try:
+            backend = type(self._celery.backend).__name__
+        except Exception as error:
+            # An unknown name, a package that is not installed, a database that is asked for its tables and does not
+            # answer. The texts of drivers may show more than one wants to see in a log.
+            known = isinstance(error, ImproperlyConfigured | ImportError)
+            reason = str(error) if known else type(error).__name__
+            raise ConfigurationError(f"the Celery app's result_backend cannot be used: {reason}") from error
         if backend in _UNUSABLE_BACKENDS:
             raise ConfigurationError(
                 f"the Celery app's result_backend ({backend}) cannot hold tasks: it {_UNUSABLE_BACKENDS[backend]}; "
@@ -162,10 +237,17 @@ class Connections:
             )
         return CeleryResults(self._celery, timeout_seconds=self._store_timeout)
 
-    def _max_ttl_ms(self) -> int:
-        """No task may outlive its stored result."""
+    def max_ttl_ms(self) -> int:
+        """The longest time to live that is granted: no task may outlive its stored result."""
         expires: timedelta | float | None = self._celery.conf.result_expires
         if not expires:
             return self._settings.max_ttl_ms
         seconds = expires.total_seconds() if isinstance(expires, timedelta) else float(expires)
         return min(self._settings.max_ttl_ms, round(seconds * 1000))
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    """Cancel a background task and wait for its end."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

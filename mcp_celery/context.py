@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol, Self
 from weakref import WeakValueDictionary
 
@@ -31,6 +31,10 @@ class AccessTokenLike(Protocol):
     def claims(self) -> dict[str, Any] | None: ...
     @property
     def expires_at(self) -> int | None: ...
+    @property
+    def resource(self) -> str | None: ...
+    @property
+    def token(self) -> str: ...
 
 
 def _no_token() -> AccessTokenLike | None:
@@ -51,11 +55,14 @@ def provide_token_source(source: Callable[[], AccessTokenLike | None]) -> None:
 
 
 def get_task_scope() -> str | None:
-    """The scope that the current caller's tasks are kept under.
+    """The scope that the current caller's tasks are kept under. In a job it is the task's own, also when the caller's
+    token has expired meanwhile.
 
     Returns:
         ``client_id|sub`` when the token names a subject, else ``client_id``, else None for an anonymous caller.
     """
+    if (current := _current.get()) is not None:
+        return current.key.task_scope
     token = _token_source()
     return None if token is None else scope_of(token.client_id, token.subject)
 
@@ -83,26 +90,30 @@ def get_task_issuer() -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class CallerToken:
-    """The caller's token without the token string, which is never stored.
+    """The caller's token. Neither its claims nor the token itself are in its ``repr``.
 
     Attributes:
         client_id: OAuth client.
         scopes: Granted OAuth scopes.
         subject: Resource owner, unique for its issuer.
         claims: Further claims, ``iss`` among them.
-        expires_at: Seconds since the epoch, None when the token does not say.
+        expires_at: Seconds since the epoch; None, and 0 as for the SDK, when the token does not say.
+        resource: The resource that it was issued for (RFC 8707).
+        token: The token itself; empty where it was not kept.
     """
 
     client_id: str
     scopes: list[str] = field(default_factory=list[str])
     subject: str | None = None
-    claims: dict[str, Any] | None = None
+    claims: dict[str, Any] | None = field(default=None, repr=False)
     expires_at: int | None = None
+    resource: str | None = None
+    token: str = field(default="", repr=False)
 
     @property
     def expired(self) -> bool:
         """Whether the token's own lifetime has ended."""
-        return self.expires_at is not None and self.expires_at < time.time()
+        return bool(self.expires_at) and self.expires_at <= time.time()
 
 
 class _Pipeline(Protocol):
@@ -113,35 +124,53 @@ class _Pipeline(Protocol):
 class TaskContextSnapshot:
     """What of the creating request a job needs to serve it as the request itself would have been. Plain JSON values.
 
+    The job's message carries none of it: the broker, Flower and the logs see a key and an attempt. Its ``repr`` leaves
+    out what only the job may know.
+
     Attributes:
         protocol_version: The caller's protocol revision; the result is shaped for it.
+        params: Parameters of the MCP request, without ``_meta``.
         request_id: JSON-RPC id of the creating request.
         client_info: ``{"name", "version", …}`` of the client.
         client_capabilities: What the client declared.
         headers: HTTP request headers that the allowlist lets through, None without HTTP.
         session_id: HTTP session, None where there is none.
         token: The caller, None for an anonymous one.
+        progress_token: What the client calls the request's progress, None where it asked for none.
+        traceparent: The request's place in a distributed trace (W3C Trace Context).
+        tracestate: What tracing systems add to it.
+        meta: The request's further ``_meta``, without the keys that are reserved to MCP.
     """
 
     protocol_version: str
+    params: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
     request_id: str | int | None = None
     client_info: dict[str, Any] | None = None
-    client_capabilities: dict[str, Any] | None = None
-    headers: dict[str, str] | None = None
-    session_id: str | None = None
-    token: CallerToken | None = None
+    client_capabilities: dict[str, Any] | None = field(default=None, repr=False)
+    headers: dict[str, str] | None = field(default=None, repr=False)
+    session_id: str | None = field(default=None, repr=False)
+    token: CallerToken | None = field(default=None, repr=False)
+    progress_token: str | int | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+    meta: dict[str, Any] | None = field(default=None, repr=False)
 
     @classmethod
-    def capture(
+    def capture(  # noqa: PLR0913 - one for each attribute
         cls,
         *,
         protocol_version: str,
+        params: dict[str, Any] | None = None,
         request_id: str | int | None = None,
         client_info: dict[str, Any] | None = None,
         client_capabilities: dict[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         header_names: frozenset[str] = frozenset(),
         session_id: str | None = None,
+        progress_token: str | int | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
+        meta: dict[str, Any] | None = None,
     ) -> Self:
         """Take the snapshot of the current request; the token comes from the injected source.
 
@@ -152,21 +181,31 @@ class TaskContextSnapshot:
         token = _token_source()
         return cls(
             protocol_version=protocol_version,
+            params=params or {},
             request_id=request_id,
             client_info=client_info,
             client_capabilities=client_capabilities,
-            headers=None
-            if headers is None
-            else {name.lower(): value for name, value in headers.items() if name.lower() in header_names},
+            headers=None if headers is None else _kept(headers, header_names),
             session_id=session_id,
             token=None
             if token is None
-            else CallerToken(token.client_id, list(token.scopes), token.subject, token.claims, token.expires_at),
+            else CallerToken(**{one.name: getattr(token, one.name) for one in fields(CallerToken)}),
+            progress_token=progress_token,
+            traceparent=traceparent,
+            tracestate=tracestate,
+            meta=meta,
         )
 
-    def to_json(self) -> str:
-        """The snapshot as JSON text, absent values left out."""
-        return json.dumps({name: value for name, value in asdict(self).items() if value is not None})
+    def to_json(self, *, with_token: bool = False) -> str:
+        """The snapshot as JSON text, absent values left out. What a token's claims hold that is no JSON becomes text.
+
+        Args:
+            with_token: Whether the token itself is in it; only for a text that is sealed.
+        """
+        found = {one.name: value for one in fields(self) if (value := getattr(self, one.name)) is not None}
+        if self.token is not None:
+            found["token"] = asdict(self.token if with_token else replace(self.token, token=""))
+        return json.dumps(found, default=str)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -187,7 +226,7 @@ class TaskContextSnapshot:
             raise ValueError("not a task context snapshot") from error
 
     def save(self, pipeline: _Pipeline, key: str, ttl_ms: int) -> None:
-        """Queue the write of this snapshot on a Redis pipeline.
+        """Queue the write of this snapshot on a Redis pipeline, without the token itself.
 
         Args:
             pipeline: redis-py's pipeline, or anything with its ``set``.
@@ -195,6 +234,15 @@ class TaskContextSnapshot:
             ttl_ms: Its lifetime, that of the task.
         """
         pipeline.set(key, self.to_json(), px=ttl_ms)
+
+
+def _kept(headers: Mapping[str, str], names: frozenset[str]) -> dict[str, str]:
+    """The headers of these names. Of one that was sent several times, the values are joined (RFC 9110, 5.3)."""
+    kept: dict[str, str] = {}
+    for name, value in ((name.lower(), value) for name, value in headers.items()):
+        if name in names:
+            kept[name] = f"{kept[name]}, {value}" if name in kept else value
+    return kept
 
 
 @dataclass(frozen=True, slots=True)

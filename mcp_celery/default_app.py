@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import Celery
 
-from mcp_celery.keys import default_queue_name
+from mcp_celery.names import default_queue_name
 from mcp_celery.settings import Settings
 
 
@@ -37,6 +37,13 @@ def configuration() -> dict[str, Any]:
         # Flower and `celery events` show every job.
         "worker_send_task_events": True,
         "broker_connection_retry_on_startup": True,
+        "worker_consumer": "mcp_celery.worker.consumer:Consumer",
+        # RabbitMQ closes a worker's channel when a job lasts longer than its `consumer_timeout`. Celery would end the
+        # worker; this way it opens another, the job goes on, and its message, delivered again, is dropped.
+        "broker_channel_error_retry": True,
+        # Connected again, Celery would raise the number of prefetched messages little by little, from the threads of
+        # the threads pool: two of them on one AMQP connection wait for each other for ever.
+        "worker_enable_prefetch_count_reduction": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
     }
     queue = settings.queue or (settings.namespace and default_queue_name(settings.namespace))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
+METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 HEADER_MISMATCH: Final = -32020
@@ -33,11 +34,71 @@ class TaskNotFoundError(McpCeleryError):
         super().__init__("Task not found: it does not exist, has expired, or belongs to another caller")
 
 
+class InvalidCursorError(McpCeleryError):
+    """A cursor that ``tasks/list`` never gave."""
+
+    code = INVALID_PARAMS
+
+    def __init__(self) -> None:
+        super().__init__("Invalid cursor: take it as nextCursor gave it, or begin without one")
+
+
+class TaskModeError(McpCeleryError):
+    """A component was asked for in a way that its ``TaskConfig.mode`` does not allow."""
+
+    code = METHOD_NOT_FOUND
+
+
+class InvalidRequestError(McpCeleryError):
+    """No such component, or arguments that it refuses; nothing was created."""
+
+    code = INVALID_PARAMS
+
+
 class StoreUnavailableError(McpCeleryError):
     """The record store (``MCP_CELERY_REDIS_URL``) did not answer."""
 
     def __init__(self) -> None:
         super().__init__("The task store is unavailable; try again later")
+
+
+class SnapshotUnreadableError(McpCeleryError):
+    """The caller's context of a task is kept, but cannot be read. Without it no job can run.
+
+    Args:
+        reason: Why, for the log. It quotes nothing of what was read.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The request's context cannot be restored, so the job cannot run")
+        self.reason = reason
+
+
+class InvalidAnswerError(McpCeleryError):
+    """An answer does not fit the question that was asked; the question stays.
+
+    Args:
+        key: Of the question.
+        reason: What is wrong. It quotes nothing of the answer.
+    """
+
+    code = INVALID_PARAMS
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"The answer to {key!r} was not taken: {reason}")
+
+
+class AnswersTooLargeError(McpCeleryError):
+    """A request brings more than ``MCP_CELERY_MAX_INPUT_BYTES`` of answers; none was taken.
+
+    Args:
+        most: The limit in bytes.
+    """
+
+    code = INVALID_PARAMS
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"The answers were not taken: together they are larger than {most} bytes")
 
 
 class QueueUnavailableError(McpCeleryError):

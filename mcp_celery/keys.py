@@ -9,9 +9,19 @@ Redis key                              holds                            lifetime
 ``{prefix}:{ns}:task:auth:{scope}:ID`` hash: the task record            the task's ttl, set when it is created
 ``{prefix}:{ns}:task:anon:ID``         the same for anonymous callers   the same
 ``…:ID:snapshot``                      string: the caller's context     the same
+``…:ID:questions``                     hash: what the caller is asked   the same
+``…:ID:answers``                       hash: what it answered, until    the same
+                                       a job has read it
 ``…:ID:events``                        pub/sub channel of the task      none (channels hold nothing)
 ``{prefix}:{ns}:job:JOBID``            string: full key of a shortened  the same as the record's
                                        Celery id
+``{prefix}:{ns}:list:auth:…``          sorted set: positions of the     that of its longest-lived task
+``{prefix}:{ns}:list:session:DIGEST``  tasks that an owner may list
+``{prefix}:{ns}:expiry``               sorted set: tasks by their end   31 days from its last entry, as are the next
+``{prefix}:{ns}:workers``              sorted set: heartbeats
+``{prefix}:{ns}:claims:WORKER``        set: tasks whose job it has
+``{prefix}:{ns}:due``                  sorted set: jobs to publish
+``{prefix}:{ns}:reaper``               string: which process reaps      three heartbeats
 ====================================== ================================ =========================================
 """
 
@@ -25,13 +35,16 @@ from urllib.parse import quote, unquote
 
 TaskType = Literal["tool", "prompt", "resource"]
 
+METHODS: Final[dict[TaskType, str]] = {"tool": "tools/call", "prompt": "prompts/get", "resource": "resources/read"}
+"""The MCP request that a component is asked with."""
+
 MAX_JOB_ID_BYTES: Final = 155
 """What SQLAlchemy's result backend can hold; RabbitMQ's ``correlation_id`` ends at 255."""
 
+MAX_LEGS: Final = 9999
 _LEG_SUFFIX_BYTES: Final = 5
 """Room for ``!2`` … ``!9999`` behind an id, so that a task keeps one stem for all its legs."""
 
-MAX_NAMESPACE_CHARS: Final = 63
 
 _TASK_TYPES: Final[frozenset[str]] = frozenset(get_args(TaskType))
 _FORMS: Final = "'auth:{scope}:{task}:{type}:{component}' or 'anon:{task}:{type}:{component}'"
@@ -182,8 +195,8 @@ def celery_job_id(key: str, leg: int = 1) -> str:
     Raises:
         ValueError: The key is malformed, the leg is not within 1…9999, or the task id alone is too long.
     """
-    if not 1 <= leg <= 9999:
-        raise ValueError(f"leg must be within 1…9999, not {leg}")
+    if not 1 <= leg <= MAX_LEGS:
+        raise ValueError(f"leg must be within 1…{MAX_LEGS}, not {leg}")
     parse_task_key(key)
     *head, component = key.replace("~", "%7E").replace("%", "~").split(":")
     room = MAX_JOB_ID_BYTES - _LEG_SUFFIX_BYTES
@@ -243,6 +256,10 @@ def is_wire_task_id(value: str) -> bool:
     return _WIRE_TASK_ID.fullmatch(value) is not None
 
 
+INDEX_LIFETIME_MS: Final = 31 * 86_400_000
+"""Indices live this long after their last entry was made: a day more than the longest life of a task."""
+
+
 @dataclass(frozen=True, slots=True)
 class RedisKeys:
     """The Redis keys of one server's tasks.
@@ -255,9 +272,13 @@ class RedisKeys:
     prefix: str
     namespace: str
 
+    @property
+    def _root(self) -> str:
+        return f"{self.prefix}:{self.namespace}"
+
     def record(self, task_scope: str | None, task_id: str) -> str:
         """Hash: the task's record."""
-        return f"{task_redis_prefix(task_scope, prefix=f'{self.prefix}:{self.namespace}')}:{task_id}"
+        return f"{task_redis_prefix(task_scope, prefix=self._root)}:{task_id}"
 
     def snapshot(self, task_scope: str | None, task_id: str) -> str:
         """String: the caller's context for the worker."""
@@ -267,35 +288,55 @@ class RedisKeys:
         """Pub/sub channel on which each change of the task is told."""
         return self.record(task_scope, task_id) + ":events"
 
+    def questions(self, task_scope: str | None, task_id: str) -> str:
+        """Hash: what the task's caller is asked, by the question's key."""
+        return self.record(task_scope, task_id) + ":questions"
+
+    def answers(self, task_scope: str | None, task_id: str) -> str:
+        """Hash: what the caller answered and no job has read yet, by the question's key."""
+        return self.record(task_scope, task_id) + ":answers"
+
+    def records(self, task_scope: str | None) -> str:
+        """What the keys of a scope's records begin with; the task id follows."""
+        return self.record(task_scope, "")
+
+    def index(self, task_scope: str | None, issuer: str | None, session: str | None) -> str | None:
+        """Sorted set: where the tasks stand that an owner may list. None where nobody may.
+
+        Args:
+            task_scope: The owner's scope, None for an anonymous one.
+            issuer: Issuer of the owner's token.
+            session: Digest of an anonymous owner's session, None where there is none.
+        """
+        prefix = f"{self._root}:list"
+        if task_scope is not None:
+            return f"{prefix}:auth:{_quote(task_scope)}:{_quote(issuer or '')}"
+        return None if session is None else f"{prefix}:session:{_quote(session)}"
+
     def job_alias(self, job_id: str) -> str:
-        """String: the full compound key of a shortened Celery id."""
-        return f"{self.prefix}:{self.namespace}:job:{job_id}"
+        """String: the full compound key of a shortened Celery id, the same for every leg."""
+        return f"{self._root}:job:{job_id.partition('!')[0]}"
 
+    @property
+    def expiry(self) -> str:
+        """Sorted set: every task's compound key, by the time it expires. Index, see :data:`INDEX_LIFETIME_MS`."""
+        return f"{self._root}:expiry"
 
-def job_name(namespace: str, task_type: TaskType, component_identifier: str) -> str:
-    """Celery's name of a component's job, the name that ``task_routes`` and ``task_annotations`` match.
+    @property
+    def workers(self) -> str:
+        """Sorted set: the workers, by the time until which their last heartbeat holds. Index."""
+        return f"{self._root}:workers"
 
-    >>> job_name("reports", "tool", "build_report")
-    'mcp.reports.tool.build_report'
-    """
-    return f"mcp.{namespace}.{task_type}.{component_identifier}"
+    def claims(self, worker: str) -> str:
+        """Set: compound keys of the open tasks whose job a worker has. Index."""
+        return f"{self._root}:claims:{worker}"
 
+    @property
+    def due(self) -> str:
+        """Sorted set: compound keys of the tasks whose next job is still to be published, by since when. Index."""
+        return f"{self._root}:due"
 
-def default_queue_name(namespace: str) -> str:
-    """The queue of a server's jobs when neither the component nor the host's routes name one."""
-    return f"mcp.{namespace}"
-
-
-def slug(name: str) -> str:
-    """A server's name as a namespace: at most 63 lower-case letters, digits and ``-``.
-
-    >>> slug("Sales Reports (EU)")
-    'sales-reports-eu'
-
-    Raises:
-        ValueError: Nothing of the name is left.
-    """
-    found = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:MAX_NAMESPACE_CHARS].rstrip("-")
-    if not found:
-        raise ValueError(f"the server's name {name!r} gives no namespace; set MCP_CELERY_NAMESPACE")
-    return found
+    @property
+    def reaper(self) -> str:
+        """String: which process reaps, until its next sweep is overdue."""
+        return f"{self._root}:reaper"

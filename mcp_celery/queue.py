@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import kombu
@@ -21,7 +22,7 @@ from kombu.exceptions import KombuError, OperationalError
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import Submission, TaskRecord
 from mcp_celery.errors import QueueUnavailableError
-from mcp_celery.keys import job_name
+from mcp_celery.names import job_name
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class CeleryQueue:
     def __init__(self, app: Celery, *, namespace: str, default_queue: str, timeout_seconds: float) -> None:
         self._app = app
         self._namespace = namespace
-        self._default_queue = kombu.Queue(default_queue, kombu.Exchange(default_queue), routing_key=default_queue)
+        self._default_queue = default_queue
         self._timeout_seconds = timeout_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mcp-celery-publisher")
         self._connection: kombu.Connection | None = None
@@ -57,14 +58,17 @@ class CeleryQueue:
         """
         try:
             await self._in_thread(lambda: self._publish(record, submission))
-        except (KombuError, OSError, TimeoutError, *self._broker_errors()) as error:
+        except (KombuError, OSError, TimeoutError, *self._broker_errors(), *self._refusals()) as error:
             logger.warning("the broker did not take a job: %s", type(error).__name__)
             raise QueueUnavailableError from error
 
-    async def revoke(self, job_id: str, *, terminate: bool) -> None:
-        """Tell the workers to drop a job. A broker that does not answer is logged: the record is cancelled already."""
+    async def revoke(self, job_id: str) -> None:
+        """Tell the workers to drop a job, and to end it where it runs.
+
+        A broker that does not answer is logged: the record is cancelled already.
+        """
         try:
-            await self._in_thread(lambda: self._revoke(job_id, terminate))
+            await self._in_thread(lambda: self._revoke(job_id))
         except (KombuError, OSError, TimeoutError, *self._broker_errors()) as error:
             logger.warning("could not tell the workers to revoke %s: %s", job_id, type(error).__name__)
 
@@ -76,6 +80,11 @@ class CeleryQueue:
         """Errors of the transport in use; the broker's library decides which they are."""
         connection = self._connection or self._app.connection_for_write()
         return (*connection.connection_errors, *connection.channel_errors)
+
+    def _refusals(self) -> tuple[type[BaseException], ...]:
+        """What else a publish may end in, for example a message that AMQP's broker did not confirm."""
+        connection = self._connection or self._app.connection_for_write()
+        return connection.recoverable_connection_errors
 
     def _fresh_if_broken(self, work: Callable[[], None]) -> None:
         """Do the work, once more on a new connection if the old one broke: the broker may have restarted since."""
@@ -89,9 +98,11 @@ class CeleryQueue:
             work()
 
     def _publish(self, record: TaskRecord, submission: Submission) -> None:
-        name = job_name(self._namespace, submission.task_type, submission.declared_as or submission.component)
+        name = record.job_name or job_name(
+            self._namespace, submission.task_type, submission.declared_as or submission.component
+        )
         config = submission.config
-        arguments = {"key": record.key, "attempt": record.attempt, "params": dict(submission.params)}
+        arguments = {"key": record.key, "attempt": record.attempt, "leg": record.leg}
         amqp = self._app.amqp
         message = amqp.create_task_message(
             record.job_id,
@@ -101,33 +112,41 @@ class CeleryQueue:
             # A message also has a life of its own (AMQP's expiration), which is not set: the broker would drop the job
             # without a word, and a worker that meets an expired one says so.
             expires=config.expires,
+            retries=record.retries,
+            eta=None if record.retry_at_ms is None else datetime.fromtimestamp(record.retry_at_ms / 1000, UTC),
             create_sent_event=self._app.conf.task_send_sent_event,
             argsrepr="()",
-            kwargsrepr=shown_arguments(submission.params, config),
+            kwargsrepr=shown_arguments(submission.snapshot.params, config),
             ignore_result=False,
         )
         options = self._route(name, config)
         if config.priority is not None:
             options["priority"] = config.priority
+        # Else a broker that takes a message and does not confirm it would hold the thread, and every later publish.
+        options |= {"timeout": self._timeout_seconds, "confirm_timeout": self._timeout_seconds}
         amqp.send_task_message(self._live_producer(), name, message, serializer="json", retry=False, **options)
 
     def _route(self, name: str, config: TaskConfig) -> dict[str, Any]:
         """The job's destination: the component's queue, else a matching route's, else the server's own.
 
-        An explicit queue beats ``task_routes``, so none is given when a route matches. The default is given as a
-        ``kombu.Queue``, because a bare name is refused under ``task_create_missing_queues=False``.
+        An explicit queue beats ``task_routes``, so none is given when a route matches.
         """
         router: Any = self._app.amqp.router
         if config.queue is not None:
-            queues: Mapping[str, Any] = self._app.amqp.queues
-            queue = queues.get(config.queue) or kombu.Queue(
-                config.queue, kombu.Exchange(config.queue), routing_key=config.queue
-            )
-            return router.route({"queue": queue}, name, (), {})
+            return router.route({"queue": self._queue(config.queue)}, name, (), {})
         options = dict(router.lookup_route(name, (), {}, {}) or {})
         if not options.get("queue") and not options.get("exchange"):
-            options["queue"] = self._default_queue
+            options["queue"] = self._queue(self._default_queue)
         return router.expand_destination(options)
+
+    def _queue(self, name: str) -> kombu.Queue:
+        """A queue as the workers declare it, since RabbitMQ refuses to declare one in two ways.
+
+        It is the host's, or else made as the host's settings say (its type, its highest priority), but not among the
+        host's. Never a bare name, which is refused under ``task_create_missing_queues=False``.
+        """
+        amqp: Any = self._app.amqp
+        return amqp.queues.get(name) or amqp.Queues({}, create_missing=True)[name]
 
     def _live_producer(self) -> Any:
         if self._producer is None:
@@ -145,14 +164,14 @@ class CeleryQueue:
             self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
         return self._producer
 
-    def _revoke(self, job_id: str, terminate: bool) -> None:
+    def _revoke(self, job_id: str) -> None:
         """What ``app.control.revoke`` sends, but on our connection and tried once.
 
         Celery would send it through the host's producer pool and try for ever, and every publish would wait behind it.
         """
         control: Any = self._app.control
         mailbox = control.mailbox
-        arguments = {"task_id": job_id, "terminate": terminate, "signal": "SIGTERM"}
+        arguments = {"task_id": job_id, "terminate": True, "signal": "SIGTERM"}
         self._live_producer().publish(
             {"method": "revoke", "arguments": arguments, "destination": None, "pattern": None, "matcher": None},
             exchange=mailbox.exchange.name,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from celery import Celery
@@ -15,6 +17,11 @@ from mcp_celery.engine import StoredResult
 from mcp_celery.settings import celery_url
 
 logger = logging.getLogger(__name__)
+
+READERS: Final = 8
+"""How many results are read at a time."""
+FORGET_SECONDS: Final = 0.1
+"""How long forgetting one of many results may take."""
 
 
 class CeleryResults:
@@ -28,6 +35,8 @@ class CeleryResults:
     def __init__(self, app: Celery, *, timeout_seconds: float) -> None:
         self._app = app
         self._timeout_seconds = timeout_seconds
+        # Not the event loop's own: a backend that hangs would keep those from all else that needs them.
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="mcp-celery-results")
 
     @property
     def _backend(self) -> Any:
@@ -36,7 +45,7 @@ class CeleryResults:
     def lives_in(self, redis_url: str) -> bool:
         """Whether results are kept in the Redis of the task records, where one script reads both."""
         url: str | None = getattr(self._backend, "url", None)
-        return url is not None and _place(url) == _place(celery_url(redis_url))
+        return url is not None and _is_redis(url) and _place(url) == _place(celery_url(redis_url))
 
     def key(self, job_id: str) -> str:
         """Where a Redis backend keeps a job's result."""
@@ -55,10 +64,26 @@ class CeleryResults:
         """The job's stored result, read off the event loop. None: none yet, or the backend does not answer."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return await asyncio.to_thread(self._read, job_id)
+                return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, job_id)
         except Exception as error:  # noqa: BLE001 - backends raise their drivers' own errors, which have no common root
             logger.warning("the result backend did not answer: %s", type(error).__name__)
             return None
+
+    async def forget(self, job_ids: Sequence[str]) -> None:
+        """Forget the stored results of jobs, off the event loop; what fails to be forgotten lives its own time."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds + FORGET_SECONDS * len(job_ids)):
+                await asyncio.get_running_loop().run_in_executor(self._threads, self._forget, job_ids)
+        except Exception as error:  # noqa: BLE001 - as above
+            logger.warning("the result backend did not forget %d results: %s", len(job_ids), type(error).__name__)
+
+    def _forget(self, job_ids: Sequence[str]) -> None:
+        for job_id in job_ids:
+            self._backend.forget(job_id)
+
+    def close(self) -> None:
+        """Read no more; what is being read is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, job_id: str) -> StoredResult | None:
         meta: dict[str, Any] = self._backend.get_task_meta(job_id, cache=False)
@@ -70,6 +95,10 @@ def _stored(meta: dict[str, Any]) -> StoredResult:
     if isinstance(value, BaseException):
         value = {"exc_type": type(value).__name__, "exc_message": list(value.args)}
     return StoredResult(str(meta["status"]), value)
+
+
+def _is_redis(url: str) -> bool:
+    return urlsplit(url).scheme in ("redis", "rediss", "redis+socket", "socket")
 
 
 def _place(url: str) -> tuple[str, str | None, int | None, str, str]:

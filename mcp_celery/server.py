@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 from celery import Celery
 from mcp.server import MCPServer
 from mcp.server.context import ServerMiddleware
 from mcp.server.extension import Extension
+from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.lowlevel.server import lifespan as no_lifespan
-from mcp_types import Icon, ToolAnnotations
+from mcp.server.mcpserver import Context
+from mcp_types import CallToolResult, GetPromptResult, Icon, InputRequiredResult, ToolAnnotations
+from pydantic import AnyUrl
 
 from mcp_celery.composition import CeleryTasks, as_config, tasks_of
-from mcp_celery.config import TaskConfig
+from mcp_celery.config import TaskConfig, TaskMeta
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.keys import TaskType
-from mcp_celery.protocol import around
+from mcp_celery.protocol import SubmittedTask, around
 from mcp_celery.settings import Settings
 
 __all__ = ["TaskServer", "load_server", "tasks_of"]
@@ -71,7 +74,7 @@ class TaskServer(MCPServer[Any]):
             name,
             lifespan=around(tasks.running, lifespan or no_lifespan),
             extensions=[*extensions, tasks.extension],
-            middleware=[*middleware, tasks.push],
+            middleware=[*middleware, *tasks.middleware],
             **options,
         )
         tasks.attach(self)
@@ -190,6 +193,82 @@ class TaskServer(MCPServer[Any]):
             return fn
 
         return decorate
+
+    @overload
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any] | None = None, *, task_meta: None = None
+    ) -> CallToolResult | InputRequiredResult: ...
+    @overload
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any] | None = None, *, task_meta: TaskMeta
+    ) -> SubmittedTask: ...
+    async def call_tool(
+        self,
+        name: str,
+        arguments: dict[str, Any],
+        context: Context[Any] | None = None,
+        *,
+        task_meta: TaskMeta | None = None,
+    ) -> CallToolResult | InputRequiredResult | SubmittedTask:
+        """Call a tool, as ``MCPServer.call_tool``; with ``task_meta`` as a task of the current caller.
+
+        Args:
+            task_meta: What is asked about the task; None: the tool runs here and now.
+
+        Raises:
+            McpCeleryError: As :meth:`CeleryTasks.submit`; nothing was created.
+        """
+        if task_meta is None:
+            return await super().call_tool(name, arguments, context)
+        return await self._celery_tasks.submit("tool", {"name": name, "arguments": arguments}, context, task_meta)
+
+    @overload
+    async def get_prompt(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        context: Context[Any] | None = None,
+        *,
+        task_meta: None = None,
+    ) -> GetPromptResult | InputRequiredResult: ...
+    @overload
+    async def get_prompt(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        context: Context[Any] | None = None,
+        *,
+        task_meta: TaskMeta,
+    ) -> SubmittedTask: ...
+    async def get_prompt(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        context: Context[Any] | None = None,
+        *,
+        task_meta: TaskMeta | None = None,
+    ) -> GetPromptResult | InputRequiredResult | SubmittedTask:
+        """Get a prompt, as ``MCPServer.get_prompt``; with ``task_meta`` as :meth:`call_tool`."""
+        if task_meta is None:
+            return await super().get_prompt(name, arguments, context)
+        params = {"name": name, "arguments": arguments or {}}
+        return await self._celery_tasks.submit("prompt", params, context, task_meta)
+
+    @overload
+    async def read_resource(
+        self, uri: AnyUrl | str, context: Context[Any] | None = None, *, task_meta: None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult: ...
+    @overload
+    async def read_resource(
+        self, uri: AnyUrl | str, context: Context[Any] | None = None, *, task_meta: TaskMeta
+    ) -> SubmittedTask: ...
+    async def read_resource(
+        self, uri: AnyUrl | str, context: Context[Any] | None = None, *, task_meta: TaskMeta | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult | SubmittedTask:
+        """Read a resource, as ``MCPServer.read_resource``; with ``task_meta`` as :meth:`call_tool`."""
+        if task_meta is None:
+            return await super().read_resource(uri, context)
+        return await self._celery_tasks.submit("resource", {"uri": str(uri)}, context, task_meta)
 
     def _declare(self, task_type: TaskType, component: str, task: bool | TaskConfig | None) -> None:
         if task is not None:

@@ -6,7 +6,7 @@ import re
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mcp_celery.errors import ConfigurationError
@@ -17,6 +17,10 @@ _REFUSED_RESULT_BACKENDS: Final = {
     "rpc": "it delivers each result once, to the process that sent the job, and tasks are read by any server",
     "disabled": "it keeps no results",
 }
+MIN_KEY_BYTES: Final = 32
+HOW_TO_MAKE_A_KEY: Final = "`mcp-celery keygen` makes one"
+_SECRET_HEADERS: Final = frozenset({"authorization", "proxy-authorization", "cookie"})
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _NAMESPACE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _KEY_PREFIX: Final = re.compile(r"[A-Za-z0-9_.:{}-]{1,100}")
 
@@ -24,7 +28,9 @@ _KEY_PREFIX: Final = re.compile(r"[A-Za-z0-9_.:{}-]{1,100}")
 class Settings(BaseSettings):
     """Settings of one server and its workers; each field is the variable ``MCP_CELERY_`` + its upper-case name."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey for task records and push.")
     broker_url: str | None = Field(None, description="Celery broker. Default: the Redis URL.")
@@ -34,18 +40,36 @@ class Settings(BaseSettings):
     server: str | None = Field(None, description="The server that workers run, as `module:attribute`.")
     queue: str | None = Field(None, description="Celery queue of the jobs. Default: `mcp.{namespace}`.")
     default_ttl_ms: int = Field(3_600_000, gt=0, description="How long a task is kept when nobody says.")
-    max_ttl_ms: int = Field(86_400_000, gt=0, description="The longest a task is kept, whoever asks.")
+    max_ttl_ms: int = Field(
+        86_400_000, gt=0, le=30 * 86_400_000, description="The longest a task is kept, whoever asks; at most 30 days."
+    )
     poll_interval_ms: int = Field(1_000, gt=0, description="How often clients without push should poll.")
     progress_interval_ms: int = Field(
         100, gt=0, description="Shortest time between two pushed progress messages of one task."
     )
     snapshot_headers: str = Field(
-        "", description="Comma-separated names of HTTP request headers that a job may see in `ctx.headers`."
+        "",
+        description="Comma-separated names of HTTP request headers that a job may see in `ctx.headers`; "
+        "`authorization` and `cookie` only with encryption keys.",
+    )
+    encryption_keys: SecretStr | None = Field(
+        None,
+        description="Comma-separated secrets, newest first, that seal what a job knows of its caller. "
+        "Default: it is kept readable in Redis, without access tokens.",
     )
     store_timeout_ms: int = Field(1_500, gt=0, description="How long a request waits for the store before -32603.")
     publish_timeout_ms: int = Field(1_500, gt=0, description="How long a request waits for the broker before -32603.")
     redis_max_connections: int = Field(
         32, gt=1, description="Connections of one process to Redis; requests wait when all are busy."
+    )
+    heartbeat_ms: int = Field(
+        5_000, ge=100, description="Time between two heartbeats of a worker; after three missed it is taken for dead."
+    )
+    max_redeliveries: int = Field(
+        1, ge=0, description="How often a task's job is published again because its worker died."
+    )
+    max_input_bytes: int = Field(
+        1_048_576, gt=0, description="Size of the answers that one `tasks/update` may bring, as JSON."
     )
     max_listen_tasks: int = Field(1_000, gt=0, description="Task ids that one `subscriptions/listen` may name.")
 
@@ -90,10 +114,35 @@ class Settings(BaseSettings):
             raise ValueError("expected module:attribute, for example workers.demo:server")
         return value
 
+    @field_validator("snapshot_headers")
+    @classmethod
+    def _are_header_names(cls, value: str) -> str:
+        if not all(_HEADER_NAME.fullmatch(name) for name in _parts(value)):
+            raise ValueError("expected names of HTTP headers with commas between them")
+        return value
+
+    @field_validator("encryption_keys")
+    @classmethod
+    def _are_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        keys = [] if value is None else _parts(value.get_secret_value())
+        if value is not None and not keys:
+            raise ValueError("it holds no key")
+        for number, key in enumerate(keys, 1):
+            if (size := len(key.encode())) < MIN_KEY_BYTES:
+                raise ValueError(f"key {number} has {size} bytes, not {MIN_KEY_BYTES} or more; {HOW_TO_MAKE_A_KEY}")
+            if key in keys[: number - 1]:
+                raise ValueError(f"key {number} is there twice")
+        return value
+
     @model_validator(mode="after")
     def _fit_each_other(self) -> Settings:
         if self.default_ttl_ms > self.max_ttl_ms:
             raise ValueError(f"{ENV_PREFIX}DEFAULT_TTL_MS is above {ENV_PREFIX}MAX_TTL_MS")
+        if (secret := self.header_names & _SECRET_HEADERS) and self.encryption_keys is None:
+            raise ValueError(
+                f"{ENV_PREFIX}SNAPSHOT_HEADERS names {', '.join(sorted(secret))}, which must not be kept readable: "
+                f"set {ENV_PREFIX}ENCRYPTION_KEYS; {HOW_TO_MAKE_A_KEY}"
+            )
         return self
 
     @classmethod
@@ -129,7 +178,16 @@ class Settings(BaseSettings):
     @property
     def header_names(self) -> frozenset[str]:
         """The allowlist of request headers, in lower case."""
-        return frozenset(name.strip().lower() for name in self.snapshot_headers.split(",") if name.strip())
+        return frozenset(name.lower() for name in _parts(self.snapshot_headers))
+
+    @property
+    def key_ring(self) -> tuple[str, ...]:
+        """The encryption keys, newest first; empty where there are none."""
+        return () if self.encryption_keys is None else tuple(_parts(self.encryption_keys.get_secret_value()))
+
+
+def _parts(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def celery_url(url: str) -> str:

@@ -1,4 +1,4 @@
-"""A server with three useful tools of three kinds: much file I/O, one long computation, many network requests.
+"""A server with useful tools of four kinds: much file I/O, one long computation, many network requests, a question.
 
     mcp-celery dev workers.demo:server
 
@@ -8,13 +8,14 @@ It reads whatever folders and URLs its callers name, with the rights of the work
 from __future__ import annotations
 
 import asyncio
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
 from mcp.server.mcpserver import Context, Image
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from mcp_celery import TaskConfig, TaskServer
 from workers.fetching import FetchLimits, FetchReport, checked_url, fetch_all
@@ -25,7 +26,7 @@ READ_ONLY = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 READ_ONLY_NETWORK = ToolAnnotations(read_only_hint=True, open_world_hint=True)
 
 server = TaskServer(
-    "demo", instructions="Indexes folders, renders fractals and fetches URLs, each as a background task."
+    "demo", instructions="Indexes folders, finds files, renders fractals and fetches URLs, each as a background task."
 )
 
 
@@ -51,6 +52,28 @@ async def index_folder(
         if delay_ms:
             await asyncio.sleep(delay_ms / 1000)
     return index.finish()
+
+
+class Wanted(BaseModel):
+    """What `find_files` asks."""
+
+    pattern: str = Field(default="*.md", min_length=1, max_length=100, description="A file's name; * is any text.")
+
+
+@server.tool(task=TaskConfig(show_arguments=["path"], input_timeout=600), annotations=READ_ONLY)
+async def find_files(
+    ctx: Context,
+    path: Annotated[str, Field(description="Folder to search; relative to where the worker was started.")] = ".",
+) -> list[str]:
+    """Ask which files are wanted, and name those that a folder has."""
+    answer = await ctx.elicit("Which files do you look for?", Wanted)
+    if answer.action != "accept":
+        raise ToolError("nobody said which files")
+    try:
+        names = await asyncio.to_thread(list_files, Path(path))
+    except NotIndexableError as error:
+        raise ToolError(f"{path} {error}") from error
+    return [name for name in names if fnmatch(Path(name).name, answer.data.pattern)]
 
 
 @server.tool(task=TaskConfig(time_limit=600), annotations=READ_ONLY)

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import click
-import httpx2
 import mcp_types as types
 from mcp.client import Client
-from mcp.shared.exceptions import MCPError
+from mcp.client.session import ClientRequestContext
 from rich.console import Console
 
 from mcp_celery.cli.dev import flower_command
 from mcp_celery.cli.errors import RunError, StartError
-from mcp_celery.cli.follow import FollowTasks, TaskEndedError
+from mcp_celery.cli.lines import Lines
+from mcp_celery.cli.outcome import EXPECTED, first_of
 from mcp_celery.cli.output import LogTail, typed
+from mcp_celery.cli.questions import Prompter
 from mcp_celery.cli.render import ProgressView, print_index, print_line
+from mcp_celery.cli.results import print_structured, text_of
 from mcp_celery.cli.stack import SERVER as SERVER_VARIABLE
 from mcp_celery.cli.stack import Stack, StopRequested, run_stack
 from mcp_celery.cli.store import REDIS_URL
+from mcp_celery.client import TaskHandle, TasksClient, call_tool_task, resilient_http
 from mcp_celery.keys import build_task_key, celery_job_id
 
 SERVER: Final = "workers.demo:server"
 SERVER_FILE: Final = Path("workers/demo.py")
 TOOL: Final = "index_folder"
+ASKING_TOOL: Final = "find_files"
 DELAY_MS: Final = 15
 """A checkout is indexed in a blink; with this pause after each file the bar can be watched."""
 SILENCE_SECONDS: Final = 60.0
 """A worker is up within seconds, on a slow machine within some more, and then every file is pushed."""
-CLIENT_ERRORS: Final = (MCPError, TaskEndedError, httpx2.HTTPError, OSError, RuntimeError, ValueError, ExceptionGroup)
-"""What a client may raise where the other side is broken: errors of the protocol, the transport, or the content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +48,12 @@ class Indexed:
     Args:
         task_id: The id of the MCP task.
         structured: The tool's structured result.
-        pushes: How many pushes told of it.
+        changes: How often the server told of it.
     """
 
     task_id: str
     structured: Any
-    pushes: int
+    changes: int
 
     @property
     def job_id(self) -> str:
@@ -58,7 +63,7 @@ class Indexed:
 
 @click.command()
 def demo() -> None:
-    """Watch a tool call run as a Celery job, its progress and its result pushed to the client.
+    """Watch a tool call run as a Celery job, its progress and its result pushed to the client. Another asks a question.
 
     To be run from a checkout of the project, which it indexes. It starts a server, a worker and a private store (unless
     MCP_CELERY_REDIS_URL names one), and ends them all.
@@ -72,7 +77,10 @@ def demo() -> None:
 
         async def use(_redis_url: str) -> Indexed:
             print_line(console, f"The MCP server answers at {stack.url}")
-            return await _index(console, stack.url)
+            indexed = await _index(console, stack.url)
+            _print_index(console, indexed)
+            await _find(console, stack.url)
+            return indexed
 
         # The server's module has set logging up for a server; here it would write between the bar and its text.
         logging.getLogger().setLevel(logging.WARNING)
@@ -95,38 +103,77 @@ async def _index(console: Console, url: str) -> Indexed:
     """Index the current folder as a client of the server."""
     try:
         with ProgressView(console) as view:
-            task_ids: list[str] = []
-            follow = FollowTasks(task_ids.append, view.show, silence_seconds=SILENCE_SECONDS)
-            async with Client(url, extensions=[follow]) as client:
+            async with Client(resilient_http(url), extensions=[TasksClient()]) as client:
                 view.say(f"Calling the tool {TOOL} on {Path.cwd()}")
-                result = await client.call_tool(TOOL, {"path": str(Path.cwd()), "delay_ms": DELAY_MS})
-    except CLIENT_ERRORS as error:
-        raise RunError(f"the call of {TOOL} failed: {_first_of(error)}") from error
-    if not task_ids:
+                handle = await call_tool_task(client, TOOL, {"path": str(Path.cwd()), "delay_ms": DELAY_MS})
+                await _watch(handle, view)
+        result = await handle
+    except EXPECTED as error:
+        raise RunError(f"the call of {TOOL} failed: {first_of(error)}") from error
+    if not handle.task_id:
         raise RunError(f"the server answered the call of {TOOL} without making a task of it")
     if result.is_error:
-        raise RunError(f"{TOOL} failed: {_text_of(result)}")
-    return Indexed(task_ids[0], result.structured_content, view.pushes)
+        raise RunError(f"{TOOL} failed: {text_of(result)}")
+    return Indexed(handle.task_id, result.structured_content, view.changes)
 
 
-def _first_of(error: Exception) -> Exception:
-    """The error that says what is wrong: the client raises groups, one within the other."""
-    if isinstance(error, ExceptionGroup):
-        group = cast("ExceptionGroup[Exception]", error)
-        return _first_of(group.exceptions[0])
-    return error
+async def _watch(handle: TaskHandle, view: ProgressView) -> None:
+    """Show a task to its end.
+
+    Raises:
+        TimeoutError: Nothing was heard of it for too long.
+    """
+    now = asyncio.get_running_loop().time
+    try:
+        async with asyncio.timeout(SILENCE_SECONDS) as silence:
+            async for state in handle.changes():
+                view.show(state)
+                silence.reschedule(now() + SILENCE_SECONDS)
+    except TimeoutError:
+        raise TimeoutError(f"nothing was heard of the task for {SILENCE_SECONDS:g} s") from None
 
 
-def _text_of(result: types.CallToolResult) -> str:
-    return " ".join(block.text for block in result.content if isinstance(block, types.TextContent))
-
-
-def _report(console: Console, indexed: Indexed, *, private_store: bool) -> None:
+def _print_index(console: Console, indexed: Indexed) -> None:
     try:
         print_index(console, indexed.structured)
     except ValueError as error:
         raise RunError(f"{TOOL} returned something that is no index: {error}") from error
-    print_line(console, f"Task       {indexed.task_id} completed, told by {indexed.pushes} pushes and no poll")
+
+
+async def _find(console: Console, url: str) -> None:
+    """The second act: a tool that asks in the middle of its work. Whoever is at the terminal answers."""
+    lines = Lines()
+    answer = Prompter(console, lines, nullcontext).elicit if lines.is_terminal else _Defaults(console)
+    print_line(console, f"\nCalling the tool {ASKING_TOOL}, which has a question")
+    try:
+        async with Client(resilient_http(url), extensions=[TasksClient()], elicitation_callback=answer) as client:
+            result = await client.call_tool(ASKING_TOOL, {"path": str(Path.cwd())})
+    except EXPECTED as error:
+        raise RunError(f"the call of {ASKING_TOOL} failed: {first_of(error)}") from error
+    if result.is_error:
+        print_line(console, text_of(result))
+    else:
+        print_structured(console, result.structured_content)
+
+
+@dataclass(frozen=True, slots=True)
+class _Defaults:
+    """Answers a form with its default values, where nobody is at the terminal."""
+
+    console: Console
+
+    async def __call__(self, context: ClientRequestContext, params: types.ElicitRequestParams) -> types.ElicitResult:  # noqa: ARG002
+        """The elicitation callback of a client."""
+        if isinstance(params, types.ElicitRequestURLParams):
+            return types.ElicitResult(action="decline")
+        fields: dict[str, Any] = params.requested_schema.get("properties", {})
+        content = {name: field["default"] for name, field in fields.items() if "default" in field}
+        print_line(self.console, f"? {params.message}  {json.dumps(content)} by default, since nobody is asked here")
+        return types.ElicitResult(action="accept", content=content)
+
+
+def _report(console: Console, indexed: Indexed, *, private_store: bool) -> None:
+    print_line(console, f"\nTask       {indexed.task_id} completed; the server told {indexed.changes} changes of it")
     print_line(console, f"Celery id  {indexed.job_id}")
     print_line(console, "\nTo see such a job in Flower, start it first, each command in a terminal of its own:")
     ourselves = typed("mcp-celery")

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import click
 
+from mcp_celery.cli.call import call
 from mcp_celery.cli.demo import demo
 from mcp_celery.cli.dev import dev
+from mcp_celery.cli.keygen import keygen
 from mcp_celery.cli.serve import serve
 from mcp_celery.cli.store import store
+from mcp_celery.cli.task import task
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,7 +22,7 @@ def cli() -> None:
     """Background tasks of MCP servers, run by Celery."""
 
 
-for command in (demo, dev, serve, store):
+for command in (call, demo, dev, keygen, serve, store, task):
     cli.add_command(command)
 
 

@@ -1,7 +1,9 @@
-"""How the demo looks: the bar while the task runs, and the index it returns. It only ever sees JSON values."""
+"""How a task looks at the terminal: the bar while it runs. And the index that the demo's tool returns."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -10,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mcp_celery.cli.follow import TaskUpdate
+from mcp_celery.client import TaskState
 
 PLAIN_STEP: Final = 10
 """Percent. Without a terminal, a line is printed each time this much more of the work is done."""
@@ -69,7 +71,8 @@ class ProgressView:
         self._done = 0.0
         self._total: float | None = None
         self._next_line = 0
-        self.pushes = 0
+        self._status = ""
+        self.changes = 0
 
     def __enter__(self) -> Self:
         """Start to show."""
@@ -84,17 +87,29 @@ class ProgressView:
         if self._console.is_terminal:
             self._bar.stop()
 
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Take the bar away for as long as the context lasts: somebody is asked something."""
+        is_shown = self._bar.live.is_started
+        if is_shown:
+            self._bar.stop()
+        try:
+            yield
+        finally:
+            if is_shown:
+                self._bar.start()
+
     def say(self, text: str) -> None:
         """Print a line, above the bar."""
         print_line(self._console, text)
 
-    def show(self, update: TaskUpdate) -> None:
-        """Show one push.
+    def show(self, update: TaskState) -> None:
+        """Show one change.
 
         Args:
             update: The task's state.
         """
-        self.pushes += 1
+        self.changes += 1
         progress = update.progress
         if progress and progress.progress >= self._done:
             self._done, self._total = progress.progress, progress.total
@@ -105,22 +120,34 @@ class ProgressView:
             self._row,
             completed=self._done,
             total=self._total,
-            description=update.status_message or "",
+            description=printable(update.status_message or "", lines=False),
             status=update.status,
         )
         if not self._console.is_terminal:
             self._print_line(update)
 
-    def _print_line(self, update: TaskUpdate) -> None:
+    def _print_line(self, update: TaskState) -> None:
         percent = int(100 * self._done / self._total) if self._total else 0
-        if update.is_final or percent >= self._next_line:
-            self._next_line = percent + PLAIN_STEP
-            print_line(self._console, f"{percent:3}%  {update.status}  {update.status_message or ''}")
+        if update.is_final or update.status != self._status or percent >= self._next_line:
+            self._next_line, self._status = percent + PLAIN_STEP, update.status
+            message = printable(update.status_message or "", lines=False)
+            print_line(self._console, f"{percent:3}%  {update.status}  {message}")
+
+
+def printable(text: str, *, lines: bool = True) -> str:
+    """A text without what a terminal would obey: what a server sends is for reading only.
+
+    Args:
+        text: Any text.
+        lines: Whether it may have several lines; else they become one.
+    """
+    kept = "\n\t" if lines else ""
+    return "".join(one if one in kept or one.isprintable() else " " for one in text)
 
 
 def print_line(console: Console, text: str) -> None:
     """Print a line as it is: ids and URLs are neither wrapped nor taken for markup."""
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
+    console.print(printable(text), soft_wrap=True, markup=False, highlight=False)
 
 
 def print_index(console: Console, structured: Any) -> None:

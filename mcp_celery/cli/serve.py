@@ -14,6 +14,7 @@ from mcp.server import MCPServer
 
 from mcp_celery.cli.errors import StartError, start_errors
 from mcp_celery.cli.options import host_option, port_option, server_argument
+from mcp_celery.composition import check
 from mcp_celery.server import load_server
 
 logger = logging.getLogger("uvicorn.error")
@@ -80,6 +81,7 @@ def serve(server: str, host: str, port: int, transport: str, fd: int | None) -> 
     # A module may print while it is imported.
     with start_errors(), redirect_stdout(sys.stderr):
         loaded = load_server(server)
+        check(loaded)
     # The SDK's log handler renders each line for a terminal; a server writes one for each task.
     logging.basicConfig(level=loaded.settings.log_level, format=LOG_FORMAT, force=True)
     if transport == "stdio":

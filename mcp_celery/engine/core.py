@@ -8,28 +8,22 @@ given up finds no record and does not run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import anyio
 
+from mcp_celery import audit
 from mcp_celery.config import TaskConfig
+from mcp_celery.engine.cursor import PAGE_SIZE, cursor_at, position_of
+from mcp_celery.engine.legs import Answers, Declared, as_itself, too_late_from
 from mcp_celery.engine.outcome import JobOutcome, expired, settlement
 from mcp_celery.engine.ports import TaskBus, TaskQueue, TaskResults, TaskStore
-from mcp_celery.engine.record import (
-    Caller,
-    Change,
-    StoredResult,
-    StoredTask,
-    Submission,
-    TaskRecord,
-    TaskRef,
-    TaskView,
-    new_task_id,
-    now_ms,
-)
+from mcp_celery.engine.record import Caller, Change, StoredResult, Submission, TaskRecord, TaskRef, new_task_id, now_ms
+from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
-from mcp_celery.errors import McpCeleryError, ResultUnavailableError, TaskNotFoundError
+from mcp_celery.errors import McpCeleryError, QueueUnavailableError, ResultUnavailableError, TaskNotFoundError
 from mcp_celery.keys import is_wire_task_id
 
 logger = logging.getLogger(__name__)
@@ -44,12 +38,14 @@ class TaskLimits:
         max_ttl_ms: Whoever asks.
         poll_interval_ms: When the component does not say.
         settle_interval_ms: How often an open task's stored result is looked at, where that is a request of its own.
+        max_input_bytes: How large the answers may be that one request brings, as JSON.
     """
 
     default_ttl_ms: int
     max_ttl_ms: int
     poll_interval_ms: int
     settle_interval_ms: int = 2_000
+    max_input_bytes: int = 1_048_576
 
     def granted_ttl_ms(self, asked: int | None, config: TaskConfig) -> int:
         """The time to live of a new task: what the client asks, else the component, else the default; clamped."""
@@ -58,7 +54,7 @@ class TaskLimits:
 
 
 class TaskEngine:
-    """Submit, get, cancel, wait and watch.
+    """Submit, get, list, respond, cancel, wait and watch.
 
     Args:
         store: Where records are kept.
@@ -66,16 +62,25 @@ class TaskEngine:
         bus: Who tells of changes.
         results: Celery's result backend, None where ``store.load`` reads it in the same step.
         limits: What the server grants.
+        declared: What is known of a component, to publish the next leg of its task.
     """
 
     def __init__(
-        self, *, store: TaskStore, queue: TaskQueue, bus: TaskBus, results: TaskResults | None, limits: TaskLimits
+        self,
+        *,
+        store: TaskStore,
+        queue: TaskQueue,
+        bus: TaskBus,
+        results: TaskResults | None,
+        limits: TaskLimits,
+        declared: Declared = as_itself,
     ) -> None:
         self._store = store
         self._queue = queue
         self._bus = bus
         self._results = results
         self._limits = limits
+        self._answers = Answers(store, queue, declared, max_input_bytes=limits.max_input_bytes)
         self._looked_at_ms: dict[TaskRef, int] = {}
 
     async def submit(self, submission: Submission) -> TaskRecord:
@@ -93,30 +98,36 @@ class TaskEngine:
             task_id=new_task_id(),
             scope=submission.caller.scope,
             issuer=submission.caller.issuer,
+            session=submission.caller.owner.session,
+            job_name=submission.job_name,
             task_type=submission.task_type,
             component=submission.component,
             created_at_ms=created,
             updated_at_ms=created,
             ttl_ms=self._limits.granted_ttl_ms(submission.ttl_ms, submission.config),
             poll_interval_ms=submission.config.poll_interval_ms or self._limits.poll_interval_ms,
-            start_before_ms=None if (expires := submission.config.expires) is None else created + round(expires * 1000),
+            idempotent=submission.config.acks_late,
+            start_before_ms=too_late_from(created, submission.config),
         )
         try:
             await self._store.create(record, submission.snapshot)
             await self._queue.publish(record, submission)
-        except BaseException:
+        except BaseException as error:
             # Also when the client hangs up half-way. A creation that seemed to fail may have reached the store.
-            with anyio.CancelScope(shield=True):
-                await self._take_back(record.ref)
-            raise
-        logger.info("task created: scope=%r task=%s job=%s", record.scope, record.task_id, record.job_id)
+            if await self._is_taken_back(record.ref) or not isinstance(error, QueueUnavailableError):
+                raise
+            # The broker had the message, and was too slow to say so: the job runs.
+        audit.created(record.scope, record.task_id, record.task_type, submission.declared_as or record.component)
         return record
 
-    async def _take_back(self, ref: TaskRef) -> None:
-        try:
-            await self._store.delete(ref)
-        except McpCeleryError as error:
-            logger.warning("task %s was not published and could not be taken back: %s", ref.task_id, error)
+    async def _is_taken_back(self, ref: TaskRef) -> bool:
+        has_begun = False
+        with anyio.CancelScope(shield=True):
+            try:
+                has_begun = not await self._store.delete(ref)
+            except McpCeleryError as error:
+                logger.warning("task %s was not published and could not be taken back: %s", ref.task_id, error)
+        return not has_begun
 
     async def get(self, caller: Caller, task_id: str) -> TaskView:
         """A caller's own task, with the result when it completed.
@@ -126,7 +137,9 @@ class TaskEngine:
             ResultUnavailableError: Completed, but the result backend does not give the result.
             StoreUnavailableError: The store did not answer.
         """
-        return await self.view(await self._load(caller, task_id))
+        view = await self.view(await self._load(caller, task_id))
+        audit.retrieved(caller.scope, task_id, view.record.status, is_open=view.record.is_open)
+        return view
 
     async def find(self, caller: Caller, task_id: str) -> TaskRecord:
         """A caller's own task without its result.
@@ -139,11 +152,45 @@ class TaskEngine:
 
     async def _load(self, caller: Caller, task_id: str) -> StoredTask:
         if not is_wire_task_id(task_id):
+            audit.refused(caller.scope, None, "malformed")
             raise TaskNotFoundError
         stored = await self._store.load(TaskRef(caller.scope, task_id))
         if stored is None or stored.record.issuer != caller.issuer:
+            audit.refused(caller.scope, task_id, "unknown" if stored is None else "issuer")
             raise TaskNotFoundError
         return stored
+
+    async def status(self, caller: Caller, task_id: str) -> TaskRecord:
+        """A caller's own task as it stands, whether or not its result can be read.
+
+        Raises:
+            TaskNotFoundError: Unknown, expired, or another caller's.
+            StoreUnavailableError: The store did not answer.
+        """
+        record = (await self._settled(await self._load(caller, task_id))).record
+        audit.retrieved(caller.scope, task_id, record.status, is_open=record.is_open)
+        return record
+
+    async def list(self, caller: Caller, cursor: str | None = None) -> TaskPage:
+        """A caller's own tasks, the newest first: those of its scope; of an anonymous caller, those of its session.
+
+        Args:
+            caller: Who asks.
+            cursor: ``TaskPage.cursor`` of the part before; None: from the newest.
+
+        Raises:
+            InvalidCursorError: Nobody gave this cursor.
+            StoreUnavailableError: The store did not answer.
+        """
+        before = None if cursor is None else position_of(cursor)
+        found = await self._store.page(caller.owner, before=before, limit=PAGE_SIZE + 1)
+        shown = found[:PAGE_SIZE]
+        more = len(found) > PAGE_SIZE
+        records: list[TaskRecord] = []
+        for stored in shown:
+            with suppress(TaskNotFoundError):  # it expired while its part was read
+                records.append((await self._settled(stored)).record)
+        return TaskPage(records, cursor_at(shown[-1].record.position) if more else None)
 
     async def view(self, stored: StoredTask) -> TaskView:
         """What its owner may see of a stored task, settled if Celery's stored result is ahead of the record.
@@ -151,27 +198,40 @@ class TaskEngine:
         Raises:
             ResultUnavailableError: Completed, but the result backend does not give the result.
         """
+        stored = await self._settled(stored)
         record, result = stored.record, stored.result
-        if record.is_open:
-            result = result or await self._look(record)
-            change = settlement(result)
-            if change is None and record.is_too_late(now_ms()):
-                change = expired()  # and no worker was there to say so
-            if change is not None:
-                # Else the worker died, or lost the store, between storing the result and telling of it.
-                settled = await self._store.change(record.ref, change)
-                if settled is None:
-                    raise TaskNotFoundError
-                record = settled.record
         if record.status != "completed":
-            return TaskView(record)
-        self._looked_at_ms.pop(record.ref, None)
+            return _without_result(stored)
         if result is None and self._results is not None:
             result = await self._results.read(record.job_id)
         outcome = None if result is None else JobOutcome.from_json(result.value)
         if outcome is None:
             raise ResultUnavailableError
         return TaskView(record, outcome.result)
+
+    async def status_view(self, stored: StoredTask) -> TaskView:
+        """As :meth:`view`, without the result."""
+        return _without_result(await self._settled(stored))
+
+    async def _settled(self, stored: StoredTask) -> StoredTask:
+        """A task whose record is not behind Celery's stored result."""
+        record, result = stored.record, stored.result
+        if not record.is_open:
+            self._looked_at_ms.pop(record.ref, None)
+            return stored
+        result = result or await self._look(record)
+        change = settlement(result)
+        if change is not None and change.to != "completed" and record.redeliveries:
+            change = None  # perhaps of an attempt that no longer counts; the one that does tells of its end itself
+        if change is None and record.is_too_late(now_ms()):
+            change = expired()  # and no worker was there to say so
+        if change is None:
+            return stored
+        # The worker died, or lost the store, between storing the result and telling of it.
+        settled = await self._store.change(record.ref, replace(change, attempt=record.attempt))
+        if settled is None:
+            raise TaskNotFoundError
+        return StoredTask(settled.record, result)
 
     async def _look(self, record: TaskRecord) -> StoredResult | None:
         """Celery's stored result of an open task, at most every ``settle_interval_ms`` for one task."""
@@ -186,6 +246,29 @@ class TaskEngine:
         while len(looked) > _LOOKS_REMEMBERED:
             looked.pop(next(iter(looked)))
         return await self._results.read(record.job_id)
+
+    async def respond(self, caller: Caller, task_id: str, responses: Mapping[str, object]) -> TaskRecord:
+        """Answer questions of a caller's own task.
+
+        Keys that no open question has (unknown, answered, withdrawn) are ignored, so the same answers may come again.
+        An answer that was taken is not lost: a leg that cannot be published now is published later.
+
+        Args:
+            caller: Who answers.
+            task_id: The task.
+            responses: By the questions' keys: results of the requests in wire form, or :class:`RpcError` where the
+                client answered with one.
+
+        Returns:
+            The record as it is now.
+
+        Raises:
+            TaskNotFoundError: Unknown, expired, or another caller's.
+            InvalidAnswerError: An answer does not fit its question; none was taken.
+            AnswersTooLargeError: All of them together are too large; none was taken.
+            StoreUnavailableError: The store did not answer.
+        """
+        return await self._answers.take(await self._load(caller, task_id), responses)
 
     async def cancel(self, caller: Caller, task_id: str) -> TaskRecord:
         """Cancel a caller's own task: the record first, which no later success can undo, then the job.
@@ -205,23 +288,33 @@ class TaskEngine:
             raise TaskNotFoundError
         if changed.record.status == "cancelled":
             # Also where it was cancelled a moment ago: by a try whose answer was lost, and with it the revoke.
-            logger.info("task cancelled: scope=%r task=%s", record.scope, record.task_id)
-            claim = changed.record.claim
-            await self._queue.revoke(changed.record.job_id, terminate=claim is not None and claim.can_terminate)
+            await self._queue.revoke(changed.record.job_id)
         return changed.record
 
-    def watch(self, caller: Caller, task_ids: Sequence[str]) -> TaskWatch:
+    def watch(self, caller: Caller, task_ids: Sequence[str], *, results: bool = True) -> TaskWatch:
         """Follow a caller's own tasks: the current state of each, then every change, until they have ended.
 
         Args:
             caller: Who asks.
             task_ids: Ids of any origin; those that are not the caller's are left out of ``TaskWatch.accepted``.
+            results: Whether a completed task is told with its result.
         """
-        refs = [TaskRef(caller.scope, task_id) for task_id in dict.fromkeys(task_ids) if is_wire_task_id(task_id)]
-        return TaskWatch(caller, refs, store=self._store, bus=self._bus, view=self.view)
+        refs: list[TaskRef] = []
+        for task_id in dict.fromkeys(task_ids):
+            if is_wire_task_id(task_id):
+                refs.append(TaskRef(caller.scope, task_id))
+            else:
+                audit.refused(caller.scope, None, "malformed")
+        view = self.view if results else self.status_view
+        return TaskWatch(caller, refs, store=self._store, bus=self._bus, view=view)
 
-    async def wait(self, caller: Caller, task_id: str) -> TaskView:
+    async def wait(self, caller: Caller, task_id: str, seen: Callable[[TaskView], None] | None = None) -> TaskView:
         """Wait until a caller's own task has ended.
+
+        Args:
+            caller: Who asks.
+            task_id: The task.
+            seen: Called with each state on the way.
 
         Returns:
             Its terminal view.
@@ -232,10 +325,20 @@ class TaskEngine:
             StoreUnavailableError: The store did not answer.
         """
         async with self.watch(caller, [task_id]) as watch:
+            if not watch.accepted:
+                raise TaskNotFoundError
             async for view in watch:
                 if view.record.is_terminal:
                     return view
+                if seen is not None:
+                    seen(view)
         return await self.get(caller, task_id)
+
+
+def _without_result(stored: StoredTask) -> TaskView:
+    record = stored.record
+    questions = stored.questions if record.status == "input_required" else ()
+    return TaskView(record, input_requests={one.key: one.request for one in questions})
 
 
 _LOOKS_REMEMBERED = 10_000

@@ -20,14 +20,20 @@ FAILURE_REASONS: Final[Mapping[str, str]] = {
     "SoftTimeLimitExceeded": "The job exceeded its soft time limit",
     "TimeLimitExceeded": "The job exceeded its time limit and was ended",
     "WorkerLostError": "The worker process that ran the job ended unexpectedly",
+    "OperationalError": "The job was to be tried again, but the broker was unavailable",
     "NotRegistered": "No worker knows this component; it was removed, or the workers run another version of the server",
     "EncodeError": "The job's result could not be serialized",
     "UnpickleableExceptionWrapper": "The job's error could not be serialized",
     "TaskRevokedError": "The job was revoked",
+    "WorkerDied": "The worker that ran the job has died; the job may have had effects, so it is not run again",
+    "WorkersDied": "The worker that had the job has died, too often for the job to be tried again",
+    "SnapshotUnreadableError": "The request's context cannot be restored, so the job cannot run",
     "ResultLost": "The job completed, but its result could not be stored in the result backend",
 }
 """Texts for failures that no tool reported, by the exception's name. Exceptions' own texts stay in the worker's log."""
 
+MAX_MESSAGE_CHARS: Final = 2_000
+"""A message is for people, and is carried by every push and poll of the task."""
 UNKNOWN_REASON: Final = "The job failed unexpectedly; the worker's log says why"
 EXPIRED_REASON: Final = "The job expired before a worker could start it"
 
@@ -63,6 +69,8 @@ class JobOutcome:
         return {"result": self.result, "statusMessage": self.status_message, "progress": progress}
 
     def __repr__(self) -> str:
+        if self.result.get("resultType") == "input_required":
+            return "<input required>"
         return "<tool error>" if self.is_error else "<completed>"
 
     @classmethod
@@ -96,10 +104,15 @@ def failure(exception_name: str, arguments: Sequence[Any] = ()) -> Change:
     return Change(to="failed", error=error, status_message=error.message)
 
 
-def expired() -> Change:
-    """The change of a job that nobody began in time."""
+def expired(retries: int = 0) -> Change:
+    """The change of a job that nobody began in time, given how often it had been tried again."""
     error = RpcError(INTERNAL_ERROR, EXPIRED_REASON)
-    return Change(to="failed", if_unstarted=True, error=error, status_message=EXPIRED_REASON)
+    return Change(to="failed", unless_begun=retries, error=error, status_message=EXPIRED_REASON)
+
+
+def revoked() -> Change:
+    """The change of a job that an operator revoked."""
+    return Change(to="cancelled", status_message="The job was revoked")
 
 
 def success(outcome: JobOutcome) -> Change:
@@ -107,9 +120,17 @@ def success(outcome: JobOutcome) -> Change:
     return Change(
         to="completed",
         is_error=outcome.is_error,
-        status_message=outcome.status_message,
+        status_message=(_error_text(outcome.result) if outcome.is_error else None) or outcome.status_message,
         progress=outcome.progress,
     )
+
+
+def _error_text(result: JSONObject) -> str | None:
+    """What a tool says went wrong, None when it says it without text."""
+    for block in result.get("content") or ():
+        if isinstance(block, dict) and isinstance(text := cast(JSONObject, block).get("text"), str) and text:
+            return text[:MAX_MESSAGE_CHARS]
+    return None
 
 
 def settlement(stored: StoredResult | None) -> Change | None:
@@ -120,7 +141,7 @@ def settlement(stored: StoredResult | None) -> Change | None:
         outcome = JobOutcome.from_json(stored.value)
         return failure("UnknownResult") if outcome is None else success(outcome)
     if stored.state == REVOKED:
-        return Change(to="cancelled", status_message="The job was revoked")
+        return revoked()
     if stored.state == FAILURE:
         described = cast(JSONObject, stored.value) if isinstance(stored.value, dict) else {}
         arguments = described.get("exc_message", ())

@@ -7,26 +7,46 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine.record import Change, Changed, Claim, StoredResult, StoredTask, Submission, TaskRecord, TaskRef
+from mcp_celery.engine.questions import QuestionStore
+from mcp_celery.engine.record import Caller, Change, Changed, Claim, StoredResult, Submission, TaskRecord, TaskRef
+from mcp_celery.engine.views import StoredTask
 
 
-class TaskStore(Protocol):
-    """Records of tasks. Every method raises ``StoreUnavailableError`` when the store does not answer in time."""
+class TaskStore(QuestionStore, Protocol):
+    """Records of tasks, and their questions.
+
+    Every method raises ``StoreUnavailableError`` when the store does not answer in time.
+    """
 
     async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot) -> None:
         """Keep a new record and its snapshot until the record's ttl ends."""
         ...
 
     async def load(self, ref: TaskRef) -> StoredTask | None:
-        """The record, with the job's stored result where it is at hand. None: unknown or expired."""
+        """The record, with its open questions, and with the job's stored result where it is at hand. None: unknown or
+        expired.
+        """
+        ...
+
+    async def page(self, owner: Caller, *, before: str | None, limit: int) -> list[StoredTask]:
+        """An owner's tasks that are alive, the newest first; of an open one with its stored result, if at hand.
+
+        Args:
+            owner: As ``Caller.owner`` gives it.
+            before: Only what stands before this ``TaskRecord.position``; None: from the newest.
+            limit: How many at most.
+        """
         ...
 
     async def change(self, ref: TaskRef, change: Change) -> Changed | None:
-        """Apply a change in one step, and tell it on the bus. None: unknown or expired."""
+        """Apply a change in one step, and tell it on the bus. None: unknown or expired.
+
+        A task with open questions stays ``input_required`` where the change says ``working``. With its end they go.
+        """
         ...
 
     async def start(
-        self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str = ""
+        self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str = "", worker: str = ""
     ) -> TaskContextSnapshot | None:
         """Let the body of a job begin, once for each (attempt, retries).
 
@@ -37,15 +57,32 @@ class TaskStore(Protocol):
             at_ms: When it begins.
             delivery: Tells this delivery from every other, so that it may ask again when the answer was lost; by
                 default each call is another's.
+            worker: Who begins it, as in its claim; '' for nobody whose death would concern the task.
 
         Returns:
-            The snapshot, or None when the job must not run: the task is unknown, has ended, counts another attempt, or
+            The snapshot, its params with the answers for which the leg before ended and with the state it left; or None
+            when the job must not run: the task is unknown, has ended, counts another attempt, or
             this start was already granted to another delivery.
+
+        Raises:
+            SnapshotUnreadableError: The start is granted, but the snapshot is gone or cannot be read.
         """
         ...
 
-    async def delete(self, ref: TaskRef) -> None:
-        """Forget a record whose job was never published."""
+    async def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
+        """The creating request's context, to publish a task's job anew. None: unknown or expired.
+
+        Raises:
+            SnapshotUnreadableError: It is there, but cannot be read.
+        """
+        ...
+
+    async def delete(self, ref: TaskRef) -> bool:
+        """Forget a record whose job was not published.
+
+        Returns:
+            False: The job was published after all, and has begun; the record stays.
+        """
         ...
 
 
@@ -64,6 +101,14 @@ class JobLedger(Protocol):
         """As :meth:`TaskStore.change`."""
         ...
 
+    def find(self, job_id: str) -> TaskRecord | None:
+        """The record whose current job has this Celery id.
+
+        Returns:
+            None where there is none: not an id of ours, a task that is gone, or a job of an earlier leg.
+        """
+        ...
+
 
 class TaskQueue(Protocol):
     """The broker."""
@@ -76,8 +121,8 @@ class TaskQueue(Protocol):
         """
         ...
 
-    async def revoke(self, job_id: str, *, terminate: bool) -> None:
-        """Tell the workers to drop a job, and with ``terminate`` to end it where it runs. Best effort."""
+    async def revoke(self, job_id: str) -> None:
+        """Tell the workers to drop a job, and to end it where it runs. Best effort."""
         ...
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine.status import OPEN, TERMINAL, TaskStatus
-from mcp_celery.keys import TaskType, build_task_key, celery_job_id
+from mcp_celery.keys import TaskType, build_task_key, celery_job_id, parse_task_key
 
 JSONObject = dict[str, Any]
 
@@ -33,10 +33,22 @@ class Caller:
     Attributes:
         scope: The scope of its tasks, None for an anonymous caller.
         issuer: Issuer of its token, None where the token names none.
+        session: The session it asks in, None where there is none.
     """
 
     scope: str | None = None
     issuer: str | None = None
+    session: str | None = None
+
+    @property
+    def owner(self) -> Caller:
+        """Whose list of tasks it may see: those of its scope; an anonymous caller's, those of its session.
+
+        The session is a digest here: who reads keys and records shall not be able to speak in its name.
+        """
+        if self.scope is not None or self.session is None:
+            return Caller(self.scope, self.issuer)
+        return Caller(None, self.issuer, hashlib.sha256(self.session.encode()).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,16 @@ class TaskRef:
 
     scope: str | None
     task_id: str
+
+    @classmethod
+    def of_key(cls, key: str) -> TaskRef:
+        """Where the task of a compound key is kept.
+
+        Raises:
+            ValueError: The key is malformed.
+        """
+        parts = parse_task_key(key)
+        return cls(parts.task_scope, parts.client_task_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +91,12 @@ class Claim:
     """Which worker holds the job.
 
     Attributes:
-        worker: Celery's node name of the worker.
-        can_terminate: Whether its pool can end a running job (prefork can, threads cannot).
+        worker: Which one: Celery's node name, ``/``, and a mark of its process, since a restarted worker has its
+            predecessor's name.
         at_ms: When it took the job.
     """
 
     worker: str
-    can_terminate: bool
     at_ms: int
 
 
@@ -87,6 +108,9 @@ class TaskRecord:
         task_id: The id that the client holds.
         scope: Who may reach the task, None for an anonymous caller.
         issuer: Issuer of the creating token; every access compares it.
+        session: Digest of the session whose list shows the task; None for a task that has a scope, and where there is
+            none.
+        job_name: Celery name of the task's jobs, None for the component's own.
         task_type: ``tool``, ``prompt`` or ``resource``.
         component: The tool's or prompt's name, or the resource's URI.
         created_at_ms: Never changes.
@@ -98,7 +122,12 @@ class TaskRecord:
         is_error: For a completed tool: whether its result says ``isError``.
         error: For a failed task.
         progress: The last progress the job reported.
-        attempt: Which delivery of the job counts, from 1. Jobs of any other attempt do not run.
+        attempt: Which publication of the job counts, from 1, counted on through the legs. Jobs of any other attempt do
+            not run.
+        retries: How often the component had this attempt tried again (Celery's count).
+        retry_at_ms: When the retry that the component had made is to begin, None for at once.
+        redeliveries: How often the job was published again because its worker died.
+        idempotent: Whether a body that has begun may begin again when its worker dies.
         leg: Which job of the task, from 1.
         claim: The worker that received the job, None while it is queued.
         started_at_ms: When the body of this attempt began, None before.
@@ -121,16 +150,32 @@ class TaskRecord:
     error: RpcError | None = None
     progress: Progress | None = None
     attempt: int = 1
+    retries: int = 0
+    retry_at_ms: int | None = None
+    redeliveries: int = 0
+    idempotent: bool = False
     leg: int = 1
     claim: Claim | None = None
     started_at_ms: int | None = None
     start_before_ms: int | None = None
+    session: str | None = None
+    job_name: str | None = None
     revision: int = 1
 
     @property
     def ref(self) -> TaskRef:
         """Where the record is kept."""
         return TaskRef(self.scope, self.task_id)
+
+    @property
+    def owner(self) -> Caller:
+        """Whose list shows the task."""
+        return Caller(self.scope, self.issuer, self.session)
+
+    @property
+    def position(self) -> str:
+        """Where the task stands in its owner's list: by creation, then by id; as text it sorts the same."""
+        return f"{self.created_at_ms:015d}:{self.task_id}"
 
     @property
     def key(self) -> str:
@@ -169,21 +214,25 @@ class Change:
     Attributes:
         to: The new status; the same as before for a new message.
         attempt: Apply only to this attempt of the task, None for any.
-        if_unstarted: Apply only while no body of the attempt has begun.
+        unless_begun: Apply only while no body of the attempt has begun with that many retries, or more.
         status_message: The new message, None to keep the old one.
         is_error: See :class:`TaskRecord`.
         error: See :class:`TaskRecord`.
         progress: The job's progress, None to keep the old one.
+        retries: The retry that comes, None to keep the count.
+        retry_at_ms: When it is to begin.
         at_ms: When it happened.
     """
 
     to: TaskStatus
     attempt: int | None = None
-    if_unstarted: bool = False
+    unless_begun: int | None = None
     status_message: str | None = None
     is_error: bool = False
     error: RpcError | None = None
     progress: Progress | None = None
+    retries: int | None = None
+    retry_at_ms: int | None = None
     at_ms: int = field(default_factory=now_ms)
 
 
@@ -220,33 +269,30 @@ class EncodedResult:
     Attributes:
         key: Where.
         payload: What.
-        expires_seconds: The backend's own lifetime of results, None for ever.
     """
 
     key: str
     payload: str | bytes
-    expires_seconds: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class StoredTask:
-    """A record with the job's stored result, where the store could read both at once."""
-
-    record: TaskRecord
-    result: StoredResult | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TaskView:
-    """What a caller gets to see of its task.
+class Question:
+    """What a caller is asked.
 
     Attributes:
-        record: The record.
-        result: For a completed task the result that the foreground request would have had.
+        key: Unique for the life of the task.
+        method: ``elicitation/create``, ``sampling/createMessage`` or ``roots/list``.
+        params: Parameters of the request, in wire form.
     """
 
-    record: TaskRecord
-    result: JSONObject | None = None
+    key: str
+    method: str
+    params: JSONObject
+
+    @property
+    def request(self) -> JSONObject:
+        """The request as it is shown to the caller."""
+        return {"method": self.method, "params": self.params} if self.params else {"method": self.method}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,18 +303,18 @@ class Submission:
         caller: Who asks.
         task_type: Kind of the component.
         component: Its name, or the resource's URI.
-        params: Parameters of the MCP request, without ``_meta``.
         config: What the component declares.
-        snapshot: The request's context for the worker.
+        snapshot: The request and its context for the worker.
         ttl_ms: The time to live that the client asks, None where it does not say.
         declared_as: What the job is named for, where that is not the component itself: a resource's template.
+        job_name: Celery name of the task's jobs, None for the component's own.
     """
 
     caller: Caller
     task_type: TaskType
     component: str
-    params: Mapping[str, Any]
     config: TaskConfig
     snapshot: TaskContextSnapshot
     ttl_ms: int | None = None
     declared_as: str | None = None
+    job_name: str | None = None

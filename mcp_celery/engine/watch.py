@@ -14,8 +14,10 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
+from mcp_celery import audit
 from mcp_celery.engine.ports import TaskBus, TaskHints, TaskStore
-from mcp_celery.engine.record import Caller, StoredTask, TaskRef, TaskView
+from mcp_celery.engine.record import Caller, TaskRef
+from mcp_celery.engine.views import StoredTask, TaskView
 from mcp_celery.errors import McpCeleryError, StoreUnavailableError, TaskNotFoundError
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class TaskWatch:
             for ref in self._refs:
                 stored = await self._store.load(ref)
                 if stored is None or stored.record.issuer != self._caller.issuer:
+                    audit.refused(ref.scope, ref.task_id, "unknown" if stored is None else "issuer")
                     await hints.drop(ref)
                     continue
                 self._revisions[ref] = 0
@@ -120,6 +123,7 @@ class TaskWatch:
             return None
         self._revisions[ref] = view.record.revision
         if view.record.is_terminal:
+            audit.retrieved(ref.scope, ref.task_id, view.record.status, is_open=False)
             await self._forget(ref)
         return view
 

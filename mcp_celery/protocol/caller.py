@@ -2,29 +2,66 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final, cast
 
 from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.connection import Connection
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
 from mcp_types import HEADER_MISMATCH
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from opentelemetry.propagate import inject
 from pydantic import BaseModel
 
-from mcp_celery.context import TaskContextSnapshot, get_task_issuer, get_task_scope, provide_token_source
+from mcp_celery.context import (
+    TaskContextSnapshot,
+    get_task_context,
+    get_task_issuer,
+    get_task_scope,
+    provide_token_source,
+)
 from mcp_celery.engine import Caller, JSONObject
 from mcp_celery.errors import McpCeleryError
 
 RequestContext = ServerRequestContext[Any, Any]
 
+_SESSION: Final = "mcp_celery/session"
+"""In ``Connection.state``: the name of a connection that is a session by itself."""
+
 provide_token_source(get_access_token)
 
 
-def caller_of_request() -> Caller:
-    """The current request's caller; asked anew for each request, never remembered with a session."""
-    return Caller(get_task_scope(), get_task_issuer())
+def caller_of_request(ctx: RequestContext | None = None) -> Caller:
+    """The current request's caller; asked anew for each request, never remembered with a session.
+
+    Args:
+        ctx: The request, where its session matters: for creating and listing tasks.
+    """
+    return Caller(get_task_scope(), get_task_issuer(), None if ctx is None else session_of(ctx))
+
+
+def connection_of(ctx: RequestContext) -> Connection:
+    """The connection that a request came in on."""
+    return ctx.session._connection  # pyright: ignore[reportPrivateUsage] - the SDK 2.3.0 has no public way to it
+
+
+def session_of(ctx: RequestContext) -> str | None:
+    """The session that a request belongs to.
+
+    Returns:
+        The HTTP session; where a connection is the session (stdio, in memory) a name of that connection; None where
+        requests stand alone: stateless HTTP, and revisions without sessions. In a job: that of its creating request.
+    """
+    if (job := get_task_context()) is not None:
+        return job.snapshot.session_id
+    connection = connection_of(ctx)
+    if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS or not connection.has_standalone_channel:
+        return None
+    return connection.session_id or connection.state.setdefault(_SESSION, secrets.token_urlsafe(32))
 
 
 def declares(ctx: RequestContext, extension: str) -> bool:
@@ -47,25 +84,38 @@ def require_matching_name(ctx: RequestContext, task_id: str) -> None:
         )
 
 
-def snapshot_of(ctx: RequestContext, header_names: frozenset[str]) -> TaskContextSnapshot:
+def snapshot_of(ctx: RequestContext, params: JSONObject, header_names: frozenset[str]) -> TaskContextSnapshot:
     """What a job needs to know of the request that creates it.
 
     Args:
         ctx: The request.
+        params: Its parameters, without ``_meta``.
         header_names: Lower-case names of the headers that a job may see.
     """
     session = ctx.session
     client = session.client_params
-    connection = session._connection  # pyright: ignore[reportPrivateUsage] - the only way to its session id in 2.3.0
+    meta = dict(ctx.meta or {})
+    trace: dict[str, str] = {}
+    inject(trace)  # the SDK's span of this request, or its parent where no tracing is set up
     return TaskContextSnapshot.capture(
         protocol_version=ctx.protocol_version,
+        params=params,
         request_id=ctx.request_id,
         client_info=None if client is None else _dump(client.client_info),
         client_capabilities=_dump(session.client_capabilities),
         headers=getattr(ctx.request, "headers", None),
         header_names=header_names,
-        session_id=connection.session_id,
+        session_id=session_of(ctx),
+        progress_token=cast("str | int | None", meta.get("progress_token")),
+        traceparent=trace.get("traceparent"),
+        tracestate=trace.get("tracestate"),
+        meta={name: value for name, value in meta.items() if not _is_carried_apart(name)} or None,
     )
+
+
+def _is_carried_apart(name: str) -> bool:
+    """Whether a key of ``_meta`` is MCP's own, or has a place of its own in the snapshot."""
+    return name.startswith("io.modelcontextprotocol/") or name in ("progress_token", "traceparent", "tracestate")
 
 
 def _dump(model: BaseModel | None) -> JSONObject | None:

@@ -7,7 +7,11 @@ from typing import Any, cast
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError
+from mcp.server.mcpserver.resolve import find_resolved_parameters, returns_input_required
+from mcp_types import ToolAnnotations
+from pydantic import ValidationError
 
+from mcp_celery.config import AskWhen
 from mcp_celery.engine import JSONObject
 from mcp_celery.keys import TaskType
 
@@ -27,17 +31,64 @@ def list_components(server: MCPServer[Any]) -> Iterator[tuple[TaskType, str, Cal
         yield "resource", template.uri_template, template.fn
 
 
-def accepts_arguments(server: MCPServer[Any], tool_name: str, arguments: JSONObject) -> bool:
-    """Whether a foreground call of a tool would get past its arguments."""
+def asks_first(server: MCPServer[Any], tool_name: str, when: AskWhen | None) -> bool:
+    """Whether a tool's first questions are asked in the foreground.
+
+    Args:
+        server: The tool's server.
+        tool_name: Its name.
+        when: What it declares, None where it says nothing.
+    """
     managers: Any = server
     tool = managers._tool_manager.get_tool(tool_name)
+    return tool is not None and (when == "before" or (when is None and returns_input_required(tool.fn)))
+
+
+def can_ask_first(fn: Callable[..., Any]) -> bool:
+    """Whether a function can ask before it does its work: it returns questions, or has ``Resolve(…)`` parameters."""
+    return returns_input_required(fn) or bool(find_resolved_parameters(fn))
+
+
+def refusal(server: MCPServer[Any], task_type: TaskType, component: str, arguments: JSONObject) -> str | None:
+    """Why a foreground request would not get past its arguments, in one line without their values; None if it would."""
+    managers: Any = server
+    if task_type == "resource":
+        return None if declared_resource(server, component) else f"Unknown resource: {component}"
+    if task_type == "prompt":
+        prompt = managers._prompt_manager.get_prompt(component)
+        if prompt is None:
+            return f"Unknown prompt: {component}"
+        missing = sorted({one.name for one in prompt.arguments or () if one.required} - arguments.keys())
+        return f"Missing required arguments: {', '.join(missing)}" if missing else None
+    return _tool_refusal(managers._tool_manager.get_tool(component), component, arguments)
+
+
+def _tool_refusal(tool: Any, name: str, arguments: JSONObject) -> str | None:
     if tool is None:
-        return False
+        return f"Unknown tool: {name}"
     try:
         tool.fn_metadata.validate_arguments(arguments)
-    except Exception:  # noqa: BLE001 - a validator may raise anything; the foreground call repeats and reports it
-        return False
-    return True
+    except ValidationError as error:
+        reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False)]
+        return f"Invalid arguments for tool {name!r}: {'; '.join(reasons)}"
+    except Exception:  # noqa: BLE001 - a validator may raise anything
+        return f"Invalid arguments for tool {name!r}"
+    return None
+
+
+def tool_meta(server: MCPServer[Any], name: str) -> JSONObject:
+    """A tool's ``meta``, empty for one that has none."""
+    managers: Any = server
+    tool = managers._tool_manager.get_tool(name)
+    return {} if tool is None else tool.meta or {}
+
+
+def may_be_repeated(server: MCPServer[Any], tool_name: str) -> bool:
+    """Whether a tool hints that it reads only, or that a second call with the same arguments changes nothing more."""
+    managers: Any = server
+    tool = managers._tool_manager.get_tool(tool_name)
+    hints: ToolAnnotations | None = None if tool is None else tool.annotations
+    return hints is not None and bool(hints.read_only_hint or hints.idempotent_hint)
 
 
 def declared_resource(server: MCPServer[Any], uri: str) -> str | None:

@@ -1,9 +1,11 @@
-"""The tasks extension: which requests become tasks, and the ``tasks/*`` methods."""
+"""The tasks extension: which requests become tasks, and the ``tasks/*`` methods, those of 2025-11-25 included.
+
+A server binds a method once, so methods that both eras have are told apart here, by the request's revision.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.extension import Extension, MethodBinding
@@ -11,9 +13,9 @@ from mcp.server.mcpserver.server import require_client_extension
 from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND, CallToolRequestParams
 
-from mcp_celery.config import TaskConfig
 from mcp_celery.context import get_task_context
-from mcp_celery.engine import JSONObject, Submission, TaskEngine
+from mcp_celery.engine import JSONObject, Submission
+from mcp_celery.protocol.both_eras import TaskIdParams
 from mcp_celery.protocol.caller import (
     RequestContext,
     as_rpc_errors,
@@ -22,33 +24,16 @@ from mcp_celery.protocol.caller import (
     require_matching_name,
     snapshot_of,
 )
+from mcp_celery.protocol.core_tasks import CoreTasks
+from mcp_celery.protocol.host import TaskHost
+from mcp_celery.protocol.v2025_11_25 import CREATE, REVISION, CreateParams, ListParams
 from mcp_celery.protocol.v2026_07_28 import (
     EXTENSION,
     REVISIONS,
-    TaskIdParams,
     UpdateParams,
     encode_created,
     encode_detailed,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class TaskHost:
-    """What the protocol needs of the server it speaks for.
-
-    Attributes:
-        engine: Gives the running event loop's engine.
-        tool_config: What a tool declares; ``forbidden`` for one that declares nothing.
-        accepts_arguments: Whether a tool's arguments are valid, checked before any state exists.
-        header_names: Lower-case names of the request headers that a job may see.
-        max_listen_tasks: How many task ids one subscription may name.
-    """
-
-    engine: Callable[[], TaskEngine]
-    tool_config: Callable[[str], TaskConfig]
-    accepts_arguments: Callable[[str, JSONObject], bool]
-    header_names: frozenset[str]
-    max_listen_tasks: int
 
 
 class TasksExtension(Extension):
@@ -62,13 +47,18 @@ class TasksExtension(Extension):
 
     def __init__(self, host: TaskHost) -> None:
         self._host = host
+        self._core = CoreTasks(host)
 
     def methods(self) -> Sequence[MethodBinding]:
         """The request methods that the extension adds."""
+        core = frozenset({REVISION})
         return [
-            MethodBinding("tasks/get", TaskIdParams, self._get, REVISIONS),
-            MethodBinding("tasks/cancel", TaskIdParams, self._cancel, REVISIONS),
+            MethodBinding("tasks/get", TaskIdParams, self._get, REVISIONS | core),
+            MethodBinding("tasks/cancel", TaskIdParams, self._cancel, REVISIONS | core),
             MethodBinding("tasks/update", UpdateParams, self._update, REVISIONS),
+            MethodBinding("tasks/result", TaskIdParams, self._core.result, core),
+            MethodBinding("tasks/list", ListParams, self._core.list, core),
+            MethodBinding(CREATE, CreateParams, self._core.create, core),
         ]
 
     async def intercept_tool_call(
@@ -80,7 +70,7 @@ class TasksExtension(Extension):
             MCPError: -32021 for a tool that runs only as a task when this request does not declare the extension
                 (-32601 on revisions that have no extensions); -32603 when the task cannot be created.
         """
-        config = self._host.tool_config(params.name)
+        config = self._host.config("tool", params.name)[1]
         if get_task_context() is not None or not config.supports_tasks():
             return await call_next(ctx)
         if ctx.protocol_version not in REVISIONS:
@@ -90,37 +80,44 @@ class TasksExtension(Extension):
         if config.mode == "required":
             require_client_extension(ctx, EXTENSION)
         arguments = params.arguments or {}
-        if not declares(ctx, EXTENSION) or not self._host.accepts_arguments(params.name, arguments):
+        if not declares(ctx, EXTENSION) or self._host.refusal("tool", params.name, arguments):
             # Invalid arguments are refused by the foreground call, in its own words and before the body.
+            return await call_next(ctx)
+        if not params.input_responses and self._host.asks_first(params.name):
             return await call_next(ctx)
         submission = Submission(
             caller=caller_of_request(),
             task_type="tool",
             component=params.name,
-            params={"name": params.name, "arguments": arguments},
             config=config,
-            snapshot=snapshot_of(ctx, self._host.header_names),
+            snapshot=snapshot_of(
+                ctx, {**_answers(params), "name": params.name, "arguments": arguments}, self._host.header_names
+            ),
         )
         with as_rpc_errors():
             return encode_created(await self._host.engine().submit(submission))
 
     async def _get(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
+        if ctx.protocol_version == REVISION:
+            return await self._core.get(params)
         self._admit(ctx, params)
         with as_rpc_errors():
             return encode_detailed(await self._host.engine().get(caller_of_request(), params.task_id))
 
     async def _cancel(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
         """Acknowledges; a task that has ended stays as it is."""
+        if ctx.protocol_version == REVISION:
+            return await self._core.cancel(params)
         self._admit(ctx, params)
         with as_rpc_errors():
             await self._host.engine().cancel(caller_of_request(), params.task_id)
         return {}
 
     async def _update(self, ctx: RequestContext, params: UpdateParams) -> HandlerResult:
-        """Acknowledges; keys that no question has are ignored, and so far none has one."""
+        """Acknowledges; keys that no open question has are ignored."""
         self._admit(ctx, params)
         with as_rpc_errors():
-            await self._host.engine().find(caller_of_request(), params.task_id)
+            await self._host.engine().respond(caller_of_request(), params.task_id, params.input_responses)
         return {}
 
     @staticmethod
@@ -128,3 +125,10 @@ class TasksExtension(Extension):
         """Who does not declare the extension learns nothing, not even whether the task exists."""
         require_client_extension(ctx, EXTENSION)
         require_matching_name(ctx, params.task_id)
+
+
+def _answers(params: CallToolRequestParams) -> JSONObject:
+    """The answers to what was asked in the foreground, and the state of the tool then, unsealed by the SDK."""
+    return params.model_dump(
+        by_alias=True, mode="json", exclude_none=True, include={"input_responses", "request_state"}
+    )

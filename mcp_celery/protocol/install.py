@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from mcp.server import MCPServer
+from mcp.server.context import ServerMiddleware
 
 from mcp_celery.protocol.extension import TasksExtension
-from mcp_celery.protocol.push import TaskPush
 
 Running = Callable[[], AbstractAsyncContextManager[None]]
 
 
-def fit(server: MCPServer[Any], extension: TasksExtension, push: TaskPush, running: Running) -> None:
+def fit(
+    server: MCPServer[Any], extension: TasksExtension, middleware: Sequence[ServerMiddleware[Any]], running: Running
+) -> None:
     """Add the extension, the middleware, and ``running`` around the server's lifespan.
 
     Args:
         server: Not serving yet.
         extension: Its methods and its ``tools/call`` interceptor.
-        push: For ``subscriptions/listen``.
+        middleware: For both eras.
         running: Entered before the server's own lifespan, and left after it.
 
     Raises:
@@ -29,7 +31,7 @@ def fit(server: MCPServer[Any], extension: TasksExtension, push: TaskPush, runni
     private: Any = server
     private._apply_extension(extension)
     private._install_extension_interceptor()
-    server.middleware.append(push)
+    server.middleware.extend(middleware)
     low = private._lowlevel_server
     low.lifespan = around(running, low.lifespan)
 

@@ -29,7 +29,7 @@ from pydantic.type_adapter import TypeAdapter
 
 from mcp_celery.engine import TaskView, TaskWatch
 from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_request
-from mcp_celery.protocol.extension import TaskHost
+from mcp_celery.protocol.host import TaskHost
 from mcp_celery.protocol.v2026_07_28 import EXTENSION, REVISIONS, TaskNotification, encode_detailed
 
 _TASK_IDS = TypeAdapter(list[str])

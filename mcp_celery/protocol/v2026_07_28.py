@@ -6,26 +6,20 @@ explicit nulls must reach the wire, and typed models would drop them.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from mcp_types import Notification, RequestParams
+from mcp_types import Notification
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import Field
 
 from mcp_celery.engine import JSONObject, TaskRecord, TaskView
 from mcp_celery.errors import INTERNAL_ERROR
+from mcp_celery.protocol.both_eras import TaskIdParams, encode_time
 
 EXTENSION: Final = "io.modelcontextprotocol/tasks"
 REVISIONS: Final = frozenset(MODERN_PROTOCOL_VERSIONS)
 PROGRESS_META_KEY: Final = "mcp-celery/progress"
 """``{"progress": 3, "total": 10}`` in a task's ``_meta``: the numbers behind ``statusMessage``."""
-
-
-class TaskIdParams(RequestParams):
-    """Parameters of ``tasks/get`` and ``tasks/cancel``."""
-
-    task_id: str = Field(alias="taskId")
 
 
 class UpdateParams(TaskIdParams):
@@ -39,16 +33,6 @@ class TaskNotification(Notification[dict[str, Any], Literal["notifications/tasks
 
     method: Literal["notifications/tasks"] = "notifications/tasks"
     params: dict[str, Any]
-
-
-def encode_time(milliseconds: int) -> str:
-    """ISO 8601 in UTC.
-
-    >>> encode_time(1_700_000_000_123)
-    '2023-11-14T22:13:20.123Z'
-    """
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def encode_task(record: TaskRecord) -> JSONObject:
@@ -81,12 +65,17 @@ def encode_detailed(view: TaskView) -> JSONObject:
             progress["total"] = record.progress.total
         task["_meta"] = {PROGRESS_META_KEY: progress}
     if record.status == "completed":
-        task["result"] = view.result
+        task["result"] = _encode_result(view)
     elif record.status == "failed":
         task["error"] = _encode_error(record)
     elif record.status == "input_required":
-        task["inputRequests"] = {}
+        task["inputRequests"] = dict(view.input_requests)
     return task
+
+
+def _encode_result(view: TaskView) -> JSONObject | None:
+    """The result; one that was made under a revision without ``resultType`` gets it."""
+    return None if view.result is None else {"resultType": "complete", **view.result}
 
 
 def _encode_error(record: TaskRecord) -> JSONObject:

@@ -2,5 +2,6 @@
 
 from mcp_celery.store.bus import RedisTaskBus
 from mcp_celery.store.records import RedisJobLedger, RedisTaskStore, connect
+from mcp_celery.store.recovery import RedisRecovery
 
-__all__ = ["RedisJobLedger", "RedisTaskBus", "RedisTaskStore", "connect"]
+__all__ = ["RedisJobLedger", "RedisRecovery", "RedisTaskBus", "RedisTaskStore", "connect"]

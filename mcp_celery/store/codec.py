@@ -6,7 +6,20 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from mcp_celery.engine import Change, Claim, Progress, RpcError, TaskRecord, TaskStatus
+from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine import (
+    Change,
+    Claim,
+    Progress,
+    Question,
+    RpcError,
+    TaskRecord,
+    TaskStatus,
+    decode_answer,
+    decode_question,
+    leg_answers,
+    next_round,
+)
 from mcp_celery.keys import TaskType
 
 Fields = dict[str, str]
@@ -19,6 +32,8 @@ def encode_record(record: TaskRecord) -> Fields:
         "task_id": record.task_id,
         "scope": record.scope,
         "issuer": record.issuer,
+        "session": record.session,
+        "job_name": record.job_name,
         "type": record.task_type,
         "component": record.component,
         "created_at_ms": str(record.created_at_ms),
@@ -28,6 +43,7 @@ def encode_record(record: TaskRecord) -> Fields:
         "status": record.status,
         "status_message": record.status_message,
         "attempt": str(record.attempt),
+        "idempotent": "1" if record.idempotent else None,
         "leg": str(record.leg),
         "start_before_ms": None if record.start_before_ms is None else str(record.start_before_ms),
         "revision": str(record.revision),
@@ -44,6 +60,10 @@ def encode_change(change: Change) -> Fields:
         fields["progress"] = json.dumps([change.progress.value, change.progress.total])
     if change.is_error:
         fields["is_error"] = "1"
+    if change.retries is not None:
+        fields["retries"] = str(change.retries)
+    if change.retry_at_ms is not None:
+        fields["retry_at_ms"] = str(change.retry_at_ms)
     if change.error is not None:
         fields["error"] = json.dumps([change.error.code, change.error.message, change.error.data])
     return fields
@@ -67,6 +87,8 @@ def decode_record(fields: Mapping[str, str]) -> TaskRecord:
         task_id=fields["task_id"],
         scope=get("scope"),
         issuer=get("issuer"),
+        session=get("session"),
+        job_name=get("job_name"),
         task_type=cast(TaskType, fields["type"]),
         component=fields["component"],
         created_at_ms=int(fields["created_at_ms"]),
@@ -79,6 +101,10 @@ def decode_record(fields: Mapping[str, str]) -> TaskRecord:
         error=_error(get("error")),
         progress=_progress(get("progress")),
         attempt=int(fields["attempt"]),
+        retries=int(get("retries") or 0),
+        retry_at_ms=int(fields["retry_at_ms"]) if "retry_at_ms" in fields else None,
+        redeliveries=int(get("redeliveries") or 0),
+        idempotent=get("idempotent") == "1",
         leg=int(fields["leg"]),
         claim=_claim(fields),
         started_at_ms=int(fields["started_at_ms"]) if "started_at_ms" in fields else None,
@@ -104,4 +130,23 @@ def _progress(text: str | None) -> Progress | None:
 def _claim(fields: Mapping[str, str]) -> Claim | None:
     if "claim_worker" not in fields:
         return None
-    return Claim(fields["claim_worker"], fields["claim_can_terminate"] == "1", int(fields["claim_at_ms"]))
+    return Claim(fields["claim_worker"], int(fields["claim_at_ms"]))
+
+
+def decode_questions(fields: Mapping[str, str]) -> list[Question]:
+    """The questions in a hash, in the order of asking."""
+    placed = [(*text.split(":", 1), key) for key, text in fields.items()]
+    return [decode_question(key, text) for _, text, key in sorted(placed, key=lambda one: int(one[0]))]
+
+
+def continued(snapshot: TaskContextSnapshot, leg: int, answers: Mapping[str, str]) -> TaskContextSnapshot:
+    """The snapshot for a leg: after the first with what the leg before left in the hash of the answers.
+
+    Raises:
+        JobFailedError: The client answered with an error.
+    """
+    if leg == 1:
+        return snapshot
+    state = json.loads(answers.get("", "null"))
+    given = {key: decode_answer(text) for key, text in answers.items() if key}
+    return next_round(snapshot, leg_answers(leg - 1, given), state)

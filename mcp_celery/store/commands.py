@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
-from mcp_celery.context import TaskContextSnapshot
+from mcp_celery import audit
 from mcp_celery.engine import (
+    TERMINAL,
+    Caller,
     Change,
     Changed,
     Claim,
@@ -22,8 +24,14 @@ from mcp_celery.engine import (
     TaskRef,
     sources_of,
 )
-from mcp_celery.keys import RedisKeys, is_shortened
-from mcp_celery.store.codec import decode_record, encode_change, encode_record, flat_to_mapping
+from mcp_celery.keys import INDEX_LIFETIME_MS, RedisKeys, celery_job_id, is_shortened
+from mcp_celery.store.codec import (
+    decode_questions,
+    decode_record,
+    encode_change,
+    encode_record,
+    flat_to_mapping,
+)
 
 Reply = TypeVar("Reply")
 ResultKey = Callable[[str], str]
@@ -36,7 +44,15 @@ def _script(name: str) -> str:
     return resources.files("mcp_celery.store").joinpath(f"{name}.lua").read_text()
 
 
-SCRIPTS: Final = {name: _script(name) for name in ("create", "load", "transition", "finish", "start", "claim")}
+_NAMES: Final = (
+    *("create", "delete", "load", "page", "transition", "finish", "start", "claim"),
+    *("ask", "heard", "withdraw", "park", "answer", "published"),
+    *("beat", "sweep", "recover"),
+)
+_BEFORE_EACH: Final = "".join(
+    (f"local INDEX_LIFETIME_MS = {INDEX_LIFETIME_MS}\n", *map(_script, ("common", "claims", "questions")))
+)
+SCRIPTS: Final = {name: _BEFORE_EACH + _script(name) for name in _NAMES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,38 +76,62 @@ def load(keys: RedisKeys, ref: TaskRef, decode: Decode | None) -> Command[Stored
     """Read a record, with the job's stored result where ``decode`` can read it."""
 
     def parse(reply: Any) -> StoredTask | None:
-        if reply is None:
-            return None
-        flat, stored = cast("tuple[list[bytes], bytes | None]", reply)
-        result = None if stored is None or decode is None else decode(stored)
-        return StoredTask(decode_record(flat_to_mapping(flat)), result)
+        return None if reply is None else _stored_task(reply, decode)
 
-    return Command("load", [keys.record(ref.scope, ref.task_id)], [], parse)
+    names = [keys.record(ref.scope, ref.task_id), keys.questions(ref.scope, ref.task_id)]
+    return Command("load", names, [], parse)
 
 
-def create(
-    keys: RedisKeys, record: TaskRecord, snapshot: TaskContextSnapshot, result_key: ResultKey | None
-) -> Command[None]:
-    """Keep a new record, its snapshot and, for a shortened Celery id, the way back to its key."""
+def page(
+    keys: RedisKeys, index: str, owner: Caller, *, before: str | None, limit: int, decode: Decode | None
+) -> Command[list[StoredTask]]:
+    """Read a part of an owner's list, the newest task first."""
+    return Command(
+        "page",
+        [index],
+        [keys.records(owner.scope), "+" if before is None else f"({before}", limit],
+        lambda reply: [_stored_task(one, decode) for one in reply],
+    )
+
+
+def _stored_task(reply: Any, decode: Decode | None) -> StoredTask:
+    flat, stored, questions = cast("tuple[list[bytes], bytes | None, list[bytes]]", reply)
+    result = None if stored is None or decode is None else decode(stored)
+    return StoredTask(decode_record(flat_to_mapping(flat)), result, decode_questions(flat_to_mapping(questions)))
+
+
+def create(keys: RedisKeys, record: TaskRecord, snapshot: str, result_key: ResultKey | None) -> Command[None]:
+    """Keep a new record, its written snapshot, its place in a list, and the way back from a shortened Celery id."""
     fields = encode_record(record)
     job_id = record.job_id
     if result_key is not None:
         fields["result_key"] = result_key(job_id)
-    names = [keys.record(record.scope, record.task_id), keys.snapshot(record.scope, record.task_id)]
-    if is_shortened(job_id):
-        names.append(keys.job_alias(job_id))
+    alias = keys.job_alias(celery_job_id(record.key))
+    names = [*_kept(keys, record.ref), keys.expiry, alias]
+    shortened = is_shortened(job_id)
+    if shortened:
+        fields["alias"] = alias
+    if (index := keys.index(record.scope, record.issuer, record.session)) is not None:
+        names.append(index)
+        fields |= {"listed_in": index, "listed_at": record.position}
     flat = [text for pair in fields.items() for text in pair]
-    return Command("create", names, [record.expires_at_ms, snapshot.to_json(), record.key, *flat], lambda _: None)
+    kept = [record.expires_at_ms, snapshot, record.key, int(shortened)]
+    listed = [record.position, record.ttl_ms, keys.records(record.scope)]
+    return Command("create", names, [*kept, *listed, *flat], lambda _: None)
+
+
+def delete(keys: RedisKeys, ref: TaskRef) -> Command[bool]:
+    """Take back a task whose job was not published. False: it was, and has begun."""
+    return Command("delete", [*_kept(keys, ref), keys.expiry], [keys.claims("")], lambda reply: reply == 1)
 
 
 def finish(keys: RedisKeys, ref: TaskRef, change: Change, result: EncodedResult) -> Command[bool]:
     """Store a job's result and move its task. False: the move was refused, or the task is gone."""
-    lifetime = "" if result.expires_seconds is None else result.expires_seconds
     return Command(
         "finish",
-        [*_moved(keys, ref), result.key],
-        [*_allowed(change), result.payload, lifetime, *_fields(change)],
-        lambda reply: reply == 1,
+        [*moved(keys, ref), result.key, *asked(keys, ref)],
+        [*_allowed(change), result.payload, keys.claims(""), *fields_of(change)],
+        lambda reply: noted(ref, change, accepted=reply == 1),
     )
 
 
@@ -102,19 +142,41 @@ def change(keys: RedisKeys, ref: TaskRef, change: Change) -> Command[Changed | N
         if reply is None:
             return None
         moved, flat = cast("tuple[int, list[bytes]]", reply)
-        return Changed(moved == 1, decode_record(flat_to_mapping(flat)))
+        return Changed(noted(ref, change, accepted=moved == 1), decode_record(flat_to_mapping(flat)))
 
     return Command(
         "transition",
-        _moved(keys, ref),
-        [*_allowed(change), int(change.if_unstarted), "", *_fields(change)],
+        [*moved(keys, ref), *asked(keys, ref)],
+        [
+            *_allowed(change),
+            "" if change.unless_begun is None else change.unless_begun,
+            keys.claims("") if change.to in TERMINAL else "",
+            *fields_of(change),
+        ],
         parse,
     )
 
 
-def _moved(keys: RedisKeys, ref: TaskRef) -> list[str]:
+def noted(ref: TaskRef, change: Change, *, accepted: bool) -> bool:
+    """Note a task's end, which is accepted once, whoever tells it."""
+    if accepted and change.to in TERMINAL:
+        audit.ended(ref.scope, ref.task_id, change.to)
+    return accepted
+
+
+def _kept(keys: RedisKeys, ref: TaskRef) -> list[str]:
+    """The keys of what is kept of a task: its record and its snapshot."""
+    return [keys.record(ref.scope, ref.task_id), keys.snapshot(ref.scope, ref.task_id)]
+
+
+def moved(keys: RedisKeys, ref: TaskRef) -> list[str]:
     """The keys of a move: the record and its channel."""
     return [keys.record(ref.scope, ref.task_id), keys.channel(ref.scope, ref.task_id)]
+
+
+def asked(keys: RedisKeys, ref: TaskRef) -> list[str]:
+    """The keys of the questions and of the answers."""
+    return [keys.questions(ref.scope, ref.task_id), keys.answers(ref.scope, ref.task_id)]
 
 
 def _allowed(change: Change) -> tuple[str, str | int]:
@@ -122,22 +184,41 @@ def _allowed(change: Change) -> tuple[str, str | int]:
     return f",{','.join(sorted(sources_of(change.to)))},", "" if change.attempt is None else change.attempt
 
 
-def _fields(change: Change) -> list[str]:
+def fields_of(change: Change) -> list[str]:
+    """The fields that a change sets, and their values, in turn."""
     return [text for pair in encode_change(change).items() for text in pair]
 
 
-def start(
-    keys: RedisKeys, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str
-) -> Command[TaskContextSnapshot | None]:
-    """Let a body begin. A snapshot that is gone while its record lives fails the start."""
+class Started(NamedTuple):
+    """What a body begins with.
 
-    def parse(reply: Any) -> TaskContextSnapshot | None:
-        return None if reply is None else TaskContextSnapshot.from_json(cast(bytes, reply).decode())
+    Attributes:
+        snapshot: The written snapshot, empty where it is gone.
+        leg: Which job of the task this is.
+        answers: What the leg before has left, as :func:`mcp_celery.store.codec.continued` reads it.
+    """
+
+    snapshot: bytes
+    leg: int
+    answers: dict[str, str]
+
+
+def start(
+    keys: RedisKeys, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str, worker: str
+) -> Command[Started | None]:
+    """Let a body begin, and give what it begins with. None: it must not."""
+    record, channel = moved(keys, ref)
+
+    def parse(reply: Any) -> Started | None:
+        if reply is None:
+            return None
+        snapshot, leg, answers = cast("tuple[bytes, bytes, list[bytes]]", reply)
+        return Started(snapshot, int(leg), flat_to_mapping(answers))
 
     return Command(
         "start",
-        [keys.record(ref.scope, ref.task_id), keys.snapshot(ref.scope, ref.task_id)],
-        [attempt, retries, at_ms, delivery],
+        [record, keys.snapshot(ref.scope, ref.task_id), *asked(keys, ref), channel],
+        [attempt, retries, at_ms, delivery, worker, keys.claims("")],
         parse,
     )
 
@@ -147,6 +228,6 @@ def claim(keys: RedisKeys, ref: TaskRef, *, attempt: int, retries: int, claim: C
     return Command(
         "claim",
         [keys.record(ref.scope, ref.task_id)],
-        [attempt, retries, claim.worker, int(claim.can_terminate), claim.at_ms],
+        [attempt, retries, claim.worker, claim.at_ms, keys.claims("")],
         lambda reply: cast(int, reply) == 1,
     )

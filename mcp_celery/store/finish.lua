@@ -3,28 +3,28 @@
 -- KEYS[1]  hash: the task record
 -- KEYS[2]  channel: the task's changes; the message is the record's new revision
 -- KEYS[3]  string: the job's result; also the channel on which Celery's AsyncResults wait for it
+-- KEYS[4]  hash: the questions, which go with the task's end
+-- KEYS[5]  hash: the answers
 -- ARGV[1]  the statuses from which the move is allowed, as ',working,input_required,'
 -- ARGV[2]  the attempt that the move is for
 -- ARGV[3]  the result, as the result backend would have encoded it
--- ARGV[4]  its lifetime in seconds where the record is gone, or '' for none; else it lives as long as the record
+-- ARGV[4]  what the names of the workers' claims begin with
 -- ARGV[5…] fields and their new values, in turn
--- Returns  nil when there is no record, 1 if moved, 0 if refused. The result is stored in any case.
-local left = redis.call('PTTL', KEYS[1])
-if left > 0 then
-  redis.call('SET', KEYS[3], ARGV[3], 'PX', left)
-elseif ARGV[4] ~= '' then
-  redis.call('SET', KEYS[3], ARGV[3], 'EX', ARGV[4])
-else
-  redis.call('SET', KEYS[3], ARGV[3])
-end
-redis.call('PUBLISH', KEYS[3], ARGV[3])
-local current = redis.call('HMGET', KEYS[1], 'status', 'attempt')
+-- Returns  nil when there is no record, 1 if moved, 0 if refused. The result lives as long as the record. That of a
+--          refused move is not stored: it would stand in the way of the attempt that counts.
+local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'asked')
 if not current[1] then
   return nil
 end
 if not string.find(ARGV[1], ',' .. current[1] .. ',', 1, true) or ARGV[2] ~= current[2] then
   return 0
 end
+redis.call('SET', KEYS[3], ARGV[3], 'PX', rest_of_life(KEYS[1]))
+redis.call('PUBLISH', KEYS[3], ARGV[3])
 redis.call('HSET', KEYS[1], unpack(ARGV, 5))
-redis.call('PUBLISH', KEYS[2], redis.call('HINCRBY', KEYS[1], 'revision', 1))
+if current[3] then
+  settle_questions(KEYS[1], KEYS[4], KEYS[5])
+end
+let_go(KEYS[1], ARGV[4])
+tell(KEYS[1], KEYS[2])
 return 1

@@ -1,8 +1,9 @@
--- Read a task: its record, and the job's stored result where Celery keeps it in this Redis.
+-- Read a task: its record, the job's stored result where Celery keeps it in this Redis, and its open questions.
 --
 -- KEYS[1]  hash: the task record
+-- KEYS[2]  hash: the questions
 -- Also reads the key named in the record's field `result_key`, and writes nothing.
--- Returns  nil when there is no record, else {flattened record, stored result or false}.
+-- Returns  nil when there is no record, else {flattened record, stored result or false, flattened questions}.
 local record = redis.call('HGETALL', KEYS[1])
 if #record == 0 then
   return nil
@@ -16,7 +17,8 @@ for i = 1, #record, 2 do
   end
 end
 -- A failed or cancelled task is told by its record alone; an open one may have a result that nobody told of.
-if not result_key or status == 'failed' or status == 'cancelled' then
-  return {record, false}
+local result = false
+if result_key and status ~= 'failed' and status ~= 'cancelled' then
+  result = redis.call('GET', result_key)
 end
-return {record, redis.call('GET', result_key)}
+return {record, result, status == 'input_required' and redis.call('HGETALL', KEYS[2]) or {}}

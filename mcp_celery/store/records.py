@@ -14,11 +14,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine import Change, Changed, Claim, EncodedResult, StoredTask, TaskRecord, TaskRef
+from mcp_celery.engine import Caller, Change, Changed, Claim, EncodedResult, StoredTask, TaskRecord, TaskRef
 from mcp_celery.errors import StoreUnavailableError
-from mcp_celery.keys import RedisKeys
+from mcp_celery.keys import RedisKeys, is_shortened, parse_task_key, task_key_from_job_id
+from mcp_celery.sealing import SnapshotCodec
 from mcp_celery.store import commands
+from mcp_celery.store.codec import continued
 from mcp_celery.store.commands import SCRIPTS, Command, Decode, ResultKey
+from mcp_celery.store.questions import RedisQuestions
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ def connect(url: str, *, max_connections: int, timeout_seconds: float) -> redis.
     return redis.asyncio.Redis.from_pool(pool)
 
 
-class RedisTaskStore:
+class RedisTaskStore(RedisQuestions):
     """Fulfils :class:`mcp_celery.engine.TaskStore`.
 
     Args:
@@ -57,6 +60,7 @@ class RedisTaskStore:
         timeout_seconds: How long a call may take.
         result_key: Where the result backend keeps a job's result, None when it is not in this Redis.
         decode_result: Reads what the result backend stored.
+        snapshots: How snapshots are written.
     """
 
     def __init__(
@@ -67,53 +71,84 @@ class RedisTaskStore:
         timeout_seconds: float,
         result_key: ResultKey | None = None,
         decode_result: Decode | None = None,
+        snapshots: SnapshotCodec | None = None,
     ) -> None:
-        self._client = client
-        self._keys = keys
+        self.client = client
+        self.keys = keys
         self._timeout_seconds = timeout_seconds
         self._result_key = result_key
         self._decode_result = decode_result
+        self._snapshots = snapshots or SnapshotCodec()
         self._scripts = {name: client.register_script(text) for name, text in SCRIPTS.items()}
 
     async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot) -> None:
-        """Keep a new record, its snapshot and, for a shortened Celery id, the way back to its key."""
-        await self._run(commands.create(self._keys, record, snapshot, self._result_key))
+        """Keep a new record and what belongs to it."""
+        written = self._snapshots.write(snapshot, self.keys.snapshot(record.scope, record.task_id))
+        await self.run(commands.create(self.keys, record, written, self._result_key))
 
     async def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
         """Store a job's result in this Redis and move its task, in one step."""
-        return await self._run(commands.finish(self._keys, ref, change, result))
+        return await self.run(commands.finish(self.keys, ref, change, result))
 
     async def load(self, ref: TaskRef) -> StoredTask | None:
         """The record, with the job's stored result where it is in this Redis."""
-        return await self._run(commands.load(self._keys, ref, self._decode_result))
+        return await self.run(commands.load(self.keys, ref, self._decode_result))
+
+    async def page(self, owner: Caller, *, before: str | None, limit: int) -> list[StoredTask]:
+        """An owner's tasks that are alive, the newest first."""
+        index = self.keys.index(owner.scope, owner.issuer, owner.session)
+        if index is None:
+            return []
+        command = commands.page(self.keys, index, owner, before=before, limit=limit, decode=self._decode_result)
+        return await self.run(command)
 
     async def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """Apply a change in one step, and publish it."""
-        return await self._run(commands.change(self._keys, ref, change))
+        return await self.run(commands.change(self.keys, ref, change))
 
     async def start(
-        self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str = ""
+        self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str = "", worker: str = ""
     ) -> TaskContextSnapshot | None:
         """Let the body of a job begin, once for each (attempt, retries)."""
         # Some name it needs in any case: the connection asks again by itself when it breaks before the answer.
         delivery = delivery or secrets.token_hex(8)
-        command = commands.start(self._keys, ref, attempt=attempt, retries=retries, at_ms=at_ms, delivery=delivery)
-        return await self._run(command)
+        command = commands.start(
+            self.keys, ref, attempt=attempt, retries=retries, at_ms=at_ms, delivery=delivery, worker=worker
+        )
+        started = await self.run(command)
+        snapshot = None if started is None else self._read(ref, started.snapshot)
+        return None if started is None or snapshot is None else continued(snapshot, started.leg, started.answers)
 
-    async def delete(self, ref: TaskRef) -> None:
-        """Forget a record and its snapshot."""
-        names = [self._keys.record(ref.scope, ref.task_id), self._keys.snapshot(ref.scope, ref.task_id)]
-        await self._guarded(self._client.delete(*names))
+    async def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
+        """The creating request's context, to publish a task's job anew."""
+        return self._read(ref, await self.guarded(self.client.get(self.keys.snapshot(ref.scope, ref.task_id))))
+
+    def _read(self, ref: TaskRef, written: bytes | None) -> TaskContextSnapshot | None:
+        return None if written is None else self._snapshots.read(written, self.keys.snapshot(ref.scope, ref.task_id))
+
+    async def delete(self, ref: TaskRef) -> bool:
+        """Forget a record, its snapshot and its place in its owner's list, unless its job has begun."""
+        return await self.run(commands.delete(self.keys, ref))
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._client.aclose(close_connection_pool=True)
+        await self.client.aclose(close_connection_pool=True)
 
-    async def _run(self, command: Command[Reply]) -> Reply:
+    async def run(self, command: Command[Reply]) -> Reply:
+        """Send a command.
+
+        Raises:
+            StoreUnavailableError: The store did not answer in time.
+        """
         script = self._scripts[command.script]
-        return command.parse(await self._guarded(script(keys=list(command.keys), args=list(command.args))))
+        return command.parse(await self.guarded(script(keys=list(command.keys), args=list(command.args))))
 
-    async def _guarded(self, call: Any) -> Any:
+    async def guarded(self, call: Any) -> Any:
+        """Await one of redis-py's own calls.
+
+        Raises:
+            StoreUnavailableError: The store did not answer in time.
+        """
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 return await call
@@ -153,11 +188,21 @@ class RedisJobLedger:
         """Store a job's result in this Redis and move its task, in one step."""
         return self._run(commands.finish(self._keys, ref, change, result))
 
-    def key_of_shortened(self, job_id: str) -> str | None:
-        """The compound key of a shortened Celery id, None when its task is gone."""
+    def find(self, job_id: str) -> TaskRecord | None:
+        """The record whose current job has this Celery id."""
+        key = self._key_of_shortened(job_id) if is_shortened(job_id) else task_key_from_job_id(job_id)
+        if key is None:
+            return None
+        parts = parse_task_key(key)
+        stored = self._run(commands.load(self._keys, TaskRef(parts.task_scope, parts.client_task_id), None))
+        return stored.record if stored is not None and stored.record.job_id == job_id else None
+
+    def _key_of_shortened(self, job_id: str) -> str | None:
+        """The compound key of a shortened Celery id, whose alias is that of the task's first leg."""
         try:
-            found = cast("bytes | None", self._client.get(self._keys.job_alias(job_id)))
+            found = cast("bytes | None", self._client.get(self._keys.job_alias(job_id.partition("!")[0])))
         except redis.RedisError as error:
+            logger.warning("the task store (MCP_CELERY_REDIS_URL) failed: %s", _reason(error))
             raise StoreUnavailableError from error
         return None if found is None else found.decode()
 

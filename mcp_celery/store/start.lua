@@ -2,18 +2,44 @@
 --
 -- KEYS[1]  hash: the task record
 -- KEYS[2]  string: the snapshot of the creating request
+-- KEYS[3]  hash: the questions
+-- KEYS[4]  hash: the answers
+-- KEYS[5]  channel: the task's changes; the message is the record's new revision
 -- ARGV[1]  attempt of this delivery
 -- ARGV[2]  Celery's count of retries of this delivery
 -- ARGV[3]  now, in ms since the epoch
 -- ARGV[4]  a name of this delivery, which may ask again when the answer was lost
--- Returns  nil when the body must not run, else the snapshot ('' when it is gone).
-local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'started_retries', 'started_by')
-if current[1] ~= 'working' or current[2] ~= ARGV[1] then
+-- ARGV[5]  the worker, or ''
+-- ARGV[6]  what the names of the workers' claims begin with
+-- Returns  nil when the body must not run, else {the snapshot ('' when it is gone), the leg, flattened answers to what
+--          the leg before asked}.
+local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'started_retries', 'started_by',
+  'claim_worker', 'claim_retries', 'leg', 'asked', 'parked')
+-- A job that comes again may find questions that its body awaited and could not withdraw: they go. Those that a job
+-- returned stay, for no job begins until they are answered.
+local left_behind = current[1] == 'input_required' and current[8] and not current[9]
+if (current[1] ~= 'working' and not left_behind) or current[2] ~= ARGV[1] then
   return nil
 end
 local again = current[3] == ARGV[2] and current[4] == ARGV[4]
-if current[3] and tonumber(current[3]) >= tonumber(ARGV[2]) and not again then
+if has_begun(current[3], ARGV[2]) and not again then
   return nil
 end
 redis.call('HSET', KEYS[1], 'started_retries', ARGV[2], 'started_at_ms', ARGV[3], 'started_by', ARGV[4])
-return redis.call('GET', KEYS[2]) or ''
+if ARGV[5] ~= '' and (current[5] ~= ARGV[5] or current[6] ~= ARGV[2]) then
+  -- The claim was not noted, or the broker has delivered the job to another worker since.
+  take(KEYS[1], ARGV[6], ARGV[5], ARGV[2])
+  redis.call('HSETNX', KEYS[1], 'claim_at_ms', ARGV[3])
+end
+local answers = {}
+if current[8] then
+  answers = redis.call('HGETALL', KEYS[4])
+  if not again then
+    redis.call('DEL', KEYS[3])
+  end
+end
+if left_behind then
+  redis.call('HSET', KEYS[1], 'status', 'working')
+  tell(KEYS[1], KEYS[5])
+end
+return {redis.call('GET', KEYS[2]) or '', current[7], answers}

@@ -8,15 +8,19 @@ from celery import Celery
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.keys import TaskType
+from mcp_celery.worker.asking import InputLifetimes
 from mcp_celery.worker.job import WorkerRuntime, job_class
-from mcp_celery.worker.runner import ClosableTaskStore, JobRunner
+from mcp_celery.worker.revoked import WatchRevoked
+from mcp_celery.worker.runner import ClosableTaskBus, ClosableTaskStore, JobRunner
 from mcp_celery.worker.signals import connect
+from mcp_celery.worker.steps import ConsumerTimeout, Reconnection, Vitals
 
-__all__ = ["ClosableTaskStore", "JobRunner", "WorkerRuntime", "register"]
+__all__ = ["ClosableTaskBus", "ClosableTaskStore", "InputLifetimes", "JobRunner", "WorkerRuntime", "register"]
 
 
 def register(app: Celery, runtime: WorkerRuntime, components: Mapping[tuple[TaskType, str], TaskConfig]) -> list[str]:
-    """Register one job for each component with a Celery app, and connect the signal handlers.
+    """Register one job for each component with a Celery app, and connect what a worker does for them: its signal
+    handlers, its heartbeat, its look at revoked jobs.
 
     Args:
         app: The worker's app.
@@ -31,4 +35,6 @@ def register(app: Celery, runtime: WorkerRuntime, components: Mapping[tuple[Task
         job = app.register_task(job_class(task_type, component, config, runtime)())
         names.append(job.name)
     connect(runtime)
+    app.steps["worker"].update([ConsumerTimeout, Vitals, WatchRevoked])
+    app.steps["consumer"].add(Reconnection)
     return names

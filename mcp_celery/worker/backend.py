@@ -8,6 +8,7 @@ asyncio pool in a thread, because a backend that takes long would stop all jobs 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -15,7 +16,9 @@ from typing import Any, Final
 from mcp_celery.engine import EncodedResult, JobOutcome
 from mcp_celery.worker.aio.current import await_in_job, in_job
 
-_STORING: Final = frozenset({"mark_as_failure", "mark_as_revoked", "store_result"})
+_STORING: Final = frozenset({"store_result"})
+
+logger = logging.getLogger(__name__)
 
 Finish = Callable[[Any, JobOutcome, EncodedResult], bool]
 
@@ -51,16 +54,22 @@ class JobBackend:
             self._on_lost(request)
             raise
 
+    def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, **options: Any) -> None:
+        """Store how a job failed. Where that fails it is logged: the record, which is what clients see, learns of the
+        failure by Celery's signal.
+        """
+        try:
+            self._store(self._backend.mark_as_failure, task_id, exc, *args, **options)
+        except Exception as error:  # noqa: BLE001 - backends raise their drivers' own errors
+            logger.warning("the result backend did not take the failure of job %s: %s", task_id, type(error).__name__)
+
     def _encoded(self, task_id: str, result: JobOutcome, request: Any, state: str) -> EncodedResult:
         """What Celery's Redis backend would store, and where."""
         backend = self._backend
         meta = backend._get_result_meta(result=result, state=state, traceback=None, request=request)
         key = backend.get_key_for_task(task_id)
-        expires: Any = backend.expires
         return EncodedResult(
-            key.decode() if isinstance(key, bytes) else key,
-            backend.encode({**meta, "task_id": task_id}),
-            None if not expires else int(expires),
+            key.decode() if isinstance(key, bytes) else key, backend.encode({**meta, "task_id": task_id})
         )
 
     def mark_as_retry(self, *_: Any, **__: Any) -> None:
@@ -68,6 +77,11 @@ class JobBackend:
 
         Celery publishes a retry before it stores the state RETRY. A retry without delay may have ended by then, and its
         result would be overwritten.
+        """
+
+    def mark_as_revoked(self, *_: Any, **__: Any) -> None:
+        """Store nothing: the record says so, if it is so. A message that is delivered again while its job runs may be
+        revoked for having expired, which must not stand where the job's result will.
         """
 
     def __getattr__(self, name: str) -> Any:

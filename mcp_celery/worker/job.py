@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import celery
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
@@ -20,18 +20,19 @@ from mcp_celery.engine import (
     EncodedResult,
     JobLedger,
     JobOutcome,
-    JSONObject,
     TaskRef,
     failure,
     success,
 )
 from mcp_celery.errors import JobFailedError, StoreUnavailableError
-from mcp_celery.keys import TaskType, job_name, parse_task_key
+from mcp_celery.keys import TaskType
+from mcp_celery.names import job_name
 from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, in_job
 from mcp_celery.worker.backend import JobBackend
+from mcp_celery.worker.heart import Heart, Living
 from mcp_celery.worker.loop import ProcessLoop
 from mcp_celery.worker.request import ComponentRaised
-from mcp_celery.worker.runner import JobCall, JobRefused, JobRunner
+from mcp_celery.worker.runner import STORE_PATIENCE_SECONDS, JobCall, JobRefused, JobRunner
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,11 @@ if TYPE_CHECKING:
     _CeleryTask = celery.Task[..., JobOutcome]
 else:
     _CeleryTask = celery.Task
+
+
+T = TypeVar("T")
+
+STORE_PAUSE_SECONDS: Final = 0.5
 
 
 class WorkerLedger(JobLedger, Protocol):
@@ -55,6 +61,7 @@ class WorkerRuntime:
     Args:
         namespace: The server's namespace.
         ledger: Gives the blocking store of a namespace's records.
+        living: Says that the worker lives while it is open, given the worker's name in claims.
         make_runner: Makes the process's runner, when its first job needs it.
         results_are_here: Whether the result backend is in the Redis of the records, so that a result and its task are
             stored in one step.
@@ -65,11 +72,13 @@ class WorkerRuntime:
         *,
         namespace: str,
         ledger: Callable[[str], WorkerLedger],
+        living: Living,
         make_runner: Callable[[], JobRunner],
         results_are_here: bool,
     ) -> None:
         self.namespace = namespace
         self.ledger = ledger
+        self.heart = Heart(living)
         self.results_are_here = results_are_here
         self._make_runner = make_runner
         self._loop = ProcessLoop()
@@ -94,59 +103,80 @@ class WorkerRuntime:
             self._runner = self._make_runner()
         return self._runner
 
+    def abandon(self, job_id: str, *, interrupt: bool = False) -> None:
+        """As :meth:`JobRunner.abandon`, in this process."""
+        if self._runner is not None:
+            self._runner.abandon(job_id, interrupt=interrupt)
+
     async def _leave_pool(self) -> None:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.aclose()
 
-    def change(self, ref: TaskRef, change: Change, *, pauses: tuple[float, ...] = ()) -> Changed | None:
-        """Apply a change to a task; a store that does not answer is tried again after each of the pauses (seconds).
-
-        Blocks the calling thread; on the asyncio pool, inside a job, it suspends that job alone.
-
-        Raises:
-            StoreUnavailableError: It did not answer the last time either.
-        """
-        for pause in pauses:
-            try:
-                return self._change(ref, change)
-            except StoreUnavailableError:
-                if in_job():
-                    await_in_job(asyncio.sleep(pause))
-                else:
-                    time.sleep(pause)
-        return self._change(ref, change)
-
-    def tell(self, kwargs: Mapping[str, Any], change: Change, *, pauses: tuple[float, ...] = ()) -> None:
+    def tell(self, kwargs: Mapping[str, Any], change: Change) -> None:
         """Apply a change to the task of a job's message, for the attempt that it was sent for.
 
-        Raises nothing: what the store does not take is logged, and a stored result settles the task when it is read.
+        Raises nothing. A store that does not answer is told later: by the heart where that beats in this process, so
+        that a worker's parent is not held up; else the child of the job waits.
         """
-        ref = task_ref(kwargs)
+        ref, change = task_ref(kwargs), replace(change, attempt=int(kwargs["attempt"]))
         try:
-            self.change(ref, replace(change, attempt=int(kwargs["attempt"])), pauses=pauses)
+            self.change(ref, change)
         except StoreUnavailableError:
-            logger.error("could not tell that task %s is %s; a stored result settles it", ref.task_id, change.to)
+            if self.heart.tell_later(ref, change):
+                return
+            try:
+                self._patiently(lambda: self.change(ref, change))
+            except StoreUnavailableError:
+                logger.error("could not tell that task %s is %s", ref.task_id, change.to)
 
-    def _change(self, ref: TaskRef, change: Change) -> Changed | None:
-        if in_job() and self._runner is not None:
-            return await_in_job(self._runner.store().change(ref, change))
-        return self.ledger(self.namespace).change(ref, change)
+    @staticmethod
+    def _patiently(call: Callable[[], T]) -> T:
+        """Call what needs the store until it answers. On the asyncio pool only this job waits.
 
-    def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
-        """Store a job's result and move its task, in one step.
+        Raises:
+            StoreUnavailableError: It did not for a minute.
+        """
+        deadline = time.monotonic() + STORE_PATIENCE_SECONDS
+        while True:
+            try:
+                return call()
+            except StoreUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+            if in_job():
+                await_in_job(asyncio.sleep(STORE_PAUSE_SECONDS))
+            else:
+                time.sleep(STORE_PAUSE_SECONDS)
+
+    def change(self, ref: TaskRef, change: Change) -> Changed | None:
+        """Apply a change to a task. Blocks the calling thread; on the asyncio pool it suspends the calling job alone.
 
         Raises:
             StoreUnavailableError: The store did not answer.
         """
         if in_job() and self._runner is not None:
+            return await_in_job(self._runner.store().change(ref, change))
+        return self.ledger(self.namespace).change(ref, change)
+
+    def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
+        """Store a job's result and move its task, in one step, as soon as the store answers.
+
+        Raises:
+            StoreUnavailableError: It did not for a minute.
+        """
+        return self._patiently(lambda: self._finish(ref, change, result))
+
+    def _finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
+        if in_job() and self._runner is not None:
             return await_in_job(self._runner.store().finish(ref, change, result))
         return self.ledger(self.namespace).finish(ref, change, result)
 
     def stop(self) -> None:
-        """Leave the server's lifespan, close the connections, end the loop."""
+        """Leave the server's lifespan, close the connections, end the loop and, in the parent, the heartbeat."""
         runner, self._runner = self._runner, None
         self._loop.stop(*([runner.aclose()] if runner is not None else []))
+        self.heart.stop()
 
 
 class ComponentJob(_CeleryTask):
@@ -157,6 +187,9 @@ class ComponentJob(_CeleryTask):
     """
 
     acks_late = True
+    # A host's settings would hold for what is None here. What becomes of a lost process's job is the record's to say.
+    reject_on_worker_lost = False
+    retry_on_worker_lost = False
     ignore_result = False
     track_started = False
     throws = (JobFailedError,)
@@ -191,7 +224,7 @@ class ComponentJob(_CeleryTask):
         shown = {"argsrepr": request.get("argsrepr"), "kwargsrepr": request.get("kwargsrepr")}
         return super().signature_from_request(request, *args, **shown, **options)
 
-    def run(self, key: str, attempt: int, params: JSONObject) -> JobOutcome:
+    def run(self, key: str, attempt: int, leg: int = 1) -> JobOutcome:
         """The body that Celery calls in the pool's thread or process.
 
         Raises:
@@ -204,8 +237,10 @@ class ComponentJob(_CeleryTask):
             job_id=request.id,
             key=key,
             attempt=attempt,
+            leg=leg,
             retries=request.retries,
-            params=params,
+            worker=self.runtime.heart.worker_id(request.hostname),
+            input_timeout_seconds=self.config.input_timeout,
             let_through=(*self._reasons_to_retry(), *self._limits()),
         )
         try:
@@ -242,8 +277,7 @@ class ComponentJob(_CeleryTask):
 
 def task_ref(kwargs: Mapping[str, Any]) -> TaskRef:
     """Where the task of a job's message is kept."""
-    parts = parse_task_key(kwargs["key"])
-    return TaskRef(parts.task_scope, parts.client_task_id)
+    return TaskRef.of_key(kwargs["key"])
 
 
 def job_class(task_type: TaskType, component: str, config: TaskConfig, runtime: WorkerRuntime) -> type[ComponentJob]:

@@ -6,6 +6,7 @@ Not in ``worker_process_init``: prefork kills a child that has not come up after
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from typing import Any
 
@@ -37,7 +38,10 @@ class ServerLifespan:
         """
         if self._state is None or (self._state.done() and self._state.exception() is not None):
             self._state = asyncio.get_running_loop().create_future()
-            self._host = asyncio.create_task(self._live(self._state), name="mcp-celery-lifespan")
+            # In a context of its own: what the lifespan starts must not go on as the first job's caller.
+            self._host = asyncio.create_task(
+                self._live(self._state), name="mcp-celery-lifespan", context=contextvars.Context()
+            )
         return await asyncio.shield(self._state)
 
     async def _live(self, state: asyncio.Future[Any]) -> None:

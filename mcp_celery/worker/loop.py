@@ -11,10 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import queue
 import threading
+import time
 from collections.abc import Coroutine
 from concurrent.futures import TimeoutError as WaitTimeoutError
 from typing import Any, Generic, TypeVar, cast
+
+from mcp_celery.worker.aio.threads import raise_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +75,10 @@ class ProcessLoop:
         call = _Call(coroutine, self._running())
         try:
             return call.wait()
+        except SystemExit:  # prefork's child is asked to end (SIGTERM, as Celery's terminate sends it)
+            call.unwind()
+            interrupt_threads()
+            raise
         except BaseException:
             call.unwind()
             raise
@@ -130,6 +138,33 @@ class _Call(Generic[T]):
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
+
+
+def interrupt_threads() -> None:
+    """Raise ``CancelledError`` in the tools that are no coroutines, and wait for their ``finally`` blocks.
+
+    A cancelled coroutine leaves the thread behind in which the SDK runs such a tool, and a process that ends takes its
+    threads with it. A blocking call is not interrupted: the exception waits for its end.
+    """
+    for thread in _busy_threads():
+        raise_in_thread(cast(int, thread.ident), asyncio.CancelledError)
+    deadline = time.monotonic() + UNWIND_SECONDS
+    while _busy_threads():
+        if time.monotonic() > deadline:
+            logger.warning("a tool did not end within %.0f s, and is stopped with its process", UNWIND_SECONDS)
+            return
+        time.sleep(0.01)
+
+
+def _busy_threads() -> list[threading.Thread]:
+    """AnyIO's threads that run something. AnyIO has no public way to them; each has a queue of its own (4.11)."""
+    return [
+        thread
+        for thread in threading.enumerate()
+        if isinstance(work := getattr(thread, "queue", None), queue.Queue)
+        and thread.name == "AnyIO worker thread"
+        and work.unfinished_tasks
+    ]
 
 
 async def _cancel_rest() -> None:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
 
-from mcp_celery.engine import Change, Changed, Progress
+from mcp_celery.engine import MAX_MESSAGE_CHARS, Change, Changed, Progress
 from mcp_celery.errors import McpCeleryError
 
 logger = logging.getLogger(__name__)
-
-MAX_MESSAGE_CHARS: Final = 2_000
-"""A message is for people, and is carried by every push and poll of the task."""
 
 
 class ProgressReporter:
     """Throttles a job's progress to one write an interval, the newest value winning.
 
     A report within the interval waits for its end; the job does not. What is still waiting when the job ends is carried
-    by the terminal status (:attr:`last_message`).
+    by the terminal status (:attr:`last_message`). A write that the store refuses says that the task has ended without
+    its job, or counts another attempt: from then on nobody waits for this one, and what it says is not heard.
 
     Args:
         write: Applies a change to the task.
@@ -34,6 +31,8 @@ class ProgressReporter:
         self._write = write
         self._attempt = attempt
         self._interval_seconds = interval_seconds
+        self._abandoned = False
+        self._closed = False
         self._message: str | None = None
         self._progress: Progress | None = None
         self._dirty = asyncio.Event()
@@ -50,6 +49,25 @@ class ProgressReporter:
         """The numbers of the last report, None if there was none."""
         return self._progress
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for the job any more."""
+        return self._abandoned
+
+    def abandon(self) -> None:
+        """Nobody waits for the job any more. May be called from any thread."""
+        self._abandoned = True
+
+    def check(self) -> None:
+        """End a job that nobody waits for, where it uses its context.
+
+        Raises:
+            asyncio.CancelledError: Nobody waits. It is what a cancelled coroutine gets at its ``await``; in a thread
+                AnyIO makes a ``concurrent.futures.CancelledError`` of it.
+        """
+        if self._abandoned or self._closed:
+            raise asyncio.CancelledError("the task has ended")
+
     async def report(self, value: float, total: float | None, message: str | None) -> None:
         """``ctx.report_progress``: the numbers, and ``message (3/10)`` for people."""
         count = f"{value:g}" if total is None else f"{value:g}/{total:g}"
@@ -57,7 +75,12 @@ class ProgressReporter:
         await self.say(f"{message} ({count})" if message else count)
 
     async def say(self, message: str) -> None:
-        """Set the task's message."""
+        """Set the task's message.
+
+        Raises:
+            asyncio.CancelledError: Nobody waits for the job any more.
+        """
+        self.check()
         self._message = message[:MAX_MESSAGE_CHARS]
         self._dirty.set()
         if self._writer is None:
@@ -65,20 +88,34 @@ class ProgressReporter:
         # A tool that only computes would otherwise never let the writer run.
         await asyncio.sleep(0)
 
+    async def flush(self) -> None:
+        """Write what is still waiting, for a job that ends and leaves its task open."""
+        if self._dirty.is_set():
+            await self._write_last()
+
     async def _write_on(self) -> None:
         while True:
             await self._dirty.wait()
-            self._dirty.clear()
-            change = Change(to="working", attempt=self._attempt, status_message=self._message, progress=self._progress)
-            async with self._writing:
-                try:
-                    await self._write(change)
-                except McpCeleryError as error:
-                    logger.warning("progress was not stored: %s", error)
+            await self._write_last()
             await asyncio.sleep(self._interval_seconds)
 
+    async def _write_last(self) -> None:
+        self._dirty.clear()
+        change = Change(to="working", attempt=self._attempt, status_message=self._message, progress=self._progress)
+        async with self._writing:
+            try:
+                changed = await self._write(change)
+                if changed is None or changed.record.is_terminal or changed.record.attempt != self._attempt:
+                    self.abandon()
+            except McpCeleryError as error:
+                logger.warning("progress was not stored: %s", error)
+
     async def aclose(self) -> None:
-        """End the writer. What it had not written is in :attr:`last_message`."""
+        """End the writer. What it had not written is in :attr:`last_message`.
+
+        Nobody waits for a thread of the job that goes on because nothing could stop it.
+        """
+        self._closed = True
         if self._writer is not None:
             async with self._writing:  # a write under way ends by itself: cancelled, it would cost its connection
                 self._writer.cancel()

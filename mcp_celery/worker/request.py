@@ -9,19 +9,16 @@ this module: ``Connection.from_envelope``, ``ServerSession(...)``, and the low-l
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import anyio
 from mcp.server import MCPServer
-from mcp.server.auth.middleware.auth_context import auth_context_var
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
-from mcp.server.auth.provider import AccessToken
 from mcp.server.connection import Connection
 from mcp.server.context import HandlerResult, ServerRequestContext
 from mcp.server.extension import RequestHandler, compose_tool_call_handler
+from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.session import ServerSession
@@ -30,6 +27,7 @@ from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.transport_context import TransportContext
 from mcp_types import (
     INTERNAL_ERROR,
+    LOG_LEVEL_META_KEY,
     METHOD_NOT_FOUND,
     CallToolRequestParams,
     CallToolResult,
@@ -37,11 +35,14 @@ from mcp_types import (
     TextContent,
 )
 from mcp_types import methods as spec_methods
-from pydantic import BaseModel, ValidationError
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from pydantic import AnyUrl, BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from mcp_celery.context import CallerToken, TaskContextSnapshot
-from mcp_celery.engine import JSONObject
+from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine import ASKABLE, JSONObject
+from mcp_celery.worker.asking import Asker
+from mcp_celery.worker.caller import headers_of, meta_of
 from mcp_celery.worker.progress import ProgressReporter
 
 logger = logging.getLogger(__name__)
@@ -50,25 +51,26 @@ WORKER_REVISION: Final = "2025-11-25"
 
 
 class JobDispatchContext:
-    """What the SDK takes for the request's channel: progress goes to the task's record, questions have no way yet."""
+    """What the SDK takes for the request's channel: progress and questions go to the task's record."""
 
-    can_send_request = False
+    can_send_request = True
     message_metadata = None
 
-    def __init__(self, snapshot: TaskContextSnapshot, progress: ProgressReporter) -> None:
+    def __init__(self, snapshot: TaskContextSnapshot, progress: ProgressReporter, asker: Asker) -> None:
         self.request_id = snapshot.request_id
-        self.transport = TransportContext(kind="mcp-celery", can_send_request=False, headers=snapshot.headers)
+        self.transport = TransportContext(kind="mcp-celery", can_send_request=True, headers=headers_of(snapshot))
         self.cancel_requested = anyio.Event()
         self._progress = progress
+        self._asker = asker
 
     async def send_raw_request(
-        self,
-        method: str,
-        params: Mapping[str, Any] | None,  # noqa: ARG002 - the SDK's protocol
-        opts: CallOptions | None = None,  # noqa: ARG002
+        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> dict[str, Any]:
-        """Refused, as on any channel that cannot carry a request to the client."""
-        raise NoBackChannelError(method)
+        """Ask the task's caller. Other requests are refused, as on any channel that cannot carry them to the client."""
+        self._progress.check()
+        if method not in ASKABLE:
+            raise NoBackChannelError(method)
+        return await self._asker.ask(method, dict(params or {}), (opts or {}).get("timeout"))
 
     async def notify(
         self,
@@ -77,6 +79,7 @@ class JobDispatchContext:
         opts: CallOptions | None = None,  # noqa: ARG002 - the SDK's protocol
     ) -> None:
         """A log message becomes the task's status message; a task's stream carries no other notification."""
+        self._progress.check()
         if method == "notifications/message" and params is not None:
             data = params.get("data")
             await self._progress.say(data if isinstance(data, str) else repr(data))
@@ -87,29 +90,33 @@ class JobDispatchContext:
 
 
 def request_context(
-    method: str, params: JSONObject, snapshot: TaskContextSnapshot, progress: ProgressReporter, lifespan_state: Any
+    method: str, snapshot: TaskContextSnapshot, progress: ProgressReporter, asker: Asker, lifespan_state: Any
 ) -> ServerRequestContext[Any, Any]:
     """The context that the server's handlers run with.
 
     Args:
         method: MCP method, for example ``tools/call``.
-        params: Its parameters.
-        snapshot: The creating request's context.
+        snapshot: The creating request and its context.
         progress: Where progress and messages go.
+        asker: Where questions go.
         lifespan_state: What the server's lifespan yielded in this process.
     """
-    channel = JobDispatchContext(snapshot, progress)
+    channel = JobDispatchContext(snapshot, progress, asker)
+    # Only the caller's own revision reads the state of rounds that were answered before.
+    revision = snapshot.protocol_version if "requestState" in snapshot.params else WORKER_REVISION
     connection = Connection.from_envelope(
-        WORKER_REVISION, snapshot.client_info, snapshot.client_capabilities, outbound=channel
+        revision, snapshot.client_info, snapshot.client_capabilities, outbound=channel
     )
     return ServerRequestContext(
-        session=ServerSession(channel, connection, request_meta=None),
+        # Log messages become the task's message, at whatever revision.
+        session=ServerSession(channel, connection, request_meta=cast(Any, {LOG_LEVEL_META_KEY: "debug"})),
         lifespan_context=lifespan_state,
-        protocol_version=WORKER_REVISION,
+        protocol_version=revision,
         method=method,
-        params=params,
+        params=snapshot.params,
         request_id=snapshot.request_id,
-        request=None if snapshot.headers is None else SimpleNamespace(headers=snapshot.headers),
+        meta=meta_of(snapshot),
+        request=None if (headers := headers_of(snapshot)) is None else SimpleNamespace(headers=headers),
     )
 
 
@@ -126,18 +133,24 @@ class ComponentRaised(Exception):  # noqa: N818 - an outcome, not an error
 
 
 async def handle(
-    server: MCPServer[Any], ctx: ServerRequestContext[Any, Any], revision: str, let_through: tuple[type[Exception], ...]
-) -> JSONObject:
+    server: MCPServer[Any],
+    ctx: ServerRequestContext[Any, Any],
+    progress: ProgressReporter,
+    *,
+    revision: str,
+    let_through: tuple[type[Exception], ...],
+) -> JSONObject | InputRequiredResult:
     """Serve a request with the handler that serves it in the foreground, extensions' interceptors included.
 
     Args:
         server: Whose component runs.
         ctx: From :func:`request_context`.
+        progress: The same as its.
         revision: The caller's protocol revision, for which the result is shaped.
         let_through: Exceptions of the component that are not made a result of.
 
     Returns:
-        The wire result.
+        The wire result, or what the component needs before it can give one.
 
     Raises:
         MCPError: The request ended in a JSON-RPC error, or its result cannot be delivered.
@@ -147,9 +160,7 @@ async def handle(
     if entry is None:
         raise MCPError(METHOD_NOT_FOUND, f"This server does not serve {ctx.method}")
     params = entry.params_type.model_validate(ctx.params or {}, by_name=False)
-    handler = entry.handler
-    if let_through and ctx.method == "tools/call":
-        handler = _tool_handler_that_tells(server, let_through)
+    handler = _tool_handler(server, progress, let_through) if ctx.method == "tools/call" else entry.handler
     try:
         result = await handler(ctx, params)
     except ComponentRaised:
@@ -159,12 +170,14 @@ async def handle(
             raise ComponentRaised(reason) from None
         if isinstance(error, MCPError):
             raise
-        # What the SDK's own boundary does: the text of a crash stays in the log.
+        # What the SDK's own boundary does: before 2026 a crash has its text and the code 0, later it stays in the log.
         logger.exception("%s raised", ctx.method)
+        if revision in HANDSHAKE_PROTOCOL_VERSIONS:
+            raise MCPError(0, str(error)) from error
         raise MCPError(INTERNAL_ERROR, "Internal server error") from error
-    if isinstance(result, InputRequiredResult):
-        raise MCPError(INTERNAL_ERROR, "The component asked for input, which a task of this server cannot get")
     try:
+        if spec_methods.is_input_required(result):
+            return InputRequiredResult.model_validate(result, by_name=False)
         dumped = (
             result.model_dump(by_alias=True, mode="json", exclude_none=True)
             if isinstance(result, BaseModel)
@@ -175,13 +188,36 @@ async def handle(
         raise MCPError(INTERNAL_ERROR, "The job's result could not be serialized") from error
 
 
-def _tool_handler_that_tells(server: MCPServer[Any], let_through: tuple[type[Exception], ...]) -> RequestHandler:
-    """The SDK's handler of ``tools/call``, except that it does not make a result of an exception in ``let_through``."""
+class _JobContext(Context[Any, Any]):
+    """The SDK's, except that a job that nobody waits for is told so also where it would not use its channel."""
+
+    _progress: ProgressReporter
+
+    def __init__(self, progress: ProgressReporter, **options: Any) -> None:
+        super().__init__(**options)
+        self._progress = progress
+
+    async def read_resource(self, uri: str | AnyUrl) -> Iterable[ReadResourceContents]:
+        self._progress.check()
+        return await super().read_resource(uri)
+
+
+def _tool_handler(
+    server: MCPServer[Any], progress: ProgressReporter, let_through: tuple[type[Exception], ...]
+) -> RequestHandler:
+    """The SDK's handler of ``tools/call``, with a context of ours.
+
+    It does not make a result of an exception in ``let_through``.
+    """
     private: Any = server
 
     async def call(ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams) -> HandlerResult:
-        context = Context(
-            request_context=ctx, mcp_server=server, input_params=params, subscriptions=private._subscriptions
+        context = _JobContext(
+            progress,
+            request_context=ctx,
+            mcp_server=server,
+            input_params=params,
+            subscriptions=private._subscriptions,
         )
         try:
             return await server.call_tool(params.name, params.arguments or {}, context)
@@ -189,7 +225,9 @@ def _tool_handler_that_tells(server: MCPServer[Any], let_through: tuple[type[Exc
             if (reason := _in_chain(error, let_through)) is not None:
                 raise ComponentRaised(reason) from None
             log = logger.exception if isinstance(error, UnexpectedToolError) else logger.info
-            log("Tool %r failed: %r", params.name, str(error))
+            # What was wrong with which argument is for the caller: its value is in the text.
+            rejected = isinstance(error.__cause__, ValidationError)
+            log("Tool %r failed: %r", params.name, "its arguments were rejected" if rejected else str(error))
             return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)
 
     return compose_tool_call_handler(private._extensions, call)
@@ -207,25 +245,3 @@ def _in_chain(error: BaseException | None, wanted: tuple[type[Exception], ...]) 
 def lowlevel(server: MCPServer[Any]) -> Any:
     """The low-level server behind an ``MCPServer``. The SDK has no public way to it (2.3.0)."""
     return server._lowlevel_server  # pyright: ignore[reportPrivateUsage]
-
-
-@contextmanager
-def as_caller(token: CallerToken | None) -> Generator[None]:
-    """Let ``get_access_token()`` give the caller, its token string empty; None for an anonymous or expired one."""
-    user = None
-    if token is not None and not token.expired:
-        user = AuthenticatedUser(
-            AccessToken(
-                token="",
-                client_id=token.client_id,
-                scopes=token.scopes,
-                expires_at=token.expires_at,
-                subject=token.subject,
-                claims=token.claims,
-            )
-        )
-    reset = auth_context_var.set(user)
-    try:
-        yield
-    finally:
-        auth_context_var.reset(reset)

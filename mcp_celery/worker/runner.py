@@ -5,26 +5,49 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from mcp.server import MCPServer
 from mcp.shared.exceptions import MCPError
+from mcp_types import InputRequiredResult
 
 from mcp_celery.context import TaskContext, TaskContextSnapshot, restore_task_snapshot
-from mcp_celery.engine import Change, EncodedResult, JobOutcome, JSONObject, TaskRef, TaskStore, now_ms
-from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, StoreUnavailableError
-from mcp_celery.keys import TaskType, parse_task_key
+from mcp_celery.engine import (
+    Asking,
+    Change,
+    EncodedResult,
+    JobOutcome,
+    JSONObject,
+    NextLeg,
+    Question,
+    TaskBus,
+    TaskRef,
+    TaskStore,
+    leg_key,
+    next_round,
+    now_ms,
+)
+from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, SnapshotUnreadableError, StoreUnavailableError
+from mcp_celery.keys import MAX_LEGS, METHODS, celery_job_id
+from mcp_celery.worker.aio.current import current_job
+from mcp_celery.worker.asking import Asker, InputLifetimes, require_askable
+from mcp_celery.worker.call import JobCall
+from mcp_celery.worker.caller import as_caller
 from mcp_celery.worker.lifespan import ServerLifespan
 from mcp_celery.worker.progress import ProgressReporter
-from mcp_celery.worker.request import as_caller, handle, request_context
+from mcp_celery.worker.request import handle, request_context
 
 logger = logging.getLogger(__name__)
 
-METHODS: Final[dict[TaskType, str]] = {"tool": "tools/call", "prompt": "prompts/get", "resource": "resources/read"}
-START_PATIENCE_SECONDS: Final = 60.0
+STORE_PATIENCE_SECONDS: Final = 60.0
 """How long a job waits for a store that does not answer. It must not run unconfirmed, and is lost if it gives up."""
+_ROUND_PAUSES_SECONDS: Final = (0.05, 0.1, 0.2, *[0.25] * 7)
+"""After each round without a question; as many rounds as the SDK's client would make."""
+
+T = TypeVar("T")
 
 
 class ClosableTaskStore(TaskStore, Protocol):
@@ -39,29 +62,22 @@ class ClosableTaskStore(TaskStore, Protocol):
         ...
 
 
+class ClosableTaskBus(TaskBus, Protocol):
+    """A bus that belongs to one event loop."""
+
+    async def aclose(self) -> None:
+        """Close its connection."""
+        ...
+
+
 class JobRefused(Exception):  # noqa: N818 - an outcome, not an error
     """The body must not run: the task ended, counts another attempt, or another delivery has started it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobCall:
-    """One delivery of a job.
-
-    Attributes:
-        job_id: Its Celery id.
-        key: Compound key of the task.
-        attempt: The attempt it was published for.
-        retries: Celery's count of retries.
-        params: Parameters of the MCP request.
-        let_through: Exceptions of the component that are Celery's business: reasons to run it again, time limits.
-    """
-
-    job_id: str
-    key: str
-    attempt: int
-    retries: int
-    params: JSONObject
-    let_through: tuple[type[Exception], ...] = ()
+@dataclass(frozen=True, slots=True)
+class _Running:
+    progress: ProgressReporter
+    task: asyncio.Task[Any]
 
 
 class JobRunner:
@@ -71,6 +87,8 @@ class JobRunner:
         server: Whose components run.
         namespace: Its namespace.
         open_store: Makes the loop's store, when the first job needs it.
+        open_bus: Makes the loop's bus, when the first job waits for input.
+        lifetimes: How a wait for input may lengthen a task's life.
         progress_interval_seconds: Shortest time between two progress writes of a job.
     """
 
@@ -80,14 +98,21 @@ class JobRunner:
         *,
         namespace: str,
         open_store: Callable[[], ClosableTaskStore],
+        open_bus: Callable[[], ClosableTaskBus],
+        lifetimes: InputLifetimes,
         progress_interval_seconds: float,
     ) -> None:
         self._server = server
         self._namespace = namespace
         self._open_store = open_store
+        self._open_bus = open_bus
+        self._lifetimes = lifetimes
         self._progress_interval_seconds = progress_interval_seconds
         self._store: ClosableTaskStore | None = None
+        self._bus: ClosableTaskBus | None = None
+        self._hinted: set[str] = set()
         self._lifespan = ServerLifespan(server)
+        self._running: dict[str, _Running] = {}
 
     async def run(self, call: JobCall) -> JobOutcome:
         """Run a job.
@@ -96,29 +121,74 @@ class JobRunner:
             Its outcome, for Celery's result backend.
 
         Raises:
-            JobRefused: It must not run.
+            JobRefused: It must not run, or its task has ended meanwhile.
             ComponentRaised: It raised one of ``let_through``.
             JobFailedError: It ended in a JSON-RPC error.
         """
         store = self.store()
-        parts = parse_task_key(call.key)
-        ref = TaskRef(parts.task_scope, parts.client_task_id)
-        snapshot = await self._start(store, ref, call)
+        parts, ref = call.parts, call.ref
         progress = ProgressReporter(
             lambda change: store.change(ref, change),
             attempt=call.attempt,
             interval_seconds=self._progress_interval_seconds,
         )
-        here = TaskContext(parts, call.job_id, self._namespace, call.attempt, snapshot)
-        with restore_task_snapshot(here), as_caller(snapshot.token):
-            try:
-                result = await self._serve(METHODS[parts.task_type], call, snapshot, progress)
-            except MCPError as error:
-                # Without its cause, whose text would be in the traceback that Celery stores and sends to Flower.
-                raise JobFailedError(error.code, error.message, error.data) from None
-            finally:
-                await progress.aclose()
+        with self._noted(call.job_id, progress):
+            snapshot = await self._start(store, ref, call)
+            asker = Asker(store, self.bus, call, snapshot, self._lifetimes, on_wait=lambda: self._on_wait(call))
+            here = TaskContext(parts, call.job_id, self._namespace, call.attempt, snapshot)
+            with restore_task_snapshot(here), as_caller(snapshot):
+                try:
+                    result = await self._serve(METHODS[parts.task_type], call, snapshot, progress, asker)
+                    if isinstance(result, InputRequiredResult):
+                        return await self._park(store, call, snapshot, progress, result)
+                except MCPError as error:
+                    # Without its cause, whose text would be in the traceback that Celery stores and sends to Flower.
+                    raise JobFailedError(error.code, error.message, error.data) from None
+                finally:
+                    await asker.aclose()
+                    await progress.aclose()
         return JobOutcome(result, progress.last_message, progress.last_progress)
+
+    @contextmanager
+    def _noted(self, job_id: str, progress: ProgressReporter) -> Generator[None]:
+        """Let a job be found while it runs, and end as refused when it is cancelled because nobody waits for it."""
+        running = _Running(progress, cast("asyncio.Task[Any]", asyncio.current_task()))
+        self._running.setdefault(job_id, running)  # a second delivery, which will not run, takes nobody's place
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not progress.abandoned:
+                raise
+            logger.info("job %s was ended: its task has ended", job_id)
+            raise JobRefused from None
+        finally:
+            if self._running.get(job_id) is running:
+                del self._running[job_id]
+
+    def abandon(self, job_id: str, *, interrupt: bool = False) -> None:
+        """Tell a running job that nobody waits for it any more. May be called from any thread.
+
+        Args:
+            job_id: Its Celery id.
+            interrupt: Cancel it at its ``await``; else it is told where it uses its context.
+        """
+        running = self._running.get(job_id)
+        if running is not None:
+            running.progress.abandon()
+            if interrupt:
+                running.task.get_loop().call_soon_threadsafe(running.task.cancel)
+
+    def _on_wait(self, call: JobCall) -> None:
+        """Say once of a component that its waiting costs something, where it does."""
+        job, component = current_job(), call.parts.component_identifier
+        if (job is not None and job.on_loop) or component in self._hinted:
+            return
+        self._hinted.add(component)
+        logger.warning(
+            "%r waits for input, and holds a slot of this worker meanwhile. On the asyncio pool it would hold none; on "
+            "any pool none if it returned InputRequiredResult. TaskConfig(input_timeout=…) bounds the wait",
+            component,
+        )
 
     def store(self) -> ClosableTaskStore:
         """The event loop's store."""
@@ -126,39 +196,96 @@ class JobRunner:
             self._store = self._open_store()
         return self._store
 
+    def bus(self) -> ClosableTaskBus:
+        """The event loop's bus."""
+        if self._bus is None:
+            self._bus = self._open_bus()
+        return self._bus
+
     async def _start(self, store: TaskStore, ref: TaskRef, call: JobCall) -> TaskContextSnapshot:
-        deadline = asyncio.get_running_loop().time() + START_PATIENCE_SECONDS
         delivery = secrets.token_hex(8)  # so that a start whose answer was lost is granted to it again
-        while True:
-            try:
-                snapshot = await store.start(
-                    ref, attempt=call.attempt, retries=call.retries, at_ms=now_ms(), delivery=delivery
+        try:
+            snapshot = await _patiently(
+                lambda: store.start(
+                    ref,
+                    attempt=call.attempt,
+                    retries=call.retries,
+                    at_ms=now_ms(),
+                    delivery=delivery,
+                    worker=call.worker,
                 )
-                break
-            except StoreUnavailableError:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-                await asyncio.sleep(0.5)
-            except ValueError as error:
-                raise JobFailedError(INTERNAL_ERROR, "The request's context cannot be restored") from error
+            )
+        except SnapshotUnreadableError as error:
+            logger.warning("the context of task %s cannot be restored: %s", ref.task_id, error.reason)
+            raise JobFailedError(INTERNAL_ERROR, str(error)) from None
         if snapshot is None:
             logger.info("job %s does not run: its task has ended, or another delivery started it", call.job_id)
             raise JobRefused
         return snapshot
 
     async def _serve(
-        self, method: str, call: JobCall, snapshot: TaskContextSnapshot, progress: ProgressReporter
-    ) -> JSONObject:
+        self, method: str, call: JobCall, snapshot: TaskContextSnapshot, progress: ProgressReporter, asker: Asker
+    ) -> JSONObject | InputRequiredResult:
         try:
             state = await self._lifespan.state()
         except Exception as error:  # whatever the user's lifespan raises; it is logged where it was raised
             raise MCPError(INTERNAL_ERROR, "The server's lifespan could not be entered in the worker") from error
-        ctx = request_context(method, call.params, snapshot, progress, state)
-        return await handle(self._server, ctx, snapshot.protocol_version, call.let_through)
+        for pause in _ROUND_PAUSES_SECONDS:
+            ctx = request_context(method, snapshot, progress, asker, state)
+            result = await handle(
+                self._server, ctx, progress, revision=snapshot.protocol_version, let_through=call.let_through
+            )
+            if not isinstance(result, InputRequiredResult) or result.input_requests:
+                return result
+            # It asks nobody, only to be called again with its state, as a client would after a moment.
+            await asyncio.sleep(pause)
+            snapshot = next_round(snapshot, {}, result.request_state)
+        raise MCPError(INTERNAL_ERROR, "The component wanted to be called again too often, and asked for nothing")
+
+    async def _park(
+        self,
+        store: TaskStore,
+        call: JobCall,
+        snapshot: TaskContextSnapshot,
+        progress: ProgressReporter,
+        result: InputRequiredResult,
+    ) -> JobOutcome:
+        """End this job with questions. Their answers are given to the task's next job, and nothing waits meanwhile."""
+        questions: list[Question] = []
+        for name, request in (result.input_requests or {}).items():
+            wire = request.model_dump(by_alias=True, mode="json", exclude_none=True)
+            question = Question(leg_key(call.leg, name), wire["method"], wire.get("params", {}))
+            require_askable(snapshot, question.method, question.params)
+            questions.append(question)
+        if call.leg == MAX_LEGS:
+            raise MCPError(INTERNAL_ERROR, "The component asked for input too often")
+        leg = NextLeg(job_id=celery_job_id(call.key, call.leg + 1), request_state=result.request_state)
+        extension = self._lifetimes.extension(snapshot, None)
+        asking = Asking(attempt=call.attempt, at_ms=now_ms(), extension=extension)
+        await progress.flush()
+        if await _patiently(lambda: store.park(call.ref, questions, asking, leg)):
+            logger.info("job %s ended with questions; the answers begin %s", call.job_id, leg.job_id)
+        # No news of the task: its current attempt is the next job's by now, and an outcome of this one is refused.
+        return JobOutcome({"resultType": result.result_type})
 
     async def aclose(self) -> None:
-        """Leave the server's lifespan and close the store."""
+        """Leave the server's lifespan and close the connections."""
         await self._lifespan.aclose()
+        if self._bus is not None:
+            await self._bus.aclose()
+            self._bus = None
         if self._store is not None:
             await self._store.aclose()
             self._store = None
+
+
+async def _patiently(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Try until the store answers, for :data:`STORE_PATIENCE_SECONDS`."""
+    deadline = asyncio.get_running_loop().time() + STORE_PATIENCE_SECONDS
+    while True:
+        try:
+            return await attempt()
+        except StoreUnavailableError:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(0.5)

@@ -13,8 +13,8 @@ task_revoked    the parent, when the job is reached     cancelled, or failed whe
 task_unknown    the parent                              failed
 =============== ======================================= ==============================================
 
-Handlers block on a blocking store; none of them may raise, for Celery would only log it. What a handler cannot store is
-not lost: Celery's stored result is ahead of the record then, and the record is settled when it is next read.
+Handlers block on a blocking store; none of them may raise, for Celery would only log it. What a handler cannot store,
+since the store does not answer, is stored later (``WorkerRuntime.tell``).
 """
 
 from __future__ import annotations
@@ -22,33 +22,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, cast
+from datetime import datetime
+from typing import Any, cast
 
 from celery import signals
-from celery.concurrency.base import BasePool
 
-from mcp_celery.engine import Change, Claim, JobOutcome, failure, now_ms, success
+from mcp_celery.engine import Change, Claim, JobOutcome, failure, now_ms, revoked, success
 from mcp_celery.engine import expired as job_expired
 from mcp_celery.errors import JobFailedError, StoreUnavailableError
 from mcp_celery.worker.job import ComponentJob, WorkerRuntime, task_ref
 
 logger = logging.getLogger(__name__)
 
-_PAUSES_SECONDS: Final = (0.1, 0.5, 1.0, 2.0)
-"""How often, and after which pauses, the child of a job tries again to tell its end."""
 
-
-def _can_terminate(pool: Any) -> bool:
-    """Whether a pool can end a running job. Prefork's says how on the instance, so its class does not tell."""
-    return getattr(pool.terminate_job, "__func__", None) is not BasePool.terminate_job
-
-
-def on_received(sender: Any = None, request: Any = None, **_: Any) -> None:
+def on_received(request: Any = None, **_: Any) -> None:
     """The worker has the job: note the claim."""
     job = request.task
     if not isinstance(job, ComponentJob):
         return
-    claim = Claim(request.hostname, _can_terminate(sender.pool), now_ms())
+    claim = Claim(job.runtime.heart.worker_id(request.hostname), now_ms())
     try:
         job.runtime.ledger(job.runtime.namespace).claim(
             task_ref(request.kwargs),
@@ -70,7 +62,7 @@ def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
     """The job's result is stored: completed, unless the task was moved together with it."""
     if isinstance(sender, ComponentJob) and isinstance(result, JobOutcome) and not result.told:
         kwargs = cast("dict[str, Any]", cast(Any, sender.request).kwargs)
-        sender.runtime.tell(kwargs, success(result), pauses=_PAUSES_SECONDS)
+        sender.runtime.tell(kwargs, success(result))
 
 
 def on_failure(
@@ -81,24 +73,37 @@ def on_failure(
         return
     arguments = exception.args if isinstance(exception, JobFailedError) else ()
     change = failure(type(exception).__name__, arguments)
-    sender.runtime.tell(kwargs, change, pauses=_PAUSES_SECONDS[:1])
+    sender.runtime.tell(kwargs, change)
 
 
-def on_retry(sender: Any = None, request: Any = None, **_: Any) -> None:
+def on_retry(sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
     """The job will run again: still working, and the message says which attempt comes."""
     if isinstance(sender, ComponentJob):
         most = sender.max_retries
         message = f"Trying again: retry {request.retries + 1}{'' if most is None else f' of {most}'}"
-        sender.runtime.tell(request.kwargs, Change(to="working", status_message=message))
+        change = Change(to="working", status_message=message, retries=request.retries + 1, retry_at_ms=_time_of(reason))
+        sender.runtime.tell(request.kwargs, change)
+
+
+def _time_of(retry: Any) -> int | None:
+    """When a retry is to begin, in ms since the epoch. Celery gives seconds from now, or a time."""
+    when: datetime | float | None = getattr(retry, "when", None)
+    if isinstance(when, datetime):
+        return round(when.timestamp() * 1000)
+    return None if when is None else now_ms() + round(when * 1000)
+
+
+def _retries_of(headers: Mapping[str, Any]) -> int:
+    """Celery's count of retries of a delivery."""
+    return int(headers.get("retries") or 0)
 
 
 def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, **_: Any) -> None:
     """An operator revoked the job, or it expired in the queue. After our own cancel the record has ended already."""
     if not isinstance(sender, ComponentJob):
         return
-    # Expired while it waited for a retry: it has begun before, and ends all the same.
-    revoked = Change(to="cancelled", status_message="The job was revoked")
-    change = replace(job_expired(), if_unstarted=False) if expired else revoked
+    # A message that is delivered again while its job runs may have expired: the job goes on.
+    change = job_expired(_retries_of(request.request_dict)) if expired else revoked()
     sender.runtime.tell(request.kwargs, change)
 
 
@@ -113,10 +118,11 @@ def on_unknown(runtime: WorkerRuntime) -> Callable[..., None]:
         try:
             _args, kwargs, _embed = message.payload
             ref, attempt = task_ref(kwargs), int(kwargs["attempt"])
+            retries = _retries_of(message.headers)
         except (ValueError, KeyError, TypeError):
             logger.warning("an unknown job %r is not ours", name)
             return
-        change = replace(failure("NotRegistered"), attempt=attempt)
+        change = replace(failure("NotRegistered"), attempt=attempt, unless_begun=retries)
         try:
             runtime.ledger(namespace).change(ref, change)
         except StoreUnavailableError:

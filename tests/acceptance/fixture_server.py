@@ -14,12 +14,14 @@ from mcp.server import MCPServer
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ElicitRequest, ElicitRequestFormParams, InputRequiredResult, TextContent
 from pydantic import AnyHttpUrl, BaseModel
 
-from mcp_celery import TaskConfig, TaskServer, get_task_context
+from mcp_celery import TaskConfig, TaskMeta, TaskServer, get_task_context
 from mcp_celery.context import get_task_scope
+from mcp_celery.protocol import IMMEDIATE_RESPONSE
 
 TOKENS = {
     # what a bearer of the token is: client, subject, issuer
@@ -81,6 +83,10 @@ def add_tools(server: TaskServer) -> TaskServer:  # noqa: C901 - many tools, non
     async def failing_job() -> str:
         await asyncio.sleep(0.2)
         raise ValueError("boom")
+
+    @server.tool(task=True)
+    def refusing() -> str:
+        raise ToolError("No such dataset")
 
     @server.tool(task=True)
     async def protocol_error_job() -> str:
@@ -149,9 +155,49 @@ def add_tools(server: TaskServer) -> TaskServer:  # noqa: C901 - many tools, non
         answer: Any = ctx.input_responses["user_name"]
         return f"Hello, {answer.content['name']}!"
 
+    @server.tool(task=True, meta={IMMEDIATE_RESPONSE: "The oven is heating; ask again in an hour."})
+    async def slow_roast() -> CallToolResult:
+        return CallToolResult(content=[TextContent(type="text", text="roasted")], _meta={"kitchen/oven": 7})
+
+    @server.tool(task=True)
+    async def delegating(ctx: Context) -> str:
+        """Leaves the work to another task; gives its id."""
+        return (await server.call_tool("slow_compute", {"seconds": 0}, ctx, task_meta=TaskMeta())).task_id
+
     @server.resource("fixture://readme")
     def readme() -> str:
         return "read me"
+
+    return add_prompts_and_resources(server)
+
+
+def add_prompts_and_resources(server: TaskServer) -> TaskServer:
+    """Prompts, resources and templates that run as tasks, may, must and must not."""
+
+    @server.prompt(task=True)
+    async def briefing(topic: str, tone: str = "plain") -> str:
+        job = get_task_context()
+        return f"A {tone} briefing about {topic}, {'in the foreground' if job is None else 'as a task'}"
+
+    @server.prompt(task=True)
+    def broken_prompt() -> str:
+        raise ValueError("boom")
+
+    @server.prompt()
+    def plain_prompt() -> str:
+        return "plain"
+
+    @server.resource("fixture://report", task=True, mime_type="text/markdown")
+    async def report() -> str:
+        return "# Report"
+
+    @server.resource("fixture://archive", task=TaskConfig(mode="required"))
+    def archive() -> bytes:
+        return b"\x00archive"
+
+    @server.resource("fixture://pages/{number}", task=True)
+    def page(number: int) -> str:
+        return f"page {number}"
 
     return server
 

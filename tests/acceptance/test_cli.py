@@ -24,7 +24,7 @@ from mcp.client import Client
 from mcp.client.subscriptions import SubscriptionLost
 from redis.exceptions import RedisError
 
-from mcp_celery.cli.follow import FollowTasks
+from mcp_celery.client import TasksClient, call_tool_task
 from tests.support.waiting import eventually_sync
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -304,11 +304,9 @@ def test_dev_ends_in_spite_of_a_running_job(command: CommandLine, pool: str) -> 
     url = dev.until_printed(r"answers at (http://\S+/mcp)")[1]
 
     async def start_a_job_and_stop() -> None:
-        follow = FollowTasks(lambda _id: None, lambda _update: None, silence_seconds=GIVE_UP_SECONDS)
-        async with Client(url, extensions=[follow]) as client, asyncio.TaskGroup() as group:
-            call = group.create_task(client.call_tool("sleep", {"seconds": 600}))
+        async with Client(url, extensions=[TasksClient()]) as client:
+            await call_tool_task(client, "sleep", {"seconds": 600})
             await asyncio.to_thread(dev.until_printed, r"(?m)^worker \| .*asleep")
-            call.cancel()
 
     asyncio.run(start_a_job_and_stop())
     dev.process.send_signal(signal.SIGTERM)
@@ -393,6 +391,8 @@ def test_the_demo_shows_a_task_to_its_end(command: CommandLine, with_own_store: 
     assert f"anon:{task_id[1]}:tool:index_folder" in done.stdout
     assert re.search(r"│ Python\s+│", done.stdout)
     assert re.search(r"sha256:[0-9a-f]{64}\b", done.stdout)
+    assert '? Which files do you look for?  {"pattern": "*.md"} by default' in done.stdout
+    assert "\ndocs/architecture.md\n" in done.stdout
     assert "celery -A mcp_celery flower" in done.stdout
     assert done.stderr == ""
 

@@ -17,6 +17,7 @@ from mcp_celery.keys import TaskType
 from mcp_celery.settings import celery_url
 from tests.acceptance.existing_server import fit, make_server
 from tests.support.deployment import Deployment, deployed
+from tests.support.session import over_http
 from tests.support.wire import EXTENSION, Wire, follow
 
 pytestmark = pytest.mark.anyio
@@ -48,9 +49,8 @@ async def run(tasks: CeleryTasks, task_type: TaskType, component: str, **params:
         task_type=task_type,
         component=component,
         declared_as=declared_as,
-        params=params,
         config=config,
-        snapshot=TaskContextSnapshot(protocol_version="2025-11-25"),
+        snapshot=TaskContextSnapshot(protocol_version="2025-11-25", params=params),
     )
     async with tasks.running():
         record = await tasks.engine().submit(submission)
@@ -65,6 +65,18 @@ async def test_an_existing_server_runs_its_tools_as_tasks(existing: Deployment) 
         assert seen[-1]["result"]["structuredContent"] == {"result": 5}
         assert seen[-1]["statusMessage"] == "added (1/1)"
         assert (await wire.call("plain")).result["content"][0]["text"] == "in the foreground"
+
+
+@pytest.mark.shows("L1", "L3", "L21")
+async def test_an_existing_server_serves_the_earlier_era_too(existing: Deployment) -> None:
+    async with over_http(existing.serve()) as session:
+        assert session.initialized["capabilities"]["tasks"]["requests"].keys() == {"tools", "prompts", "resources"}
+        tools = {one["name"]: one.get("execution") for one in (await session.ask("tools/list")).result["tools"]}
+        assert tools == {"add": {"taskSupport": "optional"}, "plain": None}
+        task_id = (await session.create("add", left=2, right=3))["taskId"]
+        assert (await session.result(task_id)).result["structuredContent"] == {"result": 5}
+        read = (await session.ask("resources/read", {"uri": "notes://mon/text"}, task={})).result
+        assert (await session.result(read["task"]["taskId"])).result["contents"][0]["text"] == "the text of mon"
 
 
 async def test_a_prompt_runs_as_a_job(tasks: CeleryTasks) -> None:
@@ -133,3 +145,21 @@ async def test_what_no_worker_can_run_is_refused_when_the_server_starts() -> Non
     tasks.install(server)
     with pytest.raises(ConfigurationError, match="'stream' cannot run as a task: it is a generator"):
         tasks.components()
+
+
+async def test_what_can_ask_nothing_cannot_ask_first() -> None:
+    server: MCPServer[Any] = MCPServer("x")
+
+    @server.tool()
+    def add(left: int, right: int) -> int:
+        return left + right
+
+    @server.prompt()
+    def poem() -> str:
+        return "roses"
+
+    before = TaskConfig(ask="before")
+    for tasks in (CeleryTasks(tools={"add": before}), CeleryTasks(prompts={"poem": before})):
+        tasks.attach(server)
+        with pytest.raises(ConfigurationError, match="cannot ask before it is a task"):
+            tasks.components()

@@ -13,8 +13,9 @@ import httpx2
 import pytest
 from mcp.client import Client
 
-from mcp_celery.cli.follow import FollowTasks, TaskUpdate
+from mcp_celery.client import TasksClient, TaskState, call_tool_task
 from tests.support.deployment import ROOT, free_port, is_listening, process, wait_until
+from tests.support.wire import Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -50,17 +51,16 @@ def typed(command: str, folder: Path, **settings: str) -> Generator[Path]:
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{inherited['PATH']}"
     env = {**inherited, "PATH": path, "PYTHONUNBUFFERED": "1", **settings}
-    with process(["bash", "-c", f"exec {command}"], env, log, folder=folder):
+    with process(["bash", "-c", command if "|" in command else f"exec {command}"], env, log, folder=folder):
         yield log
 
 
-async def report(url: str) -> tuple[str, list[TaskUpdate]]:
-    """Call the README's tool as a task, and follow it by push."""
-    updates: list[TaskUpdate] = []
-    following = FollowTasks(lambda _: None, updates.append, silence_seconds=60)
-    async with Client(url, extensions=[following]) as client:
-        result = await client.call_tool("build_report", {"year": 2026})
-    return str(result.structured_content), updates
+async def report(url: str) -> tuple[str, list[TaskState]]:
+    """Call the README's tool as a task, and follow it."""
+    async with Client(url, extensions=[TasksClient()]) as client:
+        handle = await call_tool_task(client, "build_report", {"year": 2026})
+        states = [state async for state in handle.changes()]
+    return str((await handle).structured_content), states
 
 
 async def test_dev_runs_the_server_with_nothing_else(folder: Path) -> None:
@@ -68,9 +68,33 @@ async def test_dev_runs_the_server_with_nothing_else(folder: Path) -> None:
     port = free_port()
     with typed(f"{dev} --port {port} --data-dir {folder / 'store'}", folder) as log:
         wait_until(lambda: f":{port}/mcp" in log.read_text(), "dev says where the server answers")
-        result, updates = await report(f"http://127.0.0.1:{port}/mcp")
+        result, states = await report(f"http://127.0.0.1:{port}/mcp")
     assert "12 months" in result
-    assert updates[-1].status == "completed"
+    assert states[-1].status == "completed"
+
+
+async def test_its_tools_that_ask_are_answered(folder: Path) -> None:
+    (folder / "trips.py").write_text(block("python", "def book"))
+    port = free_port()
+    with typed(f"mcp-celery dev trips:server --port {port} --data-dir {folder / 'store'}", folder) as log:
+        wait_until(lambda: f":{port}/mcp" in log.read_text(), "dev says where the server answers")
+        async with Wire(f"http://127.0.0.1:{port}/mcp", capabilities={"elicitation": {}}) as wire:
+            texts = [await answered(wire, "book", days=3), await answered(wire, "plan")]
+    assert texts == ["3 days in Rome", "draft 1: {'city': 'Rome'}"]
+
+
+async def answered(wire: Wire, tool: str, **arguments: int) -> str:
+    """Call a tool that asks, and answer its question."""
+    task_id = (await wire.create(tool, **arguments))["taskId"]
+    async with wire.listen([task_id]) as events:
+        async for event in events:
+            task = event["params"]
+            if requests := task.get("inputRequests"):
+                answer = {"action": "accept", "content": {"city": "Rome"}}
+                await wire.update(task_id, dict.fromkeys(requests, answer))
+            if task.get("status") == "completed":
+                return str(task["result"]["content"][0]["text"])
+    raise AssertionError("the stream ended before the task")
 
 
 async def test_three_processes_are_a_deployment(folder: Path, store_url: str) -> None:
@@ -88,3 +112,22 @@ async def test_three_processes_are_a_deployment(folder: Path, store_url: str) ->
             page = await http.get(f"http://127.0.0.1:{flower_port}/")
     assert "12 months" in result
     assert page.status_code == 200
+
+
+async def test_the_client_and_the_commands_work_on_it(folder: Path) -> None:
+    _install, dev = commands("mcp-celery dev")
+    plain, piped = commands("mcp-celery call")
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    (folder / "client.py").write_text(block("python", "call_tool_task").replace("127.0.0.1:8000", address))
+    with typed(f"{dev} --port {port} --data-dir {folder / 'store'}", folder) as log:
+        wait_until(lambda: f":{port}/mcp" in log.read_text(), "dev says where the server answers")
+        for command, says in (
+            ("python client.py", "2026: 12 months"),
+            (plain, "Report of 2026: 12 months"),
+            (piped, '"status": "completed"'),
+        ):
+            with typed(command.replace("127.0.0.1:8000", address), folder) as printed:
+                wait_until(
+                    lambda printed=printed, says=says: says in printed.read_text(), f"{command!r} prints {says!r}"
+                )

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import mcp_types as types
 import pytest
 from celery import Celery
@@ -19,10 +18,11 @@ from mcp.shared.exceptions import MCPError
 from pydantic import ConfigDict
 
 from mcp_celery import Settings, TaskServer
-from mcp_celery.cli.follow import FollowTasks, TaskUpdate
+from mcp_celery.client import TaskCancelledError, TaskFailedError, TaskHandle, TasksClient, call_tool_task
 from mcp_celery.settings import celery_url
 from tests.acceptance.fixture_server import add_tools, lifespan
 from tests.support.deployment import MODULE, ROOT, Deployment
+from tests.support.scripted import text_of
 from tests.support.wire import EXTENSION
 
 pytestmark = pytest.mark.anyio
@@ -40,22 +40,6 @@ class Anything(types.Result):
     """Any result."""
 
     model_config = ConfigDict(extra="allow")
-
-
-class Following:
-    """What a client that follows its tasks saw."""
-
-    def __init__(self) -> None:
-        self.created: list[str] = []
-        self.updates: list[TaskUpdate] = []
-        self.is_there = anyio.Event()
-
-    def extension(self) -> FollowTasks:
-        return FollowTasks(self._made, self.updates.append, silence_seconds=60)
-
-    def _made(self, task_id: str) -> None:
-        self.created.append(task_id)
-        self.is_there.set()
 
 
 @pytest.fixture(params=["http", "stdio", "memory"])
@@ -95,16 +79,18 @@ async def ask(client: Client, method: str, **params: Any) -> dict[str, Any]:
 
 
 @pytest.mark.shows("M1", "M2", "M20")
-async def test_a_tool_call_becomes_a_task_and_is_followed_by_push_alone(connect: Connect) -> None:
-    following = Following()
-    async with connect(following.extension()) as client:
+async def test_a_tool_call_becomes_a_task_and_is_followed_by_push(connect: Connect) -> None:
+    async with connect(TasksClient()) as client:
         assert client.session.server_capabilities.extensions[EXTENSION] == {}
-        result = await client.call_tool("counting", {"steps": 3})
-        polled = await ask(client, "tasks/get", taskId=following.created[0])
-    assert result.content[0].text == "counted to 3"
-    assert [update.status for update in following.updates][-1] == "completed"
-    assert next(update.status_message for update in following.updates if update.status_message) == "step 1 (1/3)"
+        handle = await call_tool_task(client, "counting", {"steps": 3})
+        states = [state async for state in handle.changes()]
+        polled = await ask(client, "tasks/get", taskId=handle.task_id)
+        called = await client.call_tool("counting", {"steps": 2})
+    assert text_of(await handle) == "counted to 3"
+    assert states[-1].status == "completed"
+    assert next(state.status_message for state in states if state.status_message) == "step 1 (1/3)"
     assert polled["result"]["content"] == [{"type": "text", "text": "counted to 3"}]
+    assert called.content[0].text == "counted to 2"
 
 
 @pytest.mark.shows("M2", "M3")
@@ -127,27 +113,35 @@ async def test_a_client_without_the_extension_is_told_what_it_lacks(connect: Con
 
 @pytest.mark.shows("M10", "M16")
 async def test_a_client_cancels_its_task(connect: Connect, tmp_path: Path) -> None:
-    following = Following()
-    async with connect(following.extension()) as client:
-        async with anyio.create_task_group() as group:
-
-            async def cancel() -> None:
-                await following.is_there.wait()
-                await ask(client, "tasks/cancel", taskId=following.created[0])
-
-            group.start_soon(cancel)
-            with pytest.raises(Exception, match="cancelled"):
-                await client.call_tool("wait_for_file", {"path": str(tmp_path / "never")})
-        assert (await ask(client, "tasks/get", taskId=following.created[0]))["status"] == "cancelled"
+    async with connect(TasksClient()) as client:
+        handle = await call_tool_task(client, "wait_for_file", {"path": str(tmp_path / "never")})
+        assert (await handle.cancel()).status == "cancelled"
+        with pytest.raises(TaskCancelledError):
+            await handle
+        again = await TaskHandle.resume(client, handle.task_id)
+        assert (await again.cancel()).status == "cancelled"
     (tmp_path / "never").touch()  # a thread cannot be ended: let the dropped job go
 
 
 @pytest.mark.shows("M11")
 async def test_a_json_rpc_error_reaches_the_caller_as_it_is(connect: Connect) -> None:
-    async with connect(Following().extension()) as client:
-        with pytest.raises(MCPError) as failed:
+    async with connect(TasksClient()) as client:
+        with pytest.raises(TaskFailedError) as failed:
             await client.call_tool("protocol_error_job", {})
+        result = await client.call_tool("failing_job", {})
     assert (failed.value.code, failed.value.message, failed.value.data) == (-32050, "the gears are stuck", {"gear": 7})
+    assert result.is_error
+    assert "failing_job" in text_of(result)
+
+
+@pytest.mark.shows("M8")
+async def test_a_task_is_found_again_by_another_client(connect: Connect, tmp_path: Path) -> None:
+    async with connect(TasksClient()) as client:
+        task_id = (await call_tool_task(client, "wait_for_file", {"path": str(tmp_path / "go")})).task_id
+    async with connect(TasksClient()) as client:
+        handle = await TaskHandle.resume(client, task_id)
+        (tmp_path / "go").touch()
+        assert text_of(await handle.result(60)) == "released"
 
 
 @pytest.mark.shows("M6", "M26")
@@ -160,27 +154,18 @@ async def test_a_client_of_the_earlier_era_is_not_given_tasks_of_this_one(connec
         with pytest.raises(MCPError) as unknown:
             await ask(client, "tasks/get", taskId="nobody-made-this")
     assert result.content[0].text == "done"
-    assert refused.value.code == unknown.value.code == -32601
+    assert refused.value.code == -32601
+    assert unknown.value.code == -32602
 
 
 @pytest.mark.shows("M22")
 async def test_cancelling_the_request_that_created_a_task_leaves_the_task(connect: Connect, tmp_path: Path) -> None:
-    following = Following()
-    async with connect(following.extension()) as client, anyio.create_task_group() as group:
-
-        async def abandon() -> None:
-            await following.is_there.wait()
-            for request_id in range(1, 10):  # whichever it was
-                gone = types.CancelledNotificationParams(request_id=request_id, reason="changed my mind")
-                await client.session.send_notification(types.CancelledNotification(params=gone))
-            group.cancel_scope.cancel()
-
-        group.start_soon(abandon)
-        await client.call_tool("wait_for_file", {"path": str(tmp_path / "go")})
+    async with connect(TasksClient()) as client:
+        handle = await call_tool_task(client, "wait_for_file", {"path": str(tmp_path / "go")})
+        for request_id in range(1, 10):  # whichever it was
+            gone = types.CancelledNotificationParams(request_id=request_id, reason="changed my mind")
+            await client.session.send_notification(types.CancelledNotification(params=gone))
     (tmp_path / "go").touch()
-    async with connect(advertise(EXTENSION)) as client:
-        with anyio.fail_after(60):
-            task = await ask(client, "tasks/get", taskId=following.created[0])
-            while task["status"] == "working":
-                task = await ask(client, "tasks/get", taskId=following.created[0])
-    assert task["status"] == "completed"
+    async with connect(TasksClient()) as client:
+        handle = await TaskHandle.resume(client, handle.task_id)
+        assert (await handle.wait(timeout=60)).status == "completed"

@@ -6,14 +6,11 @@ import os
 import shutil
 import sys
 import tempfile
-from base64 import b64encode
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-import httpx2
 import pytest
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
@@ -23,13 +20,13 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from mcp_celery.cli.options import POOLS
 from mcp_celery.embedded import EmbeddedStore
-from tests.support.deployment import Deployment, deployed, free_port, is_listening, process, wait_until
+from tests.support.deployment import Deployment, deployed, process, wait_until
+from tests.support.flower import Flower, run_flower
 from tests.support.nodes import short_folder
 from tests.support.waiting import eventually_sync
 
 NAMESPACE: Final = "reports"
 MODULE: Final = "tests.browser.reports:server"
-OPERATOR: Final = "operator:flowers"
 PATIENCE_SECONDS: Final = 60.0
 LOAD_AGAIN_SECONDS: Final = 3.0
 HELD_JOBS: Final = 8
@@ -51,34 +48,6 @@ FLAGS: Final = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", type=Path, metavar="FOLDER", help="Folder for pictures of Flower's pages.")
-
-
-@dataclass(frozen=True)
-class Flower:
-    """A running Flower.
-
-    Args:
-        port: Where it answers, on this machine.
-        operator: ``user:password`` of whoever may press its buttons.
-    """
-
-    port: int
-    operator: str
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def asked(self, path: str) -> httpx2.Response:
-        """What Flower answers to a program."""
-        credentials = b64encode(self.operator.encode()).decode()
-        return httpx2.get(f"{self.url}{path}", headers={"authorization": f"Basic {credentials}"}, timeout=30)
-
-    def get(self, path: str) -> str:
-        """The text of an answer that says yes."""
-        answer = self.asked(path)
-        assert answer.status_code == 200, answer.text
-        return answer.text
 
 
 class Page:
@@ -197,18 +166,6 @@ def run_worker(deployment: Deployment, pool: str) -> Generator[None]:
 def mcp_url(deployment: Deployment) -> str:
     """The server."""
     return deployment.serve()
-
-
-@contextmanager
-def run_flower(deployment: Deployment, *options: str) -> Generator[Flower]:
-    """Run a Flower for as long as the context lasts, and begin when it hears of what workers do."""
-    flower = Flower(free_port(), OPERATOR)
-    argv = [sys.executable, "-m", "celery", "-A", "mcp_celery", "flower", f"--port={flower.port}", *options]
-    log = deployment.folder / f"flower-{flower.port}.log"
-    with process(argv, deployment.env(FLOWER_BASIC_AUTH=flower.operator), log):
-        wait_until(lambda: is_listening(flower.port), "Flower listens")
-        wait_until(lambda: "flower_worker_online{" in flower.get("/metrics"), "Flower hears of the worker")
-        yield flower
 
 
 @pytest.fixture(scope="session")

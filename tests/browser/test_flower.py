@@ -17,9 +17,10 @@ from mcp_celery import Settings, TaskConfig, TaskContextSnapshot
 from mcp_celery.composition import CeleryTasks
 from mcp_celery.engine import Caller, Submission, TaskRecord
 from mcp_celery.keys import build_task_key, celery_job_id, is_shortened
-from tests.browser.conftest import HELD_JOBS, Flower, Page, run_flower
+from tests.browser.conftest import HELD_JOBS, Page
 from tests.browser.reports import ALICE, ARCHIVE, ISSUER, TOKEN
 from tests.support.deployment import ROOT, Deployment
+from tests.support.flower import Flower, run_flower
 from tests.support.waiting import eventually
 from tests.support.wire import JSON, REVISION, Wire, follow
 
@@ -125,15 +126,15 @@ async def read_as_task(deployment: Deployment, uri: str) -> TaskRecord:
         task_type="resource",
         component=uri,
         declared_as=ARCHIVE,
-        params={"uri": uri},
         config=TaskConfig(),
-        snapshot=TaskContextSnapshot(protocol_version=REVISION, request_id="request-1"),
+        snapshot=TaskContextSnapshot(protocol_version=REVISION, params={"uri": uri}, request_id="request-1"),
     )
     async with tasks.running(), asyncio.timeout(PATIENCE_SECONDS):
         record = await tasks.engine().submit(submission)
         return (await tasks.engine().wait(submission.caller, record.task_id)).record
 
 
+@pytest.mark.shows("C3")
 async def test_terminate_ends_a_running_job_as_cancelled(wire: Wire, page: Page, gate: Path) -> None:
     task = await wire.create("wait_for_file", path=str(gate))
     page.open(f"/task/{job_id(task, 'wait_for_file')}")
@@ -148,6 +149,7 @@ async def test_terminate_ends_a_running_job_as_cancelled(wire: Wire, page: Page,
     assert page.details()["Status"] == "REVOKED"
 
 
+@pytest.mark.shows("C3")
 async def test_revoke_ends_a_queued_job_as_cancelled_and_it_never_runs(
     wire: Wire, page: Page, gate: Path, tmp_path: Path
 ) -> None:
@@ -157,12 +159,13 @@ async def test_revoke_ends_a_queued_job_as_cancelled_and_it_never_runs(
     page.open(f"/task/{job_id(queued, 'leave_a_mark')}")
     page.until("the job waits", "#task-revoke").click()
     await eventually(lambda: not page.find("#task-revoke")[0].is_enabled(), seconds=PATIENCE_SECONDS)
+    assert (await follow(wire, queued["taskId"]))[-1]["status"] == "cancelled"  # while the other one still runs
     release(gate)
-    assert (await follow(wire, queued["taskId"]))[-1]["status"] == "cancelled"
     assert (await follow(wire, running["taskId"]))[-1]["status"] == "completed"
     assert not mark.exists()
 
 
+@pytest.mark.shows("C3")
 async def test_a_job_in_the_broker_is_listed_and_can_be_revoked_by_command(
     deployment: Deployment, wire: Wire, page: Page, gate: Path, tmp_path: Path
 ) -> None:
@@ -176,8 +179,8 @@ async def test_a_job_in_the_broker_is_listed_and_can_be_revoked_by_command(
     assert page.find("#task-revoke, #task-terminate") == []
     command = [sys.executable, "-m", "celery", "-A", "mcp_celery", "control", "revoke", job_id(last, "leave_a_mark")]
     await asyncio.to_thread(subprocess.run, command, env=deployment.env(), cwd=ROOT, check=True)
+    assert (await follow(wire, last["taskId"]))[-1]["status"] == "cancelled"  # while all others still wait
     release(gate)
-    assert (await follow(wire, last["taskId"]))[-1]["status"] == "cancelled"
     assert (await follow(wire, held[-1]["taskId"]))[-1]["status"] == "completed"
     assert not mark.exists()
 

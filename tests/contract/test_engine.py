@@ -292,18 +292,9 @@ class TestCancel:
         cancelled = await engine.cancel(ALICE, record.task_id)
         assert (cancelled.status, cancelled.status_message) == ("cancelled", "Cancelled by the client")
         assert queue.seen == ["working", "cancelled"]
-        assert queue.revoked == [(record.job_id, False)]
+        assert queue.revoked == [record.job_id]
         assert (await engine.get(ALICE, record.task_id)).record == cancelled
         assert world.told(record.ref) == 1
-
-    @pytest.mark.parametrize("can_terminate", [True, False])
-    async def test_a_running_job_is_terminated_where_its_pool_can(
-        self, world: World, engine: TaskEngine, queue: Watchful, can_terminate: bool
-    ) -> None:
-        record = await engine.submit(a_submission())
-        assert world.ledger.claim(record.ref, attempt=1, claim=Claim("celery@host", can_terminate, 1))
-        await engine.cancel(ALICE, record.task_id)
-        assert queue.revoked == [(record.job_id, can_terminate)]
 
     async def test_a_job_that_comes_later_does_not_start(self, world: World, engine: TaskEngine) -> None:
         record = await engine.submit(a_submission())
@@ -377,7 +368,10 @@ class Unanswered:
 
     def __init__(self, world: World) -> None:
         self.start, self.load, self.change = world.store.start, world.store.load, world.store.change
-        self.delete = world.store.delete
+        self.delete, self.snapshot = world.store.delete, world.store.snapshot
+        self.ask, self.heard, self.withdraw = world.store.ask, world.store.heard, world.store.withdraw
+        self.park, self.answer, self.published = world.store.park, world.store.answer, world.store.published
+        self.page = world.store.page
         self.create_in = world.store.create
         self.created: list[TaskRef] = []
 
@@ -434,7 +428,7 @@ class TestOutage:
 
     async def test_every_call_to_the_ledger_says_so(self, outage: Outage) -> None:
         with pytest.raises(StoreUnavailableError):
-            outage.ledger.claim(a_record().ref, attempt=1, claim=Claim("celery@host", True, 1))
+            outage.ledger.claim(a_record().ref, attempt=1, claim=Claim("celery@host", 1))
         with pytest.raises(StoreUnavailableError):
             outage.ledger.change(a_record().ref, Change(to="completed"))
 

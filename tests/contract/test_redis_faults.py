@@ -129,6 +129,7 @@ class TestLostConnections:
             await engine.cancel(ALICE, task.task_id)
             assert (await soon(watch.__anext__())).record.status == "cancelled"
 
+    @pytest.mark.shows("C11")
     async def test_it_subscribes_again_and_hears_of_what_comes_later(
         self, own_store: OwnStore, own_world: RedisWorld
     ) -> None:
@@ -179,7 +180,7 @@ class TestLostAnswers:
         await own_world.store.start(a_record().ref, attempt=1, retries=0, at_ms=1)  # the script is loaded
         lost = lose_the_next_answer(monkeypatch)
         assert await own_world.store.start(task.ref, attempt=1, retries=0, at_ms=1) == SNAPSHOT
-        assert lost == [SNAPSHOT.to_json().encode()]
+        assert lost == [[SNAPSHOT.to_json().encode(), b"1", []]]
         assert await own_world.store.start(task.ref, attempt=1, retries=0, at_ms=1) is None
 
     async def test_a_change_is_made_once(self, own_world: RedisWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +212,7 @@ def lose_the_next_answer(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 class TestKilledServer:
+    @pytest.mark.shows("C11")
     async def test_records_and_followers_survive_it(self, own_store: OwnStore, own_world: RedisWorld) -> None:
         engine = engine_over(own_world)
         task = await engine.submit(a_submission())
@@ -235,12 +237,12 @@ class TestKilledServer:
         task = a_record()
         await own_world.store.create(task, SNAPSHOT)
         await asyncio.gather(*(own_world.store.load(task.ref) for _ in range(8)))
-        assert own_world.ledger.claim(task.ref, attempt=1, claim=Claim("celery@host", True, 1))
+        assert own_world.ledger.claim(task.ref, attempt=1, claim=Claim("celery@host", 1))
         own_store.kill()
         own_store.start_again()
         found = await asyncio.gather(*(own_world.store.load(task.ref) for _ in range(8)))
         assert None not in found
-        assert own_world.ledger.claim(task.ref, attempt=1, claim=Claim("celery@host", True, 1))
+        assert own_world.ledger.claim(task.ref, attempt=1, claim=Claim("celery@host", 1))
 
     async def test_a_server_that_has_forgotten_the_scripts_is_given_them_again(self, own_world: RedisWorld) -> None:
         task = a_record()

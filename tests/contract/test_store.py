@@ -26,6 +26,7 @@ from mcp_celery.engine import (
     TaskStore,
     now_ms,
 )
+from mcp_celery.errors import SnapshotUnreadableError
 from mcp_celery.testing import MemoryTaskBus, MemoryTaskQueue, MemoryTaskResults, MemoryTaskStore
 from tests.support.waiting import eventually
 from tests.support.worlds import SNAPSHOT, RedisWorld, World, a_record
@@ -33,7 +34,7 @@ from tests.support.worlds import SNAPSHOT, RedisWorld, World, a_record
 pytestmark = pytest.mark.anyio
 
 STATUSES: tuple[TaskStatus, ...] = get_args(TaskStatus)
-CLAIM = Claim("celery@host", True, 1_790_000_000_000)
+CLAIM = Claim("celery@host", 1_790_000_000_000)
 NOWHERE = TaskRef("client-a|alice", "no-such-task")
 
 
@@ -211,7 +212,7 @@ class TestClaims:
     async def test_a_later_claim_takes_the_place_of_an_earlier_one(self, world: World) -> None:
         record = await created(world)
         assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
-        other = Claim("celery@other", False, CLAIM.at_ms + 1)
+        other = Claim("celery@other", CLAIM.at_ms + 1)
         assert world.ledger.claim(record.ref, attempt=1, claim=other)
         assert await load(world, record.ref) == replace(record, claim=other)
 
@@ -234,6 +235,13 @@ class TestClaims:
 
 
 class TestStarts:
+    async def test_the_snapshot_can_be_read_before_and_after_a_start(self, world: World) -> None:
+        record = await created(world)
+        assert await world.store.snapshot(record.ref) == SNAPSHOT
+        await world.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+        assert await world.store.snapshot(record.ref) == SNAPSHOT
+        assert await world.store.snapshot(NOWHERE) is None
+
     async def test_a_body_starts_with_the_snapshot_of_the_request(self, world: World) -> None:
         record = await created(world)
         assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1_790_000_000_000) == SNAPSHOT
@@ -280,7 +288,7 @@ class TestStarts:
 class TestClaimsAndStarts:
     async def test_a_claim_stays_with_the_worker_that_began(self, world: World) -> None:
         record = await created(world)
-        other = Claim("celery@other", False, 1)
+        other = Claim("celery@other", 1)
         assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
         assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1)
         assert not world.ledger.claim(record.ref, attempt=1, claim=other)
@@ -291,7 +299,7 @@ class TestClaimsAndStarts:
 
     async def test_a_change_for_what_has_not_begun_is_refused_once_it_has(self, world: World) -> None:
         record = await created(world)
-        late = Change(to="failed", if_unstarted=True)
+        late = Change(to="failed", unless_begun=0)
         assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1)
         refused = await world.store.change(record.ref, late)
         assert refused == Changed(False, replace(record, started_at_ms=1))
@@ -325,25 +333,40 @@ class TestExpiry:
         assert await load(world, record.ref) is None
 
 
+class TestFind:
+    @pytest.mark.parametrize("scope", ["alice", "s" * 500, None], ids=["whole", "shortened", "anonymous"])
+    @pytest.mark.parametrize("leg", [1, 3])
+    async def test_a_record_is_found_by_the_id_of_its_current_job(
+        self, world: World, scope: str | None, leg: int
+    ) -> None:
+        record = await created(world, scope=scope, leg=leg)
+        assert world.ledger.find(record.job_id) == record
+
+    @pytest.mark.parametrize("scope", ["alice", "s" * 500], ids=["whole", "shortened"])
+    async def test_a_job_of_another_leg_is_not_the_task(self, world: World, scope: str) -> None:
+        record = await created(world, scope=scope)
+        assert world.ledger.find(f"{record.job_id}!2") is None
+
+    @pytest.mark.parametrize("job_id", ["", "4c4b0ba4-0d8a-4a2a-8e56-0c6e3bd1c2f5", "anon:gone:tool:x", "~~", "a!b!c"])
+    async def test_what_is_nobodys_is_not_found(self, world: World, job_id: str) -> None:
+        await created(world)
+        assert world.ledger.find(job_id) is None
+
+
 class TestInRedisOnly:
-    async def test_record_snapshot_and_alias_live_as_long_as_the_task(self, in_redis: RedisWorld) -> None:
+    async def test_record_snapshot_alias_and_list_live_as_long_as_the_task(self, in_redis: RedisWorld) -> None:
         record = await created(in_redis, scope="s" * 500)
         for change in (Change(to="working", status_message="x"), Change(to="completed")):
             await accepted(in_redis, record.ref, change)
         in_redis.ledger.claim(record.ref, attempt=1, claim=CLAIM)
-        names = in_redis.keys_left()
-        assert len(names) == 3
+        names = in_redis.tasks_keys_left()
+        assert len(names) == 4
         for name in names:
             assert 0 < int(str(in_redis.client.pttl(name))) <= record.ttl_ms
 
-    async def test_a_shortened_celery_id_leads_back_to_its_key(self, in_redis: RedisWorld) -> None:
-        record = await created(in_redis, scope="s" * 500)
-        assert in_redis.ledger.key_of_shortened(record.job_id) == record.key
-        assert in_redis.ledger.key_of_shortened("unknown") is None
-
     async def test_an_id_that_holds_its_key_needs_no_alias(self, in_redis: RedisWorld) -> None:
         await created(in_redis)
-        assert len(in_redis.keys_left()) == 2
+        assert len(in_redis.tasks_keys_left()) == 3
 
     async def test_a_task_that_is_taken_back_leaves_no_key(self, in_redis: RedisWorld) -> None:
         record = await created(in_redis)
@@ -353,7 +376,18 @@ class TestInRedisOnly:
     async def test_a_body_does_not_start_without_the_snapshot(self, in_redis: RedisWorld) -> None:
         record = await created(in_redis)
         in_redis.client.delete(in_redis.keys.snapshot(record.scope, record.task_id))
-        with pytest.raises(ValueError, match="snapshot"):
+        with pytest.raises(SnapshotUnreadableError, match="cannot be restored"):
+            await in_redis.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+        assert await in_redis.store.snapshot(record.ref) is None
+
+    @pytest.mark.parametrize("stored", ["", "{", "[]", "{}", "v1.sealed", "\xff"])
+    async def test_a_snapshot_that_cannot_be_read_is_an_error(self, in_redis: RedisWorld, stored: str) -> None:
+        record = await created(in_redis)
+        name = in_redis.keys.snapshot(record.scope, record.task_id)
+        in_redis.client.set(name, stored.encode("latin-1"), keepttl=True)
+        with pytest.raises(SnapshotUnreadableError):
+            await in_redis.store.snapshot(record.ref)
+        with pytest.raises(SnapshotUnreadableError):
             await in_redis.store.start(record.ref, attempt=1, retries=0, at_ms=1)
 
 

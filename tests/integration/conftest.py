@@ -97,6 +97,8 @@ class Starter:
 def worker_environment(settings: Settings) -> dict[str, str]:
     """The variables that give a worker the settings of a server."""
     values = cast("dict[str, object]", settings.model_dump(exclude_unset=True, exclude_none=True))
+    if settings.key_ring:
+        values["encryption_keys"] = ",".join(settings.key_ring)
     return {f"MCP_CELERY_{name.upper()}": str(value) for name, value in values.items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any, cast
 
 import kombu
@@ -32,9 +33,10 @@ def submission(tool: str = "tool", **options: Any) -> Submission:
         caller=Caller(),
         task_type="tool",
         component=tool,
-        params={"name": tool, "arguments": {"path": "/a", "note": "private"}},
         config=TaskConfig(**options),
-        snapshot=TaskContextSnapshot(protocol_version=REVISION),
+        snapshot=TaskContextSnapshot(
+            protocol_version=REVISION, params={"name": tool, "arguments": {"path": "/a", "note": "private"}}
+        ),
     )
 
 
@@ -66,9 +68,9 @@ def shop(store: EmbeddedStoreContainer) -> Settings:
     return settings_for(store, "shop")
 
 
-async def publish(app: Celery, job: Submission) -> TaskRecord:
+async def publish(app: Celery, job: Submission, **of_record: Any) -> TaskRecord:
     queue = CeleryQueue(app, namespace="shop", default_queue="mcp.shop", timeout_seconds=10)
-    record = record_of(job)
+    record = replace(record_of(job), **of_record)
     try:
         await queue.publish(record, job)
     finally:
@@ -133,6 +135,12 @@ async def test_a_message_carries_the_job_id_and_hides_the_arguments(broker: redi
     assert headers["kwargsrepr"] == f"{{'path': '/a', 'note': {HIDDEN}}}"
     assert headers["ignore_result"] is False
     assert found["content-type"] == "application/json"
+
+
+async def test_a_record_names_its_jobs(broker: redis.Redis, shop: Settings) -> None:
+    with host_app(shop) as app:
+        await publish(app, submission("plain"), job_name="elsewhere.plain")
+    assert message(broker, "mcp.shop")["headers"]["task"] == "elsewhere.plain"
 
 
 async def test_a_jobs_priority_is_the_messages(broker: redis.Redis, shop: Settings) -> None:
@@ -207,6 +215,6 @@ async def test_a_revoke_without_a_broker_is_logged_and_not_raised(
         job = submission("plain")
         await queue.publish(record_of(job), job)
         node.stop()
-        await queue.revoke("anon:task-1:tool:plain", terminate=True)
+        await queue.revoke("anon:task-1:tool:plain")
         await queue.aclose()
     assert "could not tell the workers to revoke anon:task-1:tool:plain" in caplog.text

@@ -53,10 +53,6 @@ async def test_the_next_job_works_after_a_restart_of_the_store(
         assert view.result["content"][0]["text"] == "2"
 
 
-@pytest.mark.xfail(
-    reason="Celery 5.7 closes a lost Redis connection twice; the second time kombu's restoring of unacknowledged "
-    "messages fails with an AttributeError, and the worker ends"
-)
 async def test_a_job_that_runs_while_the_broker_restarts_ends_well_and_its_worker_goes_on(
     own: Starter, store: EmbeddedStoreContainer, pool: Pool, gate: Gate
 ) -> None:

@@ -20,6 +20,12 @@ pytestmark = pytest.mark.anyio
 SERVER = "tests.support.servers.policy:server"
 
 
+@pytest.fixture(scope="module", params=["asyncio", "prefork", "threads", "solo"])
+def pool(request: pytest.FixtureRequest) -> Pool:
+    """Every pool that Celery has for us; ``solo`` keeps whatever a component declares that needs no second thread."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
 def policy_settings(store: EmbeddedStoreContainer, pool: Pool) -> Settings:
     return settings_for(store, f"policy-{pool}")

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,6 +75,7 @@ class Deployment:
     stack: ExitStack
     quiet: bool = False
     spec: str = f"{MODULE}:server"
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
     servers: int = 0
 
     @property
@@ -89,6 +90,7 @@ class Deployment:
             "MCP_CELERY_NAMESPACE": self.namespace,
             "MCP_CELERY_SNAPSHOT_HEADERS": "x-trace, accept-language",
             "MCP_CELERY_POLL_INTERVAL_MS": "100",
+            **self.settings,
             **settings,
         }
 
@@ -99,7 +101,7 @@ class Deployment:
             Its URL.
         """
         port = free_port()
-        spec = self.spec if attribute is None else f"{MODULE}:{attribute}"
+        spec = self.spec if attribute is None else f"{self.spec.partition(':')[0]}:{attribute}"
         self.servers += 1
         argv = [sys.executable, "-m", "mcp_celery", "serve", spec, "--port", str(port)]
         log = self.folder / f"server-{self.servers}.log"
@@ -107,6 +109,10 @@ class Deployment:
         wait_until(lambda: is_listening(port) or child.poll() is not None, f"{spec} listens")
         assert child.poll() is None, log.read_text()
         return f"http://127.0.0.1:{port}/mcp"
+
+    def logs(self) -> dict[str, str]:
+        """What each process has logged so far, by the name of its log."""
+        return {log.name: log.read_text(errors="replace") for log in sorted(self.folder.glob("*.log"))}
 
     def our_keys(self) -> set[str]:
         """Our keys in the store."""
@@ -123,9 +129,9 @@ class Deployment:
         return [str(read.get(store.type(key), store.dump)(key)) for key in store.keys("*")]
 
     @contextmanager
-    def worker(self, pool: str, concurrency: int = 2) -> Generator[None]:
+    def worker(self, pool: str, concurrency: int = 2, level: str = "INFO") -> Generator[None]:
         """A worker, for as long as the context lasts."""
-        argv = [sys.executable, "-m", "celery", "-A", "mcp_celery", "worker", "-l", "INFO", "--without-mingle"]
+        argv = [sys.executable, "-m", "celery", "-A", "mcp_celery", "worker", "-l", level, "--without-mingle"]
         argv += ["-c", str(concurrency), "-n", f"{self.namespace}-{pool}@%h"]
         argv += POOLS[pool]
         log = self.folder / f"worker-{pool}.log"
@@ -142,7 +148,12 @@ class Deployment:
 
 @contextmanager
 def deployed(
-    store_url: str, namespace: str, *, quiet: bool = False, spec: str = f"{MODULE}:server"
+    store_url: str,
+    namespace: str,
+    *,
+    quiet: bool = False,
+    spec: str = f"{MODULE}:server",
+    settings: Mapping[str, str] | None = None,
 ) -> Generator[Deployment]:
     with tempfile.TemporaryDirectory(prefix="mcp-acc-") as folder, ExitStack() as stack:
-        yield Deployment(store_url, namespace, Path(folder), stack, quiet, spec)
+        yield Deployment(store_url, namespace, Path(folder), stack, quiet, spec, settings or {})

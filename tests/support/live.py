@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from mcp.client import Client
 from mcp_celery import Settings, TaskConfig, TaskContextSnapshot, TaskServer
 from mcp_celery.composition import CeleryTasks
 from mcp_celery.engine import Caller, JSONObject, Submission, TaskEngine, TaskRecord, TaskView
-from mcp_celery.keys import RedisKeys, job_name
+from mcp_celery.keys import RedisKeys
+from mcp_celery.names import job_name
 from mcp_celery.queue import CeleryQueue
 from mcp_celery.server import tasks_of
 from tests.support.waiting import eventually, soon
@@ -42,6 +43,11 @@ class Gate:
 
     def cancelled(self) -> bool:
         return (self.folder / "cancelled").exists()
+
+    def notes(self, name: str) -> list[str]:
+        """What the jobs have noted."""
+        path = self.folder / name
+        return path.read_text().split() if path.exists() else []
 
     async def reached(self, jobs: int = 1) -> list[int]:
         await eventually(lambda: len(self.arrived()) >= jobs, what=f"{jobs} jobs at the gate", seconds=JOB_SECONDS)
@@ -80,13 +86,13 @@ class LiveServer:
         caller: Caller = ANYONE,
         snapshot: TaskContextSnapshot | None = None,
     ) -> Submission:
+        snapshot = snapshot or TaskContextSnapshot(protocol_version=REVISION, request_id="request-1")
         return Submission(
             caller=caller,
             task_type="tool",
             component=tool,
-            params={"name": tool, "arguments": arguments or {}},
-            config=config or TaskConfig(),
-            snapshot=snapshot or TaskContextSnapshot(protocol_version=REVISION, request_id="request-1"),
+            config=config or self.tasks.config("tool", tool)[1],
+            snapshot=replace(snapshot, params={"name": tool, "arguments": arguments or {}}),
         )
 
     async def submit(self, tool: str, arguments: JSONObject | None = None, **options: Any) -> TaskRecord:
@@ -160,7 +166,7 @@ def host_app(settings: Settings, **conf: Any) -> Generator[Celery]:
 
 @asynccontextmanager
 async def live_server(
-    build: Callable[..., TaskServer], settings: Settings, app: Celery | None = None
+    build: Callable[..., TaskServer], settings: Settings, app: Celery | None = None, **conf: Any
 ) -> AsyncGenerator[LiveServer]:
     """Make a server and hold its connections on this event loop.
 
@@ -168,9 +174,10 @@ async def live_server(
         build: Makes the server.
         settings: Its settings.
         app: The host's Celery app, None for one that fits the settings.
+        **conf: Celery's settings of an app that is made.
     """
     with ExitStack() as stack:
-        celery = stack.enter_context(host_app(settings)) if app is None else app
+        celery = stack.enter_context(host_app(settings, **conf)) if app is None else app
         server = build(celery=celery, settings=settings)
         tasks = tasks_of(server)
         async with tasks.running():

@@ -37,6 +37,8 @@ Pool = Literal["asyncio", "prefork", "threads", "solo"]
 
 
 ROOT: Final = Path(__file__).parents[2]
+ALONE: Final = ("--without-mingle", "--without-gossip")
+"""Workers alone on a broker have nobody to ask at start, which would take a second."""
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
 
@@ -151,6 +153,14 @@ class ProcessContainer:
         self.send(_signal(signal))
         self.process.wait(STOP_SECONDS)
 
+    def kill_all(self) -> None:
+        """End the process and everything that it started as ``kill -9`` does, the parent first: it learns nothing."""
+        self._family = self.family()
+        for process in self._family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait(STOP_SECONDS)
+
     def stop(self) -> None:
         """End the process as an operator would, and everything that it started."""
         if self._process is None:
@@ -244,6 +254,13 @@ class EmbeddedStoreContainer:
     def kill(self, signal: str | int = "SIGTERM") -> None:
         self.stop()
 
+    def crash(self) -> None:
+        """End it as ``kill -9`` does."""
+        server = psutil.Process(int((self._folder / "store.pid").read_text()))
+        server.kill()
+        server.wait(STOP_SECONDS)
+        self.stop()
+
     def restart(self, timeout: float | None = None) -> None:
         self.stop()
         self.start()
@@ -278,6 +295,7 @@ class WorkerProcess(ProcessContainer):
         settings: ``MCP_CELERY_*`` and other variables of its environment.
         concurrency: Jobs at a time.
         level: Log level.
+        flags: Further options of the command.
     """
 
     ready_prompt = " ready."
@@ -291,15 +309,15 @@ class WorkerProcess(ProcessContainer):
         settings: Mapping[str, str],
         concurrency: int = 2,
         level: str = "INFO",
+        flags: Sequence[str] = (),
     ) -> None:
         self.pool = pool
         self._level = level
         self._node = f"{pool}-{uuid.uuid4().hex[:8]}"
         options: dict[str, object] = {"concurrency": concurrency, "hostname": f"{self._node}@%h", "loglevel": level}
-        # Workers alone on a broker have nobody to ask at start, which would take a second.
-        flags = ["--without-mingle", "--without-gossip", *(f"--{name}={value}" for name, value in options.items())]
+        named = [f"--{name}={value}" for name, value in options.items()]
         super().__init__(
-            [sys.executable, "-m", "celery", "-A", "mcp_celery", "worker", *POOLS[pool], *flags],
+            [sys.executable, "-m", "celery", "-A", "mcp_celery", "worker", *POOLS[pool], *ALONE, *named, *flags],
             name=f"worker-{pool}",
             folder=folder,
             env=environment(**{f"{ENV_PREFIX}SERVER": server, **settings}),

@@ -45,12 +45,17 @@ class Wire:
         url: The server's endpoint.
         extension: Whether each request declares the tasks extension.
         token: Bearer token, None for none.
+        headers: Sent with each request.
+        meta: Further ``_meta`` of each request.
+        capabilities: What else each request declares of the client.
     """
 
     url: str
     extension: bool = True
     token: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    capabilities: Mapping[str, Any] = field(default_factory=dict[str, Any])
     _http: httpx2.AsyncClient = field(init=False)
 
     async def __aenter__(self) -> Wire:
@@ -65,7 +70,8 @@ class Wire:
         meta = {
             "io.modelcontextprotocol/protocolVersion": REVISION,
             "io.modelcontextprotocol/clientInfo": {"name": "wire", "version": "1"},
-            "io.modelcontextprotocol/clientCapabilities": {"extensions": extensions},
+            "io.modelcontextprotocol/clientCapabilities": {**self.capabilities, "extensions": extensions},
+            **self.meta,
         }
         body = {"jsonrpc": "2.0", "id": next(_ids), "method": method, "params": {"_meta": meta, **params}}
         sent = {
@@ -108,6 +114,10 @@ class Wire:
     async def get(self, task_id: str) -> JSON:
         """``tasks/get`` of a task that is there."""
         return (await self.ask("tasks/get", {"taskId": task_id})).result
+
+    async def update(self, task_id: str, responses: JSON) -> Answer:
+        """``tasks/update``."""
+        return await self.ask("tasks/update", {"taskId": task_id, "inputResponses": responses})
 
     @asynccontextmanager
     async def listen(self, task_ids: list[str], **kinds: Any) -> AsyncGenerator[AsyncGenerator[JSON]]:

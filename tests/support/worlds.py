@@ -32,7 +32,12 @@ from mcp_celery.testing import MemoryBackend, MemoryTaskQueue, MemoryTaskResults
 from tests.support.leaks import no_eternal_keys
 
 ALICE = Caller("client-a|alice", "https://issuer.example")
-SNAPSHOT = TaskContextSnapshot(protocol_version="2026-07-28", session_id="session-1", headers={"x-tenant": "acme"})
+SNAPSHOT = TaskContextSnapshot(
+    protocol_version="2026-07-28",
+    params={"name": "build_report", "arguments": {"year": 2026}},
+    session_id="session-1",
+    headers={"x-tenant": "acme"},
+)
 LIMITS = TaskLimits(default_ttl_ms=600_000, max_ttl_ms=3_600_000, poll_interval_ms=1_000, settle_interval_ms=0)
 TIMEOUT_SECONDS = 10.0
 """Of calls that are meant to succeed, so that a slow machine changes no outcome."""
@@ -62,6 +67,10 @@ class World(Protocol):
         """How many changes of the task have been told on the bus so far."""
         ...
 
+    def is_due(self, ref: TaskRef) -> bool:
+        """Whether the task's next leg is still to be published."""
+        ...
+
 
 class MemoryWorld:
     def __init__(self, *, results_apart: bool) -> None:
@@ -80,6 +89,9 @@ class MemoryWorld:
 
     def told(self, ref: TaskRef) -> int:
         return self.bus.told.count(ref)
+
+    def is_due(self, ref: TaskRef) -> bool:
+        return ref in self.ledger.due
 
 
 class RedisWorld:
@@ -138,6 +150,10 @@ class RedisWorld:
                 return self._events.count(self.keys.channel(ref.scope, ref.task_id))
             self._events.append(channel)
 
+    def is_due(self, ref: TaskRef) -> bool:
+        due = cast("list[bytes]", self.client.zrange(self.keys.due, 0, -1))
+        return any(TaskRef.of_key(key.decode()) == ref for key in due)
+
     def followers(self, ref: TaskRef) -> int:
         """Connections that Redis tells of a task's changes."""
         ((_channel, count),) = cast("Any", self.client).pubsub_numsub(self.keys.channel(ref.scope, ref.task_id))
@@ -145,6 +161,10 @@ class RedisWorld:
 
     def keys_left(self) -> list[bytes]:
         return sorted(cast("list[bytes]", self.client.scan_iter(match=f"{self.prefix}:*", count=1000)))
+
+    def tasks_keys_left(self) -> list[bytes]:
+        """Without the indices, which outlive a task."""
+        return [key for key in self.keys_left() if key != self.keys.expiry.encode()]
 
     async def aclose(self) -> None:
         await self.bus.aclose()
@@ -191,9 +211,9 @@ class Watchful(MemoryTaskQueue):
         await self._note(record.ref)
         await super().publish(record, submission)
 
-    async def revoke(self, job_id: str, *, terminate: bool) -> None:
+    async def revoke(self, job_id: str) -> None:
         await self._note(self.asked[-1])
-        await super().revoke(job_id, terminate=terminate)
+        await super().revoke(job_id)
 
     async def _note(self, ref: TaskRef) -> None:
         stored = await self.store.load(ref)
@@ -205,7 +225,6 @@ def a_submission(caller: Caller = ALICE, *, ttl_ms: int | None = None, config: T
         caller=caller,
         task_type="tool",
         component="build_report",
-        params={"name": "build_report", "arguments": {"year": 2026}},
         config=config or TaskConfig(),
         snapshot=SNAPSHOT,
         ttl_ms=ttl_ms,
@@ -213,7 +232,12 @@ def a_submission(caller: Caller = ALICE, *, ttl_ms: int | None = None, config: T
 
 
 def a_record(
-    *, scope: str | None = ALICE.scope, component: str = "build_report", ttl_ms: int = 60_000, attempt: int = 1
+    *,
+    scope: str | None = ALICE.scope,
+    component: str = "build_report",
+    ttl_ms: int = 60_000,
+    attempt: int = 1,
+    leg: int = 1,
 ) -> TaskRecord:
     """A new task, created a while ago, so that a change can be told from the creation by its time."""
     created = now_ms()
@@ -228,6 +252,7 @@ def a_record(
         ttl_ms=ttl_ms,
         poll_interval_ms=1_000,
         attempt=attempt,
+        leg=leg,
     )
 
 

@@ -25,6 +25,8 @@ new_records = st.builds(
     task_id=some_texts,
     scope=st.none() | some_texts,
     issuer=st.none() | texts,
+    session=st.none() | some_texts,
+    job_name=st.none() | some_texts,
     task_type=task_types,
     component=some_texts,
     created_at_ms=milliseconds,
@@ -82,11 +84,10 @@ def test_a_later_change_without_details_keeps_the_earlier_ones(record: TaskRecor
     assert after == replace(before, status="working", updated_at_ms=7)
 
 
-@given(new_records, st.builds(Claim, some_texts, st.booleans(), milliseconds), milliseconds)
+@given(new_records, st.builds(Claim, some_texts, milliseconds), milliseconds)
 def test_what_the_scripts_note_is_read(record: TaskRecord, claim: Claim, started_at_ms: int) -> None:
     noted = {
         "claim_worker": claim.worker,
-        "claim_can_terminate": str(int(claim.can_terminate)),
         "claim_at_ms": str(claim.at_ms),
         "started_at_ms": str(started_at_ms),
     }

@@ -66,6 +66,8 @@ class TestValues:
             ({"rate_limit": "10/fortnight"}, "rate_limit='10/fortnight'"),
             ({"rate_limit": -1}, "rate_limit=-1"),
             ({"expires": 0}, "expires=0"),
+            ({"ask": "after"}, "ask='after'"),
+            ({"input_timeout": 0}, "input_timeout=0"),
             ({"max_retries": -1}, "max_retries=-1"),
             ({"retry_backoff": -2}, "retry_backoff=-2"),
             ({"retry_backoff_max": -2}, "retry_backoff_max=-2"),

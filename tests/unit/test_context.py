@@ -4,11 +4,13 @@ import gc
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.datastructures import Headers
 
 from mcp_celery.context import (
     CallerToken,
@@ -47,6 +49,10 @@ snapshots = st.builds(
     headers=st.none() | st.dictionaries(texts, texts),
     session_id=st.none() | texts,
     token=st.none() | tokens,
+    progress_token=st.none() | texts | st.integers(),
+    traceparent=st.none() | texts,
+    tracestate=st.none() | texts,
+    meta=st.none() | json_objects,
 )
 
 
@@ -59,6 +65,7 @@ class Token:
     scopes: list[str] = field(default_factory=lambda: ["read"])
     claims: dict[str, Any] | None = field(default_factory=lambda: {"iss": "https://issuer.example"})
     expires_at: int | None = 4_000_000_000
+    resource: str | None = "https://mcp.example/mcp"
     token: str = "the-secret-itself"
 
 
@@ -149,9 +156,47 @@ class TestSnapshot:
         provide_token_source(Token)
         snapshot = TaskContextSnapshot.capture(protocol_version="2026-07-28")
         assert snapshot.token == CallerToken(
-            "client-a", ["read"], "alice", {"iss": "https://issuer.example"}, 4_000_000_000
+            "client-a",
+            ["read"],
+            "alice",
+            {"iss": "https://issuer.example"},
+            4_000_000_000,
+            "https://mcp.example/mcp",
+            "the-secret-itself",
         )
         assert "the-secret-itself" not in snapshot.to_json()
+
+    def test_the_token_itself_is_written_only_where_it_is_asked_for(self) -> None:
+        provide_token_source(Token)
+        snapshot = TaskContextSnapshot.capture(protocol_version="2026-07-28")
+        assert TaskContextSnapshot.from_json(snapshot.to_json(with_token=True)) == snapshot
+
+    def test_its_repr_shows_nothing_that_only_the_job_may_know(self) -> None:
+        provide_token_source(lambda: Token(claims={"email": "planted"}))
+        snapshot = TaskContextSnapshot.capture(
+            protocol_version="2026-07-28",
+            params={"arguments": "planted"},
+            headers={"cookie": "planted"},
+            header_names=frozenset({"cookie"}),
+            session_id="planted",
+            meta={"key": "planted"},
+        )
+        assert "planted" not in f"{snapshot!r} {snapshot.token!r}"
+        assert "the-secret-itself" not in f"{snapshot!r} {snapshot.token!r}"
+
+    def test_claims_that_are_no_json_become_text(self) -> None:
+        provide_token_source(lambda: Token(claims={"at": date(2026, 7, 28)}))
+        written = TaskContextSnapshot.capture(protocol_version="2026-07-28").to_json()
+        token = TaskContextSnapshot.from_json(written).token
+        assert token is not None
+        assert token.claims == {"at": "2026-07-28"}
+
+    def test_values_of_a_header_that_was_sent_twice_are_joined(self) -> None:
+        headers = Headers(raw=[(b"x-via", b"a"), (b"x-other", b"no"), (b"X-Via", b"b")])
+        snapshot = TaskContextSnapshot.capture(
+            protocol_version="2026-07-28", headers=headers, header_names=frozenset({"x-via"})
+        )
+        assert snapshot.headers == {"x-via": "a, b"}
 
     def test_an_anonymous_caller_leaves_no_token(self) -> None:
         assert TaskContextSnapshot.capture(protocol_version="2026-07-28").token is None
@@ -167,7 +212,7 @@ class TestSnapshot:
         snapshot.save(Pipeline(), "the:key", 1500)
         assert written == [("the:key", snapshot.to_json(), 1500)]
 
-    @pytest.mark.parametrize(("expires_at", "expired"), [(None, False), (1, True), (4_000_000_000, False)])
+    @pytest.mark.parametrize(("expires_at", "expired"), [(None, False), (0, False), (1, True), (4_000_000_000, False)])
     def test_a_token_tells_whether_it_has_expired(self, expires_at: int | None, expired: bool) -> None:
         assert CallerToken("a", expires_at=expires_at).expired is expired
 
@@ -185,6 +230,15 @@ class TestCurrentTask:
             assert get_task_context() is own
             assert get_task_session_id() == "session-1"
         assert get_task_context() is None
+
+    def test_its_scope_is_the_tasks_whatever_became_of_the_token(self) -> None:
+        provide_token_source(Token)
+        own = replace(context(), key=TaskKeyParts("client-b|bob", "task456", "tool", "my_tool"))
+        with restore_task_snapshot(own):
+            assert get_task_scope() == "client-b|bob"
+        with restore_task_snapshot(context()):
+            assert get_task_scope() is None
+        assert get_task_scope() == "client-a|alice"
 
     def test_an_inner_job_hides_the_outer_one_until_it_ends_even_by_an_error(self) -> None:
         outer = context("outer")

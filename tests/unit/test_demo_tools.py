@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from mcp.server.elicitation import AcceptedElicitation, DeclinedElicitation
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 
@@ -30,6 +31,11 @@ class Progress:
 
     def __init__(self) -> None:
         self.reports: list[tuple[float, float | None, str | None]] = []
+        self.answer: Any = DeclinedElicitation()
+
+    async def elicit(self, message: str, schema: type[demo.Wanted]) -> Any:
+        assert schema is demo.Wanted
+        return self.answer
 
     async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         self.reports.append((progress, total, message))
@@ -41,6 +47,13 @@ class Progress:
 
 def index(folder: Path, progress: Progress | None = None) -> FolderIndex:
     return asyncio.run(demo.index_folder((progress or Progress()).ctx, str(folder)))
+
+
+def find(folder: Path, pattern: str | None) -> list[str]:
+    context = Progress()
+    if pattern is not None:
+        context.answer = AcceptedElicitation(data=demo.Wanted(pattern=pattern))
+    return asyncio.run(demo.find_files(context.ctx, str(folder)))
 
 
 @pytest.fixture
@@ -68,6 +81,15 @@ def tree(tmp_path: Path) -> Path:
     (root / "loop").symlink_to(root)
     os.mkfifo(root / "pipe.py")
     return root
+
+
+def test_files_are_found_by_the_pattern_that_is_asked_for(tree: Path) -> None:
+    assert find(tree, "*.py") == ["a.py", "sub/b.py", "sub/empty.py"]
+    assert find(tree, "nothing") == []
+    with pytest.raises(ToolError, match="nobody said which files"):
+        find(tree, None)
+    with pytest.raises(ToolError, match="missing"):
+        find(tree / "missing", "*")
 
 
 def test_the_index_counts_text_files_by_language(tree: Path) -> None:
@@ -256,5 +278,5 @@ def test_every_tool_can_run_as_a_task_on_the_servers_own_queue() -> None:
     assert tasks.namespace == "demo"
     assert tasks.queue_names == ("mcp.demo",)
     tools = asyncio.run(demo.server.list_tools())
-    assert {tool.name for tool in tools} == {"index_folder", "render_fractal", "fetch_many"}
+    assert {tool.name for tool in tools} == {"index_folder", "find_files", "render_fractal", "fetch_many"}
     assert all(tool.annotations and tool.annotations.read_only_hint for tool in tools)

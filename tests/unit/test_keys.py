@@ -13,16 +13,14 @@ from mcp_celery.keys import (
     TaskType,
     build_task_key,
     celery_job_id,
-    default_queue_name,
     get_client_task_id_from_key,
     is_shortened,
     is_wire_task_id,
-    job_name,
     parse_task_key,
-    slug,
     task_key_from_job_id,
     task_redis_prefix,
 )
+from mcp_celery.names import default_queue_name, job_name, slug
 
 TRICKY = [":", "|", "%", "#", "~", "!", "?", "/", " ", "\0", "%3A", "~~", "%7E", "~7E", "a:b", "ü", "任务", "🙂", "a!2"]
 texts = st.one_of(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.sampled_from(TRICKY))
@@ -216,7 +214,9 @@ class TestRedisKeys:
         assert keys.record(None, "ID") == "mcp_celery:reports:task:anon:ID"
         assert keys.snapshot(None, "ID") == "mcp_celery:reports:task:anon:ID:snapshot"
         assert keys.channel(None, "ID") == "mcp_celery:reports:task:anon:ID:events"
-        assert keys.job_alias("JOB") == "mcp_celery:reports:job:JOB"
+        assert keys.questions(None, "ID") == "mcp_celery:reports:task:anon:ID:questions"
+        assert keys.answers(None, "ID") == "mcp_celery:reports:task:anon:ID:answers"
+        assert keys.job_alias("JOB") == keys.job_alias("JOB!2") == "mcp_celery:reports:job:JOB"
 
     @given(st.none() | texts, st.none() | texts, own_ids, own_ids)
     def test_no_two_tasks_share_a_key(self, scope: str | None, other: str | None, one_id: str, other_id: str) -> None:

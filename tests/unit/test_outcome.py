@@ -72,8 +72,15 @@ class TestSuccess:
             to="completed", status_message="done", progress=Progress(3, 3), at_ms=AT
         )
 
-    def test_a_tool_error_completes_it_too(self) -> None:
-        assert at(success(JobOutcome(TOOL_ERROR))) == Change(to="completed", is_error=True, at_ms=AT)
+    def test_a_tool_error_completes_it_too_and_is_its_last_word(self) -> None:
+        assert at(success(JobOutcome(TOOL_ERROR, "halfway"))) == Change(
+            to="completed", is_error=True, status_message=TOOL_ERROR["content"][0]["text"], at_ms=AT
+        )
+
+    @pytest.mark.parametrize("content", [[], [{"type": "image"}], [{"type": "text", "text": ""}], None])
+    def test_a_tool_error_without_text_leaves_the_last_word(self, content: object) -> None:
+        outcome = JobOutcome({"content": content, "isError": True}, "halfway")
+        assert success(outcome).status_message == "halfway"
 
 
 class TestFailure:

@@ -12,6 +12,7 @@ from mcp_celery.errors import ConfigurationError
 from mcp_celery.settings import ENV_PREFIX, Settings, celery_url
 
 SECRET = "s3cret-pa55word"
+KEY = "a-key-of-more-than-32-bytes-for-tests-alone"
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +72,11 @@ class TestRefusals:
             ("SERVER", "workers.demo", "module:attribute"),
             ("SERVER", ":server", "module:attribute"),
             ("SERVER", "workers.demo:", "module:attribute"),
+            ("SNAPSHOT_HEADERS", "x-trace; x-tenant", "commas"),
+            ("ENCRYPTION_KEYS", "short", "key 1 has 5 bytes"),
+            ("ENCRYPTION_KEYS", f"{KEY},short", "key 2 has 5 bytes"),
+            ("ENCRYPTION_KEYS", f"{KEY},{KEY}", "key 2 is there twice"),
+            ("ENCRYPTION_KEYS", ",", "no key"),
         ],
     )
     def test_a_wrong_value_names_its_variable_and_what_was_expected(
@@ -104,6 +110,8 @@ class TestRefusals:
             ("SERVER", SECRET),
             ("NAMESPACE", SECRET.upper()),
             ("POLL_INTERVAL_MS", SECRET),
+            ("ENCRYPTION_KEYS", SECRET),
+            ("ENCRYPTION_KEYS", f"{SECRET * 3},{SECRET * 3}"),
         ],
     )
     def test_no_message_holds_the_value(self, refusal: Refusal, name: str, value: str) -> None:
@@ -154,6 +162,22 @@ class TestValues:
     )
     def test_the_allowlist_of_headers_is_lower_case(self, text: str, names: set[str]) -> None:
         assert Settings.load(snapshot_headers=text).header_names == names
+
+    @pytest.mark.parametrize("names", ["authorization", "x-tenant, Cookie", "Proxy-Authorization"])
+    def test_headers_that_are_secrets_are_kept_only_sealed(self, names: str) -> None:
+        with pytest.raises(ConfigurationError, match=r"MCP_CELERY_SNAPSHOT_HEADERS names .*MCP_CELERY_ENCRYPTION_KEYS"):
+            Settings.load(snapshot_headers=names)
+        assert Settings.load(snapshot_headers=names, encryption_keys=KEY).header_names
+
+    def test_keys_are_read_newest_first_and_never_shown(self) -> None:
+        settings = Settings.load(encryption_keys=f" {SECRET * 3} ,{KEY},")
+        assert settings.key_ring == (SECRET * 3, KEY)
+        assert SECRET not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+
+    def test_refused_keys_are_not_shown_by_the_model_either(self) -> None:
+        with pytest.raises(ValueError, match="encryption_keys") as error:
+            Settings.model_validate({"encryption_keys": SECRET})
+        assert SECRET not in str(error.value)
 
     def test_they_do_not_change(self) -> None:
         with pytest.raises(ValueError, match="frozen"):

@@ -13,6 +13,7 @@ from enum import Enum, auto
 from typing import Any, Protocol, TypeVar, cast
 
 from billiard.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Ignore
 from celery.worker.request import Request
 
 from mcp_celery.worker.aio.current import Cleanup, await_in_job
@@ -245,7 +246,8 @@ class Job:
             raise
         except Exception as error:
             if self.verdict is not None:
-                logger.warning("%s raised while it was ended: %r", self, error, exc_info=True)
+                if not isinstance(error, Ignore):
+                    logger.warning("%s raised while it was ended: %r", self, error, exc_info=True)
                 raise asyncio.CancelledError from error
             raise
         if self.verdict is not None:

@@ -18,8 +18,8 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 T = TypeVar("T")
 
-_raise_in_thread: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
-_raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
+raise_in_thread: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
+raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
 _NO_EXCEPTION: Final = ctypes.py_object()
 """NULL: takes back an exception that has not been raised yet."""
 
@@ -122,7 +122,7 @@ class ThreadStrand:
                 with self._lock:
                     self._in_body = False
                     self._over = True
-                    _raise_in_thread(self._thread, _NO_EXCEPTION)
+                    raise_in_thread(self._thread, _NO_EXCEPTION)
             except (asyncio.CancelledError, SoftTimeLimitExceeded):
                 continue
             return
@@ -130,7 +130,7 @@ class ThreadStrand:
     def _raise(self, error: type[BaseException]) -> None:
         with self._lock:
             if self._in_body:
-                _raise_in_thread(self._thread, error)
+                raise_in_thread(self._thread, error)
         if (awaited := self._awaited) is not None:
             awaited.cancel()
 

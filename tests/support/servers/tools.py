@@ -19,7 +19,7 @@ from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.mcpserver import Context, Image
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult, ContentBlock, TextContent
+from mcp_types import CallToolResult, ContentBlock, TextContent, ToolAnnotations
 from pydantic import BaseModel
 
 from mcp_celery import (
@@ -174,6 +174,10 @@ def build(*, celery: Celery | None = None, settings: Settings | None = None) -> 
             time.sleep(0.01)
         return "passed"
 
+    server.tool("hold_again", task=TaskConfig(acks_late=True))(hold)
+    server.tool("hold_hinted", annotations=ToolAnnotations(idempotent_hint=True))(hold)
+    server.tool("hold_reading", annotations=ToolAnnotations(read_only_hint=True))(hold)
+    server.tool("touch_hourly", task=TaskConfig(rate_limit="1/h"))(touch)
     server.tool("hold_limited", task=LIMITED)(hold)
     server.tool("hold_sync_limited", task=LIMITED)(hold_sync)
     server.tool("hold_softly_limited", task=SOFTLY_LIMITED)(hold)

@@ -11,10 +11,10 @@ import pytest
 from celery.concurrency import get_implementation
 from rich.console import Console
 
-from mcp_celery.cli.follow import TaskUpdate
 from mcp_celery.cli.options import POOLS
 from mcp_celery.cli.output import KEPT_LINES, LogTail, Terminal, typed
 from mcp_celery.cli.render import LANGUAGES_SHOWN, ProgressView, print_index
+from mcp_celery.client import TaskState
 from mcp_celery.default_app import configuration
 
 
@@ -73,9 +73,10 @@ def test_a_program_is_named_as_it_can_be_typed(monkeypatch: pytest.MonkeyPatch, 
     assert typed("celery") == "celery"
 
 
-def update(status: str, progress: int | None = None, message: str | None = None) -> TaskUpdate:
+def update(status: str, progress: int | None = None, message: str | None = None) -> TaskState:
     meta: dict[str, Any] = {} if progress is None else {"mcp-celery/progress": {"progress": progress, "total": 10}}
-    return TaskUpdate.model_validate({"taskId": "t", "status": status, "statusMessage": message, "_meta": meta})
+    told = {"taskId": "t", "status": status, "statusMessage": message, "_meta": meta, "result": {}}
+    return TaskState.model_validate(told)
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
@@ -92,7 +93,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
         " 90%  working  file 9",
         "100%  completed  file 10",
     ]
-    assert view.pushes == 7
+    assert view.changes == 7
 
 
 def test_on_a_terminal_progress_is_a_bar() -> None:

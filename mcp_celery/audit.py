@@ -1,0 +1,82 @@
+"""One line for each creation, end, retrieval and refused access of a task: whose it is and which, never what is in it.
+
+The logger is ``mcp_celery.tasks``. A message is ``key=value``, and every value is an attribute of the log record too:
+loggers that write JSON need not parse it. Scopes come from tokens and are quoted as JSON, so that none can begin a line
+or a field of its own.
+
+================== ======= ============================================================================================
+``event``          level   when
+================== ======= ============================================================================================
+``task.created``   INFO    a task was made and its job published; with ``task_type`` and ``component``
+``task.ended``     INFO    a task got its last status, whoever gave it; with ``task_status``
+``task.retrieved`` INFO    a caller was given the outcome, asked for or pushed; with ``task_status``. DEBUG: a caller
+                           polled a task that has not ended
+``task.refused``   INFO    a caller asked for a task that is not there or not its own; with ``reason``
+================== ======= ============================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Final, Literal
+
+LOGGER: Final = "mcp_celery.tasks"
+logger = logging.getLogger(LOGGER)
+
+_MAX_CHARS: Final = 200
+"""Of a quoted value. Scopes and names are short; what is not must not fill the log."""
+
+
+def created(scope: str | None, task_id: str, task_type: str, component: str) -> None:
+    """A task was made.
+
+    Args:
+        scope: Whose it is.
+        task_id: Its id, one of ours.
+        task_type: Kind of its component.
+        component: What the component is declared as: a template, where the client's URI would tell contents.
+    """
+    if logger.isEnabledFor(logging.INFO):
+        shown = _quoted(component)
+        extra = {"task_type": task_type, "component": component[:_MAX_CHARS]}
+        _log(logging.INFO, "task.created", scope, task_id, f"type={task_type} component={shown}", extra)
+
+
+def ended(scope: str | None, task_id: str, status: str) -> None:
+    """A task got its last status."""
+    if logger.isEnabledFor(logging.INFO):
+        _log(logging.INFO, "task.ended", scope, task_id, f"status={status}", {"task_status": status})
+
+
+def retrieved(scope: str | None, task_id: str, status: str, *, is_open: bool) -> None:
+    """A caller was given a task: its outcome, or while it ``is_open`` its state."""
+    level = logging.DEBUG if is_open else logging.INFO
+    if logger.isEnabledFor(level):
+        _log(level, "task.retrieved", scope, task_id, f"status={status}", {"task_status": status})
+
+
+def refused(scope: str | None, task_id: str | None, reason: Literal["unknown", "issuer", "malformed"]) -> None:
+    """A caller asked for a task that it may not have.
+
+    Args:
+        scope: Who asked.
+        task_id: What for; None for what cannot be an id of ours, which is not repeated.
+        reason: ``unknown``: there is none, it has expired, or it is another caller's; ``issuer``: it belongs to the
+            same subject of another issuer; ``malformed``: it cannot be an id of ours.
+    """
+    if logger.isEnabledFor(logging.INFO):
+        _log(logging.INFO, "task.refused", scope, task_id, f"reason={reason}", {"reason": reason})
+
+
+def _log(
+    level: int, event: str, scope: str | None, task_id: str | None, details: str, extra: Mapping[str, str]
+) -> None:
+    fields = {"event": event, "task_scope": None if scope is None else scope[:_MAX_CHARS], "task_id": task_id, **extra}
+    logger.log(level, "event=%s scope=%s task=%s %s", event, _quoted(scope), task_id or "-", details, extra=fields)
+
+
+def _quoted(text: str | None) -> str:
+    """As a JSON string in ASCII, ``null`` for an anonymous caller's scope."""
+    return json.dumps(text if text is None or len(text) <= _MAX_CHARS else text[:_MAX_CHARS] + "…")

@@ -1,0 +1,132 @@
+"""What the client's commands share: their options, the connection, and what they print of a task."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import mcp_types as types
+from mcp.client import Client
+from mcp.client.session import ElicitationFnT
+from rich.console import Console
+
+from mcp_celery.cli.output import typed
+from mcp_celery.cli.render import print_line
+from mcp_celery.cli.results import print_result, text_of
+from mcp_celery.client import TasksClient, TaskState, resilient_http
+
+PACKAGE: Final = "mcp-celery-backend"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """A server, and for whom its tasks are printed.
+
+    Args:
+        url: Its endpoint.
+        headers: Sent with each request.
+        machine: Whether standard output is JSON.
+    """
+
+    url: str
+    headers: dict[str, str]
+    machine: bool
+
+    def client(self, *, elicitation: ElicitationFnT | None = None, tasks: bool = True) -> Client:
+        """A client of the server.
+
+        Args:
+            elicitation: Answers questions; None: the server may ask none.
+            tasks: Whether the server may make tasks.
+        """
+        return Client(
+            resilient_http(self.url, headers=self.headers),
+            extensions=[TasksClient()] if tasks else None,
+            elicitation_callback=elicitation,
+            client_info=types.Implementation(name="mcp-celery", version=version(PACKAGE)),
+        )
+
+    def resume_command(self, task_id: str) -> str:
+        """What to type to go on with a task; headers without their values, which may be secret."""
+        command = [typed("mcp-celery"), "task", "watch", self.url, task_id]
+        for name in self.headers:
+            command += ["--header", f"{name}: …"]
+        return shlex.join(command)
+
+    def print_state(self, state: TaskState, *, name: str) -> None:
+        """Print what is known of a task: its result, or how it stands.
+
+        Args:
+            state: What is known.
+            name: What files are named after.
+        """
+        if self.machine:
+            print_json(state)
+        elif state.status == "completed" and "content" not in (state.result or {}):
+            print_line(Console(), json.dumps(state.result, ensure_ascii=False))  # a prompt's or a resource's
+        elif state.status == "completed":
+            print_tool_result(types.CallToolResult.model_validate(state.result, by_name=False), name=name)
+        else:
+            reason = state.error.message if state.error else state.status_message
+            line = f"Task {state.task_id}: {state.status}" + (f": {reason}" if reason else "")
+            print_line(Console(stderr=state.is_final), line)
+
+
+def print_json(state: TaskState, *, has_task: bool = True) -> None:
+    """Print a task for machines, on one line: the fields of SEP-2663, and ``progress``.
+
+    Args:
+        state: What is known of it.
+        has_task: Whether there is a task; else it is the result of a plain call.
+    """
+    left_out = None if has_task else {"task_id"}
+    told = state.model_dump(by_alias=True, mode="json", exclude_none=True, exclude_defaults=True, exclude=left_out)
+    click.echo(json.dumps(told, ensure_ascii=False))
+
+
+def print_tool_result(result: types.CallToolResult, *, name: str) -> None:
+    """Print a tool's result; one that tells of an error goes to standard error."""
+    if result.is_error:
+        print_line(Console(stderr=True), f"Error: {text_of(result) or 'the tool failed, and does not say why'}")
+    else:
+        print_result(Console(), result, name=name, folder=Path())
+
+
+def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise click.BadParameter(f"{value!r} is no http:// or https:// URL")
+    return value
+
+
+def _headers(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for value in values:
+        name, colon, content = value.partition(":")
+        if not (colon and name.strip() and value.isprintable() and value.isascii()):
+            raise click.BadParameter("'NAME: VALUE' is wanted, in ASCII")  # without what was given: it may be a secret
+        headers[name.strip()] = content.strip()
+    return headers
+
+
+_url_argument = click.argument("url", callback=_url)
+_header_option = click.option(
+    "-H",
+    "--header",
+    "headers",
+    multiple=True,
+    callback=_headers,
+    metavar="'NAME: VALUE'",
+    help="Sent with each request.",
+)
+machine_option = click.option("--json", "machine", is_flag=True, help="Print JSON, for machines.")
+
+
+def remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """URL and ``--header``."""
+    return _url_argument(_header_option(command))

@@ -1,0 +1,237 @@
+"""Tasks of revision 2025-11-25, where they are a part of the core protocol (SEP-1686), as a client reads them.
+
+The SDK knows the revision, but not its tasks: it would refuse the answer to a request with ``task`` in it, so requests
+go out one layer below its checks, and what comes back is checked here. Pushes reach the extension as any others do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Annotated, Any, Final, NoReturn
+
+import mcp_types as types
+from mcp.client.session import ClientSession
+from mcp.shared.dispatcher import CallOptions
+from mcp.shared.exceptions import MCPError
+from pydantic import Field, TypeAdapter, model_validator
+
+from mcp_celery.client.channel import REQUEST_SECONDS, TaskChannel
+from mcp_celery.client.errors import AnswerError, InvalidTaskError, TaskError
+from mcp_celery.client.followed import FollowedTask
+from mcp_celery.client.wire import JSON, Dispensable, TaskState, parse_task
+
+REVISION: Final = "2025-11-25"
+RESULT_SECONDS: Final = 240.0
+"""How long one ``tasks/result`` is held open for questions; less than the SDK lets a stream be silent."""
+MOST_PAGES: Final = 1000
+"""Of a list, so that one without an end ends."""
+ANY_RESULT: Final[TypeAdapter[Any]] = TypeAdapter(
+    types.CallToolResult | types.GetPromptResult | types.ReadResourceResult
+)
+"""What a task may result in of which nothing is known but its id."""
+_UNANSWERED: Final = frozenset({types.CONNECTION_CLOSED, types.REQUEST_TIMEOUT})
+_TRANSPORT_SAYS: Final = frozenset({"Session terminated", "Server returned an error response"})
+"""What the SDK's HTTP transport answers for a server; the codes are those that a task may have failed with."""
+
+logger = logging.getLogger(__name__)
+
+
+def has_core_tasks(session: ClientSession) -> bool:
+    """Whether a session speaks the revision that has tasks in its core, and its server declares them."""
+    declared = session.server_capabilities
+    return session.protocol_version == REVISION and declared is not None and declared.tasks is not None
+
+
+class CoreTask(TaskState):
+    """A task as this revision tells of it: without its result, which is asked for in addition."""
+
+    ttl_ms: Annotated[int | None, Field(ge=0, validation_alias="ttl"), Dispensable] = None
+    poll_interval_ms: Annotated[int | None, Field(ge=0, validation_alias="pollInterval"), Dispensable] = None
+
+    @model_validator(mode="after")
+    def _check_result(self) -> CoreTask:
+        return self
+
+    @property
+    def lacks_result(self) -> bool:
+        """Whether there is a result, or an error, to be asked for."""
+        return self.status in ("completed", "failed") and self.result is None and self.error is None
+
+
+class CoreTaskChannel(TaskChannel):
+    """The tasks methods of this revision on one session.
+
+    Args:
+        session: The client's session.
+    """
+
+    def __init__(self, session: ClientSession) -> None:
+        super().__init__(session)
+        self._run_as_tasks: dict[str, bool] = {}
+
+    async def runs_as_task(self, tool: str) -> bool:
+        """Whether a tool's ``execution.taskSupport`` lets it run as a task; one that is not listed does not.
+
+        Raises:
+            MCPError: The server did not list its tools.
+        """
+        if tool not in self._run_as_tasks:
+            cursor: str | None = None
+            for _ in range(MOST_PAGES):
+                page = await self.session.list_tools(params=types.PaginatedRequestParams(cursor=cursor))
+                for listed in page.tools:
+                    support = listed.execution.task_support if listed.execution else None
+                    self._run_as_tasks[listed.name] = support in ("optional", "required")
+                cursor = page.next_cursor
+                if cursor is None:
+                    break
+        return self._run_as_tasks.get(tool, False)
+
+    async def create(self, method: str, params: JSON, ttl: int | None, seconds: float | None) -> CoreTask | JSON:
+        """Send a request that is to become a task.
+
+        Args:
+            method: The request's.
+            params: Its parameters.
+            ttl: How long the server shall keep the task, in milliseconds; None: as it likes.
+            seconds: How long to wait for the answer; None: as the client has it.
+
+        Returns:
+            The task; or the request's result, where the server made none of it.
+
+        Raises:
+            MCPError: The server refused, or the connection failed.
+            InvalidTaskError: What the server sent is no task.
+        """
+        task = {} if ttl is None else {"ttl": ttl}
+        answer = await self._send(method, {**params, "task": task}, seconds or self._seconds)
+        if not isinstance(answer.get("task"), dict):
+            return answer
+        return await self._with_result(parse_task(answer["task"], model=CoreTask))
+
+    async def get(self, task_id: str) -> TaskState:
+        """``tasks/get``, and ``tasks/result`` of a task that has one.
+
+        A result that tells of a tool's own error is a completed task here, as in the revisions after this one.
+
+        Raises:
+            MCPError: The server's refusal, or the connection's failure.
+            InvalidTaskError: What the server sent is no state of this task.
+        """
+        answer = await self._send("tasks/get", {"taskId": task_id}, self._seconds)
+        return await self._with_result(parse_task(answer, task_id, CoreTask))
+
+    async def _with_result(self, task: CoreTask) -> CoreTask:
+        if not task.lacks_result:
+            return task
+        try:
+            result = await self.result(task.task_id, self._seconds)
+        except MCPError as error:
+            no_answer = error.code in _UNANSWERED or error.message in _TRANSPORT_SAYS
+            if task.status == "completed" or no_answer:
+                raise
+            return task.model_copy(update={"error": error.error})
+        return task.model_copy(update={"status": "completed", "result": result})
+
+    async def result(self, task_id: str, seconds: float) -> JSON:
+        """``tasks/result``: waits for the task's end; the server may ask the client's callbacks meanwhile.
+
+        Args:
+            task_id: The task's id.
+            seconds: How long to wait.
+
+        Raises:
+            MCPError: The error that the task ended in, the server's refusal, or the connection's failure.
+        """
+        return await self._send("tasks/result", {"taskId": task_id}, seconds)
+
+    async def cancel(self, task_id: str) -> None:
+        """``tasks/cancel``. A task that has ended is left as it is.
+
+        Raises:
+            MCPError: The server's refusal, or the connection's failure.
+            TaskError: The server goes on with the task.
+        """
+        try:
+            await self._send("tasks/cancel", {"taskId": task_id}, self._seconds)
+        except MCPError as error:
+            # One code for tasks that have ended and for those that are not there: the state tells, or is refused too.
+            if error.code != types.INVALID_PARAMS:
+                raise
+            if not (await self.get(task_id)).is_final:
+                raise TaskError(task_id, f"the server does not cancel task {task_id}: {error}") from error
+
+    async def update(self, task_id: str, responses: Mapping[str, Any]) -> NoReturn:  # noqa: ARG002
+        """There is no such method in this revision.
+
+        Raises:
+            AnswerError: Always.
+        """
+        raise AnswerError(
+            task_id, f"questions of task {task_id} go to the client's callbacks: revision {REVISION} has no other way"
+        )
+
+    async def list(self) -> list[TaskState]:
+        """``tasks/list``, page by page.
+
+        Raises:
+            MCPError: The server's refusal, or the connection's failure.
+            InvalidTaskError: What the server sent is no list of tasks.
+        """
+        tasks: list[TaskState] = []
+        params: JSON = {}
+        for _ in range(MOST_PAGES):
+            page = await self._send("tasks/list", params, self._seconds)
+            if not isinstance(page.get("tasks"), list):
+                break
+            tasks += [parse_task(task, model=CoreTask) for task in page["tasks"]]
+            if page.get("nextCursor") is None:
+                return tasks
+            params = {"cursor": page["nextCursor"]}
+        raise InvalidTaskError("", "the server's list of tasks is none, or has no end")
+
+    @property
+    def _seconds(self) -> float:
+        return self._private._session_read_timeout_seconds or REQUEST_SECONDS
+
+    async def _send(self, method: str, params: JSON, seconds: float) -> JSON:
+        request: JSON = {"method": method, "params": params}
+        options: CallOptions = {"timeout": seconds}
+        self._private._stamp(request, options)
+        try:
+            return await self._private._dispatcher.send_raw_request(method, request["params"], options)
+        except TimeoutError as error:  # the transport's own, while it writes
+            raise MCPError(types.REQUEST_TIMEOUT, f"Request {method!r} timed out") from error
+
+
+class CoreQuestions:
+    """Gives the server of a task that asks something a ``tasks/result`` to ask on: the client's callbacks answer there.
+
+    Args:
+        channel: The session's tasks methods.
+        recheck: Asks for the state of a task.
+    """
+
+    def __init__(self, channel: CoreTaskChannel, recheck: Callable[[str], Awaitable[None]]) -> None:
+        self._channel = channel
+        self._recheck = recheck
+        self._open: set[str] = set()
+
+    def look(self, task: FollowedTask) -> None:
+        """See whether the task asks something now."""
+        if task.answering and task.state.status == "input_required" and task.task_id not in self._open:
+            self._open.add(task.task_id)
+            self._channel.start_soon(self._wait, task.task_id)
+
+    def take_over(self, task: FollowedTask, keys: Iterable[str]) -> None:
+        """Nothing can be taken from the callbacks: the answer is refused by the channel."""
+
+    async def _wait(self, task_id: str) -> None:
+        try:
+            await self._channel.result(task_id, RESULT_SECONDS)
+        except MCPError as error:
+            logger.debug("tasks/result of task %s, while it asks: %s", task_id, error)
+        # What is refused at once is opened again when the task is asked for next, and not before.
+        await self._recheck(task_id)
+        self._open.discard(task_id)

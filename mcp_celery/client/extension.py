@@ -1,0 +1,140 @@
+"""``TasksClient``: with it, a tool call that the server turns into a task returns the tool's result all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+from weakref import WeakSet
+
+import anyio
+import mcp_types as types
+from mcp.client.extension import ClaimContext, ClientExtension, NotificationBinding, ResultClaim
+from mcp.client.session import ClientSession
+from mcp.shared.exceptions import MCPError
+
+from mcp_celery.client.core_tasks import CoreTask, has_core_tasks
+from mcp_celery.client.errors import AnswerError, InvalidTaskError
+from mcp_celery.client.followed import FollowedTask
+from mcp_celery.client.follower import TaskFollower, logger
+from mcp_celery.client.wire import EXTENSION, AnyTask, CreatedTask, TaskState, parse_task
+
+CANCEL_SECONDS: Final = 2.0
+_NOT_FOLLOWED_HERE: Final = types.CallToolResult(content=[], is_error=True)
+"""Stands for the result of a call whose task is handed out: the SDK checks no structured content of an error."""
+
+
+class Handover:
+    """Takes the task of one tool call, instead of letting the call wait for its result.
+
+    Args:
+        answering: Whether the client's callbacks answer the task's questions.
+    """
+
+    def __init__(self, *, answering: bool) -> None:
+        self.answering = answering
+        self.task: FollowedTask | None = None
+        # Callbacks that the call runs inherit the variable below, but run elsewhere; their calls are their own.
+        self._caller = anyio.get_current_task().id
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this is the call itself."""
+        return anyio.get_current_task().id == self._caller
+
+
+_handover: ContextVar[Handover | None] = ContextVar("handover", default=None)
+
+
+@contextmanager
+def handed_over(*, answering: bool) -> Generator[Handover]:
+    """Within it, a tool call of this coroutine gives its task away and returns at once."""
+    handover = Handover(answering=answering)
+    token = _handover.set(handover)
+    try:
+        yield handover
+    finally:
+        _handover.reset(token)
+
+
+class TasksClient(ClientExtension):
+    """The extension ``io.modelcontextprotocol/tasks`` (SEP-2663) for ``mcp.client.Client``::
+
+        async with Client(url, extensions=[TasksClient()]) as client:
+            result = await client.call_tool("build_report", {"year": 2026})
+
+    A call whose task is abandoned, because the call is cancelled or a question of the task cannot be answered, cancels
+    the task; ``call_tool_task`` makes one that lives on.
+
+    Servers of revision 2025-11-25 make a task where the client asks for one, and the SDK's ``call_tool`` cannot: there
+    it runs a tool without a task, and tools that require one are called with ``call_tool_task``.
+
+    Args:
+        patience_seconds: How long a server may stay unreachable before its tasks are given up.
+        silence_seconds: After how long without a push a task is asked for all the same.
+    """
+
+    identifier = EXTENSION
+
+    def __init__(self, *, patience_seconds: float = 300.0, silence_seconds: float = 60.0) -> None:
+        self._patience_seconds = patience_seconds
+        self._silence_seconds = silence_seconds
+        self._followers: WeakSet[TaskFollower] = WeakSet()
+
+    def claims(self) -> Sequence[ResultClaim[Any]]:
+        """Finish the calls that are answered with a task."""
+        return [ResultClaim(result_type="task", model=CreatedTask, resolve=self._resolve)]
+
+    def notifications(self) -> Sequence[NotificationBinding[Any]]:
+        """Receive the pushes, of either revision."""
+        return [
+            NotificationBinding(method="notifications/tasks", params_type=AnyTask, handler=self._receive),
+            NotificationBinding(method="notifications/tasks/status", params_type=AnyTask, handler=self._receive_core),
+        ]
+
+    def follower(self, session: ClientSession) -> TaskFollower:
+        """What follows the tasks of a session; one client's extension may serve several."""
+        for follower in self._followers:
+            if follower.channel.session is session:
+                return follower
+        follower = TaskFollower(session, patience_seconds=self._patience_seconds, silence_seconds=self._silence_seconds)
+        self._followers.add(follower)
+        return follower
+
+    async def _receive(self, sent: AnyTask) -> None:
+        state: TaskState = parse_task(sent.model_dump(by_alias=True, mode="json"))
+        for follower in list(self._followers):
+            follower.receive(state)
+
+    async def _receive_core(self, sent: AnyTask) -> None:
+        task = parse_task(sent.model_dump(by_alias=True, mode="json"), model=CoreTask)
+        for follower in list(self._followers):
+            if not has_core_tasks(follower.channel.session):
+                continue
+            if task.lacks_result:
+                follower.hint(task.task_id)
+            else:
+                follower.receive(task)
+
+    async def _resolve(self, created: CreatedTask, context: ClaimContext) -> types.CallToolResult:
+        follower = self.follower(context.session)
+        handover = _handover.get()
+        if handover and handover.is_mine:
+            handover.task = follower.follow(created.state(), answering=handover.answering)
+            return _NOT_FOLLOWED_HERE
+        task = follower.follow(created.state(), answering=True)
+        try:
+            return await task.result()
+        except (AnswerError, anyio.get_cancelled_exc_class()):
+            await _cancel(follower, task)
+            raise
+
+
+async def _cancel(follower: TaskFollower, task: FollowedTask) -> None:
+    """Cancel a task that nobody knows of any more; a server that does not hear it lets the task expire."""
+    with anyio.move_on_after(CANCEL_SECONDS, shield=True):
+        try:
+            await follower.channel.cancel(task.task_id)
+        except (MCPError, InvalidTaskError) as error:
+            logger.info("Task %s could not be cancelled: %s", task.task_id, error)

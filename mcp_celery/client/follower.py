@@ -1,0 +1,267 @@
+"""Follows the tasks of one session: takes what is pushed, asks for the rest, and has questions answered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+import anyio
+import mcp_types as types
+from mcp.client.session import ClientSession
+from mcp.shared.exceptions import MCPError
+from pydantic import TypeAdapter
+
+from mcp_celery.client.channel import TaskChannel, is_closed, is_permanent
+from mcp_celery.client.core_tasks import CoreQuestions, CoreTaskChannel, has_core_tasks
+from mcp_celery.client.errors import (
+    AnswerError,
+    ClientClosedError,
+    InvalidTaskError,
+    TaskError,
+    TaskGoneError,
+    TaskUnreachableError,
+)
+from mcp_celery.client.followed import TOOL_RESULT, FollowedTask, StatusCallback, is_async
+from mcp_celery.client.push import TaskPush
+from mcp_celery.client.questions import TaskQuestions
+from mcp_celery.client.wire import TaskState
+
+MOST_ASKED_AT_ONCE: Final = 16
+LEAST_PAUSE_SECONDS: Final = 0.02
+
+logger = logging.getLogger(__name__)
+
+
+class TaskFollower:
+    """Follows tasks until they end, nobody holds them any more, or the client is closed.
+
+    Args:
+        session: The client's session.
+        patience_seconds: How long the server may be silent before its tasks are given up.
+        silence_seconds: After how long without a push a pushed task is asked for all the same.
+    """
+
+    def __init__(self, session: ClientSession, *, patience_seconds: float, silence_seconds: float) -> None:
+        self.channel: TaskChannel = CoreTaskChannel(session) if has_core_tasks(session) else TaskChannel(session)
+        self._patience_seconds = patience_seconds
+        self._silence_seconds = silence_seconds
+        self._tasks: WeakValueDictionary[str, FollowedTask] = WeakValueDictionary()
+        self._held: set[FollowedTask] = set()
+        self._news = anyio.Event()
+        self._asking = anyio.CapacityLimiter(MOST_ASKED_AT_ONCE)
+        self._questions = (
+            CoreQuestions(self.channel, self._ask_for)
+            if isinstance(self.channel, CoreTaskChannel)
+            else TaskQuestions(self.channel, self._ask_for, patience_seconds=patience_seconds)
+        )
+        self._push = TaskPush(self.channel, self._tasks.keys, self._on_push_change)
+        if not isinstance(self.channel, CoreTaskChannel):  # whose server pushes without being asked
+            self.channel.start_soon(self._push.run)
+        self.channel.start_soon(self._ask_for_all)
+
+    def follow(self, state: TaskState, *, answering: bool, result_type: TypeAdapter[Any] = TOOL_RESULT) -> FollowedTask:
+        """Follow a task from now on, for as long as the returned object is held.
+
+        Args:
+            state: What is known of it.
+            answering: Whether the client's callbacks answer its questions.
+            result_type: What its result has to be.
+        """
+        task = self._tasks.get(state.task_id)
+        if task is None:
+            task = FollowedTask(
+                state, answering=answering, is_open=lambda: self.channel.is_open, result_type=result_type
+            )
+            if state.is_final:
+                return task
+            self._tasks[state.task_id] = task
+            self._push.look()
+            self._news.set()
+        task.answering = task.answering or answering
+        task.take(state)
+        self._settle(task)
+        return task
+
+    def receive(self, state: TaskState) -> None:
+        """Learn a state that was pushed."""
+        task = self._tasks.get(state.task_id)
+        # Two notifications may overtake each other on their way to here.
+        if task is None or (state.is_older_than(task.state) and not state.is_final):
+            return
+        self._learn(task, state)
+
+    def hint(self, task_id: str) -> None:
+        """Ask for a task's state now: it is said to have changed."""
+        if task_id in self._tasks:
+            self.channel.start_soon(self._ask_for, task_id)
+
+    def tell(self, task: FollowedTask, callback: StatusCallback) -> None:
+        """Call something with each change of a task, which is followed for that whether or not anybody holds it."""
+        if is_async(callback):
+            known = None if task.state.is_final else task.revision
+            self.channel.start_soon(task.call_for_each, callback, known)
+        elif not task.has_ended:
+            task.callbacks.append(callback)
+            self._held.add(task)
+        elif task.state.is_final:
+            task.call(callback)
+
+    async def find(self, task_id: str) -> TaskState:
+        """Ask for the state of a task that is not followed yet.
+
+        Raises:
+            TaskError: The server does not know it, or answers nonsense.
+            MCPError: The server refused, or could not be reached.
+        """
+        try:
+            return await self.channel.get(task_id)
+        except MCPError as error:
+            if failure := self._failure(task_id, error):
+                raise failure from error
+            raise
+
+    async def refresh(self, task: FollowedTask) -> TaskState:
+        """Ask for a task's state now.
+
+        Raises:
+            TaskError: The server does not know it, or answers nonsense.
+            MCPError: The server refused, or could not be reached.
+        """
+        try:
+            self._learn(task, await self.find(task.task_id))
+        except TaskError as failure:
+            self._fail(task, failure)
+            raise
+        return task.state
+
+    async def cancel(self, task: FollowedTask) -> None:
+        """Ask the server to cancel a task, and for its state then.
+
+        Raises:
+            TaskError: The server does not know it.
+            MCPError: The server refused, or could not be reached.
+        """
+        try:
+            await self.channel.cancel(task.task_id)
+        except MCPError as error:
+            if failure := self._failure(task.task_id, error):
+                raise failure from error
+            raise
+        await self.refresh(task)
+
+    async def answer(self, task: FollowedTask, responses: Mapping[str, Any]) -> None:
+        """Answer questions of a task; the client's callbacks are not asked for them any more.
+
+        Raises:
+            AnswerError: The server refused.
+            MCPError: It could not be reached.
+        """
+        self._questions.take_over(task, responses)
+        try:
+            await self.channel.update(task.task_id, responses)
+        except MCPError as error:
+            if is_permanent(error):
+                raise AnswerError(task.task_id, f"task {task.task_id} refused an answer: {error}") from error
+            raise
+
+    # -- what is learned
+
+    def _learn(self, task: FollowedTask, state: TaskState) -> None:
+        task.is_current, task.silent_since = True, None
+        if not task.take(state):
+            task.back_off()
+        self._settle(task)
+
+    def _fail(self, task: FollowedTask, failure: TaskError) -> None:
+        task.fail(failure)
+        self._settle(task)
+
+    def _settle(self, task: FollowedTask) -> None:
+        self._questions.look(task)
+        if task.has_ended:
+            self._tasks.pop(task.task_id, None)
+            self._held.discard(task)
+            self._push.look()
+            return
+        pushed = task.is_current and task.task_id in self._push.covered
+        pause = max(self._silence_seconds, task.interval_seconds) if pushed else task.interval_seconds
+        task.due = anyio.current_time() + pause
+
+    # -- asking
+
+    def _on_push_change(self, task_ids: Iterable[str]) -> None:
+        for task_id in task_ids:
+            if task := self._tasks.get(task_id):
+                task.is_current = False
+                task.due = anyio.current_time() + task.interval_seconds
+        self._news.set()
+
+    async def _ask_for_all(self) -> None:
+        try:
+            while True:
+                pause = self._ask_for_due()
+                self._push.look()
+                with anyio.move_on_after(pause):
+                    await self._news.wait()
+                self._news = anyio.Event()
+        finally:
+            self._close()
+
+    def _ask_for_due(self) -> float:
+        """Ask for each task that is due, and say how long until the next one is, in seconds."""
+        now = anyio.current_time()
+        waiting = [task for task in self._tasks.values() if not task.is_asking]
+        for task in waiting:
+            if task.due <= now:
+                task.is_asking, task.due = True, now + task.interval_seconds
+                self.channel.start_soon(self._ask_for, task.task_id)
+        later = (task.due - now for task in waiting if not task.is_asking)
+        return max(min(later, default=self._silence_seconds), LEAST_PAUSE_SECONDS)
+
+    async def _ask_for(self, task_id: str) -> None:
+        async with self._asking:
+            task = self._tasks.get(task_id)
+            if task is None:
+                return
+            known = task.revision
+            try:
+                state = await self.channel.get(task_id)
+            except MCPError as error:
+                self._on_silence(task, error)
+            except InvalidTaskError as error:
+                self._fail(task, error)
+            else:
+                # What was pushed since the server was asked is newer than its answer.
+                overtaken = task.revision != known and state.is_older_than(task.state) and not state.is_final
+                self._learn(task, task.state if overtaken else state)
+            finally:
+                task.is_asking = False
+                self._news.set()
+
+    def _on_silence(self, task: FollowedTask, error: MCPError) -> None:
+        now = anyio.current_time()
+        task.silent_since = task.silent_since or now
+        failure = self._failure(task.task_id, error)
+        if failure is None and is_permanent(error):
+            failure = TaskError(task.task_id, f"the server refused to tell of task {task.task_id}: {error}")
+        if failure is None and now - task.silent_since > self._patience_seconds:
+            seconds = f"{self._patience_seconds:g} s"
+            failure = TaskUnreachableError(task.task_id, f"no answer about task {task.task_id} for {seconds}: {error}")
+        if failure:
+            self._fail(task, failure)
+        else:
+            task.back_off()
+            self._settle(task)
+
+    def _failure(self, task_id: str, error: MCPError) -> TaskError | None:
+        if is_closed(error) or not self.channel.is_open:
+            return ClientClosedError(task_id)
+        return TaskGoneError(task_id) if error.code == types.INVALID_PARAMS else None
+
+    def _close(self) -> None:
+        for task in list(self._tasks.values()):
+            task.fail(ClientClosedError(task.task_id))
+        self._tasks.clear()
+        self._held.clear()

@@ -1,0 +1,216 @@
+"""``TaskHandle``: a task in the hand, to be awaited, watched, answered, cancelled, and found again later."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Mapping
+from typing import Any, Generic, Self
+
+import mcp_types as types
+from mcp.client import Client
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import BaseModel
+from typing_extensions import TypeVar
+
+from mcp_celery.client.core_tasks import ANY_RESULT, REVISION, CoreTaskChannel
+from mcp_celery.client.errors import ClientClosedError, TaskEndedError, TaskError
+from mcp_celery.client.extension import TasksClient
+from mcp_celery.client.followed import TOOL_RESULT, FollowedTask, StatusCallback
+from mcp_celery.client.follower import TaskFollower
+from mcp_celery.client.wire import JSON, Status, TaskState
+
+ResultT = TypeVar("ResultT", bound=types.Result, default=types.CallToolResult)
+
+
+class TaskHandle(Generic[ResultT]):
+    """A task. Made by `call_tool_task`, `get_prompt_task`, `read_resource_task` and `resume`.
+
+    It is followed in the background for as long as it, or something that waits on it, is held. Everything that is known
+    of it can be read after the client is closed, its result too.
+    """
+
+    def __init__(self, task: FollowedTask, follower: TaskFollower | None) -> None:
+        self._task = task
+        self._follower = follower
+
+    @classmethod
+    async def resume(cls, client: Client, task_id: str, *, answer: bool = True) -> Self:
+        """Find a task again, for example by an id that an earlier process kept.
+
+        Args:
+            client: A client with a `TasksClient` among its extensions, for the same server and the same user. On a
+                connection of revision 2025-11-25 the task may be that of a prompt or resource, too.
+            task_id: The task's id.
+            answer: Whether the client's callbacks answer its questions.
+
+        Raises:
+            TaskGoneError: The server knows no such task.
+            TaskError: It cannot tell.
+            MCPError: It could not be reached, or has no tasks.
+            RuntimeError: The client is not open.
+            ValueError: It has no `TasksClient`.
+        """
+        follower = follower_of(client)
+        is_core = isinstance(follower.channel, CoreTaskChannel)
+        if not is_core and client.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+            spoken = f"this connection speaks {client.protocol_version}"
+            known = f"{MODERN_PROTOCOL_VERSIONS[-1]}, and in {REVISION} from servers that declare them"
+            raise TaskError(task_id, f"there are tasks in revision {known}; {spoken}")
+        state = await follower.find(task_id)
+        result_type = ANY_RESULT if is_core else TOOL_RESULT
+        return cls(follower.follow(state, answering=answer, result_type=result_type), follower)
+
+    @property
+    def task_id(self) -> str:
+        """The task's id, worth keeping; empty where the server made no task of the call, but answered it at once."""
+        return self._task.task_id if self._follower else ""
+
+    @property
+    def state(self) -> TaskState:
+        """What was last heard of it."""
+        return self._task.state
+
+    @property
+    def questions(self) -> Mapping[str, JSON]:
+        """The open questions by their keys, as the server sent them: ``{"method": …, "params": …}``.
+
+        None on connections of revision 2025-11-25, whose servers ask the client's callbacks and nobody else.
+        """
+        return self._task.state.input_requests
+
+    def __await__(self) -> Generator[Any, Any, ResultT]:
+        """As `result` without a timeout."""
+        return self._task.result().__await__()
+
+    def __repr__(self) -> str:
+        return f"<TaskHandle {self.task_id}: {self.state.status}>"
+
+    async def result(self, timeout: float | None = None) -> ResultT:  # noqa: ASYNC109 - as elsewhere in MCP
+        """The result of the tool, prompt or resource, as soon as it is there.
+
+        Args:
+            timeout: How long to wait, in seconds; None: for as long as it takes.
+
+        Returns:
+            The result; one with ``is_error`` is what the tool says of its own failure.
+
+        Raises:
+            TaskFailedError: The task ended with a JSON-RPC error.
+            TaskCancelledError: It was cancelled.
+            TaskTimeoutError: It took longer; it goes on.
+            AnswerError: It waits for an answer that this client cannot give.
+            ClientClosedError: The client was closed before it ended.
+            TaskError: Nothing more can be heard of it.
+        """
+        return await self._task.result(timeout)
+
+    async def status(self) -> TaskState:
+        """Ask the server for its state. One that is final is known already.
+
+        Raises:
+            TaskError: The server does not know it any more, or the client is closed.
+            MCPError: The server could not be reached.
+        """
+        if self._task.state.is_final:
+            return self._task.state
+        return await self._open_follower().refresh(self._task)
+
+    async def wait(self, status: Status | None = None, timeout: float | None = None) -> TaskState:  # noqa: ASYNC109
+        """Wait until it has a status.
+
+        Args:
+            status: Which; None: any final one.
+            timeout: How long to wait, in seconds; None: for as long as it takes.
+
+        Returns:
+            Its state then.
+
+        Raises:
+            TaskTimeoutError: It took longer; it goes on.
+            TaskError: It ended otherwise, or nothing more can be heard of it.
+        """
+        return await self._task.wait(status, timeout)
+
+    async def cancel(self) -> TaskState:
+        """Ask the server to cancel it. One that has ended is left as it is.
+
+        Returns:
+            Its state right after: a server may need a moment, and the task may end otherwise before.
+
+        Raises:
+            TaskError: The server does not know it, or the client is closed.
+            MCPError: The server could not be reached.
+        """
+        if not self._task.state.is_final:
+            follower = self._open_follower()
+            await follower.cancel(self._task)
+        return self._task.state
+
+    async def answer(self, responses: Mapping[str, types.InputResponse | JSON]) -> None:
+        """Answer questions; those of them that the client's callbacks are busy with are taken from them.
+
+        Args:
+            responses: Answers by the keys of `questions`: ``ElicitResult(…)``, ``CreateMessageResult(…)``,
+                ``ListRootsResult(…)``, or the same as JSON, ``{"action": "accept", "content": {"name": "Ada"}}``.
+
+        Raises:
+            AnswerError: The server refused an answer; the question stays open. Always on connections of revision
+                2025-11-25.
+            TaskEndedError: The task has ended.
+            ClientClosedError: The client is closed.
+            MCPError: The server could not be reached.
+        """
+        if self._task.state.is_final:
+            raise TaskEndedError(self._task.task_id, f"task {self.task_id} has ended: it takes no answers any more")
+        await self._open_follower().answer(self._task, {key: on_the_wire(answer) for key, answer in responses.items()})
+
+    def changes(self) -> AsyncGenerator[TaskState]:
+        """Its current state, then each later one, to the last.
+
+        Who takes long over one sees the newest next. It ends after a final state, whichever that is.
+
+        Raises:
+            TaskError: Nothing more can be heard of it.
+        """
+        return self._task.changes()
+
+    def on_status_change(self, callback: StatusCallback) -> None:
+        """Call something with each change: of its status, its message, its progress.
+
+        An error in a callback is logged, and harms no other. Async callbacks run one call at a time, miss states where
+        they take long, and end with the client's context. Where the task has ended already, its last state is told.
+
+        Args:
+            callback: Called with the new state, or a coroutine function.
+
+        Raises:
+            ClientClosedError: The client was closed before the task ended.
+        """
+        if self._task.state.is_final and self._follower is None:
+            self._task.call(callback)
+        else:
+            self._open_follower().tell(self._task, callback)
+
+    def _open_follower(self) -> TaskFollower:
+        if self._follower is None or not self._follower.channel.is_open:
+            raise ClientClosedError(self._task.task_id)
+        return self._follower
+
+
+def follower_of(client: Client) -> TaskFollower:
+    """What follows the tasks of a client.
+
+    Raises:
+        RuntimeError: The client is not open.
+        ValueError: It has no `TasksClient`.
+    """
+    extension = next((one for one in client.extensions or () if isinstance(one, TasksClient)), None)
+    if extension is None:
+        raise ValueError("this client cannot follow tasks: make it with Client(…, extensions=[TasksClient()])")
+    return extension.follower(client.session)
+
+
+def on_the_wire(answer: BaseModel | JSON) -> JSON:
+    """A model of the SDK, or what is JSON already, as JSON."""
+    if isinstance(answer, BaseModel):
+        return answer.model_dump(by_alias=True, mode="json", exclude_none=True)
+    return answer

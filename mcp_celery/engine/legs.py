@@ -1,0 +1,119 @@
+"""Taking answers, and publishing the jobs of a task after its first.
+
+Answers are durable before a leg is published, and the store lists it as due until the broker has it. So a process that
+dies in between, or a broker that does not answer, only delays a leg: the reaper publishes what stays due.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from mcp_celery.config import TaskConfig
+from mcp_celery.engine.outcome import failure
+from mcp_celery.engine.ports import TaskQueue, TaskStore
+from mcp_celery.engine.questions import check_answers
+from mcp_celery.engine.record import Caller, Submission, TaskRecord, now_ms
+from mcp_celery.engine.views import StoredTask
+from mcp_celery.errors import McpCeleryError, SnapshotUnreadableError, TaskNotFoundError
+from mcp_celery.keys import TaskType
+
+logger = logging.getLogger(__name__)
+
+Declared = Callable[[TaskType, str], tuple[str, TaskConfig]]
+"""What a component was declared as (a resource: its template), and its configuration."""
+
+
+def as_itself(_: TaskType, component: str) -> tuple[str, TaskConfig]:
+    """A component that declares nothing."""
+    return component, TaskConfig()
+
+
+def too_late_from(now: int, config: TaskConfig) -> int | None:
+    """When a job that is published now has expired (ms), None for never."""
+    return None if config.expires is None else now + round(config.expires * 1000)
+
+
+class Republisher:
+    """Publishes jobs of tasks that exist already.
+
+    Args:
+        store: Where records are kept.
+        queue: Where jobs are published.
+        declared: What the components declare, for their jobs' queues and options.
+    """
+
+    def __init__(self, store: TaskStore, queue: TaskQueue, declared: Declared) -> None:
+        self._store = store
+        self._queue = queue
+        self._declared = declared
+
+    async def publish(self, record: TaskRecord) -> None:
+        """Publish a task's current job. A task whose context cannot be read fails instead.
+
+        Raises:
+            StoreUnavailableError: Nothing was published.
+            QueueUnavailableError: The broker did not take it in time.
+        """
+        try:
+            snapshot = await self._store.snapshot(record.ref)
+        except SnapshotUnreadableError as error:
+            logger.warning("the context of task %s cannot be restored: %s", record.task_id, error.reason)
+            await self._store.change(record.ref, replace(failure(type(error).__name__), attempt=record.attempt))
+            return
+        if snapshot is None:
+            return  # expired meanwhile
+        declared_as, config = self._declared(record.task_type, record.component)
+        submission = Submission(
+            caller=Caller(record.scope, record.issuer),
+            task_type=record.task_type,
+            component=record.component,
+            config=config,
+            snapshot=snapshot,
+            declared_as=declared_as,
+        )
+        await self._queue.publish(record, submission)
+
+
+class Answers:
+    """Takes answers, and lets tasks go on.
+
+    Args:
+        store: Where records are kept.
+        queue: Where jobs are published.
+        declared: What the components declare.
+        max_input_bytes: How large the answers of one request may be, as JSON.
+    """
+
+    def __init__(self, store: TaskStore, queue: TaskQueue, declared: Declared, *, max_input_bytes: int) -> None:
+        self._store = store
+        self._declared = declared
+        self._max_input_bytes = max_input_bytes
+        self._legs = Republisher(store, queue, declared)
+
+    async def take(self, stored: StoredTask, responses: Mapping[str, object]) -> TaskRecord:
+        """As ``TaskEngine.respond``, for a task that has been loaded."""
+        record = stored.record
+        answers = check_answers(stored.questions, responses, max_bytes=self._max_input_bytes)
+        if not answers:
+            return record
+        now = now_ms()
+        _, config = self._declared(record.task_type, record.component)
+        answered = await self._store.answer(record.ref, answers, at_ms=now, start_before_ms=too_late_from(now, config))
+        if answered is None:
+            raise TaskNotFoundError
+        record = answered.changed.record
+        if answered.is_due:
+            await self._go_on(record)
+        return record
+
+    async def _go_on(self, record: TaskRecord) -> None:
+        """Publish the leg that is due. If that fails it stays due. If it happens twice only one of the jobs begins."""
+        try:
+            await self._legs.publish(record)
+            await self._store.published(record.ref, attempt=record.attempt)
+        except McpCeleryError as error:
+            logger.warning("leg %d of task %s could not be published yet: %s", record.leg, record.task_id, error)
+        else:
+            logger.info("task goes on: scope=%r task=%s job=%s", record.scope, record.task_id, record.job_id)

@@ -1,0 +1,325 @@
+"""Questions of a task to its caller, and answers to them. The same in both eras; what differs is how they travel.
+
+A question is *awaited* by a job that goes on where it stood, or was *returned* by a job that has ended: then the last
+answer makes the next leg due. A question's key is never used again in its task's life (SEP-2663, "Input requests"), so
+an answer means one question, or none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol, cast
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from mcp_types import (
+    ClientCapabilities,
+    CreateMessageResult,
+    CreateMessageResultWithTools,
+    ElicitationCapability,
+    ElicitResult,
+    FormElicitationCapability,
+    ListRootsResult,
+    RootsCapability,
+    SamplingCapability,
+    SamplingToolsCapability,
+    UrlElicitationCapability,
+)
+from mcp_types.methods import validate_client_result
+from pydantic import BaseModel, ValidationError
+
+from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine.record import Changed, JSONObject, Question, RpcError, TaskRef
+from mcp_celery.errors import AnswersTooLargeError, InvalidAnswerError, JobFailedError
+
+ELICIT: Final = "elicitation/create"
+SAMPLE: Final = "sampling/createMessage"
+LIST_ROOTS: Final = "roots/list"
+ASKABLE: Final = frozenset({ELICIT, SAMPLE, LIST_ROOTS})
+"""The requests that a server may make of its caller in the middle of its work."""
+
+_ANSWER_REVISION: Final = "2025-11-25"
+"""The revision that workers read answers in: the last whose requests to the client stood for themselves."""
+
+
+Answer = JSONObject | RpcError
+"""The result of a request to the caller in wire form, or the error that its client answered with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """How a wait for input may lengthen a task's life.
+
+    Attributes:
+        until_ms: When the task shall live at least, in ms since the epoch.
+        max_ttl_ms: The longest time to live, counted from the task's creation.
+    """
+
+    until_ms: int
+    max_ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """Who asks, so that nobody asks for a job that counts no more.
+
+    Attributes:
+        attempt: The attempt of the task that the job is of.
+        at_ms: When it asks.
+        extension: How its wait may lengthen the task's life, None for not at all.
+    """
+
+    attempt: int
+    at_ms: int
+    extension: Extension | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextLeg:
+    """What the next job of a task is given, besides the answers.
+
+    Attributes:
+        job_id: Its Celery id.
+        request_state: What the tool wants back, None where it said nothing.
+    """
+
+    job_id: str
+    request_state: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a store says of answers.
+
+    Attributes:
+        changed: The record, and whether any of the answers was taken.
+        is_due: Whether these answers were the last, and the next leg is now to be published.
+    """
+
+    changed: Changed
+    is_due: bool
+
+
+class QuestionStore(Protocol):
+    """The questions of tasks. Every method raises ``StoreUnavailableError`` when the store does not answer in time."""
+
+    async def ask(self, ref: TaskRef, question: Question, asking: Asking) -> bool:
+        """Ask in the middle of a job: the task becomes ``input_required``. The same question twice is one.
+
+        Returns:
+            False when the task is unknown, has ended, or counts another attempt.
+        """
+        ...
+
+    async def heard(self, ref: TaskRef, key: str, *, attempt: int) -> Answer | bool:
+        """What became of an awaited question: its answer, True while it is open, False when it is gone."""
+        ...
+
+    async def withdraw(self, ref: TaskRef, keys: Sequence[str], *, attempt: int, at_ms: int) -> Mapping[str, Answer]:
+        """Forget awaited questions and their answers; with the last open one the task is ``working`` again.
+
+        Returns:
+            The answers that had come, by key.
+        """
+        ...
+
+    async def park(self, ref: TaskRef, questions: Sequence[Question], asking: Asking, leg: NextLeg) -> bool:
+        """Ask at the end of a job: the task becomes ``input_required``, and the next leg its current one.
+
+        The attempt is counted on, so that no delivery of the job that ended counts any more.
+
+        Returns:
+            False when the task is unknown, has ended, or counts another attempt.
+        """
+        ...
+
+    async def answer(
+        self, ref: TaskRef, answers: Mapping[str, Answer], *, at_ms: int, start_before_ms: int | None
+    ) -> Answered | None:
+        """Take answers, and the questions off the list. Keys without an open question are ignored.
+
+        With the last answer the task is ``working`` again. If its job had ended, the next leg is due.
+
+        Args:
+            ref: The task.
+            answers: By the questions' keys.
+            at_ms: When they came.
+            start_before_ms: When the next leg is too late, where these answers make it due; None for never.
+
+        Returns:
+            None when the task is unknown or expired.
+        """
+        ...
+
+    async def published(self, ref: TaskRef, *, attempt: int) -> None:
+        """Note that the leg that was due is with the broker."""
+        ...
+
+
+def check_answers(
+    questions: Sequence[Question], responses: Mapping[str, object], *, max_bytes: int
+) -> dict[str, Answer]:
+    """The answers to open questions among what a client sent; every other key is left out.
+
+    Args:
+        questions: The open ones.
+        responses: What the client sent: results in wire form, or :class:`RpcError`.
+        max_bytes: How large all of it may be together, as JSON.
+
+    Raises:
+        InvalidAnswerError: One of them does not fit its question; then none is taken.
+        AnswersTooLargeError: All of them together are too large.
+    """
+    asked = {question.key: question for question in questions}
+    answers = {key: _checked(asked[key], response) for key, response in responses.items() if key in asked}
+    if sum(len(encode_answer(answer)) for answer in answers.values()) > max_bytes:
+        raise AnswersTooLargeError(max_bytes)
+    return answers
+
+
+def _checked(question: Question, response: object) -> Answer:
+    if isinstance(response, RpcError):
+        return response
+    if not isinstance(response, dict):
+        raise InvalidAnswerError(question.key, f"expected the result of {question.method}, an object")
+    answer = cast(JSONObject, response)
+    if question.method == ELICIT:
+        answer = _elicited(answer)
+    try:
+        validate_client_result(question.method, _ANSWER_REVISION, answer)
+        _result_model(question).model_validate(answer, by_name=False)
+    except ValidationError as error:
+        wrong = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in wrong["loc"])
+        raise InvalidAnswerError(
+            question.key, f"it is no result of {question.method}: {place}: {wrong['msg']}"
+        ) from None
+    if question.method == ELICIT and answer["action"] == "accept" and question.params.get("mode") != "url":
+        _check_content(question, answer)
+    return answer
+
+
+def _elicited(answer: JSONObject) -> JSONObject:
+    """An answer to an elicitation. A field left open is left out; only who accepts says something."""
+    content = answer.get("content")
+    if answer.get("action") != "accept" or not isinstance(content, dict):
+        return {name: value for name, value in answer.items() if name != "content" or value is not None}
+    filled = {name: value for name, value in cast(JSONObject, content).items() if value is not None}
+    return {**answer, "content": filled}
+
+
+def _result_model(question: Question) -> type[BaseModel]:
+    if question.method == SAMPLE:
+        with_tools = "tools" in question.params or "toolChoice" in question.params
+        return CreateMessageResultWithTools if with_tools else CreateMessageResult
+    return ElicitResult if question.method == ELICIT else ListRootsResult
+
+
+def _check_content(question: Question, answer: JSONObject) -> None:
+    schema: Any = question.params.get("requestedSchema") or {}
+    checker = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+    wrong = next(iter(checker.iter_errors(answer.get("content"))), None)
+    if wrong is not None:
+        place = ".".join(["content", *(str(part) for part in wrong.absolute_path)])
+        raise InvalidAnswerError(question.key, f"{place} does not satisfy {wrong.validator}: {wrong.validator_value}")
+
+
+def missing_capability(
+    declared: ClientCapabilities, method: str, params: JSONObject
+) -> tuple[str, ClientCapabilities | None]:
+    """What a client would have to declare to be asked something.
+
+    Args:
+        declared: What it declares.
+        method: One of ``ASKABLE``.
+        params: Parameters of the request.
+
+    Returns:
+        The capability's name, and the capability where the client did not declare it.
+    """
+    if method == ELICIT:
+        elicitation = declared.elicitation
+        if params.get("mode") == "url":
+            needed = ElicitationCapability(url=UrlElicitationCapability())
+            can = elicitation is not None and elicitation.url is not None
+            return "URL elicitation", None if can else ClientCapabilities(elicitation=needed)
+        # A bare `elicitation: {}`, the only shape before there were modes, means forms.
+        can = elicitation is not None and (elicitation.form is not None or elicitation.url is None)
+        needed = ElicitationCapability(form=FormElicitationCapability())
+        return "form elicitation", None if can else ClientCapabilities(elicitation=needed)
+    if method == SAMPLE:
+        with_tools = "tools" in params or "toolChoice" in params
+        can = declared.sampling is not None and (not with_tools or declared.sampling.tools is not None)
+        sampling = SamplingCapability(tools=SamplingToolsCapability() if with_tools else None)
+        name = "sampling.tools" if with_tools else "sampling"
+        return name, None if can else ClientCapabilities(sampling=sampling)
+    return "roots", None if declared.roots is not None else ClientCapabilities(roots=RootsCapability())
+
+
+def has_valid_schema(params: JSONObject) -> bool:
+    """Whether the form that a request shows can be filled in at all. A request without form has none to be wrong."""
+    try:
+        Draft202012Validator.check_schema(params.get("requestedSchema", {}))
+    except SchemaError:
+        return False
+    return True
+
+
+def encode_question(question: Question) -> str:
+    """A question as stores keep it."""
+    return json.dumps(question.request)
+
+
+def decode_question(key: str, text: str) -> Question:
+    """Read :func:`encode_question`'s text."""
+    found = cast(JSONObject, json.loads(text))
+    return Question(key, found["method"], found.get("params", {}))
+
+
+def encode_answer(answer: Answer) -> str:
+    """An answer as stores keep it."""
+    if isinstance(answer, RpcError):
+        return json.dumps({"error": [answer.code, answer.message, answer.data]})
+    return json.dumps({"result": answer})
+
+
+def decode_answer(text: str) -> Answer:
+    """Read :func:`encode_answer`'s text."""
+    found = cast(JSONObject, json.loads(text))
+    return RpcError(*found["error"]) if "error" in found else cast(JSONObject, found["result"])
+
+
+def leg_key(leg: int, name: str) -> str:
+    """The key of a question that the job of a leg returned under a name of its own, which it may use again later."""
+    return f"{leg}.{name}"
+
+
+def leg_answers(leg: int, answers: Mapping[str, Answer]) -> dict[str, JSONObject]:
+    """The answers to what the job of a leg returned, under its own names.
+
+    Raises:
+        JobFailedError: The client answered with an error: the next leg cannot be told, and ends with it.
+    """
+    mark = leg_key(leg, "")
+    found: dict[str, JSONObject] = {}
+    for key, answer in answers.items():
+        if not key.startswith(mark):
+            continue
+        if isinstance(answer, RpcError):
+            raise JobFailedError(answer.code, answer.message, answer.data)
+        found[key.removeprefix(mark)] = answer
+    return found
+
+
+def next_round(
+    snapshot: TaskContextSnapshot, answers: Mapping[str, JSONObject], request_state: str | None
+) -> TaskContextSnapshot:
+    """The request as its caller would send it again: with its answers, and the state that the tool wants back."""
+    params = {name: value for name, value in snapshot.params.items() if name not in ("inputResponses", "requestState")}
+    if answers:
+        params["inputResponses"] = dict(answers)
+    if request_state is not None:
+        params["requestState"] = request_state
+    return replace(snapshot, params=params)

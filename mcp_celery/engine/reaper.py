@@ -1,0 +1,184 @@
+"""The reaper: finds what recovery has to do, and does it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mcp_celery.engine.legs import Declared, Republisher
+from mcp_celery.engine.ports import TaskQueue, TaskStore
+from mcp_celery.engine.record import TaskRef
+from mcp_celery.engine.recovery import BATCH, Expiring, Loss, RecoveryPolicy, RecoveryStore, TaskResultsBin, Verdict
+from mcp_celery.errors import QueueUnavailableError, StoreUnavailableError
+
+logger = logging.getLogger(__name__)
+
+
+class Reaper:
+    """Finds what recovery has to do, and does it, while this process is the elected one.
+
+    Args:
+        store: What recovery keeps.
+        tasks: The records.
+        queue: Where jobs are published again.
+        results: Where stored results are forgotten.
+        declared: What the components declare, for their jobs' queues and options.
+        policy: How soon, how often.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: RecoveryStore,
+        tasks: TaskStore,
+        queue: TaskQueue,
+        results: TaskResultsBin,
+        declared: Declared,
+        policy: RecoveryPolicy,
+    ) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._queue = queue
+        self._results = results
+        self._jobs = Republisher(tasks, queue, declared)
+        self._policy = policy
+        self._id = secrets.token_hex(8)
+        self._seen: dict[str, Expiring] = {}
+        self._trusts_deaths_at: float | None = None
+
+    async def run(self) -> None:
+        """Sweep for ever."""
+        pause = self._policy.heartbeat_ms / 1000
+        last = self._now()
+        while True:
+            if self._now() - last > 2 * pause:
+                self._trusts_deaths_at = None  # this process stood still, and others may have too
+            try:
+                more = await self.sweep()
+            except StoreUnavailableError:
+                self._trusts_deaths_at = None
+                more = False
+            except Exception:
+                logger.exception("a sweep failed")  # and the next one may not
+                more = False
+            last = self._now()
+            if not more:
+                await asyncio.sleep(pause)
+
+    async def resign(self) -> None:
+        """Let another process reap at once."""
+        try:
+            await self._store.resign(self._id)
+        except StoreUnavailableError:
+            logger.debug("another process will reap when this one's election ends")
+
+    async def sweep(self) -> bool:
+        """Do what there is to do now.
+
+        Returns:
+            Whether there was more than a batch.
+
+        Raises:
+            StoreUnavailableError: The store did not answer.
+        """
+        found = await self._store.sweep(self._id, self._policy)
+        if found is None:
+            self._seen.clear()
+            return False
+        # After an outage of the store, the live workers get the time to say so before anybody is taken for dead.
+        if self._trusts_deaths_at is None:
+            self._trusts_deaths_at = self._now() + self._policy.lease_ms / 1000
+        if self._now() >= self._trusts_deaths_at:
+            for worker in found.dead:
+                await self._reap(worker)
+        await self._publish_due(found.due)
+        await self._expire(found.expiring)
+        return sum(one.left_ms <= -self._policy.lease_ms for one in found.expiring) >= BATCH
+
+    async def _reap(self, worker: str) -> None:
+        """Decide on every task whose job a dead worker had."""
+        verdicts = await self.settle(worker, "died")
+        if verdicts["alive"]:
+            return
+        await self._store.bury(worker)
+        logger.warning(
+            "worker %s has died: %d of its jobs are published again, %d of its tasks have failed",
+            worker,
+            verdicts["again"],
+            verdicts["failed"],
+        )
+
+    async def settle(self, worker: str, loss: Loss, before_ms: int = 0) -> Counter[Verdict]:
+        """Decide on every task whose job a worker had.
+
+        Raises:
+            StoreUnavailableError: The store did not answer; what is not decided yet is still the worker's.
+        """
+        verdicts: Counter[Verdict] = Counter()
+        for key in await self._store.claimed(worker):
+            verdict = await self._store.recover(key, worker, loss, self._policy, before_ms=before_ms)
+            verdicts[verdict] += 1
+            if verdict == "again":
+                await self._publish(key)
+            if verdict == "alive":
+                break
+        return verdicts
+
+    async def _publish_due(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            try:
+                if not await self._publish(key):
+                    return  # the broker is not asked for each
+            except StoreUnavailableError:
+                raise
+            except Exception:
+                logger.exception("the job of task %s is due, and cannot be published", key)
+
+    async def _publish(self, key: str) -> bool:
+        """Publish a job that is due.
+
+        Returns:
+            False: The broker did not take it; a later sweep tries again.
+        """
+        stored = await self._tasks.load(TaskRef.of_key(key))
+        if stored is None:
+            await self._store.published(key)
+            return True
+        record = stored.record
+        if record.status == "working" and record.claim is None:
+            if record.redeliveries:
+                # A result that an earlier attempt stored would settle this one.
+                await self._results.forget([record.job_id])
+            try:
+                await self._jobs.publish(record)
+            except QueueUnavailableError:
+                return False
+            logger.info("job %s is published again: attempt %d", record.job_id, record.attempt)
+        await self._tasks.published(record.ref, attempt=record.attempt)
+        return True
+
+    async def _expire(self, expiring: Sequence[Expiring]) -> None:
+        """Revoke the jobs of tasks whose time is over, and forget their results.
+
+        A record is gone when its time is over, so what it said is remembered from the sweep before.
+        """
+        seen = self._seen
+        self._seen = {one.key: one if one.left_ms > 0 else seen.get(one.key, one) for one in expiring}
+        for key in [one.key for one in expiring if one.left_ms <= 0]:
+            if (last := self._seen[key]).is_open:
+                logger.info("job %s is revoked: its task has outlived its time to live", last.job_ids[0])
+                await self._queue.revoke(last.job_ids[0])
+                self._seen[key] = replace(last, is_open=False)
+        # A job that is ended has a result too, which a worker stores in its own time.
+        over = [self._seen.pop(one.key) for one in expiring if one.left_ms <= -self._policy.lease_ms]
+        if over:
+            await self._results.forget([job_id for one in over for job_id in one.job_ids])
+            await self._store.forget(over)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

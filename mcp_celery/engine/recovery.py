@@ -1,0 +1,140 @@
+"""Recovery: what becomes of tasks whose worker has died, whose job was never published, or whose time is over.
+
+Every worker has one heartbeat, and a claim on each job that it has received. A heartbeat that ends is a death, and the
+claims say whom it concerns. One process, elected among servers and workers, reaps: so we depend neither on the broker's
+own redelivery nor on its time-outs, and a slow job of a live worker is left alone, however long it lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from mcp_celery.engine.outcome import failure
+from mcp_celery.engine.record import Change
+from mcp_celery.keys import celery_job_id
+
+BATCH = 1_000
+"""The most of one kind that a sweep takes up."""
+
+Loss = Literal["died", "stopped", "disconnected"]
+"""How a worker lost its jobs: it died, it stopped in order, or its connection to the broker broke, which takes from it
+what it has not begun.
+"""
+Verdict = Literal["alive", "nothing", "again", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryPolicy:
+    """How soon a death is noticed, and what is done about it.
+
+    Attributes:
+        heartbeat_ms: Time between two heartbeats, and between two sweeps.
+        max_redeliveries: How often a task's job is published again because its worker died.
+    """
+
+    heartbeat_ms: int
+    max_redeliveries: int
+
+    @property
+    def lease_ms(self) -> int:
+        """How long a heartbeat holds: two may be missed."""
+        return 3 * self.heartbeat_ms
+
+    @property
+    def died_in_work(self) -> Change:
+        """How a task fails whose body had begun and may have had effects."""
+        return failure("WorkerDied")
+
+    @property
+    def died_too_often(self) -> Change:
+        """How a task fails whose job was published again often enough."""
+        return failure("WorkersDied")
+
+
+@dataclass(frozen=True, slots=True)
+class Expiring:
+    """A task whose time is over, or soon will be.
+
+    Attributes:
+        key: Its compound key.
+        left_ms: Until then; not above 0: it is over, and of the record nothing is left.
+        leg: Which job it has.
+        is_open: Whether that job waits or runs.
+        worker: Which worker has claimed it, None for none.
+    """
+
+    key: str
+    left_ms: int
+    leg: int = 1
+    is_open: bool = False
+    worker: str | None = None
+
+    @property
+    def job_ids(self) -> list[str]:
+        """The Celery ids of its jobs, the last one first."""
+        return [celery_job_id(self.key, leg) for leg in range(self.leg, 0, -1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What there is to do, read in one step.
+
+    Attributes:
+        dead: Workers whose heartbeat has ended.
+        expiring: Tasks whose time is over before the next sweep.
+        due: Compound keys of tasks whose next job should have been published by now.
+    """
+
+    dead: Sequence[str]
+    expiring: Sequence[Expiring]
+    due: Sequence[str]
+
+
+class RecoveryStore(Protocol):
+    """What recovery keeps of workers and tasks. Its methods raise ``StoreUnavailableError``."""
+
+    async def beat(self, worker: str, lease_ms: int) -> None:
+        """Say that a worker lives, and will for ``lease_ms`` if it says nothing more."""
+        ...
+
+    async def sweep(self, reaper: str, policy: RecoveryPolicy) -> Sweep | None:
+        """What there is to do. None: another process reaps."""
+        ...
+
+    async def resign(self, reaper: str) -> None:
+        """Let another process reap at once."""
+        ...
+
+    async def claimed(self, worker: str) -> Sequence[str]:
+        """Compound keys of the tasks whose job a worker has."""
+        ...
+
+    async def recover(
+        self, key: str, worker: str, loss: Loss, policy: RecoveryPolicy, *, before_ms: int = 0
+    ) -> Verdict:
+        """Decide on a task whose job a worker had. ``before_ms``: of a worker that was disconnected, leave later claims
+        alone.
+        """
+        ...
+
+    async def bury(self, worker: str) -> None:
+        """Forget a worker."""
+        ...
+
+    async def published(self, key: str) -> None:
+        """A job that was due is published."""
+        ...
+
+    async def forget(self, expired: Sequence[Expiring]) -> None:
+        """Forget that tasks were to expire, and the claims on them."""
+        ...
+
+
+class TaskResultsBin(Protocol):
+    """Where stored results are thrown away."""
+
+    async def forget(self, job_ids: Sequence[str]) -> None:
+        """Forget the stored results of jobs. Best effort."""
+        ...

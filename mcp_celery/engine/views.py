@@ -1,0 +1,51 @@
+"""What is read of tasks: as it is stored, and as its owner may see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mcp_celery.engine.record import JSONObject, Question, StoredResult, TaskRecord
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTask:
+    """A record with what belongs to it.
+
+    Attributes:
+        record: The record.
+        result: The job's stored result, where the store could read both at once.
+        questions: What the caller of an ``input_required`` task is asked, in the order of asking.
+    """
+
+    record: TaskRecord
+    result: StoredResult | None = None
+    questions: Sequence[Question] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """What a caller gets to see of its task.
+
+    Attributes:
+        record: The record.
+        result: For a completed task the result that the foreground request would have had.
+        input_requests: For an ``input_required`` task what its caller is asked, by key: ``{"method": …, "params": …}``.
+    """
+
+    record: TaskRecord
+    result: JSONObject | None = None
+    input_requests: Mapping[str, JSONObject] = field(default_factory=dict[str, JSONObject])
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPage:
+    """A part of a list of tasks.
+
+    Attributes:
+        records: The newest first.
+        cursor: Where the next part begins, None at the end.
+    """
+
+    records: list[TaskRecord]
+    cursor: str | None = None

@@ -1,0 +1,191 @@
+"""What a server answers to task requests of revision 2025-11-25."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from mcp.server.context import HandlerResult
+from mcp.shared.exceptions import MCPError
+from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
+from mcp.shared.message import ServerMessageMetadata
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, ClientCapabilities
+from starlette.requests import Request
+
+from mcp_celery.config import TaskMeta
+from mcp_celery.engine import Caller, JSONObject, RpcError, TaskEngine, TaskRecord, TaskView, missing_capability
+from mcp_celery.protocol.both_eras import TaskIdParams
+from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_request, session_of, snapshot_of
+from mcp_celery.protocol.host import TaskHost
+from mcp_celery.protocol.relay import Channel, Relay, Turns
+from mcp_celery.protocol.session_push import SessionPush
+from mcp_celery.protocol.v2025_11_25 import (
+    Augmented,
+    ClientAnswer,
+    ClientRequest,
+    CreateParams,
+    ListParams,
+    encode_created,
+    encode_page,
+    encode_result,
+    encode_task,
+    status_of,
+)
+
+logger = logging.getLogger(__name__)
+
+REQUEST_CANCELLED = -32800
+"""What the SDK answers, on this revision's wire, to a request that was cancelled."""
+
+
+async def wait_for_result(
+    engine: TaskEngine, caller: Caller, task_id: str, seen: Callable[[TaskView], None] | None = None
+) -> tuple[TaskRecord, JSONObject]:
+    """Wait for a task's end.
+
+    Args:
+        engine: Of the running event loop.
+        caller: Whose task it is.
+        task_id: The task.
+        seen: Called with each state on the way.
+
+    Returns:
+        The task, and what the request would have returned.
+
+    Raises:
+        MCPError: The error that the request ended in; -32800 for a cancelled task.
+        McpCeleryError: As ``TaskEngine.wait``.
+    """
+    view = await engine.wait(caller, task_id, seen)
+    record = view.record
+    if record.status == "cancelled":
+        raise MCPError(REQUEST_CANCELLED, record.status_message or "The task was cancelled")
+    if record.status == "failed":
+        error = record.error or RpcError(INTERNAL_ERROR, record.status_message or "The task failed")
+        raise MCPError(error.code, error.message, error.data)
+    return record, encode_result(view)
+
+
+class _OnRequest(Channel):
+    """The client at the other end of a ``tasks/result``, to be asked on that request's own stream."""
+
+    def __init__(self, ctx: RequestContext) -> None:
+        self._ctx = ctx
+
+    async def send(self, method: str, params: JSONObject) -> JSONObject:
+        """Ask it."""
+        on_this_request = ServerMessageMetadata(related_request_id=self._ctx.request_id)
+        request: Any = ClientRequest(method=method, params=params)  # the SDK names only the requests it knows
+        answer = await self._ctx.session.send_request(request, ClientAnswer, metadata=on_this_request)
+        return answer.model_dump(by_alias=True, mode="json", exclude_unset=True)
+
+    async def is_gone(self) -> bool:
+        """Whether the stream has been dropped, which the SDK tells no handler: over HTTP the session goes on."""
+        request = self._ctx.request
+        return isinstance(request, Request) and await request.is_disconnected()
+
+    def can_ask(self, request: JSONObject) -> bool:
+        """Whether it declared that it can; it need not be the client that made the task."""
+        declared = self._ctx.session.client_capabilities or ClientCapabilities()
+        _name, missing = missing_capability(declared, request["method"], request.get("params", {}))
+        return missing is None
+
+
+class CoreTasks:
+    """Creates, shows, waits for, cancels and lists the tasks of 2025-11-25 clients.
+
+    Args:
+        host: The server it speaks for.
+    """
+
+    def __init__(self, host: TaskHost) -> None:
+        self._host = host
+        self._turns = Turns()
+        self._push = SessionPush(host.engine, self._turns)
+        self._said_stateless = False
+
+    async def create(self, ctx: RequestContext, params: CreateParams) -> HandlerResult:
+        """Make a task of a request that carries ``task``, and tell its session of it from now on.
+
+        Raises:
+            MCPError: -32601 for a component that does not run as a task; -32602 for one that does not exist, or
+                arguments that it refuses; -32603 when the task cannot be created.
+        """
+        asked = Augmented.model_validate(params.request).task
+        # Nothing else: answers and state of other revisions' rounds would be taken for the tool's own.
+        request = {name: params.request[name] for name in ("name", "uri", "arguments") if name in params.request}
+        if session_of(ctx) is None:
+            self._say_stateless()
+        with as_rpc_errors():
+            submission = self._host.submission(
+                params.task_type,
+                snapshot_of(ctx, request, self._host.header_names),
+                caller_of_request(ctx),
+                TaskMeta(ttl=asked.asked_ttl_ms),
+            )
+            record = await self._host.engine().submit(submission)
+        self._push.follow(ctx, record, progress_token_from_params(params.request))
+        immediate = self._host.immediate_response(record.component) if record.task_type == "tool" else None
+        return encode_created(record, immediate)
+
+    def _say_stateless(self) -> None:
+        if not self._said_stateless:
+            self._said_stateless = True
+            logger.warning(
+                "stateless HTTP: clients of revision 2025-11-25 are not told of their tasks, cannot list them and "
+                "cannot be asked questions; they can poll, and wait with tasks/result"
+            )
+
+    async def get(self, params: TaskIdParams) -> HandlerResult:
+        """``tasks/get``."""
+        with as_rpc_errors():
+            return encode_task(await self._host.engine().status(caller_of_request(), params.task_id))
+
+    async def result(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
+        """``tasks/result``: waits for the task's end, and asks its client meanwhile what the task wants to know.
+
+        A client that stops waiting changes nothing.
+
+        Raises:
+            MCPError: The error that the request ended in; -32800 for a cancelled task; -32602 for one that is not
+                there.
+        """
+        engine, caller = self._host.engine(), caller_of_request()
+
+        relay = Relay(engine, caller, params.task_id, turns=self._turns, channel=_OnRequest(ctx))
+        with as_rpc_errors():
+            async with relay:
+                _record, result = await wait_for_result(engine, caller, params.task_id, relay.show)
+        return result
+
+    async def cancel(self, params: TaskIdParams) -> HandlerResult:
+        """``tasks/cancel``.
+
+        Raises:
+            MCPError: -32602 for a task that has ended or is not there.
+        """
+        caller = caller_of_request()
+        with as_rpc_errors():
+            self._require_open(await self._host.engine().status(caller, params.task_id))
+            record = await self._host.engine().cancel(caller, params.task_id)
+            if record.status != "cancelled":
+                self._require_open(record)
+            return encode_task(record)
+
+    @staticmethod
+    def _require_open(record: TaskRecord) -> None:
+        if record.is_terminal:
+            raise MCPError(INVALID_PARAMS, f"Cannot cancel the task: it has ended as {status_of(record)!r}")
+
+    async def list(self, ctx: RequestContext, params: ListParams) -> HandlerResult:
+        """``tasks/list``.
+
+        Raises:
+            MCPError: -32601 on stateless HTTP, where it is not declared; -32602 for a cursor that nobody gave.
+        """
+        caller = caller_of_request(ctx)
+        if caller.session is None:
+            raise MCPError(METHOD_NOT_FOUND, "Method not found", "tasks/list")
+        with as_rpc_errors():
+            return encode_page(await self._host.engine().list(caller, params.cursor))

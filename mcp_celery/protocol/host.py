@@ -1,0 +1,78 @@
+"""What the protocol needs of the server it speaks for, and what it makes of a request that shall become a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mcp_celery.config import TaskConfig, TaskMeta
+from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine import Caller, JSONObject, Submission, TaskEngine
+from mcp_celery.errors import InvalidRequestError, TaskModeError
+from mcp_celery.keys import TaskType
+
+
+@dataclass(frozen=True, slots=True)
+class TaskHost:
+    """What the protocol needs of the server it speaks for.
+
+    Attributes:
+        engine: Gives the running event loop's engine.
+        config: What a component was declared as (a resource's template, else its own name), and what it declares;
+            ``forbidden`` for one that declares nothing.
+        task_types: The kinds of components of which at least one may run as a task.
+        refusal: Why a component would not take a request's arguments, None where it would. Asked before any state
+            exists.
+        asks_first: Whether a tool's first questions are asked in the foreground, before there is a task.
+        immediate_response: What a tool has a model told while its task runs, None for nothing.
+        header_names: Lower-case names of the request headers that a job may see.
+        max_listen_tasks: How many task ids one subscription may name.
+    """
+
+    engine: Callable[[], TaskEngine]
+    config: Callable[[TaskType, str], tuple[str, TaskConfig]]
+    task_types: Callable[[], frozenset[TaskType]]
+    refusal: Callable[[TaskType, str, JSONObject], str | None]
+    asks_first: Callable[[str], bool]
+    immediate_response: Callable[[str], str | None]
+    header_names: frozenset[str]
+    max_listen_tasks: int
+
+    def submission(
+        self, task_type: TaskType, snapshot: TaskContextSnapshot, caller: Caller, meta: TaskMeta
+    ) -> Submission:
+        """A request that asks to become a task, checked.
+
+        Args:
+            task_type: Kind of the component.
+            snapshot: The request; its parameters name the component.
+            caller: Who asks.
+            meta: What it asks about the task.
+
+        Raises:
+            InvalidRequestError: There is no such component, or it refuses the arguments.
+            TaskModeError: It does not run as a task.
+        """
+        component = component_of(task_type, snapshot.params)
+        arguments: JSONObject = snapshot.params.get("arguments") or {}
+        declared_as, config = self.config(task_type, component)
+        refusal = self.refusal(task_type, component, arguments)
+        if refusal is None and not config.supports_tasks():
+            raise TaskModeError(f"{task_type.capitalize()} {component!r} does not run as a task")
+        if refusal is not None:
+            raise InvalidRequestError(refusal)
+        return Submission(
+            caller=caller,
+            task_type=task_type,
+            component=component,
+            config=config,
+            snapshot=snapshot,
+            ttl_ms=meta.ttl,
+            declared_as=declared_as,
+            job_name=meta.fn_key,
+        )
+
+
+def component_of(task_type: TaskType, params: JSONObject) -> str:
+    """The component that a request's parameters name."""
+    return str(params["uri" if task_type == "resource" else "name"])

@@ -1,0 +1,101 @@
+"""Tasks that are asked for in the server's own process instead of over the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcp.server.mcpserver import Context
+from mcp_types import CallToolResult, GetPromptResult, ReadResourceResult, Task
+from mcp_types.methods import parse_server_result
+
+from mcp_celery.config import TaskMeta
+from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine import Caller, JSONObject, TaskEngine, TaskRecord
+from mcp_celery.keys import METHODS, TaskType
+from mcp_celery.protocol.caller import RequestContext, caller_of_request, snapshot_of
+from mcp_celery.protocol.core_tasks import wait_for_result
+from mcp_celery.protocol.host import TaskHost
+from mcp_celery.protocol.v2025_11_25 import REVISION, encode_task
+
+TaskResult = CallToolResult | GetPromptResult | ReadResourceResult
+
+
+class SubmittedTask:
+    """A task that was submitted in this process. Whoever holds it may read and cancel the task.
+
+    Attributes:
+        task_id: The id that a client would hold.
+        created: The task as it was created, as revision 2025-11-25 shows it.
+    """
+
+    def __init__(self, engine: TaskEngine, record: TaskRecord) -> None:
+        self.task_id = record.task_id
+        self.created = _shown(record)
+        self._engine = engine
+        self._caller = Caller(record.scope, record.issuer)
+
+    async def get(self) -> Task:
+        """The task as it stands.
+
+        Raises:
+            TaskNotFoundError: It has expired.
+            StoreUnavailableError: The store did not answer.
+        """
+        return _shown(await self._engine.status(self._caller, self.task_id))
+
+    async def result(self) -> TaskResult:
+        """Wait for the task's end.
+
+        Returns:
+            What the request would have returned, also one with ``is_error``.
+
+        Raises:
+            MCPError: The error that the request ended in; -32800 for a cancelled task.
+            TaskNotFoundError: It has expired.
+            ResultUnavailableError: It completed, but the result backend does not give the result.
+            StoreUnavailableError: The store did not answer.
+        """
+        record, result = await wait_for_result(self._engine, self._caller, self.task_id)
+        return parse_server_result(METHODS[record.task_type], REVISION, result)  # pyright: ignore[reportReturnType]
+
+    async def cancel(self) -> Task:
+        """Cancel the task; one that has ended stays as it is.
+
+        Raises:
+            TaskNotFoundError: It has expired.
+            StoreUnavailableError: The store did not answer; nothing was cancelled.
+        """
+        return _shown(await self._engine.cancel(self._caller, self.task_id))
+
+
+def _shown(record: TaskRecord) -> Task:
+    return Task.model_validate(encode_task(record), by_name=False)
+
+
+async def submit(
+    host: TaskHost, task_type: TaskType, params: JSONObject, context: Context[Any] | None, meta: TaskMeta
+) -> SubmittedTask:
+    """Submit a task as the current caller.
+
+    Args:
+        host: The server whose component shall run.
+        task_type: Kind of the component.
+        params: Parameters of the MCP request.
+        context: The context of the request that is being served, None outside one.
+        meta: What is asked about the task.
+
+    Raises:
+        InvalidRequestError: There is no such component, or it refuses the arguments.
+        TaskModeError: It does not run as a task.
+        StoreUnavailableError: Nothing was created.
+        QueueUnavailableError: Nothing was created.
+    """
+    ctx: RequestContext | None = None if context is None else context.request_context
+    snapshot = (
+        TaskContextSnapshot.capture(protocol_version=REVISION, params=params)
+        if ctx is None
+        else snapshot_of(ctx, params, host.header_names)
+    )
+    engine = host.engine()
+    record = await engine.submit(host.submission(task_type, snapshot, caller_of_request(ctx), meta))
+    return SubmittedTask(engine, record)

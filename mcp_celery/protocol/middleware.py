@@ -1,0 +1,99 @@
+"""Revision 2025-11-25 around the SDK's handlers, which know nothing of tasks. Provisional seams of the SDK, all here.
+
+The SDK validates what ``tools/call`` and its like return, and would strip a ``CreateTaskResult``; so a request with
+``task`` goes, validated, to a private method. Capabilities and ``execution.taskSupport`` are added to the wire results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final, cast
+
+from mcp.server.context import CallNext, HandlerResult
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND
+from mcp_types.methods import validate_client_request
+from pydantic import ValidationError
+
+from mcp_celery.engine import JSONObject
+from mcp_celery.keys import METHODS, TaskType
+from mcp_celery.protocol.caller import RequestContext, session_of
+from mcp_celery.protocol.host import TaskHost, component_of
+from mcp_celery.protocol.v2025_11_25 import CREATE, REVISION, Augmented, encode_capability
+
+_TASK_TYPES: Final[Mapping[str, TaskType]] = {method: task_type for task_type, method in METHODS.items()}
+
+
+class CoreTasksMiddleware:
+    """Middleware for ``MCPServer(middleware=[…])``.
+
+    Args:
+        host: The server it speaks for.
+    """
+
+    def __init__(self, host: TaskHost) -> None:
+        self._host = host
+
+    async def __call__(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:
+        """Serve what this revision has of tasks; everything else passes.
+
+        Raises:
+            MCPError: -32601 for the private method, and for a component that runs only as a task and is not asked to;
+                -32602 for a ``task`` of another form.
+        """
+        if ctx.request_id is None:
+            return await call_next(ctx)
+        if ctx.method == CREATE:
+            raise MCPError(METHOD_NOT_FOUND, "Method not found", CREATE)
+        if ctx.method == "initialize":
+            return self._with_capability(ctx, await call_next(ctx))
+        if ctx.method == "tools/list" and ctx.protocol_version == REVISION:
+            return self._with_task_support(await call_next(ctx))
+        if (task_type := _TASK_TYPES.get(ctx.method)) is not None:
+            return await call_next(self._routed(ctx, task_type))
+        return await call_next(ctx)
+
+    def _routed(self, ctx: RequestContext, task_type: TaskType) -> RequestContext:
+        """The request, as a request for a task where it asks for one."""
+        params = ctx.params or {}
+        asks = ctx.protocol_version == REVISION and params.get("task") is not None
+        if not asks and task_type == "tool":
+            return ctx  # the extension's interceptor knows what to do
+        if task_type not in self._host.task_types():
+            return ctx  # not declared, so `task` means nothing
+        if not asks:
+            self._require_no_task(ctx.method, task_type, params)
+            return ctx
+        validate_client_request(ctx.method, ctx.protocol_version, params)
+        try:
+            Augmented.model_validate(params)
+        except ValidationError:
+            raise MCPError(INVALID_PARAMS, "task.ttl must be a positive number of milliseconds") from None
+        return replace(ctx, method=CREATE, params={"taskType": task_type, "request": dict(params)})
+
+    def _require_no_task(self, method: str, task_type: TaskType, params: Mapping[str, Any]) -> None:
+        try:
+            component = component_of(task_type, dict(params))
+        except KeyError:
+            return  # the SDK refuses it
+        if self._host.config(task_type, component)[1].mode == "required":
+            raise MCPError(METHOD_NOT_FOUND, f"{task_type.capitalize()} {component!r} runs only as a task", method)
+
+    def _with_capability(self, ctx: RequestContext, result: HandlerResult) -> HandlerResult:
+        task_types = self._host.task_types()
+        if not isinstance(result, dict) or result.get("protocolVersion") != REVISION or not task_types:
+            return result
+        tasks = encode_capability(task_types, lists=session_of(ctx) is not None)
+        return {**result, "capabilities": {**result["capabilities"], "tasks": tasks}}
+
+    def _with_task_support(self, result: HandlerResult) -> HandlerResult:
+        if not isinstance(result, dict):
+            return result
+        return {**result, "tools": [self._supporting(tool) for tool in cast("list[JSONObject]", result["tools"])]}
+
+    def _supporting(self, tool: JSONObject) -> JSONObject:
+        config = self._host.config("tool", tool["name"])[1]
+        if not config.supports_tasks():
+            return tool
+        return {**tool, "execution": {**tool.get("execution", {}), "taskSupport": config.mode}}

@@ -1,0 +1,217 @@
+"""Questions of tasks to clients of revision 2025-11-25: on an open ``tasks/result``, else on the session's own channel.
+
+A question is asked on one channel at a time. Whoever asks it has its turn; when that channel is gone the next one has
+it. What is asked is always what the record says is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Self
+from weakref import WeakValueDictionary
+
+import anyio
+from mcp.shared.exceptions import MCPError, NoBackChannelError
+from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS
+from pydantic import ValidationError
+
+from mcp_celery.engine import Answer, Caller, JSONObject, RpcError, TaskEngine, TaskView
+from mcp_celery.errors import (
+    AnswersTooLargeError,
+    InvalidAnswerError,
+    McpCeleryError,
+    StoreUnavailableError,
+    TaskNotFoundError,
+)
+from mcp_celery.protocol.v2025_11_25 import related_to
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS: Final = 1.0
+"""How often it is looked whether a client that has been asked is still there."""
+_DELIVERY_SECONDS: Final = 30.0
+"""How long an answer waits for a store that does not take it."""
+_DELIVERY_PAUSE_SECONDS: Final = 0.5
+
+_LOST_FOR_GOOD: Final = (CONNECTION_CLOSED, "Connection closed")
+"""What the SDK answers for a client whose channel has ended; the code alone is one that clients use too."""
+
+
+class Channel(ABC):
+    """One way to a client."""
+
+    @abstractmethod
+    async def send(self, method: str, params: JSONObject) -> JSONObject:
+        """Send a request to the client.
+
+        Returns:
+            Its result.
+
+        Raises:
+            MCPError: The error that the client answered with, or that the channel is closed.
+            NoBackChannelError: There is no channel.
+            ValidationError: The answer is no result.
+        """
+
+    def can_ask(self, request: JSONObject) -> bool:  # noqa: ARG002 - for those who can tell
+        """Whether the client can be asked a request, as it declared."""
+        return True
+
+    async def heard(self) -> None:  # noqa: B027 - who waits for an answer hears at once
+        """Wait until the client hears the channel; called before each question."""
+
+    async def is_gone(self) -> bool:
+        """Whether the client has left without a word, asked while a question is out."""
+        return False
+
+
+class Turns:
+    """Whose turn it is to ask each question, in this process."""
+
+    def __init__(self) -> None:
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    def of(self, task_id: str, key: str) -> asyncio.Lock:
+        """The turn to ask one question."""
+        lock = self._turns.get((task_id, key))
+        if lock is None:
+            lock = self._turns[task_id, key] = asyncio.Lock()
+        return lock
+
+
+class Relay:
+    """Asks what one task wants to know, on one channel; a context manager, which stops asking at its end.
+
+    Args:
+        engine: Takes the answers.
+        caller: Who answers.
+        task_id: The task.
+        turns: Whose turn it is.
+        channel: Where it is asked.
+        grace_seconds: How long other channels may come first.
+    """
+
+    def __init__(
+        self,
+        engine: TaskEngine,
+        caller: Caller,
+        task_id: str,
+        *,
+        turns: Turns,
+        channel: Channel,
+        grace_seconds: float = 0.0,
+    ) -> None:
+        self._engine = engine
+        self._caller = caller
+        self._task_id = task_id
+        self._turns = turns
+        self._channel = channel
+        self._grace_seconds = grace_seconds
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._delivering: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        asking = tuple(self._asking.values())
+        for task in asking:
+            task.cancel()
+        # What has been answered is delivered, though whoever carried the question is gone.
+        with anyio.CancelScope(shield=True):
+            await asyncio.gather(*asking, *self._delivering, return_exceptions=True)
+
+    def show(self, view: TaskView) -> None:
+        """Ask what a task newly wants to know, and take back what it wants to know no more.
+
+        What the client cannot be asked is left to other channels.
+        """
+        wanted = {key: request for key, request in view.input_requests.items() if self._channel.can_ask(request)}
+        for key in self._asking.keys() - wanted.keys():
+            self._asking.pop(key).cancel()
+        for key in [key for key in wanted if key not in self._asking]:
+            task = asyncio.create_task(self._ask(key, wanted[key]), name=f"mcp-celery-ask-{self._task_id}")
+            self._asking[key] = task
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._delivering.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a question of task %s was not asked to its end", self._task_id, exc_info=error)
+
+    async def _ask(self, key: str, request: JSONObject) -> None:
+        await asyncio.sleep(self._grace_seconds)
+        await self._channel.heard()
+        async with asyncio.TaskGroup() as group, AsyncExitStack() as turn:
+            await turn.enter_async_context(self._turns.of(self._task_id, key))
+            if not await self._is_open(key):
+                return
+            answering = group.create_task(self._answer_to(request))
+            if await self._is_gone_before(answering):
+                await turn.aclose()  # the next channel has its turn; an answer that comes here all the same counts too
+            answer = await answering
+            if answer is None:
+                return
+            # The answer closes the question, and what is closed is taken back; but not what is on its way.
+            self._delivering.add(self._asking.pop(key))
+            await self._deliver(key, answer)
+
+    async def _is_gone_before(self, answering: asyncio.Task[Answer | None]) -> bool:
+        """Wait for an answer. True: the client went before it gave one."""
+        while not answering.done():
+            await asyncio.wait([answering], timeout=_LOOK_SECONDS)
+            if not answering.done() and await self._channel.is_gone():
+                return True
+        return False
+
+    async def _is_open(self, key: str) -> bool:
+        """Whether nobody has answered it while another channel had its turn."""
+        try:
+            return key in (await self._engine.get(self._caller, self._task_id)).input_requests
+        except McpCeleryError:
+            return False
+
+    async def _answer_to(self, request: JSONObject) -> Answer | None:
+        """What the client says, None where this channel does not reach it."""
+        params: JSONObject = request.get("params", {})
+        meta: JSONObject = {**params.get("_meta", {}), **related_to(self._task_id)}
+        try:
+            return await self._channel.send(request["method"], {**params, "_meta": meta})
+        except NoBackChannelError:
+            return None
+        except MCPError as error:
+            is_closed = (error.code, error.message) == _LOST_FOR_GOOD
+            return None if is_closed else RpcError(error.code, error.message, error.data)
+        except ValidationError:
+            return RpcError(INVALID_PARAMS, f"The client's answer is no result of {request['method']}")
+
+    async def _deliver(self, key: str, answer: Answer) -> None:
+        try:
+            async with asyncio.timeout(_DELIVERY_SECONDS):
+                while not await self._is_delivered(key, answer):  # noqa: ASYNC110 - nor when a store is back
+                    await asyncio.sleep(_DELIVERY_PAUSE_SECONDS)
+        except TaskNotFoundError:
+            logger.info("task %s was gone when an answer to it came", self._task_id)
+        except TimeoutError:
+            logger.warning("an answer to task %s was lost: the task store does not take it", self._task_id)
+
+    async def _is_delivered(self, key: str, answer: Answer) -> bool:
+        try:
+            await self._respond(key, answer)
+        except StoreUnavailableError:
+            return False
+        return True
+
+    async def _respond(self, key: str, answer: Answer) -> None:
+        try:
+            await self._engine.respond(self._caller, self._task_id, {key: answer})
+        except (InvalidAnswerError, AnswersTooLargeError) as error:
+            # This client will not be asked again, so it is the tool that learns.
+            logger.warning("the client of task %s gave an answer that cannot be taken: %s", self._task_id, error)
+            await self._engine.respond(self._caller, self._task_id, {key: RpcError(error.code, str(error))})

@@ -1,0 +1,219 @@
+"""Push of revision 2025-11-25: a session is told of the tasks it created, wherever their jobs run.
+
+Each task is followed by an asyncio task of its own until it has ended, as ``tasks/get`` would show it. What it wants to
+know, while nobody waits for its result, is asked on the session's own channel. A session's followers belong to its
+connection: they hold it weakly, and end when it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+from mcp.server.connection import Connection
+from mcp.shared.exceptions import MCPError, NoBackChannelError
+
+from mcp_celery.context import register_task_session
+from mcp_celery.engine import Caller, JSONObject, TaskEngine, TaskRecord
+from mcp_celery.errors import McpCeleryError, StoreUnavailableError
+from mcp_celery.protocol.caller import RequestContext, connection_of, session_of
+from mcp_celery.protocol.relay import Channel, Relay, Turns
+from mcp_celery.protocol.v2025_11_25 import PROGRESS_NOTIFICATION, STATUS_NOTIFICATION, encode_progress, encode_task
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS: Final = 0.5
+"""How long a question waits for a ``tasks/result`` to be asked on, before it is asked on the session's own channel."""
+PING_SECONDS: Final = 2.0
+"""How long a client has to show that it hears its session's own channel."""
+_FOLLOW_AGAIN_SECONDS: Final = 1.0
+"""How long a store that did not answer is left alone."""
+_PAUSE_SECONDS: Final = 2.0
+"""When a client that did not hear is tried again at first."""
+_LONGEST_PAUSE_SECONDS: Final = 16.0
+_FOLLOWERS: Final = "mcp_celery/followers"
+"""In ``Connection.state``: the connection's followers."""
+_HEARING: Final = "mcp_celery/hearing"
+"""In ``Connection.state``: who finds out whether the client hears."""
+
+
+class SessionPush:
+    """Tells sessions of their tasks: ``notifications/tasks/status``, and ``notifications/progress`` where asked.
+
+    Args:
+        engine: Gives the running event loop's engine.
+        turns: Whose turn it is to ask a question.
+    """
+
+    def __init__(self, engine: Callable[[], TaskEngine], turns: Turns) -> None:
+        self._engine = engine
+        self._turns = turns
+
+    def follow(self, ctx: RequestContext, record: TaskRecord, progress_token: str | int | None) -> None:
+        """Tell the session of a request of everything that happens to the task it has just created.
+
+        Args:
+            ctx: The creating request.
+            record: The new task, as the answer to the request shows it.
+            progress_token: The creating request's, None where it does not ask for progress.
+        """
+        session = session_of(ctx)
+        if session is None:
+            return
+        connection = connection_of(ctx)
+        register_task_session(session, connection)
+        followers: _Followers | None = connection.state.get(_FOLLOWERS)
+        if followers is None:
+            followers = connection.state[_FOLLOWERS] = _Followers()
+            connection.exit_stack.push_async_callback(followers.aclose)
+        following = _tell(_OnSession(connection), self._engine(), self._turns, record, progress_token)
+        followers.add(following, record.task_id)
+
+
+class _Followers:
+    """The asyncio tasks of one connection."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, following: Coroutine[Any, Any, None], task_id: str) -> None:
+        # In a context of its own: a copy of the request's would keep the request alive.
+        task = asyncio.create_task(following, name=f"mcp-celery-push-{task_id}", context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s ended: a session is not told of its task any more", task.get_name(), exc_info=error)
+
+    async def aclose(self) -> None:
+        """End them all."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _News:
+    """What a session has been told of a task."""
+
+    def __init__(self, channel: _OnSession, created: TaskRecord, token: str | int | None) -> None:
+        self._channel = channel
+        self._token = token
+        self._revision = created.revision  # the client knows it from the answer to its request
+        self._progress = float("-inf")
+
+    async def tell(self, record: TaskRecord) -> bool:
+        """Send what is new. False: there is nobody any more."""
+        if record.revision <= self._revision:
+            return True
+        progress = record.progress
+        if self._token is not None and progress is not None and progress.value > self._progress:
+            self._progress = progress.value
+            await self._channel.notify(PROGRESS_NOTIFICATION, encode_progress(record, progress, self._token))
+        self._revision = record.revision
+        return await self._channel.notify(STATUS_NOTIFICATION, encode_task(record))
+
+
+async def _tell(
+    channel: _OnSession, engine: TaskEngine, turns: Turns, created: TaskRecord, token: str | int | None
+) -> None:
+    """Send what is new of a task, and ask what it wants to know, until it has ended or the session is gone."""
+    caller = Caller(created.scope, created.issuer)
+    news = _News(channel, created, token)
+    async with Relay(
+        engine, caller, created.task_id, turns=turns, channel=channel, grace_seconds=GRACE_SECONDS
+    ) as relay:
+        while channel.is_there:
+            try:
+                async with engine.watch(caller, [created.task_id], results=False) as watch:
+                    async for view in watch:
+                        if not await news.tell(view.record):
+                            return
+                        relay.show(view)
+            except StoreUnavailableError as error:
+                logger.warning("a session is not told of its task %s for now: %s", created.task_id, error)
+                await asyncio.sleep(_FOLLOW_AGAIN_SECONDS)
+            except McpCeleryError as error:
+                logger.warning("a session is not told of its task %s: %s", created.task_id, error)
+                return
+            else:
+                return
+
+
+class _Hearing:
+    """Waits for a client that does not hear its session's own channel: one ping at a time, whatever number of questions
+    waits, and after a pause that grows.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._times_heard = 0
+        self._pause = _PAUSE_SECONDS
+
+    async def wait(self, ping: Callable[[], Awaitable[bool]]) -> None:
+        """Return when a ping has been answered since this call.
+
+        Args:
+            ping: Says whether it was answered.
+        """
+        before = self._times_heard
+        async with self._lock:
+            while self._times_heard == before:
+                if await ping():
+                    self._times_heard += 1
+                    self._pause = _PAUSE_SECONDS
+                else:
+                    await asyncio.sleep(self._pause)
+                    self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+
+
+class _OnSession(Channel):
+    """A session's own channel, for news and for questions.
+
+    Args:
+        connection: The session's; it is held weakly.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._session = weakref.ref(connection)
+        self._hearing: _Hearing = connection.state.setdefault(_HEARING, _Hearing())
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the session lives."""
+        return self._session() is not None
+
+    async def notify(self, method: str, params: JSONObject) -> bool:
+        """Send a notification. False: there is nobody any more."""
+        connection = self._session()
+        if connection is None:
+            return False
+        await connection.notify(method, params)
+        return True
+
+    async def send(self, method: str, params: JSONObject) -> JSONObject:
+        """Ask the client; a session that is gone has no channel."""
+        connection = self._session()
+        if connection is None:
+            raise NoBackChannelError(method)
+        return await connection.send_raw_request(method, params)
+
+    async def heard(self) -> None:
+        """Wait until the client answers on this channel: over HTTP it need not have opened its stream."""
+        await self._hearing.wait(self._ping)
+
+    async def _ping(self) -> bool:
+        connection = self._session()
+        if connection is None:
+            return False
+        try:
+            await connection.ping(opts={"timeout": PING_SECONDS})
+        except MCPError:
+            return False
+        return True

@@ -1,0 +1,27 @@
+-- Ask in the middle of a job. Asked again, because the answer to the script was lost, a question stays one.
+--
+-- KEYS[1]  hash: the task record
+-- KEYS[2]  channel: the task's changes; the message is the record's new revision
+-- KEYS[3]  hash: the questions
+-- KEYS[4]  hash: the answers
+-- KEYS[5]  string: the snapshot of the creating request
+-- KEYS[6]  sorted set: every task, by when it expires
+-- ARGV[1]  attempt of the job that asks
+-- ARGV[2]  now, in ms since the epoch
+-- ARGV[3]  when the task shall live at least, in ms since the epoch, or ''
+-- ARGV[4]  the longest life of the task, in ms
+-- ARGV[5]  the question's key
+-- ARGV[6]  the question
+-- Returns  1 if it is asked; 0 when the task is unknown, has ended, or counts another attempt.
+local current = redis.call('HMGET', KEYS[1], 'status', 'attempt')
+if not is_open(current[1]) or current[2] ~= ARGV[1] then
+  return 0
+end
+if redis.call('HEXISTS', KEYS[3], ARGV[5]) == 1 or redis.call('HEXISTS', KEYS[4], ARGV[5]) == 1 then
+  return 1
+end
+keep_question(KEYS[1], KEYS[3], ARGV[5], ARGV[6])
+redis.call('HSET', KEYS[1], 'status', 'input_required', 'updated_at_ms', ARGV[2])
+live_until(KEYS[1], {KEYS[3], KEYS[4], KEYS[5]}, KEYS[6], ARGV[3], ARGV[4])
+tell(KEYS[1], KEYS[2])
+return 1

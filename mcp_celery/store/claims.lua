@@ -1,0 +1,22 @@
+-- In front of every script: who has a task's job. The claims of each worker are a set of compound keys, so that its
+-- death concerns its own tasks only.
+
+-- Give a task's job to a worker, and take it from the one that had it.
+local function take(record, claims, worker, retries)
+  local held = redis.call('HMGET', record, 'claim_worker', 'key')
+  if held[1] and held[1] ~= worker then
+    redis.call('SREM', claims .. held[1], held[2])
+  end
+  redis.call('SADD', claims .. worker, held[2])
+  redis.call('PEXPIRE', claims .. worker, INDEX_LIFETIME_MS)
+  redis.call('HSET', record, 'claim_worker', worker, 'claim_retries', retries)
+end
+
+-- Take a task off the claims of the worker that has its job; the record still says which that was.
+local function let_go(record, claims)
+  local held = redis.call('HMGET', record, 'claim_worker', 'key')
+  if held[1] then
+    redis.call('SREM', claims .. held[1], held[2])
+  end
+end
+

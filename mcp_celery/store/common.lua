@@ -1,0 +1,35 @@
+-- In front of every script: what several of them do.
+
+-- Milliseconds since the epoch, by the clock that all processes share.
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Whether something may still happen to a task of that status.
+local function is_open(status)
+  return status == 'working' or status == 'input_required'
+end
+
+-- Whether a body has begun (`started`: the retries that the last one to begin was delivered with) with that many retries
+-- or more.
+local function has_begun(started, retries)
+  return started and tonumber(started) >= tonumber(retries)
+end
+
+-- Count a change of a task, and tell of it.
+local function tell(record, channel)
+  redis.call('PUBLISH', channel, redis.call('HINCRBY', record, 'revision', 1))
+end
+
+-- Add to an index, which lives on after its last entry.
+local function add_to_index(index, score, member)
+  redis.call('ZADD', index, score, member)
+  redis.call('PEXPIRE', index, INDEX_LIFETIME_MS)
+end
+
+-- What is left of a key's life in ms, for another that shall end with it.
+local function rest_of_life(key)
+  return math.max(redis.call('PTTL', key), 1)
+end
+

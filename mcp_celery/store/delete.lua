@@ -1,0 +1,21 @@
+-- Take back a task whose job was never published.
+--
+-- KEYS[1]  hash: the task record
+-- KEYS[2]  string: the snapshot of the creating request
+-- KEYS[3]  sorted set: every task, by when it expires
+-- Also writes what the record's fields `alias` and `listed_in` name.
+-- ARGV[1]  what the names of the workers' claims begin with
+-- Returns  0 when the job has begun: its message has arrived although it seemed lost, and the task stays; else 1.
+local record = redis.call('HMGET', KEYS[1], 'key', 'alias', 'listed_in', 'listed_at', 'started_retries')
+if record[5] then
+  return 0
+end
+let_go(KEYS[1], ARGV[1])
+if record[1] then
+  redis.call('ZREM', KEYS[3], record[1])
+end
+if record[3] then
+  redis.call('ZREM', record[3], record[4])
+end
+redis.call('DEL', KEYS[1], KEYS[2], record[2] or KEYS[2])
+return 1

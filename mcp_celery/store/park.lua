@@ -1,0 +1,38 @@
+-- Ask at the end of a job: the next leg becomes the task's current one, and is due when everything is answered.
+--
+-- KEYS[1]  hash: the task record
+-- KEYS[2]  channel: the task's changes; the message is the record's new revision
+-- KEYS[3]  hash: the questions
+-- KEYS[4]  hash: the answers; under '' what the tool wants back
+-- KEYS[5]  string: the snapshot of the creating request
+-- KEYS[6]  sorted set: every task, by when it expires
+-- ARGV[1]  attempt of the job that asks
+-- ARGV[2]  now, in ms since the epoch
+-- ARGV[3]  when the task shall live at least, in ms since the epoch, or ''
+-- ARGV[4]  the longest life of the task, in ms
+-- ARGV[5]  where the result of the next leg will be kept in this Redis, or ''
+-- ARGV[6]  what the tool wants back, as JSON
+-- ARGV[7]  what the names of the workers' claims begin with
+-- ARGV[8…] keys and their questions, in turn
+-- Returns  1 if it is asked; 0 when the task is unknown, has ended, or counts another attempt.
+local current = redis.call('HMGET', KEYS[1], 'status', 'attempt')
+if not is_open(current[1]) or current[2] ~= ARGV[1] then
+  return 0
+end
+redis.call('DEL', KEYS[3], KEYS[4])
+redis.call('HSET', KEYS[4], '', ARGV[6])
+for i = 8, #ARGV, 2 do
+  keep_question(KEYS[1], KEYS[3], ARGV[i], ARGV[i + 1])
+end
+let_go(KEYS[1], ARGV[7])
+redis.call('HDEL', KEYS[1], 'claim_worker', 'claim_retries', 'claim_at_ms',
+  'retries', 'retry_at_ms', 'started_retries', 'started_at_ms', 'started_by', 'start_before_ms')
+redis.call('HSET', KEYS[1], 'status', 'input_required', 'updated_at_ms', ARGV[2], 'parked', '1')
+redis.call('HINCRBY', KEYS[1], 'leg', 1)
+redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+if ARGV[5] ~= '' then
+  redis.call('HSET', KEYS[1], 'result_key', ARGV[5])
+end
+live_until(KEYS[1], {KEYS[3], KEYS[4], KEYS[5]}, KEYS[6], ARGV[3], ARGV[4])
+tell(KEYS[1], KEYS[2])
+return 1

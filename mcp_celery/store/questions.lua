@@ -1,0 +1,43 @@
+-- In front of every script: questions to a task's caller, and the answers to them.
+
+-- Keep a question, with its place in the order of asking.
+local function keep_question(record, questions, key, question)
+  redis.call('HSET', questions, key, redis.call('HINCRBY', record, 'asked', 1) .. ':' .. question)
+end
+
+-- Let a task that waits live until a time (ms since the epoch; '' for no longer than it does), but no longer than `most`
+-- ms in all; and everything that belongs to it for as long as its record.
+local function live_until(record, others, expiry, time, most)
+  local known = redis.call('HMGET', record, 'created_at_ms', 'ttl_ms', 'key', 'alias', 'listed_in')
+  if time ~= '' then
+    local ttl = math.min(tonumber(time) - tonumber(known[1]), tonumber(most))
+    if ttl > tonumber(known[2]) then
+      local ends = string.format('%.0f', known[1] + ttl)
+      redis.call('HSET', record, 'ttl_ms', string.format('%.0f', ttl))
+      redis.call('PEXPIREAT', record, ends)
+      add_to_index(expiry, ends, known[3])
+    end
+  end
+  local left = rest_of_life(record)
+  for _, other in ipairs(others) do
+    redis.call('PEXPIRE', other, left)
+  end
+  if known[4] then
+    redis.call('PEXPIRE', known[4], left)
+  end
+  if known[5] and redis.call('PTTL', known[5]) < left then
+    redis.call('PEXPIRE', known[5], left)
+  end
+end
+
+-- Bring the questions of a task in line with the status that it was moved to: while some are open it stays
+-- `input_required`, and with its end they go.
+local function settle_questions(record, questions, answers)
+  local status = redis.call('HGET', record, 'status')
+  if status == 'working' and redis.call('EXISTS', questions) == 1 then
+    redis.call('HSET', record, 'status', 'input_required')
+  elseif not is_open(status) then
+    redis.call('DEL', questions, answers)
+  end
+end
+

@@ -1,0 +1,143 @@
+"""The questions of tasks in Redis: the commands, and the async store's calls of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+from mcp_celery.engine import (
+    Answer,
+    Answered,
+    Asking,
+    Changed,
+    NextLeg,
+    Question,
+    TaskRef,
+    decode_answer,
+    encode_answer,
+    encode_question,
+)
+from mcp_celery.keys import RedisKeys
+from mcp_celery.store.codec import decode_record, flat_to_mapping
+from mcp_celery.store.commands import Command, ResultKey, asked, moved
+
+Reply = TypeVar("Reply")
+
+
+def ask(keys: RedisKeys, ref: TaskRef, question: Question, asking: Asking) -> Command[bool]:
+    """Ask in the middle of a job."""
+    return Command("ask", _asked_in(keys, ref), [*_asking(asking), question.key, encode_question(question)], _yes)
+
+
+def park(
+    keys: RedisKeys,
+    ref: TaskRef,
+    questions: Sequence[Question],
+    asking: Asking,
+    leg: NextLeg,
+    result_key: ResultKey | None,
+) -> Command[bool]:
+    """Ask at the end of a job."""
+    kept = [text for question in questions for text in (question.key, encode_question(question))]
+    place = "" if result_key is None else result_key(leg.job_id)
+    return Command(
+        "park",
+        _asked_in(keys, ref),
+        [*_asking(asking), place, json.dumps(leg.request_state), keys.claims(""), *kept],
+        _yes,
+    )
+
+
+def _asked_in(keys: RedisKeys, ref: TaskRef) -> list[str]:
+    """Everything that lives as long as the record, and the index of when that is."""
+    return [*moved(keys, ref), *asked(keys, ref), keys.snapshot(ref.scope, ref.task_id), keys.expiry]
+
+
+def _asking(asking: Asking) -> list[str | int]:
+    lifetime = asking.extension
+    until, most = ("", 0) if lifetime is None else (lifetime.until_ms, lifetime.max_ttl_ms)
+    return [asking.attempt, asking.at_ms, until, most]
+
+
+def heard(keys: RedisKeys, ref: TaskRef, key: str, *, attempt: int) -> Command[Answer | bool]:
+    """What became of an awaited question."""
+
+    def parse(reply: Any) -> Answer | bool:
+        return decode_answer(reply.decode()) if isinstance(reply, bytes) else _yes(reply)
+
+    return Command("heard", [keys.record(ref.scope, ref.task_id), *asked(keys, ref)], [attempt, key], parse)
+
+
+def withdraw(
+    keys: RedisKeys, ref: TaskRef, questions: Sequence[str], *, attempt: int, at_ms: int
+) -> Command[dict[str, Answer]]:
+    """Forget awaited questions, and their answers."""
+
+    def parse(reply: Any) -> dict[str, Answer]:
+        found = zip(questions, cast("list[bytes | None]", reply), strict=False)
+        return {key: decode_answer(text.decode()) for key, text in found if text is not None}
+
+    return Command("withdraw", [*moved(keys, ref), *asked(keys, ref)], [attempt, at_ms, *questions], parse)
+
+
+def answer(
+    keys: RedisKeys, ref: TaskRef, answers: Mapping[str, Answer], *, at_ms: int, start_before_ms: int | None
+) -> Command[Answered | None]:
+    """Take answers."""
+
+    def parse(reply: Any) -> Answered | None:
+        if reply is None:
+            return None
+        taken, due, flat = cast("tuple[int, int, list[bytes]]", reply)
+        return Answered(Changed(taken == 1, decode_record(flat_to_mapping(flat))), due == 1)
+
+    given = [text for key, one in answers.items() for text in (key, encode_answer(one))]
+    too_late = "" if start_before_ms is None else start_before_ms
+    return Command("answer", [*moved(keys, ref), *asked(keys, ref), keys.due], [at_ms, too_late, *given], parse)
+
+
+def published(keys: RedisKeys, ref: TaskRef, *, attempt: int) -> Command[None]:
+    """Note that the leg that was due is with the broker."""
+    return Command("published", [keys.record(ref.scope, ref.task_id), keys.due], [attempt], lambda _: None)
+
+
+def _yes(reply: Any) -> bool:
+    return reply == 1
+
+
+class RedisQuestions:
+    """The part of :class:`mcp_celery.store.RedisTaskStore` that fulfils :class:`mcp_celery.engine.QuestionStore`."""
+
+    keys: RedisKeys
+    _result_key: ResultKey | None
+
+    async def ask(self, ref: TaskRef, question: Question, asking: Asking) -> bool:
+        """Ask in the middle of a job."""
+        return await self.run(ask(self.keys, ref, question, asking))
+
+    async def heard(self, ref: TaskRef, key: str, *, attempt: int) -> Answer | bool:
+        """What became of an awaited question."""
+        return await self.run(heard(self.keys, ref, key, attempt=attempt))
+
+    async def withdraw(self, ref: TaskRef, keys: Sequence[str], *, attempt: int, at_ms: int) -> dict[str, Answer]:
+        """Forget awaited questions, and their answers."""
+        return await self.run(withdraw(self.keys, ref, keys, attempt=attempt, at_ms=at_ms))
+
+    async def park(self, ref: TaskRef, questions: Sequence[Question], asking: Asking, leg: NextLeg) -> bool:
+        """Ask at the end of a job."""
+        return await self.run(park(self.keys, ref, questions, asking, leg, self._result_key))
+
+    async def answer(
+        self, ref: TaskRef, answers: Mapping[str, Answer], *, at_ms: int, start_before_ms: int | None
+    ) -> Answered | None:
+        """Take answers."""
+        return await self.run(answer(self.keys, ref, answers, at_ms=at_ms, start_before_ms=start_before_ms))
+
+    async def published(self, ref: TaskRef, *, attempt: int) -> None:
+        """Note that the leg that was due is with the broker."""
+        await self.run(published(self.keys, ref, attempt=attempt))
+
+    async def run(self, command: Command[Reply]) -> Reply:
+        """Send a command."""
+        raise NotImplementedError

@@ -1,0 +1,190 @@
+"""Questions of tasks and answers to them, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+
+from mcp_celery.engine import (
+    Answer,
+    Answered,
+    Asking,
+    Changed,
+    NextLeg,
+    Question,
+    TaskRecord,
+    TaskRef,
+    decode_answer,
+    encode_answer,
+)
+from mcp_celery.testing.bus import MemoryTaskBus
+
+
+@dataclass(slots=True)
+class Kept:
+    """What is kept of a task."""
+
+    record: TaskRecord
+    snapshot: bytes
+    started_retries: int = -1
+    started_by: str = ""
+    questions: dict[str, Question] = field(default_factory=dict[str, Question])
+    answers: dict[str, str] = field(default_factory=dict[str, str])
+    request_state: str | None = None
+    is_parked: bool = False
+
+    def settle_questions(self) -> None:
+        """Bring the questions in line with the status: while some are open the task stays ``input_required``."""
+        if self.record.is_terminal:
+            self.questions.clear()
+            self.answers.clear()
+        elif self.questions:
+            self.record = replace(self.record, status="input_required")
+
+    def may_start(self, attempt: int) -> bool:
+        """Whether a job of that attempt may begin; questions that its body awaited and left behind do not hinder it."""
+        left_behind = bool(self.questions) and not self.is_parked
+        return self.record.attempt == attempt and (self.record.status == "working" or left_behind)
+
+    def counts(self, attempt: int) -> bool:
+        """Whether a job of that attempt may still say something."""
+        return self.record.is_open and self.record.attempt == attempt
+
+
+class MemoryQuestions:
+    """What the records' core knows of questions; each call is one step.
+
+    Attributes:
+        due: Tasks whose next leg is still to be published.
+    """
+
+    _bus: MemoryTaskBus
+    due: set[TaskRef]
+
+    def _found(self, ref: TaskRef) -> AbstractContextManager[Kept | None]:
+        raise NotImplementedError
+
+    def ask(self, ref: TaskRef, question: Question, asking: Asking) -> bool:
+        """As ``QuestionStore.ask``."""
+        with self._found(ref) as kept:
+            if kept is None or not kept.counts(asking.attempt):
+                return False
+            if question.key not in kept.questions and question.key not in kept.answers:
+                kept.questions[question.key] = question
+                self._move(kept, asking)
+            return True
+
+    def park(self, ref: TaskRef, questions: Sequence[Question], asking: Asking, leg: NextLeg) -> bool:
+        """As ``QuestionStore.park``."""
+        with self._found(ref) as kept:
+            if kept is None or not kept.counts(asking.attempt):
+                return False
+            kept.questions = {question.key: question for question in questions}
+            kept.answers = {}
+            kept.request_state, kept.is_parked = leg.request_state, True
+            kept.started_retries, kept.started_by = -1, ""
+            record = kept.record
+            kept.record = replace(
+                record,
+                leg=record.leg + 1,
+                attempt=record.attempt + 1,
+                claim=None,
+                retries=0,
+                retry_at_ms=None,
+                started_at_ms=None,
+                start_before_ms=None,
+            )
+            self._move(kept, asking)
+            return True
+
+    def _move(self, kept: Kept, asking: Asking) -> None:
+        record, lifetime = kept.record, asking.extension
+        ttl_ms = record.ttl_ms
+        if lifetime is not None:
+            ttl_ms = max(ttl_ms, min(lifetime.until_ms - record.created_at_ms, lifetime.max_ttl_ms))
+        kept.record = replace(record, status="input_required", ttl_ms=ttl_ms)
+        self._tell(kept, asking.at_ms)
+
+    def _tell(self, kept: Kept, at_ms: int) -> None:
+        kept.record = replace(kept.record, updated_at_ms=at_ms, revision=kept.record.revision + 1)
+        self._bus.tell(kept.record.ref)
+
+    def heard(self, ref: TaskRef, key: str, *, attempt: int) -> Answer | bool:
+        """As ``QuestionStore.heard``."""
+        with self._found(ref) as kept:
+            if kept is None or kept.record.attempt != attempt:
+                return False
+            return decode_answer(kept.answers[key]) if key in kept.answers else key in kept.questions
+
+    def withdraw(self, ref: TaskRef, keys: Sequence[str], *, attempt: int, at_ms: int) -> dict[str, Answer]:
+        """As ``QuestionStore.withdraw``."""
+        with self._found(ref) as kept:
+            if kept is None or kept.record.attempt != attempt:
+                return {}
+            answers = {key: decode_answer(kept.answers.pop(key)) for key in keys if key in kept.answers}
+            withdrawn = [key for key in keys if kept.questions.pop(key, None) is not None]
+            if withdrawn and not kept.questions:
+                kept.record = replace(kept.record, status="working")
+            if withdrawn:
+                self._tell(kept, at_ms)
+            return answers
+
+    def answer(
+        self, ref: TaskRef, answers: Mapping[str, Answer], *, at_ms: int, start_before_ms: int | None
+    ) -> Answered | None:
+        """As ``QuestionStore.answer``."""
+        with self._found(ref) as kept:
+            if kept is None:
+                return None
+            taken = [key for key in answers if kept.questions.pop(key, None) is not None]
+            kept.answers.update({key: encode_answer(answers[key]) for key in taken})
+            is_due = bool(taken) and not kept.questions and kept.is_parked
+            if taken and not kept.questions:
+                kept.record = replace(kept.record, status="working")
+            if is_due:
+                kept.is_parked = False
+                self.due.add(ref)
+                kept.record = replace(kept.record, start_before_ms=start_before_ms)
+            if taken:
+                self._tell(kept, at_ms)
+            return Answered(Changed(bool(taken), kept.record), is_due)
+
+    def published(self, ref: TaskRef, *, attempt: int) -> None:
+        """As ``QuestionStore.published``."""
+        with self._found(ref) as kept:
+            if kept is not None and kept.record.attempt == attempt:
+                self.due.discard(ref)
+
+
+class MemoryQuestionStore:
+    """The same for event loops. Fulfils :class:`mcp_celery.engine.QuestionStore`."""
+
+    def __init__(self, core: MemoryQuestions) -> None:
+        self._core = core
+
+    async def ask(self, ref: TaskRef, question: Question, asking: Asking) -> bool:
+        """Ask in the middle of a job."""
+        return self._core.ask(ref, question, asking)
+
+    async def heard(self, ref: TaskRef, key: str, *, attempt: int) -> Answer | bool:
+        """What became of an awaited question."""
+        return self._core.heard(ref, key, attempt=attempt)
+
+    async def withdraw(self, ref: TaskRef, keys: Sequence[str], *, attempt: int, at_ms: int) -> dict[str, Answer]:
+        """Forget awaited questions, and their answers."""
+        return self._core.withdraw(ref, keys, attempt=attempt, at_ms=at_ms)
+
+    async def park(self, ref: TaskRef, questions: Sequence[Question], asking: Asking, leg: NextLeg) -> bool:
+        """Ask at the end of a job."""
+        return self._core.park(ref, questions, asking, leg)
+
+    async def answer(
+        self, ref: TaskRef, answers: Mapping[str, Answer], *, at_ms: int, start_before_ms: int | None
+    ) -> Answered | None:
+        """Take answers."""
+        return self._core.answer(ref, answers, at_ms=at_ms, start_before_ms=start_before_ms)
+
+    async def published(self, ref: TaskRef, *, attempt: int) -> None:
+        """Note that the leg that was due is with the broker."""
+        self._core.published(ref, attempt=attempt)

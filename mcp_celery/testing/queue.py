@@ -1,0 +1,44 @@
+"""The broker, in memory."""
+
+from __future__ import annotations
+
+import asyncio
+
+from mcp_celery.engine import Submission, TaskRecord
+from mcp_celery.errors import QueueUnavailableError
+from mcp_celery.testing.breakable import Breakable
+
+
+class MemoryTaskQueue(Breakable):
+    """The broker. Fulfils :class:`mcp_celery.engine.TaskQueue`.
+
+    Attributes:
+        published: Every published job, as the record and the request it was made of.
+        revoked: The id of every revoked job.
+    """
+
+    def __init__(self) -> None:
+        self.published: list[tuple[TaskRecord, Submission]] = []
+        self.revoked: list[str] = []
+        self._open = asyncio.Event()
+        self._open.set()
+
+    async def publish(self, record: TaskRecord, submission: Submission) -> None:
+        """Take a job, once nothing holds it back; ``QueueUnavailableError`` while the queue fails."""
+        await self._open.wait()
+        if self._failing:
+            raise QueueUnavailableError
+        self.published.append((record, submission))
+
+    async def revoke(self, job_id: str) -> None:
+        """Note a revoke; while the queue fails it is lost, since revoking is best effort."""
+        if not self._failing:
+            self.revoked.append(job_id)
+
+    def hold(self) -> None:
+        """Let every publish wait until :meth:`release`."""
+        self._open.clear()
+
+    def release(self) -> None:
+        """Let the waiting publishes go on."""
+        self._open.set()

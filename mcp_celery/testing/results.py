@@ -1,0 +1,32 @@
+"""Celery's result backend, in memory."""
+
+from __future__ import annotations
+
+import json
+
+from mcp_celery.engine import JobOutcome, StoredResult
+
+
+class MemoryTaskResults:
+    """Celery's result backend. Fulfils :class:`mcp_celery.engine.TaskResults`.
+
+    Attributes:
+        stored: Results by Celery id; take one out to let it expire.
+    """
+
+    def __init__(self) -> None:
+        self.stored: dict[str, StoredResult] = {}
+
+    def put(self, job_id: str, state: str, value: object) -> None:
+        """Store what a job returned or raised, as Celery would: through JSON.
+
+        Args:
+            job_id: The job's Celery id.
+            state: Celery's state, for example ``SUCCESS``.
+            value: A ``JobOutcome`` or another JSON value; of an exception ``{"exc_type": …, "exc_message": […]}``.
+        """
+        self.stored[job_id] = StoredResult(state, json.loads(json.dumps(value, default=JobOutcome.__json__)))
+
+    async def read(self, job_id: str) -> StoredResult | None:
+        """The job's stored result, None when there is none."""
+        return self.stored.get(job_id)

@@ -1,0 +1,239 @@
+"""Records of tasks, in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from mcp_celery import audit
+from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine import (
+    Caller,
+    Change,
+    Changed,
+    Claim,
+    StoredTask,
+    TaskRecord,
+    TaskRef,
+    decode_answer,
+    leg_answers,
+    next_round,
+    now_ms,
+    sources_of,
+)
+from mcp_celery.errors import StoreUnavailableError
+from mcp_celery.keys import task_redis_prefix
+from mcp_celery.sealing import SnapshotCodec
+from mcp_celery.testing.breakable import Breakable
+from mcp_celery.testing.bus import MemoryTaskBus
+from mcp_celery.testing.questions import Kept, MemoryQuestions, MemoryQuestionStore
+from mcp_celery.testing.results import MemoryTaskResults
+
+
+class MemoryJobLedger(MemoryQuestions, Breakable):
+    """Records of tasks with blocking calls, usable from any thread; each call is one step, as a Lua script is in Redis.
+
+    Fulfils :class:`mcp_celery.engine.JobLedger`, and is the core of :class:`MemoryTaskStore`, whose arguments it has.
+    """
+
+    def __init__(
+        self,
+        bus: MemoryTaskBus,
+        clock: Callable[[], int],
+        results: MemoryTaskResults | None,
+        snapshots: SnapshotCodec | None,
+    ) -> None:
+        self._bus = bus
+        self._snapshots = snapshots or SnapshotCodec()
+        self._clock = clock
+        self._results = results
+        self._kept: dict[TaskRef, Kept] = {}
+        self._lock = threading.Lock()
+        self.due = set[TaskRef]()
+
+    @contextmanager
+    def _found(self, ref: TaskRef) -> Generator[Kept | None]:
+        with self._lock:
+            if self._failing:
+                raise StoreUnavailableError
+            kept = self._kept.get(ref)
+            if kept is not None and kept.record.expires_at_ms <= self._clock():
+                del self._kept[ref]
+                kept = None
+            yield kept
+
+    def create(self, record: TaskRecord, snapshot: TaskContextSnapshot) -> None:
+        """As ``TaskStore.create``."""
+        with self._found(record.ref):
+            self._kept[record.ref] = Kept(record, self._snapshots.write(snapshot, _place(record.ref)).encode())
+
+    def load(self, ref: TaskRef) -> StoredTask | None:
+        """As ``TaskStore.load``."""
+        with self._found(ref) as kept:
+            if kept is None:
+                return None
+            told = kept.record.status in ("failed", "cancelled")
+            stored = {} if told or self._results is None else self._results.stored
+            questions = tuple(kept.questions.values()) if kept.record.status == "input_required" else ()
+            return StoredTask(kept.record, stored.get(kept.record.job_id), questions)
+
+    def page(self, owner: Caller, *, before: str | None, limit: int) -> list[StoredTask]:
+        """As ``TaskStore.page``."""
+        with self._lock:
+            if self._failing:
+                raise StoreUnavailableError
+            alive = [kept.record for kept in self._kept.values() if kept.record.expires_at_ms > self._clock()]
+            stored = {} if self._results is None else self._results.stored
+        if owner.scope is None and owner.session is None:
+            return []
+        listed = [record for record in alive if record.owner == owner and (before is None or record.position < before)]
+        listed.sort(key=lambda record: record.position, reverse=True)
+        return [StoredTask(record, stored.get(record.job_id) if record.is_open else None) for record in listed[:limit]]
+
+    def change(self, ref: TaskRef, change: Change) -> Changed | None:
+        """As ``TaskStore.change``."""
+        with self._found(ref) as kept:
+            if kept is None:
+                return None
+            record = kept.record
+            begun = change.unless_begun is not None and kept.started_retries >= change.unless_begun
+            if begun or record.status not in sources_of(change.to) or change.attempt not in (None, record.attempt):
+                return Changed(False, record)
+            kept.record = _changed(record, change)
+            kept.settle_questions()
+            self._bus.tell(ref)
+            if kept.record.is_terminal:
+                audit.ended(ref.scope, ref.task_id, change.to)
+            return Changed(True, kept.record)
+
+    def start(
+        self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str = "", worker: str = ""
+    ) -> TaskContextSnapshot | None:
+        """As ``TaskStore.start``."""
+        with self._found(ref) as kept:
+            if kept is None or not kept.may_start(attempt):
+                return None
+            again = delivery and (retries, delivery) == (kept.started_retries, kept.started_by)
+            if retries <= kept.started_retries and not again:
+                return None
+            kept.started_retries, kept.started_by = retries, delivery
+            claim = kept.record.claim
+            if worker and (claim is None or claim.worker != worker):
+                claim = replace(claim, worker=worker) if claim else Claim(worker, at_ms)
+            kept.record = replace(kept.record, started_at_ms=at_ms, claim=claim)
+            if not again:
+                kept.questions.clear()
+                if kept.record.status == "input_required":
+                    kept.record = replace(kept.record, status="working", revision=kept.record.revision + 1)
+                    self._bus.tell(ref)
+            snapshot = self._snapshots.read(kept.snapshot, _place(ref))
+            if kept.record.leg == 1:
+                return snapshot
+            answers = {key: decode_answer(text) for key, text in kept.answers.items()}
+            return next_round(snapshot, leg_answers(kept.record.leg - 1, answers), kept.request_state)
+
+    def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
+        """As ``TaskStore.snapshot``."""
+        with self._found(ref) as kept:
+            return None if kept is None else self._snapshots.read(kept.snapshot, _place(ref))
+
+    def claim(self, ref: TaskRef, *, attempt: int, claim: Claim, retries: int = 0) -> bool:
+        """Note which worker received the job."""
+        with self._found(ref) as kept:
+            if kept is None or not kept.record.is_open or kept.record.attempt != attempt:
+                return False
+            if retries <= kept.started_retries:
+                return False
+            kept.record = replace(kept.record, claim=claim)
+            return True
+
+    def find(self, job_id: str) -> TaskRecord | None:
+        """The record whose current job has this Celery id."""
+        ref = next((ref for ref, kept in tuple(self._kept.items()) if kept.record.job_id == job_id), TaskRef(None, ""))
+        with self._found(ref) as kept:
+            return None if kept is None else kept.record
+
+    def delete(self, ref: TaskRef) -> bool:
+        """As ``TaskStore.delete``."""
+        with self._found(ref) as kept:
+            if kept is not None and kept.started_retries >= 0:
+                return False
+            self._kept.pop(ref, None)
+            return True
+
+
+def _place(ref: TaskRef) -> str:
+    return f"{task_redis_prefix(ref.scope)}:{ref.task_id}"
+
+
+def _changed(record: TaskRecord, change: Change) -> TaskRecord:
+    return replace(
+        record,
+        status=change.to,
+        updated_at_ms=change.at_ms,
+        # None keeps the old message, an empty text takes it away.
+        status_message=record.status_message if change.status_message is None else change.status_message or None,
+        is_error=change.is_error or record.is_error,
+        error=change.error or record.error,
+        progress=change.progress or record.progress,
+        retries=record.retries if change.retries is None else change.retries,
+        retry_at_ms=change.retry_at_ms or record.retry_at_ms,
+        revision=record.revision + 1,
+    )
+
+
+class MemoryTaskStore(MemoryQuestionStore):
+    """Records of tasks for event loops. Fulfils :class:`mcp_celery.engine.TaskStore`.
+
+    Args:
+        bus: Who is told of changes.
+        clock: Milliseconds since the epoch; a test that lets tasks expire gives its own.
+        results: The result backend, where ``load`` shall read a job's result in the same step; else None.
+        snapshots: How snapshots are written; by default as they are, without access tokens.
+
+    Attributes:
+        ledger: The blocking view of the same records; its ``fail()`` and ``recover()`` hold for both.
+    """
+
+    def __init__(
+        self,
+        bus: MemoryTaskBus,
+        *,
+        clock: Callable[[], int] = now_ms,
+        results: MemoryTaskResults | None = None,
+        snapshots: SnapshotCodec | None = None,
+    ) -> None:
+        self.ledger = MemoryJobLedger(bus, clock, results, snapshots)
+        super().__init__(self.ledger)
+
+    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot) -> None:
+        """Keep a new record and its snapshot until the record's ttl ends."""
+        self.ledger.create(record, snapshot)
+
+    async def load(self, ref: TaskRef) -> StoredTask | None:
+        """The record, with the job's stored result where ``results`` was given."""
+        return self.ledger.load(ref)
+
+    async def page(self, owner: Caller, *, before: str | None, limit: int) -> list[StoredTask]:
+        """An owner's tasks that are alive, the newest first."""
+        return self.ledger.page(owner, before=before, limit=limit)
+
+    async def change(self, ref: TaskRef, change: Change) -> Changed | None:
+        """Apply a change in one step, and tell it on the bus."""
+        return self.ledger.change(ref, change)
+
+    async def start(
+        self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str = "", worker: str = ""
+    ) -> TaskContextSnapshot | None:
+        """Let the body of a job begin, once for each (attempt, retries)."""
+        return self.ledger.start(ref, attempt=attempt, retries=retries, at_ms=at_ms, delivery=delivery, worker=worker)
+
+    async def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
+        """The creating request's context, to publish a task's job anew."""
+        return self.ledger.snapshot(ref)
+
+    async def delete(self, ref: TaskRef) -> bool:
+        """Forget a record and its snapshot, unless its job has begun."""
+        return self.ledger.delete(ref)

@@ -1,0 +1,124 @@
+"""The heartbeat of a worker: a thread of the parent, so that no tool, however busy, makes its worker look dead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final
+
+from mcp_celery.engine import Change, TaskRef, now_ms
+from mcp_celery.engine.life import WorkerLife
+
+logger = logging.getLogger(__name__)
+
+Living = Callable[[str], AbstractAsyncContextManager[WorkerLife]]
+"""Says that a worker lives, and takes part in recovery, while it is open."""
+
+PATIENCE_SECONDS: Final = 10.0
+"""How long a worker's start waits for the first heartbeat, and its end for the thread."""
+LAST_WORDS_SECONDS: Final = 5.0
+
+
+class Heart:
+    """Runs on an event loop of its own.
+
+    Args:
+        living: Entered when it starts, left when it stops.
+    """
+
+    def __init__(self, living: Living) -> None:
+        self._living = living
+        self._mark = secrets.token_hex(4)
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self._beating = threading.Event()
+        self._life: WorkerLife | None = None
+        self._working: set[asyncio.Task[None]] = set()
+        self._pid = 0
+
+    def worker_id(self, hostname: str) -> str:
+        """A worker's name in claims: its node name, and a mark of this process, which its successor does not have."""
+        return f"{hostname}/{self._mark}"
+
+    def start(self, hostname: str) -> None:
+        """Start to beat; returns when the first heartbeat is stored, or the store does not answer."""
+        self._pid = os.getpid()
+        self._stopping, self._life = asyncio.Event(), None
+        self._beating.clear()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._live(self.worker_id(hostname))), name="mcp-celery-heart", daemon=True
+        )
+        self._thread.start()
+        if not self._beating.wait(PATIENCE_SECONDS):
+            logger.warning("the first heartbeat takes longer than %.0f s", PATIENCE_SECONDS)
+
+    def stop(self) -> None:
+        """Say the last words and end the thread. Does nothing in a child of the process that started it."""
+        thread, loop = self._thread, self._loop
+        if thread is None or loop is None or self._pid != os.getpid():
+            return
+        self._thread = None
+        loop.call_soon_threadsafe(self._stopping.set)
+        thread.join(PATIENCE_SECONDS)
+        if thread.is_alive():
+            logger.warning("the heartbeat did not end within %.0f s", PATIENCE_SECONDS)
+
+    def reconnected(self) -> None:
+        """Say that the connection to the broker was lost, and is there again."""
+        before_ms = now_ms()
+        self._soon(lambda life: life.take_back(before_ms))
+
+    def tell_later(self, ref: TaskRef, change: Change) -> bool:
+        """Have a change applied as soon as the store answers.
+
+        Returns:
+            False: Not here, for this is a child of the process whose heart it is.
+        """
+        return self._soon(lambda life: life.tell(ref, change))
+
+    def _soon(self, work: Callable[[WorkerLife], Coroutine[Any, Any, None]]) -> bool:
+        if self._loop is None or self._thread is None or self._pid != os.getpid():
+            return False
+        try:
+            self._loop.call_soon_threadsafe(self._begin, work)
+        except RuntimeError:  # the loop is closed: the heart has failed, and has said so
+            return False
+        return True
+
+    def _begin(self, work: Callable[[WorkerLife], Coroutine[Any, Any, None]]) -> None:
+        if self._life is not None:
+            task = asyncio.create_task(work(self._life))
+            self._working.add(task)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._working.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("the heart of this worker could not do what it was asked", exc_info=error)
+
+    async def _live(self, worker: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        try:
+            async with self._living(worker) as self._life:
+                self._beating.set()
+                await self._stopping.wait()
+                await self._finish_work()
+        except Exception:
+            logger.exception("the heartbeat of this worker has failed; its jobs will be taken for lost")
+            raise
+        finally:
+            self._beating.set()
+
+    async def _finish_work(self) -> None:
+        """Give what is under way a moment: a store that does not answer now is not waited for."""
+        if self._working:
+            await asyncio.wait(self._working, timeout=LAST_WORDS_SECONDS)
+        for task in self._working:
+            task.cancel()
+        await asyncio.gather(*self._working, return_exceptions=True)

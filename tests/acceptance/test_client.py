@@ -1,0 +1,108 @@
+"""The client's library against servers that it does not know: ours through a restart, and FastMCP 4."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mcp_types as types
+import pytest
+from mcp.client import Client
+from mcp.client.session import ClientRequestContext
+
+from bench import peer
+from mcp_celery.client import (
+    TaskCancelledError,
+    TaskFailedError,
+    TaskGoneError,
+    TaskHandle,
+    TasksClient,
+    call_tool_task,
+    resilient_http,
+)
+from tests.support.deployment import MODULE, ROOT, Deployment, free_port, is_listening, process, wait_until
+from tests.support.scripted import text_of
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_task_outlives_its_server_and_the_client_too(idle_deployment: Deployment, tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/mcp"
+    argv = [sys.executable, "-m", "mcp_celery", "serve", f"{MODULE}:server", "--port", str(port)]
+    with idle_deployment.worker("asyncio"):
+        with process(argv, idle_deployment.env(), tmp_path / "first.log"):
+            wait_until(lambda: is_listening(port), "the server listens")
+            client = Client(resilient_http(url), extensions=[TasksClient()])
+            await client.__aenter__()
+            handle = await call_tool_task(client, "wait_for_file", {"path": str(tmp_path / "go")})
+            await anext(handle.changes())
+        try:
+            (tmp_path / "go").touch()
+            with process(argv, idle_deployment.env(), tmp_path / "second.log"):
+                assert text_of(await handle.result(60)) == "released"
+        finally:
+            await client.__aexit__(None, None, None)
+
+
+async def test_an_expired_task_is_gone(url: str) -> None:
+    async with Client(resilient_http(url), extensions=[TasksClient()]) as client:
+        handle = await call_tool_task(client, "short_lived")
+        assert text_of(await handle.result(60)) == "soon forgotten"
+
+        async def is_gone() -> bool:
+            try:
+                await TaskHandle.resume(client, handle.task_id)
+            except TaskGoneError:
+                return True
+            return False
+
+        await eventually(is_gone)
+
+
+@pytest.fixture(scope="module")
+def peer_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A FastMCP 4 server: it has no push, and a poll interval of five seconds."""
+    try:
+        python = peer.ensure()
+    except peer.PeerMissingError as error:
+        pytest.skip(f"no FastMCP 4 here: {error}")
+    port = free_port()
+    env = {**os.environ, "FASTMCP_DOCKET_URL": "memory://", "PYTHONPATH": str(ROOT)}
+    argv = [str(python), str(ROOT / "tests/support/peers/fastmcp4.py"), str(port)]
+    with process(argv, env, tmp_path_factory.mktemp("peer") / "peer.log") as child:
+        wait_until(lambda: is_listening(port) or child.poll() is not None, "FastMCP listens")
+        yield f"http://127.0.0.1:{port}/mcp"
+
+
+async def say_ada(context: ClientRequestContext, params: types.ElicitRequestParams) -> types.ElicitResult:
+    return types.ElicitResult(action="accept", content={"name": "Ada"})
+
+
+async def test_fastmcp_gives_results_asks_and_fails(peer_url: str) -> None:
+    async with Client(peer_url, extensions=[TasksClient()], elicitation_callback=say_ada) as client:
+        added = await call_tool_task(client, "add", {"a": 1, "b": 2})
+        greeted = await call_tool_task(client, "greet")
+        broken = await call_tool_task(client, "break_down")
+        states = [state.status async for state in greeted.changes()]
+        assert text_of(await added) == "3"
+        assert text_of(await greeted) == "Hello, Ada!"
+        assert states[-1] == "completed"
+        assert "input_required" in states
+        with pytest.raises(TaskFailedError) as failed:
+            await broken
+    assert (failed.value.code, failed.value.message, failed.value.data) == (-32050, "the gears are stuck", {"gear": 7})
+
+
+async def test_fastmcp_cancels_and_finds_again(peer_url: str) -> None:
+    async with Client(resilient_http(peer_url), extensions=[TasksClient()]) as client:
+        handle = await call_tool_task(client, "wait")
+        again = await TaskHandle.resume(client, handle.task_id)
+        assert (await again.cancel()).status == "cancelled"
+        with pytest.raises(TaskCancelledError):
+            await handle
+        with pytest.raises(TaskGoneError):
+            await TaskHandle.resume(client, "nobody-made-this")

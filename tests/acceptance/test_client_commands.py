@@ -1,0 +1,429 @@
+"""`mcp-celery call` and `mcp-celery task` as they are typed, piped and interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mcp_celery.cli.main import cli
+from tests.support.deployment import ROOT, Deployment, deployed, free_port, is_listening, process, wait_until
+
+GIVE_UP_SECONDS = 60.0
+PROGRAM = str(Path(sys.executable).with_name("mcp-celery"))
+ENVIRONMENT = {**os.environ, "COLUMNS": "100", "TERM": "xterm"}
+
+
+class Mcp:
+    """Runs commands in a folder of the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PROGRAM, *arguments],
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=GIVE_UP_SECONDS,
+            cwd=self.folder,
+            env=ENVIRONMENT,
+            check=False,
+        )
+
+    @contextmanager
+    def at_a_terminal(self, *arguments: str) -> Generator[Terminal]:
+        master, slave = pty.openpty()
+        running = subprocess.Popen(
+            [PROGRAM, *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=self.folder,
+            env=ENVIRONMENT,
+            start_new_session=True,
+        )
+        os.close(slave)
+        try:
+            yield Terminal(running, master)
+        finally:
+            running.kill()
+            running.wait()
+            os.close(master)
+
+
+class Terminal:
+    """A command at a terminal: what it shows, and what somebody types."""
+
+    def __init__(self, running: subprocess.Popen[bytes], master: int) -> None:
+        self._running = running
+        self._master = master
+        self._shown = ""
+
+    def until(self, pattern: str) -> re.Match[str]:
+        """Read until something is shown, and forget what came before."""
+        deadline = time.monotonic() + GIVE_UP_SECONDS
+        while not (found := re.search(pattern, self._shown)):
+            more = self._read()
+            assert more, f"{pattern!r} was not shown:\n{self._shown[-2000:]}"
+            assert time.monotonic() < deadline, f"{pattern!r} was not shown:\n{self._shown[-2000:]}"
+            self._shown += more
+        self._shown = self._shown[found.end() :]
+        return found
+
+    def _read(self) -> str:
+        """What is shown next; nothing where the program has ended, or shows nothing for too long."""
+        if not select.select([self._master], [], [], GIVE_UP_SECONDS)[0]:
+            return ""
+        try:
+            return os.read(self._master, 65536).decode(errors="replace")
+        except OSError:
+            return ""
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def interrupt(self) -> None:
+        """As Ctrl-C does."""
+        self._running.send_signal(signal.SIGINT)
+
+    def end(self) -> int:
+        deadline = time.monotonic() + GIVE_UP_SECONDS
+        while self._read():
+            assert time.monotonic() < deadline, "it does not end"
+        return self._running.wait(GIVE_UP_SECONDS)
+
+
+@pytest.fixture
+def mcp(tmp_path: Path) -> Mcp:
+    return Mcp(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def deployment(store_url: str) -> Iterator[Deployment]:
+    """A worker of one pool: what is typed does not depend on it."""
+    with deployed(store_url, f"commands-{os.getpid()}", quiet=True) as found, found.worker("asyncio"):
+        yield found
+
+
+@pytest.fixture(scope="module")
+def url(deployment: Deployment) -> str:
+    return deployment.serve()
+
+
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server whose tasks ask, paint, fail and hang."""
+    port = free_port()
+    argv = [sys.executable, "-m", "tests.support.asking", str(port)]
+    with process(argv, dict(os.environ), tmp_path_factory.mktemp("asking") / "server.log", quiet=True) as child:
+        wait_until(lambda: is_listening(port) or child.poll() is not None, "the asking server listens")
+        yield f"http://127.0.0.1:{port}/mcp"
+
+
+def test_a_call_shows_its_progress_and_prints_its_result(mcp: Mcp, url: str) -> None:
+    done = mcp("call", url, "counting", "--arg", "steps=3")
+    assert (done.returncode, done.stdout) == (0, "counted to 3\n")
+    assert "step 1 (1/3)" in done.stderr
+    assert re.search(r"(?m)^100%  completed", done.stderr)
+
+
+def test_structured_content_is_a_table(mcp: Mcp, url: str) -> None:
+    done = mcp("call", url, "measured", "--json", '{"label": "12", "values": [1, 2]}')
+    assert re.search(r"│ label\s+│ 12\s+│", done.stdout), done.stdout + done.stderr
+    assert re.search(r"│ values\s+│ \[1, 2\]\s+│", done.stdout)
+    assert "{" not in done.stdout, "the text says the same"
+
+
+def test_a_text_stays_a_text(mcp: Mcp, url: str) -> None:
+    done = mcp("call", url, "measured", "--arg", "label=12", "--arg", "values=[3]")
+    assert re.search(r"│ label\s+│ 12\s+│", done.stdout), done.stdout + done.stderr
+
+
+def test_without_a_task(mcp: Mcp, url: str) -> None:
+    done = mcp("call", "--no-task", url, "counting", "--arg", "steps=2", "--json")
+    told = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert "taskId" not in told
+    assert told["result"]["content"] == [{"type": "text", "text": "counted to 2"}]
+    refused = mcp("call", "--no-task", url, "failing_job")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("Error: ")
+
+
+def test_a_tool_that_is_no_task_is_called_all_the_same(mcp: Mcp, url: str) -> None:
+    done = mcp("call", url, "greet", "--arg", "name=Ada")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Hello, Ada!\n", "")
+
+
+def test_machines_are_told_in_json(mcp: Mcp, url: str) -> None:
+    done = mcp("call", "--json", url, "counting", "--json", '{"steps": 1}')
+    told = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert told["status"] == "completed"
+    got = mcp("task", "get", url, told["taskId"], "--json")
+    assert json.loads(got.stdout)["result"] == told["result"]
+    watched = mcp("task", "watch", url, told["taskId"], "--json")
+    assert [json.loads(line)["status"] for line in watched.stdout.splitlines()] == ["completed"]
+
+
+def test_headers_reach_the_server(mcp: Mcp, deployment: Deployment) -> None:
+    guarded = deployment.serve("guarded")
+    assert mcp("call", guarded, "greet", "--arg", "name=Ada").returncode != 0
+    done = mcp("call", guarded, "greet", "--arg", "name=Ada", "-H", "Authorization: Bearer alice")
+    assert done.stdout == "Hello, Ada!\n", done.stderr
+
+
+def test_a_task_is_left_running_found_and_cancelled(mcp: Mcp, url: str, tmp_path: Path) -> None:
+    started = subprocess.Popen(
+        [PROGRAM, "call", url, "wait_for_file", "--arg", f"path={tmp_path / 'go'}", "-H", "X-Secret: hidden"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert started.stderr
+    assert "working" in started.stderr.readline()
+    started.send_signal(signal.SIGINT)
+    _, told = started.communicate(timeout=GIVE_UP_SECONDS)
+    assert started.returncode == 6, told
+    command = shlex.split(told.splitlines()[-1])
+    assert command[1:4] == ["task", "watch", url]
+    assert "hidden" not in told
+    task_id = command[4]
+    got = mcp("task", "get", url, task_id)
+    assert (got.returncode, got.stdout) == (6, f"Task {task_id}: working\n")
+    (tmp_path / "go").touch()
+    assert mcp(*command[1:]).returncode == 2, "a value has to be put in its place"
+    watched = mcp(*(part.replace("…", "hidden") for part in command[1:]))
+    assert (watched.returncode, watched.stdout) == (0, "released\n"), watched.stderr
+    assert mcp("task", "cancel", url, task_id).stdout == "released\n", "it had ended before"
+
+
+def test_a_task_is_cancelled_by_its_id(mcp: Mcp, asking: str) -> None:
+    with mcp.at_a_terminal("call", asking, "hang") as terminal:
+        terminal.until("hanging")
+        terminal.interrupt()
+        terminal.until(r"\[w\]ait on\?")
+        terminal.type("d\r")
+        task_id = terminal.until(r"task watch \S+ (\S+)")[1]
+        assert terminal.end() == 6
+    with mcp.at_a_terminal("task", "watch", asking, task_id) as terminal:
+        terminal.until("hanging")
+        cancelled = mcp("task", "cancel", asking, task_id)
+        assert cancelled.returncode == 0
+        assert cancelled.stderr == f"Task {task_id}: cancelled: by request\n"
+        assert terminal.end() == 3
+    assert mcp("task", "get", asking, task_id).returncode == 3
+    assert mcp("task", "watch", asking, task_id).returncode == 3
+
+
+def test_ctrl_c_offers_to_wait_on_or_to_cancel(mcp: Mcp, asking: str) -> None:
+    with mcp.at_a_terminal("call", asking, "hang") as terminal:
+        for answer in ("w", "c"):
+            terminal.until("hanging")
+            terminal.interrupt()
+            terminal.until(r"\[w\]ait on\?")
+            terminal.type(f"{answer}\r")
+        terminal.until(r"Task \S+ cancelled: by request")
+        assert terminal.end() == 3
+
+
+def test_a_second_ctrl_c_leaves_the_task_running(mcp: Mcp, asking: str) -> None:
+    with mcp.at_a_terminal("call", asking, "hang") as terminal:
+        terminal.until("hanging")
+        terminal.interrupt()
+        terminal.until(r"\[w\]ait on\?")
+        terminal.interrupt()
+        terminal.until("The task goes on")
+        assert terminal.end() == 6
+
+
+def test_a_question_is_asked_at_the_terminal(mcp: Mcp, asking: str) -> None:
+    with mcp.at_a_terminal("call", asking, "ask") as terminal:
+        terminal.until("Who are you")
+        terminal.until("Your name: ")
+        terminal.interrupt()
+        terminal.until(r"\[w\]ait on\?")
+        terminal.type("w\r")
+        terminal.until("Your name: ")
+        terminal.type("A\r")
+        terminal.until("is too short")
+        terminal.type("Ada\r")
+        terminal.until(r"age \(36\): ")
+        terminal.type("\r")
+        terminal.until("What you like best.")
+        terminal.until(r"colour \[red, green\]: ")
+        terminal.type("blue\r")
+        terminal.until("is not one of")
+        terminal.type("red\r")
+        terminal.until(r"news \[y, n\]: ")
+        terminal.type("maybe\r")
+        terminal.until("please answer y or n")
+        terminal.type("y\r")
+        terminal.until(r"topics \[art, sport\], separated by commas: ")
+        terminal.type("art, sport\r")
+        terminal.until(
+            r"accept: \{'name': 'Ada', 'age': 36, 'colour': 'red', 'news': True, 'topics': \['art', 'sport'\]\}"
+        )
+        assert terminal.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "printed"),
+    [
+        ("Ada\n\nred\nn\n\n", "accept: {'name': 'Ada', 'age': 36, 'colour': 'red', 'news': False}\n"),
+        ("Ada\n/decline\n", "decline: None\n"),
+        ("/cancel\n", "cancel: None\n"),
+        ("Ada\n", "cancel: None\n"),
+        ("", "cancel: None\n"),
+    ],
+)
+def test_answers_may_be_piped_in(mcp: Mcp, asking: str, typed: str, printed: str) -> None:
+    done = mcp("call", asking, "ask", typed=typed)
+    assert (done.returncode, done.stdout) == (0, printed), done.stderr
+
+
+@pytest.mark.parametrize(("typed", "printed"), [("y\n", "accept\n"), ("n\n", "decline\n")])
+def test_a_page_to_visit_is_shown(mcp: Mcp, asking: str, typed: str, printed: str) -> None:
+    done = mcp("call", asking, "visit", typed=typed)
+    assert done.stdout == printed
+    assert "https://login.example/" in done.stderr
+
+
+def test_a_question_is_answered_from_another_terminal(mcp: Mcp, asking: str) -> None:
+    with mcp.at_a_terminal("call", asking, "ask") as terminal:
+        terminal.until("Your name: ")
+        terminal.interrupt()
+        terminal.until(r"\[w\]ait on\?")
+        terminal.type("d\r")
+        task_id = terminal.until(r"task watch \S+ (\S+)")[1]
+        assert terminal.end() == 6
+    with mcp.at_a_terminal("task", "watch", asking, task_id) as terminal:
+        terminal.until("Your name: ")
+        answer = {"person": {"action": "accept", "content": {"name": "Grace"}}}
+        answered = mcp("task", "answer", asking, task_id, "--json", json.dumps(answer))
+        assert answered.returncode == 0, answered.stderr
+        terminal.until("no longer asked")
+        terminal.until(r"accept: \{'name': 'Grace'\}")
+        assert terminal.end() == 0
+    nothing = mcp("task", "answer", asking, task_id)
+    assert (nothing.returncode, nothing.stdout) == (1, "accept: {'name': 'Grace'}\n")
+    assert f"task {task_id} asks nothing now" in nothing.stderr
+
+
+def test_questions_are_answered_at_the_prompt_of_task_answer(mcp: Mcp, asking: str) -> None:
+    with mcp.at_a_terminal("call", asking, "visit") as terminal:
+        terminal.until("Have you opened it")
+        terminal.interrupt()
+        terminal.until(r"\[w\]ait on\?")
+        terminal.type("d\r")
+        task_id = terminal.until(r"task watch \S+ (\S+)")[1]
+    answered = mcp("task", "answer", asking, task_id, typed="y\n")
+    assert answered.returncode == 0
+    assert mcp("task", "watch", asking, task_id).stdout == "accept\n"
+
+
+def test_a_question_that_nobody_here_can_answer(mcp: Mcp, asking: str) -> None:
+    done = mcp("call", asking, "wrong")
+    assert done.returncode == 1
+    assert "Error: question 'roots' of task" in done.stderr
+    task_id = re.search(r"task watch \S+ (\S+)", done.stderr)
+    assert task_id
+    refused = mcp("task", "answer", asking, task_id[1])
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "Error: question 'roots' is none that can be asked here; use --json\n",
+    )
+
+
+def test_images_are_saved_and_nothing_is_overwritten(mcp: Mcp, asking: str) -> None:
+    (mcp.folder / "paint-2.png").write_text("mine")
+    done = mcp("call", asking, "paint")
+    assert done.stdout.splitlines() == [
+        "Saved paint-1.png",
+        "Saved paint-3.png",
+        "a link: file:///a",
+        "file:///b: saved paint-1.bin",
+        "file:///c",
+        "read me",
+    ]
+    assert (mcp.folder / "paint-1.png").read_bytes() == b"\x89PNG not really"
+    assert (mcp.folder / "paint-2.png").read_text() == "mine"
+
+
+def test_what_a_server_sends_cannot_move_the_cursor(mcp: Mcp, asking: str) -> None:
+    done = mcp("call", asking, "show", "--arg", "text=7")
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "said {'text': '7'}" in done.stdout
+    assert re.search(r"│ Grace\s+│ 1906\s+│ \[b\]x\[/b\]\s+│", done.stdout)
+    assert re.search(r"(?m)^ 50%  working  step 1", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["call", "URL", "fail"], 1, r"Task \S+: failed: the gears are stuck"),
+        (["call", "URL", "fail", "--arg", "text=tool"], 1, "Error: the tool gave up"),
+        (["call", "URL", "nope"], 1, "the server has no tool 'nope'; it has: work, show"),
+        (["call", "URL", "show", "--arg", "text"], 2, "--arg 'text': name=value is wanted"),
+        (["call", "URL", "show", "--json", "{"], 2, "--json: "),
+        (["call", "URL", "show", "--json", "{}", "--arg", "text=x"], 2, "use one of them"),
+        (["call", "URL", "show", "--json", "{}", "--json", "{}"], 2, "one object is enough"),
+        (["call", "ftp://x", "show"], 2, "'ftp://x' is no http:// or https:// URL"),
+        (["call", "URL", "show", "--header", "secret"], 2, "'NAME: VALUE' is wanted"),
+        (["call", "http://127.0.0.1:1/mcp", "show"], 5, r"127\.0\.0\.1 cannot be reached"),
+        (["task", "get", "URL", "nobody-made-this"], 4, "task nobody-made-this does not exist"),
+        (["task", "watch", "URL", "nobody-made-this"], 4, "task nobody-made-this does not exist"),
+        (["task", "cancel", "URL", "nobody-made-this"], 4, "task nobody-made-this does not exist"),
+        (["task", "answer", "URL", "nobody-made-this"], 4, "task nobody-made-this does not exist"),
+    ],
+)
+def test_exit_statuses(asking: str, arguments: list[str], status: int, says: str) -> None:
+    done = CliRunner().invoke(cli, [asking if argument == "URL" else argument for argument in arguments])
+    assert done.exit_code == status, done.stderr
+    assert re.search(says, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_ctrl_c_before_there_is_a_task(mcp: Mcp, tmp_path: Path) -> None:
+    """A server that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/mcp"
+        with mcp.at_a_terminal("call", url, "x") as terminal, silent.accept()[0]:
+            terminal.interrupt()
+            terminal.until("Interrupted")
+            assert terminal.end() == 130
+
+
+def test_the_demo_asks_whoever_is_at_the_terminal() -> None:
+    with Mcp(ROOT).at_a_terminal("demo") as terminal:
+        terminal.until(r"Which files do you look for\?")
+        terminal.until(r'\("\*\.md"\): ')
+        terminal.type("Proc*\r")
+        terminal.until(r"(?m)^Procfile\r$")
+        terminal.until("open http://localhost:5555/tasks")
+        assert terminal.end() == 0
+
+
+def test_the_help_tells_the_exit_statuses() -> None:
+    for command in (["call"], ["task", "get"], ["task", "watch"]):
+        done = CliRunner().invoke(cli, [*command, "--help"])
+        assert "6 the task goes on" in " ".join(done.stdout.split())

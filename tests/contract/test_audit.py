@@ -1,0 +1,161 @@
+"""One log line for each creation, end, retrieval and refused access, over the memory and the Redis store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shlex
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from mcp_celery import audit
+from mcp_celery.context import scope_of
+from mcp_celery.engine import Caller, Change, Claim, JobOutcome, TaskEngine
+from mcp_celery.engine.recovery import RecoveryPolicy
+from mcp_celery.errors import McpCeleryError, TaskNotFoundError
+from mcp_celery.store import RedisRecovery
+from tests.support.waiting import soon
+from tests.support.worlds import ALICE, RedisWorld, World, a_record, a_submission
+
+pytestmark = pytest.mark.anyio
+
+
+class Told:
+    """The lines of the audit log, taken apart again."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._caplog = caplog
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Each line's fields as its message has them, which are those of the record's attributes."""
+        records = [record for record in self._caplog.records if record.name == audit.LOGGER]
+        for record in records:
+            said = dict(part.split("=", 1) for part in shlex.split(record.getMessage(), posix=False))
+            fields: dict[str, Any] = record.__dict__
+            assert said.pop("event") == fields["event"]
+            assert json.loads(said.pop("scope")) == fields["task_scope"]
+            assert said.pop("task") == (fields["task_id"] or "-")
+            assert set(said) == {name.removeprefix("task_") for name in DETAILS if name in fields}
+        names = ("event", "task_scope", "task_id", *DETAILS)
+        found = [{name: value for name, value in record.__dict__.items() if name in names} for record in records]
+        self._caplog.clear()
+        return found
+
+
+DETAILS = ("task_type", "component", "task_status", "reason")
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Generator[Told]:
+    with caplog.at_level(logging.INFO, logger=audit.LOGGER):
+        yield Told(caplog)
+
+
+def line(event: str, task_id: str | None, scope: str | None = ALICE.scope, **details: str) -> dict[str, Any]:
+    return {"event": event, "task_scope": scope, "task_id": task_id, **details}
+
+
+async def test_the_life_of_a_task(world: World, engine: TaskEngine, told: Told) -> None:
+    task_id = (await engine.submit(a_submission())).task_id
+    assert told.lines() == [line("task.created", task_id, task_type="tool", component="build_report")]
+
+    await engine.get(ALICE, task_id)
+    assert told.lines() == []
+
+    record = await engine.find(ALICE, task_id)
+    world.put_result(record.job_id, "SUCCESS", JobOutcome({"content": []}))
+    world.ledger.change(record.ref, Change(to="completed"))
+    assert told.lines() == [line("task.ended", task_id, task_status="completed")]
+
+    await engine.get(ALICE, task_id)
+    assert told.lines() == [line("task.retrieved", task_id, task_status="completed")]
+
+
+async def test_polls_of_an_open_task_are_told_to_those_who_ask_for_more(
+    engine: TaskEngine, told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    task_id = (await engine.submit(a_submission())).task_id
+    told.lines()
+    caplog.set_level(logging.DEBUG, logger=audit.LOGGER)
+    await engine.get(ALICE, task_id)
+    assert told.lines() == [line("task.retrieved", task_id, task_status="working")]
+
+
+async def test_an_outcome_that_is_pushed_is_told_once(world: World, engine: TaskEngine, told: Told) -> None:
+    task_id = (await engine.submit(a_submission())).task_id
+    told.lines()
+    waiting = asyncio.create_task(engine.wait(ALICE, task_id))
+    await asyncio.sleep(0)
+    await engine.cancel(ALICE, task_id)
+    await soon(waiting)
+    assert told.lines() == [
+        line("task.ended", task_id, task_status="cancelled"),
+        line("task.retrieved", task_id, task_status="cancelled"),
+    ]
+
+
+async def test_the_end_is_told_once_however_many_tell_it(world: World, told: Told) -> None:
+    record = a_record()
+    await world.store.create(record, a_submission().snapshot)
+    changes = [Change(to="failed"), Change(to="completed"), Change(to="cancelled"), Change(to="working")]
+    await asyncio.gather(
+        *(world.store.change(record.ref, change) for change in changes),
+        *(asyncio.to_thread(world.ledger.change, record.ref, change) for change in changes),
+    )
+    assert [found["event"] for found in told.lines()] == ["task.ended"]
+
+
+async def test_the_end_that_the_reaper_gives_is_told_too(in_redis: RedisWorld, told: Told) -> None:
+    record = a_record()
+    await in_redis.store.create(record, a_submission().snapshot)
+    recovery, policy = RedisRecovery(in_redis.store), RecoveryPolicy(heartbeat_ms=20, max_redeliveries=1)
+    in_redis.ledger.claim(record.ref, attempt=1, claim=Claim("worker", 1))
+    await in_redis.store.start(record.ref, attempt=1, retries=0, at_ms=1, worker="worker")
+    for verdict in ("failed", "nothing"):
+        assert await recovery.recover(record.key, "worker", "died", policy) == verdict
+    assert told.lines() == [line("task.ended", record.task_id, task_status="failed")]
+
+
+async def test_who_asks_for_anothers_task_is_told_and_the_task_is_not_retrieved(engine: TaskEngine, told: Told) -> None:
+    task_id = (await engine.submit(a_submission())).task_id
+    told.lines()
+    strangers = {
+        Caller("client-a|bob", ALICE.issuer): "unknown",
+        Caller(ALICE.scope, "https://elsewhere.example"): "issuer",
+        Caller(): "unknown",
+    }
+    for stranger, reason in strangers.items():
+        for ask in (engine.get, engine.cancel, engine.find, engine.wait):
+            with pytest.raises(TaskNotFoundError):
+                await ask(stranger, task_id)
+            assert told.lines() == [line("task.refused", task_id, stranger.scope, reason=reason)]
+        async with engine.watch(stranger, [task_id]):
+            assert told.lines() == [line("task.refused", task_id, stranger.scope, reason=reason)]
+
+
+@pytest.mark.parametrize("task_id", ["", "a\nevent=task.ended", "a b", "ü", "x" * 10_000])
+async def test_what_cannot_be_an_id_is_not_repeated(engine: TaskEngine, told: Told, task_id: str) -> None:
+    with pytest.raises(McpCeleryError):
+        await engine.get(ALICE, task_id)
+    async with engine.watch(ALICE, [task_id]):
+        assert told.lines() == [line("task.refused", None, reason="malformed")] * 2
+
+
+@pytest.mark.parametrize("part", ["a\nevent=task.created", 'a" task=forged', "\x1b[31m", " \u2028", "a\\", "ü" * 1000])
+async def test_a_scope_begins_neither_a_line_nor_a_field(
+    engine: TaskEngine, caplog: pytest.LogCaptureFixture, part: str
+) -> None:
+    scope = scope_of("client-a", part)
+    with caplog.at_level(logging.INFO, logger=audit.LOGGER), pytest.raises(TaskNotFoundError):
+        await engine.get(Caller(scope), "task456")
+    said = caplog.records[-1].getMessage()
+    head, _, rest = said.partition(" scope=")
+    found, end = json.JSONDecoder().raw_decode(rest)
+    assert (head, rest[end:]) == ("event=task.refused", " task=task456 reason=unknown")
+    assert found.removesuffix("…") == scope[:200]
+    assert said.isascii()
+    assert said.isprintable()
+    assert len(said) < 1500

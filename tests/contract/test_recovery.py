@@ -1,0 +1,435 @@
+"""What the reaper does, over a real Redis, with heartbeats of a few milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from mcp_celery.config import TaskConfig
+from mcp_celery.engine import ELICIT, Asking, Change, Claim, NextLeg, Question, TaskRecord, TaskStatus, now_ms
+from mcp_celery.engine.life import WorkerLife
+from mcp_celery.engine.reaper import Reaper
+from mcp_celery.engine.recovery import RecoveryPolicy, Sweep
+from mcp_celery.errors import StoreUnavailableError
+from mcp_celery.keys import TaskType, celery_job_id
+from mcp_celery.store import RedisRecovery
+from mcp_celery.testing import MemoryTaskQueue
+from tests.support.waiting import eventually
+from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
+
+pytestmark = pytest.mark.anyio
+
+POLICY = RecoveryPolicy(heartbeat_ms=20, max_redeliveries=1)
+WORKER = "celery@host/1"
+SECOND = "celery@host/2"
+QUESTION = Question("1.name", ELICIT, {})
+
+
+class Bin:
+    """A result backend that notes what it is told to forget."""
+
+    def __init__(self) -> None:
+        self.forgotten: list[str] = []
+
+    async def forget(self, job_ids: Sequence[str]) -> None:
+        self.forgotten += job_ids
+
+
+class Process:
+    """A process that may reap."""
+
+    def __init__(self, world: RedisWorld, policy: RecoveryPolicy = POLICY) -> None:
+        self.store = RedisRecovery(world.store)
+        self.queue = MemoryTaskQueue()
+        self.results = Bin()
+        self.reaper = Reaper(
+            store=self.store,
+            tasks=world.store,
+            queue=self.queue,
+            results=self.results,
+            declared=declared,
+            policy=policy,
+        )
+        self.life = WorkerLife(WORKER, store=self.store, tasks=world.store, reaper=self.reaper, policy=policy)
+
+    @property
+    def published(self) -> list[tuple[str, int]]:
+        return [(record.task_id, record.attempt) for record, _ in self.queue.published]
+
+
+def declared(_: TaskType, component: str) -> tuple[str, TaskConfig]:
+    return component, TaskConfig(queue="declared")
+
+
+@asynccontextmanager
+async def running(process: Process) -> AsyncGenerator[None]:
+    task = asyncio.create_task(process.reaper.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def created(world: RedisWorld, **values: object) -> TaskRecord:
+    record = replace(a_record(), **values)  # pyright: ignore[reportArgumentType]
+    await world.store.create(record, SNAPSHOT)
+    return record
+
+
+async def now(world: RedisWorld, record: TaskRecord) -> TaskRecord:
+    stored = await world.store.load(record.ref)
+    assert stored is not None
+    return stored.record
+
+
+async def failure_of(world: RedisWorld, record: TaskRecord) -> TaskRecord:
+    """The record, once it has failed."""
+
+    async def failed() -> bool:
+        return (await now(world, record)).status == "failed"
+
+    await eventually(failed)
+    return await now(world, record)
+
+
+def claim(world: RedisWorld, record: TaskRecord, worker: str = WORKER, *, attempt: int = 1, retries: int = 0) -> bool:
+    return world.ledger.claim(record.ref, attempt=attempt, retries=retries, claim=Claim(worker, now_ms()))
+
+
+async def begun(world: RedisWorld, record: TaskRecord, worker: str = WORKER, *, attempt: int = 1) -> None:
+    assert claim(world, record, worker, attempt=attempt)
+    assert await world.store.start(record.ref, attempt=attempt, retries=0, at_ms=1, worker=worker)
+
+
+async def parked(world: RedisWorld, record: TaskRecord) -> None:
+    """A task whose job has ended with a question."""
+    await begun(world, record)
+    leg = NextLeg(job_id=celery_job_id(record.key, 2), request_state=None)
+    assert await world.store.park(record.ref, [QUESTION], Asking(attempt=1, at_ms=1), leg)
+
+
+async def dead(process: Process, worker: str = WORKER) -> None:
+    """A worker that has beaten once, and never again."""
+    await process.store.beat(worker, 0)
+
+
+class TestQuestions:
+    async def test_what_a_dead_worker_awaited_goes_with_it(self, in_redis: RedisWorld) -> None:
+        process, record = Process(in_redis), await created(in_redis, idempotent=True)
+        await begun(in_redis, record)
+        assert await in_redis.store.ask(record.ref, QUESTION, Asking(attempt=1, at_ms=1))
+        await dead(process)
+        async with running(process):
+            await eventually(lambda: process.published == [(record.task_id, 2)])
+        stored = await in_redis.store.load(record.ref)
+        assert stored is not None
+        assert (stored.record.status, list(stored.questions)) == ("working", [])
+        late = await in_redis.store.answer(record.ref, {QUESTION.key: {}}, at_ms=1, start_before_ms=None)
+        assert late is not None
+        assert not late.changed.accepted
+        assert not await in_redis.store.ask(record.ref, QUESTION, Asking(attempt=1, at_ms=1))
+
+    async def test_what_a_dead_worker_returned_waits_on(self, in_redis: RedisWorld) -> None:
+        process, record = Process(in_redis), await created(in_redis)
+        await parked(in_redis, record)
+        await dead(process)
+        before = await now(in_redis, record)
+        assert await process.reaper.sweep() is False
+        await eventually(lambda: not in_redis.client.exists(in_redis.keys.claims(WORKER)))
+        async with running(process):
+            await eventually(lambda: not in_redis.client.zcard(in_redis.keys.workers))
+        assert await now(in_redis, record) == before
+        assert process.published == []
+
+    async def test_a_leg_that_nobody_published_is_published(
+        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        process, record = Process(in_redis), await created(in_redis)
+        await parked(in_redis, record)
+        answered = await in_redis.store.answer(record.ref, {QUESTION.key: {}}, at_ms=1, start_before_ms=None)
+        assert answered is not None
+        assert answered.is_due
+        assert await process.reaper.sweep() is False
+        assert process.published == [], "whoever took the answer has the time to publish"
+        monkeypatch.setattr("mcp_celery.store.recovery.PUBLISHING_MS", -1)
+        process.queue.fail()
+        await process.reaper.sweep()
+        process.queue.recover()
+        await process.reaper.sweep()
+        await process.reaper.sweep()
+        assert process.published == [(record.task_id, 2)]
+        assert process.queue.published[0][0].job_id == f"{record.job_id}!2"
+        assert not in_redis.is_due(record.ref)
+
+
+class TestDeaths:
+    async def test_a_job_that_had_not_begun_is_published_again(self, in_redis: RedisWorld) -> None:
+        process, record = Process(in_redis), await created(in_redis)
+        assert claim(in_redis, record)
+        await dead(process)
+        async with running(process):
+            await eventually(lambda: process.published == [(record.task_id, 2)])
+        found = await now(in_redis, record)
+        assert (found.status, found.attempt, found.redeliveries, found.claim) == ("working", 2, 1, None)
+        assert found.status_message == "Trying again: the worker that had the job has died"
+        ((_, submission),) = process.queue.published
+        assert (submission.snapshot, submission.config.queue) == (SNAPSHOT, "declared")
+        assert process.results.forgotten == [record.job_id]
+
+    async def test_a_job_that_had_begun_fails(self, in_redis: RedisWorld) -> None:
+        process, record = Process(in_redis), await created(in_redis)
+        await begun(in_redis, record)
+        await dead(process)
+        async with running(process):
+            found = await failure_of(in_redis, record)
+        assert found.error is not None
+        assert "may have had effects" in found.error.message
+        assert process.published == []
+        assert in_redis.told(record.ref) == 1
+
+    async def test_one_that_may_be_repeated_is_published_again_until_it_has_been_too_often(
+        self, in_redis: RedisWorld
+    ) -> None:
+        process, record = Process(in_redis), await created(in_redis, idempotent=True)
+        async with running(process):
+            for attempt, worker in ((1, WORKER), (2, SECOND)):
+                await begun(in_redis, record, worker, attempt=attempt)
+                await dead(process, worker)
+                if attempt == 1:
+                    await eventually(lambda: process.published == [(record.task_id, 2)])
+            found = await failure_of(in_redis, record)
+        assert found.error is not None
+        assert "too often" in found.error.message
+        assert found.attempt == 2
+
+    async def test_nothing_is_published_again_where_that_is_forbidden(self, in_redis: RedisWorld) -> None:
+        process, record = Process(in_redis, replace(POLICY, max_redeliveries=0)), await created(in_redis)
+        assert claim(in_redis, record)
+        await dead(process)
+        async with running(process):
+            await failure_of(in_redis, record)
+        assert process.published == []
+
+    async def test_a_worker_that_beats_is_left_alone(self, in_redis: RedisWorld) -> None:
+        process, record = Process(in_redis), await created(in_redis)
+        await begun(in_redis, record)
+        beating = asyncio.create_task(process.life.run())
+        try:
+            async with running(process):
+                other = await created(in_redis)
+                assert claim(in_redis, other, SECOND)
+                await dead(process, SECOND)
+                await eventually(lambda: process.published == [(other.task_id, 2)])
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+        assert (await now(in_redis, record)).status == "working"
+
+    async def test_one_that_beats_again_after_it_was_found_dead_keeps_its_jobs(self, in_redis: RedisWorld) -> None:
+        process, record = Process(in_redis), await created(in_redis)
+        await begun(in_redis, record)
+        await process.store.beat(WORKER, 60_000)
+        assert await process.store.recover(record.key, WORKER, "died", POLICY) == "alive"
+        assert list(await process.store.claimed(WORKER)) == [record.key]
+
+    @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
+    async def test_what_has_ended_is_nobodys(self, in_redis: RedisWorld, status: TaskStatus) -> None:
+        process, record = Process(in_redis), await created(in_redis)
+        await begun(in_redis, record)
+        assert await in_redis.store.change(record.ref, Change(to=status))
+        assert list(await process.store.claimed(WORKER)) == []
+
+    async def test_a_job_that_another_worker_has_by_now_is_that_ones(self, in_redis: RedisWorld) -> None:
+        process, record = Process(in_redis), await created(in_redis)
+        assert claim(in_redis, record)
+        await begun(in_redis, record, SECOND)
+        assert list(await process.store.claimed(WORKER)) == []
+        assert await process.store.recover(record.key, WORKER, "died", POLICY) == "nothing"
+
+    async def test_a_retry_that_the_broker_holds_is_left_there(self, in_redis: RedisWorld) -> None:
+        process, record = Process(in_redis), await created(in_redis)
+        await begun(in_redis, record)
+        assert await in_redis.store.change(record.ref, Change(to="working", retries=1))
+        assert await process.store.recover(record.key, WORKER, "died", POLICY) == "nothing"
+        assert claim(in_redis, record, SECOND, retries=1)
+        assert await process.store.recover(record.key, SECOND, "died", POLICY) == "again"
+        assert (await now(in_redis, record)).retries == 1
+
+    async def test_what_a_stopped_worker_had_not_begun_is_left_to_the_broker_for_a_while(
+        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        process = Process(in_redis)
+        received, started = await created(in_redis), await created(in_redis)
+        assert claim(in_redis, received)
+        await begun(in_redis, started)
+        await process.life.end()
+        assert (await now(in_redis, received)) == received
+        assert (await now(in_redis, started)).status == "failed"
+        await process.reaper.sweep()
+        assert process.published == []
+        monkeypatch.setattr("mcp_celery.store.recovery.PUBLISHING_MS", 0)
+        await process.reaper.sweep()
+        assert process.published == [(received.task_id, 1)]
+
+    async def test_nothing_is_published_that_a_worker_has_received_since(
+        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mcp_celery.store.recovery.PUBLISHING_MS", 0)
+        process, received = Process(in_redis), await created(in_redis)
+        assert claim(in_redis, received)
+        await process.life.end()
+        assert claim(in_redis, received, SECOND)
+        await process.reaper.sweep()
+        assert process.published == []
+        assert in_redis.client.zcard(in_redis.keys.due) == 0
+
+    async def test_a_lost_connection_takes_what_had_not_begun_and_was_claimed_before(
+        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mcp_celery.store.recovery.PUBLISHING_MS", 0)
+        process = Process(in_redis)
+        received, started, later = [await created(in_redis) for _ in range(3)]
+        assert claim(in_redis, received)
+        await begun(in_redis, started)
+        lost_at = now_ms() + 1
+        assert in_redis.ledger.claim(later.ref, attempt=1, claim=Claim(WORKER, lost_at))
+        await process.store.beat(WORKER, 60_000)
+        await process.life.take_back(lost_at)
+        await process.reaper.sweep()
+        assert process.published == [(received.task_id, 1)]
+        assert set(await process.store.claimed(WORKER)) == {started.key, later.key}
+
+
+class TestPublishing:
+    async def test_a_broker_that_does_not_take_a_job_is_tried_again(
+        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mcp_celery.store.recovery.PUBLISHING_MS", 0)
+        process, record = Process(in_redis), await created(in_redis)
+        assert claim(in_redis, record)
+        await dead(process)
+        process.queue.fail()
+        async with running(process):
+            await eventually(lambda: self._attempt(in_redis, record, 2))
+            assert process.published == []
+            process.queue.recover()
+            await eventually(lambda: process.published == [(record.task_id, 2)])
+            await eventually(lambda: in_redis.client.zcard(in_redis.keys.due) == 0)
+
+    async def test_whoever_reaps_next_publishes_what_is_due(
+        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mcp_celery.store.recovery.PUBLISHING_MS", 0)
+        record, successor = await created(in_redis), Process(in_redis)
+        assert claim(in_redis, record)
+        assert await successor.store.recover(record.key, WORKER, "died", POLICY) == "again"
+        async with running(successor):
+            await eventually(lambda: successor.published == [(record.task_id, 2)])
+
+    async def test_a_job_whose_request_cannot_be_read_fails(self, in_redis: RedisWorld) -> None:
+        process, record = Process(in_redis), await created(in_redis)
+        assert claim(in_redis, record)
+        in_redis.client.set(in_redis.keys.snapshot(record.scope, record.task_id), "garbage", ex=60)
+        await dead(process)
+        async with running(process):
+            found = await failure_of(in_redis, record)
+        assert found.status_message == "The request's context cannot be restored, so the job cannot run"
+        assert process.published == []
+
+    @staticmethod
+    async def _attempt(world: RedisWorld, record: TaskRecord, attempt: int) -> bool:
+        return (await now(world, record)).attempt == attempt
+
+
+class TestElection:
+    async def test_one_process_reaps(self, in_redis: RedisWorld) -> None:
+        first, second = Process(in_redis), Process(in_redis)
+        assert await first.store.sweep("first", POLICY) is not None
+        assert await second.store.sweep("second", POLICY) is None
+        await second.store.resign("second")
+        assert await second.store.sweep("second", POLICY) is None
+        await first.store.resign("first")
+        assert await second.store.sweep("second", POLICY) is not None
+
+    async def test_another_takes_over_when_it_is_gone(self, in_redis: RedisWorld) -> None:
+        first, second = Process(in_redis), Process(in_redis)
+        assert await first.store.sweep("first", POLICY) is not None
+
+        async def elected() -> bool:
+            return await second.store.sweep("second", POLICY) is not None
+
+        await eventually(elected)
+
+    async def test_nobody_is_taken_for_dead_before_the_living_could_say_so(
+        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        process, record = Process(in_redis), await created(in_redis)
+        assert claim(in_redis, record)
+        await dead(process)
+        time = 1_000.0
+        monkeypatch.setattr(Reaper, "_now", staticmethod(lambda: time))
+        lease = POLICY.lease_ms / 1000
+        await process.reaper.sweep()
+        time += lease / 2
+        await process.reaper.sweep()
+        assert process.published == []
+        time += lease
+        await process.reaper.sweep()
+        assert process.published == [(record.task_id, 2)]
+
+    async def test_an_outage_of_the_store_begins_that_time_anew(self, in_redis: RedisWorld) -> None:
+        process, record = Process(in_redis), await created(in_redis)
+        failing = True
+
+        class Outage(RedisRecovery):
+            async def sweep(self, reaper: str, policy: RecoveryPolicy) -> Sweep | None:
+                if failing:
+                    raise StoreUnavailableError
+                return await super().sweep(reaper, policy)
+
+        process.reaper._store = Outage(in_redis.store)  # pyright: ignore[reportPrivateUsage]
+        process.reaper._trusts_deaths_at = 0.0  # pyright: ignore[reportPrivateUsage]
+        assert claim(in_redis, record)
+        await dead(process)
+        async with running(process):
+            await eventually(lambda: process.reaper._trusts_deaths_at is None)  # pyright: ignore[reportPrivateUsage]
+            failing = False
+            await eventually(lambda: process.published == [(record.task_id, 2)])
+
+
+class TestExpiry:
+    async def test_a_task_that_outlives_its_ttl_is_revoked_and_its_result_forgotten(self, in_redis: RedisWorld) -> None:
+        process = Process(in_redis, RecoveryPolicy(heartbeat_ms=200, max_redeliveries=1))
+        record = await created(in_redis, ttl_ms=500)
+        assert claim(in_redis, record)
+        async with running(process):
+            await eventually(lambda: process.queue.revoked == [record.job_id])
+            await eventually(lambda: process.results.forgotten == [record.job_id])
+            await eventually(lambda: in_redis.client.zcard(in_redis.keys.expiry) == 0)
+        assert await in_redis.store.load(record.ref) is None
+
+    async def test_one_that_has_ended_is_only_forgotten(self, in_redis: RedisWorld) -> None:
+        process = Process(in_redis)
+        record = await created(in_redis, ttl_ms=300)
+        assert await in_redis.store.change(record.ref, Change(to="completed"))
+        async with running(process):
+            await eventually(lambda: process.results.forgotten == [record.job_id])
+        assert process.queue.revoked == []
+
+    async def test_more_of_them_than_a_batch_are_taken_up_at_once(
+        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mcp_celery.store.recovery.BATCH", 2)
+        monkeypatch.setattr("mcp_celery.engine.reaper.BATCH", 2)
+        process = Process(in_redis, RecoveryPolicy(heartbeat_ms=100, max_redeliveries=1))
+        for _ in range(5):
+            await created(in_redis, ttl_ms=1)
+        await eventually(lambda: in_redis.client.zcount(in_redis.keys.expiry, "-inf", now_ms() - 300) == 5)
+        async with running(process):
+            await eventually(lambda: in_redis.client.zcard(in_redis.keys.expiry) == 0)
+        assert len(process.results.forgotten) == 5

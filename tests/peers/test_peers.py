@@ -1,0 +1,60 @@
+"""Clients that somebody else wrote, end to end over HTTP and stdio. The README's table of clients names these tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.peers.conftest import Run
+
+
+@pytest.mark.shows("L1", "L3", "L4", "L13", "L14", "L17", "L21", "L22", "L23", "L29", "L30", "L31", "L35", "L39")
+def test_the_sdk_of_the_earlier_era(run: Run) -> None:
+    seen = run("mcp==1.30.0", "mcp_1_30.py")
+    support = seen.pop("support")
+    assert (support["slow_compute"], support["failing_job"], support.get("greet")) == ("optional", "required", None)
+    assert seen.pop("capability")["requests"]["tools"] == {"call": {}}
+    assert seen == {
+        "revision": "2025-11-25",
+        "created": ["working", 30_000],
+        "result": ["counted to 3", True],
+        "got": "completed",
+        "listed": True,
+        "pushed": ["working", "completed"],
+        "polled": "completed",
+        "cancelled": "cancelled",
+        "result of the cancelled": -32800,
+        "cancelled again": -32602,
+        "forbidden": -32601,
+        "required": -32601,
+        "unknown": -32602,
+        "tool error": True,
+        "status of the tool error": "failed",
+        "protocol error": -32050,
+        "in the foreground": "done",
+        "prompts/get": "A plain briefing about tides, as a task",
+        "resources/read": "# Report",
+        "while it asks": "input_required",
+        "asked": ["Delete a.txt?", True],
+        "answered": "accept: a.txt",
+    }
+
+
+@pytest.mark.shows("L4", "L13", "L14", "L21", "L23", "L31", "L35", "L39")
+def test_fastmcp_3(run: Run) -> None:
+    assert run("fastmcp==3.4.10", "fastmcp_3.py") == {
+        "ran as a task": True,
+        "tool": "counted to 3",
+        "pushed": ["completed"],
+        "status": "completed",
+        "awaited again": "counted to 3",
+        "prompt": "A plain briefing about tides, as a task",
+        "resource": "# Report",
+        "template": "page 7",
+        "listed": True,
+        "cancelled": "cancelled",
+        "asked": "Delete a.txt?",
+        "answered": "accept: a.txt",
+        "tool error": "Error executing tool refusing: No such dataset",
+        "forbidden": -32601,
+        "required": -32601,
+    }

@@ -1,0 +1,128 @@
+"""Brokers and result backends other than Redis, where this machine has them; else a test is skipped with the reason."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import kombu
+import psutil
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.support.deployment import free_port, is_listening
+from tests.support.nodes import STOP_SECONDS, NodeError, ProcessContainer, environment
+
+RABBITMQ: Final = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
+"""Debian's command on PATH is a wrapper that runs the machine's own server."""
+RABBITMQ_PORT: Final = 5672
+POSTGRESQL: Final = "postgresql://postgres@127.0.0.1:5432"
+
+
+class RabbitProcess(ProcessContainer):
+    """A RabbitMQ of one's own, that may be stopped and killed. It keeps its durable queues over a restart.
+
+    Args:
+        folder: Where its data are.
+        settings: Lines of its ``rabbitmq.conf``.
+        ticks_ms: How often it looks for deliveries that were not acknowledged in time.
+
+    Raises:
+        NodeError: There is no RabbitMQ to start.
+    """
+
+    ready_prompt = "Server startup complete"
+
+    def __init__(self, folder: Path, *, settings: str = "", ticks_ms: int = 60_000) -> None:
+        command = next(filter(None, map(shutil.which, RABBITMQ)), None)
+        if command is None:
+            raise NodeError("no rabbitmq-server on this machine (Debian: apt-get install rabbitmq-server)")
+        home = folder / "rabbitmq"
+        home.mkdir()
+        self._port = free_port()
+        (home / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{self._port}\n{settings}\n")
+        (home / "advanced.config").write_text(f"[{{rabbit, [{{channel_tick_interval, {ticks_ms}}}]}}].\n")
+        variables = {
+            "HOME": str(home),
+            "RABBITMQ_NODENAME": f"mcpc-{uuid.uuid4().hex[:8]}@localhost",
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_CONF_ENV_FILE": os.devnull,
+            "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(home / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "plugins"),
+            "RABBITMQ_MNESIA_BASE": str(home),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_PID_FILE": str(home / "pid"),
+            "ERL_CRASH_DUMP": str(home / "crash"),
+        }
+        super().__init__([command], name="rabbitmq", folder=folder, env=environment(**variables))
+
+    def send(self, number: signal.Signals) -> None:
+        """To the server as well, whose parent is a shell."""
+        os.killpg(self.pid, number)
+
+    def kill(self, signal: str | int = "SIGKILL") -> None:
+        super().kill(signal)
+        psutil.wait_procs(self._family, STOP_SECONDS)
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self._port}//"
+
+
+@contextmanager
+def rabbitmq(folder: Path) -> Generator[str]:
+    """A RabbitMQ that no test harms: one of our own, else the machine's. Tests find their queues by their namespaces.
+
+    Yields:
+        Its URL, for Celery.
+    """
+    try:
+        node = RabbitProcess(folder)
+    except NodeError as missing:
+        if not is_listening(RABBITMQ_PORT):
+            pytest.skip(f"{missing}, and none answers on 127.0.0.1:{RABBITMQ_PORT}")
+        yield f"amqp://guest:guest@127.0.0.1:{RABBITMQ_PORT}//"
+        return
+    try:
+        node.start()
+        node.ready()
+        yield node.url
+    finally:
+        node.teardown()
+
+
+@contextmanager
+def postgresql() -> Generator[str]:
+    """A database of one's own in the machine's PostgreSQL, gone afterwards.
+
+    Yields:
+        Its URL, without Celery's ``db+``.
+    """
+    try:
+        server = psycopg.connect(f"{POSTGRESQL}/postgres", autocommit=True, connect_timeout=5)
+    except psycopg.OperationalError as error:
+        pytest.skip(f"no PostgreSQL that lets us in at {POSTGRESQL}: {' '.join(str(error).split())}")
+    name = sql.Identifier(database := f"mcp_celery_{uuid.uuid4().hex[:8]}")
+    with server:
+        server.execute(sql.SQL("CREATE DATABASE {}").format(name))
+        try:
+            yield f"{POSTGRESQL}/{database}"
+        finally:
+            server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+    server.close()
+
+
+def delete_queues(broker_url: str, *names: str) -> None:
+    """Take queues of a test out of a RabbitMQ that is not the test's own."""
+    with kombu.Connection(broker_url) as connection:
+        for name in names:
+            kombu.Queue(name, channel=connection.default_channel).delete()

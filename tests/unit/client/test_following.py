@@ -1,0 +1,323 @@
+"""How a client follows tasks: by push where the server pushes, else by asking, through drops, faults and restarts."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import anyio
+import pytest
+from mcp.client import Client
+from mcp.shared.exceptions import MCPError
+
+from mcp_celery.client import (
+    ClientClosedError,
+    InvalidTaskError,
+    TaskError,
+    TaskGoneError,
+    TaskHandle,
+    TasksClient,
+    TaskUnreachableError,
+    call_tool_task,
+    resilient_http,
+)
+from mcp_celery.client import followed as followed_module
+from mcp_celery.client import push as push_module
+from mcp_celery.client.followed import FollowedTask
+from mcp_celery.client.wire import parse_task
+from tests.support.scripted import STARTED, Scripted, elicitation, text_of
+from tests.support.waiting import eventually
+from tests.unit.client.conftest import Connect
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(push_module, "LEAST_RETRY_SECONDS", 0.02)
+
+
+async def test_a_pushed_task_is_not_asked_for(scripted: Scripted, connect: Connect) -> None:
+    scripted.poll_interval_ms = 50
+    async with connect() as client:
+        handle = await call_tool_task(client, "work")
+        await scripted.listened("task-1")
+        await anyio.sleep(0.3)  # several intervals
+        scripted.complete("task-1")
+        await handle
+    assert scripted.count("tasks/get") == 0
+    assert scripted.count("subscriptions/listen") == 1
+
+
+async def test_a_server_that_tells_only_changes_is_asked_for_the_present(scripted: Scripted, connect: Connect) -> None:
+    """What happened between the task's creation and the acknowledgement is on no stream."""
+    scripted.poll_interval_ms = 50
+    scripted.tells_first = False
+    scripted.faults["tasks/get"] = [MCPError(-32603, "store unavailable")]
+    async with connect() as client:
+        handle = await call_tool_task(client, "work")
+        await scripted.listened("task-1")
+        scripted.complete("task-1", silently=True)
+        assert text_of(await handle.result(10)) == "done"
+    assert scripted.count("tasks/get") == 2
+
+
+async def test_a_push_that_was_lost_is_made_up_for(scripted: Scripted, connect: Connect) -> None:
+    scripted.poll_interval_ms = 50
+    async with connect(tasks={"silence_seconds": 0.2}) as client:
+        handle = await call_tool_task(client, "work")
+        await scripted.listened("task-1")
+        await handle.wait("working")
+        scripted.complete("task-1", silently=True)
+        assert text_of(await handle.result(10)) == "done"
+
+
+@pytest.mark.parametrize("pushes", [None, False], ids=["refused", "not-acknowledged"])
+async def test_without_push_the_task_is_asked_for(
+    scripted: Scripted, connect: Connect, pushes: bool | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted.poll_interval_ms = 50
+    scripted.pushes = pushes
+    async with connect() as client:
+        for number in (1, 2):
+            handle = await call_tool_task(client, "work")
+            await eventually(lambda: scripted.count("tasks/get") >= 2)
+            scripted.complete(f"task-{number}")
+            assert text_of(await handle.result(10)) == "done"
+            scripted.asked = [one for one in scripted.asked if one[0] != "tasks/get"]
+        await eventually(lambda: scripted.listening == 0, what="nothing is held open for nothing")
+    assert scripted.count("subscriptions/listen") == 1, "it is not tried again"
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_task_is_never_asked_for_more_often_than_the_server_wants(
+    scripted: Scripted, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.pushes = None
+    scripted.poll_interval_ms = 80
+    times: list[float] = []
+    take = FollowedTask.take
+
+    def note(task: FollowedTask, state: Any) -> bool:
+        times.append(anyio.current_time())
+        return take(task, state)
+
+    monkeypatch.setattr(FollowedTask, "take", note)
+    async with connect() as client:
+        handle = await call_tool_task(client, "work")
+        await eventually(lambda: scripted.count("tasks/get") >= 5)
+        scripted.complete("task-1")
+        await handle.result(10)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert min(gaps[1:]) >= 0.079
+    assert gaps[-1] > gaps[1], "it backs off while nothing changes"
+
+
+def seconds_of(*, interval: object, asked: int = 0) -> float:
+    task = FollowedTask(
+        parse_task({"taskId": "t", "status": "working", "pollIntervalMs": interval}),
+        answering=False,
+        is_open=lambda: True,
+    )
+    for _ in range(asked):
+        task.back_off()
+    return task.interval_seconds
+
+
+async def test_intervals_are_bounded() -> None:
+    assert seconds_of(interval=2000) == 2
+    assert seconds_of(interval=None) == seconds_of(interval=-1) == seconds_of(interval="soon") == 1
+    assert seconds_of(interval=0) == followed_module.LEAST_INTERVAL_SECONDS
+    assert seconds_of(interval=10**30) == 3600
+    assert seconds_of(interval=1000, asked=2) == 2.25
+    assert seconds_of(interval=1000, asked=1000) == 8
+    assert seconds_of(interval=10_000, asked=1000) == 30
+    assert seconds_of(interval=60_000, asked=1000) == 60, "backing off never makes it shorter"
+
+
+async def test_a_stream_that_drops_is_opened_again(scripted: Scripted, connect: Connect) -> None:
+    async with connect() as client:
+        handle = await call_tool_task(client, "work")
+        for _ in range(3):
+            await scripted.listened("task-1")
+            scripted.end_streams()
+            await eventually(lambda: scripted.streams == {})
+        await scripted.listened("task-1")
+        scripted.complete("task-1")
+        assert text_of(await handle) == "done"
+    assert scripted.count("subscriptions/listen") == 4
+
+
+async def test_while_a_stream_is_gone_the_task_is_asked_for(
+    scripted: Scripted, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push_module, "LEAST_RETRY_SECONDS", 3600)
+    scripted.poll_interval_ms = 50
+    async with connect() as client:
+        handle = await call_tool_task(client, "work")
+        await scripted.listened("task-1")
+        scripted.end_streams()
+        scripted.complete("task-1", silently=True)
+        assert text_of(await handle.result(10)) == "done"
+
+
+async def test_many_tasks_share_a_stream(scripted: Scripted, connect: Connect) -> None:
+    async with connect() as client:
+        handles = [await call_tool_task(client, "work") for _ in range(20)]
+        await scripted.listened(*scripted.tasks)
+        await eventually(lambda: len(scripted.streams) == 1)
+        for task_id in list(scripted.tasks)[1:]:
+            scripted.complete(task_id, task_id)
+        assert [text_of(await handle) for handle in handles[1:]] == list(scripted.tasks)[1:]
+        scripted.complete("task-1")
+        await handles[0]
+        await eventually(lambda: scripted.streams == {}, what="no stream without tasks")
+    assert scripted.count("subscriptions/listen") <= 20
+
+
+async def test_a_server_that_takes_few_tasks_on_a_stream_is_asked_for_the_others(
+    scripted: Scripted, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.poll_interval_ms = 50
+    stream = Scripted._stream  # pyright: ignore[reportPrivateUsage]
+
+    async def refusing(self: Scripted, ctx: Any, task_ids: list[str]) -> Any:
+        if len(task_ids) > 3:
+            raise MCPError(-32602, "more than 3 tasks")
+        return await stream(self, ctx, task_ids)
+
+    monkeypatch.setattr(Scripted, "_stream", refusing)
+    async with connect() as client:
+        task_ids = [scripted.make() for _ in range(8)]
+        handles = [await TaskHandle.resume(client, task_id) for task_id in task_ids]
+        for task_id in task_ids:
+            scripted.complete(task_id)
+        with anyio.fail_after(20):
+            assert [text_of(await handle) for handle in handles] == ["done"] * 8
+
+
+async def test_pushes_may_overtake_each_other(scripted: Scripted, connect: Connect) -> None:
+    async with connect() as client:
+        handle = await call_tool_task(client, "work")
+        await scripted.listened("task-1")
+        early = dict(scripted.tasks["task-1"])
+        scripted.set("task-1", "working", statusMessage="newer")
+        scripted.push(early | {"statusMessage": "older"})
+        scripted.push({"taskId": "task-1", "status": "paused"})
+        scripted.push({"taskId": "task-1"})
+        await handle.changes().__anext__()
+        await eventually(lambda: handle.state.status_message == "newer")
+        scripted.complete("task-1")
+        scripted.push(early)
+        await handle
+        assert handle.state.status == "completed"
+
+
+async def test_a_server_that_says_the_time_for_the_last_change_does_not_seem_to_change() -> None:
+    told = {"taskId": "t", "status": "working"}
+    task = FollowedTask(parse_task(told), answering=False, is_open=lambda: True)
+    assert not task.take(parse_task(told | {"lastUpdatedAt": STARTED.isoformat()}))
+    assert task.state.last_updated_at == STARTED
+    assert task.take(parse_task(told | {"statusMessage": "half"}))
+
+
+@pytest.mark.parametrize(
+    "fault", [MCPError(-32603, "store unavailable"), MCPError(-32000, "gone"), MCPError(-32001, "slow")]
+)
+async def test_a_fault_that_passes_is_waited_for(scripted: Scripted, connect: Connect, fault: MCPError) -> None:
+    scripted.poll_interval_ms = 50
+    scripted.pushes = None
+    scripted.faults["tasks/get"] = [fault] * 3
+    async with connect() as client:
+        handle = await call_tool_task(client, "work")
+        scripted.complete("task-1")
+        assert text_of(await handle.result(10)) == "done"
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "says"),
+    [
+        (MCPError(-32602, "expired"), TaskGoneError, "does not exist, has expired"),
+        (MCPError(-32021, "declare it"), TaskError, "refused to tell of task task-1: declare it"),
+        ({"taskId": "task-1", "status": "paused"}, InvalidTaskError, "status"),
+        ({"taskId": "task-1", "status": "working", "_meta": 5}, InvalidTaskError, "no result of MCP"),
+    ],
+)
+async def test_a_fault_that_stays_ends_the_handle(
+    scripted: Scripted, connect: Connect, fault: Any, error: type[Exception], says: str
+) -> None:
+    scripted.poll_interval_ms = 50
+    scripted.pushes = None
+    scripted.faults["tasks/get"] = [fault]
+    async with connect() as client:
+        handle = await call_tool_task(client, "work")
+        with pytest.raises(error, match=says):
+            await handle.result(10)
+        with pytest.raises(error, match=says):
+            async for _ in handle.changes():
+                pass
+
+
+async def test_a_server_that_stays_silent_is_given_up(scripted: Scripted, connect: Connect) -> None:
+    scripted.poll_interval_ms = 50
+    scripted.pushes = None
+    scripted.faults["tasks/get"] = [MCPError(-32603, "store unavailable")] * 1000
+    async with connect(tasks={"patience_seconds": 0.2}) as client:
+        handle = await call_tool_task(client, "work")
+        with pytest.raises(TaskUnreachableError, match=r"no answer about task task-1 for 0\.2 s: store unavailable"):
+            await handle.result(10)
+
+
+async def test_asking_at_once_tells_what_is_wrong(scripted: Scripted, connect: Connect) -> None:
+    async with connect() as client:
+        handle = await call_tool_task(client, "work")
+        scripted.faults["tasks/get"] = [MCPError(-32603, "store unavailable"), MCPError(-32602, "expired")]
+        with pytest.raises(MCPError, match="store unavailable"):
+            await handle.status()
+        with pytest.raises(TaskGoneError):
+            await handle.status()
+        with pytest.raises(TaskGoneError):
+            await handle
+
+
+async def test_a_restart_of_the_server_is_lived_through(scripted: Scripted) -> None:
+    scripted.poll_interval_ms = 50
+    async with (
+        scripted.http() as http,
+        Client(resilient_http(http.url), extensions=[TasksClient()]) as client,
+    ):
+        handle = await call_tool_task(client, "work")
+        await scripted.listened("task-1")
+        await http.stop()
+        with pytest.raises(MCPError, match=r"127\.0\.0\.1 cannot be reached"):
+            await handle.status()
+        scripted.complete("task-1", "over the restart")
+        await http.start()
+        assert text_of(await handle.result(20)) == "over the restart"
+
+
+async def test_a_connection_that_has_ended_is_told_at_once(scripted: Scripted) -> None:
+    """As when the process of a server on stdio has ended."""
+    async with Client(scripted.server, extensions=[TasksClient()]) as client:
+        handle = await call_tool_task(client, "work")
+        scripted.faults["tasks/get"] = [MCPError(-32000, "Connection closed")]
+        with pytest.raises(ClientClosedError):
+            await handle.status()
+        with pytest.raises(ClientClosedError):
+            await handle
+
+
+async def test_requests_name_their_task_in_a_header(scripted: Scripted) -> None:
+    async with scripted.http() as http, Client(resilient_http(http.url), extensions=[TasksClient()]) as client:
+        handle = await call_tool_task(client, "work", answer=False)
+        await handle.status()
+        await scripted.listened("task-1")
+        scripted.ask("task-1", sure=elicitation())
+        await handle.answer({"sure": {"action": "decline"}})
+        await handle.cancel()
+    named = [
+        headers.get("mcp-name")
+        for headers, (method, _) in zip(scripted.headers, scripted.asked, strict=True)
+        if method.startswith("tasks/")
+    ]
+    assert named == ["task-1"] * 4

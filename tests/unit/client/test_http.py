@@ -1,0 +1,124 @@
+"""HTTP of a client that outlives its server: a failed request fails alone."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from mcp.client import Client
+from mcp.shared.exceptions import MCPError
+
+from mcp_celery.client import http as http_module
+from mcp_celery.client import resilient_http
+from tests.support.deployment import free_port
+from tests.support.scripted import Scripted, text_of
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def raw_server(answer: bytes) -> AsyncGenerator[str]:
+    """Answers every request with these bytes, and hangs up."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+
+
+async def test_requests_fail_alone(scripted: Scripted) -> None:
+    scripted.makes_tasks = False
+    async with scripted.http() as server, Client(resilient_http(server.url)) as client:
+        assert text_of(await client.call_tool("work")) == "in the foreground"
+        await server.stop()
+        for _ in range(2):
+            with pytest.raises(MCPError, match=r"127\.0\.0\.1 cannot be reached \(ConnectError"):
+                await client.call_tool("work")
+        await server.start()
+        assert text_of(await client.call_tool("work", {"answer": "again"})) == "again"
+
+
+async def test_headers_are_sent_with_every_request(scripted: Scripted) -> None:
+    async with (
+        scripted.http() as server,
+        Client(resilient_http(server.url, headers={"Authorization": "Bearer t"})) as client,
+    ):
+        await client.list_tools()
+    assert {headers.get("authorization") for headers in scripted.headers} == {"Bearer t"}
+
+
+async def test_a_server_that_is_not_there_is_told() -> None:
+    with pytest.raises(ExceptionGroup) as group:
+        async with Client(resilient_http(f"http://127.0.0.1:{free_port()}/mcp")):
+            pass
+    assert group.group_contains(MCPError, match="cannot be reached", depth=None)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"", "cannot be reached"),
+        (HEAD + b"content-length: 100\r\n\r\n{", "cannot be reached"),
+        (HEAD + b"content-length: 200\r\n\r\n" + b" " * 200, "longer than 100 bytes"),
+        (HEAD + b"content-length: 8\r\n\r\nnot JSON", "Failed to parse"),
+        (b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/html\r\ncontent-length: 2\r\n\r\nno", "error response"),
+        (b"HTTP/1.1 302 Found\r\nlocation: http://elsewhere.example/\r\ncontent-length: 0\r\n\r\n", "not followed"),
+    ],
+)
+async def test_broken_answers_are_errors_of_their_request(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes, says: str
+) -> None:
+    monkeypatch.setattr(http_module, "LARGEST_ANSWER", 100)
+    async with raw_server(answer) as url, Client(resilient_http(url), mode="2026-07-28") as client:
+        for _ in range(2):
+            with pytest.raises(MCPError, match=says):
+                await client.list_tools(cache_mode="refresh")
+
+
+async def test_a_redirect_within_the_server_is_followed(scripted: Scripted) -> None:
+    async with scripted.http() as server, Client(resilient_http(server.url + "/")) as client:
+        assert [tool.name for tool in (await client.list_tools()).tools] == ["work"]
+
+
+@pytest.mark.parametrize("end", ["receiving", "sending"])
+async def test_an_answer_that_comes_while_the_client_closes_harms_nobody(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    @asynccontextmanager
+    async def late(*_: object, **__: object) -> AsyncGenerator[tuple[None, None]]:
+        async with anyio.create_task_group() as group:
+            yield None, None
+            group.start_soon(send_to_a_closed_stream)
+
+    async def send_to_a_closed_stream() -> None:
+        send, receive = anyio.create_memory_object_stream[None]()
+        (receive if end == "receiving" else send).close()
+        with send, receive:
+            await send.send(None)
+
+    monkeypatch.setattr(http_module, "streamable_http_client", late)
+    async with resilient_http("http://127.0.0.1/mcp"):
+        pass
+    with pytest.raises(ExceptionGroup, match="unhandled errors"):
+        async with resilient_http("http://127.0.0.1/mcp"):
+            raise ValueError
+
+
+async def test_compressed_answers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    result: dict[str, object] = {"resultType": "complete", "tools": [], "ttlMs": 0, "cacheScope": "private"}
+    body = gzip.compress(json.dumps({"jsonrpc": "2.0", "id": 1, "result": result}).encode())
+    head = HEAD + b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body)
+    async with raw_server(head + body) as url, Client(resilient_http(url), mode="2026-07-28") as client:
+        assert (await client.list_tools()).tools == []

@@ -1,0 +1,101 @@
+"""How snapshots are written: sealed so that nobody else reads them, or as they are and without the access token."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mcp.server.request_state import AESGCMRequestStateCodec
+
+from mcp_celery.context import CallerToken, TaskContextSnapshot
+from mcp_celery.errors import SnapshotUnreadableError
+from mcp_celery.sealing import SnapshotCodec
+
+OLD, NEW = "an old key of more than 32 bytes, still known", "a new key of more than 32 bytes, lately made"
+PLACE = "mcp_celery:reports:task:auth:client-a%7Calice:task456:snapshot"
+TOKEN = CallerToken("client-a", ["read"], "alice", {"iss": "https://issuer.example"}, token="the-secret-itself")
+SNAPSHOT = TaskContextSnapshot(
+    protocol_version="2026-07-28",
+    params={"name": "build_report", "arguments": {"note": "planted"}},
+    headers={"authorization": "Bearer the-secret-itself"},
+    token=TOKEN,
+)
+WITHOUT_TOKEN = replace(SNAPSHOT, token=replace(TOKEN, token=""))
+PLAIN = SnapshotCodec()
+
+
+def sealing(*keys: str) -> SnapshotCodec:
+    return SnapshotCodec(AESGCMRequestStateCodec(keys))
+
+
+def refusal(codec: SnapshotCodec, stored: bytes, place: str = PLACE) -> str:
+    with pytest.raises(SnapshotUnreadableError) as error:
+        codec.read(stored, place)
+    assert str(error.value) == "The request's context cannot be restored, so the job cannot run"
+    assert error.value.__cause__ is None
+    return error.value.reason
+
+
+def test_sealed_it_comes_back_whole_with_the_token() -> None:
+    assert sealing(NEW).read(sealing(NEW).write(SNAPSHOT, PLACE).encode(), PLACE) == SNAPSHOT
+
+
+def test_without_keys_it_comes_back_without_the_token() -> None:
+    written = PLAIN.write(SNAPSHOT, PLACE)
+    assert PLAIN.read(written.encode(), PLACE) == WITHOUT_TOKEN
+
+
+def test_sealed_nothing_of_it_can_be_read() -> None:
+    written = sealing(NEW).write(SNAPSHOT, PLACE)
+    shown = ["planted", "the-secret-itself", "build_report", "client-a", "2026-07-28", "authorization"]
+    assert not [text for text in shown if text in written]
+    assert sealing(NEW).write(SNAPSHOT, PLACE) != written
+
+
+def test_keys_are_changed_without_losing_a_task() -> None:
+    by_old, by_both = sealing(OLD).write(SNAPSHOT, PLACE).encode(), sealing(NEW, OLD).write(SNAPSHOT, PLACE).encode()
+    assert sealing(OLD, NEW).read(by_both, PLACE) == SNAPSHOT
+    assert sealing(NEW, OLD).read(by_old, PLACE) == SNAPSHOT
+    assert sealing(NEW).read(by_both, PLACE) == SNAPSHOT
+
+
+def test_a_key_that_is_not_known_opens_nothing() -> None:
+    assert "unknown key" in refusal(sealing(NEW), sealing(OLD).write(SNAPSHOT, PLACE).encode())
+
+
+def test_it_opens_only_where_it_was_put() -> None:
+    written = sealing(NEW).write(SNAPSHOT, PLACE).encode()
+    assert refusal(sealing(NEW), written, PLACE.replace("alice", "bob")) == "it was sealed for another task"
+
+
+def test_what_else_was_sealed_with_the_keys_is_no_snapshot() -> None:
+    foreign = AESGCMRequestStateCodec([NEW]).seal(f"{PLACE}\n{SNAPSHOT.to_json()}".encode())
+    assert refusal(sealing(NEW), foreign.encode()) == "it was sealed for another task"
+
+
+def test_with_keys_what_is_not_sealed_is_refused() -> None:
+    assert refusal(sealing(NEW), PLAIN.write(SNAPSHOT, PLACE).encode()).startswith("it is not sealed")
+
+
+def test_without_keys_what_is_sealed_says_what_is_missing() -> None:
+    assert "MCP_CELERY_ENCRYPTION_KEYS" in refusal(PLAIN, sealing(NEW).write(SNAPSHOT, PLACE).encode())
+
+
+@pytest.mark.parametrize("codec", [PLAIN, sealing(NEW)], ids=["plain", "sealed"])
+def test_one_that_is_gone_is_said_to_be(codec: SnapshotCodec) -> None:
+    assert refusal(codec, b"") == "it is gone"
+
+
+@pytest.mark.parametrize(
+    "stored", [b"{", b"{}", b'{"protocol_version": 1, "token": {}}', b"[]", b"null", b"v1.", b"\xff"]
+)
+@pytest.mark.parametrize("codec", [PLAIN, sealing(NEW)], ids=["plain", "sealed"])
+def test_what_is_no_snapshot_is_refused(codec: SnapshotCodec, stored: bytes) -> None:
+    assert refusal(codec, stored)
+
+
+@given(st.data())
+def test_nothing_of_a_sealed_one_can_be_changed(data: st.DataObject) -> None:
+    written = bytearray(sealing(NEW).write(SNAPSHOT, PLACE).encode())
+    written[data.draw(st.integers(0, len(written) - 1))] ^= data.draw(st.integers(1, 127))
+    assert "planted" not in refusal(sealing(NEW), bytes(written))

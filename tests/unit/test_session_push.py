@@ -1,0 +1,240 @@
+"""A session that creates many tasks: each is told to its end, and nothing of it stays."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from mcp.server.connection import Connection
+from mcp.server.context import ServerRequestContext
+from mcp.server.session import ServerSession
+from mcp.shared.exceptions import MCPError
+from mcp_types import REQUEST_TIMEOUT
+
+from mcp_celery.config import TaskConfig
+from mcp_celery.context import TaskContextSnapshot, get_task_session
+from mcp_celery.engine import (
+    LIST_ROOTS,
+    Asking,
+    Caller,
+    Change,
+    Progress,
+    Question,
+    Submission,
+    TaskEngine,
+    TaskHints,
+    TaskRef,
+    now_ms,
+)
+from mcp_celery.errors import StoreUnavailableError
+from mcp_celery.protocol import session_push
+from mcp_celery.protocol.relay import Turns
+from mcp_celery.protocol.session_push import SessionPush
+from mcp_celery.testing import MemoryBackend
+from tests.support.session import REVISION
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+class Outbound:
+    """A client's end of the connection."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+
+    async def send_raw_request(self, method: str, params: Mapping[str, Any] | None, opts: Any = None) -> dict[str, Any]:
+        raise AssertionError("nobody asks the client anything")
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: Any = None) -> None:
+        self.told.append((method, params))
+
+
+def request_on(connection: Connection) -> ServerRequestContext[Any, Any]:
+    session = ServerSession(None, connection)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    return ServerRequestContext(session=session, lifespan_context=None, protocol_version=REVISION, method="tools/call")
+
+
+async def submit(engine: TaskEngine) -> Any:
+    snapshot = TaskContextSnapshot(protocol_version=REVISION)
+    caller = Caller(session="session-1")
+    return await engine.submit(
+        Submission(caller=caller, task_type="tool", component="x", config=TaskConfig(), snapshot=snapshot)
+    )
+
+
+def followers() -> int:
+    return sum(task.get_name().startswith("mcp-celery-push") for task in asyncio.all_tasks())
+
+
+@pytest.mark.shows("L6", "C12")
+async def test_ten_thousand_tasks_leave_nothing_behind() -> None:
+    backend = MemoryBackend()
+    engine = backend.engine()
+    push = SessionPush(lambda: engine, Turns())
+    outbound = Outbound()
+    connection = Connection.for_loop(outbound, session_id="session-1")
+    ids: set[str] = set()
+    for _ in range(200):
+        records = [await submit(engine) for _ in range(50)]
+        ids.update(record.task_id for record in records)
+        for record in records:
+            push.follow(request_on(connection), record, None)
+        for record in records:
+            await backend.store.change(record.ref, Change(to="completed"))
+        await eventually(lambda: followers() == 0, what="every follower has ended")
+        for record in records:
+            await backend.store.delete(record.ref)
+    assert len(ids) == len(outbound.told) == 10_000
+    assert {params["taskId"] for _method, params in outbound.told} == ids
+    assert backend.bus.followers == 0
+    assert get_task_session("session-1") is connection
+    await connection.exit_stack.aclose()
+    gone = weakref.ref(connection)
+    del connection
+    gc.collect()
+    assert gone() is None
+    assert get_task_session("session-1") is None
+
+
+async def test_a_connection_that_closes_ends_its_followers() -> None:
+    backend = MemoryBackend()
+    engine = backend.engine()
+    outbound = Outbound()
+    connection = Connection.for_loop(outbound)
+    record = await submit(engine)
+    SessionPush(lambda: engine, Turns()).follow(request_on(connection), record, None)
+    await eventually(lambda: backend.bus.followers == 1, what="the task is followed")
+    await connection.exit_stack.aclose()
+    assert followers() == backend.bus.followers == 0
+    await backend.store.change(record.ref, Change(to="completed"))
+    assert outbound.told == []
+
+
+async def test_a_follower_does_not_keep_a_session_that_was_dropped() -> None:
+    backend = MemoryBackend()
+    engine = backend.engine()
+    outbound = Outbound()
+    connection = Connection.for_loop(outbound)
+    record = await submit(engine)
+    SessionPush(lambda: engine, Turns()).follow(request_on(connection), record, None)
+    await eventually(lambda: backend.bus.followers == 1, what="the task is followed")
+    gone = weakref.ref(connection)
+    del connection
+    gc.collect()
+    assert gone() is None
+    await backend.store.change(record.ref, Change(to="completed"))
+    await eventually(lambda: followers() == 0, what="the follower has ended")
+    assert outbound.told == []
+
+
+async def test_a_store_that_does_not_answer_costs_the_push_no_more_than_time(caplog: pytest.LogCaptureFixture) -> None:
+    backend = MemoryBackend()
+    engine = backend.engine()
+    outbound = Outbound()
+    connection = Connection.for_loop(outbound, session_id="session-1")
+    record = await submit(engine)
+    backend.bus.fail()
+    SessionPush(lambda: engine, Turns()).follow(request_on(connection), record, None)
+    await eventually(lambda: "not told of its task" in caplog.text, what="the follower meets the outage")
+    assert followers() == 1
+    await backend.store.change(record.ref, Change(to="completed"))
+    backend.bus.recover()
+    await eventually(lambda: followers() == 0, what="the follower has told the end")
+    assert [params["status"] for _method, params in outbound.told] == ["completed"]
+    await connection.exit_stack.aclose()
+
+
+async def test_who_follows_again_repeats_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = MemoryBackend()
+    engine = backend.engine()
+    outbound = Outbound()
+    connection = Connection.for_loop(outbound, session_id="session-1")
+    record = await submit(engine)
+    broken = asyncio.Event()
+    subscribe = backend.bus.subscribe
+
+    @asynccontextmanager
+    async def breaks_once(refs: Sequence[TaskRef]) -> AsyncGenerator[TaskHints]:
+        async with subscribe(refs) as hints:
+            yield hints if broken.is_set() else Breaking(hints, broken)
+
+    monkeypatch.setattr(backend.bus, "subscribe", breaks_once)
+    await backend.store.change(record.ref, Change(to="working", status_message="half", progress=Progress(1)))
+    SessionPush(lambda: engine, Turns()).follow(request_on(connection), record, "token")
+    await eventually(lambda: len(outbound.told) == 2, what="the first change is told")
+    broken.set()
+    await eventually(lambda: backend.bus.followers == 0, what="the follower was cut off")
+    await eventually(lambda: backend.bus.followers == 1, what="the follower is back")
+    await backend.store.change(record.ref, Change(to="completed"))
+    await eventually(lambda: followers() == 0, what="the follower has told the end")
+    told = [params.get("status", method) for method, params in outbound.told]
+    assert told == ["notifications/progress", "working", "completed"]
+    await connection.exit_stack.aclose()
+
+
+async def test_a_client_that_does_not_hear_is_pinged_once_for_all_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_push, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(session_push, "_PAUSE_SECONDS", 0.01)
+    backend = MemoryBackend()
+    engine = backend.engine()
+    outbound = Deaf()
+    connection = Connection.for_loop(outbound, session_id="session-1")
+    push = SessionPush(lambda: engine, Turns())
+    for _ in range(20):
+        record = await submit(engine)
+        question = Question("one", LIST_ROOTS, {})
+        assert await backend.store.ask(record.ref, question, Asking(attempt=1, at_ms=now_ms()))
+        push.follow(request_on(connection), record, None)
+    await eventually(lambda: outbound.pings >= 3, what="the client is tried again")
+    assert outbound.pings_at_once == 1
+    assert not outbound.asked
+    outbound.hears = True
+    await eventually(lambda: len(outbound.asked) == 20, what="every question is asked")
+    assert outbound.pings < 20
+    await connection.exit_stack.aclose()
+
+
+class Deaf(Outbound):
+    """A client that does not hear, until it ``hears``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hears = False
+        self.pings = 0
+        self.pings_at_once = 0
+        self.asked: list[str] = []
+        self._out = 0
+
+    async def send_raw_request(self, method: str, params: Mapping[str, Any] | None, opts: Any = None) -> dict[str, Any]:
+        if method != "ping":
+            self.asked.append(method)
+            return {"roots": []}
+        self.pings += 1
+        self._out += 1
+        self.pings_at_once = max(self.pings_at_once, self._out)
+        await asyncio.sleep(0.001)
+        self._out -= 1
+        if not self.hears:
+            raise MCPError(REQUEST_TIMEOUT, "Timed out")
+        return {}
+
+
+class Breaking:
+    """Hints that end with the store's failure."""
+
+    def __init__(self, hints: TaskHints, broken: asyncio.Event) -> None:
+        self._hints = hints
+        self._broken = broken
+
+    async def __anext__(self) -> TaskRef:
+        await self._broken.wait()
+        raise StoreUnavailableError
+
+    async def drop(self, ref: TaskRef) -> None:
+        await self._hints.drop(ref)
