@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -16,6 +16,7 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 from mcp.server.request_state import AESGCMRequestStateCodec
 
+from mcp_celery.background import ended
 from mcp_celery.engine import Declared, TaskEngine, TaskLimits
 from mcp_celery.engine.life import WorkerLife
 from mcp_celery.engine.reaper import Reaper
@@ -244,10 +245,3 @@ class Connections:
             return self._settings.max_ttl_ms
         seconds = expires.total_seconds() if isinstance(expires, timedelta) else float(expires)
         return min(self._settings.max_ttl_ms, round(seconds * 1000))
-
-
-async def ended(task: asyncio.Task[None]) -> None:
-    """Cancel a background task and wait for its end."""
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

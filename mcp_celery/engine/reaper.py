@@ -146,7 +146,7 @@ class Reaper:
         """
         stored = await self._tasks.load(TaskRef.of_key(key))
         if stored is None:
-            await self._store.published(key)
+            await self._store.forget_due(key)
             return True
         record = stored.record
         if record.status == "working" and record.claim is None:

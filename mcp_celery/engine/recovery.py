@@ -123,8 +123,8 @@ class RecoveryStore(Protocol):
         """Forget a worker."""
         ...
 
-    async def published(self, key: str) -> None:
-        """A job that was due is published."""
+    async def forget_due(self, key: str) -> None:
+        """A job that was due is published, or its task is gone."""
         ...
 
     async def forget(self, expired: Sequence[Expiring]) -> None:

@@ -11,12 +11,13 @@ import asyncio
 import contextvars
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from mcp.server.connection import Connection
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 
+from mcp_celery.background import BackgroundTasks
 from mcp_celery.context import register_task_session
 from mcp_celery.engine import Caller, JSONObject, TaskEngine, TaskRecord
 from mcp_celery.errors import McpCeleryError, StoreUnavailableError
@@ -66,37 +67,15 @@ class SessionPush:
             return
         connection = connection_of(ctx)
         register_task_session(session, connection)
-        followers: _Followers | None = connection.state.get(_FOLLOWERS)
+        followers: BackgroundTasks | None = connection.state.get(_FOLLOWERS)
         if followers is None:
-            followers = connection.state[_FOLLOWERS] = _Followers()
+            followers = connection.state[_FOLLOWERS] = BackgroundTasks(
+                logger, "a session is not told of its task any more"
+            )
             connection.exit_stack.push_async_callback(followers.aclose)
         following = _tell(_OnSession(connection), self._engine(), self._turns, record, progress_token)
-        followers.add(following, record.task_id)
-
-
-class _Followers:
-    """The asyncio tasks of one connection."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def add(self, following: Coroutine[Any, Any, None], task_id: str) -> None:
         # In a context of its own: a copy of the request's would keep the request alive.
-        task = asyncio.create_task(following, name=f"mcp-celery-push-{task_id}", context=contextvars.Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("%s ended: a session is not told of its task any more", task.get_name(), exc_info=error)
-
-    async def aclose(self) -> None:
-        """End them all."""
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        followers.start(following, name=f"mcp-celery-push-{record.task_id}", context=contextvars.Context())
 
 
 class _News:

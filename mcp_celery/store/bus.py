@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import redis
@@ -20,6 +20,7 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from mcp_celery.background import ended
 from mcp_celery.engine import TaskHints, TaskRef
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.keys import RedisKeys
@@ -229,8 +230,6 @@ class RedisTaskBus:
     async def aclose(self) -> None:
         """End the keeper of the connection and close it."""
         if self._keeper is not None:
-            self._keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._keeper
+            await ended(self._keeper)
             self._keeper = None
         await self._client.aclose(close_connection_pool=True)

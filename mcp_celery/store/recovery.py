@@ -108,7 +108,7 @@ class RedisRecovery:
         """Forget a worker."""
         await self._store.guarded(self._store.client.zrem(self._keys.workers, worker))
 
-    async def published(self, key: str) -> None:
+    async def forget_due(self, key: str) -> None:
         """A job that was due is published."""
         await self._store.guarded(self._store.client.zrem(self._keys.due, key))
 

@@ -43,13 +43,12 @@ from mcp_celery.engine import (
 )
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.worker.call import JobCall
+from mcp_celery.worker.patience import PAUSE_SECONDS
 
 logger = logging.getLogger(__name__)
 
 RECHECK_SECONDS: Final = 10.0
 """How long a waiting job trusts silence before it looks for its answer."""
-_PAUSE_SECONDS: Final = 0.5
-"""Between two tries at a store that does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +160,7 @@ class Asker:
                             raise MCPError(INTERNAL_ERROR, "The task has ended; its question will not be answered")
                         await _next_hint(hints)
             except StoreUnavailableError:
-                await asyncio.sleep(_PAUSE_SECONDS)
+                await asyncio.sleep(PAUSE_SECONDS)
 
     def _asking(self, wait_ms: int) -> Asking:
         extension = self._lifetimes.extension(self._snapshot, wait_ms)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
+from mcp_celery.background import BackgroundTasks
 from mcp_celery.engine import Change, TaskRef, now_ms
 from mcp_celery.engine.life import WorkerLife
 
@@ -39,7 +40,7 @@ class Heart:
         self._stopping = asyncio.Event()
         self._beating = threading.Event()
         self._life: WorkerLife | None = None
-        self._working: set[asyncio.Task[None]] = set()
+        self._work = BackgroundTasks(logger, "the heart of this worker could not do what it was asked")
         self._pid = 0
 
     def worker_id(self, hostname: str) -> str:
@@ -93,14 +94,7 @@ class Heart:
 
     def _begin(self, work: Callable[[WorkerLife], Coroutine[Any, Any, None]]) -> None:
         if self._life is not None:
-            task = asyncio.create_task(work(self._life))
-            self._working.add(task)
-            task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._working.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("the heart of this worker could not do what it was asked", exc_info=error)
+            self._work.start(work(self._life), name="mcp-celery-heart")
 
     async def _live(self, worker: str) -> None:
         self._loop = asyncio.get_running_loop()
@@ -108,17 +102,10 @@ class Heart:
             async with self._living(worker) as self._life:
                 self._beating.set()
                 await self._stopping.wait()
-                await self._finish_work()
+                # A store that does not answer now is not waited for.
+                await self._work.aclose(LAST_WORDS_SECONDS)
         except Exception:
             logger.exception("the heartbeat of this worker has failed; its jobs will be taken for lost")
             raise
         finally:
             self._beating.set()
-
-    async def _finish_work(self) -> None:
-        """Give what is under way a moment: a store that does not answer now is not waited for."""
-        if self._working:
-            await asyncio.wait(self._working, timeout=LAST_WORDS_SECONDS)
-        for task in self._working:
-            task.cancel()
-        await asyncio.gather(*self._working, return_exceptions=True)

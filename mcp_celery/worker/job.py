@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import celery
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
@@ -31,8 +29,9 @@ from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, in_job
 from mcp_celery.worker.backend import JobBackend
 from mcp_celery.worker.heart import Heart, Living
 from mcp_celery.worker.loop import ProcessLoop
+from mcp_celery.worker.patience import patiently_blocking
 from mcp_celery.worker.request import ComponentRaised
-from mcp_celery.worker.runner import STORE_PATIENCE_SECONDS, JobCall, JobRefused, JobRunner
+from mcp_celery.worker.runner import JobCall, JobRefused, JobRunner
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +39,6 @@ if TYPE_CHECKING:
     _CeleryTask = celery.Task[..., JobOutcome]
 else:
     _CeleryTask = celery.Task
-
-
-T = TypeVar("T")
-
-STORE_PAUSE_SECONDS: Final = 0.5
 
 
 class WorkerLedger(JobLedger, Protocol):
@@ -126,28 +120,9 @@ class WorkerRuntime:
             if self.heart.tell_later(ref, change):
                 return
             try:
-                self._patiently(lambda: self.change(ref, change))
+                patiently_blocking(lambda: self.change(ref, change))
             except StoreUnavailableError:
                 logger.error("could not tell that task %s is %s", ref.task_id, change.to)
-
-    @staticmethod
-    def _patiently(call: Callable[[], T]) -> T:
-        """Call what needs the store until it answers. On the asyncio pool only this job waits.
-
-        Raises:
-            StoreUnavailableError: It did not for a minute.
-        """
-        deadline = time.monotonic() + STORE_PATIENCE_SECONDS
-        while True:
-            try:
-                return call()
-            except StoreUnavailableError:
-                if time.monotonic() > deadline:
-                    raise
-            if in_job():
-                await_in_job(asyncio.sleep(STORE_PAUSE_SECONDS))
-            else:
-                time.sleep(STORE_PAUSE_SECONDS)
 
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """Apply a change to a task. Blocks the calling thread; on the asyncio pool it suspends the calling job alone.
@@ -165,7 +140,7 @@ class WorkerRuntime:
         Raises:
             StoreUnavailableError: It did not for a minute.
         """
-        return self._patiently(lambda: self._finish(ref, change, result))
+        return patiently_blocking(lambda: self._finish(ref, change, result))
 
     def _finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
         if in_job() and self._runner is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, cast
 
 from mcp.server import MCPServer
 from mcp.shared.exceptions import MCPError
@@ -30,24 +30,21 @@ from mcp_celery.engine import (
     next_round,
     now_ms,
 )
-from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, SnapshotUnreadableError, StoreUnavailableError
+from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, SnapshotUnreadableError
 from mcp_celery.keys import MAX_LEGS, METHODS, celery_job_id
 from mcp_celery.worker.aio.current import current_job
 from mcp_celery.worker.asking import Asker, InputLifetimes, require_askable
 from mcp_celery.worker.call import JobCall
 from mcp_celery.worker.caller import as_caller
 from mcp_celery.worker.lifespan import ServerLifespan
+from mcp_celery.worker.patience import patiently
 from mcp_celery.worker.progress import ProgressReporter
 from mcp_celery.worker.request import handle, request_context
 
 logger = logging.getLogger(__name__)
 
-STORE_PATIENCE_SECONDS: Final = 60.0
-"""How long a job waits for a store that does not answer. It must not run unconfirmed, and is lost if it gives up."""
 _ROUND_PAUSES_SECONDS: Final = (0.05, 0.1, 0.2, *[0.25] * 7)
 """After each round without a question; as many rounds as the SDK's client would make."""
-
-T = TypeVar("T")
 
 
 class ClosableTaskStore(TaskStore, Protocol):
@@ -205,7 +202,7 @@ class JobRunner:
     async def _start(self, store: TaskStore, ref: TaskRef, call: JobCall) -> TaskContextSnapshot:
         delivery = secrets.token_hex(8)  # so that a start whose answer was lost is granted to it again
         try:
-            snapshot = await _patiently(
+            snapshot = await patiently(
                 lambda: store.start(
                     ref,
                     attempt=call.attempt,
@@ -263,7 +260,7 @@ class JobRunner:
         extension = self._lifetimes.extension(snapshot, None)
         asking = Asking(attempt=call.attempt, at_ms=now_ms(), extension=extension)
         await progress.flush()
-        if await _patiently(lambda: store.park(call.ref, questions, asking, leg)):
+        if await patiently(lambda: store.park(call.ref, questions, asking, leg)):
             logger.info("job %s ended with questions; the answers begin %s", call.job_id, leg.job_id)
         # No news of the task: its current attempt is the next job's by now, and an outcome of this one is refused.
         return JobOutcome({"resultType": result.result_type})
@@ -277,15 +274,3 @@ class JobRunner:
         if self._store is not None:
             await self._store.aclose()
             self._store = None
-
-
-async def _patiently(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Try until the store answers, for :data:`STORE_PATIENCE_SECONDS`."""
-    deadline = asyncio.get_running_loop().time() + STORE_PATIENCE_SECONDS
-    while True:
-        try:
-            return await attempt()
-        except StoreUnavailableError:
-            if asyncio.get_running_loop().time() > deadline:
-                raise
-            await asyncio.sleep(0.5)
