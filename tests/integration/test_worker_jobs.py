@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from mcp_celery import TaskContextSnapshot
 from mcp_celery.context import CallerToken, scope_of
 from mcp_celery.engine import Caller
 from tests.integration.conftest import TOOLS, Starter, lines, settings_for
-from tests.support.live import REVISION, Gate, LiveServer, live_server
+from tests.support.live import REVISION, Gate, LiveServer, celery_events, live_server
 from tests.support.nodes import EmbeddedStoreContainer, Pool, WorkerNode
 from tests.support.servers import tools
-from tests.support.waiting import eventually_sync
+from tests.support.waiting import eventually, eventually_sync
 
 pytestmark = pytest.mark.anyio
 
@@ -138,6 +139,24 @@ async def test_jobs_of_one_worker_run_at_the_same_time(live: LiveServer, gate: G
     await gate.reached(2)
     gate.open()
     assert [(await live.end_of(record)).record.status for record in records] == ["completed", "completed"]
+
+
+async def test_the_last_events_of_a_worker_that_stops_are_sent(
+    own: Starter, pool: Pool, store: EmbeddedStoreContainer, gate: Gate
+) -> None:
+    """They wait a moment for others, and a worker that stops has none."""
+    settings = settings_for(store, f"last-events-{pool}")
+    worker = own.worker(TOOLS, pool, settings)
+    async with live_server(tools.build, settings) as live:
+        with celery_events(live.app) as events:
+            record = await live.submit("hold", {"gate": str(gate)})
+            await gate.reached()
+            worker.send(signal.SIGTERM)
+            await eventually(lambda: "Warm shutdown" in worker.logs(), what="the worker stops")
+            gate.open()
+            await eventually(lambda: worker.status == "exited", what="the worker has stopped")
+            kinds = ["task-received", "task-started", "task-succeeded"]
+            await eventually(lambda: events.kinds_of(record.job_id) == kinds, what="all is told")
 
 
 async def test_the_lifespan_is_entered_before_the_first_job_once_a_process_and_left_at_shutdown(
