@@ -30,7 +30,7 @@ else:
 logger = logging.getLogger(__name__)
 
 EVENTS_SECONDS: Final = 0.05
-"""How long the events of jobs may wait for others. Celery sends them at once where they are as many as its buffer holds."""
+"""How long the events of jobs may wait for others. As many as Celery's buffer holds are sent at once."""
 
 
 class Consumer(_Consumer):
