@@ -12,6 +12,7 @@ or a field of its own.
 ``task.retrieved`` INFO    a caller was given the outcome, asked for or pushed; with ``task_status``. DEBUG: a caller
                            polled a task that has not ended
 ``task.refused``   INFO    a caller asked for a task that is not there or not its own; with ``reason``
+``task.limited``   INFO    a request was refused because of a limit, before anything was created or read; with ``limit``
 ================== ======= ============================================================================================
 """
 
@@ -68,6 +69,17 @@ def refused(scope: str | None, task_id: str | None, reason: Literal["unknown", "
     """
     if logger.isEnabledFor(logging.INFO):
         _log(logging.INFO, "task.refused", scope, task_id, f"reason={reason}", {"reason": reason})
+
+
+def limited(scope: str | None, limit: str) -> None:
+    """A request was refused because of a limit.
+
+    Args:
+        scope: Who asked.
+        limit: Which one, as ``LimitExceededError.limit`` names it.
+    """
+    if logger.isEnabledFor(logging.INFO):
+        _log(logging.INFO, "task.limited", scope, None, f"limit={limit}", {"limit": limit})
 
 
 def _log(

@@ -189,12 +189,15 @@ class Connections:
             namespace=self._namespace,
             default_queue=self._queue_name,
             timeout_seconds=self._settings.publish_timeout_ms / 1000,
+            max_length=self._settings.max_queue_length,
         )
         limits = TaskLimits(
             default_ttl_ms=self._settings.default_ttl_ms,
             max_ttl_ms=self.max_ttl_ms(),
             poll_interval_ms=self._settings.poll_interval_ms,
             max_input_bytes=self._settings.max_input_bytes,
+            max_open_tasks=self._settings.max_tasks_per_scope,
+            max_failed_lookups=self._settings.max_failed_lookups_per_minute,
         )
         separate = None if results.lives_in(self._settings.redis_url) else results
         engine = TaskEngine(store=store, queue=queue, bus=bus, results=separate, limits=limits, declared=self._declared)

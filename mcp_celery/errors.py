@@ -12,6 +12,8 @@ METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 HEADER_MISMATCH: Final = -32020
+LIMIT_EXCEEDED: Final = -32005
+"""Of the codes that MCP leaves to implementations (-32000 to -32019), the one that has this meaning in EIP-1474."""
 
 
 class McpCeleryError(Exception):
@@ -19,6 +21,8 @@ class McpCeleryError(Exception):
 
     code: ClassVar[int] = INTERNAL_ERROR
     """JSON-RPC error code of this class."""
+    data: object = None
+    """JSON value with details for programs, on the wire too."""
 
 
 class ConfigurationError(McpCeleryError):
@@ -106,6 +110,79 @@ class QueueUnavailableError(McpCeleryError):
 
     def __init__(self) -> None:
         super().__init__("The task queue is unavailable; no task was created, try again later")
+
+
+class LimitExceededError(McpCeleryError):
+    """A limit of the server was reached, so the request was refused; the same one may succeed later.
+
+    Args:
+        message: One line for the caller.
+        most: The limit.
+        retry_after_ms: When to ask again, None where that depends on the caller.
+    """
+
+    code = LIMIT_EXCEEDED
+    limit: ClassVar[str]
+    """Which limit it is, in ``data`` and in the audit log."""
+
+    def __init__(self, message: str, *, most: int, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        again = {} if retry_after_ms is None else {"retryAfterMs": retry_after_ms}
+        self.data = {"limit": self.limit, "most": most, **again}
+
+
+class TooManyTasksError(LimitExceededError):
+    """The requestor has as many open tasks as ``MCP_CELERY_MAX_TASKS_PER_SCOPE`` allows; none was created.
+
+    Args:
+        most: The limit.
+    """
+
+    limit = "open_tasks"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"You have as many open tasks as this server allows ({most}); wait for one to end, or cancel one",
+            most=most,
+        )
+
+
+class QueueFullError(LimitExceededError):
+    """As many jobs wait for a worker as ``MCP_CELERY_MAX_QUEUE_LENGTH`` allows; no task was created.
+
+    Args:
+        most: The limit.
+        retry_after_ms: When it is looked again.
+    """
+
+    limit = "queue_length"
+
+    def __init__(self, most: int, *, retry_after_ms: int) -> None:
+        super().__init__(
+            f"The task queue is full: as many tasks wait for a worker as this server allows ({most}); "
+            "no task was created, try again later",
+            most=most,
+            retry_after_ms=retry_after_ms,
+        )
+
+
+class TooManyLookupsError(LimitExceededError):
+    """More look-ups failed than ``MCP_CELERY_MAX_FAILED_LOOKUPS_PER_MINUTE`` allows one requestor; none is made now.
+
+    Args:
+        most: The limit.
+        retry_after_ms: When the requestor may ask again.
+    """
+
+    limit = "failed_lookups"
+
+    def __init__(self, most: int, *, retry_after_ms: int) -> None:
+        super().__init__(
+            f"You have asked for tasks that are not there as often as this server allows in a minute ({most}); "
+            f"ask again in {-(-retry_after_ms // 1000)} s",
+            most=most,
+            retry_after_ms=retry_after_ms,
+        )
 
 
 class ResultUnavailableError(McpCeleryError):

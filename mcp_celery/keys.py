@@ -17,6 +17,8 @@ Redis key                              holds                            lifetime
                                        Celery id
 ``{prefix}:{ns}:list:auth:…``          sorted set: positions of the     that of its longest-lived task
 ``{prefix}:{ns}:list:session:DIGEST``  tasks that an owner may list
+``{prefix}:{ns}:open:DIGEST``          sorted set: open tasks of one    the same
+``{prefix}:{ns}:failed:DIGEST``        string: failed look-ups of one   a minute from the first
 ``{prefix}:{ns}:expiry``               sorted set: tasks by their end   31 days from its last entry, as are the next
 ``{prefix}:{ns}:workers``              sorted set: heartbeats
 ``{prefix}:{ns}:claims:WORKER``        set: tasks whose job it has
@@ -44,7 +46,6 @@ MAX_JOB_ID_BYTES: Final = 155
 MAX_LEGS: Final = 9999
 _LEG_SUFFIX_BYTES: Final = 5
 """Room for ``!2`` … ``!9999`` behind an id, so that a task keeps one stem for all its legs."""
-
 
 _TASK_TYPES: Final[frozenset[str]] = frozenset(get_args(TaskType))
 _FORMS: Final = "'auth:{scope}:{task}:{type}:{component}' or 'anon:{task}:{type}:{component}'"
@@ -312,6 +313,10 @@ class RedisKeys:
         if task_scope is not None:
             return f"{prefix}:auth:{_quote(task_scope)}:{_quote(issuer or '')}"
         return None if session is None else f"{prefix}:session:{_quote(session)}"
+
+    def counted(self, what: Literal["open", "failed"], requestor: str) -> str:
+        """Sorted set: compound keys of a requestor's ``open`` tasks, by their end. String: its ``failed`` look-ups."""
+        return f"{self._root}:{what}:{_digest(requestor)}"
 
     def job_alias(self, job_id: str) -> str:
         """String: the full compound key of a shortened Celery id, the same for every leg."""

@@ -10,24 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 import kombu
 from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 
+from mcp_celery.backlog import LOOK_SECONDS, Backlog
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import Submission, TaskRecord
-from mcp_celery.errors import QueueUnavailableError
+from mcp_celery.errors import QueueFullError, QueueUnavailableError
 from mcp_celery.names import job_name
 
 logger = logging.getLogger(__name__)
 
 HIDDEN: Final = "<hidden>"
 _CONFIRMING_TRANSPORTS: Final = ("pyamqp", "amqp", "amqps")
+_NO_SUCH_QUEUE: Final = "404"
+
+Answer = TypeVar("Answer")
 
 
 class CeleryQueue:
@@ -38,9 +43,18 @@ class CeleryQueue:
         namespace: Namespace of the server, in the names of jobs.
         default_queue: Queue of the jobs that neither the component nor a route sends elsewhere.
         timeout_seconds: How long a publish may take before the request is answered with an error.
+        max_length: How many jobs may wait in a queue, None for any number.
     """
 
-    def __init__(self, app: Celery, *, namespace: str, default_queue: str, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        *,
+        namespace: str,
+        default_queue: str,
+        timeout_seconds: float,
+        max_length: int | None = None,
+    ) -> None:
         self._app = app
         self._namespace = namespace
         self._default_queue = default_queue
@@ -48,6 +62,34 @@ class CeleryQueue:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mcp-celery-publisher")
         self._connection: kombu.Connection | None = None
         self._producer: Any = None
+        self._looking: Any = None
+        self._max_length = max_length
+        self._backlogs: dict[str, Backlog] = {}
+        self._said_unknown = False
+
+    @asynccontextmanager
+    async def place_for(self, submission: Submission) -> AsyncGenerator[None]:
+        """Hold a place in the queue that the request's job would go to, until it is published.
+
+        Raises:
+            QueueFullError: On entry: as many jobs wait there as may.
+            QueueUnavailableError: On entry: the broker did not say so in time.
+        """
+        most = self._max_length
+        name = None if most is None else await self._asked(lambda: self._queue_of(submission))
+        if most is None or name is None:
+            yield
+            return
+        backlog = self._backlogs.setdefault(name, Backlog(most))
+        if not backlog.enter():
+            if not backlog.is_surely_full:
+                backlog.looked(await self._asked(lambda: self._length(name)))
+            if not backlog.enter():
+                raise QueueFullError(most, retry_after_ms=round(LOOK_SECONDS * 1000))
+        try:
+            yield
+        finally:
+            backlog.leave()
 
     async def publish(self, record: TaskRecord, submission: Submission) -> None:
         """Publish the record's job, and wait until the broker has it.
@@ -56,11 +98,7 @@ class CeleryQueue:
             QueueUnavailableError: The broker did not take it in time. It may still arrive; without its record, and
                 that is what the engine takes back, it does not run.
         """
-        try:
-            await self._in_thread(lambda: self._publish(record, submission))
-        except (KombuError, OSError, TimeoutError, *self._broker_errors(), *self._refusals()) as error:
-            logger.warning("the broker did not take a job: %s", type(error).__name__)
-            raise QueueUnavailableError from error
+        await self._asked(lambda: self._publish(record, submission))
 
     async def revoke(self, job_id: str) -> None:
         """Tell the workers to drop a job, and to end it where it runs.
@@ -72,9 +110,16 @@ class CeleryQueue:
         except (KombuError, OSError, TimeoutError, *self._broker_errors()) as error:
             logger.warning("could not tell the workers to revoke %s: %s", job_id, type(error).__name__)
 
-    async def _in_thread(self, work: Callable[[], None]) -> None:
+    async def _asked(self, work: Callable[[], Answer]) -> Answer:
+        try:
+            return await self._in_thread(work)
+        except (KombuError, OSError, TimeoutError, *self._broker_errors(), *self._refusals()) as error:
+            logger.warning("the broker (MCP_CELERY_BROKER_URL) failed: %s", type(error).__name__)
+            raise QueueUnavailableError from error
+
+    async def _in_thread(self, work: Callable[[], Answer]) -> Answer:
         async with asyncio.timeout(self._timeout_seconds):
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._fresh_if_broken, work)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._fresh_if_broken, work)
 
     def _broker_errors(self) -> tuple[type[BaseException], ...]:
         """Errors of the transport in use; the broker's library decides which they are."""
@@ -86,21 +131,52 @@ class CeleryQueue:
         connection = self._connection or self._app.connection_for_write()
         return connection.recoverable_connection_errors
 
-    def _fresh_if_broken(self, work: Callable[[], None]) -> None:
+    def _fresh_if_broken(self, work: Callable[[], Answer]) -> Answer:
         """Do the work, once more on a new connection if the old one broke: the broker may have restarted since."""
         had_connection = self._connection is not None
         try:
-            work()
+            return work()
         except (OperationalError, OSError, *self._broker_errors()):
             self._disconnect()
             if not had_connection:
                 raise
-            work()
+            return work()
+
+    def _queue_of(self, submission: Submission) -> str | None:
+        """The queue that a request's job would go to; None where a route names an exchange only."""
+        queue = self._route(self._name_of(submission), submission.config).get("queue")
+        if queue is None:
+            self._say_unknown("jobs are routed to an exchange, which may have any number of queues")
+        return None if queue is None else str(getattr(queue, "name", queue))
+
+    def _length(self, name: str) -> int:
+        """How many messages wait in a queue; 0 for one that no worker has declared, and where the broker cannot say."""
+        self._live_producer()
+        connection = cast(kombu.Connection, self._connection)
+        try:
+            if self._looking is None:  # a channel of its own, since AMQP closes it when there is no such queue
+                self._looking = connection.channel()
+            return int(self._looking.queue_declare(name, passive=True).message_count)
+        except connection.channel_errors as error:
+            self._looking = None
+            if str(getattr(error, "reply_code", "")) != _NO_SUCH_QUEUE:
+                self._say_unknown(f"the broker does not tell ({type(error).__name__})")
+        except NotImplementedError:
+            self._say_unknown("the broker cannot tell")
+        return 0
+
+    def _say_unknown(self, reason: str) -> None:
+        if not self._said_unknown:
+            self._said_unknown = True
+            logger.warning("MCP_CELERY_MAX_QUEUE_LENGTH has no effect on some jobs: %s", reason)
+
+    def _name_of(self, submission: Submission) -> str:
+        """The Celery name of a request's job."""
+        component = submission.declared_as or submission.component
+        return submission.job_name or job_name(self._namespace, submission.task_type, component)
 
     def _publish(self, record: TaskRecord, submission: Submission) -> None:
-        name = record.job_name or job_name(
-            self._namespace, submission.task_type, submission.declared_as or submission.component
-        )
+        name = record.job_name or self._name_of(submission)
         config = submission.config
         arguments = {"key": record.key, "attempt": record.attempt, "leg": record.leg}
         amqp = self._app.amqp
@@ -182,7 +258,7 @@ class CeleryQueue:
         )
 
     def _disconnect(self) -> None:
-        connection, self._connection, self._producer = self._connection, None, None
+        connection, self._connection, self._producer, self._looking = self._connection, None, None, None
         if connection is not None:
             connection.release()
 

@@ -72,6 +72,17 @@ class Settings(BaseSettings):
         1_048_576, gt=0, description="Size of the answers that one `tasks/update` may bring, as JSON."
     )
     max_listen_tasks: int = Field(1_000, gt=0, description="Task ids that one `subscriptions/listen` may name.")
+    max_tasks_per_scope: int | None = Field(
+        None, gt=0, description="Open tasks that one caller may have; further ones are refused. Default: any number."
+    )
+    max_queue_length: int | None = Field(
+        None,
+        gt=0,
+        description="Jobs that may wait for a worker in one queue; further tasks are refused. Default: any number.",
+    )
+    max_failed_lookups_per_minute: int = Field(
+        1_000, gt=0, description="Requests for tasks that are not there, after which a caller is refused for a while."
+    )
 
     @field_validator("redis_url")
     @classmethod

@@ -1,9 +1,10 @@
 """What a task is and may do. Knows neither Celery nor Redis nor the MCP server."""
 
-from mcp_celery.engine.core import TaskEngine, TaskLimits
+from mcp_celery.engine.core import TaskEngine
 from mcp_celery.engine.legs import Declared
+from mcp_celery.engine.limits import TaskLimits
 from mcp_celery.engine.outcome import MAX_MESSAGE_CHARS, JobOutcome, expired, failure, revoked, settlement, success
-from mcp_celery.engine.ports import JobLedger, TaskBus, TaskHints, TaskQueue, TaskResults, TaskStore
+from mcp_celery.engine.ports import FailedLookups, JobLedger, TaskBus, TaskHints, TaskQueue, TaskResults, TaskStore
 from mcp_celery.engine.questions import (
     ASKABLE,
     ELICIT,
@@ -34,6 +35,7 @@ from mcp_celery.engine.record import (
     JSONObject,
     Progress,
     Question,
+    Quota,
     RpcError,
     StoredResult,
     Submission,
@@ -64,6 +66,7 @@ __all__ = [
     "Declared",
     "EncodedResult",
     "Extension",
+    "FailedLookups",
     "JSONObject",
     "JobLedger",
     "JobOutcome",
@@ -71,6 +74,7 @@ __all__ = [
     "Progress",
     "Question",
     "QuestionStore",
+    "Quota",
     "RpcError",
     "StoredResult",
     "StoredTask",

@@ -10,47 +10,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import anyio
 
 from mcp_celery import audit
-from mcp_celery.config import TaskConfig
 from mcp_celery.engine.cursor import PAGE_SIZE, cursor_at, position_of
 from mcp_celery.engine.legs import Answers, Declared, as_itself, too_late_from
+from mcp_celery.engine.limits import TaskLimits
+from mcp_celery.engine.lookups import Lookups
 from mcp_celery.engine.outcome import JobOutcome, expired, settlement
 from mcp_celery.engine.ports import TaskBus, TaskQueue, TaskResults, TaskStore
 from mcp_celery.engine.record import Caller, Change, StoredResult, Submission, TaskRecord, TaskRef, new_task_id, now_ms
 from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
-from mcp_celery.errors import McpCeleryError, QueueUnavailableError, ResultUnavailableError, TaskNotFoundError
+from mcp_celery.errors import (
+    LimitExceededError,
+    McpCeleryError,
+    QueueUnavailableError,
+    ResultUnavailableError,
+    TaskNotFoundError,
+    TooManyTasksError,
+)
 from mcp_celery.keys import is_wire_task_id
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class TaskLimits:
-    """What the server grants.
-
-    Attributes:
-        default_ttl_ms: When nobody asks.
-        max_ttl_ms: Whoever asks.
-        poll_interval_ms: When the component does not say.
-        settle_interval_ms: How often an open task's stored result is looked at, where that is a request of its own.
-        max_input_bytes: How large the answers may be that one request brings, as JSON.
-    """
-
-    default_ttl_ms: int
-    max_ttl_ms: int
-    poll_interval_ms: int
-    settle_interval_ms: int = 2_000
-    max_input_bytes: int = 1_048_576
-
-    def granted_ttl_ms(self, asked: int | None, config: TaskConfig) -> int:
-        """The time to live of a new task: what the client asks, else the component, else the default; clamped."""
-        wanted = next((value for value in (asked, config.ttl_ms) if value is not None), self.default_ttl_ms)
-        return max(1, min(wanted, self.max_ttl_ms))
 
 
 class TaskEngine:
@@ -80,6 +64,7 @@ class TaskEngine:
         self._bus = bus
         self._results = results
         self._limits = limits
+        self._lookups = Lookups(store, limits)
         self._answers = Answers(store, queue, declared, max_input_bytes=limits.max_input_bytes)
         self._looked_at_ms: dict[TaskRef, int] = {}
 
@@ -90,6 +75,8 @@ class TaskEngine:
             The record, durable and published.
 
         Raises:
+            TooManyTasksError: Nothing was created: the caller has as many open tasks as it may.
+            QueueFullError: Nothing was created: too many jobs wait.
             StoreUnavailableError: Nothing was created.
             QueueUnavailableError: Nothing was created; the record was taken back.
         """
@@ -110,8 +97,12 @@ class TaskEngine:
             start_before_ms=too_late_from(created, submission.config),
         )
         try:
-            await self._store.create(record, submission.snapshot)
-            await self._queue.publish(record, submission)
+            async with self._queue.place_for(submission):
+                await self._keep(record, submission)
+                await self._queue.publish(record, submission)
+        except LimitExceededError as error:
+            audit.limited(record.scope, error.limit)
+            raise
         except BaseException as error:
             # Also when the client hangs up half-way. A creation that seemed to fail may have reached the store.
             if await self._is_taken_back(record.ref) or not isinstance(error, QueueUnavailableError):
@@ -119,6 +110,11 @@ class TaskEngine:
             # The broker had the message, and was too slow to say so: the job runs.
         audit.created(record.scope, record.task_id, record.task_type, submission.declared_as or record.component)
         return record
+
+    async def _keep(self, record: TaskRecord, submission: Submission) -> None:
+        quota = self._limits.quota(submission.caller)
+        if not await self._store.create(record, submission.snapshot, quota) and quota is not None:
+            raise TooManyTasksError(quota.most)
 
     async def _is_taken_back(self, ref: TaskRef) -> bool:
         has_begun = False
@@ -134,10 +130,11 @@ class TaskEngine:
 
         Raises:
             TaskNotFoundError: Unknown, expired, or another caller's.
+            TooManyLookupsError: The caller has asked for too many of those.
             ResultUnavailableError: Completed, but the result backend does not give the result.
             StoreUnavailableError: The store did not answer.
         """
-        view = await self.view(await self._load(caller, task_id))
+        view = await self.view(await self._lookups.load(caller, task_id))
         audit.retrieved(caller.scope, task_id, view.record.status, is_open=view.record.is_open)
         return view
 
@@ -146,28 +143,20 @@ class TaskEngine:
 
         Raises:
             TaskNotFoundError: Unknown, expired, or another caller's.
+            TooManyLookupsError: The caller has asked for too many of those.
             StoreUnavailableError: The store did not answer.
         """
-        return (await self._load(caller, task_id)).record
-
-    async def _load(self, caller: Caller, task_id: str) -> StoredTask:
-        if not is_wire_task_id(task_id):
-            audit.refused(caller.scope, None, "malformed")
-            raise TaskNotFoundError
-        stored = await self._store.load(TaskRef(caller.scope, task_id))
-        if stored is None or stored.record.issuer != caller.issuer:
-            audit.refused(caller.scope, task_id, "unknown" if stored is None else "issuer")
-            raise TaskNotFoundError
-        return stored
+        return (await self._lookups.load(caller, task_id)).record
 
     async def status(self, caller: Caller, task_id: str) -> TaskRecord:
         """A caller's own task as it stands, whether or not its result can be read.
 
         Raises:
             TaskNotFoundError: Unknown, expired, or another caller's.
+            TooManyLookupsError: The caller has asked for too many of those.
             StoreUnavailableError: The store did not answer.
         """
-        record = (await self._settled(await self._load(caller, task_id))).record
+        record = (await self._settled(await self._lookups.load(caller, task_id))).record
         audit.retrieved(caller.scope, task_id, record.status, is_open=record.is_open)
         return record
 
@@ -264,11 +253,12 @@ class TaskEngine:
 
         Raises:
             TaskNotFoundError: Unknown, expired, or another caller's.
+            TooManyLookupsError: The caller has asked for too many of those.
             InvalidAnswerError: An answer does not fit its question; none was taken.
             AnswersTooLargeError: All of them together are too large; none was taken.
             StoreUnavailableError: The store did not answer.
         """
-        return await self._answers.take(await self._load(caller, task_id), responses)
+        return await self._answers.take(await self._lookups.load(caller, task_id), responses)
 
     async def cancel(self, caller: Caller, task_id: str) -> TaskRecord:
         """Cancel a caller's own task: the record first, which no later success can undo, then the job.
@@ -278,6 +268,7 @@ class TaskEngine:
 
         Raises:
             TaskNotFoundError: Unknown, expired, or another caller's.
+            TooManyLookupsError: The caller has asked for too many of those.
             StoreUnavailableError: The store did not answer; nothing was cancelled.
         """
         record = await self.find(caller, task_id)
@@ -306,7 +297,7 @@ class TaskEngine:
             else:
                 audit.refused(caller.scope, None, "malformed")
         view = self.view if results else self.status_view
-        return TaskWatch(caller, refs, store=self._store, bus=self._bus, view=view)
+        return TaskWatch(caller, refs, store=self._store, lookups=self._lookups, bus=self._bus, view=view)
 
     async def wait(self, caller: Caller, task_id: str, seen: Callable[[TaskView], None] | None = None) -> TaskView:
         """Wait until a caller's own task has ended.
@@ -321,6 +312,7 @@ class TaskEngine:
 
         Raises:
             TaskNotFoundError: Unknown, another caller's, or expired while waiting.
+            TooManyLookupsError: The caller has asked for too many of those.
             ResultUnavailableError: Completed, but the result backend does not give the result.
             StoreUnavailableError: The store did not answer.
         """

@@ -4,12 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine.questions import QuestionStore
-from mcp_celery.engine.record import Caller, Change, Changed, Claim, StoredResult, Submission, TaskRecord, TaskRef
+from mcp_celery.engine.record import (
+    Caller,
+    Change,
+    Changed,
+    Claim,
+    Quota,
+    StoredResult,
+    Submission,
+    TaskRecord,
+    TaskRef,
+)
 from mcp_celery.engine.views import StoredTask
+
+
+class FailedLookups(NamedTuple):
+    """How often a requestor has asked for tasks that are not there.
+
+    Attributes:
+        number: So often in this window.
+        left_ms: What is left of it.
+    """
+
+    number: int
+    left_ms: int
 
 
 class TaskStore(QuestionStore, Protocol):
@@ -18,8 +40,18 @@ class TaskStore(QuestionStore, Protocol):
     Every method raises ``StoreUnavailableError`` when the store does not answer in time.
     """
 
-    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot) -> None:
-        """Keep a new record and its snapshot until the record's ttl ends."""
+    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> bool:
+        """Keep a new record and its snapshot until the record's ttl ends.
+
+        Args:
+            record: The new task.
+            snapshot: The creating request's context.
+            quota: Whose open tasks it is one of, until it ends or expires; None where nobody counts.
+
+        Returns:
+            False: The requestor has as many open tasks as it may, and nothing was kept. Counted in one step, so that no
+            two servers fill the last place.
+        """
         ...
 
     async def load(self, ref: TaskRef) -> StoredTask | None:
@@ -85,6 +117,16 @@ class TaskStore(QuestionStore, Protocol):
         """
         ...
 
+    async def count_failed_lookups(self, requestor: str, number: int, *, window_ms: int) -> FailedLookups:
+        """Count look-ups of a requestor that found nothing, for all servers.
+
+        Args:
+            requestor: As in :class:`Caller`.
+            number: How many more.
+            window_ms: How long they are counted from the first.
+        """
+        ...
+
 
 class JobLedger(Protocol):
     """The store as Celery's signal handlers see it: blocking, usable from any process and thread."""
@@ -112,6 +154,15 @@ class JobLedger(Protocol):
 
 class TaskQueue(Protocol):
     """The broker."""
+
+    def place_for(self, submission: Submission) -> AbstractAsyncContextManager[None]:
+        """Hold a place in the queue that the request's job would go to, until it is published.
+
+        Raises:
+            QueueFullError: On entry: as many jobs wait there as may.
+            QueueUnavailableError: On entry: the broker did not say so in time.
+        """
+        ...
 
     async def publish(self, record: TaskRecord, submission: Submission) -> None:
         """Publish the record's job; returns when the broker has it.

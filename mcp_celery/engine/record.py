@@ -34,11 +34,13 @@ class Caller:
         scope: The scope of its tasks, None for an anonymous caller.
         issuer: Issuer of its token, None where the token names none.
         session: The session it asks in, None where there is none.
+    requestor: Who it is to the limits; None for whom they do not concern.
     """
 
     scope: str | None = None
     issuer: str | None = None
     session: str | None = None
+    requestor: str | None = None
 
     @property
     def owner(self) -> Caller:
@@ -49,6 +51,19 @@ class Caller:
         if self.scope is not None or self.session is None:
             return Caller(self.scope, self.issuer)
         return Caller(None, self.issuer, hashlib.sha256(self.session.encode()).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """How many open tasks a requestor may have.
+
+    Attributes:
+        requestor: Whose tasks count, as in :class:`Caller`.
+        most: How many.
+    """
+
+    requestor: str
+    most: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from mcp_celery import audit
+from mcp_celery.engine.lookups import Lookups
 from mcp_celery.engine.ports import TaskBus, TaskHints, TaskStore
 from mcp_celery.engine.record import Caller, TaskRef
 from mcp_celery.engine.views import StoredTask, TaskView
@@ -35,12 +36,14 @@ class TaskWatch:
         refs: Sequence[TaskRef],
         *,
         store: TaskStore,
+        lookups: Lookups,
         bus: TaskBus,
         view: Callable[[StoredTask], Awaitable[TaskView]],
     ) -> None:
         self._caller = caller
         self._refs = refs
         self._store = store
+        self._lookups = lookups
         self._bus = bus
         self._view = view
         self._revisions: dict[TaskRef, int] = {}
@@ -54,16 +57,18 @@ class TaskWatch:
         return [ref.task_id for ref in self._refs if ref in self._revisions]
 
     async def __aenter__(self) -> Self:
+        self._lookups.admit(self._caller)
         async with AsyncExitStack() as stack:
             self._hints = hints = await stack.enter_async_context(self._bus.subscribe(self._refs))
             for ref in self._refs:
-                stored = await self._store.load(ref)
-                if stored is None or stored.record.issuer != self._caller.issuer:
-                    audit.refused(ref.scope, ref.task_id, "unknown" if stored is None else "issuer")
+                stored = await self._lookups.own(self._caller, ref)
+                if stored is None:
                     await hints.drop(ref)
                     continue
                 self._revisions[ref] = 0
                 self._ready.append(stored)
+            if failed := len(self._refs) - len(self._revisions):
+                await self._lookups.failed(self._caller, failed)
             self._stack = stack.pop_all()
         return self
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from typing import Any, Final, cast
 
 from mcp.server.auth.middleware.auth_context import get_access_token
@@ -31,17 +33,52 @@ RequestContext = ServerRequestContext[Any, Any]
 
 _SESSION: Final = "mcp_celery/session"
 """In ``Connection.state``: the name of a connection that is a session by itself."""
+_PROCESS: Final = secrets.token_urlsafe(32)
+"""Tells this process from every other."""
+_HOME_BITS: Final = 64
+"""Of an IPv6 address: the rest of it, whoever has one can choose."""
 
 provide_token_source(get_access_token)
 
 
-def caller_of_request(ctx: RequestContext | None = None) -> Caller:
+def caller_of_request(ctx: RequestContext | None) -> Caller:
     """The current request's caller; asked anew for each request, never remembered with a session.
 
     Args:
-        ctx: The request, where its session matters: for creating and listing tasks.
+        ctx: The request, None for what the server does by itself.
     """
-    return Caller(get_task_scope(), get_task_issuer(), None if ctx is None else session_of(ctx))
+    scope, issuer = get_task_scope(), get_task_issuer()
+    session = None if ctx is None else session_of(ctx)
+    told_apart_by = ("scope", scope, issuer) if scope is not None else _place_of(ctx, session)
+    return Caller(scope, issuer, session, None if told_apart_by is None else json.dumps(told_apart_by))
+
+
+def _place_of(ctx: RequestContext | None, session: str | None) -> tuple[str, str] | None:
+    """What tells an anonymous caller from others: its session, else where it is; None where nothing does."""
+    if session is not None:
+        return "session", session
+    if ctx is None or get_task_context() is not None:
+        return None
+    if ctx.request is None:
+        return "process", _PROCESS  # over stdio and in memory it has one client
+    client = getattr(ctx.request, "client", None)
+    return None if client is None else ("address", _home_of(client.host))
+
+
+def _home_of(host: str) -> str:
+    """A client's address; of IPv6 the network that it has all addresses of.
+
+    >>> _home_of("2001:db8:1:2:3:4:5:6"), _home_of("192.0.2.7"), _home_of("::ffff:192.0.2.7"), _home_of("a name")
+    ('2001:db8:1:2::', '192.0.2.7', '192.0.2.7', 'a name')
+    """
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, IPv4Address):
+        return str(address)
+    mapped = address.ipv4_mapped
+    return str(mapped or IPv6Network((address, _HOME_BITS), strict=False).network_address)
 
 
 def connection_of(ctx: RequestContext) -> Connection:
@@ -128,4 +165,4 @@ def as_rpc_errors() -> Generator[None]:
     try:
         yield
     except McpCeleryError as error:
-        raise MCPError(error.code, str(error)) from error
+        raise MCPError(error.code, str(error), error.data) from error

@@ -110,7 +110,7 @@ class CoreTasks:
 
         Raises:
             MCPError: -32601 for a component that does not run as a task; -32602 for one that does not exist, or
-                arguments that it refuses; -32603 when the task cannot be created.
+                arguments that it refuses; -32603 when the task cannot be created, -32005 when a limit is reached.
         """
         asked = Augmented.model_validate(params.request).task
         # Nothing else: answers and state of other revisions' rounds would be taken for the tool's own.
@@ -137,10 +137,10 @@ class CoreTasks:
                 "cannot be asked questions; they can poll, and wait with tasks/result"
             )
 
-    async def get(self, params: TaskIdParams) -> HandlerResult:
+    async def get(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
         """``tasks/get``."""
         with as_rpc_errors():
-            return encode_task(await self._host.engine().status(caller_of_request(), params.task_id))
+            return encode_task(await self._host.engine().status(caller_of_request(ctx), params.task_id))
 
     async def result(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
         """``tasks/result``: waits for the task's end, and asks its client meanwhile what the task wants to know.
@@ -151,7 +151,7 @@ class CoreTasks:
             MCPError: The error that the request ended in; -32800 for a cancelled task; -32602 for one that is not
                 there.
         """
-        engine, caller = self._host.engine(), caller_of_request()
+        engine, caller = self._host.engine(), caller_of_request(ctx)
 
         relay = Relay(engine, caller, params.task_id, turns=self._turns, channel=_OnRequest(ctx))
         with as_rpc_errors():
@@ -159,13 +159,13 @@ class CoreTasks:
                 _record, result = await wait_for_result(engine, caller, params.task_id, relay.show)
         return result
 
-    async def cancel(self, params: TaskIdParams) -> HandlerResult:
+    async def cancel(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
         """``tasks/cancel``.
 
         Raises:
             MCPError: -32602 for a task that has ended or is not there.
         """
-        caller = caller_of_request()
+        caller = caller_of_request(ctx)
         with as_rpc_errors():
             self._require_open(await self._host.engine().status(caller, params.task_id))
             record = await self._host.engine().cancel(caller, params.task_id)

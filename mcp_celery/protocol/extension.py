@@ -68,7 +68,8 @@ class TasksExtension(Extension):
 
         Raises:
             MCPError: -32021 for a tool that runs only as a task when this request does not declare the extension
-                (-32601 on revisions that have no extensions); -32603 when the task cannot be created.
+                (-32601 on revisions that have no extensions); -32603 when the task cannot be created, -32005 when a
+                limit is reached, also for a tool that may run in the foreground.
         """
         config = self._host.config("tool", params.name)[1]
         if get_task_context() is not None or not config.supports_tasks():
@@ -86,7 +87,7 @@ class TasksExtension(Extension):
         if not params.input_responses and self._host.asks_first(params.name):
             return await call_next(ctx)
         submission = Submission(
-            caller=caller_of_request(),
+            caller=caller_of_request(ctx),
             task_type="tool",
             component=params.name,
             config=config,
@@ -99,25 +100,25 @@ class TasksExtension(Extension):
 
     async def _get(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
         if ctx.protocol_version == REVISION:
-            return await self._core.get(params)
+            return await self._core.get(ctx, params)
         self._admit(ctx, params)
         with as_rpc_errors():
-            return encode_detailed(await self._host.engine().get(caller_of_request(), params.task_id))
+            return encode_detailed(await self._host.engine().get(caller_of_request(ctx), params.task_id))
 
     async def _cancel(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
         """Acknowledges; a task that has ended stays as it is."""
         if ctx.protocol_version == REVISION:
-            return await self._core.cancel(params)
+            return await self._core.cancel(ctx, params)
         self._admit(ctx, params)
         with as_rpc_errors():
-            await self._host.engine().cancel(caller_of_request(), params.task_id)
+            await self._host.engine().cancel(caller_of_request(ctx), params.task_id)
         return {}
 
     async def _update(self, ctx: RequestContext, params: UpdateParams) -> HandlerResult:
         """Acknowledges; keys that no open question has are ignored."""
         self._admit(ctx, params)
         with as_rpc_errors():
-            await self._host.engine().respond(caller_of_request(), params.task_id, params.input_responses)
+            await self._host.engine().respond(caller_of_request(ctx), params.task_id, params.input_responses)
         return {}
 
     @staticmethod

@@ -87,6 +87,7 @@ async def submit(
     Raises:
         InvalidRequestError: There is no such component, or it refuses the arguments.
         TaskModeError: It does not run as a task.
+        LimitExceededError: Nothing was created: the caller has too many open tasks, or too many jobs wait.
         StoreUnavailableError: Nothing was created.
         QueueUnavailableError: Nothing was created.
     """

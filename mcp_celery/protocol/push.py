@@ -82,7 +82,7 @@ class TaskPush:
             return await call_next(ctx)
         require_client_extension(ctx, EXTENSION)
         with as_rpc_errors():
-            watch = self._host.engine().watch(caller_of_request(), task_ids)
+            watch = self._host.engine().watch(caller_of_request(ctx), task_ids)
             await watch.__aenter__()
         try:
             return await self._serve(ctx, call_next, watch)

@@ -13,10 +13,20 @@ local function take(record, claims, worker, retries)
 end
 
 -- Take a task off the claims of the worker that has its job; the record still says which that was.
+-- Returns what it read: the worker, the task's compound key, and where the task counts as open.
 local function let_go(record, claims)
-  local held = redis.call('HMGET', record, 'claim_worker', 'key')
+  local held = redis.call('HMGET', record, 'claim_worker', 'key', 'counted_in')
   if held[1] then
     redis.call('SREM', claims .. held[1], held[2])
+  end
+  return held
+end
+
+-- The same for a task that has ended, which no longer counts as one of its requestor's open tasks.
+local function let_go_for_good(record, claims)
+  local held = let_go(record, claims)
+  if held[3] then
+    redis.call('ZREM', held[3], held[2])
   end
 end
 

@@ -18,6 +18,8 @@ from mcp_celery.engine import (
     Changed,
     Claim,
     EncodedResult,
+    FailedLookups,
+    Quota,
     StoredResult,
     StoredTask,
     TaskRecord,
@@ -45,7 +47,7 @@ def _script(name: str) -> str:
 
 
 _NAMES: Final = (
-    *("create", "delete", "load", "page", "transition", "finish", "start", "claim"),
+    *("create", "delete", "load", "page", "transition", "finish", "start", "claim", "failed"),
     *("ask", "heard", "withdraw", "park", "answer", "published"),
     *("beat", "sweep", "recover"),
 )
@@ -100,8 +102,12 @@ def _stored_task(reply: Any, decode: Decode | None) -> StoredTask:
     return StoredTask(decode_record(flat_to_mapping(flat)), result, decode_questions(flat_to_mapping(questions)))
 
 
-def create(keys: RedisKeys, record: TaskRecord, snapshot: str, result_key: ResultKey | None) -> Command[None]:
-    """Keep a new record, its written snapshot, its place in a list, and the way back from a shortened Celery id."""
+def create(
+    keys: RedisKeys, record: TaskRecord, snapshot: str, quota: Quota | None, result_key: ResultKey | None
+) -> Command[bool]:
+    """Keep a new record, its written snapshot, its place in a list, and the way back from a shortened Celery id. False:
+    the quota is used up.
+    """
     fields = encode_record(record)
     job_id = record.job_id
     if result_key is not None:
@@ -111,13 +117,25 @@ def create(keys: RedisKeys, record: TaskRecord, snapshot: str, result_key: Resul
     shortened = is_shortened(job_id)
     if shortened:
         fields["alias"] = alias
+    position, most = "", ""
     if (index := keys.index(record.scope, record.issuer, record.session)) is not None:
         names.append(index)
-        fields |= {"listed_in": index, "listed_at": record.position}
+        position = record.position
+        fields |= {"listed_in": index, "listed_at": position}
+    if quota is not None:
+        names.append(keys.counted("open", quota.requestor))
+        most = quota.most
+        fields["counted_in"] = names[-1]
     flat = [text for pair in fields.items() for text in pair]
     kept = [record.expires_at_ms, snapshot, record.key, int(shortened)]
-    listed = [record.position, record.ttl_ms, keys.records(record.scope)]
-    return Command("create", names, [*kept, *listed, *flat], lambda _: None)
+    listed = [position, record.ttl_ms, keys.records(record.scope)]
+    return Command("create", names, [*kept, *listed, most, *flat], lambda reply: reply == 1)
+
+
+def count_failed_lookups(keys: RedisKeys, requestor: str, number: int, *, window_ms: int) -> Command[FailedLookups]:
+    """Count look-ups of a requestor that found nothing."""
+    names = [keys.counted("failed", requestor)]
+    return Command("failed", names, [number, window_ms], lambda reply: FailedLookups(*cast("tuple[int, int]", reply)))
 
 
 def delete(keys: RedisKeys, ref: TaskRef) -> Command[bool]:

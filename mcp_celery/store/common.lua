@@ -28,6 +28,13 @@ local function add_to_index(index, score, member)
   redis.call('PEXPIRE', index, INDEX_LIFETIME_MS)
 end
 
+-- Let a key live at least that many ms from now.
+local function live_at_least(key, left)
+  if redis.call('PTTL', key) < tonumber(left) then
+    redis.call('PEXPIRE', key, left)
+  end
+end
+
 -- What is left of a key's life in ms, for another that shall end with it.
 local function rest_of_life(key)
   return math.max(redis.call('PTTL', key), 1)

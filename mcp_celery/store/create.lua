@@ -1,32 +1,43 @@
 -- Keep a new task: its record, its snapshot, its place in its owner's list and, for a shortened Celery id, the way back
--- to its key. All expire together; the list lives as long as its longest-lived task.
+-- to its key. All expire together; the list lives as long as its longest-lived task. Where the requestor's open tasks are
+-- limited it counts as one of them until it ends or expires; above the limit nothing is kept.
 --
 -- KEYS[1]  hash: the task record
 -- KEYS[2]  string: the snapshot of the creating request
 -- KEYS[3]  sorted set: every task, by when it expires
 -- KEYS[4]  string: the compound key of a shortened Celery id
--- KEYS[5]  sorted set, optional: the owner's list
+-- KEYS[5]  sorted set, where ARGV[5] is not '': the owner's list
+-- The last of KEYS, where ARGV[8] is not '': sorted set: the requestor's open tasks, by when they expire
 -- ARGV[1]  when all of it expires, in ms since the epoch
 -- ARGV[2]  the snapshot
 -- ARGV[3]  the compound key
 -- ARGV[4]  1 if the Celery id is shortened, else 0
--- ARGV[5]  the task's position in the list
+-- ARGV[5]  the task's position in the list, or ''
 -- ARGV[6]  the task's lifetime in ms
 -- ARGV[7]  what the keys of the owner's records begin with
--- ARGV[8…] fields and their values, in turn
--- Returns  nothing.
-redis.call('HSET', KEYS[1], unpack(ARGV, 8))
+-- ARGV[8]  how many open tasks the requestor may have, or '' for any number
+-- ARGV[9…] fields and their values, in turn
+-- Returns  1 if it is kept; 0 when the requestor has as many open tasks as it may.
+if ARGV[8] ~= '' then
+  local open = KEYS[#KEYS]
+  redis.call('ZREMRANGEBYSCORE', open, '-inf', now_ms())
+  -- It counts already when this script is asked again because its answer was lost.
+  if redis.call('ZCARD', open) >= tonumber(ARGV[8]) and not redis.call('ZSCORE', open, ARGV[3]) then
+    return 0
+  end
+  redis.call('ZADD', open, ARGV[1], ARGV[3])
+  live_at_least(open, ARGV[6])
+end
+redis.call('HSET', KEYS[1], unpack(ARGV, 9))
 redis.call('PEXPIREAT', KEYS[1], ARGV[1])
 redis.call('SET', KEYS[2], ARGV[2], 'PXAT', ARGV[1])
 add_to_index(KEYS[3], ARGV[1], ARGV[3])
 if ARGV[4] == '1' then
   redis.call('SET', KEYS[4], ARGV[3], 'PXAT', ARGV[1])
 end
-if KEYS[5] then
+if ARGV[5] ~= '' then
   redis.call('ZADD', KEYS[5], 0, ARGV[5])
-  if redis.call('PTTL', KEYS[5]) < tonumber(ARGV[6]) then
-    redis.call('PEXPIREAT', KEYS[5], ARGV[1])
-  end
+  live_at_least(KEYS[5], ARGV[6])
   -- Two looks for each task that comes keep the expired ones below half of the list, whatever their lifetimes.
   for _, position in ipairs(redis.call('ZRANDMEMBER', KEYS[5], 2)) do
     if redis.call('EXISTS', ARGV[7] .. string.sub(position, string.find(position, ':', 1, true) + 1)) == 0 then
@@ -34,3 +45,4 @@ if KEYS[5] then
     end
   end
 end
+return 1

@@ -3,14 +3,14 @@
 -- KEYS[1]  hash: the task record
 -- KEYS[2]  string: the snapshot of the creating request
 -- KEYS[3]  sorted set: every task, by when it expires
--- Also writes what the record's fields `alias` and `listed_in` name.
+-- Also writes what the record's fields `alias`, `listed_in` and `counted_in` name.
 -- ARGV[1]  what the names of the workers' claims begin with
 -- Returns  0 when the job has begun: its message has arrived although it seemed lost, and the task stays; else 1.
 local record = redis.call('HMGET', KEYS[1], 'key', 'alias', 'listed_in', 'listed_at', 'started_retries')
 if record[5] then
   return 0
 end
-let_go(KEYS[1], ARGV[1])
+let_go_for_good(KEYS[1], ARGV[1])
 if record[1] then
   redis.call('ZREM', KEYS[3], record[1])
 end

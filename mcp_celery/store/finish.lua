@@ -25,6 +25,6 @@ redis.call('HSET', KEYS[1], unpack(ARGV, 5))
 if current[3] then
   settle_questions(KEYS[1], KEYS[4], KEYS[5])
 end
-let_go(KEYS[1], ARGV[4])
+let_go_for_good(KEYS[1], ARGV[4])
 tell(KEYS[1], KEYS[2])
 return 1

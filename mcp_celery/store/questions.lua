@@ -8,7 +8,7 @@ end
 -- Let a task that waits live until a time (ms since the epoch; '' for no longer than it does), but no longer than `most`
 -- ms in all; and everything that belongs to it for as long as its record.
 local function live_until(record, others, expiry, time, most)
-  local known = redis.call('HMGET', record, 'created_at_ms', 'ttl_ms', 'key', 'alias', 'listed_in')
+  local known = redis.call('HMGET', record, 'created_at_ms', 'ttl_ms', 'key', 'alias', 'listed_in', 'counted_in')
   if time ~= '' then
     local ttl = math.min(tonumber(time) - tonumber(known[1]), tonumber(most))
     if ttl > tonumber(known[2]) then
@@ -16,6 +16,9 @@ local function live_until(record, others, expiry, time, most)
       redis.call('HSET', record, 'ttl_ms', string.format('%.0f', ttl))
       redis.call('PEXPIREAT', record, ends)
       add_to_index(expiry, ends, known[3])
+      if known[6] then
+        redis.call('ZADD', known[6], 'XX', ends, known[3])
+      end
     end
   end
   local left = rest_of_life(record)
@@ -25,8 +28,10 @@ local function live_until(record, others, expiry, time, most)
   if known[4] then
     redis.call('PEXPIRE', known[4], left)
   end
-  if known[5] and redis.call('PTTL', known[5]) < left then
-    redis.call('PEXPIRE', known[5], left)
+  for i = 5, 6 do
+    if known[i] then
+      live_at_least(known[i], left)
+    end
   end
 end
 

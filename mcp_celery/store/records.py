@@ -14,7 +14,18 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine import Caller, Change, Changed, Claim, EncodedResult, StoredTask, TaskRecord, TaskRef
+from mcp_celery.engine import (
+    Caller,
+    Change,
+    Changed,
+    Claim,
+    EncodedResult,
+    FailedLookups,
+    Quota,
+    StoredTask,
+    TaskRecord,
+    TaskRef,
+)
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.keys import RedisKeys, is_shortened, parse_task_key, task_key_from_job_id
 from mcp_celery.sealing import SnapshotCodec
@@ -81,10 +92,14 @@ class RedisTaskStore(RedisQuestions):
         self._snapshots = snapshots or SnapshotCodec()
         self._scripts = {name: client.register_script(text) for name, text in SCRIPTS.items()}
 
-    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot) -> None:
-        """Keep a new record and what belongs to it."""
+    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> bool:
+        """Keep a new record and what belongs to it, unless the quota is used up."""
         written = self._snapshots.write(snapshot, self.keys.snapshot(record.scope, record.task_id))
-        await self.run(commands.create(self.keys, record, written, self._result_key))
+        return await self.run(commands.create(self.keys, record, written, quota, self._result_key))
+
+    async def count_failed_lookups(self, requestor: str, number: int, *, window_ms: int) -> FailedLookups:
+        """Count look-ups of a requestor that found nothing."""
+        return await self.run(commands.count_failed_lookups(self.keys, requestor, number, window_ms=window_ms))
 
     async def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
         """Store a job's result in this Redis and move its task, in one step."""

@@ -26,7 +26,7 @@ if ARGV[3] == 'died' and beat and tonumber(beat) > now then
   return 'alive'
 end
 local task = redis.call('HMGET', KEYS[1], 'status', 'claim_worker', 'claim_retries', 'retries', 'started_retries',
-  'idempotent', 'redeliveries', 'claim_at_ms', 'asked')
+  'idempotent', 'redeliveries', 'claim_at_ms', 'asked', 'counted_in')
 local delivered = tonumber(task[3] or 0)
 local begun = has_begun(task[5], delivered)
 if ARGV[3] == 'disconnected' and (begun or tonumber(task[8] or 0) >= tonumber(ARGV[4])) then
@@ -65,6 +65,9 @@ else
   redis.call('HSET', KEYS[1], 'status', 'working', 'status_message', ARGV[6], 'updated_at_ms', now)
   redis.call('HINCRBY', KEYS[1], 'redeliveries', 1)
   redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+end
+if answer == 'failed' and task[10] then
+  redis.call('ZREM', task[10], ARGV[2])
 end
 if task[9] then
   redis.call('DEL', KEYS[6])

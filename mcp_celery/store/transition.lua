@@ -24,7 +24,7 @@ if current[4] then
   settle_questions(KEYS[1], KEYS[3], KEYS[4])
 end
 if ARGV[4] ~= '' then
-  let_go(KEYS[1], ARGV[4])
+  let_go_for_good(KEYS[1], ARGV[4])
 end
 tell(KEYS[1], KEYS[2])
 return {1, redis.call('HGETALL', KEYS[1])}

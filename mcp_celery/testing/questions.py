@@ -27,6 +27,7 @@ class Kept:
 
     record: TaskRecord
     snapshot: bytes
+    requestor: str | None = None
     started_retries: int = -1
     started_by: str = ""
     questions: dict[str, Question] = field(default_factory=dict[str, Question])

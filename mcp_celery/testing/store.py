@@ -14,6 +14,8 @@ from mcp_celery.engine import (
     Change,
     Changed,
     Claim,
+    FailedLookups,
+    Quota,
     StoredTask,
     TaskRecord,
     TaskRef,
@@ -50,6 +52,7 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
         self._clock = clock
         self._results = results
         self._kept: dict[TaskRef, Kept] = {}
+        self._failed: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
         self.due = set[TaskRef]()
 
@@ -64,10 +67,30 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
                 kept = None
             yield kept
 
-    def create(self, record: TaskRecord, snapshot: TaskContextSnapshot) -> None:
+    def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> bool:
         """As ``TaskStore.create``."""
         with self._found(record.ref):
-            self._kept[record.ref] = Kept(record, self._snapshots.write(snapshot, _place(record.ref)).encode())
+            if quota is not None and self._open_tasks(quota.requestor) >= quota.most:
+                return False
+            written = self._snapshots.write(snapshot, _place(record.ref)).encode()
+            self._kept[record.ref] = Kept(record, written, None if quota is None else quota.requestor)
+            return True
+
+    def _open_tasks(self, requestor: str) -> int:
+        mine = [kept.record for kept in self._kept.values() if kept.requestor == requestor]
+        return sum(record.is_open and record.expires_at_ms > self._clock() for record in mine)
+
+    def count_failed_lookups(self, requestor: str, number: int, *, window_ms: int) -> FailedLookups:
+        """As ``TaskStore.count_failed_lookups``."""
+        with self._lock:
+            if self._failing:
+                raise StoreUnavailableError
+            now = self._clock()
+            counted, ends = self._failed.get(requestor, (0, 0))
+            if ends <= now:
+                counted, ends = 0, now + window_ms
+            self._failed[requestor] = (counted + number, ends)
+            return FailedLookups(counted + number, ends - now)
 
     def load(self, ref: TaskRef) -> StoredTask | None:
         """As ``TaskStore.load``."""
@@ -208,9 +231,13 @@ class MemoryTaskStore(MemoryQuestionStore):
         self.ledger = MemoryJobLedger(bus, clock, results, snapshots)
         super().__init__(self.ledger)
 
-    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot) -> None:
-        """Keep a new record and its snapshot until the record's ttl ends."""
-        self.ledger.create(record, snapshot)
+    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> bool:
+        """Keep a new record and its snapshot until the record's ttl ends, unless the quota is used up."""
+        return self.ledger.create(record, snapshot, quota)
+
+    async def count_failed_lookups(self, requestor: str, number: int, *, window_ms: int) -> FailedLookups:
+        """Count look-ups of a requestor that found nothing."""
+        return self.ledger.count_failed_lookups(requestor, number, window_ms=window_ms)
 
     async def load(self, ref: TaskRef) -> StoredTask | None:
         """The record, with the job's stored result where ``results`` was given."""

@@ -7,6 +7,8 @@ import json
 import logging
 import shlex
 from collections.abc import Generator
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,10 +17,10 @@ from mcp_celery import audit
 from mcp_celery.context import scope_of
 from mcp_celery.engine import Caller, Change, Claim, JobOutcome, TaskEngine
 from mcp_celery.engine.recovery import RecoveryPolicy
-from mcp_celery.errors import McpCeleryError, TaskNotFoundError
+from mcp_celery.errors import LimitExceededError, McpCeleryError, TaskNotFoundError
 from mcp_celery.store import RedisRecovery
 from tests.support.waiting import soon
-from tests.support.worlds import ALICE, RedisWorld, World, a_record, a_submission
+from tests.support.worlds import ALICE, LIMITS, RedisWorld, Watchful, World, a_record, a_submission
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +47,7 @@ class Told:
         return found
 
 
-DETAILS = ("task_type", "component", "task_status", "reason")
+DETAILS = ("task_type", "component", "task_status", "reason", "limit")
 
 
 @pytest.fixture
@@ -134,6 +136,26 @@ async def test_who_asks_for_anothers_task_is_told_and_the_task_is_not_retrieved(
             assert told.lines() == [line("task.refused", task_id, stranger.scope, reason=reason)]
         async with engine.watch(stranger, [task_id]):
             assert told.lines() == [line("task.refused", task_id, stranger.scope, reason=reason)]
+
+
+async def test_what_a_limit_refuses_is_told_and_nothing_else(world: World, queue: Watchful, told: Told) -> None:
+    limits = replace(LIMITS, max_open_tasks=1, max_failed_lookups=1)
+    engine = TaskEngine(store=world.store, queue=queue, bus=world.bus, results=None, limits=limits)
+    alice = replace(ALICE, requestor="alice")
+    for deed, event in (
+        (engine.submit(a_submission(alice)), "task.created"),
+        (engine.get(alice, "no-such-task"), "task.refused"),
+    ):
+        with suppress(TaskNotFoundError):
+            await deed
+        assert [found["event"] for found in told.lines()] == [event]
+    for deed, limit in (
+        (engine.submit(a_submission(alice)), "open_tasks"),
+        (engine.get(alice, "no-such-task"), "failed_lookups"),
+    ):
+        with pytest.raises(LimitExceededError):
+            await deed
+        assert told.lines() == [line("task.limited", None, limit=limit)]
 
 
 @pytest.mark.parametrize("task_id", ["", "a\nevent=task.ended", "a b", "ü", "x" * 10_000])

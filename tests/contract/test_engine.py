@@ -16,6 +16,7 @@ from mcp_celery.engine import (
     Claim,
     JobLedger,
     JobOutcome,
+    Quota,
     TaskBus,
     TaskEngine,
     TaskRecord,
@@ -371,12 +372,12 @@ class Unanswered:
         self.delete, self.snapshot = world.store.delete, world.store.snapshot
         self.ask, self.heard, self.withdraw = world.store.ask, world.store.heard, world.store.withdraw
         self.park, self.answer, self.published = world.store.park, world.store.answer, world.store.published
-        self.page = world.store.page
+        self.page, self.count_failed_lookups = world.store.page, world.store.count_failed_lookups
         self.create_in = world.store.create
         self.created: list[TaskRef] = []
 
-    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot) -> None:
-        await self.create_in(record, snapshot)
+    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> bool:
+        await self.create_in(record, snapshot, quota)
         self.created.append(record.ref)
         raise StoreUnavailableError
 

@@ -1,0 +1,99 @@
+"""Reading tasks for callers: each its own, and nobody who keeps asking for what is not there.
+
+Failures are counted in the store, for all servers; a look-up that succeeds costs nothing more. A server remembers whom
+it has to refuse, and asks the store nothing for them until their window ends. Another server learns of it with the
+requestor's next failure there.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from mcp_celery import audit
+from mcp_celery.engine.limits import TaskLimits
+from mcp_celery.engine.ports import TaskStore
+from mcp_celery.engine.record import Caller, TaskRef
+from mcp_celery.engine.views import StoredTask
+from mcp_celery.errors import StoreUnavailableError, TaskNotFoundError, TooManyLookupsError
+from mcp_celery.keys import is_wire_task_id
+
+_REMEMBERED: Final = 10_000
+"""The most requestors that one server refuses at a time; with more, the first of them may fail once again."""
+
+
+class Lookups:
+    """Finds callers' tasks.
+
+    Args:
+        store: Where records are kept, and failures counted.
+        limits: How many of them a requestor may have.
+    """
+
+    def __init__(self, store: TaskStore, limits: TaskLimits) -> None:
+        self._store = store
+        self._most = limits.max_failed_lookups
+        self._window_ms = limits.lookup_window_ms
+        self._refused_until: dict[str, float] = {}
+
+    def admit(self, caller: Caller) -> None:
+        """Refuse a caller with too many failures. It is not looked for it, so it learns nothing, and costs nothing.
+
+        Raises:
+            TooManyLookupsError: Until its window has ended.
+        """
+        until = None if caller.requestor is None else self._refused_until.get(caller.requestor)
+        if until is None or self._most is None:
+            return
+        left = until - time.monotonic()
+        if left <= 0:
+            self._refused_until.pop(caller.requestor or "", None)
+            return
+        error = TooManyLookupsError(self._most, retry_after_ms=max(1, round(left * 1000)))
+        audit.limited(caller.scope, error.limit)
+        raise error
+
+    async def load(self, caller: Caller, task_id: str) -> StoredTask:
+        """A caller's own task.
+
+        Raises:
+            TaskNotFoundError: Unknown, expired, or another caller's.
+            TooManyLookupsError: The caller has asked for too many of those.
+            StoreUnavailableError: The store did not answer.
+        """
+        self.admit(caller)
+        if not is_wire_task_id(task_id):
+            # Not looked up, so not counted either: nothing can be found out in this way.
+            audit.refused(caller.scope, None, "malformed")
+            raise TaskNotFoundError
+        stored = await self.own(caller, TaskRef(caller.scope, task_id))
+        if stored is None:
+            await self.failed(caller)
+            raise TaskNotFoundError
+        return stored
+
+    async def own(self, caller: Caller, ref: TaskRef) -> StoredTask | None:
+        """A task, if there is one and it is the caller's. A failure is noted in the audit log, but not counted.
+
+        Raises:
+            StoreUnavailableError: The store did not answer.
+        """
+        stored = await self._store.load(ref)
+        if stored is None or stored.record.issuer != caller.issuer:
+            audit.refused(ref.scope, ref.task_id, "unknown" if stored is None else "issuer")
+            return None
+        return stored
+
+    async def failed(self, caller: Caller, number: int = 1) -> None:
+        """Count a caller's failures. A store that does not answer has said so in the log, and counts none."""
+        if caller.requestor is None or self._most is None:
+            return
+        try:
+            counted = await self._store.count_failed_lookups(caller.requestor, number, window_ms=self._window_ms)
+        except StoreUnavailableError:
+            return
+        if counted.number >= self._most:
+            refused = self._refused_until
+            refused[caller.requestor] = time.monotonic() + counted.left_ms / 1000
+            while len(refused) > _REMEMBERED:
+                refused.pop(next(iter(refused)))

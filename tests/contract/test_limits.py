@@ -1,0 +1,336 @@
+"""How much a requestor may ask: open tasks, a place in the queue, look-ups that fail. Over memory and Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+
+from mcp_celery.engine import (
+    Asking,
+    Caller,
+    Change,
+    Claim,
+    EncodedResult,
+    Extension,
+    JobOutcome,
+    NextLeg,
+    Question,
+    Quota,
+    TaskEngine,
+    TaskRecord,
+    TaskWatch,
+    now_ms,
+    success,
+)
+from mcp_celery.engine.recovery import RecoveryPolicy
+from mcp_celery.errors import (
+    LIMIT_EXCEEDED,
+    QueueFullError,
+    QueueUnavailableError,
+    TaskNotFoundError,
+    TooManyLookupsError,
+    TooManyTasksError,
+)
+from mcp_celery.store import RedisRecovery
+from tests.support.waiting import eventually
+from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, RedisWorld, Watchful, World, a_record, a_submission
+
+pytestmark = pytest.mark.anyio
+
+ME: Final = replace(ALICE, requestor="alice")
+YOU: Final = Caller("client-a|bob", ALICE.issuer, requestor="bob")
+ONE: Final = Quota("alice", 1)
+POLICY: Final = RecoveryPolicy(heartbeat_ms=20, max_redeliveries=1)
+
+
+def limited(world: World, queue: Watchful, **limits: Any) -> TaskEngine:
+    return TaskEngine(
+        store=world.store, queue=queue, bus=world.bus, results=world.results, limits=replace(LIMITS, **limits)
+    )
+
+
+async def keep(world: World, quota: Quota | None = ONE, **values: Any) -> TaskRecord | None:
+    """Create a task, if the quota lets it."""
+    record = a_record(**values)
+    return record if await world.store.create(record, SNAPSHOT, quota) else None
+
+
+async def is_free(world: World, quota: Quota = ONE) -> bool:
+    """Whether there is room for one more; leaves it as it was."""
+    record = await keep(world, quota)
+    return record is not None and await world.store.delete(record.ref)
+
+
+class TestOpenTasks:
+    async def test_of_a_hundred_at_once_no_more_are_created_than_may_be(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue, max_open_tasks=7)
+        made = await asyncio.gather(*(engine.submit(a_submission(ME)) for _ in range(100)), return_exceptions=True)
+        refused = [one for one in made if isinstance(one, TooManyTasksError)]
+        assert len(refused) == 93
+        assert len(queue.published) == 7
+        assert len((await engine.list(ME)).records) == 7
+
+    async def test_the_error_says_how_many_and_what_to_do(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue, max_open_tasks=2)
+        for _ in range(2):
+            await engine.submit(a_submission(ME))
+        with pytest.raises(TooManyTasksError) as refusal:
+            await engine.submit(a_submission(ME))
+        assert str(refusal.value) == (
+            "You have as many open tasks as this server allows (2); wait for one to end, or cancel one"
+        )
+        assert refusal.value.code == LIMIT_EXCEEDED
+        assert refusal.value.data == {"limit": "open_tasks", "most": 2}
+
+    async def test_one_requestor_takes_no_room_from_another(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue, max_open_tasks=1)
+        for caller in (ME, YOU, replace(ME, requestor="alice elsewhere")):
+            await engine.submit(a_submission(caller))
+            with pytest.raises(TooManyTasksError):
+                await engine.submit(a_submission(caller))
+
+    async def test_whom_nobody_counts_may_have_any_number(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue, max_open_tasks=1)
+        for _ in range(3):
+            await engine.submit(a_submission(ALICE))
+
+    @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
+    @pytest.mark.parametrize("teller", ["store", "ledger"])
+    async def test_every_end_makes_room(self, world: World, status: Any, teller: str) -> None:
+        record = await keep(world)
+        assert record is not None
+        assert not await is_free(world)
+        if teller == "store":
+            await world.store.change(record.ref, Change(to=status))
+        else:
+            world.ledger.change(record.ref, Change(to=status))
+        assert await is_free(world)
+
+    async def test_room_is_made_once_however_often_the_end_is_told(self, world: World) -> None:
+        record = await keep(world, Quota("alice", 2))
+        assert record is not None
+        assert await keep(world, Quota("alice", 2))
+        for status in ("completed", "failed", "cancelled"):
+            await world.store.change(record.ref, Change(to=status))
+        assert await keep(world, Quota("alice", 2))
+        assert not await is_free(world, Quota("alice", 2))
+
+    @pytest.mark.parametrize("status", ["working", "input_required"])
+    async def test_a_task_that_goes_on_keeps_its_place(self, world: World, status: Any) -> None:
+        record = await keep(world)
+        assert record is not None
+        await world.store.change(record.ref, Change(to=status, status_message="still here"))
+        assert not await is_free(world)
+
+    async def test_between_its_jobs_it_keeps_its_place(self, world: World) -> None:
+        record = await keep(world)
+        assert record is not None
+        question, asking = Question("k", "roots/list", {}), Asking(attempt=1, at_ms=now_ms())
+        assert await world.store.park(record.ref, [question], asking, NextLeg(job_id="job!2", request_state=None))
+        assert not await is_free(world)
+
+    async def test_a_task_that_is_taken_back_makes_room(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue, max_open_tasks=1)
+        queue.fail()
+        with pytest.raises(QueueUnavailableError):
+            await engine.submit(a_submission(ME))
+        queue.recover()
+        await engine.submit(a_submission(ME))
+
+    async def test_a_task_that_expires_makes_room_though_nobody_tells(self, world: World) -> None:
+        assert await keep(world, ttl_ms=60)
+        assert not await is_free(world)
+        await eventually(lambda: is_free(world))
+
+    async def test_a_task_whose_life_is_lengthened_keeps_its_place_for_as_long(self, world: World) -> None:
+        brief = await keep(world, ttl_ms=150)
+        assert brief is not None
+        question = Question("k", "roots/list", {})
+        lifetime = Extension(until_ms=now_ms() + 60_000, max_ttl_ms=60_000)
+        assert await world.store.ask(brief.ref, question, Asking(attempt=1, at_ms=now_ms(), extension=lifetime))
+        await eventually(lambda: now_ms() > brief.expires_at_ms)
+        assert await world.store.load(brief.ref)
+        assert not await is_free(world)
+
+    async def test_where_a_job_ends_with_its_result(self, in_redis: RedisWorld) -> None:
+        record = await keep(in_redis)
+        assert record is not None
+        change = replace(success(JobOutcome({"content": []})), attempt=1)
+        assert await in_redis.store.finish(record.ref, change, EncodedResult(f"{in_redis.prefix}:result", "{}"))
+        assert await is_free(in_redis)
+
+    async def test_where_a_worker_dies(self, in_redis: RedisWorld) -> None:
+        record = await keep(in_redis)
+        assert record is not None
+        recovery = RedisRecovery(in_redis.store)
+        for verdict in ("again", "failed"):
+            assert not await is_free(in_redis)
+            attempt = 2 if verdict == "failed" else 1
+            assert in_redis.ledger.claim(record.ref, attempt=attempt, claim=Claim("worker", 1))
+            assert await recovery.recover(record.key, "worker", "died", POLICY) == verdict
+        assert await is_free(in_redis)
+
+    async def test_a_creation_that_is_asked_for_twice_counts_once(self, in_redis: RedisWorld) -> None:
+        """As redis-py does when the connection breaks before the answer."""
+        record = a_record()
+        for _ in range(2):
+            assert await in_redis.store.create(record, SNAPSHOT, ONE)
+        await in_redis.store.change(record.ref, Change(to="completed"))
+        assert await is_free(in_redis)
+
+    async def test_what_is_counted_lives_no_longer_than_what_counts(self, in_redis: RedisWorld) -> None:
+        key = in_redis.keys.counted("open", "alice")
+        for ttl_ms, expected_ms in ((50_000, 50_000), (90_000, 90_000), (10_000, 90_000)):
+            assert await keep(in_redis, Quota("alice", 9), ttl_ms=ttl_ms)
+            assert expected_ms - 5_000 < in_redis.client.pttl(key) <= expected_ms
+
+    async def test_a_refusal_leaves_nothing(self, in_redis: RedisWorld) -> None:
+        assert await keep(in_redis)
+        before = in_redis.keys_left()
+        assert not await keep(in_redis)
+        assert in_redis.keys_left() == before
+
+    async def test_without_a_limit_nothing_is_counted(self, in_redis: RedisWorld) -> None:
+        record = await keep(in_redis, None)
+        assert record is not None
+        fields: Any = in_redis.client.hkeys(in_redis.keys.record(record.scope, record.task_id))
+        assert b"counted_in" not in fields
+        assert not [key for key in in_redis.keys_left() if b":open:" in key]
+
+
+class TestTheQueue:
+    async def test_a_full_queue_refuses_and_nothing_is_made(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue)
+        queue.most = 3
+        made = await asyncio.gather(*(engine.submit(a_submission(ME)) for _ in range(10)), return_exceptions=True)
+        refused = [one for one in made if isinstance(one, QueueFullError)]
+        assert len(refused) == 7
+        assert len((await engine.list(ME)).records) == len(queue.published) == 3
+        assert str(refused[0]) == (
+            "The task queue is full: as many tasks wait for a worker as this server allows (3); "
+            "no task was created, try again later"
+        )
+        assert refused[0].data == {"limit": "queue_length", "most": 3, "retryAfterMs": 1_000}
+
+    async def test_a_place_that_was_not_used_is_free_again(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue)
+        queue.most = 1
+        queue.fail()
+        with pytest.raises(QueueUnavailableError):
+            await engine.submit(a_submission(ME))
+        queue.recover()
+        await engine.submit(a_submission(ME))
+
+
+Look = Callable[[TaskEngine, Caller, str], Awaitable[object]]
+
+
+def watching(engine: TaskEngine, caller: Caller, *task_ids: str) -> TaskWatch:
+    return engine.watch(caller, list(task_ids))
+
+
+async def listen(engine: TaskEngine, caller: Caller, *task_ids: str) -> list[str]:
+    async with watching(engine, caller, *task_ids) as watch:
+        return watch.accepted
+
+
+LOOKS: dict[str, Look] = {
+    "get": lambda engine, caller, task_id: engine.get(caller, task_id),
+    "status": lambda engine, caller, task_id: engine.status(caller, task_id),
+    "wait": lambda engine, caller, task_id: engine.wait(caller, task_id),
+    "cancel": lambda engine, caller, task_id: engine.cancel(caller, task_id),
+    "respond": lambda engine, caller, task_id: engine.respond(caller, task_id, {}),
+}
+
+
+class TestFailedLookups:
+    @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+    async def test_who_asks_too_often_is_refused_whatever_it_asks_for(
+        self, world: World, queue: Watchful, look: Look
+    ) -> None:
+        engine = limited(world, queue, max_failed_lookups=3)
+        mine = (await engine.submit(a_submission(ME))).task_id
+        for number in range(3):
+            await engine.get(ME, mine)  # what succeeds does not count
+            with pytest.raises(TaskNotFoundError):
+                await look(engine, ME, f"no-such-task-{number}")
+        for ask in LOOKS.values():
+            for task_id in ("no-such-task", "not an id", mine):
+                with pytest.raises(TooManyLookupsError):
+                    await ask(engine, ME, task_id)
+        with pytest.raises(TooManyLookupsError):
+            await listen(engine, ME, mine)
+        assert (await engine.find(ALICE, mine)).status == "working"
+
+    async def test_the_error_says_when_to_ask_again(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue, max_failed_lookups=1)
+        with pytest.raises(TaskNotFoundError):
+            await engine.get(ME, "no-such-task")
+        with pytest.raises(TooManyLookupsError) as refusal:
+            await engine.get(ME, "no-such-task")
+        data: Any = refusal.value.data
+        assert {**data, "retryAfterMs": 0} == {"limit": "failed_lookups", "most": 1, "retryAfterMs": 0}
+        assert 0 < data["retryAfterMs"] <= 60_000
+        assert str(refusal.value).startswith(
+            "You have asked for tasks that are not there as often as this server allows in a minute (1); ask again in "
+        )
+        assert refusal.value.code == LIMIT_EXCEEDED
+
+    async def test_it_may_ask_again_when_the_window_has_passed(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue, max_failed_lookups=1, lookup_window_ms=80)
+        mine = (await engine.submit(a_submission(ME))).task_id
+        with pytest.raises(TaskNotFoundError):
+            await engine.get(ME, "no-such-task")
+
+        async def answered() -> bool:
+            try:
+                return (await engine.get(ME, mine)).record.is_open
+            except TooManyLookupsError:
+                return False
+
+        await eventually(answered)
+
+    async def test_one_requestor_locks_out_no_other(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue, max_failed_lookups=1)
+        mine = (await engine.submit(a_submission(ME))).task_id
+        for _ in range(3):
+            with pytest.raises((TaskNotFoundError, TooManyLookupsError)):
+                await engine.get(YOU, mine)  # a foreign task is not there either
+        assert (await engine.get(ME, mine)).record.is_open
+
+    async def test_a_subscription_counts_each_id_that_is_not_there(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue, max_failed_lookups=3)
+        mine = (await engine.submit(a_submission(ME))).task_id
+        assert await listen(engine, ME, "not an id", "gone-1", "gone-2", mine) == [mine]
+        assert await listen(engine, ME, "gone-3", mine) == [mine]
+        with pytest.raises(TooManyLookupsError):
+            await listen(engine, ME, mine)
+
+    async def test_replicas_count_together(self, world: World, queue: Watchful) -> None:
+        replicas = [limited(world, queue, max_failed_lookups=4) for _ in range(2)]
+        for number in range(4):
+            with pytest.raises(TaskNotFoundError):
+                await replicas[number % 2].get(ME, f"no-such-task-{number}")
+        with pytest.raises(TooManyLookupsError):
+            await replicas[1].get(ME, "no-such-task")
+        with pytest.raises(TaskNotFoundError):
+            await replicas[0].get(ME, "no-such-task")
+        with pytest.raises(TooManyLookupsError):
+            await replicas[0].get(ME, "no-such-task")
+
+    async def test_whom_nobody_counts_may_ask_for_anything(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue, max_failed_lookups=1)
+        for _ in range(3):
+            with pytest.raises(TaskNotFoundError):
+                await engine.get(ALICE, "no-such-task")
+
+    async def test_the_count_has_a_lifetime_from_the_first(self, in_redis: RedisWorld) -> None:
+        for number in (3, 7):
+            counted = await in_redis.store.count_failed_lookups("alice", number, window_ms=40_000)
+            assert 35_000 < counted.left_ms <= 40_000
+        assert counted.number == 10
+        assert 0 < in_redis.client.pttl(in_redis.keys.counted("failed", "alice")) <= 40_000

@@ -1,0 +1,91 @@
+"""What one publisher knows of a queue: looks are rare, nobody is let in above the limit, and nobody kept out for long."""
+
+from __future__ import annotations
+
+import random
+
+from mcp_celery.backlog import LOOK_AGAIN_SECONDS, LOOK_SECONDS, Backlog
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_nobody_is_let_in_before_the_first_look() -> None:
+    backlog = Backlog(3)
+    assert not backlog.is_surely_full
+    assert not backlog.enter()
+
+
+def test_it_lets_in_what_there_was_room_for() -> None:
+    backlog = Backlog(5, clock=Clock())
+    backlog.looked(3)
+    assert [backlog.enter() for _ in range(4)] == [True, True, False, False]
+
+
+def test_a_look_is_good_for_a_while() -> None:
+    clock = Clock()
+    backlog = Backlog(5, clock=clock)
+    backlog.looked(0)
+    clock.now = LOOK_SECONDS * 0.9
+    assert backlog.enter()
+    clock.now = LOOK_SECONDS
+    assert not backlog.enter()
+
+
+def test_one_that_is_drained_as_fast_as_it_fills_refuses_nobody() -> None:
+    clock = Clock()
+    backlog = Backlog(2, clock=clock)
+    backlog.looked(0)
+    for _ in range(100):
+        if not backlog.enter():
+            assert not backlog.is_surely_full
+            backlog.looked(0)
+            assert backlog.enter()
+        backlog.leave()
+
+
+def test_one_that_was_full_is_left_alone_for_a_moment() -> None:
+    clock = Clock()
+    backlog = Backlog(2, clock=clock)
+    backlog.looked(2)
+    assert backlog.is_surely_full
+    clock.now = LOOK_AGAIN_SECONDS
+    assert not backlog.is_surely_full
+
+
+def test_jobs_on_their_way_are_counted_by_a_look_that_cannot_see_them() -> None:
+    backlog = Backlog(3, clock=Clock())
+    backlog.looked(0)
+    assert all(backlog.enter() for _ in range(3))
+    backlog.looked(0)
+    assert not backlog.enter()
+    backlog.leave()
+    backlog.looked(0)
+    assert backlog.enter()
+
+
+def test_whatever_happens_no_more_wait_than_may() -> None:
+    dice, clock = random.Random(7), Clock()
+    for most in (1, 2, 5):
+        backlog, queue, on_the_way = Backlog(most, clock=clock), 0, 0
+        for _ in range(2_000):
+            match dice.choice(["enter", "publish", "lose", "work", "look", "wait"]):
+                case "enter":
+                    on_the_way += backlog.enter()
+                case "publish" if on_the_way:
+                    queue, on_the_way = queue + 1, on_the_way - 1
+                    backlog.leave()
+                case "lose" if on_the_way:
+                    on_the_way -= 1
+                    backlog.leave()
+                case "work":
+                    queue = max(0, queue - 1)
+                case "look":
+                    backlog.looked(queue)
+                case _:
+                    clock.now += dice.random() * LOOK_SECONDS
+            assert queue + on_the_way <= most
