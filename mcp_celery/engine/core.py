@@ -21,7 +21,17 @@ from mcp_celery.engine.limits import TaskLimits
 from mcp_celery.engine.lookups import Lookups
 from mcp_celery.engine.outcome import JobOutcome, expired, settlement
 from mcp_celery.engine.ports import TaskBus, TaskQueue, TaskResults, TaskStore
-from mcp_celery.engine.record import Caller, Change, StoredResult, Submission, TaskRecord, TaskRef, new_task_id, now_ms
+from mcp_celery.engine.record import (
+    RETIRED_MS,
+    Caller,
+    Change,
+    StoredResult,
+    Submission,
+    TaskRecord,
+    TaskRef,
+    new_task_id,
+    now_ms,
+)
 from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
 from mcp_celery.errors import (
@@ -94,6 +104,7 @@ class TaskEngine:
             ttl_ms=self._limits.granted_ttl_ms(submission.ttl_ms, submission.config),
             poll_interval_ms=submission.config.poll_interval_ms or self._limits.poll_interval_ms,
             idempotent=submission.config.acks_late,
+            listed=submission.listed,
             start_before_ms=too_late_from(created, submission.config),
         )
         try:
@@ -281,6 +292,10 @@ class TaskEngine:
             # Also where it was cancelled a moment ago: by a try whose answer was lost, and with it the revoke.
             await self._queue.revoke(changed.record.job_id)
         return changed.record
+
+    async def retire(self, caller: Caller, task_id: str) -> None:
+        """Let a caller's own task go soon instead of at its time: nobody will ask for it again."""
+        await self._store.retire(TaskRef(caller.scope, task_id), now_ms() + RETIRED_MS)
 
     def watch(self, caller: Caller, task_ids: Sequence[str], *, results: bool = True) -> TaskWatch:
         """Follow a caller's own tasks: the current state of each, then every change, until they have ended.

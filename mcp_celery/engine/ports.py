@@ -127,6 +127,10 @@ class TaskStore(QuestionStore, Protocol):
         """
         ...
 
+    async def retire(self, ref: TaskRef, at_ms: int) -> None:
+        """Let a task go at ``at_ms`` (since the epoch), with its stored result, if that is before its time."""
+        ...
+
 
 class JobLedger(Protocol):
     """The store as Celery's signal handlers see it: blocking, usable from any process and thread."""

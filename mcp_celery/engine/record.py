@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
@@ -14,6 +14,9 @@ from mcp_celery.engine.status import OPEN, TERMINAL, TaskStatus
 from mcp_celery.keys import TaskType, build_task_key, celery_job_id, parse_task_key
 
 JSONObject = dict[str, Any]
+
+RETIRED_MS: Final = 60_000
+"""How long a task is kept that nobody will ask for again: what is still said of its job finds it, and people do."""
 
 
 def now_ms() -> int:
@@ -143,6 +146,7 @@ class TaskRecord:
         retry_at_ms: When the retry that the component had made is to begin, None for at once.
         redeliveries: How often the job was published again because its worker died.
         idempotent: Whether a body that has begun may begin again when its worker dies.
+        listed: Whether its owner's list shows the task.
         leg: Which job of the task, from 1.
         claim: The worker that received the job, None while it is queued.
         started_at_ms: When the body of this attempt began, None before.
@@ -169,6 +173,7 @@ class TaskRecord:
     retry_at_ms: int | None = None
     redeliveries: int = 0
     idempotent: bool = False
+    listed: bool = True
     leg: int = 1
     claim: Claim | None = None
     started_at_ms: int | None = None
@@ -323,6 +328,7 @@ class Submission:
         ttl_ms: The time to live that the client asks, None where it does not say.
         declared_as: What the job is named for, where that is not the component itself: a resource's template.
         job_name: Celery name of the task's jobs, None for the component's own.
+        listed: Whether the owner's list of tasks shows it.
     """
 
     caller: Caller
@@ -333,3 +339,4 @@ class Submission:
     ttl_ms: int | None = None
     declared_as: str | None = None
     job_name: str | None = None
+    listed: bool = True

@@ -47,7 +47,7 @@ def _script(name: str) -> str:
 
 
 _NAMES: Final = (
-    *("create", "delete", "load", "page", "transition", "finish", "start", "claim", "failed"),
+    *("create", "delete", "retire", "load", "page", "transition", "finish", "start", "claim", "failed"),
     *("ask", "heard", "withdraw", "park", "answer", "published"),
     *("beat", "sweep", "recover"),
 )
@@ -118,7 +118,8 @@ def create(
     if shortened:
         fields["alias"] = alias
     position, most = "", ""
-    if (index := keys.index(record.scope, record.issuer, record.session)) is not None:
+    index = keys.index(record.scope, record.issuer, record.session) if record.listed else None
+    if index is not None:
         names.append(index)
         position = record.position
         fields |= {"listed_in": index, "listed_at": position}
@@ -141,6 +142,12 @@ def count_failed_lookups(keys: RedisKeys, requestor: str, number: int, *, window
 def delete(keys: RedisKeys, ref: TaskRef) -> Command[bool]:
     """Take back a task whose job was not published. False: it was, and has begun."""
     return Command("delete", [*_kept(keys, ref), keys.expiry], [keys.claims("")], lambda reply: reply == 1)
+
+
+def retire(keys: RedisKeys, ref: TaskRef, at_ms: int) -> Command[None]:
+    """Let a task go at ``at_ms``, if that is before its time."""
+    record, snapshot = _kept(keys, ref)
+    return Command("retire", [record, *asked(keys, ref), snapshot, keys.expiry], [at_ms], lambda _: None)
 
 
 def finish(keys: RedisKeys, ref: TaskRef, change: Change, result: EncodedResult) -> Command[bool]:

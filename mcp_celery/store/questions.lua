@@ -5,6 +5,23 @@ local function keep_question(record, questions, key, question)
   redis.call('HSET', questions, key, redis.call('HINCRBY', record, 'asked', 1) .. ':' .. question)
 end
 
+-- Let a record end so many ms after its creation (`known`: its fields created_at_ms, ttl_ms, key).
+local function end_after(record, expiry, known, ttl)
+  local ends = string.format('%.0f', known[1] + ttl)
+  redis.call('HSET', record, 'ttl_ms', string.format('%.0f', ttl))
+  redis.call('PEXPIREAT', record, ends)
+  add_to_index(expiry, ends, known[3])
+end
+
+-- Let keys end with a record.
+local function live_with(record, others)
+  local left = rest_of_life(record)
+  for _, other in ipairs(others) do
+    redis.call('PEXPIRE', other, left)
+  end
+  return left
+end
+
 -- Let a task that waits live until a time (ms since the epoch; '' for no longer than it does), but no longer than `most`
 -- ms in all; and everything that belongs to it for as long as its record.
 local function live_until(record, others, expiry, time, most)
@@ -12,19 +29,13 @@ local function live_until(record, others, expiry, time, most)
   if time ~= '' then
     local ttl = math.min(tonumber(time) - tonumber(known[1]), tonumber(most))
     if ttl > tonumber(known[2]) then
-      local ends = string.format('%.0f', known[1] + ttl)
-      redis.call('HSET', record, 'ttl_ms', string.format('%.0f', ttl))
-      redis.call('PEXPIREAT', record, ends)
-      add_to_index(expiry, ends, known[3])
+      end_after(record, expiry, known, ttl)
       if known[6] then
-        redis.call('ZADD', known[6], 'XX', ends, known[3])
+        redis.call('ZADD', known[6], 'XX', string.format('%.0f', known[1] + ttl), known[3])
       end
     end
   end
-  local left = rest_of_life(record)
-  for _, other in ipairs(others) do
-    redis.call('PEXPIRE', other, left)
-  end
+  local left = live_with(record, others)
   if known[4] then
     redis.call('PEXPIRE', known[4], left)
   end

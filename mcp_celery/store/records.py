@@ -145,6 +145,10 @@ class RedisTaskStore(RedisQuestions):
         """Forget a record, its snapshot and its place in its owner's list, unless its job has begun."""
         return await self.run(commands.delete(self.keys, ref))
 
+    async def retire(self, ref: TaskRef, at_ms: int) -> None:
+        """Let a task go at ``at_ms``, with everything that belongs to it, if that is before its time."""
+        await self.run(commands.retire(self.keys, ref, at_ms))
+
     async def aclose(self) -> None:
         """Close every connection."""
         await self.client.aclose(close_connection_pool=True)

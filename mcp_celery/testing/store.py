@@ -111,7 +111,8 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
             stored = {} if self._results is None else self._results.stored
         if owner.scope is None and owner.session is None:
             return []
-        listed = [record for record in alive if record.owner == owner and (before is None or record.position < before)]
+        theirs = [record for record in alive if record.listed and record.owner == owner]
+        listed = [record for record in theirs if before is None or record.position < before]
         listed.sort(key=lambda record: record.position, reverse=True)
         return [StoredTask(record, stored.get(record.job_id) if record.is_open else None) for record in listed[:limit]]
 
@@ -185,6 +186,13 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
                 return False
             self._kept.pop(ref, None)
             return True
+
+    def retire(self, ref: TaskRef, at_ms: int) -> None:
+        """As ``TaskStore.retire``."""
+        with self._found(ref) as kept:
+            if kept is not None:
+                ttl_ms = max(at_ms - kept.record.created_at_ms, 1)
+                kept.record = replace(kept.record, ttl_ms=min(kept.record.ttl_ms, ttl_ms))
 
 
 def _place(ref: TaskRef) -> str:
@@ -264,3 +272,7 @@ class MemoryTaskStore(MemoryQuestionStore):
     async def delete(self, ref: TaskRef) -> bool:
         """Forget a record and its snapshot, unless its job has begun."""
         return self.ledger.delete(ref)
+
+    async def retire(self, ref: TaskRef, at_ms: int) -> None:
+        """Let a task go at ``at_ms``, if that is before its time."""
+        self.ledger.retire(ref, at_ms)

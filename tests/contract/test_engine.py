@@ -372,7 +372,8 @@ class Unanswered:
         self.delete, self.snapshot = world.store.delete, world.store.snapshot
         self.ask, self.heard, self.withdraw = world.store.ask, world.store.heard, world.store.withdraw
         self.park, self.answer, self.published = world.store.park, world.store.answer, world.store.published
-        self.page, self.count_failed_lookups = world.store.page, world.store.count_failed_lookups
+        self.page, self.retire = world.store.page, world.store.retire
+        self.count_failed_lookups = world.store.count_failed_lookups
         self.create_in = world.store.create
         self.created: list[TaskRef] = []
 

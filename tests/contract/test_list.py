@@ -50,6 +50,11 @@ class TestWhoseTheyAre:
         await engine.submit(a_submission(ALICE))
         assert await listed(engine, other) == []
 
+    async def test_an_unlisted_task_is_shown_to_nobody_who_does_not_know_it(self, engine: TaskEngine) -> None:
+        record = await engine.submit(replace(a_submission(ALICE), listed=False))
+        assert await listed(engine) == []
+        assert await engine.status(ALICE, record.task_id) == record
+
     async def test_an_anonymous_caller_sees_those_of_its_session(self, engine: TaskEngine) -> None:
         mine = await engine.submit(a_submission(HERE))
         await engine.submit(a_submission(Caller(session="session-2")))

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 from mcp_celery.engine import (
     MOVES,
+    Asking,
     Change,
     Changed,
     Claim,
     JobLedger,
+    JobOutcome,
     Progress,
+    Question,
     RpcError,
     TaskBus,
     TaskQueue,
@@ -309,6 +312,41 @@ class TestClaimsAndStarts:
 
 
 class TestExpiry:
+    async def test_a_task_that_is_retired_goes_sooner(self, world: World) -> None:
+        record = await created(world)
+        asking = Asking(attempt=1, at_ms=1)
+        assert await world.store.ask(record.ref, Question("q", "roots/list", {}), asking)
+
+        async def ttl_after(end_ms: int) -> int | None:
+            await world.store.retire(record.ref, record.created_at_ms + end_ms)
+            stored = await world.store.load(record.ref)
+            return None if stored is None else stored.record.ttl_ms
+
+        assert await ttl_after(record.ttl_ms + 1) == record.ttl_ms  # it goes at its time at the latest
+        assert await ttl_after(30_000) == 30_000
+        await world.store.retire(record.ref, record.created_at_ms + 1)
+
+        async def gone() -> bool:
+            return await load(world, record.ref) is None and await world.store.snapshot(record.ref) is None
+
+        await eventually(gone)
+        assert not await world.store.ask(record.ref, Question("r", "roots/list", {}), asking)
+
+    async def test_all_that_belongs_to_a_retired_task_goes_with_it(self, in_redis: RedisWorld) -> None:
+        record = await created(in_redis, scope="s" * 200)  # its Celery id is shortened
+        in_redis.put_result(record.job_id, "SUCCESS", JobOutcome({"content": []}))
+        assert await in_redis.store.ask(record.ref, Question("q", "roots/list", {}), Asking(attempt=1, at_ms=1))
+
+        def kept() -> list[str]:
+            """Everything but the indexes."""
+            client: Any = in_redis.client
+            keys = [key.decode() for key in client.keys(f"{in_redis.prefix}:*")]
+            return [key for key in keys if not key.endswith(":expiry") and ":list:" not in key]
+
+        assert len(kept()) >= 5
+        await in_redis.store.retire(record.ref, 1)
+        await eventually(lambda: not kept(), what="nothing is left")
+
     async def test_a_record_is_forgotten_when_its_ttl_ends(self, world: World) -> None:
         record = await created(world, ttl_ms=60)
 
