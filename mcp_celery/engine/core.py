@@ -237,8 +237,7 @@ class TaskEngine:
         """Celery's stored result of an open task, at most every ``settle_interval_ms`` for one task."""
         if self._results is None:
             return None
-        now = now_ms()
-        looked = self._looked_at_ms
+        now, looked = now_ms(), self._looked_at_ms
         if now - looked.get(record.ref, record.created_at_ms) < self._limits.settle_interval_ms:
             return None
         looked.pop(record.ref, None)
