@@ -16,6 +16,7 @@ from celery import Celery
 from pytest_celery import CeleryTestSetup  # pyright: ignore[reportMissingTypeStubs]
 
 from mcp_celery import Settings
+from tests.support.brokers import rabbitmq
 from tests.support.leaks import no_eternal_keys, no_processes_left
 from tests.support.live import EventLog, Gate, LiveServer, celery_events, host_app, live_server
 from tests.support.nodes import (
@@ -142,6 +143,13 @@ def own_store() -> Generator[EmbeddedStoreContainer]:
         node.start()
         yield node
         node.teardown()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url(nodes_folder: Path) -> Generator[str]:
+    """A broker of another kind, where this machine has it."""
+    with rabbitmq(nodes_folder) as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from mcp_celery import Settings, TaskConfig
 from mcp_celery.engine import Caller, RpcError, now_ms
 from mcp_celery.keys import MAX_JOB_ID_BYTES, is_shortened
 from tests.integration.conftest import Starter, lines, settings_for
-from tests.support.brokers import delete_queues, postgresql, rabbitmq
+from tests.support.brokers import delete_queues, postgresql
 from tests.support.live import ANYONE, Gate, LiveServer, live_server
 from tests.support.nodes import EmbeddedStoreContainer, Pool, WorkerProcess
 from tests.support.servers import anywhere
@@ -44,12 +44,6 @@ PLACES = (
     Place("redis", "sqlite"),
     Place("redis", "postgresql"),
 )
-
-
-@pytest.fixture(scope="session")
-def rabbitmq_url(nodes_folder: Path) -> Generator[str]:
-    with rabbitmq(nodes_folder) as url:
-        yield url
 
 
 @pytest.fixture(scope="session")

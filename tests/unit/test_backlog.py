@@ -1,4 +1,4 @@
-"""What one publisher knows of a queue: it looks rarely, lets nobody in above the limit, keeps nobody out for long."""
+"""What one publisher knows of a queue: looks are rare, no more are let in than may be, nobody is kept out for long."""
 
 from __future__ import annotations
 
