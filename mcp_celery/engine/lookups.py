@@ -3,6 +3,9 @@
 Failures are counted in the store, for all servers; a look-up that succeeds costs nothing more. A server remembers whom
 it has to refuse, and asks the store nothing for them until their window ends. Another server learns of it with the
 requestor's next failure there.
+
+Requestors that others may share, such as an address, are not locked out of what is theirs: only their further failures
+are refused.
 """
 
 from __future__ import annotations
@@ -42,16 +45,23 @@ class Lookups:
         Raises:
             TooManyLookupsError: Until its window has ended.
         """
-        until = None if caller.requestor is None else self._refused_until.get(caller.requestor)
-        if until is None or self._most is None:
-            return
-        left = until - time.monotonic()
-        if left <= 0:
-            self._refused_until.pop(caller.requestor or "", None)
-            return
-        error = TooManyLookupsError(self._most, retry_after_ms=max(1, round(left * 1000)))
-        audit.limited(caller.scope, error.limit)
-        raise error
+        if not caller.is_shared:
+            self._require_few_failures(caller)
+
+    def _require_few_failures(self, caller: Caller) -> None:
+        left_ms = self._refused_ms(caller)
+        if left_ms > 0 and self._most is not None:
+            error = TooManyLookupsError(self._most, retry_after_ms=left_ms)
+            audit.limited(caller.scope, error.limit)
+            raise error
+
+    def _refused_ms(self, caller: Caller) -> int:
+        """For how long a caller is still refused."""
+        requestor = caller.requestor or ""
+        left_ms = round((self._refused_until.get(requestor, 0.0) - time.monotonic()) * 1000)
+        if left_ms <= 0:
+            self._refused_until.pop(requestor, None)
+        return max(left_ms, 0)
 
     async def load(self, caller: Caller, task_id: str) -> StoredTask:
         """A caller's own task.
@@ -68,6 +78,7 @@ class Lookups:
             raise TaskNotFoundError
         stored = await self.own(caller, TaskRef(caller.scope, task_id))
         if stored is None:
+            self._require_few_failures(caller)
             await self.failed(caller)
             raise TaskNotFoundError
         return stored
@@ -86,7 +97,7 @@ class Lookups:
 
     async def failed(self, caller: Caller, number: int = 1) -> None:
         """Count a caller's failures. A store that does not answer has said so in the log, and counts none."""
-        if caller.requestor is None or self._most is None:
+        if caller.requestor is None or self._most is None or self._refused_ms(caller) > 0:
             return
         try:
             counted = await self._store.count_failed_lookups(caller.requestor, number, window_ms=self._window_ms)

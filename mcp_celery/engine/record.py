@@ -38,12 +38,14 @@ class Caller:
         issuer: Issuer of its token, None where the token names none.
         session: The session it asks in, None where there is none.
     requestor: Who it is to the limits; None for whom they do not concern.
+    is_shared: Whether others may be the same requestor, as behind one address.
     """
 
     scope: str | None = None
     issuer: str | None = None
     session: str | None = None
     requestor: str | None = None
+    is_shared: bool = False
 
     @property
     def owner(self) -> Caller:

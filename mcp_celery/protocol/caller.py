@@ -49,20 +49,17 @@ def caller_of_request(ctx: RequestContext | None) -> Caller:
     """
     scope, issuer = get_task_scope(), get_task_issuer()
     session = None if ctx is None else session_of(ctx)
-    told_apart_by = ("scope", scope, issuer) if scope is not None else _place_of(ctx, session)
-    return Caller(scope, issuer, session, None if told_apart_by is None else json.dumps(told_apart_by))
-
-
-def _place_of(ctx: RequestContext | None, session: str | None) -> tuple[str, str] | None:
-    """What tells an anonymous caller from others: its session, else where it is; None where nothing does."""
-    if session is not None:
-        return "session", session
-    if ctx is None or get_task_context() is not None:
-        return None
+    if scope is not None:
+        return Caller(scope, issuer, session, json.dumps(["scope", scope, issuer]))
+    if session is not None or ctx is None:
+        return Caller(None, issuer, session, None if session is None else json.dumps(["session", session]))
+    if get_task_context() is not None:
+        return Caller(None, issuer)  # a job, whose client is elsewhere
     if ctx.request is None:
-        return "process", _PROCESS  # over stdio and in memory it has one client
+        return Caller(None, issuer, requestor=json.dumps(["process", _PROCESS]))  # stdio, in memory: it has one client
     client = getattr(ctx.request, "client", None)
-    return None if client is None else ("address", _home_of(client.host))
+    requestor = None if client is None else json.dumps(["address", _home_of(client.host)])
+    return Caller(None, issuer, requestor=requestor, is_shared=True)
 
 
 def _home_of(host: str) -> str:

@@ -29,6 +29,7 @@ TOKENS = {
     "bob": ("app", "bob", "https://one.example"),
     "alice-elsewhere": ("app", "alice", "https://two.example"),
     "machine": ("robot", None, None),
+    "mallory": ("app", "mallory", "https://one.example"),
 }
 
 

@@ -302,6 +302,17 @@ class TestFailedLookups:
                 await engine.get(YOU, mine)  # a foreign task is not there either
         assert (await engine.get(ME, mine)).record.is_open
 
+    async def test_a_requestor_that_others_share_is_refused_failures_only(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue, max_failed_lookups=1)
+        somebody = Caller(requestor="192.0.2.7", is_shared=True)
+        mine = (await engine.submit(a_submission(somebody))).task_id
+        with pytest.raises(TaskNotFoundError):
+            await engine.get(somebody, "no-such-task")
+        with pytest.raises(TooManyLookupsError):
+            await engine.get(somebody, "no-such-task")
+        assert await listen(engine, somebody, "no-such-task", mine) == [mine]
+        assert (await engine.get(somebody, mine)).record.is_open
+
     async def test_a_subscription_counts_each_id_that_is_not_there(self, world: World, queue: Watchful) -> None:
         engine = limited(world, queue, max_failed_lookups=3)
         mine = (await engine.submit(a_submission(ME))).task_id
