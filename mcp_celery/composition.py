@@ -12,13 +12,15 @@ from celery import Celery, signals
 from mcp.server import MCPServer
 from mcp.server.context import ServerMiddleware
 from mcp.server.mcpserver import Context
+from mcp_types import ToolAnnotations
 
-from mcp_celery.config import TaskConfig, TaskMeta
+from mcp_celery.config import TaskConfig, TaskMeta, as_config
 from mcp_celery.connections import Connections
 from mcp_celery.context import register_task_server
 from mcp_celery.default_app import default_app
 from mcp_celery.engine import JSONObject, TaskEngine
 from mcp_celery.errors import ConfigurationError
+from mcp_celery.exposed import ExposedCatalog, ExposedTool, Exposing
 from mcp_celery.keys import TaskType
 from mcp_celery.names import default_queue_name, slug
 from mcp_celery.protocol import (
@@ -47,12 +49,7 @@ _FORBIDDEN: Final = TaskConfig.from_bool(False)
 _tasks: WeakKeyDictionary[MCPServer[Any], CeleryTasks] = WeakKeyDictionary()
 
 
-def as_config(task: bool | TaskConfig) -> TaskConfig:
-    """``task=True``, ``task=False`` or a configuration, as a configuration."""
-    return TaskConfig.from_bool(task) if isinstance(task, bool) else task
-
-
-class CeleryTasks:
+class CeleryTasks(Exposing):
     """Runs components of an MCP server as Celery jobs.
 
     For a server that exists already:
@@ -87,6 +84,7 @@ class CeleryTasks:
         self.settings = settings or Settings.load()
         self.celery = celery or default_app
         self.default = as_config(task)
+        self._exposed = ExposedCatalog(timeout_seconds=self.settings.publish_timeout_ms / 1000)
         self._declared: dict[tuple[TaskType, str], TaskConfig] = {}
         named: dict[TaskType, Declarations | None] = {"tool": tools, "prompt": prompts, "resource": resources}
         for task_type, declarations in named.items():
@@ -135,6 +133,7 @@ class CeleryTasks:
             namespace=self.namespace,
             queue_name=self.queue_name,
             declared=self.config,
+            exposed=self._exposed,
         )
         self._server = server
         _tasks[server] = self
@@ -215,6 +214,15 @@ class CeleryTasks:
     def withdraw(self, task_type: TaskType, component: str) -> None:
         """Forget a component."""
         self._declared.pop((task_type, component), None)
+        if task_type == "tool":
+            self._exposed.remove(component)
+
+    def _exposing_app(self) -> Celery:
+        return self.celery
+
+    def add_exposed(self, exposed: ExposedTool, annotations: ToolAnnotations | None) -> None:
+        self._exposed.add(self.server, exposed, annotations)
+        self.declare("tool", exposed.offer.tool_name, exposed.offer.config)
 
     def config(self, task_type: TaskType, identifier: str) -> tuple[str, TaskConfig]:
         """What a component declares.
@@ -274,7 +282,7 @@ class CeleryTasks:
     @property
     def queue_names(self) -> tuple[str, ...]:
         """Every queue that the components use, the server's own first."""
-        named = {config.queue for config in self.components().values() if config.queue}
+        named = {config.queue for config in self._own_components().values() if config.queue}
         return (self.queue_name, *sorted(named - {self.queue_name}))
 
     def register_jobs(self, app: Celery) -> list[str]:
@@ -297,7 +305,11 @@ class CeleryTasks:
             make_runner=self._make_runner,
             results_are_here=self.connections.results_are_here(),
         )
-        return register(app, runtime, self.components())
+        return register(app, runtime, self._own_components())
+
+    def _own_components(self) -> dict[tuple[TaskType, str], TaskConfig]:
+        """Those whose jobs are ours: all but the exposed ones."""
+        return {one: config for one, config in self.components().items() if one not in self._exposed}
 
     def _make_runner(self) -> JobRunner:
         return JobRunner(

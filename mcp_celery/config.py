@@ -171,6 +171,11 @@ class TaskConfig:
             )
 
 
+def as_config(task: bool | TaskConfig) -> TaskConfig:
+    """``task=True``, ``task=False`` or a configuration, as a configuration."""
+    return TaskConfig.from_bool(task) if isinstance(task, bool) else task
+
+
 def _unwrap(fn: Callable[..., Any]) -> Callable[..., Any]:
     """The function that is really called: below ``functools.partial`` and callable objects."""
     while isinstance(fn, functools.partial):

@@ -21,13 +21,15 @@ from mcp_celery.engine import Declared, TaskEngine, TaskLimits
 from mcp_celery.engine.life import WorkerLife
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import RecoveryPolicy
+from mcp_celery.engine.watcher import Watcher
 from mcp_celery.errors import ConfigurationError
+from mcp_celery.exposed import ExposedCatalog, JobEvents
 from mcp_celery.keys import RedisKeys
 from mcp_celery.queue import CeleryQueue
 from mcp_celery.results import CeleryResults
 from mcp_celery.sealing import SnapshotCodec
 from mcp_celery.settings import HOW_TO_MAKE_A_KEY, Settings
-from mcp_celery.store import RedisJobLedger, RedisRecovery, RedisTaskBus, RedisTaskStore, connect
+from mcp_celery.store import RedisExposed, RedisJobLedger, RedisRecovery, RedisTaskBus, RedisTaskStore, connect
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +50,12 @@ class _Live:
     results: CeleryResults
     recovery: RedisRecovery
     reaper: Reaper
-    reaping: asyncio.Task[None]
+    background: list[asyncio.Task[None]]
     users: int = 0
 
     async def aclose(self) -> None:
-        await ended(self.reaping)
+        for task in self.background:
+            await ended(task)
         await self.reaper.resign()
         await self.queue.aclose()
         await self.bus.aclose()
@@ -69,16 +72,25 @@ class Connections:
         namespace: The server's namespace.
         queue_name: Queue of jobs that neither a component nor a route sends elsewhere.
         declared: What the components declare.
+        exposed: The exposed jobs.
     """
 
     def __init__(
-        self, settings: Settings, celery: Celery, *, namespace: str, queue_name: str, declared: Declared
+        self,
+        settings: Settings,
+        celery: Celery,
+        *,
+        namespace: str,
+        queue_name: str,
+        declared: Declared,
+        exposed: ExposedCatalog,
     ) -> None:
         self._settings = settings
         self._celery = celery
         self._namespace = namespace
         self._queue_name = queue_name
         self._declared = declared
+        self._exposed = exposed
         self._policy = RecoveryPolicy(settings.heartbeat_ms, settings.max_redeliveries)
         keys = settings.key_ring
         self._snapshots = SnapshotCodec(AESGCMRequestStateCodec(keys) if keys else None)
@@ -200,13 +212,30 @@ class Connections:
             max_failed_lookups=self._settings.max_failed_lookups_per_minute,
         )
         separate = None if results.lives_in(self._settings.redis_url) else results
-        engine = TaskEngine(store=store, queue=queue, bus=bus, results=separate, limits=limits, declared=self._declared)
+        engine = TaskEngine(
+            store=store,
+            queue=queue,
+            bus=bus,
+            results=separate,
+            limits=limits,
+            declared=self._declared,
+            exposure=self._exposed,
+            jobs=results,
+        )
         recovery = RedisRecovery(store)
         reaper = Reaper(
             store=recovery, tasks=store, queue=queue, results=results, declared=self._declared, policy=self._policy
         )
-        reaping = asyncio.create_task(reaper.run(), name="mcp-celery-reaper")
-        return _Live(engine, store, bus, queue, results, recovery, reaper, reaping)
+        background = [asyncio.create_task(reaper.run(), name="mcp-celery-reaper")]
+        if self._exposed:
+            watcher = Watcher(
+                RedisExposed(store), results, engine.settling, interval_ms=self._settings.exposed_interval_ms
+            )
+            background.append(asyncio.create_task(watcher.run(), name="mcp-celery-watcher"))
+            if self._settings.exposed_events:
+                events = JobEvents(self._celery, watcher)
+                background.append(asyncio.create_task(events.run(), name="mcp-celery-events"))
+        return _Live(engine, store, bus, queue, results, recovery, reaper, background)
 
     @property
     def _store_timeout(self) -> float:

@@ -23,6 +23,7 @@ Redis key                              holds                            lifetime
 ``{prefix}:{ns}:workers``              sorted set: heartbeats
 ``{prefix}:{ns}:claims:WORKER``        set: tasks whose job it has
 ``{prefix}:{ns}:due``                  sorted set: jobs to publish
+``{prefix}:{ns}:exposed``              sorted set: looks at exposed jobs
 ``{prefix}:{ns}:reaper``               string: which process reaps      three heartbeats
 ====================================== ================================ =========================================
 """
@@ -46,12 +47,10 @@ MAX_JOB_ID_BYTES: Final = 155
 MAX_LEGS: Final = 9999
 _LEG_SUFFIX_BYTES: Final = 5
 """Room for ``!2`` … ``!9999`` behind an id, so that a task keeps one stem for all its legs."""
-
 _TASK_TYPES: Final[frozenset[str]] = frozenset(get_args(TaskType))
 _FORMS: Final = "'auth:{scope}:{task}:{type}:{component}' or 'anon:{task}:{type}:{component}'"
 _DIGEST_MARK: Final = "~~"
 """Opens a segment that gave way to a digest. No quoted segment holds it, because ``~`` itself is quoted."""
-
 _WIRE_TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -301,6 +300,11 @@ class RedisKeys:
         """What the keys of a scope's records begin with; the task id follows."""
         return self.record(task_scope, "")
 
+    @property
+    def all_records(self) -> str:
+        """What the keys of all records begin with; the first parts of the compound key follow, up to the task id."""
+        return f"{self._root}:task:"
+
     def index(self, task_scope: str | None, issuer: str | None, session: str | None) -> str | None:
         """Sorted set: where the tasks stand that an owner may list. None where nobody may.
 
@@ -340,6 +344,11 @@ class RedisKeys:
     def due(self) -> str:
         """Sorted set: compound keys of the tasks whose next job is still to be published, by since when. Index."""
         return f"{self._root}:due"
+
+    @property
+    def exposed(self) -> str:
+        """Sorted set: compound keys of open tasks of exposed jobs, by when to look at their results. Index."""
+        return f"{self._root}:exposed"
 
     @property
     def reaper(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -25,10 +25,10 @@ from mcp_celery.config import TaskConfig
 from mcp_celery.engine import Submission, TaskRecord
 from mcp_celery.errors import QueueFullError, QueueUnavailableError
 from mcp_celery.names import job_name
+from mcp_celery.shown import shown_arguments
 
 logger = logging.getLogger(__name__)
 
-HIDDEN: Final = "<hidden>"
 _CONFIRMING_TRANSPORTS: Final = ("pyamqp", "amqp", "amqps")
 _NO_SUCH_QUEUE: Final = "404"
 
@@ -100,15 +100,15 @@ class CeleryQueue:
         """
         await self._asked(lambda: self._publish(record, submission))
 
-    async def revoke(self, job_id: str) -> None:
-        """Tell the workers to drop a job, and to end it where it runs.
+    async def revoke(self, *job_ids: str, terminate: bool = True) -> None:
+        """Tell the workers to drop jobs, and with ``terminate`` to end them where they run.
 
         A broker that does not answer is logged: the record is cancelled already.
         """
         try:
-            await self._in_thread(lambda: self._revoke(job_id))
+            await self._in_thread(lambda: self._revoke(job_ids, terminate=terminate))
         except (KombuError, OSError, TimeoutError, *self._broker_errors()) as error:
-            logger.warning("could not tell the workers to revoke %s: %s", job_id, type(error).__name__)
+            logger.warning("could not tell the workers to revoke %s: %s", job_ids[0], type(error).__name__)
 
     async def _asked(self, work: Callable[[], Answer]) -> Answer:
         try:
@@ -144,9 +144,12 @@ class CeleryQueue:
 
     def _queue_of(self, submission: Submission) -> str | None:
         """The queue that a request's job would go to; None where a route names an exchange only."""
-        queue = self._route(self._name_of(submission), submission.config).get("queue")
+        if submission.plan is not None:
+            queue = submission.plan.queue
+        else:
+            queue = self._route(self._name_of(submission), submission.config).get("queue")
         if queue is None:
-            self._say_unknown("jobs are routed to an exchange, which may have any number of queues")
+            self._say_unknown("jobs are routed to an exchange, which may have any number of queues, or are a canvas")
         return None if queue is None else str(getattr(queue, "name", queue))
 
     def _length(self, name: str) -> int:
@@ -176,6 +179,9 @@ class CeleryQueue:
         return submission.job_name or job_name(self._namespace, submission.task_type, component)
 
     def _publish(self, record: TaskRecord, submission: Submission) -> None:
+        if submission.plan is not None:
+            submission.plan.publish(record.job_ids, self._live_producer())
+            return
         name = record.job_name or self._name_of(submission)
         config = submission.config
         arguments = {"key": record.key, "attempt": record.attempt, "leg": record.leg}
@@ -240,14 +246,14 @@ class CeleryQueue:
             self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
         return self._producer
 
-    def _revoke(self, job_id: str) -> None:
+    def _revoke(self, job_ids: Sequence[str], *, terminate: bool) -> None:
         """What ``app.control.revoke`` sends, but on our connection and tried once.
 
         Celery would send it through the host's producer pool and try for ever, and every publish would wait behind it.
         """
         control: Any = self._app.control
         mailbox = control.mailbox
-        arguments = {"task_id": job_id, "terminate": True, "signal": "SIGTERM"}
+        arguments = {"task_id": list(job_ids), "terminate": terminate, "signal": "SIGTERM"}
         self._live_producer().publish(
             {"method": "revoke", "arguments": arguments, "destination": None, "pattern": None, "matcher": None},
             exchange=mailbox.exchange.name,
@@ -267,21 +273,3 @@ class CeleryQueue:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._disconnect)
         await loop.run_in_executor(None, self._thread.shutdown)
-
-
-def shown_arguments(params: Mapping[str, Any], config: TaskConfig) -> str:
-    """What Flower and Celery's events show of a request's arguments: every name, but only the values that may be seen.
-
-    >>> shown_arguments({"arguments": {"path": "/a", "note": "private"}}, TaskConfig(show_arguments=["path"]))
-    "{'path': '/a', 'note': <hidden>}"
-    """
-    arguments: Mapping[str, Any] = params.get("arguments") or {}
-    shown = [
-        f"{name!r}: {_short(value) if name in config.show_arguments else HIDDEN}" for name, value in arguments.items()
-    ]
-    return "{" + ", ".join(shown) + "}"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else text[:200] + "…"

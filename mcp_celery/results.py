@@ -10,7 +10,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from celery import Celery
+from celery.backends.base import KeyValueStoreBackend
 from celery.exceptions import CeleryError
+from celery.states import PENDING
 from kombu.exceptions import KombuError
 
 from mcp_celery.engine import StoredResult
@@ -69,6 +71,19 @@ class CeleryResults:
             logger.warning("the result backend did not answer: %s", type(error).__name__)
             return None
 
+    async def read_many(self, job_ids: Sequence[str]) -> Sequence[StoredResult | None] | None:
+        """The jobs' stored results in the same order, in one request where the backend can.
+
+        Returns:
+            None for each job that has none; None alone when the backend does not answer.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, self._read_many, job_ids)
+        except Exception as error:  # noqa: BLE001 - as above
+            logger.warning("the result backend did not answer: %s", type(error).__name__)
+            return None
+
     async def forget(self, job_ids: Sequence[str]) -> None:
         """Forget the stored results of jobs, off the event loop; what fails to be forgotten lives its own time."""
         try:
@@ -88,6 +103,20 @@ class CeleryResults:
     def _read(self, job_id: str) -> StoredResult | None:
         meta: dict[str, Any] = self._backend.get_task_meta(job_id, cache=False)
         return _stored(meta)
+
+    def _read_many(self, job_ids: Sequence[str]) -> list[StoredResult | None]:
+        if not isinstance(self._backend, KeyValueStoreBackend):
+            return [_unless_pending(self._read(job_id)) for job_id in job_ids]
+        keys = [self._backend.get_key_for_task(job_id) for job_id in job_ids]
+        found: Any = self._backend.mget(keys)
+        # Memcached's clients give what there is, by key; all others give values in the order of the keys.
+        payloads = [found.get(key) for key in keys] if hasattr(found, "items") else found
+        return [_unless_pending(self.decode(payload)) if payload else None for payload in payloads]
+
+
+def _unless_pending(stored: StoredResult | None) -> StoredResult | None:
+    """Backends that are asked for an unknown job say that it is pending."""
+    return None if stored is None or stored.state == PENDING else stored
 
 
 def _stored(meta: dict[str, Any]) -> StoredResult:

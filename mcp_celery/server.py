@@ -18,9 +18,10 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, GetPromptResult, Icon, InputRequiredResult, ToolAnnotations
 from pydantic import AnyUrl
 
-from mcp_celery.composition import CeleryTasks, as_config, tasks_of
-from mcp_celery.config import TaskConfig, TaskMeta
+from mcp_celery.composition import CeleryTasks, tasks_of
+from mcp_celery.config import TaskConfig, TaskMeta, as_config
 from mcp_celery.errors import ConfigurationError
+from mcp_celery.exposed import ExposedTool, Exposing
 from mcp_celery.keys import TaskType
 from mcp_celery.protocol import SubmittedTask, around
 from mcp_celery.settings import Settings
@@ -31,7 +32,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Lifespan = Callable[[MCPServer[Any]], AbstractAsyncContextManager[Any]]
 
 
-class TaskServer(MCPServer[Any]):
+class TaskServer(MCPServer[Any], Exposing):
     """An ``MCPServer`` that runs tools, prompts and resources as Celery jobs.
 
     ```python
@@ -269,6 +270,12 @@ class TaskServer(MCPServer[Any]):
         if task_meta is None:
             return await super().read_resource(uri, context)
         return await self._celery_tasks.submit("resource", {"uri": str(uri)}, context, task_meta)
+
+    def _exposing_app(self) -> Celery:
+        return self._celery_tasks.celery
+
+    def add_exposed(self, exposed: ExposedTool, annotations: ToolAnnotations | None) -> None:
+        self._celery_tasks.add_exposed(exposed, annotations)
 
     def _declare(self, task_type: TaskType, component: str, task: bool | TaskConfig | None) -> None:
         if task is not None:

@@ -71,6 +71,13 @@ class Settings(BaseSettings):
     max_input_bytes: int = Field(
         1_048_576, gt=0, description="Size of the answers that one `tasks/update` may bring, as JSON."
     )
+    exposed_interval_ms: int = Field(
+        1_000, ge=50, description="How often the server reads the results of exposed jobs that have not ended."
+    )
+    exposed_events: bool = Field(
+        True,
+        description="Whether it reads them also when Celery's events tell of a change (workers with `-E`).",
+    )
     max_listen_tasks: int = Field(1_000, gt=0, description="Task ids that one `subscriptions/listen` may name.")
     max_tasks_per_scope: int | None = Field(
         None, gt=0, description="Open tasks that one caller may have; further ones are refused. Default: any number."

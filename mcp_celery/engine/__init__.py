@@ -1,10 +1,21 @@
 """What a task is and may do. Knows neither Celery nor Redis nor the MCP server."""
 
 from mcp_celery.engine.core import TaskEngine
+from mcp_celery.engine.exposed import Exposure
 from mcp_celery.engine.legs import Declared
 from mcp_celery.engine.limits import TaskLimits
 from mcp_celery.engine.outcome import MAX_MESSAGE_CHARS, JobOutcome, expired, failure, revoked, settlement, success
-from mcp_celery.engine.ports import FailedLookups, JobLedger, TaskBus, TaskHints, TaskQueue, TaskResults, TaskStore
+from mcp_celery.engine.plan import ExposedWork, Plan
+from mcp_celery.engine.ports import (
+    FailedLookups,
+    JobLedger,
+    JobResults,
+    TaskBus,
+    TaskHints,
+    TaskQueue,
+    TaskResults,
+    TaskStore,
+)
 from mcp_celery.engine.questions import (
     ASKABLE,
     ELICIT,
@@ -65,12 +76,16 @@ __all__ = [
     "Claim",
     "Declared",
     "EncodedResult",
+    "ExposedWork",
+    "Exposure",
     "Extension",
     "FailedLookups",
     "JSONObject",
     "JobLedger",
     "JobOutcome",
+    "JobResults",
     "NextLeg",
+    "Plan",
     "Progress",
     "Question",
     "QuestionStore",

@@ -15,17 +15,17 @@ from dataclasses import replace
 import anyio
 
 from mcp_celery import audit
+from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine.cursor import PAGE_SIZE, cursor_at, position_of
+from mcp_celery.engine.exposed import ExposedTasks, Exposure
 from mcp_celery.engine.legs import Answers, Declared, as_itself, too_late_from
 from mcp_celery.engine.limits import TaskLimits
 from mcp_celery.engine.lookups import Lookups
-from mcp_celery.engine.outcome import JobOutcome, expired, settlement
 from mcp_celery.engine.ports import TaskBus, TaskQueue, TaskResults, TaskStore
 from mcp_celery.engine.record import (
     RETIRED_MS,
     Caller,
     Change,
-    StoredResult,
     Submission,
     TaskRecord,
     TaskRef,
@@ -38,7 +38,6 @@ from mcp_celery.errors import (
     LimitExceededError,
     McpCeleryError,
     QueueUnavailableError,
-    ResultUnavailableError,
     TaskNotFoundError,
     TooManyTasksError,
 )
@@ -57,6 +56,11 @@ class TaskEngine:
         results: Celery's result backend, None where ``store.load`` reads it in the same step.
         limits: What the server grants.
         declared: What is known of a component, to publish the next leg of its task.
+        exposure: What is known of exposed jobs, None where there are none.
+        jobs: The stored results of several jobs, for exposed ones.
+
+    Attributes:
+        settling: What brings a record up to what is stored of its jobs.
     """
 
     def __init__(
@@ -68,15 +72,19 @@ class TaskEngine:
         results: TaskResults | None,
         limits: TaskLimits,
         declared: Declared = as_itself,
+        exposure: Exposure | None = None,
+        jobs: JobResults | None = None,
     ) -> None:
         self._store = store
         self._queue = queue
         self._bus = bus
-        self._results = results
         self._limits = limits
         self._lookups = Lookups(store, limits)
+        self._exposed = None if exposure is None else ExposedTasks(exposure)
+        self.settling = Settling(
+            store, results, exposed=self._exposed, jobs=jobs, interval_ms=limits.settle_interval_ms
+        )
         self._answers = Answers(store, queue, declared, max_input_bytes=limits.max_input_bytes)
-        self._looked_at_ms: dict[TaskRef, int] = {}
 
     async def submit(self, submission: Submission) -> TaskRecord:
         """Create a task and publish its job.
@@ -89,7 +97,13 @@ class TaskEngine:
             QueueFullError: Nothing was created: too many jobs wait.
             StoreUnavailableError: Nothing was created.
             QueueUnavailableError: Nothing was created; the record was taken back.
+            InvalidRequestError: An exposed job's work cannot be made of these arguments; nothing was created.
         """
+        plan = None if self._exposed is None else await self._exposed.plan(submission)
+        if plan is not None:
+            # Nothing of the caller is kept for a worker that could not read it.
+            nothing = TaskContextSnapshot(protocol_version=submission.snapshot.protocol_version)
+            submission = replace(submission, plan=plan, job_name=plan.job_name, snapshot=nothing)
         created = now_ms()
         record = TaskRecord(
             task_id=new_task_id(),
@@ -106,6 +120,7 @@ class TaskEngine:
             idempotent=submission.config.acks_late,
             listed=submission.listed,
             start_before_ms=too_late_from(created, submission.config),
+            work=None if plan is None else plan.work,
         )
         try:
             async with self._queue.place_for(submission):
@@ -116,7 +131,7 @@ class TaskEngine:
             raise
         except BaseException as error:
             # Also when the client hangs up half-way. A creation that seemed to fail may have reached the store.
-            if await self._is_taken_back(record.ref) or not isinstance(error, QueueUnavailableError):
+            if await self._is_taken_back(record) or not isinstance(error, QueueUnavailableError):
                 raise
             # The broker had the message, and was too slow to say so: the job runs.
         audit.created(record.scope, record.task_id, record.task_type, submission.declared_as or record.component)
@@ -131,10 +146,15 @@ class TaskEngine:
         has_begun = False
         with anyio.CancelScope(shield=True):
             try:
-                has_begun = not await self._store.delete(ref)
+                has_begun = not await self._store.delete(record.ref)
             except McpCeleryError as error:
-                logger.warning("task %s was not published and could not be taken back: %s", ref.task_id, error)
+                logger.warning("task %s was not published and could not be taken back: %s", record.task_id, error)
+            if record.work is not None:
+                await self._revoke(record)  # it would run: nothing of ours is asked whether it may
         return not has_begun
+
+    async def _revoke(self, record: TaskRecord) -> None:
+        await self._queue.revoke(*record.job_ids, terminate=record.work is None or record.work.terminate)
 
     async def get(self, caller: Caller, task_id: str) -> TaskView:
         """A caller's own task, with the result when it completed.
@@ -189,7 +209,7 @@ class TaskEngine:
         records: list[TaskRecord] = []
         for stored in shown:
             with suppress(TaskNotFoundError):  # it expired while its part was read
-                records.append((await self._settled(stored)).record)
+                records.append((await self.settling.settled(stored)).record)
         return TaskPage(records, cursor_at(shown[-1].record.position) if more else None)
 
     async def view(self, stored: StoredTask) -> TaskView:
@@ -198,53 +218,14 @@ class TaskEngine:
         Raises:
             ResultUnavailableError: Completed, but the result backend does not give the result.
         """
-        stored = await self._settled(stored)
-        record, result = stored.record, stored.result
-        if record.status != "completed":
+        stored = await self.settling.settled(stored)
+        if stored.record.status != "completed":
             return _without_result(stored)
-        if result is None and self._results is not None:
-            result = await self._results.read(record.job_id)
-        outcome = None if result is None else JobOutcome.from_json(result.value)
-        if outcome is None:
-            raise ResultUnavailableError
-        return TaskView(record, outcome.result)
+        return TaskView(stored.record, (await self.settling.outcome(stored)).result)
 
     async def status_view(self, stored: StoredTask) -> TaskView:
         """As :meth:`view`, without the result."""
-        return _without_result(await self._settled(stored))
-
-    async def _settled(self, stored: StoredTask) -> StoredTask:
-        """A task whose record is not behind Celery's stored result."""
-        record, result = stored.record, stored.result
-        if not record.is_open:
-            self._looked_at_ms.pop(record.ref, None)
-            return stored
-        result = result or await self._look(record)
-        change = settlement(result)
-        if change is not None and change.to != "completed" and record.redeliveries:
-            change = None  # perhaps of an attempt that no longer counts; the one that does tells of its end itself
-        if change is None and record.is_too_late(now_ms()):
-            change = expired()  # and no worker was there to say so
-        if change is None:
-            return stored
-        # The worker died, or lost the store, between storing the result and telling of it.
-        settled = await self._store.change(record.ref, replace(change, attempt=record.attempt))
-        if settled is None:
-            raise TaskNotFoundError
-        return StoredTask(settled.record, result)
-
-    async def _look(self, record: TaskRecord) -> StoredResult | None:
-        """Celery's stored result of an open task, at most every ``settle_interval_ms`` for one task."""
-        if self._results is None:
-            return None
-        now, looked = now_ms(), self._looked_at_ms
-        if now - looked.get(record.ref, record.created_at_ms) < self._limits.settle_interval_ms:
-            return None
-        looked.pop(record.ref, None)
-        looked[record.ref] = now
-        while len(looked) > _LOOKS_REMEMBERED:
-            looked.pop(next(iter(looked)))
-        return await self._results.read(record.job_id)
+        return _without_result(await self.settling.settled(stored))
 
     async def respond(self, caller: Caller, task_id: str, responses: Mapping[str, object]) -> TaskRecord:
         """Answer questions of a caller's own task.
@@ -289,7 +270,7 @@ class TaskEngine:
             raise TaskNotFoundError
         if changed.record.status == "cancelled":
             # Also where it was cancelled a moment ago: by a try whose answer was lost, and with it the revoke.
-            await self._queue.revoke(changed.record.job_id)
+            await self._revoke(changed.record)
         return changed.record
 
     async def retire(self, caller: Caller, task_id: str) -> None:
@@ -345,6 +326,3 @@ def _without_result(stored: StoredTask) -> TaskView:
     record = stored.record
     questions = stored.questions if record.status == "input_required" else ()
     return TaskView(record, input_requests={one.key: one.request for one in questions})
-
-
-_LOOKS_REMEMBERED = 10_000

@@ -176,8 +176,8 @@ class TaskQueue(Protocol):
         """
         ...
 
-    async def revoke(self, job_id: str) -> None:
-        """Tell the workers to drop a job, and to end it where it runs. Best effort."""
+    async def revoke(self, *job_ids: str, terminate: bool = True) -> None:
+        """Tell the workers to drop jobs, and with ``terminate`` to end them where they run. Best effort."""
         ...
 
 
@@ -186,6 +186,14 @@ class TaskResults(Protocol):
 
     async def read(self, job_id: str) -> StoredResult | None:
         """The job's stored result, None when there is none yet or it cannot be read."""
+        ...
+
+
+class JobResults(Protocol):
+    """Celery's result backend, read for several jobs at once."""
+
+    async def read_many(self, job_ids: Sequence[str]) -> Sequence[StoredResult | None] | None:
+        """The jobs' stored results in the same order, None for those that have none yet. None: it did not answer."""
         ...
 
 

@@ -171,7 +171,8 @@ class Reaper:
         for key in [one.key for one in expiring if one.left_ms <= 0]:
             if (last := self._seen[key]).is_open:
                 logger.info("job %s is revoked: its task has outlived its time to live", last.job_ids[0])
-                await self._queue.revoke(last.job_ids[0])
+                terminate = last.work is None or last.work.terminate
+                await self._queue.revoke(*last.open_job_ids, terminate=terminate)
                 self._seen[key] = replace(last, is_open=False)
         # A job that is ended has a result too, which a worker stores in its own time.
         over = [self._seen.pop(one.key) for one in expiring if one.left_ms <= -self._policy.lease_ms]

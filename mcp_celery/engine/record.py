@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine.plan import ExposedWork, Plan
 from mcp_celery.engine.status import OPEN, TERMINAL, TaskStatus
 from mcp_celery.keys import TaskType, build_task_key, celery_job_id, parse_task_key
 
@@ -153,6 +154,7 @@ class TaskRecord:
         claim: The worker that received the job, None while it is queued.
         started_at_ms: When the body of this attempt began, None before.
         start_before_ms: When a body that has not begun is too late, None for never.
+        work: Of a task whose jobs other people's workers run; None for a component's own job.
         revision: Counts the changes, so that readers can tell news from repetition.
     """
 
@@ -182,6 +184,7 @@ class TaskRecord:
     start_before_ms: int | None = None
     session: str | None = None
     job_name: str | None = None
+    work: ExposedWork | None = None
     revision: int = 1
 
     @property
@@ -208,6 +211,13 @@ class TaskRecord:
     def job_id(self) -> str:
         """The Celery id of the current leg."""
         return celery_job_id(self.key, self.leg)
+
+    @property
+    def job_ids(self) -> list[str]:
+        """The Celery ids of the jobs that the task has now: of exposed work all of its parts."""
+        if self.work is None:
+            return [self.job_id]
+        return [celery_job_id(self.key, part) for part in range(1, self.work.parts + 1)]
 
     @property
     def expires_at_ms(self) -> int:
@@ -243,6 +253,7 @@ class Change:
         progress: The job's progress, None to keep the old one.
         retries: The retry that comes, None to keep the count.
         retry_at_ms: When it is to begin.
+        started_at_ms: When the job began, where its own start did not tell.
         at_ms: When it happened.
     """
 
@@ -255,6 +266,7 @@ class Change:
     progress: Progress | None = None
     retries: int | None = None
     retry_at_ms: int | None = None
+    started_at_ms: int | None = None
     at_ms: int = field(default_factory=now_ms)
 
 
@@ -331,6 +343,7 @@ class Submission:
         declared_as: What the job is named for, where that is not the component itself: a resource's template.
         job_name: Celery name of the task's jobs, None for the component's own.
         listed: Whether the owner's list of tasks shows it.
+        plan: How exposed work is begun, None for a component's own job.
     """
 
     caller: Caller
@@ -342,3 +355,4 @@ class Submission:
     declared_as: str | None = None
     job_name: str | None = None
     listed: bool = True
+    plan: Plan | None = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from mcp_celery.engine.outcome import failure
+from mcp_celery.engine.plan import ExposedWork
 from mcp_celery.engine.record import Change
 from mcp_celery.keys import celery_job_id
 
@@ -63,6 +64,7 @@ class Expiring:
         leg: Which job it has.
         is_open: Whether that job waits or runs.
         worker: Which worker has claimed it, None for none.
+        work: Of exposed jobs, which no worker claims; else None.
     """
 
     key: str
@@ -70,10 +72,18 @@ class Expiring:
     leg: int = 1
     is_open: bool = False
     worker: str | None = None
+    work: ExposedWork | None = None
+
+    @property
+    def open_job_ids(self) -> list[str]:
+        """The Celery ids of the jobs that may wait or run."""
+        return self.job_ids[:1] if self.work is None else self.job_ids
 
     @property
     def job_ids(self) -> list[str]:
         """The Celery ids of its jobs, the last one first."""
+        if self.work is not None:
+            return [celery_job_id(self.key, part) for part in range(1, self.work.parts + 1)]
         return [celery_job_id(self.key, leg) for leg in range(self.leg, 0, -1)]
 
 

@@ -1,7 +1,8 @@
 """Redis: records of tasks, and hints that they changed."""
 
 from mcp_celery.store.bus import RedisTaskBus
+from mcp_celery.store.exposed import RedisExposed
 from mcp_celery.store.records import RedisJobLedger, RedisTaskStore, connect
 from mcp_celery.store.recovery import RedisRecovery
 
-__all__ = ["RedisJobLedger", "RedisRecovery", "RedisTaskBus", "RedisTaskStore", "connect"]
+__all__ = ["RedisExposed", "RedisJobLedger", "RedisRecovery", "RedisTaskBus", "RedisTaskStore", "connect"]

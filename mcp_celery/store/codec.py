@@ -10,6 +10,7 @@ from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
     Change,
     Claim,
+    ExposedWork,
     Progress,
     Question,
     RpcError,
@@ -47,6 +48,7 @@ def encode_record(record: TaskRecord) -> Fields:
         "unlisted": None if record.listed else "1",
         "leg": str(record.leg),
         "start_before_ms": None if record.start_before_ms is None else str(record.start_before_ms),
+        "work": None if (work := record.work) is None else json.dumps([work.parts, work.gathered, work.terminate]),
         "revision": str(record.revision),
     }
     return {name: value for name, value in fields.items() if value is not None}
@@ -65,6 +67,8 @@ def encode_change(change: Change) -> Fields:
         fields["retries"] = str(change.retries)
     if change.retry_at_ms is not None:
         fields["retry_at_ms"] = str(change.retry_at_ms)
+    if change.started_at_ms is not None:
+        fields["started_at_ms"] = str(change.started_at_ms)
     if change.error is not None:
         fields["error"] = json.dumps([change.error.code, change.error.message, change.error.data])
     return fields
@@ -111,8 +115,14 @@ def decode_record(fields: Mapping[str, str]) -> TaskRecord:
         claim=_claim(fields),
         started_at_ms=int(fields["started_at_ms"]) if "started_at_ms" in fields else None,
         start_before_ms=int(fields["start_before_ms"]) if "start_before_ms" in fields else None,
+        work=decode_work(get("work")),
         revision=int(fields["revision"]),
     )
+
+
+def decode_work(text: str | None) -> ExposedWork | None:
+    """What a record says of exposed work."""
+    return None if text is None else ExposedWork(*cast("tuple[int, int, bool]", json.loads(text)))
 
 
 def _error(text: str | None) -> RpcError | None:

@@ -50,6 +50,7 @@ _NAMES: Final = (
     *("create", "delete", "retire", "load", "page", "transition", "finish", "start", "claim", "failed"),
     *("ask", "heard", "withdraw", "park", "answer", "published"),
     *("beat", "sweep", "recover"),
+    "watch",
 )
 _BEFORE_EACH: Final = "".join(
     (f"local INDEX_LIFETIME_MS = {INDEX_LIFETIME_MS}\n", *map(_script, ("common", "claims", "questions")))
@@ -113,7 +114,7 @@ def create(
     if result_key is not None:
         fields["result_key"] = result_key(job_id)
     alias = keys.job_alias(celery_job_id(record.key))
-    names = [*_kept(keys, record.ref), keys.expiry, alias]
+    names = [*_kept(keys, record.ref), keys.expiry, alias, keys.exposed]
     shortened = is_shortened(job_id)
     if shortened:
         fields["alias"] = alias
@@ -130,7 +131,8 @@ def create(
     flat = [text for pair in fields.items() for text in pair]
     kept = [record.expires_at_ms, snapshot, record.key, int(shortened)]
     listed = [position, record.ttl_ms, keys.records(record.scope)]
-    return Command("create", names, [*kept, *listed, most, *flat], lambda reply: reply == 1)
+    look_at = "" if record.work is None else record.created_at_ms
+    return Command("create", names, [*kept, *listed, most, look_at, *flat], lambda reply: reply == 1)
 
 
 def count_failed_lookups(keys: RedisKeys, requestor: str, number: int, *, window_ms: int) -> Command[FailedLookups]:

@@ -6,7 +6,8 @@
 -- KEYS[2]  string: the snapshot of the creating request
 -- KEYS[3]  sorted set: every task, by when it expires
 -- KEYS[4]  string: the compound key of a shortened Celery id
--- KEYS[5]  sorted set, where ARGV[5] is not '': the owner's list
+-- KEYS[5]  sorted set: open tasks of exposed jobs, by when to look at their results
+-- KEYS[6]  sorted set, where ARGV[5] is not '': the owner's list
 -- The last of KEYS, where ARGV[8] is not '': sorted set: the requestor's open tasks, by when they expire
 -- ARGV[1]  when all of it expires, in ms since the epoch
 -- ARGV[2]  the snapshot
@@ -16,7 +17,8 @@
 -- ARGV[6]  the task's lifetime in ms
 -- ARGV[7]  what the keys of the owner's records begin with
 -- ARGV[8]  how many open tasks the requestor may have, or '' for any number
--- ARGV[9…] fields and their values, in turn
+-- ARGV[9]  of a task of exposed jobs: when to look at their results first, in ms since the epoch; else ''
+-- ARGV[10…] fields and their values, in turn
 -- Returns  1 if it is kept; 0 when the requestor has as many open tasks as it may.
 if ARGV[8] ~= '' then
   local open = KEYS[#KEYS]
@@ -28,20 +30,23 @@ if ARGV[8] ~= '' then
   redis.call('ZADD', open, ARGV[1], ARGV[3])
   live_at_least(open, ARGV[6])
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 9))
+redis.call('HSET', KEYS[1], unpack(ARGV, 10))
 redis.call('PEXPIREAT', KEYS[1], ARGV[1])
 redis.call('SET', KEYS[2], ARGV[2], 'PXAT', ARGV[1])
 add_to_index(KEYS[3], ARGV[1], ARGV[3])
 if ARGV[4] == '1' then
   redis.call('SET', KEYS[4], ARGV[3], 'PXAT', ARGV[1])
 end
+if ARGV[9] ~= '' then
+  add_to_index(KEYS[5], ARGV[9], ARGV[3])
+end
 if ARGV[5] ~= '' then
-  redis.call('ZADD', KEYS[5], 0, ARGV[5])
-  live_at_least(KEYS[5], ARGV[6])
+  redis.call('ZADD', KEYS[6], 0, ARGV[5])
+  live_at_least(KEYS[6], ARGV[6])
   -- Two looks for each task that comes keep the expired ones below half of the list, whatever their lifetimes.
-  for _, position in ipairs(redis.call('ZRANDMEMBER', KEYS[5], 2)) do
+  for _, position in ipairs(redis.call('ZRANDMEMBER', KEYS[6], 2)) do
     if redis.call('EXISTS', ARGV[7] .. string.sub(position, string.find(position, ':', 1, true) + 1)) == 0 then
-      redis.call('ZREM', KEYS[5], position)
+      redis.call('ZREM', KEYS[6], position)
     end
   end
 end

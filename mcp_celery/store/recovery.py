@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from mcp_celery.engine import OPEN, TaskRef
 from mcp_celery.engine.recovery import BATCH, Expiring, Loss, RecoveryPolicy, Sweep, Verdict
+from mcp_celery.store.codec import decode_work
 from mcp_celery.store.commands import Command, asked, fields_of, moved, noted
 from mcp_celery.store.records import RedisTaskStore
 
@@ -56,11 +57,11 @@ class RedisRecovery:
         pipeline = self._store.client.pipeline(transaction=False)
         for key in left:
             ref = TaskRef.of_key(key)
-            pipeline.hmget(self._keys.record(ref.scope, ref.task_id), ["status", "leg", "claim_worker"])
+            pipeline.hmget(self._keys.record(ref.scope, ref.task_id), ["status", "leg", "claim_worker", "work"])
         records = cast("list[list[bytes | None]]", await self._store.guarded(pipeline.execute()))
         return [
-            Expiring(key, left_ms, int(leg or 1), _text(status) in OPEN, _text(worker))
-            for (key, left_ms), (status, leg, worker) in zip(left.items(), records, strict=True)
+            Expiring(key, left_ms, int(leg or 1), _text(status) in OPEN, _text(worker), decode_work(_text(work)))
+            for (key, left_ms), (status, leg, worker, work) in zip(left.items(), records, strict=True)
         ]
 
     async def resign(self, reaper: str) -> None:

@@ -46,10 +46,10 @@ class MemoryTaskQueue(Breakable):
             raise QueueUnavailableError
         self.published.append((record, submission))
 
-    async def revoke(self, job_id: str) -> None:
+    async def revoke(self, *job_ids: str, terminate: bool = True) -> None:  # noqa: ARG002 - here nothing runs
         """Note a revoke; while the queue fails it is lost, since revoking is best effort."""
         if not self._failing:
-            self.revoked.append(job_id)
+            self.revoked.extend(job_ids)
 
     def hold(self) -> None:
         """Let every publish wait until :meth:`release`."""

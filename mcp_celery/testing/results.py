@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from mcp_celery.engine import JobOutcome, StoredResult
 
@@ -30,3 +31,7 @@ class MemoryTaskResults:
     async def read(self, job_id: str) -> StoredResult | None:
         """The job's stored result, None when there is none."""
         return self.stored.get(job_id)
+
+    async def read_many(self, job_ids: Sequence[str]) -> list[StoredResult | None]:
+        """The jobs' stored results, as ``JobResults.read_many``."""
+        return [self.stored.get(job_id) for job_id in job_ids]

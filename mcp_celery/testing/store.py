@@ -211,6 +211,7 @@ def _changed(record: TaskRecord, change: Change) -> TaskRecord:
         progress=change.progress or record.progress,
         retries=record.retries if change.retries is None else change.retries,
         retry_at_ms=change.retry_at_ms or record.retry_at_ms,
+        started_at_ms=change.started_at_ms or record.started_at_ms,
         revision=record.revision + 1,
     )
 

@@ -15,7 +15,8 @@ from celery import Celery
 from mcp_celery import Settings, TaskConfig, TaskContextSnapshot
 from mcp_celery.engine import Caller, Submission, TaskRecord, now_ms
 from mcp_celery.errors import QueueUnavailableError
-from mcp_celery.queue import HIDDEN, CeleryQueue
+from mcp_celery.queue import CeleryQueue
+from mcp_celery.shown import HIDDEN
 from tests.integration.conftest import Starter, settings_for
 from tests.support.live import REVISION, host_app
 from tests.support.nodes import EmbeddedStoreContainer

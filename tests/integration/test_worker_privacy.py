@@ -8,7 +8,7 @@ import pytest
 
 from mcp_celery import TaskConfig
 from mcp_celery.engine import TaskRecord
-from mcp_celery.queue import HIDDEN
+from mcp_celery.shown import HIDDEN
 from tests.integration.conftest import texts_of
 from tests.support.live import EventLog, Gate, LiveServer
 from tests.support.nodes import WorkerNode

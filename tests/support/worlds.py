@@ -211,9 +211,9 @@ class Watchful(MemoryTaskQueue):
         await self._note(record.ref)
         await super().publish(record, submission)
 
-    async def revoke(self, job_id: str) -> None:
+    async def revoke(self, *job_ids: str, terminate: bool = True) -> None:
         await self._note(self.asked[-1])
-        await super().revoke(job_id)
+        await super().revoke(*job_ids, terminate=terminate)
 
     async def _note(self, ref: TaskRef) -> None:
         stored = await self.store.load(ref)

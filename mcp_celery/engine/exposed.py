@@ -1,0 +1,181 @@
+"""What becomes of tasks whose jobs other people's workers run: Celery's result backend says it, and nobody else.
+
+Such a worker knows nothing of MCP, so there are no claims, no snapshot and no second delivery. The states of its jobs
+are read instead, and each that the record does not tell yet becomes a change of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, cast
+
+from mcp_celery.engine.outcome import (
+    FAILURE,
+    MAX_MESSAGE_CHARS,
+    REVOKED,
+    SUCCESS,
+    JobOutcome,
+    expired,
+    failure,
+    revoked,
+    success,
+)
+from mcp_celery.engine.plan import ExposedWork, Plan
+from mcp_celery.engine.record import Change, JSONObject, Progress, StoredResult, Submission, TaskRecord, now_ms
+
+STARTED: Final = "STARTED"
+RETRY: Final = "RETRY"
+PROGRESS: Final = "PROGRESS"
+_QUEUED: Final = ("PENDING", "RECEIVED")
+
+NOT_OF_THE_JOB: Final = frozenset(
+    {"SoftTimeLimitExceeded", "TimeLimitExceeded", "WorkerLostError", "NotRegistered", "EncodeError", "Terminated"}
+)
+"""Exceptions that tell of Celery, not of what the job did: the task fails, and no tool has reported an error."""
+RETRY_MESSAGE: Final = "Trying again"
+
+Results = Sequence[StoredResult | None]
+"""What is stored of a task's jobs, in the order of its ``job_ids``; None for one that nobody has begun."""
+
+
+class Exposure(Protocol):
+    """What a server declares of the jobs that it exposes."""
+
+    async def plan(self, submission: Submission) -> Plan | None:
+        """How a request's work is begun. None: its component is no exposed job.
+
+        Raises:
+            InvalidRequestError: No work can be made of these arguments.
+        """
+        ...
+
+    def returned(self, component: str, value: Any) -> JSONObject:
+        """The wire result of a component whose job returned a value."""
+        ...
+
+    def raised(self, component: str, exception_name: str, arguments: Sequence[Any]) -> JSONObject:
+        """The wire result of a component whose job raised an exception."""
+        ...
+
+
+class ExposedTasks:
+    """Reads states of jobs as changes of their task.
+
+    Args:
+        exposure: What the server declares.
+    """
+
+    def __init__(self, exposure: Exposure) -> None:
+        self._exposure = exposure
+
+    async def plan(self, submission: Submission) -> Plan | None:
+        """As :meth:`Exposure.plan`."""
+        return await self._exposure.plan(submission)
+
+    def change(self, record: TaskRecord, results: Results) -> Change | None:
+        """The change that stored results owe to a record that is open, None while they tell nothing new."""
+        work = record.work or ExposedWork()
+        outcome = self.outcome(record, results)
+        if outcome is not None:
+            return success(outcome)
+        if (ended := _broken_off(results)) is not None:
+            return ended
+        change = _gone_on(results[0]) if work.parts == 1 else _counted(results)
+        if change is None:
+            return expired() if record.is_too_late(now_ms()) else None
+        return change if _is_news(record, change) else None
+
+    def outcome(self, record: TaskRecord, results: Results) -> JobOutcome | None:
+        """What the task's tool returned or raised, None where it did neither."""
+        work = record.work or ExposedWork()
+        for stored in results:
+            if stored is not None and stored.state == FAILURE:
+                name, arguments = _exception(stored)
+                # Celery stores it for a chord's body too, whose header has failed with the exception that matters.
+                if name not in NOT_OF_THE_JOB and not (name == "ChordError" and _has_failed(results, but=stored)):
+                    return JobOutcome(self._exposure.raised(record.component, name, arguments))
+        last = results[: work.gathered or 1]
+        if any(stored is None or stored.state != SUCCESS for stored in last):
+            return None
+        values = [stored.value for stored in last if stored is not None]
+        progress = None if work.parts == 1 else Progress(work.parts, work.parts)
+        value = values if work.gathered else values[0]
+        return JobOutcome(self._exposure.returned(record.component, value), progress=progress)
+
+
+def _exception(stored: StoredResult) -> tuple[str, Sequence[Any]]:
+    """Name and arguments of the exception that a job ended in."""
+    described = cast(JSONObject, stored.value) if isinstance(stored.value, dict) else {}
+    arguments = described.get("exc_message")
+    return str(described.get("exc_type")), cast("list[Any]", arguments) if isinstance(arguments, list | tuple) else ()
+
+
+def _has_failed(results: Results, *, but: StoredResult) -> bool:
+    return any(one is not None and one is not but and one.state == FAILURE for one in results)
+
+
+def _broken_off(results: Results) -> Change | None:
+    """The end of a task one of whose jobs ended without returning or raising anything."""
+    for stored in results:
+        if stored is not None and stored.state == FAILURE:
+            return failure(_exception(stored)[0])
+        if stored is not None and stored.state == REVOKED:
+            return expired() if "expired" in _exception(stored)[1] else revoked()
+    return None
+
+
+def _gone_on(stored: StoredResult | None) -> Change | None:
+    """What the state of a job says that is neither over nor still queued."""
+    if stored is None or stored.state in _QUEUED or stored.state == SUCCESS:
+        return None
+    message, progress = None, None
+    if stored.state == RETRY:
+        message = RETRY_MESSAGE
+    elif stored.state != STARTED:
+        message, progress = _told(stored)
+    return Change(to="working", status_message=message, progress=progress, started_at_ms=now_ms())
+
+
+def _told(stored: StoredResult) -> tuple[str, Progress | None]:
+    """Message and numbers of a state that the job made itself (``update_state``)."""
+    meta = stored.value
+    if isinstance(meta, str) and meta:
+        return meta[:MAX_MESSAGE_CHARS], None
+    found = cast(JSONObject, meta) if isinstance(meta, dict) else {}
+    current, total = _number(found.get("current")), _number(found.get("total"))
+    progress = None if current is None else Progress(current, total)
+    message = found.get("message")
+    if isinstance(message, str) and message:
+        return message[:MAX_MESSAGE_CHARS], progress
+    if stored.state != PROGRESS or current is None:
+        return stored.state[:MAX_MESSAGE_CHARS], progress
+    return f"{current:g}" if total is None else f"{current:g} of {total:g}", progress
+
+
+def _number(value: object) -> float | None:
+    """A number that JSON can carry, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _counted(results: Results) -> Change | None:
+    """How far several jobs have come."""
+    begun = [one for one in results if one is not None and one.state not in _QUEUED]
+    if not begun:
+        return None
+    done = sum(one.state == SUCCESS for one in begun)
+    message = f"{done} of {len(results)} jobs done"
+    return Change(to="working", status_message=message, progress=Progress(done, len(results)), started_at_ms=now_ms())
+
+
+def _is_news(record: TaskRecord, change: Change) -> bool:
+    return (
+        record.started_at_ms is None
+        or (change.status_message is not None and change.status_message != record.status_message)
+        or (change.progress is not None and change.progress != record.progress)
+    )

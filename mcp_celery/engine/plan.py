@@ -1,0 +1,43 @@
+"""The work of a task whose jobs are not ours: existing Celery jobs, which other people's workers run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Publish = Callable[[Sequence[str], Any], None]
+"""Publishes the jobs under these Celery ids with this producer; blocks, in the publisher's thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExposedWork:
+    """What the record says of such work.
+
+    Attributes:
+        parts: How many jobs it has.
+        gathered: The results of so many of them, from the first, make a list that is the task's. 0: the first one's
+            result is.
+        terminate: Whether a cancel also ends a job that runs.
+    """
+
+    parts: int = 1
+    gathered: int = 0
+    terminate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a task's exposed work is begun.
+
+    Attributes:
+        job_name: Celery name of the job; of several, the one that gives the result.
+        work: What the record says of it.
+        publish: Publishes it.
+        queue: Where the job goes; None where that is not known, or there are several jobs.
+    """
+
+    job_name: str
+    work: ExposedWork
+    publish: Publish
+    queue: str | None = None

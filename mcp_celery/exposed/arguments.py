@@ -1,0 +1,103 @@
+"""The arguments of exposed jobs: what callers see of a job's signature, and values as the job's message has them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, Final, cast
+from uuid import UUID
+
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from mcp_celery.engine import JSONObject
+from mcp_celery.errors import ConfigurationError
+
+_STARS: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_KNOWN_TO_JSON: Final = (datetime, date, time, Decimal, UUID)
+"""What kombu's JSON carries as what it is; any other serializer's reader gets text."""
+
+
+def signature_of(fn: Callable[..., Any], name: str) -> inspect.Signature:
+    """A job's signature with its type hints resolved.
+
+    Raises:
+        ConfigurationError: A type hint cannot be resolved, or a parameter cannot be given by name.
+    """
+    try:
+        found = inspect.signature(fn, eval_str=True)
+    except (NameError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{name!r} cannot be exposed: its signature cannot be read ({error}); describe it with arguments=…"
+        ) from error
+    for parameter in found.parameters.values():
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            raise ConfigurationError(
+                f"{name!r} cannot be exposed: its parameter {parameter.name!r} is positional-only, and arguments are "
+                "sent by name"
+            )
+    return found
+
+
+def visible_signature(
+    signature: inspect.Signature, name: str, *, hidden: Collection[str], fixed: Mapping[str, Any]
+) -> inspect.Signature:
+    """What callers see of a signature.
+
+    Args:
+        signature: The job's.
+        name: The job's, for errors.
+        hidden: Parameters that keep their defaults.
+        fixed: Parameters that get these values.
+
+    Raises:
+        ConfigurationError: There is no such parameter, or a hidden one has no default.
+    """
+    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in signature.parameters.values())
+    named = {key: one for key, one in signature.parameters.items() if one.kind not in _STARS}
+    for key in hidden:
+        if key not in named:
+            raise ConfigurationError(f"{name!r} cannot be exposed: hide names {key!r}, which it does not take")
+        if key not in fixed and named[key].default is inspect.Parameter.empty:
+            raise ConfigurationError(
+                f"{name!r} cannot be exposed: the hidden parameter {key!r} has no default; fix its value with fixed=…"
+            )
+    for key in fixed:
+        if key not in named and not takes_any:
+            raise ConfigurationError(f"{name!r} cannot be exposed: fixed names {key!r}, which it does not take")
+    shown = [
+        one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for key, one in named.items()
+        if key not in hidden and key not in fixed
+    ]
+    return signature.replace(parameters=shown)
+
+
+def given(arguments: BaseModel) -> JSONObject:
+    """The arguments that a caller gave, by the names that the job knows; defaults are left to the job."""
+    named = {
+        field.alias or name: getattr(arguments, name)
+        for name, field in type(arguments).model_fields.items()
+        if name in arguments.model_fields_set
+    }
+    return {**named, **(arguments.model_extra or {})}
+
+
+def sendable(value: Any, serializer: str) -> Any:
+    """A validated argument as a message can carry it: models, enums and the like in the form that they have in JSON.
+
+    Args:
+        value: The argument.
+        serializer: Celery's name of the message's serializer.
+    """
+    if isinstance(value, BaseModel):
+        return sendable(value.model_dump(by_alias=True), serializer)
+    if isinstance(value, Mapping):
+        return {str(key): sendable(one, serializer) for key, one in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [sendable(one, serializer) for one in cast("list[Any]", value)]
+    if serializer in ("json", "pickle") and type(value) in _KNOWN_TO_JSON:
+        return value
+    return to_jsonable_python(value)

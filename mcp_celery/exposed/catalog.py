@@ -1,0 +1,103 @@
+"""The exposed tools of one server: what a call publishes, and what a job's end is as a tool's result."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
+from mcp_types import CallToolResult, TextContent, ToolAnnotations
+from mcp_types.methods import serialize_server_result
+from mcp_types.version import LATEST_MODERN_VERSION
+from pydantic import ValidationError
+
+from mcp_celery.engine import JSONObject, Plan, Submission
+from mcp_celery.errors import InvalidRequestError
+from mcp_celery.exposed.adding import add_tool
+from mcp_celery.exposed.arguments import given
+from mcp_celery.exposed.tools import ExposedTool
+from mcp_celery.keys import TaskType
+
+logger = logging.getLogger(__name__)
+
+_DELIBERATE: Final = "ToolError"
+"""The SDK's exception for what a model shall read; a job that raises one of that name means the same."""
+_UNDECLARED: Final = FuncMetadata(arg_model=ArgModelBase)
+"""Converts the results of a tool that is no longer declared."""
+
+
+class ExposedCatalog:
+    """Fulfils :class:`mcp_celery.engine.Exposure`.
+
+    Args:
+        timeout_seconds: How long publishing may take.
+    """
+
+    def __init__(self, *, timeout_seconds: float) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._offered: dict[str, tuple[ExposedTool, Tool]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._offered)
+
+    def __contains__(self, component: tuple[TaskType, str]) -> bool:
+        task_type, name = component
+        return task_type == "tool" and name in self._offered
+
+    def add(self, server: MCPServer[Any], exposed: ExposedTool, annotations: ToolAnnotations | None) -> None:
+        """Let an exposed tool be one of a server's.
+
+        Raises:
+            ConfigurationError: The server has a tool of that name, or the SDK refuses the signature.
+        """
+        self._offered[exposed.offer.tool_name] = (exposed, add_tool(server, exposed, annotations))
+
+    def remove(self, component: str) -> None:
+        """Forget a tool. Of its tasks that are open the results are still told."""
+        self._offered.pop(component, None)
+
+    async def plan(self, submission: Submission) -> Plan | None:
+        """How a call's work is begun. None: it is no exposed tool's."""
+        found = self._offered.get(submission.component) if submission.task_type == "tool" else None
+        if found is None:
+            return None
+        exposed, tool = found
+        metadata = tool.fn_metadata
+        raw: JSONObject = submission.snapshot.params.get("arguments") or {}
+        try:
+            arguments = metadata.arg_model.model_validate(metadata.pre_parse_json(raw))
+        except ValidationError as error:
+            raise InvalidRequestError(f"Invalid arguments for tool {tool.name!r}") from error
+        return await exposed.plan(given(arguments), self._timeout_seconds)
+
+    def returned(self, component: str, value: Any) -> JSONObject:
+        """The wire result of a tool whose job returned a value."""
+        found = self._offered.get(component)
+        try:
+            metadata = _UNDECLARED if found is None else found[1].fn_metadata
+            return _on_wire(cast(CallToolResult, metadata.convert_result(value)))
+        except Exception:
+            # As a tool whose return value does not fit its declaration.
+            logger.exception("the result of a job of tool %r does not fit what it declares", component)
+            return _error(f"Error executing tool {component}")
+
+    def raised(self, component: str, exception_name: str, arguments: Sequence[Any]) -> JSONObject:
+        """The wire result of a tool whose job raised an exception: its text only where the caller may see it."""
+        found = self._offered.get(component)
+        shown = (_DELIBERATE, *(() if found is None else found[0].offer.show_errors))
+        text = ", ".join(str(one) for one in arguments)
+        if exception_name not in shown or not text:
+            return _error(f"Error executing tool {component}")
+        return _error(f"Error executing tool {component}: {text}")
+
+
+def _error(text: str) -> JSONObject:
+    return _on_wire(CallToolResult(content=[TextContent(type="text", text=text)], is_error=True))
+
+
+def _on_wire(result: CallToolResult) -> JSONObject:
+    dumped = result.model_dump(by_alias=True, mode="json", exclude_none=True)
+    return serialize_server_result("tools/call", LATEST_MODERN_VERSION, dumped)

@@ -1,0 +1,93 @@
+"""Publishing an exposed job as its own app would: with its options, its route, its queue and its serializer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import kombu
+from celery import Celery
+
+from mcp_celery.config import TaskConfig
+from mcp_celery.engine import JSONObject
+from mcp_celery.exposed.jobs import FoundJob
+
+
+def options_of(app: Celery, job: FoundJob, config: TaskConfig) -> dict[str, Any]:
+    """The options of a job's message: what its task declares, and before that what is declared for the tool."""
+    declared: Mapping[str, Any] = {} if job.task is None else job.task._get_exec_options()
+    ours = {name: getattr(config, name) for name in ("priority", "expires", "time_limit", "soft_time_limit")}
+    options = {name: value for name, value in {**declared, **_set(ours)}.items() if value is not None}
+    if config.queue is not None:
+        for name in ("exchange", "routing_key"):
+            options.pop(name, None)
+        amqp: Any = app.amqp
+        # As the workers declare it; never a bare name, which `task_create_missing_queues=False` refuses.
+        options["queue"] = amqp.queues.get(config.queue) or amqp.Queues({}, create_missing=True)[config.queue]
+    return options
+
+
+def _set(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def queue_of(app: Celery, job: FoundJob, arguments: JSONObject, config: TaskConfig) -> str | None:
+    """Where a job goes; None where a route names an exchange only."""
+    queue = _routed(app, job, arguments, options_of(app, job, config)).get("queue")
+    return None if queue is None else str(getattr(queue, "name", queue))
+
+
+def _routed(app: Celery, job: FoundJob, arguments: JSONObject, options: dict[str, Any]) -> dict[str, Any]:
+    amqp: Any = app.amqp
+    return amqp.router.route(options, job.name, (), arguments, job.task)
+
+
+def serializer_of(app: Celery, job: FoundJob) -> str:
+    """The serializer of a job's messages."""
+    return str((None if job.task is None else job.task.serializer) or app.conf.task_serializer)
+
+
+def publish_job(
+    app: Celery,
+    job: FoundJob,
+    job_id: str,
+    arguments: JSONObject,
+    *,
+    config: TaskConfig,
+    shown: str,
+    producer: kombu.Producer,
+    timeout_seconds: float,
+) -> None:
+    """Publish one job; returns when the broker has it. What ``app.send_task`` does, but no result is subscribed to.
+
+    Args:
+        app: Whose broker, routes and queues are used.
+        job: The job.
+        job_id: Its Celery id.
+        arguments: Its keyword arguments.
+        config: What is declared for the tool.
+        shown: What Celery's events and Flower show of the arguments.
+        producer: On a connection of ours.
+        timeout_seconds: How long it may take.
+    """
+    options = options_of(app, job, config)
+    expires, time_limit = options.pop("expires", None), options.pop("time_limit", None)
+    soft_time_limit = options.pop("soft_time_limit", None)
+    amqp: Any = app.amqp
+    options = _routed(app, job, arguments, options)
+    message = amqp.create_task_message(
+        job_id,
+        job.name,
+        (),
+        arguments,
+        expires=expires,
+        time_limit=time_limit,
+        soft_time_limit=soft_time_limit,
+        create_sent_event=app.conf.task_send_sent_event,
+        argsrepr="()",
+        kwargsrepr=shown,
+        ignore_result=False,
+    )
+    # Else a broker that takes a message and does not confirm it would hold the thread, and every later publish.
+    options |= {"timeout": timeout_seconds, "confirm_timeout": timeout_seconds}
+    amqp.send_task_message(producer, job.name, message, retry=False, **options)
