@@ -99,6 +99,7 @@ class CeleryTasks(Exposing):
             refusal=lambda task_type, component, arguments: refusal(self.server, task_type, component, arguments),
             immediate_response=lambda name: tool_meta(self.server, name).get(IMMEDIATE_RESPONSE),
             asks_first=lambda name: asks_first(self.server, name, self.config("tool", name)[1].ask),
+            foreground=self.settings.foreground,
             header_names=self.settings.header_names,
             max_listen_tasks=self.settings.max_listen_tasks,
         )

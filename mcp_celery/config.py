@@ -20,9 +20,15 @@ AskWhen = Literal["before", "during"]
 task.
 """
 
+Foreground = Literal["server", "worker"]
+"""Where a tool runs for a caller that gets no task. ``server``: in the server's own process. ``worker``: as a job, for
+whose end the server waits.
+"""
+
 _RATE_LIMIT: Final = re.compile(r"\d+(\.\d+)?(/[smh])?")
 _MODES: Final[tuple[str, ...]] = get_args(TaskMode)
 _ASK_WHEN: Final[tuple[str | None, ...]] = (None, *get_args(AskWhen))
+_FOREGROUND: Final[tuple[str | None, ...]] = (None, *get_args(Foreground))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +58,9 @@ class TaskConfig:
             jobs of the task, and no worker waits between them. None: ``"before"`` where the tool's return annotation
             admits ``InputRequiredResult``, else ``"during"``. ``"before"`` also moves the first questions of
             ``Resolve(…)`` parameters in front of the task.
+        foreground: Where a tool runs for a client that follows no task. ``"server"``: in the server's own process.
+            ``"worker"``: on a worker all the same; the server waits for the job, passes its progress on, and cancels it
+            when the client goes. None: the server's setting, ``MCP_CELERY_FOREGROUND``.
         input_timeout: Seconds that a tool waits for the answer to a question that it *awaits* (``ctx.elicit``, …). Then
             it gets a ``cancel`` answer; for sampling and roots, which have none, an error.
         show_arguments: Names of arguments whose values may be shown in Flower and Celery's events. All others are
@@ -77,17 +86,15 @@ class TaskConfig:
     acks_late: bool = False
     expires: float | None = None
     ask: AskWhen | None = None
+    foreground: Foreground | None = None
     input_timeout: float = 3600.0
     show_arguments: tuple[str, ...] | list[str] = ()
 
     def __post_init__(self) -> None:
-        if self.mode not in _MODES:
-            raise ConfigurationError(f"TaskConfig(mode={self.mode!r}): expected one of {', '.join(_MODES)}")
+        self._check_choices()
         for name in ("poll_interval", "ttl"):
             if (milliseconds := _milliseconds(getattr(self, name))) is not None and milliseconds < 1:
                 raise ConfigurationError(f"TaskConfig({name}={getattr(self, name)!r}): must be at least 1 ms")
-        if self.ask not in _ASK_WHEN:
-            raise ConfigurationError(f"TaskConfig(ask={self.ask!r}): expected 'before' or 'during'")
         for name in ("time_limit", "soft_time_limit", "expires", "input_timeout"):
             if (seconds := getattr(self, name)) is not None and not seconds > 0:
                 raise ConfigurationError(f"TaskConfig({name}={seconds!r}): must be above 0 seconds")
@@ -98,6 +105,14 @@ class TaskConfig:
         if self.queue is not None and not self.queue:
             raise ConfigurationError("TaskConfig(queue=''): a queue's name must not be empty")
         self._check_retries()
+
+    def _check_choices(self) -> None:
+        if self.mode not in _MODES:
+            raise ConfigurationError(f"TaskConfig(mode={self.mode!r}): expected one of {', '.join(_MODES)}")
+        if self.ask not in _ASK_WHEN:
+            raise ConfigurationError(f"TaskConfig(ask={self.ask!r}): expected 'before' or 'during'")
+        if self.foreground not in _FOREGROUND:
+            raise ConfigurationError(f"TaskConfig(foreground={self.foreground!r}): expected 'server' or 'worker'")
 
     def _check_retries(self) -> None:
         if self.rate_limit is not None and not _RATE_LIMIT.fullmatch(str(self.rate_limit)):

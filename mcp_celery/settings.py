@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from mcp_celery.config import Foreground
 from mcp_celery.errors import ConfigurationError
 
 ENV_PREFIX: Final = "MCP_CELERY_"
@@ -44,6 +45,10 @@ class Settings(BaseSettings):
         86_400_000, gt=0, le=30 * 86_400_000, description="The longest a task is kept, whoever asks; at most 30 days."
     )
     poll_interval_ms: int = Field(1_000, gt=0, description="How often clients without push should poll.")
+    foreground: Foreground = Field(
+        "server",
+        description="Where tools run for clients that follow no task: `server`; or `worker`, for whose job it waits.",
+    )
     progress_interval_ms: int = Field(
         100, gt=0, description="Shortest time between two pushed progress messages of one task."
     )

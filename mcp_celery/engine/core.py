@@ -21,7 +21,7 @@ from mcp_celery.engine.exposed import ExposedTasks, Exposure
 from mcp_celery.engine.legs import Answers, Declared, as_itself, too_late_from
 from mcp_celery.engine.limits import TaskLimits
 from mcp_celery.engine.lookups import Lookups
-from mcp_celery.engine.ports import TaskBus, TaskQueue, TaskResults, TaskStore
+from mcp_celery.engine.ports import JobResults, TaskBus, TaskQueue, TaskResults, TaskStore
 from mcp_celery.engine.record import (
     RETIRED_MS,
     Caller,
@@ -32,6 +32,7 @@ from mcp_celery.engine.record import (
     new_task_id,
     now_ms,
 )
+from mcp_celery.engine.settling import Settling
 from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
 from mcp_celery.errors import (
@@ -142,7 +143,7 @@ class TaskEngine:
         if not await self._store.create(record, submission.snapshot, quota) and quota is not None:
             raise TooManyTasksError(quota.most)
 
-    async def _is_taken_back(self, ref: TaskRef) -> bool:
+    async def _is_taken_back(self, record: TaskRecord) -> bool:
         has_begun = False
         with anyio.CancelScope(shield=True):
             try:
@@ -187,7 +188,7 @@ class TaskEngine:
             TooManyLookupsError: The caller has asked for too many of those.
             StoreUnavailableError: The store did not answer.
         """
-        record = (await self._settled(await self._lookups.load(caller, task_id))).record
+        record = (await self.settling.settled(await self._lookups.load(caller, task_id))).record
         audit.retrieved(caller.scope, task_id, record.status, is_open=record.is_open)
         return record
 

@@ -13,6 +13,7 @@ from mcp.server.mcpserver.server import require_client_extension
 from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND, CallToolRequestParams
 
+from mcp_celery.config import TaskConfig
 from mcp_celery.context import get_task_context
 from mcp_celery.engine import JSONObject, Submission
 from mcp_celery.protocol.both_eras import TaskIdParams
@@ -25,6 +26,7 @@ from mcp_celery.protocol.caller import (
     snapshot_of,
 )
 from mcp_celery.protocol.core_tasks import CoreTasks
+from mcp_celery.protocol.foreground import run_on_worker
 from mcp_celery.protocol.host import TaskHost
 from mcp_celery.protocol.v2025_11_25 import CREATE, REVISION, CreateParams, ListParams
 from mcp_celery.protocol.v2026_07_28 import (
@@ -65,6 +67,7 @@ class TasksExtension(Extension):
         self, params: CallToolRequestParams, ctx: RequestContext, call_next: CallNext
     ) -> HandlerResult:
         """Turn a ``tools/call`` into a task, where tool and client both may; the server decides, not the client.
+        Where only the tool may, it runs where its ``foreground`` says.
 
         Raises:
             MCPError: -32021 for a tool that runs only as a task when this request does not declare the extension
@@ -74,29 +77,38 @@ class TasksExtension(Extension):
         config = self._host.config("tool", params.name)[1]
         if get_task_context() is not None or not config.supports_tasks():
             return await call_next(ctx)
-        if ctx.protocol_version not in REVISIONS:
-            if config.mode == "required":
-                raise MCPError(METHOD_NOT_FOUND, f"Tool {params.name!r} runs only as a task")
-            return await call_next(ctx)
         if config.mode == "required":
-            require_client_extension(ctx, EXTENSION)
-        arguments = params.arguments or {}
-        if not declares(ctx, EXTENSION) or self._host.refusal("tool", params.name, arguments):
-            # Invalid arguments are refused by the foreground call, in its own words and before the body.
+            self._require_task(ctx, params.name)
+        as_task = ctx.protocol_version in REVISIONS and declares(ctx, EXTENSION)
+        if not as_task and (config.foreground or self._host.foreground) == "server":
             return await call_next(ctx)
-        if not params.input_responses and self._host.asks_first(params.name):
+        if self._host.refusal("tool", params.name, params.arguments or {}):
+            # Invalid arguments are refused by the server itself, in its own words and before the body.
             return await call_next(ctx)
-        submission = Submission(
+        if as_task and not params.input_responses and self._host.asks_first(params.name):
+            return await call_next(ctx)
+        submission = self._submission(ctx, params, config)
+        if not as_task:
+            return await run_on_worker(self._host, ctx, submission)
+        with as_rpc_errors():
+            return encode_created(await self._host.engine().submit(submission))
+
+    @staticmethod
+    def _require_task(ctx: RequestContext, name: str) -> None:
+        """Refuse a call of a tool that runs only as a task, where its client can follow none."""
+        if ctx.protocol_version not in REVISIONS:
+            raise MCPError(METHOD_NOT_FOUND, f"Tool {name!r} runs only as a task")
+        require_client_extension(ctx, EXTENSION)
+
+    def _submission(self, ctx: RequestContext, params: CallToolRequestParams, config: TaskConfig) -> Submission:
+        request = {**_answers(params), "name": params.name, "arguments": params.arguments or {}}
+        return Submission(
             caller=caller_of_request(ctx),
             task_type="tool",
             component=params.name,
             config=config,
-            snapshot=snapshot_of(
-                ctx, {**_answers(params), "name": params.name, "arguments": arguments}, self._host.header_names
-            ),
+            snapshot=snapshot_of(ctx, request, self._host.header_names),
         )
-        with as_rpc_errors():
-            return encode_created(await self._host.engine().submit(submission))
 
     async def _get(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
         if ctx.protocol_version == REVISION:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mcp_celery.config import TaskConfig, TaskMeta
+from mcp_celery.config import Foreground, TaskConfig, TaskMeta
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import Caller, JSONObject, Submission, TaskEngine
 from mcp_celery.errors import InvalidRequestError, TaskModeError
@@ -25,6 +25,7 @@ class TaskHost:
             exists.
         asks_first: Whether a tool's first questions are asked in the foreground, before there is a task.
         immediate_response: What a tool has a model told while its task runs, None for nothing.
+        foreground: Where tools run for callers that get no task, where they do not say.
         header_names: Lower-case names of the request headers that a job may see.
         max_listen_tasks: How many task ids one subscription may name.
     """
@@ -35,6 +36,7 @@ class TaskHost:
     refusal: Callable[[TaskType, str, JSONObject], str | None]
     asks_first: Callable[[str], bool]
     immediate_response: Callable[[str], str | None]
+    foreground: Foreground
     header_names: frozenset[str]
     max_listen_tasks: int
 

@@ -67,6 +67,7 @@ class TestValues:
             ({"rate_limit": -1}, "rate_limit=-1"),
             ({"expires": 0}, "expires=0"),
             ({"ask": "after"}, "ask='after'"),
+            ({"foreground": "client"}, "foreground='client'"),
             ({"input_timeout": 0}, "input_timeout=0"),
             ({"max_retries": -1}, "max_retries=-1"),
             ({"retry_backoff": -2}, "retry_backoff=-2"),

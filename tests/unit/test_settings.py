@@ -56,6 +56,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "value", "reason"),
         [
+            ("FOREGROUND", "client", "'server' or 'worker'"),
             ("REDIS_URL", "127.0.0.1:6379", "redis://"),
             ("REDIS_URL", "amqp://guest@localhost//", "redis://"),
             ("REDIS_URL", "redis://localhost:port/0", "port"),
