@@ -11,6 +11,7 @@ from mcp_celery.context import (
     get_task_session_id,
 )
 from mcp_celery.errors import McpCeleryError
+from mcp_celery.host_app import install
 from mcp_celery.protocol import SubmittedTask
 from mcp_celery.server import TaskServer
 from mcp_celery.settings import Settings
@@ -29,4 +30,5 @@ __all__ = [
     "get_task_scope",
     "get_task_server",
     "get_task_session_id",
+    "install",
 ]

@@ -6,19 +6,19 @@ server's queue. Only a worker needs a server: the other commands do without.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any, Final
 
 import click
 from celery import bootsteps, signals
 from celery.concurrency import get_implementation
+from celery.fixups.django import fixup as fixup_django
 
 from mcp_celery.composition import CeleryTasks
 from mcp_celery.default_app import default_app as app
 from mcp_celery.errors import ConfigurationError
-from mcp_celery.server import load_server, tasks_of
+from mcp_celery.server import load_tasks
 from mcp_celery.settings import Settings
+from mcp_celery.worker import require_json
 from mcp_celery.worker.pool import TaskPool
 
 __all__ = ["app"]
@@ -40,10 +40,7 @@ def _import_server(sender: Any = None, **_: Any) -> Exception | None:
         settings = Settings.load()
         if settings.server is None:
             return None
-        if (folder := str(Path.cwd())) not in sys.path:
-            # Celery finds modules in the current folder only while it imports them; tools may import later.
-            sys.path.insert(0, folder)
-        tasks = tasks_of(load_server(settings.server))
+        tasks = load_tasks(settings.server)
         _require_this_app(tasks, settings.server)
         app.conf.task_default_queue = tasks.queue_name
         tasks.register_jobs(app)
@@ -69,12 +66,7 @@ class RequireServer(bootsteps.Step):
                 "this worker has no component to run: set MCP_CELERY_SERVER=module:attribute to a "
                 "mcp_celery.TaskServer with a tool declared task=True"
             )
-        if "json" not in _content_names(app.conf.accept_content):
-            raise click.ClickException("accept_content lacks 'json', so this worker would reject every job; add it")
-
-
-def _content_names(accept: Any) -> set[str]:
-    return {str(one).removeprefix("application/") for one in accept or ()}
+        require_json(app)
 
 
 def _refuse_settings() -> None:
@@ -96,6 +88,10 @@ def _size_asyncio_pool(instance: Any = None, conf: Any = None, options: Any = No
         conf.worker_concurrency = ASYNCIO_CONCURRENCY
 
 
+django_fixup = fixup_django(app)
+"""What Celery does for Django in the apps that it makes, kept alive here; None where ``DJANGO_SETTINGS_MODULE`` is not
+set. It may make this app the default one, so it is not done where the app is only imported.
+"""
 signals.celeryd_init.connect(_size_asyncio_pool, weak=False, dispatch_uid="mcp_celery.size_asyncio_pool")
 signals.import_modules.connect(_import_server, weak=False, dispatch_uid="mcp_celery.import_server")
 app.steps["worker"].add(RequireServer)

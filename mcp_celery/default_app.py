@@ -1,6 +1,7 @@
 """The Celery app of people who bring none of their own. Its settings are ``MCP_CELERY_*``, read when first needed.
 
-It never becomes the current app by being imported: a host's ``shared_task`` must not land in it.
+It never becomes the current app by being imported: a host's ``shared_task`` must not land in it. Nor the default app,
+which Celery's fix-up for Django would make of the first app that it meets; ``mcp_celery.celery`` has that fix-up.
 """
 
 from __future__ import annotations
@@ -52,5 +53,5 @@ def configuration() -> dict[str, Any]:
     return found
 
 
-default_app = Celery("mcp_celery", set_as_current=False)
+default_app = Celery("mcp_celery", set_as_current=False, fixups=[])
 default_app.add_defaults(configuration)

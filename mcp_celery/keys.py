@@ -31,7 +31,6 @@ Redis key                              holds                            lifetime
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 from urllib.parse import quote, unquote
@@ -51,7 +50,6 @@ _TASK_TYPES: Final[frozenset[str]] = frozenset(get_args(TaskType))
 _FORMS: Final = "'auth:{scope}:{task}:{type}:{component}' or 'anon:{task}:{type}:{component}'"
 _DIGEST_MARK: Final = "~~"
 """Opens a segment that gave way to a digest. No quoted segment holds it, because ``~`` itself is quoted."""
-_WIRE_TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,14 +244,6 @@ def task_key_from_job_id(job_id: str) -> str | None:
     except ValueError:
         return None
     return key
-
-
-def is_wire_task_id(value: str) -> bool:
-    """Whether a string from the wire can be one of our task ids at all: short, and of the URL-safe alphabet.
-
-    Checked before anything else is done with it, so that no key, log line or message is made of arbitrary input.
-    """
-    return _WIRE_TASK_ID.fullmatch(value) is not None
 
 
 INDEX_LIFETIME_MS: Final = 31 * 86_400_000

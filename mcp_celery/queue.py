@@ -25,6 +25,7 @@ from mcp_celery.config import TaskConfig
 from mcp_celery.engine import Submission, TaskRecord
 from mcp_celery.errors import QueueFullError, QueueUnavailableError
 from mcp_celery.names import job_name
+from mcp_celery.queues import queue_of
 from mcp_celery.shown import shown_arguments
 
 logger = logging.getLogger(__name__)
@@ -204,6 +205,8 @@ class CeleryQueue:
         options = self._route(name, config)
         if config.priority is not None:
             options["priority"] = config.priority
+        elif (priority := self._app.conf.task_default_priority) is not None:
+            options.setdefault("priority", priority)
         # Else a broker that takes a message and does not confirm it would hold the thread, and every later publish.
         options |= {"timeout": self._timeout_seconds, "confirm_timeout": self._timeout_seconds}
         amqp.send_task_message(self._live_producer(), name, message, serializer="json", retry=False, **options)
@@ -215,20 +218,11 @@ class CeleryQueue:
         """
         router: Any = self._app.amqp.router
         if config.queue is not None:
-            return router.route({"queue": self._queue(config.queue)}, name, (), {})
+            return router.route({"queue": queue_of(self._app, config.queue)}, name, (), {})
         options = dict(router.lookup_route(name, (), {}, {}) or {})
         if not options.get("queue") and not options.get("exchange"):
-            options["queue"] = self._queue(self._default_queue)
+            options["queue"] = queue_of(self._app, self._default_queue)
         return router.expand_destination(options)
-
-    def _queue(self, name: str) -> kombu.Queue:
-        """A queue as the workers declare it, since RabbitMQ refuses to declare one in two ways.
-
-        It is the host's, or else made as the host's settings say (its type, its highest priority), but not among the
-        host's. Never a bare name, which is refused under ``task_create_missing_queues=False``.
-        """
-        amqp: Any = self._app.amqp
-        return amqp.queues.get(name) or amqp.Queues({}, create_missing=True)[name]
 
     def _live_producer(self) -> Any:
         if self._producer is None:

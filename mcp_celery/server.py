@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
 from celery import Celery
@@ -26,7 +28,7 @@ from mcp_celery.keys import TaskType
 from mcp_celery.protocol import SubmittedTask, around
 from mcp_celery.settings import Settings
 
-__all__ = ["TaskServer", "load_server", "tasks_of"]
+__all__ = ["TaskServer", "load_server", "load_tasks", "tasks_of"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Lifespan = Callable[[MCPServer[Any]], AbstractAsyncContextManager[Any]]
@@ -306,3 +308,18 @@ def load_server(spec: str) -> MCPServer[Any]:
     if not isinstance(found, MCPServer):
         raise ConfigurationError(f"{spec!r} is a {type(found).__name__}, not an MCP server")
     return cast("MCPServer[Any]", found)
+
+
+def load_tasks(spec: str) -> CeleryTasks:
+    """Import a server as a worker does, and find its task side.
+
+    Args:
+        spec: As for :func:`load_server`.
+
+    Raises:
+        ConfigurationError: As for :func:`load_server`, or the server runs no tasks.
+    """
+    if (folder := str(Path.cwd())) not in sys.path:
+        # Celery finds modules in the current folder only while it imports them; tools may import later.
+        sys.path.insert(0, folder)
+    return tasks_of(load_server(spec))

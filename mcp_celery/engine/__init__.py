@@ -49,12 +49,12 @@ from mcp_celery.engine.record import (
     Quota,
     RpcError,
     StoredResult,
-    Submission,
     TaskRecord,
     TaskRef,
     now_ms,
 )
 from mcp_celery.engine.status import MOVES, OPEN, TERMINAL, TaskStatus, sources_of
+from mcp_celery.engine.submission import Submission
 from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
 

@@ -18,6 +18,7 @@ from mcp_celery import audit
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine.cursor import PAGE_SIZE, cursor_at, position_of
 from mcp_celery.engine.exposed import ExposedTasks, Exposure
+from mcp_celery.engine.ids import is_wire_task_id, new_task_id
 from mcp_celery.engine.legs import Answers, Declared, as_itself, too_late_from
 from mcp_celery.engine.limits import TaskLimits
 from mcp_celery.engine.lookups import Lookups
@@ -26,13 +27,12 @@ from mcp_celery.engine.record import (
     RETIRED_MS,
     Caller,
     Change,
-    Submission,
     TaskRecord,
     TaskRef,
-    new_task_id,
     now_ms,
 )
 from mcp_celery.engine.settling import Settling
+from mcp_celery.engine.submission import Submission
 from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
 from mcp_celery.errors import (
@@ -42,7 +42,6 @@ from mcp_celery.errors import (
     TaskNotFoundError,
     TooManyTasksError,
 )
-from mcp_celery.keys import is_wire_task_id
 
 logger = logging.getLogger(__name__)
 

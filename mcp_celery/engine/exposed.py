@@ -22,7 +22,8 @@ from mcp_celery.engine.outcome import (
     success,
 )
 from mcp_celery.engine.plan import ExposedWork, Plan
-from mcp_celery.engine.record import Change, JSONObject, Progress, StoredResult, Submission, TaskRecord, now_ms
+from mcp_celery.engine.record import Change, JSONObject, Progress, StoredResult, TaskRecord, now_ms
+from mcp_celery.engine.submission import Submission
 
 STARTED: Final = "STARTED"
 RETRY: Final = "RETRY"

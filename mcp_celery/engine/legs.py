@@ -14,7 +14,8 @@ from mcp_celery.config import TaskConfig
 from mcp_celery.engine.outcome import failure
 from mcp_celery.engine.ports import TaskQueue, TaskStore
 from mcp_celery.engine.questions import check_answers
-from mcp_celery.engine.record import Caller, Submission, TaskRecord, now_ms
+from mcp_celery.engine.record import Caller, TaskRecord, now_ms
+from mcp_celery.engine.submission import Submission
 from mcp_celery.engine.views import StoredTask
 from mcp_celery.errors import McpCeleryError, SnapshotUnreadableError, TaskNotFoundError
 from mcp_celery.keys import TaskType

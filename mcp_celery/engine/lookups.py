@@ -14,12 +14,12 @@ import time
 from typing import Final
 
 from mcp_celery import audit
+from mcp_celery.engine.ids import is_wire_task_id
 from mcp_celery.engine.limits import TaskLimits
 from mcp_celery.engine.ports import TaskStore
 from mcp_celery.engine.record import Caller, TaskRef
 from mcp_celery.engine.views import StoredTask
 from mcp_celery.errors import StoreUnavailableError, TaskNotFoundError, TooManyLookupsError
-from mcp_celery.keys import is_wire_task_id
 
 _REMEMBERED: Final = 10_000
 """The most requestors that one server refuses at a time; with more, the first of them may fail once again."""

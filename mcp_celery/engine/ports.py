@@ -15,10 +15,10 @@ from mcp_celery.engine.record import (
     Claim,
     Quota,
     StoredResult,
-    Submission,
     TaskRecord,
     TaskRef,
 )
+from mcp_celery.engine.submission import Submission
 from mcp_celery.engine.views import StoredTask
 
 

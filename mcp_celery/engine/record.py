@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mcp_celery.config import TaskConfig
-from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine.plan import ExposedWork, Plan
+from mcp_celery.engine.plan import ExposedWork
 from mcp_celery.engine.status import OPEN, TERMINAL, TaskStatus
 from mcp_celery.keys import TaskType, build_task_key, celery_job_id, parse_task_key
 
@@ -23,11 +20,6 @@ RETIRED_MS: Final = 60_000
 def now_ms() -> int:
     """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-def new_task_id() -> str:
-    """256 random bits in the URL-safe alphabet: for anonymous callers the id is the bearer of the right to read."""
-    return secrets.token_urlsafe(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,32 +319,3 @@ class Question:
     def request(self) -> JSONObject:
         """The request as it is shown to the caller."""
         return {"method": self.method, "params": self.params} if self.params else {"method": self.method}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """A request that shall become a task.
-
-    Attributes:
-        caller: Who asks.
-        task_type: Kind of the component.
-        component: Its name, or the resource's URI.
-        config: What the component declares.
-        snapshot: The request and its context for the worker.
-        ttl_ms: The time to live that the client asks, None where it does not say.
-        declared_as: What the job is named for, where that is not the component itself: a resource's template.
-        job_name: Celery name of the task's jobs, None for the component's own.
-        listed: Whether the owner's list of tasks shows it.
-        plan: How exposed work is begun, None for a component's own job.
-    """
-
-    caller: Caller
-    task_type: TaskType
-    component: str
-    config: TaskConfig
-    snapshot: TaskContextSnapshot
-    ttl_ms: int | None = None
-    declared_as: str | None = None
-    job_name: str | None = None
-    listed: bool = True
-    plan: Plan | None = None

@@ -11,6 +11,7 @@ from celery import Celery
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import JSONObject
 from mcp_celery.exposed.jobs import FoundJob
+from mcp_celery.queues import queue_of
 
 
 def options_of(app: Celery, job: FoundJob, config: TaskConfig) -> dict[str, Any]:
@@ -21,9 +22,7 @@ def options_of(app: Celery, job: FoundJob, config: TaskConfig) -> dict[str, Any]
     if config.queue is not None:
         for name in ("exchange", "routing_key"):
             options.pop(name, None)
-        amqp: Any = app.amqp
-        # As the workers declare it; never a bare name, which `task_create_missing_queues=False` refuses.
-        options["queue"] = amqp.queues.get(config.queue) or amqp.Queues({}, create_missing=True)[config.queue]
+        options["queue"] = queue_of(app, config.queue)
     return options
 
 
@@ -31,7 +30,7 @@ def _set(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def queue_of(app: Celery, job: FoundJob, arguments: JSONObject, config: TaskConfig) -> str | None:
+def queue_name_of(app: Celery, job: FoundJob, arguments: JSONObject, config: TaskConfig) -> str | None:
     """Where a job goes; None where a route names an exchange only."""
     queue = _routed(app, job, arguments, options_of(app, job, config)).get("queue")
     return None if queue is None else str(getattr(queue, "name", queue))

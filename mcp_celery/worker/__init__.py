@@ -13,9 +13,18 @@ from mcp_celery.worker.job import WorkerRuntime, job_class
 from mcp_celery.worker.revoked import WatchRevoked
 from mcp_celery.worker.runner import ClosableTaskBus, ClosableTaskStore, JobRunner
 from mcp_celery.worker.signals import connect
-from mcp_celery.worker.steps import ConsumerTimeout, Reconnection, Vitals
+from mcp_celery.worker.steps import ConsumerTimeout, Reconnection, Vitals, require_json
 
-__all__ = ["ClosableTaskBus", "ClosableTaskStore", "InputLifetimes", "JobRunner", "WorkerRuntime", "register"]
+__all__ = [
+    "ClosableTaskBus",
+    "ClosableTaskStore",
+    "InputLifetimes",
+    "JobRunner",
+    "WorkerRuntime",
+    "add_steps",
+    "register",
+    "require_json",
+]
 
 
 def register(app: Celery, runtime: WorkerRuntime, components: Mapping[tuple[TaskType, str], TaskConfig]) -> list[str]:
@@ -35,6 +44,11 @@ def register(app: Celery, runtime: WorkerRuntime, components: Mapping[tuple[Task
         job = app.register_task(job_class(task_type, component, config, runtime)())
         names.append(job.name)
     connect(runtime)
+    add_steps(app)
+    return names
+
+
+def add_steps(app: Celery) -> None:
+    """Add to the start of an app's workers what our jobs need there. Too late when a worker collects its steps."""
     app.steps["worker"].update([ConsumerTimeout, Vitals, WatchRevoked])
     app.steps["consumer"].add(Reconnection)
-    return names

@@ -48,8 +48,9 @@ class JobBackend:
                 if request.chord:
                     self._store(self._backend.on_chord_part_return, request, state, result)
                 return
+        plain = _plain(result)
         try:
-            self._store(self._backend.mark_as_done, task_id, result, request, store_result, state)
+            self._store(self._backend.mark_as_done, task_id, plain, request, store_result, state)
         except Exception:
             self._on_lost(request)
             raise
@@ -66,7 +67,7 @@ class JobBackend:
     def _encoded(self, task_id: str, result: JobOutcome, request: Any, state: str) -> EncodedResult:
         """What Celery's Redis backend would store, and where."""
         backend = self._backend
-        meta = backend._get_result_meta(result=result, state=state, traceback=None, request=request)
+        meta = backend._get_result_meta(result=_plain(result), state=state, traceback=None, request=request)
         key = backend.get_key_for_task(task_id)
         return EncodedResult(
             key.decode() if isinstance(key, bytes) else key, backend.encode({**meta, "task_id": task_id})
@@ -93,3 +94,8 @@ class JobBackend:
         if in_job():
             return await_in_job(asyncio.to_thread(store, *args, **options))
         return store(*args, **options)
+
+
+def _plain(result: Any) -> Any:
+    """A result that every serializer knows, for a host's may be any."""
+    return result.__json__() if isinstance(result, JobOutcome) else result

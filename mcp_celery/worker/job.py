@@ -162,11 +162,16 @@ class ComponentJob(_CeleryTask):
     """
 
     acks_late = True
-    # A host's settings would hold for what is None here. What becomes of a lost process's job is the record's to say.
+    # A host's settings would hold for what is None here. What becomes of a lost process's job is the record's to say,
+    # and a failed one has told its task already.
+    acks_on_failure_or_timeout = True
+    acks_on_failure = True
+    acks_on_timeout = True
     reject_on_worker_lost = False
     retry_on_worker_lost = False
     ignore_result = False
     track_started = False
+    serializer = "json"
     throws = (JobFailedError,)
     run_on_loop = True
     """On the asyncio pool: the body is plain, but waits there by suspending its greenlet."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any, Final
 
+import click
 from celery import Celery, bootsteps
 
 from mcp_celery.worker.job import ComponentJob, WorkerRuntime
@@ -68,3 +70,14 @@ def runtimes(app: Celery) -> list[WorkerRuntime]:
     """What the jobs of each server share that an app's worker runs."""
     found = {id(job.runtime): job.runtime for job in app.tasks.values() if isinstance(job, ComponentJob)}
     return list(found.values())
+
+
+def require_json(app: Celery) -> None:
+    """Refuse to start a worker that would reject every job.
+
+    Raises:
+        ClickException: The app's ``accept_content`` lacks JSON.
+    """
+    accepted: Iterable[object] = app.conf.accept_content or ()
+    if "json" not in {str(one).removeprefix("application/") for one in accepted}:
+        raise click.ClickException("accept_content lacks 'json', so this worker would reject every job; add it")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mcp_celery.engine.ids import is_wire_task_id
 from mcp_celery.keys import (
     MAX_JOB_ID_BYTES,
     RedisKeys,
@@ -15,7 +16,6 @@ from mcp_celery.keys import (
     celery_job_id,
     get_client_task_id_from_key,
     is_shortened,
-    is_wire_task_id,
     parse_task_key,
     task_key_from_job_id,
     task_redis_prefix,
