@@ -111,6 +111,12 @@ def nodes_folder() -> Generator[Path]:
 
 
 @pytest.fixture(scope="session")
+def rabbitmq_url(nodes_folder: Path) -> Generator[str]:
+    with rabbitmq(nodes_folder) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def shared(request: pytest.FixtureRequest, nodes_folder: Path) -> Generator[Starter]:
     starter = Starter(request.config, nodes_folder)
     yield starter

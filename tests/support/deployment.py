@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +76,7 @@ class Deployment:
     quiet: bool = False
     spec: str = f"{MODULE}:server"
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
+    app: str = "mcp_celery"
     servers: int = 0
 
     @property
@@ -129,11 +130,13 @@ class Deployment:
         return [str(read.get(store.type(key), store.dump)(key)) for key in store.keys("*")]
 
     @contextmanager
-    def worker(self, pool: str, concurrency: int = 2, level: str = "INFO") -> Generator[None]:
+    def worker(
+        self, pool: str, concurrency: int = 2, level: str = "INFO", flags: Sequence[str] = ()
+    ) -> Generator[None]:
         """A worker, for as long as the context lasts."""
-        argv = [sys.executable, "-m", "celery", "-A", "mcp_celery", "worker", "-l", level, "--without-mingle"]
+        argv = [sys.executable, "-m", "celery", "-A", self.app, "worker", "-l", level, "--without-mingle"]
         argv += ["-c", str(concurrency), "-n", f"{self.namespace}-{pool}@%h"]
-        argv += POOLS[pool]
+        argv += [*POOLS[pool], *flags]
         log = self.folder / f"worker-{pool}.log"
         begun = log.stat().st_size if log.exists() else 0
         env = self.env(MCP_CELERY_SERVER=self.spec)
@@ -154,6 +157,7 @@ def deployed(
     quiet: bool = False,
     spec: str = f"{MODULE}:server",
     settings: Mapping[str, str] | None = None,
+    app: str = "mcp_celery",
 ) -> Generator[Deployment]:
     with tempfile.TemporaryDirectory(prefix="mcp-acc-") as folder, ExitStack() as stack:
-        yield Deployment(store_url, namespace, Path(folder), stack, quiet, spec, settings or {})
+        yield Deployment(store_url, namespace, Path(folder), stack, quiet, spec, settings or {}, app)
