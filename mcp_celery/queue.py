@@ -158,11 +158,11 @@ class CeleryQueue:
         self._live_producer()
         connection = cast(kombu.Connection, self._connection)
         try:
-            if self._looking is None:  # a channel of its own, since AMQP closes it when there is no such queue
+            if self._looking is None:
+                # Of its own: AMQP closes the channel when there is no such queue, and py-amqp opens it again.
                 self._looking = connection.channel()
             return int(self._looking.queue_declare(name, passive=True).message_count)
         except connection.channel_errors as error:
-            self._looking = None
             if str(getattr(error, "reply_code", "")) != _NO_SUCH_QUEUE:
                 self._say_unknown(f"the broker does not tell ({type(error).__name__})")
         except NotImplementedError:
