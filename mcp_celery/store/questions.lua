@@ -5,12 +5,15 @@ local function keep_question(record, questions, key, question)
   redis.call('HSET', questions, key, redis.call('HINCRBY', record, 'asked', 1) .. ':' .. question)
 end
 
--- Let a record end so many ms after its creation (`known`: its fields created_at_ms, ttl_ms, key).
+-- Let a record end so many ms after its creation (`known`: its fields created_at_ms, ttl_ms and key; sixth, counted_in).
 local function end_after(record, expiry, known, ttl)
   local ends = string.format('%.0f', known[1] + ttl)
   redis.call('HSET', record, 'ttl_ms', string.format('%.0f', ttl))
   redis.call('PEXPIREAT', record, ends)
   add_to_index(expiry, ends, known[3])
+  if known[6] then
+    redis.call('ZADD', known[6], 'XX', ends, known[3])
+  end
 end
 
 -- Let keys end with a record.
@@ -30,9 +33,6 @@ local function live_until(record, others, expiry, time, most)
     local ttl = math.min(tonumber(time) - tonumber(known[1]), tonumber(most))
     if ttl > tonumber(known[2]) then
       end_after(record, expiry, known, ttl)
-      if known[6] then
-        redis.call('ZADD', known[6], 'XX', string.format('%.0f', known[1] + ttl), known[3])
-      end
     end
   end
   local left = live_with(record, others)

@@ -158,6 +158,14 @@ class TestOpenTasks:
         assert await world.store.load(brief.ref)
         assert not await is_free(world)
 
+    async def test_an_open_task_that_goes_early_makes_room_then(self, world: World) -> None:
+        assert await keep(world, Quota("alice", 2))
+        record = await keep(world, Quota("alice", 2))
+        assert record is not None
+        await world.store.retire(record.ref, now_ms() + 60)
+        assert not await is_free(world, Quota("alice", 2))
+        await eventually(lambda: is_free(world, Quota("alice", 2)))
+
     async def test_where_a_job_ends_with_its_result(self, in_redis: RedisWorld) -> None:
         record = await keep(in_redis)
         assert record is not None

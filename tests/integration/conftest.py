@@ -151,13 +151,6 @@ def own_store() -> Generator[EmbeddedStoreContainer]:
         node.teardown()
 
 
-@pytest.fixture(scope="session")
-def rabbitmq_url(nodes_folder: Path) -> Generator[str]:
-    """A broker of another kind, where this machine has it."""
-    with rabbitmq(nodes_folder) as url:
-        yield url
-
-
 @pytest.fixture(autouse=True)
 def no_key_is_left_without_a_lifetime(request: pytest.FixtureRequest) -> Generator[None]:
     if "store" not in request.fixturenames:
