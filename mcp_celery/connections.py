@@ -17,7 +17,7 @@ from celery.exceptions import ImproperlyConfigured
 from mcp.server.request_state import AESGCMRequestStateCodec
 
 from mcp_celery.background import ended
-from mcp_celery.engine import Declared, TaskEngine, TaskLimits
+from mcp_celery.engine import Declared, ExposedTasks, TaskEngine, TaskLimits
 from mcp_celery.engine.life import WorkerLife
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import RecoveryPolicy
@@ -212,6 +212,7 @@ class Connections:
             max_failed_lookups=self._settings.max_failed_lookups_per_minute,
         )
         separate = None if results.lives_in(self._settings.redis_url) else results
+        exposed = ExposedTasks(self._exposed, results)
         engine = TaskEngine(
             store=store,
             queue=queue,
@@ -219,8 +220,7 @@ class Connections:
             results=separate,
             limits=limits,
             declared=self._declared,
-            exposure=self._exposed,
-            jobs=results,
+            exposed=exposed,
         )
         recovery = RedisRecovery(store)
         reaper = Reaper(
@@ -228,9 +228,8 @@ class Connections:
         )
         background = [asyncio.create_task(reaper.run(), name="mcp-celery-reaper")]
         if self._exposed:
-            watcher = Watcher(
-                RedisExposed(store), results, engine.settling, interval_ms=self._settings.exposed_interval_ms
-            )
+            watcher = Watcher(RedisExposed(store), exposed, engine.settling, self._settings.exposed_interval_ms)
+            exposed.began = watcher.hint
             background.append(asyncio.create_task(watcher.run(), name="mcp-celery-watcher"))
             if self._settings.exposed_events:
                 events = JobEvents(self._celery, watcher)

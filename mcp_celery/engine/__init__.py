@@ -1,7 +1,7 @@
 """What a task is and may do. Knows neither Celery nor Redis nor the MCP server."""
 
 from mcp_celery.engine.core import TaskEngine
-from mcp_celery.engine.exposed import Exposure
+from mcp_celery.engine.exposed import ExposedTasks, Exposure
 from mcp_celery.engine.legs import Declared
 from mcp_celery.engine.limits import TaskLimits
 from mcp_celery.engine.outcome import MAX_MESSAGE_CHARS, JobOutcome, expired, failure, revoked, settlement, success
@@ -76,6 +76,7 @@ __all__ = [
     "Claim",
     "Declared",
     "EncodedResult",
+    "ExposedTasks",
     "ExposedWork",
     "Exposure",
     "Extension",

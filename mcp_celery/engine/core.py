@@ -17,12 +17,12 @@ import anyio
 from mcp_celery import audit
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine.cursor import PAGE_SIZE, cursor_at, position_of
-from mcp_celery.engine.exposed import ExposedTasks, Exposure
+from mcp_celery.engine.exposed import ExposedTasks
 from mcp_celery.engine.ids import is_wire_task_id, new_task_id
 from mcp_celery.engine.legs import Answers, Declared, as_itself, too_late_from
 from mcp_celery.engine.limits import TaskLimits
 from mcp_celery.engine.lookups import Lookups
-from mcp_celery.engine.ports import JobResults, TaskBus, TaskQueue, TaskResults, TaskStore
+from mcp_celery.engine.ports import TaskBus, TaskQueue, TaskResults, TaskStore
 from mcp_celery.engine.record import (
     RETIRED_MS,
     Caller,
@@ -56,8 +56,7 @@ class TaskEngine:
         results: Celery's result backend, None where ``store.load`` reads it in the same step.
         limits: What the server grants.
         declared: What is known of a component, to publish the next leg of its task.
-        exposure: What is known of exposed jobs, None where there are none.
-        jobs: The stored results of several jobs, for exposed ones.
+        exposed: What becomes of exposed jobs, None where there are none.
 
     Attributes:
         settling: What brings a record up to what is stored of its jobs.
@@ -72,18 +71,15 @@ class TaskEngine:
         results: TaskResults | None,
         limits: TaskLimits,
         declared: Declared = as_itself,
-        exposure: Exposure | None = None,
-        jobs: JobResults | None = None,
+        exposed: ExposedTasks | None = None,
     ) -> None:
         self._store = store
         self._queue = queue
         self._bus = bus
         self._limits = limits
         self._lookups = Lookups(store, limits)
-        self._exposed = None if exposure is None else ExposedTasks(exposure)
-        self.settling = Settling(
-            store, results, exposed=self._exposed, jobs=jobs, interval_ms=limits.settle_interval_ms
-        )
+        self._exposed = exposed
+        self.settling = Settling(store, results, exposed=exposed, interval_ms=limits.settle_interval_ms)
         self._answers = Answers(store, queue, declared, max_input_bytes=limits.max_input_bytes)
 
     async def submit(self, submission: Submission) -> TaskRecord:
@@ -134,6 +130,8 @@ class TaskEngine:
             if await self._is_taken_back(record) or not isinstance(error, QueueUnavailableError):
                 raise
             # The broker had the message, and was too slow to say so: the job runs.
+        if self._exposed is not None and plan is not None:
+            self._exposed.began(record.key)
         audit.created(record.scope, record.task_id, record.task_type, submission.declared_as or record.component)
         return record
 

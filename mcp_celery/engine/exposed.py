@@ -7,7 +7,8 @@ are read instead, and each that the record does not tell yet becomes a change of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, Final, Protocol, cast
 
 from mcp_celery.engine.outcome import (
@@ -22,6 +23,7 @@ from mcp_celery.engine.outcome import (
     success,
 )
 from mcp_celery.engine.plan import ExposedWork, Plan
+from mcp_celery.engine.ports import JobResults
 from mcp_celery.engine.record import Change, JSONObject, Progress, StoredResult, TaskRecord, now_ms
 from mcp_celery.engine.submission import Submission
 
@@ -65,10 +67,24 @@ class ExposedTasks:
 
     Args:
         exposure: What the server declares.
+        results: Celery's result backend.
+
+    Attributes:
+        began: Told the compound key of each task whose jobs have been published.
     """
 
-    def __init__(self, exposure: Exposure) -> None:
+    def __init__(self, exposure: Exposure, results: JobResults) -> None:
         self._exposure = exposure
+        self._results = results
+        self.began: Callable[[str], None] = lambda _: None
+
+    async def read(self, records: Sequence[TaskRecord]) -> Sequence[Results] | None:
+        """What is stored of the jobs of tasks, in one request. None: the result backend did not answer."""
+        found = await self._results.read_many([job_id for record in records for job_id in record.job_ids])
+        if found is None:
+            return None
+        stored = iter(found)
+        return [list(islice(stored, len(record.job_ids))) for record in records]
 
     async def plan(self, submission: Submission) -> Plan | None:
         """As :meth:`Exposure.plan`."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from mcp_celery.engine.exposed import ExposedTasks
 from mcp_celery.engine.outcome import JobOutcome, expired, settlement
-from mcp_celery.engine.ports import JobResults, TaskResults, TaskStore
+from mcp_celery.engine.ports import TaskResults, TaskStore
 from mcp_celery.engine.record import Change, StoredResult, TaskRecord, TaskRef, now_ms
 from mcp_celery.engine.views import StoredTask
 from mcp_celery.errors import ResultUnavailableError, TaskNotFoundError
@@ -22,7 +22,6 @@ class Settling:
         store: Where records are kept.
         results: Celery's result backend, None where ``store.load`` reads it in the same step.
         exposed: What becomes of exposed jobs, None where there are none.
-        jobs: The results of several jobs, for exposed ones.
         interval_ms: How often an open task's stored result is looked at, where that is a request of its own.
     """
 
@@ -32,13 +31,11 @@ class Settling:
         results: TaskResults | None,
         *,
         exposed: ExposedTasks | None,
-        jobs: JobResults | None,
         interval_ms: int,
     ) -> None:
         self._store = store
         self._results = results
         self._exposed = exposed
-        self._jobs = jobs
         self._interval_ms = interval_ms
         self._looked_at_ms: dict[TaskRef, int] = {}
 
@@ -106,7 +103,8 @@ class Settling:
         record = stored.record
         if stored.result is not None and record.job_ids == [record.job_id]:
             return [stored.result]
-        return None if self._jobs is None else await self._jobs.read_many(record.job_ids)
+        found = None if self._exposed is None else await self._exposed.read([record])
+        return None if found is None else found[0]
 
     async def _look(self, record: TaskRecord) -> StoredResult | None:
         """Celery's stored result of an open task, where it is time to look at it."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
-from mcp_celery.engine.ports import JobResults
-from mcp_celery.engine.record import StoredResult, TaskRecord
+from mcp_celery.engine.exposed import ExposedTasks
+from mcp_celery.engine.record import TaskRecord
 from mcp_celery.engine.settling import Settling
 from mcp_celery.engine.views import StoredTask
 from mcp_celery.errors import McpCeleryError, StoreUnavailableError, TaskNotFoundError
@@ -28,10 +29,23 @@ HURRY_SECONDS: Final = 0.05
 """How long hints are gathered before they are followed."""
 
 
+@dataclass(frozen=True, slots=True)
+class DueTasks:
+    """What it is time to look at.
+
+    Attributes:
+        open: How many tasks of exposed jobs are open.
+        records: Those of them that are due.
+    """
+
+    open: int
+    records: Sequence[TaskRecord]
+
+
 class OpenTasks(Protocol):
     """Which tasks of exposed jobs are open. Its methods raise ``StoreUnavailableError``."""
 
-    async def due(self, interval_ms: int, limit: int) -> Sequence[TaskRecord]:
+    async def due(self, interval_ms: int, limit: int) -> DueTasks:
         """The tasks that nobody has looked at for an interval; they are the caller's for the next."""
         ...
 
@@ -45,14 +59,14 @@ class Watcher:
 
     Args:
         tasks: Which are open.
-        results: Celery's result backend.
+        exposed: Who reads the results of their jobs.
         settling: Where changes go.
         interval_ms: How often a task's results are read, at least.
     """
 
-    def __init__(self, tasks: OpenTasks, results: JobResults, settling: Settling, *, interval_ms: int) -> None:
+    def __init__(self, tasks: OpenTasks, exposed: ExposedTasks, settling: Settling, interval_ms: int) -> None:
         self._tasks = tasks
-        self._results = results
+        self._exposed = exposed
         self._settling = settling
         self._interval_ms = interval_ms
         self._hints: set[str] = set()
@@ -100,27 +114,23 @@ class Watcher:
         self._hinted.clear()
         if hints:
             await self._tasks.hurry(list(hints))
-        records = await self._tasks.due(self._interval_ms, BATCH_TASKS)
-        self.watches = bool(records)
+        due = await self._tasks.due(self._interval_ms, BATCH_TASKS)
+        self.watches = due.open > 0
         batch: list[TaskRecord] = []
-        for record in records:
+        for record in due.records:
             batch.append(record)
             if sum(len(one.job_ids) for one in batch) >= BATCH_JOBS:
                 await self._settle(batch)
                 batch = []
         if batch:
             await self._settle(batch)
-        return len(records) >= BATCH_TASKS
+        return len(due.records) >= BATCH_TASKS
 
     async def _settle(self, records: Sequence[TaskRecord]) -> None:
-        job_ids = [job_id for record in records for job_id in record.job_ids]
-        found = await self._results.read_many(job_ids)
+        found = await self._exposed.read(records)
         if found is None:
             return  # it has been logged, and is asked again
-        rest = list[StoredResult | None](found)
-        for record in records:
-            count = len(record.job_ids)
-            results, rest = rest[:count], rest[count:]
+        for record, results in zip(records, found, strict=True):
             try:
                 await self._settling.settle(StoredTask(record), results)
             except StoreUnavailableError:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
-from mcp_celery.engine import TaskRecord
+from mcp_celery.engine.watcher import DueTasks
 from mcp_celery.keys import RedisKeys
 from mcp_celery.store.codec import decode_record, flat_to_mapping
 from mcp_celery.store.commands import Command
@@ -23,13 +23,18 @@ class RedisExposed:
         self._store = store
         self._keys: RedisKeys = store.keys
 
-    async def due(self, interval_ms: int, limit: int) -> Sequence[TaskRecord]:
+    async def due(self, interval_ms: int, limit: int) -> DueTasks:
         """The tasks that nobody has looked at for an interval; they are the caller's for the next."""
+
+        def parse(reply: Any) -> DueTasks:
+            is_open, records = cast("tuple[int, list[list[bytes]]]", reply)
+            return DueTasks(is_open, [decode_record(flat_to_mapping(one)) for one in records])
+
         command = Command(
             "watch",
             [self._keys.exposed],
             [interval_ms, limit, self._keys.all_records],
-            lambda reply: [decode_record(flat_to_mapping(one)) for one in cast("list[list[bytes]]", reply)],
+            parse,
         )
         return await self._store.run(command)
 

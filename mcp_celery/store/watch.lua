@@ -6,7 +6,7 @@
 -- ARGV[2]  how many tasks at most
 -- ARGV[3]  what the keys of records begin with
 -- Also reads the records.
--- Returns  flattened records.
+-- Returns  {how many tasks are open, flattened records of those that are due}.
 local now, found = now_ms(), {}
 for _, key in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])) do
   local owner = string.match(key, '^auth:[^:]+:[^:]+') or string.match(key, '^anon:[^:]+')
@@ -18,4 +18,4 @@ for _, key in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 
     redis.call('ZREM', KEYS[1], key)
   end
 end
-return found
+return {redis.call('ZCARD', KEYS[1]), found}

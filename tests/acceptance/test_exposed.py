@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.deployment import Deployment, deployed
 from tests.support.hosting import host_environment, host_worker, interpreter_without_us
-from tests.support.wire import Wire, follow
+from tests.support.live import Gate
+from tests.support.session import Session, over_http
+from tests.support.waiting import eventually
+from tests.support.wire import JSON, Wire, follow
 
 pytestmark = pytest.mark.anyio
 
 SPEC = "tests.support.servers.exposing:server"
+OWN_NAMES = {"own"}
+Gates = Callable[[], Gate]
+CANVASES = {"added_up", "side_by_side", "in_total", "with_a_failing_part"}
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +31,7 @@ def their_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exposing(store_url: str, their_python: Path) -> Iterator[Deployment]:
-    """A store, and the host's own worker. No worker of ours."""
+    """A store, and the host's own worker, which sends events. No worker of ours."""
     variables = host_environment(store_url, "exposed")
     with (
         deployed(store_url, "exposed", spec=SPEC, settings=variables) as found,
@@ -32,17 +40,328 @@ def exposing(store_url: str, their_python: Path) -> Iterator[Deployment]:
         yield found
 
 
+@pytest.fixture
+def alone(store_url: str, exposing: Deployment) -> Iterator[Deployment]:
+    """The same host's jobs, whose tasks no other server watches."""
+    with deployed(store_url, "exposed-alone", spec=SPEC, settings=exposing.settings) as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 def url(exposing: Deployment) -> str:
-    return exposing.serve()
+    return exposing.serve(MCP_CELERY_EXPOSED_INTERVAL_MS="100")
 
 
-async def test_a_job_runs_where_it_always_ran(url: str) -> None:
+@pytest.fixture
+async def wire(url: str) -> AsyncGenerator[Wire]:
     async with Wire(url) as wire:
-        created = await wire.create("build_report", year=2026)
-        last = (await follow(wire, created["taskId"]))[-1]
-        assert last["status"] == "completed", last
-        assert last["result"]["structuredContent"] == {"year": 2026, "region": "eu", "draft": False}
-        there = await wire.create("reports_jobs_surroundings")
-        last = (await follow(wire, there["taskId"]))[-1]
-        assert last["result"]["structuredContent"]["ours"] is False
+        yield wire
+
+
+@pytest.fixture
+async def session(url: str) -> AsyncGenerator[Session]:
+    async with over_http(url) as session:
+        yield session
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    gate = Gate(tmp_path)
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def gates(tmp_path: Path) -> Iterator[Gates]:
+    made: list[Gate] = []
+
+    def another() -> Gate:
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        made.append(Gate(folder))
+        return made[-1]
+
+    yield another
+    for gate in made:
+        gate.open()
+
+
+async def end_of(wire: Wire, tool: str, **arguments: Any) -> JSON:
+    """Create a task, and follow it to its end by push."""
+    created = await wire.create(tool, **arguments)
+    return (await follow(wire, created["taskId"]))[-1]
+
+
+async def text_of(wire: Wire, tool: str, **arguments: Any) -> str:
+    ended = await end_of(wire, tool, **arguments)
+    assert ended["status"] == "completed", ended
+    return ended["result"]["content"][0]["text"]
+
+
+async def becomes(wire: Wire, task_id: str, holds: Callable[[JSON], object]) -> JSON:
+    """Wait until a task is as it should be."""
+
+    async def found() -> JSON | None:
+        task = await wire.get(task_id)
+        return task if holds(task) else None
+
+    task = await eventually(found, what="the task becomes what it should", seconds=60)
+    assert task is not None
+    return task
+
+
+# --- What is shown
+
+
+async def test_tools_have_the_schema_of_their_jobs(wire: Wire) -> None:
+    tools = {tool["name"]: tool for tool in (await wire.ask("tools/list")).result["tools"]}
+    report = tools["build_report"]
+    assert report["description"] == "Build the yearly report."
+    assert report["inputSchema"]["required"] == ["year"]
+    assert {name: one["type"] for name, one in report["inputSchema"]["properties"].items()} == {
+        "year": "integer",
+        "draft": "boolean",
+    }
+    assert report["outputSchema"]["type"] == "object"
+    assert list(tools["reports_jobs_slowly"]["inputSchema"]["properties"]) == ["gate", "current", "total", "message"]
+    assert tools["add_by_name"]["inputSchema"]["properties"]["left"]["minimum"] == 0
+    assert list(tools["added_up"]["inputSchema"]["properties"]) == ["first", "second", "third"]
+
+
+async def test_nothing_is_exposed_that_is_not_named(wire: Wire) -> None:
+    names = {tool["name"] for tool in (await wire.ask("tools/list")).result["tools"]}
+    by_name = {"build_report", "add_by_name", "reports_jobs_raises", "odd_fails", "remembered"}
+    by_name |= {"wait", "wait_or_end", "wait_a_moment", "wait_nowhere"}
+    listed = {"surroundings", "slowly", "in_own_state", "flaky", "too_slow", "dies", "routed", "dated"}
+    assert names == OWN_NAMES | CANVASES | by_name | {f"reports_jobs_{name}" for name in listed}
+
+
+# --- Results
+
+
+async def test_a_job_runs_where_it_always_ran(wire: Wire) -> None:
+    there = await end_of(wire, "reports_jobs_surroundings")
+    assert there["result"]["structuredContent"]["ours"] is False
+
+
+async def test_a_result_is_that_of_a_tool(wire: Wire) -> None:
+    ended = await end_of(wire, "build_report", year=2026, draft=True)
+    assert ended["status"] == "completed", ended
+    assert ended["result"]["structuredContent"] == {"year": 2026, "region": "eu", "draft": True}
+
+
+async def test_a_result_is_that_of_a_tool_in_the_older_era(session: Session) -> None:
+    created = await session.create("build_report", year=2026)
+    assert (await session.ended(created["taskId"]))[-1]["status"] == "completed"
+    result = (await session.result(created["taskId"])).result
+    assert result["structuredContent"] == {"year": 2026, "region": "eu", "draft": False}
+
+
+async def test_a_client_without_tasks_waits_for_the_job(url: str) -> None:
+    async with Wire(url, extension=False) as wire:
+        answer = (await wire.call("build_report", year=1)).result
+    assert answer["structuredContent"] == {"year": 1, "region": "eu", "draft": False}
+
+
+async def test_a_job_known_by_name_takes_what_its_model_says(wire: Wire) -> None:
+    assert await text_of(wire, "add_by_name", left=1, right=2) == "3"
+    refused = (await wire.call("add_by_name", left=-1)).result
+    assert refused["isError"]
+    assert "left" in refused["content"][0]["text"]
+
+
+async def test_values_arrive_as_the_type_hints_say(wire: Wire) -> None:
+    assert await text_of(wire, "reports_jobs_dated", day="2026-07-28") == "date 2026-07-28"
+
+
+async def test_a_job_goes_the_way_that_its_app_routes_it(wire: Wire) -> None:
+    assert await text_of(wire, "reports_jobs_routed") == "routed"
+
+
+async def test_a_result_is_kept_for_a_call_over_mcp(wire: Wire) -> None:
+    assert await text_of(wire, "remembered") == "never stored"
+
+
+async def test_an_exception_is_a_tools_error_and_tells_what_may_be_told(wire: Wire) -> None:
+    ended = await end_of(wire, "reports_jobs_raises", year=1800)
+    assert ended["status"] == "completed"
+    assert ended["result"]["isError"]
+    text = "Error executing tool reports_jobs_raises: there is no report of 1800"
+    assert ended["result"]["content"][0]["text"] == text
+    assert ended["statusMessage"] == text
+    ended = await end_of(wire, "odd_fails", number=1)
+    assert ended["result"]["content"][0]["text"] == "Error executing tool odd_fails"
+
+
+async def test_what_celery_broke_off_has_failed(wire: Wire) -> None:
+    ended = await end_of(wire, "reports_jobs_too_slow")
+    assert (ended["status"], ended["error"]["message"]) == ("failed", "The job exceeded its soft time limit")
+    ended = await end_of(wire, "reports_jobs_dies")
+    assert ended["error"]["message"] == "The worker process that ran the job ended unexpectedly"
+
+
+# --- On the way
+
+
+async def test_progress_becomes_the_status_message(wire: Wire, gate: Gate) -> None:
+    created = await wire.create("reports_jobs_slowly", gate=str(gate), message="reading")
+    async with wire.listen([created["taskId"]]) as events:
+        async for event in events:
+            if event.get("params", {}).get("statusMessage") == "reading":
+                gate.open()
+                break
+    task = await becomes(wire, created["taskId"], lambda task: task["status"] == "completed")
+    assert task["result"]["content"][0]["text"] == "done"
+
+
+async def test_progress_without_a_message_tells_its_numbers(session: Session, gate: Gate) -> None:
+    created = await session.call("reports_jobs_slowly", task={}, gate=str(gate), _meta={"progressToken": 7})
+    task_id = created.result["task"]["taskId"]
+
+    def told() -> bool:
+        return any(one.get("statusMessage") == "3 of 10" for one in session.statuses(task_id))
+
+    await eventually(told, what="the numbers are pushed")
+    gate.open()
+    assert (await session.ended(task_id))[-1]["status"] == "completed"
+
+
+async def test_a_state_of_the_jobs_own_is_told_by_its_name(wire: Wire, gate: Gate) -> None:
+    created = await wire.create("reports_jobs_in_own_state", gate=str(gate))
+    await becomes(wire, created["taskId"], lambda task: task.get("statusMessage") == "UPLOADING")
+
+
+async def test_a_job_that_is_tried_again_goes_on(wire: Wire, gate: Gate) -> None:
+    created = await wire.create("reports_jobs_flaky", folder=str(gate))
+    await gate.reached()
+    gate.open()
+    statuses = await follow(wire, created["taskId"])
+    assert statuses[-1]["result"]["structuredContent"] == {"result": 3}
+    assert {one["status"] for one in statuses[:-1]} <= {"working"}
+
+
+async def test_a_change_is_pushed_on_any_replica(wire: Wire, exposing: Deployment, gate: Gate) -> None:
+    """On one that neither made the task nor looks for itself before the test is over."""
+    async with Wire(exposing.serve(MCP_CELERY_EXPOSED_INTERVAL_MS="600000", MCP_CELERY_EXPOSED_EVENTS="0")) as other:
+        created = await wire.create("reports_jobs_slowly", gate=str(gate), message="here")
+        async with other.listen([created["taskId"]]) as events:
+            async for event in events:
+                if event.get("params", {}).get("statusMessage") == "here":
+                    break
+        assert (await other.get(created["taskId"]))["statusMessage"] == "here"
+
+
+async def test_celerys_events_tell_before_the_next_look(alone: Deployment, gate: Gate, gates: Gates) -> None:
+    """The record is read as it is kept, so no request of ours looks at the result; the watcher did at the start."""
+    store: Any = alone.redis
+
+    async def is_told() -> bool:
+        held = gates()
+        task_id = (await wire.create("wait", gate=str(held)))["taskId"]
+        record = f"mcp_celery:{alone.namespace}:task:anon:{task_id}"
+        await held.reached()
+        await eventually(lambda: store.hexists(record, "started_at_ms"), what="the watcher looks", seconds=60)
+        held.open()
+        with suppress(AssertionError):
+            await eventually(lambda: store.hget(record, "status") == "completed", seconds=2)
+            return True
+        return False  # the server may not have listened yet, which it does not say
+
+    async with Wire(alone.serve(MCP_CELERY_EXPOSED_INTERVAL_MS="600000")) as wire:
+        await wire.create("wait", gate=str(gate))  # while it is open, its server listens
+        await eventually(is_told, what="an event is heard", seconds=30)
+    store.close()
+
+
+# --- Cancelling, expiring
+
+
+async def test_a_cancelled_job_goes_on_and_its_outcome_is_dropped(wire: Wire, gate: Gate) -> None:
+    created = await wire.create("wait", gate=str(gate))
+    await gate.reached()
+    await wire.ask("tasks/cancel", {"taskId": created["taskId"]})
+    gate.open()
+    await eventually(lambda: gate.notes("notes"), what="the job ends")
+    assert (await wire.get(created["taskId"]))["status"] == "cancelled"
+
+
+async def test_a_cancel_ends_the_job_where_that_is_declared(session: Session, gate: Gate) -> None:
+    created = await session.create("wait_or_end", gate=str(gate))
+    (process,) = await gate.reached()
+    cancelled = (await session.ask("tasks/cancel", taskId=created["taskId"])).result
+    assert cancelled["status"] == "cancelled"
+    await eventually(lambda: not Path(f"/proc/{process}").exists(), what="the job's process is ended")
+    gate.open()
+    assert gate.notes("notes") == []
+    assert (await session.get(created["taskId"]))["status"] == "cancelled"
+
+
+async def test_a_job_that_nobody_begins_in_time_has_failed(wire: Wire, gate: Gate) -> None:
+    ended = await end_of(wire, "wait_nowhere", gate=str(gate))
+    assert (ended["status"], ended["error"]["message"]) == ("failed", "The job expired before a worker could start it")
+
+
+async def test_a_job_that_began_in_time_may_last(wire: Wire, gate: Gate) -> None:
+    created = await wire.create("wait_a_moment", gate=str(gate))
+    await gate.reached()
+    later = await wire.create("wait_nowhere", gate=str(gate))
+    await becomes(wire, later["taskId"], lambda task: task["status"] == "failed")  # now it would be too late
+    assert (await wire.get(created["taskId"]))["status"] == "working"
+    gate.open()
+    await becomes(wire, created["taskId"], lambda task: task["status"] == "completed")
+
+
+# --- Several jobs
+
+
+async def test_a_chain_gives_the_result_of_its_last_job(wire: Wire) -> None:
+    ended = await end_of(wire, "added_up", first=1, second=2, third=3)
+    assert ended["status"] == "completed", ended
+    assert ended["result"]["content"][0]["text"] == "6"
+
+
+async def test_a_group_gives_a_list_and_counts_its_jobs(wire: Wire, gate: Gate) -> None:
+    created = await wire.create("side_by_side", gate=str(gate), count=3)
+    counted = await becomes(wire, created["taskId"], lambda task: task.get("statusMessage") == "1 of 3 jobs done")
+    assert counted["status"] == "working"
+    gate.open()
+    ended = await becomes(wire, created["taskId"], lambda task: task["status"] == "completed")
+    assert [one["text"] for one in ended["result"]["content"]] == ["1", "2", "3"]
+
+
+async def test_a_chord_counts_its_jobs_and_gives_the_result_of_its_body(session: Session, gate: Gate) -> None:
+    created = await session.create("in_total", gate=str(gate), count=3)
+
+    def told() -> bool:
+        return any(one.get("statusMessage") == "1 of 4 jobs done" for one in session.statuses(created["taskId"]))
+
+    await eventually(told, what="its progress is pushed")
+    gate.open()
+    assert (await session.ended(created["taskId"]))[-1]["status"] == "completed"
+    assert (await session.result(created["taskId"])).result["content"][0]["text"] == "6"
+
+
+async def test_a_part_that_raises_is_the_tools_error(wire: Wire) -> None:
+    ended = await end_of(wire, "with_a_failing_part", count=2)
+    assert ended["status"] == "completed", ended
+    assert ended["result"]["content"][0]["text"] == "Error executing tool with_a_failing_part"
+
+
+async def test_a_cancel_revokes_every_part(wire: Wire, gate: Gate) -> None:
+    created = await wire.create("in_total", gate=str(gate), count=3)
+    processes = await gate.reached(2)
+    await wire.ask("tasks/cancel", {"taskId": created["taskId"]})
+
+    def ended() -> bool:
+        return not any(Path(f"/proc/{process}").exists() for process in processes)
+
+    await eventually(ended, what="the processes of both jobs are ended")
+    assert (await wire.get(created["taskId"]))["status"] == "cancelled"
+
+
+async def test_too_many_jobs_are_refused(wire: Wire, gate: Gate) -> None:
+    error = (await wire.call("side_by_side", gate=str(gate), count=1_001)).error
+    assert (error["code"], error["message"]) == (
+        -32602,
+        "Tool 'side_by_side' made 1001 jobs of these arguments, not 1…1000",
+    )
