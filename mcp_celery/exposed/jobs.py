@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final, cast
 
-from celery import Celery
+from celery import Celery, Task
 
 from mcp_celery.errors import ConfigurationError
 
@@ -34,20 +34,23 @@ def find_job(app: Celery, job: Any) -> FoundJob:
     Raises:
         ConfigurationError: It is no job, not one of this app, or one that is never exposed.
     """
-    name: object = job if isinstance(job, str) else getattr(job, "name", None)
-    if not isinstance(name, str) or not name:
-        raise ConfigurationError(f"expose({job!r}): expected a Celery task, or the name of one")
+    if not isinstance(job, str | Task) or not job:
+        raise ConfigurationError(
+            f"expose({job!r}): expected a Celery task or the name of one; signatures are exposed with expose_canvas"
+        )
+    name = job if isinstance(job, str) else str(cast(Any, job).name)
     if name.startswith(_NEVER):
         raise ConfigurationError(f"the job {name!r} is never exposed: it belongs to Celery itself or to mcp_celery")
-    tasks = cast("dict[str, Any]", app.tasks)
-    if isinstance(job, str) and name not in tasks:
-        app.loader.import_default_modules()
-    task = tasks.get(name)
-    if task is None and not isinstance(job, str):
+    # Celery registers a task with every app of the process, but only its own has its broker and its results.
+    if not isinstance(job, str) and job.app is not app:
         raise ConfigurationError(
-            f"the job {name!r} belongs to another Celery app than the server: give that app as celery=…"
+            f"the job {name!r} belongs to another Celery app than the server: give that app as celery=…, or expose the "
+            "job by its name"
         )
-    return FoundJob(name, task)
+    tasks = cast("dict[str, Any]", app.tasks)
+    if name not in tasks:
+        app.loader.import_default_modules()
+    return FoundJob(name, tasks.get(name))
 
 
 def find_jobs(app: Celery, include: Sequence[str], exclude: Sequence[str]) -> list[FoundJob]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.deployment import Deployment, deployed
-from tests.support.hosting import host_environment, host_worker, interpreter_without_us
+from tests.support.their_worker import host_environment, host_worker, interpreter_without_us
 from tests.support.live import Gate
 from tests.support.session import Session, over_http
 from tests.support.waiting import eventually

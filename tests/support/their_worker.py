@@ -11,7 +11,7 @@ from pathlib import Path
 from mcp_celery.settings import celery_url
 from tests.support.deployment import ROOT, Deployment, process, wait_until
 
-HOSTS = ROOT / "tests" / "support" / "hosts"
+THEIRS = ROOT / "tests" / "support" / "theirs"
 
 
 def interpreter_without_us(folder: Path) -> Path:
@@ -29,7 +29,7 @@ def interpreter_without_us(folder: Path) -> Path:
 def host_environment(store_url: str, namespace: str, *, broker: str | None = None) -> dict[str, str]:
     """The variables of the host's project, for its workers and for the server that exposes its jobs."""
     return {
-        "PYTHONPATH": str(HOSTS),
+        "PYTHONPATH": str(THEIRS),
         "REPORTS_BROKER": broker or celery_url(store_url),
         "REPORTS_BACKEND": celery_url(store_url),
         "REPORTS_QUEUE": f"reports-{namespace}",
@@ -50,7 +50,7 @@ def host_worker(
     log = deployment.folder / "host.log"
     begun = log.stat().st_size if log.exists() else 0
     env = {name: value for name, value in deployment.env(**variables).items() if not name.startswith("MCP_CELERY_")}
-    with process(list(argv), env, log, quiet=deployment.quiet, folder=HOSTS) as child:
+    with process(list(argv), env, log, quiet=deployment.quiet, folder=THEIRS) as child:
         wait_until(
             lambda: b" ready." in log.read_bytes()[begun:] or child.poll() is not None, "the host's worker is ready"
         )

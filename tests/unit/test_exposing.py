@@ -1,0 +1,267 @@
+"""Declaring exposed jobs: what a tool is made of, and what is refused in one clear line."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import pytest
+from celery import Celery, chain, chord, group
+from mcp.server.mcpserver.exceptions import ToolError
+from pydantic import BaseModel
+
+from mcp_celery import Settings, TaskConfig, TaskServer
+from mcp_celery.composition import CeleryTasks, tasks_of
+from mcp_celery.errors import ConfigurationError, InvalidRequestError
+from mcp_celery.exposed.arguments import sendable
+from mcp_celery.exposed.canvas import Canvas, canvas_of
+from mcp_celery.exposed.tools import ExposedCanvas, Offer
+
+pytestmark = pytest.mark.anyio
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Order(BaseModel):
+    day: date
+    count: int = 1
+
+
+class Jobs:
+    """An app with jobs."""
+
+    def __init__(self) -> None:
+        self.app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
+        task = partial(self.app.task, shared=False)
+
+        @task(name="shop.sell")
+        def sell(item: str, count: int = 1, *, region: str = "all") -> str:
+            """Sell something."""
+            return item * count + region
+
+        @task(name="shop.bound", bind=True)
+        def bound(self: Any, order: Order) -> None:
+            """Take an order."""
+
+        @task(name="shop.quiet", ignore_result=True)
+        def quiet() -> None: ...
+
+        @task(name="shop.positional")
+        def positional(item: str, /) -> str:
+            return item
+
+        @task(name="other.add")
+        def add(left: int, right: int = 0) -> int:
+            return left + right
+
+        @task(name="mcp.shop.tool.ours")
+        def ours() -> None: ...
+
+        self.sell, self.bound, self.quiet, self.positional, self.add, self.ours = (
+            *(sell, bound, quiet, positional, add, ours),
+        )
+
+
+@pytest.fixture
+def jobs() -> Jobs:
+    return Jobs()
+
+
+@pytest.fixture
+def server(jobs: Jobs) -> TaskServer:
+    return TaskServer("shop", celery=jobs.app, settings=Settings.load(namespace="shop"))
+
+
+async def schema_of(server: TaskServer, name: str) -> dict[str, Any]:
+    (tool,) = [tool for tool in await server.list_tools() if tool.name == name]
+    return tool.input_schema
+
+
+# --- What is made
+
+
+async def test_the_signature_of_the_job_is_the_tools(server: TaskServer, jobs: Jobs) -> None:
+    server.expose(jobs.sell)
+    schema = await schema_of(server, "shop_sell")
+    assert schema["required"] == ["item"]
+    assert list(schema["properties"]) == ["item", "count", "region"]
+    (tool,) = await server.list_tools()
+    assert tool.description == "Sell something."
+
+
+async def test_a_bound_jobs_self_is_no_parameter(server: TaskServer, jobs: Jobs) -> None:
+    server.expose(jobs.bound)
+    assert list((await schema_of(server, "shop_bound"))["properties"]) == ["order"]
+
+
+async def test_hidden_and_fixed_parameters_are_not_shown(server: TaskServer, jobs: Jobs) -> None:
+    server.expose(jobs.sell, name="sell", hide=["count"], fixed={"region": "eu"})
+    assert list((await schema_of(server, "sell"))["properties"]) == ["item"]
+
+
+async def test_what_is_not_listed_is_not_exposed(server: TaskServer, jobs: Jobs) -> None:
+    assert server.expose_all(jobs.app, include=["shop.*"], exclude=["shop.quiet", "shop.positional"]) == [
+        "shop_bound",
+        "shop_sell",
+    ]
+    assert {tool.name for tool in await server.list_tools()} == {"shop_bound", "shop_sell"}
+    with pytest.raises(ConfigurationError, match="has no job 'celery"):
+        server.expose_all(jobs.app, include=["celery.*"])
+
+
+async def test_an_exposed_job_always_runs_as_one_and_no_worker_of_ours_knows_it(server: TaskServer, jobs: Jobs) -> None:
+    server.expose(jobs.sell, name="sell", task=TaskConfig(queue="shop", expires=5))
+
+    @server.tool(task=True)
+    def own() -> None: ...
+
+    tasks = tasks_of(server)
+    assert tasks.config("tool", "sell")[1].foreground == "worker"
+    assert tasks.queue_names == ("mcp.shop",)
+    assert tasks.register_jobs(Celery("worker", set_as_current=False)) == ["mcp.shop.tool.own"]
+    server.remove_tool("sell")
+    assert ("tool", "sell") not in tasks.components()
+
+
+async def test_a_server_that_exists_already_can_expose_too(jobs: Jobs) -> None:
+    from mcp.server import MCPServer  # noqa: PLC0415 - beside the only use
+
+    server: MCPServer[Any] = MCPServer("shop")
+    tasks = CeleryTasks(celery=jobs.app, settings=Settings.load(namespace="shop"))
+    tasks.install(server)
+    tasks.expose("shop.sell")
+    assert [tool.name for tool in await server.list_tools()] == ["shop_sell"]
+
+
+# --- What is refused
+
+
+@pytest.mark.parametrize(
+    ("declare", "reason"),
+    [
+        (lambda server, jobs: server.expose(jobs.sell.s("a")), "signatures are exposed with expose_canvas"),
+        (lambda server, jobs: server.expose("celery.backend_cleanup"), "never exposed: it belongs to Celery itself"),
+        (lambda server, jobs: server.expose(jobs.ours), "never exposed: it belongs to Celery itself or to mcp_celery"),
+        (lambda server, jobs: server.expose(Jobs().sell), "belongs to another Celery app"),
+        (lambda server, jobs: server.expose("shop.unknown"), "knows no such job here; import its module, or describe"),
+        (lambda server, jobs: server.expose(jobs.quiet), "it stores no result (ignore_result=True)"),
+        (lambda server, jobs: server.expose(jobs.positional), "its parameter 'item' is positional-only"),
+        (lambda server, jobs: server.expose(jobs.sell, hide=["colour"]), "hide names 'colour', which it does not take"),
+        (lambda server, jobs: server.expose(jobs.sell, fixed={"colour": 1}), "fixed names 'colour', which it does not"),
+        (lambda server, jobs: server.expose(jobs.sell, hide=["item"]), "the hidden parameter 'item' has no default"),
+        (
+            lambda server, jobs: server.expose(jobs.sell, arguments=Order, fixed={"day": 1}),
+            "'day' is fixed, and in arguments=… too",
+        ),
+        (
+            lambda server, jobs: server.expose(jobs.sell, task=TaskConfig(rate_limit=1)),
+            "TaskConfig(rate_limit=…) has no effect; set it where the job is declared",
+        ),
+        (
+            lambda server, jobs: server.expose(jobs.sell, task=TaskConfig(foreground="server")),
+            "it runs in its own workers, so it cannot be kept from them",
+        ),
+        (
+            lambda server, jobs: [server.expose(jobs.sell), server.expose(jobs.sell)],
+            "the MCP server 'shop' has a tool 'shop_sell' already; give name=…",
+        ),
+        (
+            lambda server, jobs: server.expose_all(Jobs().app, include=["shop.*"]),
+            "expose_all: the Celery app 'shop' is not the server's",
+        ),
+        (lambda server, jobs: server.expose_all(jobs.app, include="shop.*"), "expected a list of names or patterns"),
+        (lambda server, jobs: server.expose_all(jobs.app, include=["shop.s*", "x.*"]), "has no job 'x.*'"),
+        (lambda server, jobs: server.expose_canvas(lambda: None), "a function without a name needs name=…"),
+        (
+            lambda server, jobs: server.expose_canvas(print, name="p", task=TaskConfig(queue="q")),
+            "TaskConfig(queue=…) has no effect; set it on the signatures",
+        ),
+    ],
+)
+def test_a_wrong_declaration_is_refused(
+    server: TaskServer, jobs: Jobs, declare: Callable[[TaskServer, Jobs], object], reason: str
+) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        declare(server, jobs)
+    assert reason in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+# --- Values
+
+
+@pytest.mark.parametrize(
+    ("value", "as_json", "as_msgpack"),
+    [
+        (date(2026, 7, 28), date(2026, 7, 28), "2026-07-28"),
+        ([Decimal("1.5")], [Decimal("1.5")], ["1.5"]),
+        (Colour.RED, "red", "red"),
+        ({"order": Order(day=date(2026, 1, 2))}, {"order": {"day": date(2026, 1, 2), "count": 1}}, None),
+        ({1, 1}, [1], [1]),
+    ],
+)
+def test_values_are_sent_as_the_serializer_carries_them(value: object, as_json: object, as_msgpack: object) -> None:
+    assert sendable(value, "json") == as_json
+    assert sendable(value, "msgpack") == (as_msgpack or {"order": {"day": "2026-01-02", "count": 1}})
+
+
+# --- Several jobs
+
+
+def names(canvas: Canvas) -> list[tuple[Any, ...]]:
+    return [tuple(part.args) for part in canvas.parts]
+
+
+def test_the_jobs_of_the_result_come_first(jobs: Jobs) -> None:
+    add = jobs.add
+    canvas = canvas_of(chain(add.s(1), add.s(2), add.s(3)), "t")
+    assert (names(canvas), canvas.gathered) == ([(3,), (1,), (2,)], 0)
+    canvas = canvas_of(group(add.s(1), chain(add.s(2), add.s(3))), "t")
+    assert (names(canvas), canvas.gathered) == ([(1,), (3,), (2,)], 2)
+    canvas = canvas_of(chord([add.s(1), add.s(2)], add.s(3)), "t")
+    assert (names(canvas), canvas.gathered) == ([(3,), (1,), (2,)], 0)
+    canvas = canvas_of(chain(add.s(1), group(add.s(2), add.s(3))), "t")
+    assert (names(canvas), canvas.gathered) == ([(2,), (3,), (1,)], 2)
+    canvas = canvas_of(add.s(1), "t")
+    assert (names(canvas), canvas.gathered) == ([(1,)], 0)
+    assert canvas.job_name == "other.add"
+
+
+def test_a_signature_that_somebody_keeps_is_not_changed(jobs: Jobs) -> None:
+    kept = chain(jobs.add.s(1), chord([jobs.add.s(2)], jobs.add.s(3)), group(jobs.add.s(4), jobs.add.s(5)))
+    before = repr(dict(kept))
+    for part in canvas_of(kept, "t").parts:
+        part.set(task_id="changed")
+    assert repr(dict(kept)) == before
+
+
+def test_what_makes_no_task_is_refused(jobs: Jobs) -> None:
+    nested = group(jobs.add.s(1), chain(jobs.add.s(2), group(jobs.add.s(3), jobs.add.s(4))))
+    for made, reason in [
+        (None, "made no Celery signature, but a NoneType"),
+        (group(), "made 0 jobs of these arguments"),
+        (nested, "made a group within its last group"),
+    ]:
+        with pytest.raises(InvalidRequestError, match=reason):
+            canvas_of(made, "t")
+
+
+async def test_what_a_function_raises_is_told_only_if_it_is_meant_to_be() -> None:
+    def build(year: int) -> Any:
+        if year:
+            raise ToolError("no such year")
+        raise RuntimeError("secret")
+
+    exposed = ExposedCanvas(
+        Offer("build", "", TaskConfig(), None, None, ()), Celery(set_as_current=False), build, terminate=False
+    )
+    for year, text in [(1, "no such year"), (0, "Tool 'build' could not make its jobs of these arguments")]:
+        with pytest.raises(InvalidRequestError) as refused:
+            await exposed.plan({"year": year}, 1.0)
+        assert str(refused.value) == text
