@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
+from mcp.client import Client
+from mcp_types import CallToolResult, TextContent
+from pydantic import BaseModel
 
+from mcp_celery import Settings, TaskMeta, TaskServer
+from mcp_celery.settings import celery_url
+from tests.support.brokers import delete_queues, rabbitmq
 from tests.support.deployment import Deployment, deployed
-from tests.support.their_worker import host_environment, host_worker, interpreter_without_us
-from tests.support.live import Gate
+from tests.support.live import Gate, celery_events, host_app
 from tests.support.session import Session, over_http
+from tests.support.their_worker import host_environment, host_worker, interpreter_without_us
 from tests.support.waiting import eventually
 from tests.support.wire import JSON, Wire, follow
 
@@ -365,3 +372,75 @@ async def test_too_many_jobs_are_refused(wire: Wire, gate: Gate) -> None:
         -32602,
         "Tool 'side_by_side' made 1001 jobs of these arguments, not 1…1000",
     )
+
+
+# --- Around
+
+
+async def test_arguments_are_shown_where_they_are_declared_to_be(wire: Wire, exposing: Deployment) -> None:
+    app = Celery(broker=celery_url(exposing.store_url), set_as_current=False)
+    with app, celery_events(app) as log:
+        created = await wire.create("add_by_name", left=11, right=22)
+        job_id = f"anon:{created['taskId']}:tool:add_by_name"
+        await eventually(lambda: "task-succeeded" in log.kinds_of(job_id), what="the worker tells of the job")
+        (received,) = [event for event in log.of(job_id) if event["type"] == "task-received"]
+    assert received["kwargs"] == "{'left': 11, 'right': <hidden>}"
+    assert received["name"] == "reports.jobs.add"
+
+
+async def test_what_has_outlived_its_time_is_ended_and_forgotten(alone: Deployment, gate: Gate) -> None:
+    async with over_http(alone.serve(MCP_CELERY_HEARTBEAT_MS="100", MCP_CELERY_EXPOSED_INTERVAL_MS="100")) as session:
+        created = await session.call("wait_or_end", task={"ttl": 3_000}, gate=str(gate))
+        task_id = created.result["task"]["taskId"]
+        (process,) = await gate.reached()
+        await eventually(lambda: not Path(f"/proc/{process}").exists(), what="the job's process is ended")
+        await eventually(
+            lambda: not any(task_id in one for one in alone.contents()), what="nothing is left", seconds=60
+        )
+
+
+async def test_a_task_can_be_made_in_process(exposing: Deployment) -> None:
+    settings = Settings.load(redis_url=exposing.store_url, namespace="exposed-inside", exposed_interval_ms=100)
+
+    class Numbers(BaseModel):
+        left: int
+        right: int
+
+    with host_app(settings, task_default_queue=exposing.settings["REPORTS_QUEUE"]) as app:
+        server = TaskServer("inside", celery=app, settings=settings)
+        server.expose("reports.jobs.add", arguments=Numbers)
+        async with Client(server) as client:
+            task = await server.call_tool("reports_jobs_add", {"left": 1, "right": 2}, task_meta=TaskMeta())
+            result = await task.result()
+            assert isinstance(result, CallToolResult)
+            assert isinstance(result.content[0], TextContent)
+            assert result.content[0].text == "3"
+            waited = await client.call_tool("reports_jobs_add", {"left": 2, "right": 2})
+            assert isinstance(waited.content[0], TextContent)
+            assert waited.content[0].text == "4"
+
+
+async def test_another_broker_and_another_result_backend(
+    store_url: str, their_python: Path, tmp_path: Path, gate: Gate
+) -> None:
+    """RabbitMQ, and results in a database, of which one is read at a time."""
+    namespace = f"exposed-{tmp_path.name}"
+    with rabbitmq(tmp_path) as broker:
+        variables = host_environment(store_url, namespace, broker=broker, backend=f"db+sqlite:///{tmp_path}/results.db")
+        with (
+            deployed(store_url, namespace, spec=SPEC, settings=variables) as found,
+            host_worker(their_python, found, variables, "-E"),
+        ):
+            async with Wire(found.serve(MCP_CELERY_EXPOSED_INTERVAL_MS="100")) as wire:
+                report = await end_of(wire, "build_report", year=2026)
+                assert report["result"]["structuredContent"]["year"] == 2026
+                created = await wire.create("reports_jobs_slowly", gate=str(gate), message="reading")
+                await becomes(wire, created["taskId"], lambda task: task.get("statusMessage") == "reading")
+                gate.open()
+                await becomes(wire, created["taskId"], lambda task: task["status"] == "completed")
+                ended = await end_of(wire, "reports_jobs_raises", year=1)
+                assert ended["result"]["content"][0]["text"].endswith("there is no report of 1")
+                ended = await end_of(wire, "in_total", gate=str(gate), count=2)
+                assert ended["result"]["content"][0]["text"] == "3"
+        queue = variables["REPORTS_QUEUE"]
+        delete_queues(broker, queue, f"{queue}-routed")

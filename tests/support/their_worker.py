@@ -26,12 +26,14 @@ def interpreter_without_us(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
-def host_environment(store_url: str, namespace: str, *, broker: str | None = None) -> dict[str, str]:
+def host_environment(
+    store_url: str, namespace: str, *, broker: str | None = None, backend: str | None = None
+) -> dict[str, str]:
     """The variables of the host's project, for its workers and for the server that exposes its jobs."""
     return {
         "PYTHONPATH": str(THEIRS),
         "REPORTS_BROKER": broker or celery_url(store_url),
-        "REPORTS_BACKEND": celery_url(store_url),
+        "REPORTS_BACKEND": backend or celery_url(store_url),
         "REPORTS_QUEUE": f"reports-{namespace}",
     }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, chain, chord, group
+from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel
 
@@ -130,8 +132,6 @@ async def test_an_exposed_job_always_runs_as_one_and_no_worker_of_ours_knows_it(
 
 
 async def test_a_server_that_exists_already_can_expose_too(jobs: Jobs) -> None:
-    from mcp.server import MCPServer  # noqa: PLC0415 - beside the only use
-
     server: MCPServer[Any] = MCPServer("shop")
     tasks = CeleryTasks(celery=jobs.app, settings=Settings.load(namespace="shop"))
     tasks.install(server)
@@ -142,55 +142,66 @@ async def test_a_server_that_exists_already_can_expose_too(jobs: Jobs) -> None:
 # --- What is refused
 
 
+@contextmanager
+def refused(reason: str) -> Generator[None]:
+    with pytest.raises(ConfigurationError) as found:
+        yield
+    assert reason in str(found.value)
+    assert "\n" not in str(found.value)
+
+
 @pytest.mark.parametrize(
-    ("declare", "reason"),
+    ("job", "options", "reason"),
     [
-        (lambda server, jobs: server.expose(jobs.sell.s("a")), "signatures are exposed with expose_canvas"),
-        (lambda server, jobs: server.expose("celery.backend_cleanup"), "never exposed: it belongs to Celery itself"),
-        (lambda server, jobs: server.expose(jobs.ours), "never exposed: it belongs to Celery itself or to mcp_celery"),
-        (lambda server, jobs: server.expose(Jobs().sell), "belongs to another Celery app"),
-        (lambda server, jobs: server.expose("shop.unknown"), "knows no such job here; import its module, or describe"),
-        (lambda server, jobs: server.expose(jobs.quiet), "it stores no result (ignore_result=True)"),
-        (lambda server, jobs: server.expose(jobs.positional), "its parameter 'item' is positional-only"),
-        (lambda server, jobs: server.expose(jobs.sell, hide=["colour"]), "hide names 'colour', which it does not take"),
-        (lambda server, jobs: server.expose(jobs.sell, fixed={"colour": 1}), "fixed names 'colour', which it does not"),
-        (lambda server, jobs: server.expose(jobs.sell, hide=["item"]), "the hidden parameter 'item' has no default"),
-        (
-            lambda server, jobs: server.expose(jobs.sell, arguments=Order, fixed={"day": 1}),
-            "'day' is fixed, and in arguments=… too",
-        ),
-        (
-            lambda server, jobs: server.expose(jobs.sell, task=TaskConfig(rate_limit=1)),
-            "TaskConfig(rate_limit=…) has no effect; set it where the job is declared",
-        ),
-        (
-            lambda server, jobs: server.expose(jobs.sell, task=TaskConfig(foreground="server")),
-            "it runs in its own workers, so it cannot be kept from them",
-        ),
-        (
-            lambda server, jobs: [server.expose(jobs.sell), server.expose(jobs.sell)],
-            "the MCP server 'shop' has a tool 'shop_sell' already; give name=…",
-        ),
-        (
-            lambda server, jobs: server.expose_all(Jobs().app, include=["shop.*"]),
-            "expose_all: the Celery app 'shop' is not the server's",
-        ),
-        (lambda server, jobs: server.expose_all(jobs.app, include="shop.*"), "expected a list of names or patterns"),
-        (lambda server, jobs: server.expose_all(jobs.app, include=["shop.s*", "x.*"]), "has no job 'x.*'"),
-        (lambda server, jobs: server.expose_canvas(lambda: None), "a function without a name needs name=…"),
-        (
-            lambda server, jobs: server.expose_canvas(print, name="p", task=TaskConfig(queue="q")),
-            "TaskConfig(queue=…) has no effect; set it on the signatures",
-        ),
+        ("celery.backend_cleanup", {}, "never exposed: it belongs to Celery itself or to mcp_celery"),
+        ("mcp.shop.tool.ours", {}, "never exposed: it belongs to Celery itself or to mcp_celery"),
+        ("shop.unknown", {}, "knows no such job here; import its module, or describe its arguments"),
+        ("shop.quiet", {}, "it stores no result (ignore_result=True)"),
+        ("shop.positional", {}, "its parameter 'item' is positional-only"),
+        ("shop.sell", {"hide": ["colour"]}, "hide names 'colour', which it does not take"),
+        ("shop.sell", {"fixed": {"colour": 1}}, "fixed names 'colour', which it does not take"),
+        ("shop.sell", {"hide": ["item"]}, "the hidden parameter 'item' has no default"),
+        ("shop.sell", {"arguments": Order, "fixed": {"day": 1}}, "'day' is fixed, and in arguments=… too"),
+        ("shop.sell", {"arguments": Order, "hide": ["day"]}, "leave out of arguments=… what shall be hidden"),
+        ("shop.sell", {"task": TaskConfig(rate_limit=1)}, "TaskConfig(rate_limit=…) has no effect; set it where"),
+        ("shop.sell", {"task": TaskConfig(foreground="server")}, "it cannot be kept from them"),
+        ("shop.sell", {"task": TaskConfig(mode="forbidden")}, "it cannot be kept from them"),
+        ("shop.sell", {"name": "taken"}, "the MCP server 'shop' has a tool 'taken' already; give name=…"),
     ],
 )
-def test_a_wrong_declaration_is_refused(
-    server: TaskServer, jobs: Jobs, declare: Callable[[TaskServer, Jobs], object], reason: str
-) -> None:
-    with pytest.raises(ConfigurationError) as refused:
-        declare(server, jobs)
-    assert reason in str(refused.value)
-    assert "\n" not in str(refused.value)
+def test_a_wrong_declaration_is_refused(server: TaskServer, job: str, options: dict[str, Any], reason: str) -> None:
+    server.tool("taken")(lambda: None)
+    with refused(reason):
+        server.expose(job, **options)
+
+
+def test_what_is_no_job_of_the_servers_app_is_refused(server: TaskServer, jobs: Jobs) -> None:
+    with refused("signatures are exposed with expose_canvas"):
+        server.expose(jobs.sell.s("a"))
+    with refused("belongs to another Celery app than the server"):
+        server.expose(Jobs().sell)
+    with refused("expose_all: the Celery app 'shop' is not the server's"):
+        server.expose_all(Jobs().app, include=["shop.*"])
+
+
+def test_an_allowlist_that_is_none_is_refused(server: TaskServer, jobs: Jobs) -> None:
+    with refused("expected a list of names or patterns"):
+        server.expose_all(jobs.app, include="shop.*")
+    with refused("expected a list of names or patterns"):
+        server.expose_all(jobs.app, include=[])
+    with refused("has no job 'x.*'"):
+        server.expose_all(jobs.app, include=["shop.s*", "x.*"])
+
+
+def test_a_canvas_that_cannot_be_is_refused(server: TaskServer) -> None:
+    async def build() -> None: ...
+
+    with refused("a function without a name needs name=…"):
+        server.expose_canvas(lambda: None)
+    with refused("TaskConfig(queue=…) has no effect; set it on the signatures"):
+        server.expose_canvas(build, task=TaskConfig(queue="q"))
+    with refused("what makes its jobs must not be `async def`"):
+        server.expose_canvas(build)
 
 
 # --- Values
@@ -203,7 +214,7 @@ def test_a_wrong_declaration_is_refused(
         ([Decimal("1.5")], [Decimal("1.5")], ["1.5"]),
         (Colour.RED, "red", "red"),
         ({"order": Order(day=date(2026, 1, 2))}, {"order": {"day": date(2026, 1, 2), "count": 1}}, None),
-        ({1, 1}, [1], [1]),
+        ({1}, [1], [1]),
     ],
 )
 def test_values_are_sent_as_the_serializer_carries_them(value: object, as_json: object, as_msgpack: object) -> None:
@@ -262,6 +273,6 @@ async def test_what_a_function_raises_is_told_only_if_it_is_meant_to_be() -> Non
         Offer("build", "", TaskConfig(), None, None, ()), Celery(set_as_current=False), build, terminate=False
     )
     for year, text in [(1, "no such year"), (0, "Tool 'build' could not make its jobs of these arguments")]:
-        with pytest.raises(InvalidRequestError) as refused:
+        with pytest.raises(InvalidRequestError) as found:
             await exposed.plan({"year": year}, 1.0)
-        assert str(refused.value) == text
+        assert str(found.value) == text

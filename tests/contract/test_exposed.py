@@ -1,0 +1,328 @@
+"""Exposed jobs as the engine sees them: each state that is stored becomes what the task's owner is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mcp_celery.config import TaskConfig
+from mcp_celery.connections import ended
+from mcp_celery.engine import (
+    MAX_MESSAGE_CHARS,
+    ExposedTasks,
+    ExposedWork,
+    JSONObject,
+    Plan,
+    Progress,
+    StoredResult,
+    Submission,
+    TaskEngine,
+    TaskRecord,
+    TaskView,
+)
+from mcp_celery.engine.reaper import Reaper
+from mcp_celery.engine.recovery import RecoveryPolicy
+from mcp_celery.engine.watcher import DueTasks, Watcher
+from mcp_celery.errors import QueueUnavailableError, StoreUnavailableError
+from mcp_celery.store import RedisExposed, RedisRecovery
+from mcp_celery.testing import MemoryTaskResults
+from tests.support.waiting import eventually
+from tests.support.worlds import ALICE, LIMITS, RedisWorld, Watchful, World, a_record, a_submission
+
+pytestmark = pytest.mark.anyio
+
+
+def publish(_job_ids: Sequence[str], _producer: object) -> None:
+    """The queue in memory publishes nothing."""
+
+
+class Exposure:
+    """Exposes whatever is asked for, as so many jobs."""
+
+    def __init__(self, work: ExposedWork) -> None:
+        self.work = work
+
+    async def plan(self, submission: Submission) -> Plan | None:
+        return None if submission.component == "own" else Plan("shop.sell", self.work, publish)
+
+    def returned(self, component: str, value: Any) -> JSONObject:
+        if value == "unfit":
+            raise ValueError(value)
+        return {"content": [{"type": "text", "text": repr(value)}]}
+
+    def raised(self, component: str, exception_name: str, arguments: Sequence[Any]) -> JSONObject:
+        return {"content": [{"type": "text", "text": f"{exception_name}{list(arguments)}"}], "isError": True}
+
+
+class Shop:
+    """An engine over a world, with a result backend that stands apart."""
+
+    def __init__(self, world: World, work: ExposedWork | None = None, queue: Watchful | None = None) -> None:
+        self.world = world
+        self.queue = queue or Watchful(world.store)
+        self.results = MemoryTaskResults()
+        self.exposed = ExposedTasks(Exposure(work or ExposedWork()), self.results)
+        self.engine = TaskEngine(
+            store=world.store,
+            queue=self.queue,
+            bus=world.bus,
+            results=self.results,
+            limits=LIMITS,
+            exposed=self.exposed,
+        )
+
+    async def submit(self, config: TaskConfig | None = None) -> TaskRecord:
+        return await self.engine.submit(a_submission(config=config))
+
+    async def get(self, record: TaskRecord) -> TaskView:
+        return await self.engine.get(ALICE, record.task_id)
+
+
+def raised(name: str, *arguments: object) -> dict[str, object]:
+    return {"exc_type": name, "exc_message": list(arguments)}
+
+
+async def test_nothing_of_the_caller_is_kept_for_a_worker_that_could_not_read_it(world: World) -> None:
+    shop = Shop(world)
+    record = await shop.submit()
+    assert (record.work, record.job_name) == (ExposedWork(), "shop.sell")
+    stored = await world.store.load(record.ref)
+    assert stored is not None
+    assert stored.record == record
+    snapshot = await world.store.snapshot(record.ref)
+    assert snapshot is not None
+    assert (snapshot.params, snapshot.headers, snapshot.session_id) == ({}, None, None)
+
+
+@pytest.mark.parametrize(
+    ("state", "value", "message", "progress"),
+    [
+        ("PENDING", None, None, None),
+        ("RECEIVED", None, None, None),
+        ("STARTED", {"pid": 7, "hostname": "w"}, None, None),
+        ("RETRY", raised("ConnectionError", "secret"), "Trying again", None),
+        ("PROGRESS", {"current": 3, "total": 10, "message": "reading"}, "reading", Progress(3, 10)),
+        ("PROGRESS", {"current": 3, "total": 10}, "3 of 10", Progress(3, 10)),
+        ("PROGRESS", {"current": 2.5}, "2.5", Progress(2.5)),
+        ("PROGRESS", {"current": "three", "total": True}, "PROGRESS", None),
+        ("PROGRESS", {"current": float("nan"), "message": ""}, "PROGRESS", None),
+        ("PROGRESS", "half", "half", None),
+        ("PROGRESS", None, "PROGRESS", None),
+        ("UPLOADING", {"percent": 50}, "UPLOADING", None),
+        ("UPLOADING", {"message": "m" * 3_000}, "m" * MAX_MESSAGE_CHARS, None),
+    ],
+)
+async def test_what_a_job_tells_on_the_way(
+    world: World, state: str, value: object, message: str | None, progress: Progress | None
+) -> None:
+    shop = Shop(world)
+    record = await shop.submit()
+    shop.results.stored[record.job_id] = StoredResult(state, value)
+    seen = (await shop.get(record)).record
+    assert (seen.status, seen.status_message, seen.progress) == ("working", message, progress)
+    again = (await shop.get(record)).record
+    assert again == seen  # the same is not told twice
+
+
+@pytest.mark.parametrize(
+    ("state", "value", "status", "told"),
+    [
+        ("SUCCESS", {"sum": 3}, "completed", "{'sum': 3}"),
+        ("SUCCESS", None, "completed", "None"),
+        ("FAILURE", raised("SoldOutError", "no tea"), "completed", "SoldOutError['no tea']"),
+        ("FAILURE", raised("OperationalError", "their database"), "completed", "OperationalError['their database']"),
+        ("FAILURE", raised("TimeLimitExceeded", 1), "failed", "The job exceeded its time limit and was ended"),
+        (
+            "FAILURE",
+            raised("NotRegistered", "shop.sell"),
+            "failed",
+            "No worker knows this component; it was removed, or",
+        ),
+        ("REVOKED", raised("TaskRevokedError", "terminated"), "cancelled", "The job was revoked"),
+        ("REVOKED", raised("TaskRevokedError", "expired"), "failed", "The job expired before a worker could start it"),
+    ],
+)
+async def test_how_a_job_ends(world: World, state: str, value: object, status: str, told: str) -> None:
+    shop = Shop(world)
+    record = await shop.submit()
+    shop.results.stored[record.job_id] = StoredResult(state, value)
+    view = await shop.get(record)
+    assert view.record.status == status
+    if view.result is not None:
+        assert view.result["content"][0]["text"] == told
+        assert view.record.is_error == (state == "FAILURE")
+        assert (await shop.get(record)).result == view.result
+    else:
+        assert (view.record.status_message or "").startswith(told)
+
+
+async def test_an_outcome_after_a_cancel_is_dropped(world: World) -> None:
+    shop = Shop(world, ExposedWork(parts=3, gathered=3))
+    record = await shop.submit()
+    await shop.engine.cancel(ALICE, record.task_id)
+    assert shop.queue.revoked == [record.job_id, f"{record.job_id}!2", f"{record.job_id}!3"]
+    for job_id in record.job_ids:
+        shop.results.put(job_id, "SUCCESS", 1)
+    assert (await shop.get(record)).record.status == "cancelled"
+
+
+async def test_a_job_that_waits_too_long_has_failed_and_one_that_began_has_not(world: World) -> None:
+    shop = Shop(world)
+    begun, waiting = [await shop.submit(TaskConfig(expires=0.05)) for _ in range(2)]
+    shop.results.stored[begun.job_id] = StoredResult("STARTED", None)
+    assert (await shop.get(begun)).record.started_at_ms is not None
+
+    async def has_failed() -> bool:
+        return (await shop.get(waiting)).record.status == "failed"
+
+    await eventually(has_failed)
+    del shop.results.stored[begun.job_id]
+    assert (await shop.get(begun)).record.status == "working"
+
+
+async def test_parts_are_counted_and_gathered(world: World) -> None:
+    shop = Shop(world, ExposedWork(parts=3, gathered=2))
+    record = await shop.submit()
+    first, second, third = record.job_ids
+    assert (await shop.get(record)).record.status_message is None
+    shop.results.put(third, "SUCCESS", "c")
+    counted = (await shop.get(record)).record
+    assert (counted.status_message, counted.progress) == ("1 of 3 jobs done", Progress(1, 3))
+    shop.results.put(second, "SUCCESS", "b")
+    shop.results.put(first, "SUCCESS", "a")
+    view = await shop.get(record)
+    assert view.result == {"content": [{"type": "text", "text": "['a', 'b']"}]}
+    assert view.record.progress == Progress(3, 3)
+
+
+async def test_the_exception_of_a_part_counts_and_not_what_celery_makes_of_it(world: World) -> None:
+    shop = Shop(world, ExposedWork(parts=3))
+    record = await shop.submit()
+    body, first, _second = record.job_ids
+    shop.results.put(body, "FAILURE", raised("ChordError", "Dependency … raised"))
+    shop.results.put(first, "FAILURE", raised("SoldOutError", "no tea"))
+    result = (await shop.get(record)).result
+    assert result is not None
+    assert result["content"][0]["text"] == "SoldOutError['no tea']"
+
+
+async def test_work_that_seems_unpublished_is_revoked(world: World) -> None:
+    """Its message may arrive yet, and its worker would not ask us whether it may run."""
+
+    class Unsure(Watchful):
+        async def publish(self, record: TaskRecord, submission: Submission) -> None:
+            await super().publish(record, submission)
+            raise QueueUnavailableError
+
+    shop = Shop(world, queue=Unsure(world.store))
+    with pytest.raises(QueueUnavailableError):
+        await shop.submit()
+    ((record, _),) = shop.queue.published
+    assert await world.store.load(record.ref) is None
+    assert shop.queue.revoked == [record.job_id]
+
+
+# --- The watcher
+
+
+def watcher_of(shop: Shop, world: RedisWorld, interval_ms: int = 60_000) -> Watcher:
+    return Watcher(RedisExposed(world.store), shop.exposed, shop.engine.settling, interval_ms)
+
+
+async def test_servers_share_the_tasks_that_are_due(in_redis: RedisWorld) -> None:
+    shop = Shop(in_redis)
+    first, second = watcher_of(shop, in_redis), watcher_of(shop, in_redis)
+    record = await shop.submit()
+    await first.look()
+    assert first.watches
+    shop.results.put(record.job_id, "SUCCESS", 1)
+    await second.look()
+    stored = await in_redis.store.load(record.ref)
+    assert stored is not None
+    assert stored.record.status == "working"  # it is the first one's until the next look
+    second.hint(record.key)
+    second.hint(replace(record, task_id="unknown").key)
+    await second.look()
+    stored = await in_redis.store.load(record.ref)
+    assert stored is not None
+    assert stored.record.status == "completed"
+    second.hint(record.key)
+    await second.look()
+    assert not second.watches
+    assert in_redis.client.zcard(in_redis.keys.exposed) == 0
+
+
+async def test_own_tasks_are_not_watched(in_redis: RedisWorld) -> None:
+    shop = Shop(in_redis)
+    await shop.engine.submit(replace(a_submission(), component="own"))
+    assert in_redis.client.zcard(in_redis.keys.exposed) == 0
+
+
+async def test_one_task_that_cannot_be_told_holds_up_no_other(
+    in_redis: RedisWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = Shop(in_redis)
+    records = [await shop.submit() for _ in range(3)]
+    for record in records:
+        shop.results.put(record.job_id, "SUCCESS", "unfit" if record is records[0] else 1)
+    await watcher_of(shop, in_redis).look()
+    statuses = [stored.record.status for one in records if (stored := await in_redis.store.load(one.ref))]
+    assert statuses == ["working", "completed", "completed"]
+    assert "cannot be told what became of its job" in caplog.text
+
+
+async def test_the_watcher_outlives_a_store_and_a_backend_that_do_not_answer() -> None:
+    class Away:
+        looks = 0
+
+        async def due(self, interval_ms: int, limit: int) -> DueTasks:
+            self.looks += 1
+            if self.looks == 1:
+                raise StoreUnavailableError
+            return DueTasks(1, [replace(a_record(), work=ExposedWork())])
+
+        async def hurry(self, keys: Sequence[str]) -> None: ...
+
+    class Silent:
+        asked = 0
+
+        async def read_many(self, job_ids: Sequence[str]) -> None:
+            self.asked += 1
+
+    away, silent = Away(), Silent()
+    exposed = ExposedTasks(Exposure(ExposedWork()), silent)
+    watcher = Watcher(away, exposed, None, 1)  # pyright: ignore[reportArgumentType] - nothing is ever settled
+    watching = asyncio.create_task(watcher.run())
+    await eventually(lambda: silent.asked > 2)
+    await ended(watching)
+
+
+async def test_what_expires_is_revoked_and_forgotten_with_all_its_parts(in_redis: RedisWorld) -> None:
+    class Bin:
+        forgotten: Sequence[str] = ()
+
+        async def forget(self, job_ids: Sequence[str]) -> None:
+            self.forgotten = [*self.forgotten, *job_ids]
+
+    shop, forgotten = Shop(in_redis, ExposedWork(parts=2)), Bin()
+    reaper = Reaper(
+        store=RedisRecovery(in_redis.store),
+        tasks=in_redis.store,
+        queue=shop.queue,
+        results=forgotten,
+        declared=lambda _, component: (component, TaskConfig()),
+        policy=RecoveryPolicy(heartbeat_ms=20, max_redeliveries=1),
+    )
+    record = await shop.engine.submit(a_submission(ttl_ms=300))
+
+    async def is_forgotten() -> bool:
+        await reaper.sweep()
+        return list(forgotten.forgotten) == record.job_ids
+
+    await eventually(is_forgotten)
+    assert shop.queue.revoked == record.job_ids
+    assert [published for published, _ in shop.queue.published] == [record]
