@@ -18,6 +18,7 @@ from mcp_celery.config import TaskConfig, TaskMeta, as_config
 from mcp_celery.connections import Connections
 from mcp_celery.context import register_task_server
 from mcp_celery.default_app import default_app
+from mcp_celery.eager import EagerJobs, EagerQueue
 from mcp_celery.engine import JSONObject, TaskEngine
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedCatalog, ExposedTool, Exposing
@@ -92,6 +93,7 @@ class CeleryTasks(Exposing):
                 self.declare(task_type, component, as_config(declared))
         self._server: MCPServer[Any] | None = None
         self._connections: Connections | None = None
+        self._eager_jobs: EagerJobs | None = None
         self._host = host = TaskHost(
             engine=self.engine,
             config=self.config,
@@ -135,6 +137,7 @@ class CeleryTasks(Exposing):
             queue_name=self.queue_name,
             declared=self.config,
             exposed=self._exposed,
+            eager=self._eager_queue,
         )
         self._server = server
         _tasks[server] = self
@@ -299,14 +302,21 @@ class CeleryTasks(Exposing):
         # Not before: Celery sets up logging only after its modules are imported.
         uid = f"mcp_celery.say_what_is_kept.{self.namespace}"
         signals.celeryd_after_setup.connect(self.connections.say_what_is_kept, weak=False, dispatch_uid=uid)
-        runtime = WorkerRuntime(
+        return register(app, self._make_runtime(), self._own_components())
+
+    def _eager_queue(self) -> EagerQueue:
+        if self._eager_jobs is None:
+            self._eager_jobs = EagerJobs(self.celery, self._make_runtime(), self._own_components)
+        return self._eager_jobs.queue()
+
+    def _make_runtime(self) -> WorkerRuntime:
+        return WorkerRuntime(
             namespace=self.namespace,
             ledger=self.connections.ledger,
             living=self.connections.living,
             make_runner=self._make_runner,
             results_are_here=self.connections.results_are_here(),
         )
-        return register(app, runtime, self._own_components())
 
     def _own_components(self) -> dict[tuple[TaskType, str], TaskConfig]:
         """Those whose jobs are ours: all but the exposed ones."""

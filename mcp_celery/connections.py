@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 from celery import Celery
@@ -17,7 +17,7 @@ from celery.exceptions import ImproperlyConfigured
 from mcp.server.request_state import AESGCMRequestStateCodec
 
 from mcp_celery.background import ended
-from mcp_celery.engine import Declared, ExposedTasks, TaskEngine, TaskLimits
+from mcp_celery.engine import Declared, ExposedTasks, TaskEngine, TaskLimits, TaskQueue
 from mcp_celery.engine.life import WorkerLife
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import RecoveryPolicy
@@ -39,6 +39,14 @@ _UNUSABLE_BACKENDS: Final = {
 }
 
 
+class ClosableTaskQueue(TaskQueue, Protocol):
+    """A queue that belongs to one event loop."""
+
+    async def aclose(self) -> None:
+        """Close its connection, and end what it has begun."""
+        ...
+
+
 @dataclass(slots=True)
 class _Live:
     """What is open on one event loop."""
@@ -46,7 +54,7 @@ class _Live:
     engine: TaskEngine
     store: RedisTaskStore
     bus: RedisTaskBus
-    queue: CeleryQueue
+    queue: ClosableTaskQueue
     results: CeleryResults
     recovery: RedisRecovery
     reaper: Reaper
@@ -73,6 +81,7 @@ class Connections:
         queue_name: Queue of jobs that neither a component nor a route sends elsewhere.
         declared: What the components declare.
         exposed: The exposed jobs.
+        eager: Makes the queue whose jobs run in this process, under ``task_always_eager``.
     """
 
     def __init__(
@@ -84,6 +93,7 @@ class Connections:
         queue_name: str,
         declared: Declared,
         exposed: ExposedCatalog,
+        eager: Callable[[], ClosableTaskQueue],
     ) -> None:
         self._settings = settings
         self._celery = celery
@@ -91,6 +101,7 @@ class Connections:
         self._queue_name = queue_name
         self._declared = declared
         self._exposed = exposed
+        self._eager = eager
         self._policy = RecoveryPolicy(settings.heartbeat_ms, settings.max_redeliveries)
         keys = settings.key_ring
         self._snapshots = SnapshotCodec(AESGCMRequestStateCodec(keys) if keys else None)
@@ -196,13 +207,7 @@ class Connections:
         results = self._results()
         store = self.open_store()
         bus = self.open_bus()
-        queue = CeleryQueue(
-            self._celery,
-            namespace=self._namespace,
-            default_queue=self._queue_name,
-            timeout_seconds=self._settings.publish_timeout_ms / 1000,
-            max_length=self._settings.max_queue_length,
-        )
+        queue = self._open_queue()
         limits = TaskLimits(
             default_ttl_ms=self._settings.default_ttl_ms,
             max_ttl_ms=self.max_ttl_ms(),
@@ -235,6 +240,17 @@ class Connections:
                 events = JobEvents(self._celery, watcher)
                 background.append(asyncio.create_task(events.run(), name="mcp-celery-events"))
         return _Live(engine, store, bus, queue, results, recovery, reaper, background)
+
+    def _open_queue(self) -> ClosableTaskQueue:
+        if self._celery.conf.task_always_eager:
+            return self._eager()
+        return CeleryQueue(
+            self._celery,
+            namespace=self._namespace,
+            default_queue=self._queue_name,
+            timeout_seconds=self._settings.publish_timeout_ms / 1000,
+            max_length=self._settings.max_queue_length,
+        )
 
     @property
     def _store_timeout(self) -> float:

@@ -148,7 +148,7 @@ class CeleryQueue:
         if submission.plan is not None:
             queue = submission.plan.queue
         else:
-            queue = self._route(self._name_of(submission), submission.config).get("queue")
+            queue = self._route(name_of_job(self._namespace, submission), submission.config).get("queue")
         if queue is None:
             self._say_unknown("jobs are routed to an exchange, which may have any number of queues, or are a canvas")
         return None if queue is None else str(getattr(queue, "name", queue))
@@ -174,16 +174,11 @@ class CeleryQueue:
             self._said_unknown = True
             logger.warning("MCP_CELERY_MAX_QUEUE_LENGTH has no effect on some jobs: %s", reason)
 
-    def _name_of(self, submission: Submission) -> str:
-        """The Celery name of a request's job."""
-        component = submission.declared_as or submission.component
-        return submission.job_name or job_name(self._namespace, submission.task_type, component)
-
     def _publish(self, record: TaskRecord, submission: Submission) -> None:
         if submission.plan is not None:
             submission.plan.publish(record.job_ids, self._live_producer())
             return
-        name = record.job_name or self._name_of(submission)
+        name = name_of_job(self._namespace, submission, record.job_name)
         config = submission.config
         arguments = {"key": record.key, "attempt": record.attempt, "leg": record.leg}
         amqp = self._app.amqp
@@ -267,3 +262,9 @@ class CeleryQueue:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._disconnect)
         await loop.run_in_executor(None, self._thread.shutdown)
+
+
+def name_of_job(namespace: str, submission: Submission, given: str | None = None) -> str:
+    """What the job of a request is called: what its record (``given``) or the request says, else after its component."""
+    component = submission.declared_as or submission.component
+    return given or submission.job_name or job_name(namespace, submission.task_type, component)

@@ -9,19 +9,21 @@ from celery import Celery
 from mcp_celery.config import TaskConfig
 from mcp_celery.keys import TaskType
 from mcp_celery.worker.asking import InputLifetimes
-from mcp_celery.worker.job import WorkerRuntime, job_class
+from mcp_celery.worker.job import ComponentJob, WorkerRuntime, job_class
 from mcp_celery.worker.revoked import WatchRevoked
 from mcp_celery.worker.runner import ClosableTaskBus, ClosableTaskStore, JobRunner
-from mcp_celery.worker.signals import connect
+from mcp_celery.worker.signals import connect, connect_outcomes
 from mcp_celery.worker.steps import ConsumerTimeout, Reconnection, Vitals, require_json
 
 __all__ = [
     "ClosableTaskBus",
     "ClosableTaskStore",
+    "ComponentJob",
     "InputLifetimes",
     "JobRunner",
     "WorkerRuntime",
     "add_steps",
+    "bind_jobs",
     "register",
     "require_json",
 ]
@@ -39,13 +41,37 @@ def register(app: Celery, runtime: WorkerRuntime, components: Mapping[tuple[Task
     Returns:
         The names of the jobs.
     """
-    names: list[str] = []
-    for (task_type, component), config in components.items():
-        job = app.register_task(job_class(task_type, component, config, runtime)())
-        names.append(job.name)
+    jobs = _jobs(runtime, components)
+    for job in jobs.values():
+        app.register_task(job)
     connect(runtime)
     add_steps(app)
-    return names
+    return list(jobs)
+
+
+def bind_jobs(
+    app: Celery, runtime: WorkerRuntime, components: Mapping[tuple[TaskType, str], TaskConfig]
+) -> dict[str, ComponentJob]:
+    """Make jobs that run in this process, which is no worker: with the app's settings, but not among its own.
+
+    Args:
+        app: The app whose settings, annotations and result backend hold for them.
+        runtime: What the jobs share.
+        components: The components that may run as tasks, by type and name.
+
+    Returns:
+        The jobs by name.
+    """
+    jobs = _jobs(runtime, components)
+    for job in jobs.values():
+        job.bind(app)
+    connect_outcomes()
+    return jobs
+
+
+def _jobs(runtime: WorkerRuntime, components: Mapping[tuple[TaskType, str], TaskConfig]) -> dict[str, ComponentJob]:
+    made = [job_class(task_type, component, config, runtime)() for (task_type, component), config in components.items()]
+    return {job.name: job for job in made}
 
 
 def add_steps(app: Celery) -> None:

@@ -78,6 +78,10 @@ class WorkerRuntime:
         self._loop = ProcessLoop()
         self._runner: JobRunner | None = None
 
+    def is_here(self) -> bool:
+        """Whether the running event loop is the one on which this process runs its jobs, off the asyncio pool."""
+        return self._loop.is_here()
+
     def run(self, call: JobCall) -> JobOutcome:
         """Run a job on the process's event loop, and wait for it.
 
@@ -219,7 +223,8 @@ class ComponentJob(_CeleryTask):
             attempt=attempt,
             leg=leg,
             retries=request.retries,
-            worker=self.runtime.heart.worker_id(request.hostname),
+            # Nobody's heart beats for a job in the server's own process.
+            worker="" if request.is_eager else self.runtime.heart.worker_id(request.hostname),
             input_timeout_seconds=self.config.input_timeout,
             let_through=(*self._reasons_to_retry(), *self._limits()),
         )

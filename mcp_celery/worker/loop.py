@@ -41,6 +41,10 @@ class ProcessLoop:
         self._lock = threading.Lock()
         self._loop = self._thread = None
 
+    def is_here(self) -> bool:
+        """Whether this is the running loop."""
+        return self._loop is asyncio.get_running_loop()
+
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:

@@ -132,18 +132,14 @@ def on_unknown(runtime: WorkerRuntime) -> Callable[..., None]:
 
 
 def connect(runtime: WorkerRuntime) -> None:
-    """Connect the handlers, once for a process however many servers it serves."""
-    handlers: dict[str, Callable[..., None]] = {
-        "task_received": on_received,
-        "task_prerun": on_prerun,
-        "task_success": on_success,
-        "task_failure": on_failure,
-        "task_retry": on_retry,
-        "task_revoked": on_revoked,
-        "task_unknown": on_unknown(runtime),
-    }
-    for name, handler in handlers.items():
-        getattr(signals, name).connect(handler, weak=False, dispatch_uid=f"mcp_celery.{name}")
+    """Connect the handlers of a worker, once for a process however many servers it serves."""
+    connect_outcomes()
+    _connect(
+        task_received=on_received,
+        task_prerun=on_prerun,
+        task_revoked=on_revoked,
+        task_unknown=on_unknown(runtime),
+    )
 
     def stop(**_: Any) -> None:
         runtime.stop()
@@ -151,3 +147,13 @@ def connect(runtime: WorkerRuntime) -> None:
     uid = f"mcp_celery.stop.{runtime.namespace}"
     signals.worker_process_shutdown.connect(stop, weak=False, dispatch_uid=uid)
     signals.worker_shutdown.connect(stop, weak=False, dispatch_uid=uid)
+
+
+def connect_outcomes() -> None:
+    """Connect the handlers of what a job comes to, which it does in any process."""
+    _connect(task_success=on_success, task_failure=on_failure, task_retry=on_retry)
+
+
+def _connect(**handlers: Callable[..., None]) -> None:
+    for name, handler in handlers.items():
+        getattr(signals, name).connect(handler, weak=False, dispatch_uid=f"mcp_celery.{name}")
