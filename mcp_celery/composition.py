@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from celery import Celery, signals
@@ -17,6 +16,7 @@ from mcp_types import ToolAnnotations
 from mcp_celery.config import TaskConfig, TaskMeta, as_config
 from mcp_celery.connections import Connections
 from mcp_celery.context import register_task_server
+from mcp_celery.declared import DeclaredComponents
 from mcp_celery.default_app import default_app
 from mcp_celery.eager import EagerJobs, EagerQueue
 from mcp_celery.engine import JSONObject, TaskEngine
@@ -32,11 +32,7 @@ from mcp_celery.protocol import (
     TaskPush,
     TasksExtension,
     asks_first,
-    can_ask_first,
-    declared_resource,
     fit,
-    list_components,
-    may_be_repeated,
     refusal,
     submit,
     tool_meta,
@@ -45,8 +41,6 @@ from mcp_celery.settings import Settings
 from mcp_celery.worker import InputLifetimes, JobRunner, WorkerRuntime, register
 
 Declarations = Mapping[str, bool | TaskConfig]
-
-_FORBIDDEN: Final = TaskConfig.from_bool(False)
 _tasks: WeakKeyDictionary[MCPServer[Any], CeleryTasks] = WeakKeyDictionary()
 
 
@@ -86,7 +80,7 @@ class CeleryTasks(Exposing):
         self.celery = celery or default_app
         self.default = as_config(task)
         self._exposed = ExposedCatalog(timeout_seconds=self.settings.publish_timeout_ms / 1000)
-        self._declared: dict[tuple[TaskType, str], TaskConfig] = {}
+        self._declared = DeclaredComponents(self.default)
         named: dict[TaskType, Declarations | None] = {"tool": tools, "prompt": prompts, "resource": resources}
         for task_type, declarations in named.items():
             for component, declared in (declarations or {}).items():
@@ -213,11 +207,11 @@ class CeleryTasks(Exposing):
 
     def declare(self, task_type: TaskType, component: str, config: TaskConfig) -> None:
         """Note what a component declares."""
-        self._declared[task_type, component] = config
+        self._declared.declare(task_type, component, config)
 
     def withdraw(self, task_type: TaskType, component: str) -> None:
         """Forget a component."""
-        self._declared.pop((task_type, component), None)
+        self._declared.withdraw(task_type, component)
         if task_type == "tool":
             self._exposed.remove(component)
 
@@ -229,59 +223,16 @@ class CeleryTasks(Exposing):
         self.declare("tool", exposed.offer.tool_name, exposed.offer.config)
 
     def config(self, task_type: TaskType, identifier: str) -> tuple[str, TaskConfig]:
-        """What a component declares.
-
-        Args:
-            task_type: Its type.
-            identifier: Its name, or a resource's URI.
-
-        Returns:
-            What it was declared as (its name, URI or URI template), and its configuration. A tool that hints that it
-            reads only or may be repeated has ``acks_late``.
-        """
-        declared_as = identifier
-        if task_type == "resource":
-            declared_as = declared_resource(self.server, identifier) or identifier
-        config = self._config_of(task_type, declared_as)
-        if not config.acks_late and task_type == "tool" and may_be_repeated(self.server, identifier):
-            config = replace(config, acks_late=True)
-        return declared_as, config
+        """As :meth:`DeclaredComponents.config`."""
+        return self._declared.config(self.server, task_type, identifier)
 
     def task_types(self) -> frozenset[TaskType]:
         """The kinds of components of which at least one may run as a task."""
-        return frozenset(
-            task_type
-            for task_type, component, _ in list_components(self.server)
-            if self._config_of(task_type, component).supports_tasks()
-        )
-
-    def _config_of(self, task_type: TaskType, declared_as: str) -> TaskConfig:
-        default = self.default if task_type == "tool" else _FORBIDDEN
-        return self._declared.get((task_type, declared_as), default)
+        return self._declared.task_types(self.server)
 
     def components(self) -> dict[tuple[TaskType, str], TaskConfig]:
-        """The server's components that may run as tasks.
-
-        Raises:
-            ConfigurationError: A declared component does not exist, or no worker could run its function.
-        """
-        found: dict[tuple[TaskType, str], TaskConfig] = {}
-        missing = dict(self._declared)
-        for task_type, component, fn in list_components(self.server):
-            config = self._config_of(task_type, component)
-            missing.pop((task_type, component), None)
-            if config.supports_tasks():
-                if fn is not None:
-                    config.validate_function(fn, component)
-                    if config.ask == "before" and not (task_type == "tool" and can_ask_first(fn)):
-                        raise ConfigurationError(
-                            f"{component!r} cannot ask before it is a task: only a tool can whose return annotation "
-                            "admits InputRequiredResult, or that has Resolve(…) parameters; remove ask='before'"
-                        )
-                found[task_type, component] = config
-        for task_type, component in missing:
-            raise ConfigurationError(f"the MCP server {self.server.name!r} has no {task_type} {component!r}")
-        return found
+        """As :meth:`DeclaredComponents.that_run`."""
+        return self._declared.that_run(self.server)
 
     @property
     def queue_names(self) -> tuple[str, ...]:

@@ -265,6 +265,6 @@ class CeleryQueue:
 
 
 def name_of_job(namespace: str, submission: Submission, given: str | None = None) -> str:
-    """What the job of a request is called: what its record (``given``) or the request says, else after its component."""
+    """What the job of a request is called: as its record (``given``) or the request says, else as its component."""
     component = submission.declared_as or submission.component
     return given or submission.job_name or job_name(namespace, submission.task_type, component)
