@@ -79,9 +79,10 @@ class ExposedCatalog:
         try:
             metadata = _UNDECLARED if found is None else found[1].fn_metadata
             return _on_wire(cast(CallToolResult, metadata.convert_result(value)))
-        except Exception:
-            # As a tool whose return value does not fit its declaration.
-            logger.exception("the result of a job of tool %r does not fit what it declares", component)
+        except Exception as error:  # noqa: BLE001 - a validator may raise anything
+            # As a tool whose return value does not fit its declaration. The texts of such errors quote the value.
+            reason = type(error).__name__
+            logger.error("the result of a job of tool %r does not fit what it declares: %s", component, reason)
             return _error(f"Error executing tool {component}")
 
     def raised(self, component: str, exception_name: str, arguments: Sequence[Any]) -> JSONObject:

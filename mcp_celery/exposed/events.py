@@ -20,6 +20,8 @@ PAUSE_SECONDS: Final = 5.0
 """How long a broker that cannot be listened to is left alone."""
 CHECK_SECONDS: Final = 0.5
 """How often it is asked whether there is something to listen for."""
+DRAIN_SECONDS: Final = 0.25
+"""How soon a listener ends that is told to."""
 STOP_SECONDS: Final = 5.0
 
 
@@ -46,8 +48,10 @@ class JobEvents:
             try:
                 await self._while_watching(listener)
             finally:
-                listener.stop()
-            if listener.error is not None:
+                await listener.stop()
+            if listener.error is None:
+                self._failed = False
+            else:
                 self._say(listener.error)
                 await asyncio.sleep(PAUSE_SECONDS)
 
@@ -85,19 +89,21 @@ class _Listener:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
-    def stop(self) -> None:
-        """Let the thread end, which it does within a second. It is not waited for: it can hint at nothing wrong."""
+    async def stop(self) -> None:
+        """Let the thread end."""
         self._stopping.set()
         if self._receiver is not None:
             self._receiver.should_stop = True
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.join, STOP_SECONDS)
 
     def _listen(self) -> None:
         try:
             with self._app.connection_for_read() as connection:
                 handlers = dict.fromkeys(_TELLING, self._hear)
-                self._receiver = self._app.events.Receiver(connection, handlers=handlers)
-                self._receiver.should_stop = self._stopping.is_set()
-                self._receiver.capture(limit=None, timeout=None, wakeup=False)
+                self._receiver = receiver = self._app.events.Receiver(connection, handlers=handlers)
+                receiver.should_stop = self._stopping.is_set()
+                for _ in receiver.consume(limit=None, timeout=None, safety_interval=DRAIN_SECONDS, wakeup=False):
+                    pass
         except Exception as error:  # noqa: BLE001 - transports raise their libraries' own errors, with no common root
             self.error = error
 

@@ -20,7 +20,7 @@ from tests.support.deployment import Deployment, deployed
 from tests.support.live import Gate, celery_events, host_app
 from tests.support.session import Session, over_http
 from tests.support.their_worker import host_environment, host_worker, interpreter_without_us
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, soon
 from tests.support.wire import JSON, Wire, follow
 
 pytestmark = pytest.mark.anyio
@@ -31,12 +31,12 @@ Gates = Callable[[], Gate]
 CANVASES = {"added_up", "side_by_side", "in_total", "with_a_failing_part"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def their_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return interpreter_without_us(tmp_path_factory.mktemp("host") / "venv")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def exposing(store_url: str, their_python: Path) -> Iterator[Deployment]:
     """A store, and the host's own worker, which sends events. No worker of ours."""
     variables = host_environment(store_url, "exposed")
@@ -54,7 +54,7 @@ def alone(store_url: str, exposing: Deployment) -> Iterator[Deployment]:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def url(exposing: Deployment) -> str:
     return exposing.serve(MCP_CELERY_EXPOSED_INTERVAL_MS="100")
 
@@ -96,7 +96,7 @@ def gates(tmp_path: Path) -> Iterator[Gates]:
 async def end_of(wire: Wire, tool: str, **arguments: Any) -> JSON:
     """Create a task, and follow it to its end by push."""
     created = await wire.create(tool, **arguments)
-    return (await follow(wire, created["taskId"]))[-1]
+    return (await soon(follow(wire, created["taskId"]), seconds=60))[-1]
 
 
 async def text_of(wire: Wire, tool: str, **arguments: Any) -> str:
@@ -182,7 +182,7 @@ async def test_values_arrive_as_the_type_hints_say(wire: Wire) -> None:
 
 
 async def test_a_job_goes_the_way_that_its_app_routes_it(wire: Wire) -> None:
-    assert await text_of(wire, "reports_jobs_routed") == "routed"
+    assert await text_of(wire, "reports_jobs_routed") == "reports-exposed-routed"
 
 
 async def test_a_result_is_kept_for_a_call_over_mcp(wire: Wire) -> None:

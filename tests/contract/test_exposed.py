@@ -258,7 +258,10 @@ async def test_servers_share_the_tasks_that_are_due(in_redis: RedisWorld) -> Non
 
 async def test_own_tasks_are_not_watched(in_redis: RedisWorld) -> None:
     shop = Shop(in_redis)
-    await shop.engine.submit(replace(a_submission(), component="own"))
+    record = await shop.engine.submit(replace(a_submission(), component="own"))
+    watcher = watcher_of(shop, in_redis)
+    watcher.hint(record.key)
+    await watcher.look()
     assert in_redis.client.zcard(in_redis.keys.exposed) == 0
 
 

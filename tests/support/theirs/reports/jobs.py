@@ -91,9 +91,10 @@ def dies() -> None:
     os._exit(9)
 
 
-@app.task
-def routed() -> str:
-    return "routed"
+@app.task(bind=True)
+def routed(self: Any) -> str:
+    """The queue that it came by."""
+    return self.request.delivery_info["routing_key"]
 
 
 @app.task
