@@ -1,0 +1,81 @@
+"""A Django project with Celery: its worker, its database in a tool, its shared jobs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_celery.settings import celery_url
+from tests.support.deployment import Deployment, deployed
+from tests.support.nodes import ROOT, EmbeddedStoreContainer
+from tests.support.wire import Wire, follow
+
+pytestmark = pytest.mark.anyio
+
+APP = "tests.support.django_host"
+
+
+@pytest.fixture(scope="module", params=["prefork", "threads"])
+def project(
+    request: pytest.FixtureRequest, store: EmbeddedStoreContainer, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[Deployment]:
+    name = f"django-{request.param}-{os.urandom(2).hex()}"
+    settings = {
+        "DJANGO_SETTINGS_MODULE": f"{APP}.settings",
+        "DJANGO_HOST_DATABASE": str(tmp_path_factory.mktemp("django") / "orders.sqlite"),
+        "HOST_NAME": name,
+        "HOST_BROKER": celery_url(store.url),
+    }
+    with deployed(store.url, name, spec=f"{APP}.mcp:server", settings=settings, app=APP) as found:
+        migrate = [sys.executable, "-m", "django", "migrate", "--run-syncdb", "--verbosity=0"]
+        subprocess.run(migrate, env=found.env(), cwd=ROOT, check=True, timeout=120)
+        with found.worker(request.param, concurrency=1):
+            yield found
+
+
+@pytest.fixture(scope="module")
+def url(project: Deployment) -> str:
+    return project.serve()
+
+
+@pytest.fixture
+async def wire(url: str) -> AsyncGenerator[Wire]:
+    async with Wire(url) as connected:
+        yield connected
+
+
+async def run(wire: Wire, tool: str, **arguments: Any) -> Any:
+    ended = (await follow(wire, (await wire.create(tool, **arguments))["taskId"]))[-1]
+    assert ended["status"] == "completed", ended
+    return ended["result"]["structuredContent"]["result"]
+
+
+@pytest.mark.shows("C9")
+async def test_a_tool_uses_the_database_and_leaves_no_connection(wire: Wire) -> None:
+    before = await run(wire, "count_orders", year=2026)
+    assert await run(wire, "is_connected") is False
+    assert await run(wire, "count_orders", year=2026) == before + 1
+    wire.extension = False
+    assert (await wire.call("count_orders", year=2026)).result["structuredContent"] == {"result": before + 2}
+    assert (await wire.call("is_connected")).result["structuredContent"] == {"result": False}
+
+
+@pytest.mark.shows("C9")
+async def test_their_shared_jobs_stay_theirs(wire: Wire) -> None:
+    assert (await wire.call("whose_jobs")).result["structuredContent"] == {"result": "django-host"}
+
+
+@pytest.mark.shows("C9")
+def test_a_command_of_django_starts_no_server(project: Deployment, tmp_path: Path) -> None:
+    code = "import sys, django; django.setup(); from tests.support.django_host.celery import app; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=project.env(), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f"{APP}.celery" in done.stdout.split()
+    assert f"{APP}.mcp" not in done.stdout.split()
