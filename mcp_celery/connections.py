@@ -17,6 +17,7 @@ from celery.exceptions import ImproperlyConfigured
 from mcp.server.request_state import AESGCMRequestStateCodec
 
 from mcp_celery.background import ended
+from mcp_celery.default_app import default_app
 from mcp_celery.engine import Declared, ExposedTasks, TaskEngine, TaskLimits, TaskQueue
 from mcp_celery.engine.life import WorkerLife
 from mcp_celery.engine.reaper import Reaper
@@ -280,8 +281,8 @@ class Connections:
             raise ConfigurationError(f"the Celery app's result_backend cannot be used: {reason}") from error
         if backend in _UNUSABLE_BACKENDS:
             raise ConfigurationError(
-                f"the Celery app's result_backend ({backend}) cannot hold tasks: it {_UNUSABLE_BACKENDS[backend]}; "
-                "set MCP_CELERY_RESULT_BACKEND, or result_backend in your app"
+                f"the Celery app's result_backend ({backend}) cannot hold tasks: it {_UNUSABLE_BACKENDS[backend]}; set "
+                + ("MCP_CELERY_RESULT_BACKEND" if self._celery is default_app else "result_backend in your app")
             )
         return CeleryResults(self._celery, timeout_seconds=self._store_timeout)
 

@@ -10,7 +10,7 @@ from celery import chord
 
 from workers.existing_app.celery import app
 
-MONTH_SECONDS = 0.2
+MONTH_SECONDS = 0.1
 """The work of a month, which stands for a query that takes its time."""
 
 

@@ -1,0 +1,69 @@
+"""The example of an existing app, with the commands that its docstring gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Generator
+
+import pytest
+
+import workers.existing_app
+from mcp_celery.settings import celery_url
+from tests.support.deployment import Deployment, deployed
+from tests.support.nodes import ROOT, EmbeddedStoreContainer
+from tests.support.wire import Wire, follow
+
+pytestmark = pytest.mark.anyio
+
+APP, SPEC = "workers.existing_app", "workers.existing_app.mcp:server"
+REPORT = {"year": 2026, "months": 12, "orders": 598}
+
+
+@pytest.fixture(scope="module")
+def shop(store: EmbeddedStoreContainer) -> Generator[Deployment]:
+    url = celery_url(store.url)
+    settings = {
+        "SHOP_BROKER_URL": url,
+        "MCP_CELERY_NAMESPACE": "",
+        "MCP_CELERY_KEY_PREFIX": f"shop:{os.urandom(2).hex()}",
+    }
+    with (
+        deployed(store.url, "shop", spec=SPEC, settings=settings, app=APP) as found,
+        found.worker("prefork", concurrency=4),
+    ):
+        yield found
+
+
+def test_its_commands_are_the_ones_that_are_run_here() -> None:
+    told = re.findall(r"^    ((?:celery|mcp-celery) .*?)(?:  +#.*)?$", str(workers.existing_app.__doc__), re.MULTILINE)
+    assert told[:2] == [f"celery -A {APP} worker", f"mcp-celery serve {SPEC}"]
+    assert told[2].endswith("/mcp export_orders --arg year=2026")
+
+
+@pytest.mark.shows("C9")
+async def test_a_tool_runs_what_the_shop_has(shop: Deployment) -> None:
+    async with Wire(shop.serve()) as wire:
+        seen = await follow(wire, (await wire.create("export_orders", year=2026))["taskId"])
+        compared = await follow(wire, (await wire.create("compare_years", first=2025, second=2026))["taskId"])
+    assert seen[-1]["result"]["structuredContent"] == REPORT
+    assert any(state.get("statusMessage", "").startswith("2026-0") for state in seen[:-1])
+    assert "more orders" in compared[-1]["result"]["structuredContent"]["result"]
+
+
+@pytest.mark.shows("C9")
+def test_the_shops_own_jobs_run_beside_it(shop: Deployment) -> None:
+    code = """
+import json
+from workers.existing_app import reports
+jobs = reports.build.delay(2026), reports.build_by_quarters(2026)()
+print(json.dumps([job.get(timeout=60) for job in jobs]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=shop.env(), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [REPORT, REPORT]
