@@ -98,6 +98,19 @@ class Progress:
     value: float
     total: float | None = None
 
+    @property
+    def count(self) -> str:
+        """For people: ``3/10``."""
+        return f"{self.value:g}" if self.total is None else f"{self.value:g}/{self.total:g}"
+
+    def told_with(self, message: str | None) -> str:
+        """The task's message that tells the progress; :meth:`said_in` reads it back."""
+        return f"{message} ({self.count})" if message else self.count
+
+    def said_in(self, told: str | None) -> str | None:
+        """What the component itself said with its progress, None for nothing."""
+        return None if told is None or told == self.count else told.removesuffix(f" ({self.count})")
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:

@@ -70,9 +70,8 @@ class ProgressReporter:
 
     async def report(self, value: float, total: float | None, message: str | None) -> None:
         """``ctx.report_progress``: the numbers, and ``message (3/10)`` for people."""
-        count = f"{value:g}" if total is None else f"{value:g}/{total:g}"
         self._progress = Progress(value, total)
-        await self.say(f"{message} ({count})" if message else count)
+        await self.say(self._progress.told_with(message))
 
     async def say(self, message: str) -> None:
         """Set the task's message.
