@@ -18,6 +18,7 @@ from mcp_types import HEADER_MISMATCH
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from opentelemetry.propagate import inject
 from pydantic import BaseModel
+from starlette.requests import Request
 
 from mcp_celery.context import (
     TaskContextSnapshot,
@@ -28,6 +29,7 @@ from mcp_celery.context import (
 )
 from mcp_celery.engine import Caller, JSONObject
 from mcp_celery.errors import McpCeleryError
+from mcp_celery.protocol.v2026_07_28 import EXTENSION, REVISIONS
 
 RequestContext = ServerRequestContext[Any, Any]
 
@@ -96,6 +98,23 @@ def session_of(ctx: RequestContext) -> str | None:
     if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS or not connection.has_standalone_channel:
         return None
     return connection.session_id or connection.state.setdefault(_SESSION, secrets.token_urlsafe(32))
+
+
+async def has_left(ctx: RequestContext) -> bool:
+    """Whether a request's client has dropped the HTTP exchange that waits for its answer.
+
+    Over HTTP the SDK does not tell every handler: a session goes on without the exchange. Where a request has none of
+    its own (stdio, in memory, SSE with a second endpoint) its handler ends with the connection, and this is False.
+    """
+    connection = connection_of(ctx)
+    if connection.has_standalone_channel and connection.session_id is None:
+        return False
+    return isinstance(ctx.request, Request) and await ctx.request.is_disconnected()
+
+
+def follows_tasks(ctx: RequestContext) -> bool:
+    """Whether the client of this request can be answered with a task of revision 2026-07-28."""
+    return ctx.protocol_version in REVISIONS and declares(ctx, EXTENSION)
 
 
 def declares(ctx: RequestContext, extension: str) -> bool:

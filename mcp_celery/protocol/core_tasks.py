@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from mcp.server.context import HandlerResult
 from mcp.shared.exceptions import MCPError
 from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
-from mcp.shared.message import ServerMessageMetadata
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, ClientCapabilities
-from starlette.requests import Request
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
 from mcp_celery.config import TaskMeta
-from mcp_celery.engine import Caller, JSONObject, RpcError, TaskEngine, TaskRecord, TaskView, missing_capability
+from mcp_celery.engine import Caller, JSONObject, RpcError, TaskEngine, TaskRecord, TaskView
 from mcp_celery.protocol.both_eras import TaskIdParams
 from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_request, session_of, snapshot_of
 from mcp_celery.protocol.host import TaskHost
-from mcp_celery.protocol.relay import Channel, Relay, Turns
+from mcp_celery.protocol.relay import OnRequest, Relay, Turns
 from mcp_celery.protocol.session_push import SessionPush
 from mcp_celery.protocol.v2025_11_25 import (
     Augmented,
-    ClientAnswer,
-    ClientRequest,
     CreateParams,
     ListParams,
     encode_created,
@@ -65,31 +60,6 @@ async def wait_for_result(
         error = record.error or RpcError(INTERNAL_ERROR, record.status_message or "The task failed")
         raise MCPError(error.code, error.message, error.data)
     return record, encode_result(view)
-
-
-class _OnRequest(Channel):
-    """The client at the other end of a ``tasks/result``, to be asked on that request's own stream."""
-
-    def __init__(self, ctx: RequestContext) -> None:
-        self._ctx = ctx
-
-    async def send(self, method: str, params: JSONObject) -> JSONObject:
-        """Ask it."""
-        on_this_request = ServerMessageMetadata(related_request_id=self._ctx.request_id)
-        request: Any = ClientRequest(method=method, params=params)  # the SDK names only the requests it knows
-        answer = await self._ctx.session.send_request(request, ClientAnswer, metadata=on_this_request)
-        return answer.model_dump(by_alias=True, mode="json", exclude_unset=True)
-
-    async def is_gone(self) -> bool:
-        """Whether the stream has been dropped, which the SDK tells no handler: over HTTP the session goes on."""
-        request = self._ctx.request
-        return isinstance(request, Request) and await request.is_disconnected()
-
-    def can_ask(self, request: JSONObject) -> bool:
-        """Whether it declared that it can; it need not be the client that made the task."""
-        declared = self._ctx.session.client_capabilities or ClientCapabilities()
-        _name, missing = missing_capability(declared, request["method"], request.get("params", {}))
-        return missing is None
 
 
 class CoreTasks:
@@ -153,7 +123,7 @@ class CoreTasks:
         """
         engine, caller = self._host.engine(), caller_of_request(ctx)
 
-        relay = Relay(engine, caller, params.task_id, turns=self._turns, channel=_OnRequest(ctx))
+        relay = Relay(engine, caller, params.task_id, turns=self._turns, channel=OnRequest(ctx))
         with as_rpc_errors():
             async with relay:
                 _record, result = await wait_for_result(engine, caller, params.task_id, relay.show)

@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 from weakref import WeakValueDictionary
 
 import anyio
 from mcp.shared.exceptions import MCPError, NoBackChannelError
-from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS
+from mcp.shared.message import ServerMessageMetadata
+from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, ClientCapabilities
 from pydantic import ValidationError
 
-from mcp_celery.engine import Answer, Caller, JSONObject, RpcError, TaskEngine, TaskView
+from mcp_celery.engine import Answer, Caller, JSONObject, RpcError, TaskEngine, TaskView, missing_capability
 from mcp_celery.errors import (
     AnswersTooLargeError,
     InvalidAnswerError,
@@ -27,7 +29,8 @@ from mcp_celery.errors import (
     StoreUnavailableError,
     TaskNotFoundError,
 )
-from mcp_celery.protocol.v2025_11_25 import related_to
+from mcp_celery.protocol.caller import RequestContext, has_left
+from mcp_celery.protocol.v2025_11_25 import ClientAnswer, ClientRequest, related_to
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +72,34 @@ class Channel(ABC):
         return False
 
 
+class OnRequest(Channel):
+    """The client that waits for the answer to a request, to be asked on that request's own stream.
+
+    Args:
+        ctx: The request.
+    """
+
+    def __init__(self, ctx: RequestContext) -> None:
+        self._ctx = ctx
+
+    async def send(self, method: str, params: JSONObject) -> JSONObject:
+        """Ask it."""
+        on_this_request = ServerMessageMetadata(related_request_id=self._ctx.request_id)
+        request: Any = ClientRequest(method=method, params=params)  # the SDK names only the requests it knows
+        answer = await self._ctx.session.send_request(request, ClientAnswer, metadata=on_this_request)
+        return answer.model_dump(by_alias=True, mode="json", exclude_unset=True)
+
+    async def is_gone(self) -> bool:
+        """Whether it has dropped that stream."""
+        return await has_left(self._ctx)
+
+    def can_ask(self, request: JSONObject) -> bool:
+        """Whether it declared that it can; it need not be the client that made the task."""
+        declared = self._ctx.session.client_capabilities or ClientCapabilities()
+        _name, missing = missing_capability(declared, request["method"], request.get("params", {}))
+        return missing is None
+
+
 class Turns:
     """Whose turn it is to ask each question, in this process."""
 
@@ -93,6 +124,7 @@ class Relay:
         turns: Whose turn it is.
         channel: Where it is asked.
         grace_seconds: How long other channels may come first.
+        names_task: Whether the client is told which task asks.
     """
 
     def __init__(
@@ -104,6 +136,7 @@ class Relay:
         turns: Turns,
         channel: Channel,
         grace_seconds: float = 0.0,
+        names_task: bool = True,
     ) -> None:
         self._engine = engine
         self._caller = caller
@@ -111,6 +144,7 @@ class Relay:
         self._turns = turns
         self._channel = channel
         self._grace_seconds = grace_seconds
+        self._names_task = names_task
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._delivering: set[asyncio.Task[None]] = set()
 
@@ -180,9 +214,10 @@ class Relay:
     async def _answer_to(self, request: JSONObject) -> Answer | None:
         """What the client says, None where this channel does not reach it."""
         params: JSONObject = request.get("params", {})
-        meta: JSONObject = {**params.get("_meta", {}), **related_to(self._task_id)}
+        if self._names_task:
+            params = {**params, "_meta": {**params.get("_meta", {}), **related_to(self._task_id)}}
         try:
-            return await self._channel.send(request["method"], {**params, "_meta": meta})
+            return await self._channel.send(request["method"], params)
         except NoBackChannelError:
             return None
         except MCPError as error:
@@ -203,15 +238,34 @@ class Relay:
 
     async def _is_delivered(self, key: str, answer: Answer) -> bool:
         try:
-            await self._respond(key, answer)
+            await give(self._engine, self._caller, self._task_id, key, answer)
         except StoreUnavailableError:
             return False
         return True
 
-    async def _respond(self, key: str, answer: Answer) -> None:
-        try:
-            await self._engine.respond(self._caller, self._task_id, {key: answer})
-        except (InvalidAnswerError, AnswersTooLargeError) as error:
-            # This client will not be asked again, so it is the tool that learns.
-            logger.warning("the client of task %s gave an answer that cannot be taken: %s", self._task_id, error)
-            await self._engine.respond(self._caller, self._task_id, {key: RpcError(error.code, str(error))})
+
+async def give_back(engine: TaskEngine, caller: Caller, task_id: str, responses: Mapping[str, Answer]) -> None:
+    """Give a task the answers that came back with a request; keys that no open question has are ignored.
+
+    Raises:
+        TaskNotFoundError: Unknown, expired, or another caller's.
+        ResultUnavailableError: It has completed, but the result backend does not give the result.
+        StoreUnavailableError: The store did not answer.
+    """
+    for key in (await engine.get(caller, task_id)).input_requests:
+        if key in responses:
+            await give(engine, caller, task_id, key, responses[key])
+
+
+async def give(engine: TaskEngine, caller: Caller, task_id: str, key: str, answer: Answer) -> None:
+    """Give a task the answer of a client that will not be asked again: where it cannot be taken, the tool learns it.
+
+    Raises:
+        TaskNotFoundError: Unknown, expired, or another caller's.
+        StoreUnavailableError: The store did not answer.
+    """
+    try:
+        await engine.respond(caller, task_id, {key: answer})
+    except (InvalidAnswerError, AnswersTooLargeError) as error:
+        logger.warning("the client of task %s gave an answer that cannot be taken: %s", task_id, error)
+        await engine.respond(caller, task_id, {key: RpcError(error.code, str(error))})
