@@ -61,6 +61,7 @@ TaskConfig(
     retry_backoff_max=600,  # … but no longer than this
     retry_jitter=True,  # … at a random time up to it
     acks_late=False,  # True: harmless to run twice for one call
+    foreground="worker",  # where a tool runs for clients that follow no task; "server": not as a job
     expires=3600,  # seconds; a job that nobody began by then fails
     show_arguments=["dataset"],  # values that Flower and events may show; all others are hidden
 )

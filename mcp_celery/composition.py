@@ -26,13 +26,15 @@ from mcp_celery.keys import TaskType
 from mcp_celery.names import default_queue_name, slug
 from mcp_celery.protocol import (
     IMMEDIATE_RESPONSE,
-    CoreTasksMiddleware,
+    Polling,
     SubmittedTask,
     TaskHost,
-    TaskPush,
     TasksExtension,
+    add_polling_tools,
     asks_first,
     fit,
+    is_resumable,
+    middleware_of,
     refusal,
     submit,
     tool_meta,
@@ -88,6 +90,7 @@ class CeleryTasks(Exposing):
         self._server: MCPServer[Any] | None = None
         self._connections: Connections | None = None
         self._eager_jobs: EagerJobs | None = None
+        self._polling: Polling | None = None
         self._host = host = TaskHost(
             engine=self.engine,
             config=self.config,
@@ -96,11 +99,13 @@ class CeleryTasks(Exposing):
             immediate_response=lambda name: tool_meta(self.server, name).get(IMMEDIATE_RESPONSE),
             asks_first=lambda name: asks_first(self.server, name, self.config("tool", name)[1].ask),
             foreground=self.settings.foreground,
+            polling=lambda: self._polling,
+            is_resumable=lambda: is_resumable(self.server),
             header_names=self.settings.header_names,
             max_listen_tasks=self.settings.max_listen_tasks,
         )
         self.extension = TasksExtension(host)
-        self.middleware: tuple[ServerMiddleware[Any], ...] = (CoreTasksMiddleware(host), TaskPush(host))
+        self.middleware: tuple[ServerMiddleware[Any], ...] = middleware_of(host)
 
     def install(self, server: MCPServer[Any]) -> None:
         """Fit a server that exists already, before it serves.
@@ -204,6 +209,12 @@ class CeleryTasks(Exposing):
             QueueUnavailableError: Nothing was created.
         """
         return await submit(self._host, task_type, params, context, meta)
+
+    def add_polling_tools(self, *, after: float = 5.0, prefix: str = "") -> None:
+        """Give clients that know no tasks tools to follow one, as ``TaskServer.add_polling_tools``."""
+        self._polling = add_polling_tools(self.server, self._host, after=after, prefix=prefix)
+        for name in self._polling.names:
+            self.declare("tool", name, TaskConfig.from_bool(False))
 
     def declare(self, task_type: TaskType, component: str, config: TaskConfig) -> None:
         """Note what a component declares."""

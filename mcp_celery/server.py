@@ -139,6 +139,22 @@ class TaskServer(MCPServer[Any], Exposing):
         if not known:  # the SDK ignores a second tool of one name
             self._declare("tool", tool_name, task)
 
+    def add_polling_tools(self, *, after: float = 5.0, prefix: str = "") -> None:
+        """Give clients that know no tasks three tools to follow one: ``task_status``, ``task_result``, ``task_cancel``.
+
+        Their calls of tools that may or must run as tasks then run on a worker, unless the tool declares
+        ``foreground="server"``. A call is answered with the result, if there is one within ``after`` seconds, else with
+        the task's id and how to go on. Call it in the module of the server, which the workers import as well.
+
+        Args:
+            after: Seconds that a call waits for its result, 0…50; 0: it is answered with its task at once.
+            prefix: What the names of the three tools begin with, where they would meet others.
+
+        Raises:
+            ConfigurationError: ``after`` is out of range, or there is a tool of such a name.
+        """
+        self._celery_tasks.add_polling_tools(after=after, prefix=prefix)
+
     def remove_tool(self, name: str) -> None:
         """Remove a tool, as ``MCPServer.remove_tool``. Jobs of it that still wait end as ``failed``."""
         super().remove_tool(name)

@@ -4,33 +4,35 @@ from mcp_celery.protocol.components import (
     asks_first,
     can_ask_first,
     declared_resource,
+    is_resumable,
     list_components,
     may_be_repeated,
     refusal,
     tool_meta,
 )
 from mcp_celery.protocol.extension import TasksExtension
-from mcp_celery.protocol.host import TaskHost
+from mcp_celery.protocol.host import Polling, TaskHost
 from mcp_celery.protocol.in_process import SubmittedTask, submit
-from mcp_celery.protocol.install import around, fit
-from mcp_celery.protocol.middleware import CoreTasksMiddleware
-from mcp_celery.protocol.push import TaskPush
+from mcp_celery.protocol.install import around, fit, middleware_of
+from mcp_celery.protocol.polling import add_polling_tools
 from mcp_celery.protocol.v2025_11_25 import IMMEDIATE_RESPONSE
 
 __all__ = [
     "IMMEDIATE_RESPONSE",
-    "CoreTasksMiddleware",
+    "Polling",
     "SubmittedTask",
     "TaskHost",
-    "TaskPush",
     "TasksExtension",
+    "add_polling_tools",
     "around",
     "asks_first",
     "can_ask_first",
     "declared_resource",
     "fit",
+    "is_resumable",
     "list_components",
     "may_be_repeated",
+    "middleware_of",
     "refusal",
     "submit",
     "tool_meta",

@@ -83,12 +83,26 @@ def tool_meta(server: MCPServer[Any], name: str) -> JSONObject:
     return {} if tool is None else tool.meta or {}
 
 
+def has_tool(server: MCPServer[Any], name: str) -> bool:
+    """Whether a server has a tool of that name."""
+    managers: Any = server
+    return managers._tool_manager.get_tool(name) is not None
+
+
 def may_be_repeated(server: MCPServer[Any], tool_name: str) -> bool:
     """Whether a tool hints that it reads only, or that a second call with the same arguments changes nothing more."""
     managers: Any = server
     tool = managers._tool_manager.get_tool(tool_name)
     hints: ToolAnnotations | None = None if tool is None else tool.annotations
     return hints is not None and bool(hints.read_only_hint or hints.idempotent_hint)
+
+
+def is_resumable(server: MCPServer[Any]) -> bool:
+    """Whether a client that lost the stream of its answer can take it up again: the server has an event store."""
+    try:
+        return server.session_manager.event_store is not None
+    except RuntimeError:  # it does not serve HTTP
+        return False
 
 
 def declared_resource(server: MCPServer[Any], uri: str) -> str | None:

@@ -21,12 +21,12 @@ from mcp_celery.protocol.caller import (
     RequestContext,
     as_rpc_errors,
     caller_of_request,
-    declares,
+    follows_tasks,
     require_matching_name,
     snapshot_of,
 )
 from mcp_celery.protocol.core_tasks import CoreTasks
-from mcp_celery.protocol.foreground import run_on_worker
+from mcp_celery.protocol.foreground import continued_task, go_on, run_on_worker
 from mcp_celery.protocol.host import TaskHost
 from mcp_celery.protocol.v2025_11_25 import CREATE, REVISION, CreateParams, ListParams
 from mcp_celery.protocol.v2026_07_28 import (
@@ -77,15 +77,12 @@ class TasksExtension(Extension):
         config = self._host.config("tool", params.name)[1]
         if get_task_context() is not None or not config.supports_tasks():
             return await call_next(ctx)
-        if config.mode == "required":
-            self._require_task(ctx, params.name)
-        as_task = ctx.protocol_version in REVISIONS and declares(ctx, EXTENSION)
-        if not as_task and (config.foreground or self._host.foreground) == "server":
-            return await call_next(ctx)
-        if self._host.refusal("tool", params.name, params.arguments or {}):
-            # Invalid arguments are refused by the server itself, in its own words and before the body.
-            return await call_next(ctx)
-        if as_task and not params.input_responses and self._host.asks_first(params.name):
+        if (task_id := continued_task(params.request_state)) is not None:
+            return await go_on(self._host, ctx, config, task_id, _answers(params).get("inputResponses", {}))
+        as_task = follows_tasks(ctx)
+        if config.mode == "required" and not as_task and self._host.polling_of(config) is None:
+            self._refuse(ctx, params.name)
+        if self._stays_here(params, config, as_task=as_task):
             return await call_next(ctx)
         submission = self._submission(ctx, params, config)
         if not as_task:
@@ -94,11 +91,20 @@ class TasksExtension(Extension):
             return encode_created(await self._host.engine().submit(submission))
 
     @staticmethod
-    def _require_task(ctx: RequestContext, name: str) -> None:
+    def _refuse(ctx: RequestContext, name: str) -> None:
         """Refuse a call of a tool that runs only as a task, where its client can follow none."""
         if ctx.protocol_version not in REVISIONS:
             raise MCPError(METHOD_NOT_FOUND, f"Tool {name!r} runs only as a task")
         require_client_extension(ctx, EXTENSION)
+
+    def _stays_here(self, params: CallToolRequestParams, config: TaskConfig, *, as_task: bool) -> bool:
+        """Whether a call is served by the server itself."""
+        runs_here = (config.foreground or self._host.foreground) == "server"
+        if not as_task and runs_here and self._host.polling_of(config) is None:
+            return True
+        if self._host.refusal("tool", params.name, params.arguments or {}):
+            return True  # invalid arguments are refused in the SDK's own words, and before the body
+        return as_task and not params.input_responses and self._host.asks_first(params.name)
 
     def _submission(self, ctx: RequestContext, params: CallToolRequestParams, config: TaskConfig) -> Submission:
         request = {**_answers(params), "name": params.name, "arguments": params.arguments or {}}

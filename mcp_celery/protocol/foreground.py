@@ -1,27 +1,40 @@
-"""A request that its client makes in the foreground, run on a worker: the server waits for the job in its place."""
+"""A request that its client makes in the foreground, run on a worker: the server waits for the job in its place.
+
+The job is a task of which nobody is told. It ends with the request: a client that goes cancels it, and what is kept of
+it goes soon after the answer. On 2026-07-28 a question of the job is a round of the request: its client answers by
+sending the request again, with a state that names the task.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
 
 import anyio
+from mcp.server.context import HandlerResult
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR
+from mcp_types import INTERNAL_ERROR, CallToolResult
 
+from mcp_celery.config import TaskConfig
 from mcp_celery.engine import Caller, JSONObject, RpcError, Submission, TaskEngine, TaskRecord, TaskView
-from mcp_celery.errors import McpCeleryError
-from mcp_celery.protocol.caller import RequestContext, as_rpc_errors
+from mcp_celery.errors import McpCeleryError, TaskNotFoundError
+from mcp_celery.protocol.attendance import attend_while_there, questions_for
+from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_request
 from mcp_celery.protocol.core_tasks import REQUEST_CANCELLED
-from mcp_celery.protocol.host import TaskHost
+from mcp_celery.protocol.host import Polling, TaskHost
+from mcp_celery.protocol.polling import first_answer
+from mcp_celery.protocol.relay import give_back
+from mcp_celery.protocol.v2025_11_25 import UNLIMITED_MS
 
 logger = logging.getLogger(__name__)
 
+_STATE: Final = "mcp-celery/foreground:"
+"""What the ``requestState`` begins with that names a task. The SDK seals it, for this caller and this very request."""
 
-async def run_on_worker(
-    host: TaskHost,
-    ctx: RequestContext,  # noqa: ARG001 - whom progress and questions will go to
-    submission: Submission,
-) -> JSONObject:
+
+async def run_on_worker(host: TaskHost, ctx: RequestContext, submission: Submission) -> HandlerResult:
     """Run a request as a job, and wait for it as the client does. A client that goes cancels the job.
 
     Args:
@@ -30,25 +43,53 @@ async def run_on_worker(
         submission: The same request, as a task that nobody is told of.
 
     Returns:
-        The result that the request would have had in the server's own process.
+        The result that the request would have had in the server's own process, or questions to its client. Where the
+        server has polling tools, and it takes longer than they say, which task it goes on as.
 
     Raises:
         MCPError: The error that the request ended in; -32800 when its job was revoked; -32603 when it could not be
             published.
     """
-    engine = host.engine()
+    polling = host.polling_of(submission.config)
+    if polling is None:
+        # However long it takes: how long a client waits is its own affair.
+        submission = replace(submission, ttl_ms=UNLIMITED_MS, listed=False)
     with as_rpc_errors():
-        record = await _submitted(engine, submission)
-        caller = Caller(record.scope, record.issuer)
-        has_ended = False
-        try:
-            view = await engine.wait(caller, record.task_id)
-            has_ended = True
-        finally:
-            if not has_ended:
-                with anyio.CancelScope(shield=True):
-                    await _cancel(engine, caller, record.task_id)
-    return _result(view)
+        record = await _submitted(host.engine(), submission)
+        if polling is not None and polling.after == 0:
+            return _goes_on(host, polling, record)
+        return await _answer(host, ctx, polling, Caller(record.scope, record.issuer), record.task_id, {})
+
+
+def continued_task(request_state: str | None) -> str | None:
+    """The task that a request goes on waiting for, None for a request that begins.
+
+    Args:
+        request_state: The request's, unsealed.
+    """
+    return request_state.removeprefix(_STATE) if request_state and request_state.startswith(_STATE) else None
+
+
+async def go_on(
+    host: TaskHost, ctx: RequestContext, config: TaskConfig, task_id: str, responses: Mapping[str, JSONObject]
+) -> HandlerResult:
+    """Give a job the answers that its questions were sent back with, and wait on.
+
+    Args:
+        host: The server it speaks for.
+        ctx: The request, sent again.
+        config: What its tool declares.
+        task_id: From :func:`continued_task`.
+        responses: The answers, by the questions' keys.
+
+    Returns:
+        As :func:`run_on_worker`.
+
+    Raises:
+        MCPError: As :func:`run_on_worker`.
+    """
+    with as_rpc_errors():
+        return await _answer(host, ctx, host.polling_of(config), caller_of_request(ctx), task_id, responses)
 
 
 async def _submitted(engine: TaskEngine, submission: Submission) -> TaskRecord:
@@ -56,6 +97,39 @@ async def _submitted(engine: TaskEngine, submission: Submission) -> TaskRecord:
     with anyio.CancelScope(shield=True):  # the timeouts of store and broker bound it
         return await engine.submit(submission)
     raise RuntimeError("unreachable: a shielded scope of one's own is not cancelled")
+
+
+async def _answer(
+    host: TaskHost,
+    ctx: RequestContext,
+    polling: Polling | None,
+    caller: Caller,
+    task_id: str,
+    responses: Mapping[str, JSONObject],
+) -> HandlerResult:
+    engine = host.engine()
+    seconds = None if polling is None else polling.after
+    try:
+        if responses:
+            await give_back(engine, caller, task_id, responses)
+        view = await attend_while_there(host, ctx, caller, task_id, seconds=seconds)
+    except TaskNotFoundError:
+        raise MCPError(INTERNAL_ERROR, "The job was given up: it outlived the longest time to live of a task") from None
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await _cancel(engine, caller, task_id)
+        raise
+    record = view.record
+    if record.is_terminal:
+        await _retire(engine, caller, task_id)
+        return _result(view)
+    if (questions := questions_for(ctx, view)) or polling is None:
+        return {"resultType": "input_required", "inputRequests": questions, "requestState": _STATE + task_id}
+    return _goes_on(host, polling, record)
+
+
+def _goes_on(host: TaskHost, polling: Polling, record: TaskRecord) -> CallToolResult:
+    return first_answer(record, polling, host.immediate_response(record.component))
 
 
 def _result(view: TaskView) -> JSONObject:
@@ -71,5 +145,16 @@ def _result(view: TaskView) -> JSONObject:
 async def _cancel(engine: TaskEngine, caller: Caller, task_id: str) -> None:
     try:
         await engine.cancel(caller, task_id)
+    except TaskNotFoundError:
+        return
     except McpCeleryError as error:
         logger.warning("the job of task %s goes on, though its caller is gone: %s", task_id, error)
+        return
+    await _retire(engine, caller, task_id)
+
+
+async def _retire(engine: TaskEngine, caller: Caller, task_id: str) -> None:
+    try:
+        await engine.retire(caller, task_id)
+    except McpCeleryError as error:
+        logger.info("task %s is kept for its time to live: %s", task_id, error)

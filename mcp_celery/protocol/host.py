@@ -13,6 +13,39 @@ from mcp_celery.keys import TaskType
 
 
 @dataclass(frozen=True, slots=True)
+class Polling:
+    """How clients that know no tasks follow one, where the server has tools for it.
+
+    Attributes:
+        after: Seconds that a call's first answer waits for the end.
+        prefix: What the tools' names begin with.
+    """
+
+    after: float
+    prefix: str
+
+    @property
+    def status(self) -> str:
+        """Name of the tool that shows how a task stands."""
+        return f"{self.prefix}task_status"
+
+    @property
+    def result(self) -> str:
+        """Name of the tool that waits for a task's result."""
+        return f"{self.prefix}task_result"
+
+    @property
+    def cancel(self) -> str:
+        """Name of the tool that cancels a task."""
+        return f"{self.prefix}task_cancel"
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """Names of the three tools."""
+        return self.status, self.result, self.cancel
+
+
+@dataclass(frozen=True, slots=True)
 class TaskHost:
     """What the protocol needs of the server it speaks for.
 
@@ -26,6 +59,8 @@ class TaskHost:
         asks_first: Whether a tool's first questions are asked in the foreground, before there is a task.
         immediate_response: What a tool has a model told while its task runs, None for nothing.
         foreground: Where tools run for callers that get no task, where they do not say.
+        polling: How clients that know no tasks follow one, None where they do not.
+        is_resumable: Whether the clients of sessions can take up a stream that they lost.
         header_names: Lower-case names of the request headers that a job may see.
         max_listen_tasks: How many task ids one subscription may name.
     """
@@ -37,8 +72,15 @@ class TaskHost:
     asks_first: Callable[[str], bool]
     immediate_response: Callable[[str], str | None]
     foreground: Foreground
+    polling: Callable[[], Polling | None]
+    is_resumable: Callable[[], bool]
     header_names: frozenset[str]
     max_listen_tasks: int
+
+    def polling_of(self, config: TaskConfig) -> Polling | None:
+        """How a client that knows no tasks follows one of a tool, None where it gets none."""
+        stays_here = config.mode == "optional" and config.foreground == "server"
+        return self.polling() if config.supports_tasks() and not stays_here else None
 
     def submission(
         self, task_type: TaskType, snapshot: TaskContextSnapshot, caller: Caller, meta: TaskMeta

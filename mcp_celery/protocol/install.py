@@ -10,6 +10,10 @@ from mcp.server import MCPServer
 from mcp.server.context import ServerMiddleware
 
 from mcp_celery.protocol.extension import TasksExtension
+from mcp_celery.protocol.host import TaskHost
+from mcp_celery.protocol.middleware import CoreTasksMiddleware
+from mcp_celery.protocol.polling import PolledOutputs
+from mcp_celery.protocol.push import TaskPush
 
 Running = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -34,6 +38,11 @@ def fit(
     server.middleware.extend(middleware)
     low = private._lowlevel_server
     low.lifespan = around(running, low.lifespan)
+
+
+def middleware_of(host: TaskHost) -> tuple[ServerMiddleware[Any], ...]:
+    """The middleware that a server with tasks needs, the outermost first."""
+    return PolledOutputs(host), CoreTasksMiddleware(host), TaskPush(host)
 
 
 def around(

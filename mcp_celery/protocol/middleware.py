@@ -96,4 +96,6 @@ class CoreTasksMiddleware:
         config = self._host.config("tool", tool["name"])[1]
         if not config.supports_tasks():
             return tool
-        return {**tool, "execution": {**tool.get("execution", {}), "taskSupport": config.mode}}
+        # Where other clients are given a task as well, it is not required that they ask for one.
+        support = config.mode if self._host.polling_of(config) is None else "optional"
+        return {**tool, "execution": {**tool.get("execution", {}), "taskSupport": support}}
