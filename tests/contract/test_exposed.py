@@ -318,9 +318,10 @@ async def test_what_expires_is_revoked_and_forgotten_with_all_its_parts(in_redis
         queue=shop.queue,
         results=forgotten,
         declared=lambda _, component: (component, TaskConfig()),
-        policy=RecoveryPolicy(heartbeat_ms=20, max_redeliveries=1),
+        # Long enough for a slow machine to look while the record is there.
+        policy=RecoveryPolicy(heartbeat_ms=300, max_redeliveries=1),
     )
-    record = await shop.engine.submit(a_submission(ttl_ms=300))
+    record = await shop.engine.submit(a_submission(ttl_ms=500))
 
     async def is_forgotten() -> bool:
         await reaper.sweep()
