@@ -21,7 +21,7 @@ from celery import Celery, states
 from celery.app.trace import build_tracer
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine import Submission, TaskRecord, failure
+from mcp_celery.engine import JSONObject, Submission, TaskRecord, failure
 from mcp_celery.errors import QueueUnavailableError
 from mcp_celery.keys import TaskType
 from mcp_celery.queue import name_of_job
@@ -107,9 +107,13 @@ class EagerQueue:
             QueueUnavailableError: The server has no such component any more.
         """
         name = name_of_job(self._runtime.namespace, submission, record.job_name)
-        job = self._jobs.get(name)
-        if job is None:
-            logger.error("there is no job %s", name)
+        plan = submission.plan
+        job: Any = self._jobs.get(name) if plan is None else self._app.tasks.get(name)
+        arguments: JSONObject | None = {"key": record.key, "attempt": record.attempt, "leg": record.leg}
+        if plan is not None:
+            arguments = plan.arguments
+        if job is None or arguments is None:
+            logger.error("task_always_eager: %s is no job that this process could run", name)
             raise QueueUnavailableError
         request: dict[str, Any] = {
             "id": record.job_id,
@@ -123,23 +127,38 @@ class EagerQueue:
             "argsrepr": "()",
             "kwargsrepr": shown_arguments(submission.snapshot.params, submission.config),
         }
-        arguments = {"key": record.key, "attempt": record.attempt, "leg": record.leg}
         thread = threading.Thread(
-            target=self._run, args=(job, request, arguments), name=f"mcp-celery-eager-{record.task_id}", daemon=True
+            target=self._run if plan is None else self._run_exposed,
+            args=(job, request, arguments),
+            name=f"mcp-celery-eager-{record.task_id}",
+            daemon=True,
         )
         self._running[record.job_id] = thread
         asyncio.get_running_loop().call_soon(thread.start)
 
-    def _run(self, job: ComponentJob, request: dict[str, Any], arguments: dict[str, Any]) -> None:
+    def _trace(self, job: Any, request: dict[str, Any], arguments: dict[str, Any]) -> str:
         """Trace a job as a worker does, and again at once when it asks for a retry."""
+        # Not Celery's `eager`, which stores nothing and may raise instead of failing.
+        trace: Any = build_tracer(job.name, job, app=self._app)
+        state: str = states.RETRY
+        while state == states.RETRY:
+            traced = trace(request["id"], (), arguments, request)
+            state = states.SUCCESS if traced.info is None else traced.info.state
+            request = {**request, "retries": request["retries"] + 1}
+        return state
+
+    def _run_exposed(self, job: Any, request: dict[str, Any], arguments: dict[str, Any]) -> None:
+        """Run a job of the host's own, which stores what became of it, and tells it to nobody."""
         try:
-            # Not Celery's `eager`, which stores nothing and may raise instead of failing.
-            trace: Any = build_tracer(job.name, job, app=self._app)
-            state = states.RETRY
-            while state == states.RETRY:
-                traced = trace(request["id"], (), arguments, request)
-                state = states.SUCCESS if traced.info is None else traced.info.state
-                request = {**request, "retries": request["retries"] + 1}
+            self._trace(job, request, arguments)
+        except Exception:
+            logger.exception("job %s could not be run", request["id"])
+        finally:
+            self._running.pop(request["id"], None)
+
+    def _run(self, job: ComponentJob, request: dict[str, Any], arguments: dict[str, Any]) -> None:
+        try:
+            state = self._trace(job, request, arguments)
             if self._closing and state == states.IGNORED:
                 self._runtime.tell(arguments, failure("WorkerLostError"))
         except Exception:

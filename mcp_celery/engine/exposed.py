@@ -30,6 +30,9 @@ from mcp_celery.engine.submission import Submission
 STARTED: Final = "STARTED"
 RETRY: Final = "RETRY"
 PROGRESS: Final = "PROGRESS"
+_CURRENT: Final = ("current", "done", "completed")
+_MESSAGE: Final = ("message", "status", "description")
+"""Names that people give to what their jobs tell, the documented one first."""
 _QUEUED: Final = ("PENDING", "RECEIVED")
 
 NOT_OF_THE_JOB: Final = frozenset(
@@ -160,11 +163,12 @@ def _told(stored: StoredResult) -> tuple[str, Progress | None]:
     if isinstance(meta, str) and meta:
         return meta[:MAX_MESSAGE_CHARS], None
     found = cast(JSONObject, meta) if isinstance(meta, dict) else {}
-    current, total = _number(found.get("current")), _number(found.get("total"))
+    current = next((number for name in _CURRENT if (number := _number(found.get(name))) is not None), None)
+    total = _number(found.get("total"))
     progress = None if current is None else Progress(current, total)
-    message = found.get("message")
-    if isinstance(message, str) and message:
-        return message[:MAX_MESSAGE_CHARS], progress
+    for name in _MESSAGE:
+        if isinstance(message := found.get(name), str) and message:
+            return message[:MAX_MESSAGE_CHARS], progress
     if stored.state != PROGRESS or current is None:
         return stored.state[:MAX_MESSAGE_CHARS], progress
     return f"{current:g}" if total is None else f"{current:g} of {total:g}", progress

@@ -35,9 +35,11 @@ class Plan:
         work: What the record says of it.
         publish: Publishes it.
         queue: Where the job goes; None where that is not known, or there are several jobs.
+        arguments: Those of the job, for ``task_always_eager``; None where there are several jobs.
     """
 
     job_name: str
     work: ExposedWork
     publish: Publish
     queue: str | None = None
+    arguments: dict[str, Any] | None = None

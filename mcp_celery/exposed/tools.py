@@ -129,6 +129,7 @@ class ExposedJob(ExposedTool):
             ExposedWork(terminate=self._terminate),
             publish,
             queue_name_of(self._app, self._job, sent, self.offer.config),
+            sent,
         )
 
 

@@ -444,3 +444,12 @@ async def test_another_broker_and_another_result_backend(
                 assert ended["result"]["content"][0]["text"] == "3"
         queue = variables["REPORTS_QUEUE"]
         delete_queues(broker, queue, f"{queue}-routed")
+
+
+async def test_task_always_eager_runs_them_in_the_server(alone: Deployment) -> None:
+    async with Wire(alone.serve(REPORTS_EAGER="1")) as wire:
+        assert (await end_of(wire, "reports_jobs_surroundings"))["result"]["structuredContent"]["ours"] is True
+        ended = await end_of(wire, "reports_jobs_raises", year=1)
+        assert ended["result"]["content"][0]["text"].endswith("there is no report of 1")
+        refused = (await wire.call("added_up", first=1, second=2, third=3)).error
+        assert refused["message"] == "The task queue is unavailable; no task was created, try again later"

@@ -108,6 +108,7 @@ async def test_nothing_of_the_caller_is_kept_for_a_worker_that_could_not_read_it
         ("PROGRESS", {"current": 3, "total": 10, "message": "reading"}, "reading", Progress(3, 10)),
         ("PROGRESS", {"current": 3, "total": 10}, "3 of 10", Progress(3, 10)),
         ("PROGRESS", {"current": 2.5}, "2.5", Progress(2.5)),
+        ("PROGRESS", {"done": 1, "total": 2, "status": "half"}, "half", Progress(1, 2)),
         ("PROGRESS", {"current": "three", "total": True}, "PROGRESS", None),
         ("PROGRESS", {"current": float("nan"), "message": ""}, "PROGRESS", None),
         ("PROGRESS", "half", "half", None),

@@ -13,4 +13,5 @@ app.conf.update(
     worker_hijack_root_logger=False,
     broker_connection_retry_on_startup=True,
     result_expires=3600,
+    task_always_eager="REPORTS_EAGER" in os.environ,
 )
