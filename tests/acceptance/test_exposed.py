@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +18,7 @@ from pydantic import BaseModel
 from mcp_celery import Settings, TaskMeta, TaskServer
 from mcp_celery.settings import celery_url
 from tests.support.brokers import delete_queues, rabbitmq
-from tests.support.deployment import Deployment, deployed
+from tests.support.deployment import Deployment, deployed, process
 from tests.support.live import Gate, celery_events, host_app
 from tests.support.session import Session, over_http
 from tests.support.their_worker import host_environment, host_worker, interpreter_without_us
@@ -444,6 +446,21 @@ async def test_another_broker_and_another_result_backend(
                 assert ended["result"]["content"][0]["text"] == "3"
         queue = variables["REPORTS_QUEUE"]
         delete_queues(broker, queue, f"{queue}-routed")
+
+
+async def test_the_example_of_an_existing_app_exposes_its_jobs(store_url: str) -> None:
+    """A worker that has ours as well treats them as any other."""
+    shop = {"SHOP_BROKER_URL": celery_url(store_url), "SHOP_RESULT_BACKEND": celery_url(store_url)}
+    spec = "workers.existing_app.mcp:server"
+    with deployed(store_url, "exposed-shop", spec=spec, settings=shop) as found:
+        argv = [sys.executable, "-m", "celery", "-A", "workers.existing_app", "worker", "-l", "INFO", "-c", "4"]
+        with process(argv, found.env(), found.folder / "shop.log") as worker:
+            async with Wire(found.serve()) as wire:
+                told = await end_of(wire, "build_report", year=2026)
+                assert told["result"]["structuredContent"]["months"] == 12
+                added = await end_of(wire, "build_by_quarters", year=2026)
+                assert json.loads(added["result"]["content"][0]["text"]) == told["result"]["structuredContent"]
+            assert worker.poll() is None
 
 
 async def test_task_always_eager_runs_them_in_the_server(alone: Deployment) -> None:

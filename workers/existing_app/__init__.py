@@ -4,7 +4,7 @@
 ``settings.py``      the shop's Celery settings: broker, queues, routes. They know nothing of MCP
 ``celery.py``        the shop's app; its last line is what ``mcp_celery`` needs of it
 ``reports.py``       the shop's jobs. They know nothing of MCP either
-``mcp.py``           the MCP server, on the shop's app
+``mcp.py``           the MCP server, on the shop's app: tools of its own, and the shop's jobs as tools
 ==================== ===================================================================================
 
 Three processes, each in the environment that ``make setup`` makes::

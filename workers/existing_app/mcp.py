@@ -40,3 +40,8 @@ def compare_years(first: Year, second: Year) -> str:
     """Say which of two years had more orders."""
     one, other = (reports.summary(year, list(range(1, 13)))["orders"] for year in (first, second))
     return f"{first if one >= other else second} had more orders"
+
+
+# The shop's jobs as they are. Any of its workers runs them, also one that knows nothing of this server.
+server.expose(reports.build, name="build_report")
+server.expose_canvas(reports.build_by_quarters)
