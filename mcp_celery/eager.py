@@ -104,7 +104,7 @@ class EagerQueue:
         """Begin the record's job, after what the event loop does now: the answer to whoever asked for it.
 
         Raises:
-            QueueUnavailableError: The server has no such component any more.
+            QueueUnavailableError: It is a canvas, or a job that this process does not have.
         """
         name = name_of_job(self._runtime.namespace, submission, record.job_name)
         plan = submission.plan

@@ -79,3 +79,19 @@ def test_a_command_of_django_starts_no_server(project: Deployment, tmp_path: Pat
     )
     assert f"{APP}.celery" in done.stdout.split()
     assert f"{APP}.mcp" not in done.stdout.split()
+
+
+def test_our_own_app_sets_django_up_in_its_worker(project: Deployment) -> None:
+    """``celery -A mcp_celery worker`` for a Django project that has no Celery app; whoever only imports it does not."""
+    code = """
+import sys, mcp_celery
+assert "celery.fixups.django" not in sys.modules
+import mcp_celery.celery
+mcp_celery.celery.app.loader.import_default_modules()
+from django.apps import apps
+assert apps.ready
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=project.env(), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
