@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -78,14 +79,23 @@ class DeclaredComponents:
             config = self._config_of(task_type, component)
             missing.pop((task_type, component), None)
             if config.supports_tasks():
-                if fn is not None:
-                    config.validate_function(fn, component)
-                    if config.ask == "before" and not (task_type == "tool" and can_ask_first(fn)):
-                        raise ConfigurationError(
-                            f"{component!r} cannot ask before it is a task: only a tool can whose return annotation "
-                            "admits InputRequiredResult, or that has Resolve(…) parameters; remove ask='before'"
-                        )
+                _check(config, task_type, component, fn)
                 found[task_type, component] = config
         for task_type, component in missing:
             raise ConfigurationError(f"the MCP server {server.name!r} has no {task_type} {component!r}")
         return found
+
+
+def _check(config: TaskConfig, task_type: TaskType, component: str, fn: Callable[..., Any] | None) -> None:
+    if config.foreground == "worker" and task_type != "tool":
+        raise ConfigurationError(
+            f"{component!r} cannot run on a worker in the foreground, which only a tool can; remove foreground='worker'"
+        )
+    if fn is None:
+        return
+    config.validate_function(fn, component)
+    if config.ask == "before" and not (task_type == "tool" and can_ask_first(fn)):
+        raise ConfigurationError(
+            f"{component!r} cannot ask before it is a task: only a tool can whose return annotation "
+            "admits InputRequiredResult, or that has Resolve(…) parameters; remove ask='before'"
+        )

@@ -163,3 +163,16 @@ async def test_what_can_ask_nothing_cannot_ask_first() -> None:
         tasks.attach(server)
         with pytest.raises(ConfigurationError, match="cannot ask before it is a task"):
             tasks.components()
+
+
+async def test_only_a_tool_runs_on_a_worker_in_the_foreground() -> None:
+    server: MCPServer[Any] = MCPServer("x")
+
+    @server.prompt()
+    def poem() -> str:
+        return "roses"
+
+    tasks = CeleryTasks(prompts={"poem": TaskConfig(foreground="worker")})
+    tasks.attach(server)
+    with pytest.raises(ConfigurationError, match="'poem' cannot run on a worker in the foreground"):
+        tasks.components()

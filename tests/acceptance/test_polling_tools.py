@@ -137,7 +137,7 @@ async def test_a_call_that_takes_longer_tells_its_progress_and_then_its_task(
         told.append(progress)
 
     notes = str(tmp_path / "notes")
-    async with polled(deployment, after=3) as url, Client(url) as client:
+    async with polled(deployment, after=8) as url, Client(url) as client:
         task_id = begun(await client.call_tool("noted", {"notes": notes}, progress_callback=on_progress))
         assert told == [1]
         await client.call_tool("task_cancel", {"task_id": task_id})
