@@ -99,6 +99,7 @@ class _Listener:
     def _listen(self) -> None:
         try:
             with self._app.connection_for_read() as connection:
+                connection.connect()  # once; a channel would try for ever
                 handlers = dict.fromkeys(_TELLING, self._hear)
                 self._receiver = receiver = self._app.events.Receiver(connection, handlers=handlers)
                 receiver.should_stop = self._stopping.is_set()

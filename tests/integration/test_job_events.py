@@ -1,0 +1,104 @@
+"""Celery's events as hints: heard while there is something to listen for, and again after the broker was away."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from typing import cast
+
+import pytest
+from celery import Celery
+
+from mcp_celery.connections import ended
+from mcp_celery.engine.watcher import Watcher
+from mcp_celery.exposed import JobEvents, events
+from mcp_celery.settings import celery_url
+from tests.integration.conftest import Starter
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+KEY = "anon:task456:tool:sell"
+
+
+class Heard:
+    """What JobEvents needs of a watcher."""
+
+    watches = True
+
+    def __init__(self) -> None:
+        self.hints: list[str] = []
+
+    def hint(self, key: str) -> None:
+        self.hints.append(key)
+
+
+def listeners() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "mcp-celery-events"]
+
+
+@asynccontextmanager
+async def listening(app: Celery, heard: Heard) -> AsyncGenerator[None]:
+    task = asyncio.create_task(JobEvents(app, cast(Watcher, heard)).run())
+    yield
+    await ended(task)
+    assert listeners() == []
+
+
+def send(app: Celery, kind: str, job_id: str) -> None:
+    """As a worker does; a broker that is away is not waited for."""
+    with suppress(OSError, *app.connection().connection_errors), app.connection() as connection:
+        connection.connect()
+        app.events.Dispatcher(connection).send(kind, uuid=job_id)
+
+
+async def hears(app: Celery, heard: Heard) -> None:
+    def has_heard() -> bool:
+        send(app, "task-succeeded", KEY)
+        return bool(heard.hints)
+
+    await eventually(has_heard, what="an event is heard")
+
+
+async def test_what_is_no_job_of_ours_or_tells_no_change_is_no_hint(own: Starter) -> None:
+    app, heard = Celery(broker=celery_url(own.valkey().url), set_as_current=False), Heard()
+    async with listening(app, heard):
+        await hears(app, heard)
+        for kind, job_id in [("task-received", KEY), ("task-failed", "4c4b0ba4-0d8a"), ("worker-heartbeat", KEY)]:
+            send(app, kind, job_id)
+        send(app, "task-failed", "anon:task457:tool:sell!2")
+        await eventually(lambda: heard.hints[-1] != KEY)
+    assert set(heard.hints) == {KEY, "anon:task457:tool:sell"}
+    app.close()
+
+
+async def test_it_listens_only_while_a_job_is_open(own: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "CHECK_SECONDS", 0.01)
+    app, heard = Celery(broker=celery_url(own.valkey().url), set_as_current=False), Heard()
+    heard.watches = False
+    async with listening(app, heard):
+        heard.watches = True
+        await eventually(listeners)
+        heard.watches = False
+        await eventually(lambda: not listeners())
+    app.close()
+
+
+async def test_a_broker_that_was_away_is_heard_again(
+    own: Starter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(events, "PAUSE_SECONDS", 0.05)
+    broker = own.valkey()
+    app, heard = Celery(broker=celery_url(broker.url), set_as_current=False), Heard()
+    async with listening(app, heard):
+        await hears(app, heard)
+        broker.stop()
+        await eventually(lambda: "exposed jobs are polled only" in caplog.text)
+        heard.hints.clear()
+        broker.start()
+        broker.ready()
+        await hears(app, heard)
+    assert caplog.text.count("exposed jobs are polled only") == 1
+    app.close()
