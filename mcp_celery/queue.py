@@ -248,7 +248,7 @@ class CeleryQueue:
             exchange=mailbox.exchange.name,
             declare=[mailbox.exchange],
             headers={"clock": mailbox.clock.forward(), "expires": 0},
-            serializer=mailbox.serializer,
+            serializer="json",  # the mailbox would take task_serializer, which the workers may not read
             retry=False,
         )
 

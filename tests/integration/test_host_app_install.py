@@ -168,7 +168,5 @@ assert not any(name.startswith("mcp.") for name in bystander.tasks)
 with start_worker(app, perform_ping_check=False):
     asyncio.run(main())
 """
-    done = run(
-        "-c", code, store=store, HOST_NAME=f"{NAME}-embedded", HOST_CONF='{"accept_content": ["json", "pickle"]}'
-    )
+    done = run("-c", code, store=store, HOST_NAME=f"{NAME}-embedded")
     assert done.returncode == 0, done.stderr

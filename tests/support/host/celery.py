@@ -32,10 +32,11 @@ app.conf.update(
     task_queue_max_priority=9,
     task_default_priority=3,
     task_routes={f"mcp.{NAME}.tool.routed": {"queue": f"{NAME}-slow"}},
-    # Their serializers: none of it is JSON.
+    # Their serializers. What they publish is for others; their workers read JSON alone.
     task_serializer="pickle",
+    accept_content=["application/json"],
     result_serializer="pickle",
-    accept_content=["json", "application/x-python-serialize"],
+    result_accept_content=["json", "pickle"],
     task_compression="gzip",
     result_compression="gzip",
     # Their habits.
