@@ -18,7 +18,7 @@ from mcp_celery.settings import celery_url
 from tests.support.brokers import delete_queues
 from tests.support.deployment import Deployment, deployed
 from tests.support.nodes import ROOT, EmbeddedStoreContainer
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, follow
 
 pytestmark = pytest.mark.anyio
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.anyio
 APP = "tests.support.host"
 SERVER = f"{APP}.mcp:server"
 COMMAND_SECONDS = 120.0
+JOB_SECONDS = 40.0
 ASYNCIO = {"CELERY_CUSTOM_WORKER_POOL": "mcp_celery.worker.pool:TaskPool"}
 FLAGS = {"asyncio": ("--pool", "custom"), "prefork": ("--pool", "prefork")}
 
@@ -88,7 +89,8 @@ async def wire(project: Project) -> AsyncGenerator[Wire]:
 
 async def ended(wire: Wire, tool: str, **arguments: Any) -> dict[str, Any]:
     """How a task ends."""
-    return (await follow(wire, (await wire.create(tool, **arguments))["taskId"]))[-1]
+    task_id = (await wire.create(tool, **arguments))["taskId"]
+    return (await soon(follow(wire, task_id), seconds=JOB_SECONDS))[-1]
 
 
 @pytest.mark.shows("C9")
