@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 
@@ -14,6 +15,7 @@ from mcp_celery import Settings, TaskConfig, TaskServer
 
 PERSISTENT = TaskConfig(autoretry_for=(ConnectionError,), max_retries=3, retry_jitter=False)
 BRIEF = TaskConfig(expires=0.3)
+HOLD_SECONDS = 60.0
 
 
 def note(path: str, line: str) -> int:
@@ -23,21 +25,32 @@ def note(path: str, line: str) -> int:
     return len(Path(path).read_text().splitlines())
 
 
+def wait_for(path: str) -> None:
+    """Wait until a file is there; '' is."""
+    deadline = time.monotonic() + HOLD_SECONDS
+    while path and not Path(path).exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(path)
+        time.sleep(0.01)
+
+
 def build(celery: Celery | None = None, settings: Settings | None = None) -> TaskServer:  # noqa: C901
     server = TaskServer("policy", celery=celery, settings=settings, log_level="WARNING")
 
     @server.tool(task=PERSISTENT)
-    async def comes_back(path: str, failures: int) -> str:
+    async def comes_back(path: str, failures: int, until: str = "") -> str:
         tries = note(path, "tried")
         if tries <= failures:
             raise ConnectionError("not yet")
+        await anyio.to_thread.run_sync(wait_for, until)
         return f"try {tries}"
 
     @server.tool(task=PERSISTENT)
-    def comes_back_sync(path: str, failures: int) -> str:
+    def comes_back_sync(path: str, failures: int, until: str = "") -> str:
         tries = note(path, "tried")
         if tries <= failures:
             raise ConnectionError("not yet")
+        wait_for(until)
         return f"try {tries}"
 
     @server.tool(task=PERSISTENT)
