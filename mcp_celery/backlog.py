@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 LOOK_SECONDS: Final = 1.0
@@ -27,9 +28,25 @@ class Backlog:
         self._let_in = 0
         self._on_the_way = 0
         self._looked_at: float | None = None
+        self._looking = asyncio.Lock()
+
+    async def has_room(self, length: Callable[[], Awaitable[int]]) -> bool:
+        """Let a job in and count it, looking first where that is needed. Each that is let in must :meth:`leave`.
+
+        Args:
+            length: Looks how many jobs wait. Whoever comes meanwhile waits for what is seen, and does not look too.
+        """
+        if self.enter():
+            return True
+        async with self._looking:
+            if self.enter():
+                return True
+            if not self.is_surely_full:
+                self.looked(await length())
+            return self.enter()
 
     def enter(self) -> bool:
-        """Let a job in, and count it, as far as the last look allows. Each that is let in must :meth:`leave`."""
+        """Let a job in, and count it, as far as the last look allows."""
         if self._age() >= LOOK_SECONDS or self._length + self._let_in >= self._most:
             return False
         self._let_in += 1

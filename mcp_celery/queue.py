@@ -82,11 +82,8 @@ class CeleryQueue:
             yield
             return
         backlog = self._backlogs.setdefault(name, Backlog(most))
-        if not backlog.enter():
-            if not backlog.is_surely_full:
-                backlog.looked(await self._asked(lambda: self._length(name)))
-            if not backlog.enter():
-                raise QueueFullError(most, retry_after_ms=round(LOOK_SECONDS * 1000))
+        if not await backlog.has_room(lambda: self._asked(lambda: self._length(name))):
+            raise QueueFullError(most, retry_after_ms=round(LOOK_SECONDS * 1000))
         try:
             yield
         finally:

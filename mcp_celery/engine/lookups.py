@@ -78,8 +78,7 @@ class Lookups:
             raise TaskNotFoundError
         stored = await self.own(caller, TaskRef(caller.scope, task_id))
         if stored is None:
-            self._require_few_failures(caller)
-            await self.failed(caller)
+            await self.missed(caller)
             raise TaskNotFoundError
         return stored
 
@@ -94,6 +93,15 @@ class Lookups:
             audit.refused(ref.scope, ref.task_id, "unknown" if stored is None else "issuer")
             return None
         return stored
+
+    async def missed(self, caller: Caller, number: int = 1) -> None:
+        """Count a caller's failures, and refuse to tell of them where there are too many.
+
+        Raises:
+            TooManyLookupsError: Until its window has ended.
+        """
+        self._require_few_failures(caller)
+        await self.failed(caller, number)
 
     async def failed(self, caller: Caller, number: int = 1) -> None:
         """Count a caller's failures. A store that does not answer has said so in the log, and counts none."""

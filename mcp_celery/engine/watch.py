@@ -68,7 +68,8 @@ class TaskWatch:
                 self._revisions[ref] = 0
                 self._ready.append(stored)
             if failed := len(self._refs) - len(self._revisions):
-                await self._lookups.failed(self._caller, failed)
+                count = self._lookups.failed if self._revisions else self._lookups.missed
+                await count(self._caller, failed)
             self._stack = stack.pop_all()
         return self
 

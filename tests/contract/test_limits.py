@@ -321,6 +321,10 @@ class TestFailedLookups:
         with pytest.raises(TooManyLookupsError):
             await engine.get(somebody, "no-such-task")
         assert await listen(engine, somebody, "no-such-task", mine) == [mine]
+        with pytest.raises(TooManyLookupsError):
+            await listen(engine, somebody, "no-such-task")
+        with pytest.raises(TooManyLookupsError):
+            await engine.wait(somebody, "no-such-task")
         assert (await engine.get(somebody, mine)).record.is_open
 
     async def test_a_subscription_counts_each_id_that_is_not_there(self, world: World, queue: Watchful) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+
+import pytest
 
 from mcp_celery.backlog import LOOK_AGAIN_SECONDS, LOOK_SECONDS, Backlog
 
@@ -89,3 +92,18 @@ def test_whatever_happens_no_more_wait_than_may() -> None:
                 case _:
                     clock.now += dice.random() * LOOK_SECONDS
             assert queue + on_the_way <= most
+
+
+@pytest.mark.anyio
+async def test_of_many_who_come_at_once_one_looks() -> None:
+    looks: list[int] = []
+
+    async def look() -> int:
+        looks.append(len(looks))
+        await asyncio.sleep(0)
+        return 7
+
+    backlog = Backlog(10)
+    let_in = await asyncio.gather(*[backlog.has_room(look) for _ in range(20)])
+    assert sum(let_in) == 3
+    assert len(looks) <= 2
