@@ -1,28 +1,31 @@
 """Somebody's own Celery app: its workers run a server's jobs and consume its queue, and keep their own settings.
 
 Only a worker imports the server, when it starts: the server's module imports the app's, and ``flower``, ``beat``,
-``inspect`` and the host's web processes need no server.
+``inspect`` and the host's web processes need no server. They call :func:`install` all the same, where the app is made;
+so what only workers need is named here and imported by them, as Celery does with its own steps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-import click
-from celery import Celery, bootsteps, signals
-from celery.utils.text import str_to_list
+from celery import Celery, signals
+from kombu.utils.imports import symbol_by_name
 
-from mcp_celery.composition import CeleryTasks
-from mcp_celery.errors import ConfigurationError
-from mcp_celery.queues import queue_of
-from mcp_celery.server import load_tasks
-from mcp_celery.worker import add_steps, require_json
+_WORKER: Final = "mcp_celery.host_worker"
+_WORKER_STEPS: Final = (
+    f"{_WORKER}:HostedServers",
+    "mcp_celery.worker.steps:ConsumerTimeout",
+    "mcp_celery.worker.steps:Vitals",
+    "mcp_celery.worker.revoked:WatchRevoked",
+)
+_CONSUMER_STEPS: Final = ("mcp_celery.worker.steps:Reconnection",)
 
 
 @dataclass
-class _Host:
+class Host:
     """What is installed in an app, and what the command line of its worker said of queues."""
 
     servers: list[str] = field(default_factory=list[str])
@@ -30,7 +33,8 @@ class _Host:
     excluded: frozenset[str] = frozenset()
 
 
-_hosts: WeakKeyDictionary[Celery, _Host] = WeakKeyDictionary()
+hosts: Final[WeakKeyDictionary[Celery, Host]] = WeakKeyDictionary()
+"""The apps in which servers are installed."""
 
 
 def install(app: Celery, server: str) -> None:
@@ -49,70 +53,14 @@ def install(app: Celery, server: str) -> None:
         app: Your Celery app.
         server: The server, as ``module:attribute``; it is made with ``celery=app``.
     """
-    host = _hosts.setdefault(app, _Host())
+    host = hosts.setdefault(app, Host())
     if server not in host.servers:
         host.servers.append(server)
     signals.celeryd_init.connect(_note_queues, weak=False, dispatch_uid="mcp_celery.note_queues")
-    app.steps["worker"].add(HostedServers)
-    add_steps(app)
+    app.steps["worker"].update(_WORKER_STEPS)
+    app.steps["consumer"].update(_CONSUMER_STEPS)
 
 
 def _note_queues(instance: Any = None, options: Any = None, **_: Any) -> None:
-    """Note what the command line says of queues, which is not found in the app later.
-
-    Celery refuses queues of ``-Q`` that are not declared, under ``task_create_missing_queues=False``, before any step
-    of the worker: so a server's queue is declared now. Without need nothing is: the host may yet set its queues.
-    """
-    app: Celery = instance.app
-    host = _hosts.get(app)
-    if host is None:
-        return
-    host.named = frozenset(str_to_list(options.get("queues")) or ())
-    host.excluded = frozenset(str_to_list(options.get("exclude_queues")) or ())
-    if host.named and not app.conf.task_create_missing_queues:
-        try:
-            names = {tasks.queue_name for tasks in _servers(app, host)}
-        except ConfigurationError as error:
-            raise SystemExit(f"Error: {error}") from None  # of any other exception Celery would log the traceback only
-        for name in names & host.named:
-            queues: Any = app.amqp.queues
-            queues.add(queue_of(app, name))
-
-
-class HostedServers(bootsteps.Step):
-    """Gives a worker the jobs and the queues of the servers that are installed in its app."""
-
-    def __init__(self, parent: Any, **options: Any) -> None:
-        super().__init__(parent, **options)
-        app: Celery = parent.app
-        host = _hosts[app]
-        require_json(app)
-        try:
-            for tasks in _servers(app, host):
-                tasks.register_jobs(app)
-                if not host.named and tasks.queue_name not in host.excluded:
-                    queues: Any = app.amqp.queues
-                    queues.select_add(queue_of(app, tasks.queue_name))
-        except ConfigurationError as error:
-            raise click.ClickException(str(error)) from error
-
-
-def _servers(app: Celery, host: _Host) -> list[CeleryTasks]:
-    """Import the servers of an app.
-
-    Raises:
-        ConfigurationError: One of them cannot be imported, is made for another app, or shares its namespace.
-    """
-    found: dict[str, CeleryTasks] = {}
-    for spec in host.servers:
-        tasks = load_tasks(spec)
-        if tasks.celery is not app:
-            raise ConfigurationError(
-                f"{spec} does not use the Celery app {app.main!r} in which it is installed: make it with celery=app"
-            )
-        if found.setdefault(tasks.namespace, tasks) is not tasks:
-            raise ConfigurationError(
-                f"{spec} has the namespace {tasks.namespace!r} of another server that is installed in this Celery app: "
-                "give one of them another name (MCP_CELERY_NAMESPACE, where set, is every server's)"
-            )
-    return list(found.values())
+    if (host := hosts.get(instance.app)) is not None:
+        symbol_by_name(f"{_WORKER}:note_queues")(instance.app, host, options)
