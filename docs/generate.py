@@ -63,6 +63,8 @@ TaskConfig(
     acks_late=False,  # True: harmless to run twice for one call
     foreground="worker",  # where a tool runs for clients that follow no task; "server": not as a job
     expires=3600,  # seconds; a job that nobody began by then fails
+    ask="during",  # when returned questions are asked: "before" there is a task, or "during" it
+    input_timeout=600,  # seconds that an awaited question waits for its answer; 3600 by default
     show_arguments=["dataset"],  # values that Flower and events may show; all others are hidden
 )
 ```
