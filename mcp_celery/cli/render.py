@@ -72,6 +72,7 @@ class ProgressView:
         self._total: float | None = None
         self._next_line = 0
         self._status = ""
+        self._message = ""
         self.changes = 0
 
     def __enter__(self) -> Self:
@@ -128,9 +129,11 @@ class ProgressView:
 
     def _print_line(self, update: TaskState) -> None:
         percent = int(100 * self._done / self._total) if self._total else 0
-        if update.is_final or update.status != self._status or percent >= self._next_line:
-            self._next_line, self._status = percent + PLAIN_STEP, update.status
-            message = printable(update.status_message or "", lines=False)
+        message = printable(update.status_message or "", lines=False)
+        # Without a total nobody knows how far it is, so what it says is all there is to tell.
+        is_news = not self._total and message != self._message
+        if update.is_final or update.status != self._status or percent >= self._next_line or is_news:
+            self._next_line, self._status, self._message = percent + PLAIN_STEP, update.status, message
             print_line(self._console, f"{percent:3}%  {update.status}  {message}")
 
 

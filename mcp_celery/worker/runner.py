@@ -216,9 +216,19 @@ class JobRunner:
             logger.warning("the context of task %s cannot be restored: %s", ref.task_id, error.reason)
             raise JobFailedError(INTERNAL_ERROR, str(error)) from None
         if snapshot is None:
-            logger.info("job %s does not run: its task has ended, or another delivery started it", call.job_id)
+            await self._say_refused(store, call)
             raise JobRefused
         return snapshot
+
+    async def _say_refused(self, store: TaskStore, call: JobCall) -> None:
+        if await patiently(lambda: store.load(call.ref)) is None:
+            logger.warning(
+                "job %s does not run: there is no record of its task, which has expired or was taken back; or this "
+                "worker has another MCP_CELERY_REDIS_URL or MCP_CELERY_KEY_PREFIX than its server",
+                call.job_id,
+            )
+        else:
+            logger.info("job %s does not run: its task has ended, or another delivery started it", call.job_id)
 
     async def _serve(
         self, method: str, call: JobCall, snapshot: TaskContextSnapshot, progress: ProgressReporter, asker: Asker

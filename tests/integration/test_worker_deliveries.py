@@ -98,6 +98,7 @@ async def test_a_message_without_its_record_does_not_run(
         client.delete(live.keys.record(None, record.task_id), live.keys.snapshot(None, record.task_id))
     busy.open()
     await refused(worker, record)
+    assert "MCP_CELERY_REDIS_URL" in worker.process.logs_since_mark()
     assert lines(tmp_path / "ran") == []
     with live.redis() as client:
         assert not client.exists(live.keys.record(None, record.task_id))

@@ -96,6 +96,19 @@ def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
     assert view.changes == 7
 
 
+def test_without_a_total_each_message_is_a_line() -> None:
+    out = io.StringIO()
+    with ProgressView(Console(file=out, width=80)) as view:
+        for message in ("cut it", "cut it", "glue it"):
+            view.show(update("working", None, message))
+        view.show(update("completed"))
+    assert out.getvalue().splitlines() == [
+        "  0%  working  cut it",
+        "  0%  working  glue it",
+        "100%  completed  ",
+    ]
+
+
 def test_on_a_terminal_progress_is_a_bar() -> None:
     out = io.StringIO()
     with ProgressView(Console(file=out, width=80, force_terminal=True)) as view:
