@@ -120,7 +120,8 @@ def success(outcome: JobOutcome) -> Change:
     return Change(
         to="completed",
         is_error=outcome.is_error,
-        status_message=(_error_text(outcome.result) if outcome.is_error else None) or outcome.status_message,
+        # Of what others have said of the task, for example that it is tried again, nothing holds any more.
+        status_message=(_error_text(outcome.result) if outcome.is_error else None) or outcome.status_message or "",
         progress=outcome.progress,
     )
 

@@ -252,7 +252,7 @@ class Change:
         to: The new status; the same as before for a new message.
         attempt: Apply only to this attempt of the task, None for any.
         unless_begun: Apply only while no body of the attempt has begun with that many retries, or more.
-        status_message: The new message, None to keep the old one.
+        status_message: The new message, None to keep the old one, '' for none any more.
         is_error: See :class:`TaskRecord`.
         error: See :class:`TaskRecord`.
         progress: The job's progress, None to keep the old one.

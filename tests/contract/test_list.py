@@ -137,14 +137,14 @@ class TestLifetime:
         assert await listed(engine) == []
 
     async def test_what_has_expired_is_not_listed(self, world: World, engine: TaskEngine) -> None:
-        kept, brief = a_record(), a_record(ttl_ms=1)
-        for record in (a_record(ttl_ms=1), kept, brief):
+        kept, first, last = a_record(), a_record(ttl_ms=1), a_record(ttl_ms=1)
+        for record in (first, kept, last):
             await world.store.create(record, SNAPSHOT)
 
         async def gone() -> bool:
-            return await world.store.load(brief.ref) is None
+            return [await world.store.load(brief.ref) for brief in (first, last)] == [None, None]
 
-        await eventually(gone, what="the task has expired")
+        await eventually(gone, what="the tasks have expired")
         assert await listed(engine) == [kept]
 
     async def test_a_listed_task_is_settled_like_one_that_is_read(self, world: World, engine: TaskEngine) -> None:
