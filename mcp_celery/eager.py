@@ -50,6 +50,8 @@ class EagerJobs:
         self._app = app
         self._runtime = runtime
         self._components = components
+        self._nested = _RunningJobs(runtime)
+        """Those that jobs have submitted: they belong to the jobs' loop, which ends with the last of the others."""
         self._users = 0
         self._lock = threading.Lock()
 
@@ -57,18 +59,57 @@ class EagerJobs:
         """A queue for the running event loop. When the last one is closed, the server's lifespan is left."""
         jobs = bind_jobs(self._app, self._runtime, self._components())
         if self._runtime.is_here():  # the jobs' own loop, in which a job may submit others
-            return EagerQueue(self._app, self._runtime, jobs)
+            return EagerQueue(self._app, self._runtime, jobs, self._nested)
         with self._lock:
             self._users += 1
         logger.warning("task_always_eager is set: jobs run in this process, and no worker is asked")
-        return EagerQueue(self._app, self._runtime, jobs, closed=self._leave)
+        return EagerQueue(self._app, self._runtime, jobs, _RunningJobs(self._runtime), closed=self._leave)
 
-    async def _leave(self) -> None:
+    async def _leave(self, deadline: float) -> None:
         with self._lock:
             self._users -= 1
             is_last = not self._users
         if is_last:
+            nested, self._nested = self._nested, _RunningJobs(self._runtime)
+            await asyncio.to_thread(nested.end, deadline)  # before the loop, which would have to wait for them
             await asyncio.to_thread(self._runtime.stop)
+
+
+class _RunningJobs:
+    """The threads of the jobs that one event loop has submitted, by job id."""
+
+    def __init__(self, runtime: WorkerRuntime) -> None:
+        self._runtime = runtime
+        self._threads: dict[str, threading.Thread] = {}
+        self.is_ending = False
+        """Whether jobs that end now are ended with the server, not by their tasks."""
+
+    def add(self, job_id: str, thread: threading.Thread) -> None:
+        """Note a job, whose thread is about to start."""
+        self._threads[job_id] = thread
+
+    def remove(self, job_id: str) -> None:
+        """Forget a job, whose thread is about to end."""
+        self._threads.pop(job_id, None)
+
+    def end(self, deadline: float) -> None:
+        """Interrupt the jobs, and wait for their threads.
+
+        Args:
+            deadline: Until when, by ``time.monotonic``.
+        """
+        self.is_ending = True
+        while running := dict(self._threads):
+            for job_id, thread in running.items():
+                # Again and again, for those that have not come as far as to be interrupted.
+                self._runtime.abandon(job_id, interrupt=True)
+                if thread.is_alive():
+                    thread.join(LOOK_EVERY_SECONDS)
+                else:  # its loop has not come to start it
+                    time.sleep(LOOK_EVERY_SECONDS)
+            if time.monotonic() > deadline:
+                logger.warning("%d jobs did not end within %.0f s", len(running), PATIENCE_SECONDS)
+                return
 
 
 class EagerQueue:
@@ -78,7 +119,8 @@ class EagerQueue:
         app: The Celery app.
         runtime: What its jobs share.
         jobs: They themselves, by name.
-        closed: Called when it is closed.
+        running: Where those that run are noted.
+        closed: Called when it is closed, with the time by which the server's jobs shall have ended.
     """
 
     def __init__(
@@ -86,14 +128,14 @@ class EagerQueue:
         app: Celery,
         runtime: WorkerRuntime,
         jobs: Mapping[str, ComponentJob],
-        closed: Callable[[], Awaitable[None]] | None = None,
+        running: _RunningJobs,
+        closed: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
         self._app = app
         self._runtime = runtime
         self._jobs = jobs
+        self._running = running
         self._closed = closed
-        self._running: dict[str, threading.Thread] = {}
-        self._closing = False
 
     @asynccontextmanager
     async def place_for(self, submission: Submission) -> AsyncGenerator[None]:  # noqa: ARG002 - nothing waits here
@@ -133,7 +175,7 @@ class EagerQueue:
             name=f"mcp-celery-eager-{record.task_id}",
             daemon=True,
         )
-        self._running[record.job_id] = thread
+        self._running.add(record.job_id, thread)
         asyncio.get_running_loop().call_soon(thread.start)
 
     def _trace(self, job: Any, request: dict[str, Any], arguments: dict[str, Any]) -> str:
@@ -154,18 +196,21 @@ class EagerQueue:
         except Exception:
             logger.exception("job %s could not be run", request["id"])
         finally:
-            self._running.pop(request["id"], None)
+            self._running.remove(request["id"])
 
     def _run(self, job: ComponentJob, request: dict[str, Any], arguments: dict[str, Any]) -> None:
         try:
             state = self._trace(job, request, arguments)
-            if self._closing and state == states.IGNORED:
+            if state == states.IGNORED and self._running.is_ending:
                 self._runtime.tell(arguments, failure("WorkerLostError"))
+        except asyncio.CancelledError:  # its loop has ended, for which it did not end in time
+            logger.warning("job %s was ended with its server", request["id"])
+            self._runtime.tell(arguments, failure("WorkerLostError"))
         except Exception:
             logger.exception("job %s could not be run", request["id"])
             self._runtime.tell(arguments, failure("WorkerLostError"))
         finally:
-            self._running.pop(request["id"], None)
+            self._running.remove(request["id"])
 
     async def revoke(self, *job_ids: str, terminate: bool = True) -> None:  # noqa: ARG002 - a job that began is ended
         """End jobs at their ``await``; one that is no coroutine is told where it uses its context."""
@@ -173,19 +218,13 @@ class EagerQueue:
             self._runtime.abandon(job_id, interrupt=True)
 
     async def aclose(self) -> None:
-        """End the jobs that run, and wait for their threads."""
-        self._closing = True
-        await asyncio.sleep(0)  # for the threads that are to be started
-        await asyncio.to_thread(self._join)
-        if self._closed is not None:
-            await self._closed()
+        """End the jobs that run, and wait for their threads.
 
-    def _join(self) -> None:
+        The jobs' own loop is closed when all have ended: what it submits is waited for by whoever ends it.
+        """
+        if self._closed is None:
+            return
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while running := dict(self._running):
-            for job_id, thread in running.items():
-                self._runtime.abandon(job_id, interrupt=True)
-                thread.join(LOOK_EVERY_SECONDS)
-            if time.monotonic() > deadline:
-                logger.warning("%d jobs did not end within %.0f s, and go on", len(running), PATIENCE_SECONDS)
-                return
+        await asyncio.sleep(0)  # for the threads that are to be started
+        await asyncio.to_thread(self._running.end, deadline)
+        await self._closed(deadline)

@@ -71,10 +71,17 @@ class JobRefused(Exception):  # noqa: N818 - an outcome, not an error
     """The body must not run: the task ended, counts another attempt, or another delivery has started it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
     progress: ProgressReporter
     task: asyncio.Task[Any]
+    interrupted: bool = False
+
+    def interrupt(self) -> None:
+        """Cancel it, but not again while its ``finally`` blocks await something. Called on the loop's thread."""
+        if not self.interrupted:
+            self.interrupted = True
+            self.task.cancel()
 
 
 class JobRunner:
@@ -167,13 +174,14 @@ class JobRunner:
 
         Args:
             job_id: Its Celery id.
-            interrupt: Cancel it at its ``await``; else it is told where it uses its context.
+            interrupt: Cancel it at its ``await``, once however often this is called; else it is told where it uses its
+                context.
         """
         running = self._running.get(job_id)
         if running is not None:
             running.progress.abandon()
             if interrupt:
-                running.task.get_loop().call_soon_threadsafe(running.task.cancel)
+                running.task.get_loop().call_soon_threadsafe(running.interrupt)
 
     def _on_wait(self, call: JobCall) -> None:
         """Say once of a component that its waiting costs something, where it does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import AsyncGenerator, Generator
@@ -12,7 +13,7 @@ from celery import Celery
 from mcp.client import Client
 from mcp.server.mcpserver import Context
 
-from mcp_celery import Settings, TaskConfig, TaskMeta, TaskServer, get_task_context
+from mcp_celery import Settings, TaskConfig, TaskMeta, TaskServer, eager, get_task_context
 from mcp_celery.client import TasksClient, call_tool_task
 from mcp_celery.engine import Caller
 from mcp_celery.server import tasks_of
@@ -123,6 +124,32 @@ def server(request: pytest.FixtureRequest, store_url: str, gate: threading.Event
     return server
 
 
+@pytest.fixture
+def said(server: TaskServer) -> list[str]:
+    """What the jobs of the server's tool ``tidy`` do."""
+    said: list[str] = []
+
+    @server.tool()
+    async def tidy(stubborn: bool) -> str:
+        said.append("began")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if stubborn:
+                await asyncio.sleep(60)
+            raise
+        finally:
+            await asyncio.sleep(5 * eager.LOOK_EVERY_SECONDS)
+            said.append("tidied")
+        return "slept"
+
+    @server.tool()
+    async def delegate() -> str:
+        return (await server.call_tool("tidy", {"stubborn": False}, task_meta=TaskMeta())).task_id
+
+    return said
+
+
 @pytest.mark.shows("C14")
 async def test_the_job_runs_in_this_process_after_the_handle_is_answered(
     server: TaskServer, gate: threading.Event
@@ -165,3 +192,40 @@ async def test_the_end_of_the_server_ends_its_jobs(server: TaskServer) -> None:
         record = await tasks.engine().find(Caller(), submitted.task_id)
     assert record.status == "failed"
     assert threads() == []
+
+
+@pytest.mark.shows("C14")
+async def test_a_job_may_tidy_up_when_its_server_ends(server: TaskServer, said: list[str]) -> None:
+    tasks = tasks_of(server)
+    async with tasks.running():
+        await server.call_tool("tidy", {"stubborn": False}, task_meta=TaskMeta())
+        await eventually(lambda: said == ["began"], what="it runs")
+    assert said == ["began", "tidied"]
+
+
+@pytest.mark.shows("C14")
+async def test_the_end_of_the_server_ends_the_jobs_of_its_jobs(server: TaskServer, said: list[str]) -> None:
+    tasks = tasks_of(server)
+    async with tasks.running():
+        outer = await server.call_tool("delegate", {}, task_meta=TaskMeta())
+        inner = (await soon(tasks.engine().wait(Caller(), outer.task_id))).result or {}
+        await eventually(lambda: said == ["began"], what="it runs")
+    assert said == ["began", "tidied"]
+    assert threads() == []
+    async with tasks.running():
+        record = await tasks.engine().find(Caller(), inner["content"][0]["text"])
+    assert record.status == "failed"
+
+
+@pytest.mark.shows("C14")
+async def test_a_job_that_does_not_end_in_time_is_told_to_have_failed(
+    server: TaskServer, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eager, "PATIENCE_SECONDS", 0.1)
+    tasks = tasks_of(server)
+    async with tasks.running():
+        submitted = await server.call_tool("tidy", {"stubborn": True}, task_meta=TaskMeta())
+        await eventually(lambda: said == ["began"], what="it runs")
+    async with tasks.running():
+        record = (await soon(tasks.engine().wait(Caller(), submitted.task_id))).record
+    assert record.status == "failed"
