@@ -13,7 +13,7 @@ from mcp_celery.worker.job import ComponentJob, WorkerRuntime, job_class
 from mcp_celery.worker.revoked import WatchRevoked
 from mcp_celery.worker.runner import ClosableTaskBus, ClosableTaskStore, JobRunner
 from mcp_celery.worker.signals import connect, connect_outcomes
-from mcp_celery.worker.steps import ConsumerTimeout, Reconnection, Vitals, require_json
+from mcp_celery.worker.steps import ConsumerTimeout, Ending, Reconnection, Vitals, require_json
 
 __all__ = [
     "ClosableTaskBus",
@@ -77,4 +77,4 @@ def _jobs(runtime: WorkerRuntime, components: Mapping[tuple[TaskType, str], Task
 def add_steps(app: Celery) -> None:
     """Add to the start of an app's workers what our jobs need there. Too late when a worker collects its steps."""
     app.steps["worker"].update([ConsumerTimeout, Vitals, WatchRevoked])
-    app.steps["consumer"].add(Reconnection)
+    app.steps["consumer"].update([Reconnection, Ending])

@@ -20,10 +20,11 @@ since the store does not answer, is stored later (``WorkerRuntime.tell``).
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from celery import signals
 
@@ -31,8 +32,12 @@ from mcp_celery.engine import Change, Claim, JobOutcome, failure, now_ms, revoke
 from mcp_celery.engine import expired as job_expired
 from mcp_celery.errors import JobFailedError, StoreUnavailableError
 from mcp_celery.worker.job import ComponentJob, WorkerRuntime, task_ref
+from mcp_celery.worker.steps import runtimes
 
 logger = logging.getLogger(__name__)
+
+_live: Final[weakref.WeakSet[WorkerRuntime]] = weakref.WeakSet()
+"""Those of the workers of this process: each worker that is started makes its own."""
 
 
 def on_received(request: Any = None, **_: Any) -> None:
@@ -107,46 +112,51 @@ def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, *
     sender.runtime.tell(request.kwargs, change)
 
 
-def on_unknown(runtime: WorkerRuntime) -> Callable[..., None]:
-    """A handler for jobs of ours that this worker does not know: failed, never ``working`` for ever."""
+def on_unknown(sender: Any = None, message: Any = None, name: str = "", **_: Any) -> None:
+    """A job of ours that this worker, whose consumer says so, does not know: failed, never ``working`` for ever."""
+    tag, _dot, rest = name.partition(".")
+    namespace = rest.partition(".")[0]
+    served = runtimes(sender.app)
+    if tag != "mcp" or not namespace or not served:
+        return
+    try:
+        _args, kwargs, _embed = message.payload
+        ref, attempt = task_ref(kwargs), int(kwargs["attempt"])
+        retries = _retries_of(message.headers)
+    except (ValueError, KeyError, TypeError):
+        logger.warning("an unknown job %r is not ours", name)
+        return
+    change = replace(failure("NotRegistered"), attempt=attempt, unless_begun=retries)
+    try:
+        served[0].ledger(namespace).change(ref, change)
+    except StoreUnavailableError:
+        logger.error("could not tell that task %s failed: no worker knows its component", ref.task_id)
 
-    def handler(message: Any = None, name: str = "", **_: Any) -> None:
-        tag, _dot, rest = name.partition(".")
-        namespace = rest.partition(".")[0]
-        if tag != "mcp" or not namespace:
-            return
-        try:
-            _args, kwargs, _embed = message.payload
-            ref, attempt = task_ref(kwargs), int(kwargs["attempt"])
-            retries = _retries_of(message.headers)
-        except (ValueError, KeyError, TypeError):
-            logger.warning("an unknown job %r is not ours", name)
-            return
-        change = replace(failure("NotRegistered"), attempt=attempt, unless_begun=retries)
-        try:
-            runtime.ledger(namespace).change(ref, change)
-        except StoreUnavailableError:
-            logger.error("could not tell that task %s failed: no worker knows its component", ref.task_id)
 
-    return handler
+def on_worker_end(sender: Any = None, **_: Any) -> None:
+    """A worker has stopped, and waits for no job."""
+    for runtime in runtimes(sender.app):
+        runtime.stop()
+
+
+def on_process_end(**_: Any) -> None:
+    """A process in which jobs ran ends. The signal does not say whose worker's it is."""
+    for runtime in tuple(_live):
+        runtime.stop()
 
 
 def connect(runtime: WorkerRuntime) -> None:
-    """Connect the handlers of a worker, once for a process however many servers it serves."""
+    """Connect the handlers of a worker, once for a process however many servers it serves, and workers it starts."""
+    _live.add(runtime)
     connect_outcomes()
     _connect(
         task_received=on_received,
         task_prerun=on_prerun,
         task_revoked=on_revoked,
-        task_unknown=on_unknown(runtime),
+        task_unknown=on_unknown,
+        worker_process_shutdown=on_process_end,
+        worker_shutdown=on_worker_end,
     )
-
-    def stop(**_: Any) -> None:
-        runtime.stop()
-
-    uid = f"mcp_celery.stop.{runtime.namespace}"
-    signals.worker_process_shutdown.connect(stop, weak=False, dispatch_uid=uid)
-    signals.worker_shutdown.connect(stop, weak=False, dispatch_uid=uid)
 
 
 def connect_outcomes() -> None:

@@ -19,8 +19,8 @@ AMQP_TRANSPORTS: Final = ("pyamqp", "amqp", "amqps")
 class Vitals(bootsteps.StartStopStep):
     """Starts the heartbeats of a worker before it receives a job.
 
-    After a warm shutdown they end with the signal ``worker_shutdown``, when the last job has: a step is stopped before
-    the pool. A cold shutdown waits for no job, and sends no signal.
+    After a warm shutdown they end when the last job has (:class:`Ending`): a step is stopped before the pool. A cold
+    shutdown waits for no job.
     """
 
     requires = ("celery.worker.components:Pool",)
@@ -51,6 +51,20 @@ class Reconnection(bootsteps.StartStopStep):
             for runtime in runtimes(parent.app):
                 runtime.heart.reconnected()
         self._was_connected = True
+
+
+class Ending(bootsteps.StartStopStep):
+    """Part of a worker's consumer, whose parts are shut down when the worker's pool has ended, warm or cold.
+
+    No signal says so of a cold shutdown, by which Celery's pytest plugin ends its workers; and their process goes on.
+    """
+
+    requires = ("celery.worker.consumer:Tasks",)
+
+    def shutdown(self, parent: Any) -> None:
+        """End what the jobs of a pool without processes have shared."""
+        for runtime in runtimes(parent.app):
+            runtime.stop()
 
 
 class ConsumerTimeout(bootsteps.StartStopStep):

@@ -145,11 +145,13 @@ assert "host.conf" in app.tasks
 
 @pytest.mark.shows("C9")
 def test_a_worker_within_their_tests_runs_jobs_too(store: EmbeddedStoreContainer) -> None:
-    """The worker of Celery's own pytest plugin. Another app of the process is left alone."""
+    """The worker of Celery's own pytest plugin, which ends it cold. Another app of the process is left alone."""
     code = """
 import asyncio
+import threading
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
+from celery.worker import state
 from mcp_celery import TaskMeta
 from mcp_celery.engine import Caller
 from mcp_celery.server import tasks_of
@@ -165,8 +167,17 @@ async def main():
 bystander = Celery("bystander", set_as_current=False)
 bystander.Worker(quiet=True)
 assert not any(name.startswith("mcp.") for name in bystander.tasks)
-with start_worker(app, perform_ping_check=False):
-    asyncio.run(main())
+for pool, warm in [("solo", False), ("threads", False), ("solo", True), ("solo", True)]:
+    with start_worker(app, perform_ping_check=False, pool=pool) as worker:
+        asyncio.run(main())
+        ours = {one.name for one in threading.enumerate() if one.name.startswith("mcp-celery")}
+        assert {"mcp-celery-heart", "mcp-celery-loop"} <= ours, ours
+        if warm:
+            state.should_stop = 0
+            worker.blueprint.join()
+    state.should_stop = None
+    ours = [one.name for one in threading.enumerate() if one.name.startswith("mcp-celery")]
+    assert not ours, (pool, warm, ours)
 """
     done = run("-c", code, store=store, HOST_NAME=f"{NAME}-embedded")
     assert done.returncode == 0, done.stderr
