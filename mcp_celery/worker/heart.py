@@ -35,6 +35,7 @@ class Heart:
     def __init__(self, living: Living) -> None:
         self._living = living
         self._mark = secrets.token_hex(4)
+        self._hostname: str | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -43,9 +44,13 @@ class Heart:
         self._work = BackgroundTasks(logger, "the heart of this worker could not do what it was asked")
         self._pid = 0
 
+    def name(self, hostname: str) -> None:
+        """Note the worker's node name, before its pool forks: jobs of a worker within tests are told the machine's."""
+        self._hostname = hostname
+
     def worker_id(self, hostname: str) -> str:
         """A worker's name in claims: its node name, and a mark of this process, which its successor does not have."""
-        return f"{hostname}/{self._mark}"
+        return f"{self._hostname or hostname}/{self._mark}"
 
     def start(self, hostname: str) -> None:
         """Start to beat; returns when the first heartbeat is stored, or the store does not answer."""

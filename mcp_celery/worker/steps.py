@@ -25,6 +25,11 @@ class Vitals(bootsteps.StartStopStep):
 
     requires = ("celery.worker.components:Pool",)
 
+    def create(self, parent: Any) -> None:
+        """Name the worker to the jobs that it will run. All steps are made before any is started."""
+        for runtime in runtimes(parent.app):
+            runtime.heart.name(parent.hostname)
+
     def start(self, parent: Any) -> None:
         """Start the heartbeat of every server whose jobs this worker runs."""
         for runtime in runtimes(parent.app):

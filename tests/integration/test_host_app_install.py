@@ -157,12 +157,30 @@ from mcp_celery.engine import Caller
 from mcp_celery.server import tasks_of
 from tests.support.host.mcp import app, server
 
+began = threading.Event()
+
+@server.tool()
+async def lasting():
+    began.set()
+    await asyncio.sleep(60)
+
+async def end_of(submitted):
+    async with asyncio.timeout(60):
+        return await tasks_of(server).engine().wait(Caller(), submitted.task_id)
+
 async def main():
     async with tasks_of(server).running():
         submitted = await server.call_tool("add", {"a": 2, "b": 3}, task_meta=TaskMeta())
-        async with asyncio.timeout(60):
-            view = await tasks_of(server).engine().wait(Caller(), submitted.task_id)
+        view = await end_of(submitted)
     assert view.result["structuredContent"] == {"result": 5}, view
+
+async def left():
+    async with tasks_of(server).running():
+        with start_worker(app, perform_ping_check=False, pool="threads"):
+            submitted = await server.call_tool("lasting", {}, task_meta=TaskMeta())
+            assert await asyncio.to_thread(began.wait, 60)
+        view = await end_of(submitted)
+    assert view.record.status == "failed", view
 
 bystander = Celery("bystander", set_as_current=False)
 bystander.Worker(quiet=True)
@@ -178,6 +196,7 @@ for pool, warm in [("solo", False), ("threads", False), ("solo", True), ("solo",
     state.should_stop = None
     ours = [one.name for one in threading.enumerate() if one.name.startswith("mcp-celery")]
     assert not ours, (pool, warm, ours)
+asyncio.run(left())
 """
     done = run("-c", code, store=store, HOST_NAME=f"{NAME}-embedded")
     assert done.returncode == 0, done.stderr
