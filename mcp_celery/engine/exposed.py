@@ -83,11 +83,12 @@ class ExposedTasks:
 
     async def read(self, records: Sequence[TaskRecord]) -> Sequence[Results] | None:
         """What is stored of the jobs of tasks, in one request. None: the result backend did not answer."""
-        found = await self._results.read_many([job_id for record in records for job_id in record.job_ids])
+        jobs = [record.job_ids for record in records]
+        found = await self._results.read_many([job_id for job_ids in jobs for job_id in job_ids])
         if found is None:
             return None
         stored = iter(found)
-        return [list(islice(stored, len(record.job_ids))) for record in records]
+        return [list(islice(stored, len(job_ids))) for job_ids in jobs]
 
     async def plan(self, submission: Submission) -> Plan | None:
         """As :meth:`Exposure.plan`."""

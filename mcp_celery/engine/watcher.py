@@ -117,11 +117,13 @@ class Watcher:
         due = await self._tasks.due(self._interval_ms, BATCH_TASKS)
         self.watches = due.open > 0
         batch: list[TaskRecord] = []
+        jobs = 0
         for record in due.records:
             batch.append(record)
-            if sum(len(one.job_ids) for one in batch) >= BATCH_JOBS:
+            jobs += 1 if record.work is None else record.work.parts
+            if jobs >= BATCH_JOBS:
                 await self._settle(batch)
-                batch = []
+                batch, jobs = [], 0
         if batch:
             await self._settle(batch)
         return len(due.records) >= BATCH_TASKS

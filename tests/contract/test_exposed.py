@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -26,7 +26,7 @@ from mcp_celery.engine import (
 )
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import RecoveryPolicy
-from mcp_celery.engine.watcher import DueTasks, Watcher
+from mcp_celery.engine.watcher import BATCH_JOBS, DueTasks, Watcher
 from mcp_celery.errors import QueueUnavailableError, StoreUnavailableError
 from mcp_celery.store import RedisExposed, RedisRecovery
 from mcp_celery.testing import MemoryTaskResults
@@ -303,6 +303,39 @@ async def test_the_watcher_outlives_a_store_and_a_backend_that_do_not_answer() -
     watching = asyncio.create_task(watcher.run())
     await eventually(lambda: silent.asked > 2)
     await ended(watching)
+
+
+async def test_the_ids_of_many_tasks_are_derived_once_each() -> None:
+    """They are digests, derived on the event loop."""
+    derived: list[str] = []
+
+    class Counted(TaskRecord):
+        @property
+        def job_ids(self) -> list[str]:
+            derived.append(self.task_id)
+            return super().job_ids
+
+    values: dict[str, Any] = {one.name: getattr(a_record(), one.name) for one in fields(TaskRecord)}
+    one_job = Counted(**{**values, "work": ExposedWork()})
+    many = [replace(one_job, task_id=f"{number}") for number in range(BATCH_JOBS * 2 + 1)]
+
+    class Due:
+        async def due(self, interval_ms: int, limit: int) -> DueTasks:
+            return DueTasks(len(many), many)
+
+        async def hurry(self, keys: Sequence[str]) -> None: ...
+
+    asked: list[int] = []
+
+    class Silent:
+        async def read_many(self, job_ids: Sequence[str]) -> None:
+            asked.append(len(job_ids))
+
+    exposed = ExposedTasks(Exposure(ExposedWork()), Silent())
+    watcher = Watcher(Due(), exposed, None, 1)  # pyright: ignore[reportArgumentType] - nothing is ever settled
+    await watcher.look()
+    assert asked == [BATCH_JOBS, BATCH_JOBS, 1]
+    assert len(derived) == len(many)
 
 
 async def test_what_expires_is_revoked_and_forgotten_with_all_its_parts(in_redis: RedisWorld) -> None:
