@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pickle import UnpicklingError
+from time import monotonic
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from celery import Celery
-from celery.backends.base import KeyValueStoreBackend
-from celery.exceptions import CeleryError
+from celery.backends.cache import CacheBackend
+from celery.backends.redis import RedisBackend
+from celery.exceptions import SecurityError
 from celery.states import PENDING
-from kombu.exceptions import KombuError
+from kombu.exceptions import SerializationError, SerializerNotInstalled
 
-from mcp_celery.engine import StoredResult
+from mcp_celery.engine import UNREADABLE, StoredResult
 from mcp_celery.settings import celery_url
 
 logger = logging.getLogger(__name__)
@@ -24,6 +28,8 @@ READERS: Final = 8
 """How many results are read at a time."""
 FORGET_SECONDS: Final = 0.1
 """How long forgetting one of many results may take."""
+_UNREADABLE: Final = (SerializationError, SerializerNotInstalled, SecurityError, UnpicklingError, ImportError)
+"""What backends raise of a result that they hold and cannot give."""
 
 
 class CeleryResults:
@@ -54,13 +60,12 @@ class CeleryResults:
         key: bytes | str = self._backend.get_key_for_task(job_id)
         return key.decode() if isinstance(key, bytes) else key
 
-    def decode(self, payload: bytes) -> StoredResult | None:
+    def decode(self, payload: bytes) -> StoredResult:
         """Read what the backend stored, in the serializer and compression that the app is set to."""
         try:
             return _stored(self._backend.decode(payload))
-        except (KombuError, CeleryError, ValueError, KeyError, TypeError) as error:
-            logger.error("a stored result cannot be decoded: %s", type(error).__name__)
-            return None
+        except Exception as error:  # noqa: BLE001 - what is unpickled may raise anything
+            return _unreadable(error)
 
     async def read(self, job_id: str) -> StoredResult | None:
         """The job's stored result, read off the event loop. None: none yet, or the backend does not answer."""
@@ -71,18 +76,24 @@ class CeleryResults:
             logger.warning("the result backend did not answer: %s", type(error).__name__)
             return None
 
-    async def read_many(self, job_ids: Sequence[str]) -> Sequence[StoredResult | None] | None:
-        """The jobs' stored results in the same order, in one request where the backend can.
+    async def read_many(self, job_ids: Sequence[str]) -> Mapping[str, StoredResult | None]:
+        """The jobs' stored results, in one request where the backend can; else it is asked for as long as it answers.
 
         Returns:
-            None for each job that has none; None alone when the backend does not answer.
+            By Celery id, None for each job that has none; what the backend did not give is left out.
         """
+        read = self._read_together if isinstance(self._backend, RedisBackend | CacheBackend) else self._read_each
+        found: dict[str, StoredResult | None] = {}
+        unread = deque(job_ids)
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, self._read_many, job_ids)
+            while unread:
+                # A reader returns well before it would be given up, unless the backend hangs.
+                until = monotonic() + self._timeout_seconds / 2
+                async with asyncio.timeout(self._timeout_seconds):
+                    await asyncio.get_running_loop().run_in_executor(self._threads, read, unread, found, until)
         except Exception as error:  # noqa: BLE001 - as above
             logger.warning("the result backend did not answer: %s", type(error).__name__)
-            return None
+        return found.copy()
 
     async def forget(self, job_ids: Sequence[str]) -> None:
         """Forget the stored results of jobs, off the event loop; what fails to be forgotten lives its own time."""
@@ -107,19 +118,54 @@ class CeleryResults:
             return _stored(backend._get_task_meta_for(job_id))
         return _stored(backend.get_task_meta(job_id, cache=False))
 
-    def _read_many(self, job_ids: Sequence[str]) -> list[StoredResult | None]:
-        if not isinstance(self._backend, KeyValueStoreBackend):
-            return [_unless_pending(self._read(job_id)) for job_id in job_ids]
-        keys = [self._backend.get_key_for_task(job_id) for job_id in job_ids]
-        found: Any = self._backend.mget(keys)
-        # Memcached's clients give what there is, by key; all others give values in the order of the keys.
-        payloads = [found.get(key) for key in keys] if hasattr(found, "items") else found
-        return [_unless_pending(self.decode(payload)) if payload else None for payload in payloads]
+    def _read_together(self, unread: deque[str], found: dict[str, StoredResult | None], _until: float) -> None:
+        """Read results in one request."""
+        keys = {job_id: self._backend.get_key_for_task(job_id) for job_id in unread}
+        given: Any = self._backend.mget(list(keys.values()))
+        # Memcached's clients give what there is, by key; Redis gives values in the order of the keys.
+        payloads = [given.get(key) for key in keys.values()] if hasattr(given, "items") else given
+        for job_id, payload in zip(keys, payloads, strict=True):
+            found[job_id] = _unless_pending(self.decode(payload)) if payload else None
+        unread.clear()
+
+    def _read_each(self, unread: deque[str], found: dict[str, StoredResult | None], until: float) -> None:
+        """Read results one by one, as many as it can until a time of the monotonic clock.
+
+        Raises:
+            Exception: The backend gave none; it is its driver's.
+        """
+        had, failed = len(found), None
+        while unread and monotonic() < until:
+            job_id = unread.popleft()
+            try:
+                found[job_id] = _unless_pending(self._read(job_id))
+            except Exception as error:  # noqa: BLE001 - as above
+                if _is_of_the_result(error):
+                    found[job_id] = _unreadable(error)
+                else:
+                    failed = error  # and the next may be read all the same
+        if failed is not None:
+            if len(found) == had:
+                raise failed
+            logger.warning("the result backend did not give a result: %s", type(failed).__name__)
 
 
 def _unless_pending(stored: StoredResult | None) -> StoredResult | None:
     """Backends that are asked for an unknown job say that it is pending."""
     return None if stored is None or stored.state == PENDING else stored
+
+
+def _is_of_the_result(error: Exception) -> bool:
+    """Whether a backend holds a result and cannot give it. All other errors may be those of a lost connection."""
+    return isinstance(error, _UNREADABLE) or (
+        # pickle's, of a class that the server does not have
+        isinstance(error, AttributeError) and str(error).startswith("Can't get attribute")
+    )
+
+
+def _unreadable(error: Exception) -> StoredResult:
+    logger.error("a stored result cannot be decoded: %s", type(error).__name__)
+    return UNREADABLE
 
 
 def _stored(meta: dict[str, Any]) -> StoredResult:

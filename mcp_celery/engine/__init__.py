@@ -4,7 +4,16 @@ from mcp_celery.engine.core import TaskEngine
 from mcp_celery.engine.exposed import ExposedTasks, Exposure
 from mcp_celery.engine.legs import Declared
 from mcp_celery.engine.limits import TaskLimits
-from mcp_celery.engine.outcome import MAX_MESSAGE_CHARS, JobOutcome, expired, failure, revoked, settlement, success
+from mcp_celery.engine.outcome import (
+    MAX_MESSAGE_CHARS,
+    UNREADABLE,
+    JobOutcome,
+    expired,
+    failure,
+    revoked,
+    settlement,
+    success,
+)
 from mcp_celery.engine.plan import ExposedWork, Plan
 from mcp_celery.engine.ports import (
     FailedLookups,
@@ -67,6 +76,7 @@ __all__ = [
     "OPEN",
     "SAMPLE",
     "TERMINAL",
+    "UNREADABLE",
     "Answer",
     "Answered",
     "Asking",

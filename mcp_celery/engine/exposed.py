@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Any, Final, Protocol, cast
 
 from mcp_celery.engine.outcome import (
@@ -16,6 +15,7 @@ from mcp_celery.engine.outcome import (
     MAX_MESSAGE_CHARS,
     REVOKED,
     SUCCESS,
+    UNREADABLE,
     JobOutcome,
     expired,
     failure,
@@ -36,7 +36,15 @@ _MESSAGE: Final = ("message", "status", "description")
 _QUEUED: Final = ("PENDING", "RECEIVED")
 
 NOT_OF_THE_JOB: Final = frozenset(
-    {"SoftTimeLimitExceeded", "TimeLimitExceeded", "WorkerLostError", "NotRegistered", "EncodeError", "Terminated"}
+    {
+        "SoftTimeLimitExceeded",
+        "TimeLimitExceeded",
+        "WorkerLostError",
+        "NotRegistered",
+        "EncodeError",
+        "Terminated",
+        "UnreadableResult",
+    }
 )
 """Exceptions that tell of Celery, not of what the job did: the task fails, and no tool has reported an error."""
 RETRY_MESSAGE: Final = "Trying again"
@@ -81,14 +89,14 @@ class ExposedTasks:
         self._results = results
         self.began: Callable[[str], None] = lambda _: None
 
-    async def read(self, records: Sequence[TaskRecord]) -> Sequence[Results] | None:
-        """What is stored of the jobs of tasks, in one request. None: the result backend did not answer."""
+    async def read(self, records: Sequence[TaskRecord]) -> Sequence[Results | None]:
+        """What is stored of the jobs of tasks, read together. None for a task whose jobs could not all be read."""
         jobs = [record.job_ids for record in records]
         found = await self._results.read_many([job_id for job_ids in jobs for job_id in job_ids])
-        if found is None:
-            return None
-        stored = iter(found)
-        return [list(islice(stored, len(job_ids))) for job_ids in jobs]
+        return [
+            [found[job_id] for job_id in job_ids] if all(job_id in found for job_id in job_ids) else None
+            for job_ids in jobs
+        ]
 
     async def plan(self, submission: Submission) -> Plan | None:
         """As :meth:`Exposure.plan`."""
@@ -100,7 +108,7 @@ class ExposedTasks:
         outcome = self.outcome(record, results)
         if outcome is not None:
             return success(outcome)
-        if (ended := _broken_off(results)) is not None:
+        if (ended := _broken_off(results, work.gathered or 1)) is not None:
             return ended
         change = _gone_on(results[0]) if work.parts == 1 else _counted(results)
         if change is None:
@@ -136,9 +144,13 @@ def _has_failed(results: Results, *, but: StoredResult) -> bool:
     return any(one is not None and one is not but and one.state == FAILURE for one in results)
 
 
-def _broken_off(results: Results) -> Change | None:
-    """The end of a task one of whose jobs ended without returning or raising anything."""
-    for stored in results:
+def _broken_off(results: Results, told: int) -> Change | None:
+    """The end of a task one of whose jobs ended without returning or raising anything. What the jobs after the first
+    ``told`` return is for other jobs to read.
+    """
+    for position, stored in enumerate(results):
+        if stored == UNREADABLE and position >= told:
+            continue
         if stored is not None and stored.state == FAILURE:
             return failure(_exception(stored)[0])
         if stored is not None and stored.state == REVOKED:

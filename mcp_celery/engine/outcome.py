@@ -28,10 +28,14 @@ FAILURE_REASONS: Final[Mapping[str, str]] = {
     "WorkerDied": "The worker that ran the job has died; the job may have had effects, so it is not run again",
     "WorkersDied": "The worker that had the job has died, too often for the job to be tried again",
     "SnapshotUnreadableError": "The request's context cannot be restored, so the job cannot run",
+    "UnreadableResult": "The job's result is stored in a form that the server cannot read: see accept_content and "
+    "result_serializer",
     "ResultLost": "The job completed, but its result could not be stored in the result backend",
 }
 """Texts for failures that no tool reported, by the exception's name. Exceptions' own texts stay in the worker's log."""
 
+UNREADABLE: Final = StoredResult(FAILURE, {"exc_type": "UnreadableResult"})
+"""What stands for a stored result that is there and cannot be read."""
 MAX_MESSAGE_CHARS: Final = 2_000
 """A message is for people, and is carried by every push and poll of the task."""
 UNKNOWN_REASON: Final = "The job failed unexpectedly; the worker's log says why"
@@ -135,8 +139,11 @@ def _error_text(result: JSONObject) -> str | None:
 
 
 def settlement(stored: StoredResult | None) -> Change | None:
-    """The change that a stored result owes to a record that is still open, None while the job has not ended."""
-    if stored is None:
+    """The change that a stored result owes to a record that is still open, None while the job has not ended.
+
+    One that cannot be read here owes none: the worker that stored it tells of the end itself.
+    """
+    if stored is None or stored == UNREADABLE:
         return None
     if stored.state == SUCCESS:
         outcome = JobOutcome.from_json(stored.value)

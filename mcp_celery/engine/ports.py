@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
@@ -192,8 +192,10 @@ class TaskResults(Protocol):
 class JobResults(Protocol):
     """Celery's result backend, read for several jobs at once."""
 
-    async def read_many(self, job_ids: Sequence[str]) -> Sequence[StoredResult | None] | None:
-        """The jobs' stored results in the same order, None for those that have none yet. None: it did not answer."""
+    async def read_many(self, job_ids: Sequence[str]) -> Mapping[str, StoredResult | None]:
+        """The jobs' stored results by Celery id, None for those that have none yet and ``UNREADABLE`` for those that
+        cannot be read. Those for which the backend did not answer are left out.
+        """
         ...
 
 

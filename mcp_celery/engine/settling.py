@@ -103,8 +103,7 @@ class Settling:
         record = stored.record
         if stored.result is not None and record.job_ids == [record.job_id]:
             return [stored.result]
-        found = None if self._exposed is None else await self._exposed.read([record])
-        return None if found is None else found[0]
+        return None if self._exposed is None else (await self._exposed.read([record]))[0]
 
     async def _look(self, record: TaskRecord) -> StoredResult | None:
         """Celery's stored result of an open task, where it is time to look at it."""

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 BATCH_TASKS: Final = 500
 """How many tasks are taken up at a time."""
-BATCH_JOBS: Final = 1_000
-"""How many results are read at a time."""
+BATCH_JOBS: Final = 100
+"""How many results are read at a time: few enough for a backend that gives them one by one."""
 HURRY_SECONDS: Final = 0.05
 """How long hints are gathered before they are followed."""
 
@@ -122,17 +122,19 @@ class Watcher:
             batch.append(record)
             jobs += 1 if record.work is None else record.work.parts
             if jobs >= BATCH_JOBS:
-                await self._settle(batch)
+                if not await self._settle(batch):
+                    return False
                 batch, jobs = [], 0
         if batch:
             await self._settle(batch)
         return len(due.records) >= BATCH_TASKS
 
-    async def _settle(self, records: Sequence[TaskRecord]) -> None:
+    async def _settle(self, records: Sequence[TaskRecord]) -> bool:
+        """Settle tasks. False: the result backend answered for none of them."""
         found = await self._exposed.read(records)
-        if found is None:
-            return  # it has been logged, and is asked again
         for record, results in zip(records, found, strict=True):
+            if results is None:
+                continue  # it has been logged, and is asked again
             try:
                 await self._settling.settle(StoredTask(record), results)
             except StoreUnavailableError:
@@ -144,3 +146,4 @@ class Watcher:
             except Exception:
                 # One task whose result cannot be converted must not keep the others waiting.
                 logger.exception("task %s cannot be told what became of its job", record.task_id)
+        return any(results is not None for results in found)

@@ -32,6 +32,6 @@ class MemoryTaskResults:
         """The job's stored result, None when there is none."""
         return self.stored.get(job_id)
 
-    async def read_many(self, job_ids: Sequence[str]) -> list[StoredResult | None]:
+    async def read_many(self, job_ids: Sequence[str]) -> dict[str, StoredResult | None]:
         """The jobs' stored results, as ``JobResults.read_many``."""
-        return [self.stored.get(job_id) for job_id in job_ids]
+        return {job_id: self.stored.get(job_id) for job_id in job_ids}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from mcp_celery.config import TaskConfig
 from mcp_celery.connections import ended
 from mcp_celery.engine import (
     MAX_MESSAGE_CHARS,
+    UNREADABLE,
+    Change,
     ExposedTasks,
     ExposedWork,
     JSONObject,
@@ -26,8 +28,9 @@ from mcp_celery.engine import (
 )
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import RecoveryPolicy
+from mcp_celery.engine.settling import Settling
 from mcp_celery.engine.watcher import BATCH_JOBS, DueTasks, Watcher
-from mcp_celery.errors import QueueUnavailableError, StoreUnavailableError
+from mcp_celery.errors import QueueUnavailableError, ResultUnavailableError, StoreUnavailableError
 from mcp_celery.store import RedisExposed, RedisRecovery
 from mcp_celery.testing import MemoryTaskResults
 from tests.support.waiting import eventually
@@ -145,6 +148,7 @@ async def test_what_a_job_tells_on_the_way(
         ),
         ("REVOKED", raised("TaskRevokedError", "terminated"), "cancelled", "The job was revoked"),
         ("REVOKED", raised("TaskRevokedError", "expired"), "failed", "The job expired before a worker could start it"),
+        ("FAILURE", UNREADABLE.value, "failed", "The job's result is stored in a form that the server cannot read"),
     ],
 )
 async def test_how_a_job_ends(world: World, state: str, value: object, status: str, told: str) -> None:
@@ -183,6 +187,33 @@ async def test_a_job_that_waits_too_long_has_failed_and_one_that_began_has_not(w
     await eventually(has_failed)
     del shop.results.stored[begun.job_id]
     assert (await shop.get(begun)).record.status == "working"
+
+
+async def test_a_result_that_cannot_be_read_is_not_one_that_never_began(world: World) -> None:
+    shop = Shop(world)
+    record = await shop.submit(TaskConfig(expires=0.001))
+    shop.results.stored[record.job_id] = UNREADABLE
+    assert ((await shop.get(record)).record.status_message or "").startswith("The job's result is stored in a form")
+
+
+async def test_only_the_results_that_are_told_have_to_be_readable(world: World) -> None:
+    shop = Shop(world, ExposedWork(parts=2))
+    record = await shop.submit()
+    last, first = record.job_ids
+    shop.results.stored[first] = UNREADABLE
+    assert (await shop.get(record)).record.status_message == "0 of 2 jobs done"
+    shop.results.put(last, "SUCCESS", "b")
+    assert (await shop.get(record)).result == {"content": [{"type": "text", "text": "'b'"}]}
+
+
+async def test_a_task_of_our_own_is_not_failed_for_a_result_that_this_server_cannot_read(world: World) -> None:
+    shop = Shop(world)
+    record = await shop.engine.submit(replace(a_submission(), component="own"))
+    shop.results.stored[record.job_id] = UNREADABLE
+    assert (await shop.get(record)).record.status == "working"
+    await world.store.change(record.ref, Change(to="completed"))
+    with pytest.raises(ResultUnavailableError):
+        await shop.get(record)
 
 
 async def test_parts_are_counted_and_gathered(world: World) -> None:
@@ -294,8 +325,9 @@ async def test_the_watcher_outlives_a_store_and_a_backend_that_do_not_answer() -
     class Silent:
         asked = 0
 
-        async def read_many(self, job_ids: Sequence[str]) -> None:
+        async def read_many(self, job_ids: Sequence[str]) -> Mapping[str, StoredResult | None]:
             self.asked += 1
+            return {}
 
     away, silent = Away(), Silent()
     exposed = ExposedTasks(Exposure(ExposedWork()), silent)
@@ -305,7 +337,7 @@ async def test_the_watcher_outlives_a_store_and_a_backend_that_do_not_answer() -
     await ended(watching)
 
 
-async def test_the_ids_of_many_tasks_are_derived_once_each() -> None:
+async def test_the_ids_of_many_tasks_are_derived_once_each(in_redis: RedisWorld) -> None:
     """They are digests, derived on the event loop."""
     derived: list[str] = []
 
@@ -316,7 +348,7 @@ async def test_the_ids_of_many_tasks_are_derived_once_each() -> None:
             return super().job_ids
 
     values: dict[str, Any] = {one.name: getattr(a_record(), one.name) for one in fields(TaskRecord)}
-    one_job = Counted(**{**values, "work": ExposedWork()})
+    one_job = replace(Counted(**values), work=ExposedWork())
     many = [replace(one_job, task_id=f"{number}") for number in range(BATCH_JOBS * 2 + 1)]
 
     class Due:
@@ -327,13 +359,14 @@ async def test_the_ids_of_many_tasks_are_derived_once_each() -> None:
 
     asked: list[int] = []
 
-    class Silent:
-        async def read_many(self, job_ids: Sequence[str]) -> None:
+    class Idle:
+        async def read_many(self, job_ids: Sequence[str]) -> Mapping[str, StoredResult | None]:
             asked.append(len(job_ids))
+            return dict.fromkeys(job_ids)
 
-    exposed = ExposedTasks(Exposure(ExposedWork()), Silent())
-    watcher = Watcher(Due(), exposed, None, 1)  # pyright: ignore[reportArgumentType] - nothing is ever settled
-    await watcher.look()
+    exposed = ExposedTasks(Exposure(ExposedWork()), Idle())
+    settling = Settling(in_redis.store, None, exposed=exposed, interval_ms=0)
+    await Watcher(Due(), exposed, settling, 1).look()
     assert asked == [BATCH_JOBS, BATCH_JOBS, 1]
     assert len(derived) == len(many)
 
