@@ -115,7 +115,7 @@ class TaskEngine:
             poll_interval_ms=submission.config.poll_interval_ms or self._limits.poll_interval_ms,
             idempotent=submission.config.acks_late,
             listed=submission.listed,
-            start_before_ms=too_late_from(created, submission.config),
+            start_before_ms=too_late_from(created, submission.config.expires if plan is None else plan.expires),
             work=None if plan is None else plan.work,
         )
         try:

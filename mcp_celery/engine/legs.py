@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import datetime
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine.outcome import failure
@@ -31,9 +32,11 @@ def as_itself(_: TaskType, component: str) -> tuple[str, TaskConfig]:
     return component, TaskConfig()
 
 
-def too_late_from(now: int, config: TaskConfig) -> int | None:
-    """When a job that is published now has expired (ms), None for never."""
-    return None if config.expires is None else now + round(config.expires * 1000)
+def too_late_from(now: int, expires: float | datetime | None) -> int | None:
+    """When a job that is published now has expired (ms), given in how many seconds or at what time; None for never."""
+    if isinstance(expires, datetime):
+        return round(expires.timestamp() * 1000)
+    return None if expires is None else now + round(expires * 1000)
 
 
 class Republisher:
@@ -101,7 +104,8 @@ class Answers:
             return record
         now = now_ms()
         _, config = self._declared(record.task_type, record.component)
-        answered = await self._store.answer(record.ref, answers, at_ms=now, start_before_ms=too_late_from(now, config))
+        too_late = too_late_from(now, config.expires)
+        answered = await self._store.answer(record.ref, answers, at_ms=now, start_before_ms=too_late)
         if answered is None:
             raise TaskNotFoundError
         record = answered.changed.record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 Publish = Callable[[Sequence[str], Any], None]
@@ -36,6 +37,8 @@ class Plan:
         publish: Publishes it.
         queue: Where the job goes; None where that is not known, or there are several jobs.
         arguments: Those of the job, for ``task_always_eager``; None where there are several jobs.
+        expires: When a job that no worker has begun is too late: seconds from its publication, or a time; None for
+            never, or where there are several jobs.
     """
 
     job_name: str
@@ -43,3 +46,4 @@ class Plan:
     publish: Publish
     queue: str | None = None
     arguments: dict[str, Any] | None = None
+    expires: float | datetime | None = None

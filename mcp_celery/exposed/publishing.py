@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import kombu
 from celery import Celery
+from celery.utils.time import maybe_iso8601
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import JSONObject
@@ -24,6 +26,12 @@ def options_of(app: Celery, job: FoundJob, config: TaskConfig) -> dict[str, Any]
             options.pop(name, None)
         options["queue"] = queue_of(app, config.queue)
     return options
+
+
+def expires_of(app: Celery, job: FoundJob, config: TaskConfig) -> float | datetime | None:
+    """When a job is too late to begin: seconds from its publication, or a time; None for never."""
+    expires = options_of(app, job, config).get("expires")
+    return maybe_iso8601(expires) if isinstance(expires, str) else expires
 
 
 def _set(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from mcp_celery.errors import ConfigurationError, InvalidRequestError
 from mcp_celery.exposed.arguments import sendable, signature_of, visible_signature
 from mcp_celery.exposed.canvas import canvas_of, publish_canvas
 from mcp_celery.exposed.jobs import FoundJob
-from mcp_celery.exposed.publishing import publish_job, queue_name_of, serializer_of
+from mcp_celery.exposed.publishing import expires_of, publish_job, queue_name_of, serializer_of
 from mcp_celery.shown import shown_arguments
 
 logger = logging.getLogger(__name__)
@@ -130,6 +130,7 @@ class ExposedJob(ExposedTool):
             publish,
             queue_name_of(self._app, self._job, sent, self.offer.config),
             sent,
+            expires_of(self._app, self._job, self.offer.config),
         )
 
 

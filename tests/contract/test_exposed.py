@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import pytest
@@ -50,7 +51,9 @@ class Exposure:
         self.work = work
 
     async def plan(self, submission: Submission) -> Plan | None:
-        return None if submission.component == "own" else Plan("shop.sell", self.work, publish)
+        if submission.component == "own":
+            return None
+        return Plan("shop.sell", self.work, publish, expires=submission.config.expires)
 
     def returned(self, component: str, value: Any) -> JSONObject:
         if value == "unfit":
@@ -64,11 +67,17 @@ class Exposure:
 class Shop:
     """An engine over a world, with a result backend that stands apart."""
 
-    def __init__(self, world: World, work: ExposedWork | None = None, queue: Watchful | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        work: ExposedWork | None = None,
+        queue: Watchful | None = None,
+        exposure: Exposure | None = None,
+    ) -> None:
         self.world = world
         self.queue = queue or Watchful(world.store)
         self.results = MemoryTaskResults()
-        self.exposed = ExposedTasks(Exposure(work or ExposedWork()), self.results)
+        self.exposed = ExposedTasks(exposure or Exposure(work or ExposedWork()), self.results)
         self.engine = TaskEngine(
             store=world.store,
             queue=self.queue,
@@ -187,6 +196,16 @@ async def test_a_job_that_waits_too_long_has_failed_and_one_that_began_has_not(w
     await eventually(has_failed)
     del shop.results.stored[begun.job_id]
     assert (await shop.get(begun)).record.status == "working"
+
+
+@pytest.mark.parametrize("in_zone", [None, UTC])
+async def test_a_job_may_expire_at_a_time(world: World, in_zone: tzinfo | None) -> None:
+    class Dated(Exposure):
+        async def plan(self, submission: Submission) -> Plan | None:
+            return Plan("shop.sell", self.work, publish, expires=datetime.fromtimestamp(1_900_000_000, in_zone))
+
+    shop = Shop(world, exposure=Dated(ExposedWork()))
+    assert (await shop.submit(TaskConfig(expires=1))).start_before_ms == 1_900_000_000_000
 
 
 async def test_a_result_that_cannot_be_read_is_not_one_that_never_began(world: World) -> None:

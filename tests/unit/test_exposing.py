@@ -5,10 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from celery import Celery, chain, chord, group
@@ -21,9 +21,13 @@ from mcp_celery.composition import CeleryTasks, tasks_of
 from mcp_celery.errors import ConfigurationError, InvalidRequestError
 from mcp_celery.exposed.arguments import sendable
 from mcp_celery.exposed.canvas import Canvas, canvas_of
-from mcp_celery.exposed.tools import ExposedCanvas, Offer
+from mcp_celery.exposed.jobs import find_job
+from mcp_celery.exposed.tools import ExposedCanvas, ExposedJob, Offer
 
 pytestmark = pytest.mark.anyio
+
+
+LATE: Final = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 class Colour(enum.Enum):
@@ -137,6 +141,31 @@ async def test_a_server_that_exists_already_can_expose_too(jobs: Jobs) -> None:
     tasks.install(server)
     tasks.expose("shop.sell")
     assert [tool.name for tool in await server.list_tools()] == ["shop_sell"]
+
+
+def exposed_job(jobs: Jobs, name: str, config: TaskConfig) -> ExposedJob:
+    offer = Offer("tool", "", config, None, None, ())
+    return ExposedJob(offer, jobs.app, find_job(jobs.app, name), hide=(), fixed={}, terminate=False)
+
+
+@pytest.mark.parametrize(
+    ("declared", "for_the_tool", "effective"),
+    [
+        (60, None, 60),
+        (60, 5, 5),
+        (None, None, None),
+        (LATE, None, LATE),
+        (LATE.isoformat(), None, LATE),
+    ],
+)
+async def test_the_plan_says_when_the_job_expires_as_its_message_does(
+    jobs: Jobs, declared: Any, for_the_tool: float | None, effective: object
+) -> None:
+    def perishable() -> None: ...
+
+    jobs.app.task(name="shop.perishable", expires=declared, shared=False)(perishable)
+    plan = await exposed_job(jobs, "shop.perishable", TaskConfig(expires=for_the_tool)).plan({}, 1.0)
+    assert plan.expires == effective
 
 
 # --- What is refused
