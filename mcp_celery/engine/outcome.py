@@ -93,6 +93,21 @@ class JobOutcome:
         )
 
 
+def encodable(value: Any) -> Any:
+    r"""A JSON value without lone surrogates, which names of files can hold (``os.fsdecode``) and UTF-8 cannot.
+
+    >>> encodable({"name": ["caf\udce9"]})
+    {'name': ['caf?']}
+    """
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {encodable(key): encodable(one) for key, one in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list):
+        return [encodable(one) for one in cast("list[Any]", value)]
+    return value
+
+
 def failure(exception_name: str, arguments: Sequence[Any] = ()) -> Change:
     """The change that a job's exception makes.
 
@@ -102,7 +117,7 @@ def failure(exception_name: str, arguments: Sequence[Any] = ()) -> Change:
     """
     code, message, data = (*arguments, None, None, None)[:3]
     if exception_name == JobFailedError.__name__ and isinstance(code, int) and isinstance(message, str):
-        error = RpcError(code, message, data)
+        error = RpcError(code, encodable(message), encodable(data))
     else:
         error = RpcError(INTERNAL_ERROR, FAILURE_REASONS.get(exception_name, UNKNOWN_REASON))
     return Change(to="failed", error=error, status_message=error.message)

@@ -14,7 +14,7 @@ from mcp_types.methods import serialize_server_result
 from mcp_types.version import LATEST_MODERN_VERSION
 from pydantic import ValidationError
 
-from mcp_celery.engine import JSONObject, Plan, Submission
+from mcp_celery.engine import JSONObject, Plan, Submission, encodable
 from mcp_celery.errors import InvalidRequestError
 from mcp_celery.exposed.adding import add_tool
 from mcp_celery.exposed.arguments import given
@@ -101,4 +101,4 @@ def _error(text: str) -> JSONObject:
 
 def _on_wire(result: CallToolResult) -> JSONObject:
     dumped = result.model_dump(by_alias=True, mode="json", exclude_none=True)
-    return serialize_server_result("tools/call", LATEST_MODERN_VERSION, dumped)
+    return encodable(serialize_server_result("tools/call", LATEST_MODERN_VERSION, dumped))

@@ -18,6 +18,7 @@ from mcp_celery.engine import (
     TaskStatus,
     decode_answer,
     decode_question,
+    encodable,
     leg_answers,
     next_round,
 )
@@ -58,7 +59,7 @@ def encode_change(change: Change) -> Fields:
     """The fields that a change sets."""
     fields: Fields = {"status": change.to, "updated_at_ms": str(change.at_ms)}
     if change.status_message is not None:
-        fields["status_message"] = _storable(change.status_message)
+        fields["status_message"] = encodable(change.status_message)
     if change.progress is not None:
         fields["progress"] = json.dumps([change.progress.value, change.progress.total])
     if change.is_error:
@@ -72,11 +73,6 @@ def encode_change(change: Change) -> Fields:
     if change.error is not None:
         fields["error"] = json.dumps([change.error.code, change.error.message, change.error.data])
     return fields
-
-
-def _storable(text: str) -> str:
-    """Without lone surrogates, which names of files can hold (``os.fsdecode``) and UTF-8 cannot."""
-    return text.encode(errors="replace").decode()
 
 
 def flat_to_mapping(flat: Sequence[bytes]) -> dict[str, str]:

@@ -40,7 +40,7 @@ from pydantic import AnyUrl, BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine import ASKABLE, JSONObject
+from mcp_celery.engine import ASKABLE, JSONObject, encodable
 from mcp_celery.worker.asking import Asker
 from mcp_celery.worker.caller import headers_of, meta_of
 from mcp_celery.worker.progress import ProgressReporter
@@ -183,7 +183,7 @@ async def handle(
             if isinstance(result, BaseModel)
             else cast(JSONObject, result)
         )
-        return spec_methods.serialize_server_result(ctx.method, revision, dumped)
+        return encodable(spec_methods.serialize_server_result(ctx.method, revision, dumped))
     except (PydanticSerializationError, ValidationError, TypeError, ValueError) as error:
         raise MCPError(INTERNAL_ERROR, "The job's result could not be serialized") from error
 

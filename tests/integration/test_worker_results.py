@@ -60,6 +60,13 @@ async def test_a_task_has_the_result_of_the_foreground_call(live: LiveServer, to
     assert on_the_wire(CallToolResult.model_validate(view.result, by_name=False)) == on_the_wire(answered)
 
 
+async def test_a_text_that_utf_8_cannot_hold_is_a_result_that_can_be_sent(live: LiveServer) -> None:
+    view = await live.run("echo", {"text": "caf\udce9"})
+    assert view.result is not None
+    assert view.result["content"][0]["text"] == "caf?"
+    assert CallToolResult.model_validate(view.result, by_name=False).model_dump_json()
+
+
 async def test_a_tool_that_crashes_completes_with_is_error_and_without_its_text(live: LiveServer) -> None:
     view = await live.run("crash", {"secret": "hunter2"})
     assert view.record.status == "completed"

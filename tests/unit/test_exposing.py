@@ -14,11 +14,13 @@ import pytest
 from celery import Celery, chain, chord, group
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp_types import CallToolResult
 from pydantic import BaseModel
 
 from mcp_celery import Settings, TaskConfig, TaskServer
 from mcp_celery.composition import CeleryTasks, tasks_of
 from mcp_celery.errors import ConfigurationError, InvalidRequestError
+from mcp_celery.exposed import ExposedCatalog
 from mcp_celery.exposed.arguments import sendable
 from mcp_celery.exposed.canvas import Canvas, canvas_of
 from mcp_celery.exposed.jobs import find_job
@@ -27,6 +29,8 @@ from mcp_celery.exposed.tools import ExposedCanvas, ExposedJob, Offer
 pytestmark = pytest.mark.anyio
 
 
+LONE: Final = "caf\udce9"
+"""A name as ``os.listdir`` gives it, which UTF-8 cannot hold."""
 LATE: Final = datetime(2030, 1, 1, tzinfo=UTC)
 
 
@@ -50,6 +54,9 @@ class Jobs:
         def sell(item: str, count: int = 1, *, region: str = "all") -> str:
             """Sell something."""
             return item * count + region
+
+        @task(name="other.loose")
+        def loose() -> Any: ...
 
         @task(name="shop.bound", bind=True)
         def bound(self: Any, order: Order) -> None:
@@ -166,6 +173,27 @@ async def test_the_plan_says_when_the_job_expires_as_its_message_does(
     jobs.app.task(name="shop.perishable", expires=declared, shared=False)(perishable)
     plan = await exposed_job(jobs, "shop.perishable", TaskConfig(expires=for_the_tool)).plan({}, 1.0)
     assert plan.expires == effective
+
+
+# --- What a result is
+
+
+def offered(jobs: Jobs, name: str, *show_errors: str) -> ExposedCatalog:
+    """A catalog with one job as ``tool``."""
+    offer = Offer("tool", "", TaskConfig(), None, None, show_errors)
+    catalog = ExposedCatalog(timeout_seconds=1.0)
+    exposed = ExposedJob(offer, jobs.app, find_job(jobs.app, name), hide=(), fixed={}, terminate=False)
+    catalog.add(MCPServer("shop"), exposed, None)
+    return catalog
+
+
+@pytest.mark.parametrize("value", [LONE, [LONE], {LONE: [{"name": LONE}]}])
+@pytest.mark.parametrize("job", ["shop.sell", "other.loose"])
+def test_every_result_can_be_sent(jobs: Jobs, job: str, value: object) -> None:
+    """The SDK writes it where nothing is caught."""
+    catalog = offered(jobs, job, "ValueError")
+    for result in (catalog.returned("tool", value), catalog.raised("tool", "ValueError", [value])):
+        assert CallToolResult.model_validate(result).model_dump_json()
 
 
 # --- What is refused

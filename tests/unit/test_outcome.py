@@ -30,6 +30,11 @@ def at(change: Change | None) -> Change | None:
     )
 
 
+def test_the_error_of_a_job_can_be_sent() -> None:
+    change = failure("JobFailedError", [1, "caf\udce9", {"names": ["caf\udce9"]}])
+    assert change.error == RpcError(1, "caf?", {"names": ["caf?"]})
+
+
 class TestJobOutcome:
     @pytest.mark.parametrize("result", [RESULT, TOOL_ERROR])
     def test_its_repr_and_str_hide_the_contents(self, result: dict[str, Any]) -> None:
