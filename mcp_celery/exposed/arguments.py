@@ -75,12 +75,17 @@ def visible_signature(
     return signature.replace(parameters=shown)
 
 
-def given(arguments: BaseModel) -> JSONObject:
-    """The arguments that a caller gave, by the names that the job knows; defaults are left to the job."""
+def given(arguments: BaseModel, *, defaults: bool) -> JSONObject:
+    """The arguments of a call, by the names that the job knows.
+
+    Args:
+        arguments: Those that the caller gave, validated.
+        defaults: Whether the model has defaults of its own; else they are the job's, and left to it.
+    """
     named = {
         field.alias or name: getattr(arguments, name)
         for name, field in type(arguments).model_fields.items()
-        if name in arguments.model_fields_set
+        if defaults or name in arguments.model_fields_set
     }
     return {**named, **(arguments.model_extra or {})}
 

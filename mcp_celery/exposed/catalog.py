@@ -71,7 +71,8 @@ class ExposedCatalog:
             arguments = metadata.arg_model.model_validate(metadata.pre_parse_json(raw))
         except ValidationError as error:
             raise InvalidRequestError(f"Invalid arguments for tool {tool.name!r}") from error
-        return await exposed.plan(given(arguments), self._timeout_seconds)
+        declared = given(arguments, defaults=exposed.offer.model is not None)
+        return await exposed.plan(declared, self._timeout_seconds)
 
     def returned(self, component: str, value: Any) -> JSONObject:
         """The wire result of a tool whose job returned a value."""

@@ -15,10 +15,12 @@ from celery import Celery, chain, chord, group
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from mcp_celery import Settings, TaskConfig, TaskServer
 from mcp_celery.composition import CeleryTasks, tasks_of
+from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine import Caller, JSONObject, Submission
 from mcp_celery.errors import ConfigurationError, InvalidRequestError
 from mcp_celery.exposed import ExposedCatalog
 from mcp_celery.exposed.arguments import sendable
@@ -41,6 +43,12 @@ class Colour(enum.Enum):
 class Order(BaseModel):
     day: date
     count: int = 1
+
+
+class Sale(BaseModel):
+    item: str
+    amount: int = Field(3, alias="count")
+    region: str | None = None
 
 
 class Jobs:
@@ -155,6 +163,23 @@ def exposed_job(jobs: Jobs, name: str, config: TaskConfig) -> ExposedJob:
     return ExposedJob(offer, jobs.app, find_job(jobs.app, name), hide=(), fixed={}, terminate=False)
 
 
+def offered(jobs: Jobs, name: str, *show_errors: str, model: type[BaseModel] | None = None) -> ExposedCatalog:
+    """A catalog with one job as ``tool``."""
+    offer = Offer("tool", "", TaskConfig(), model, None, show_errors)
+    catalog = ExposedCatalog(timeout_seconds=1.0)
+    exposed = ExposedJob(offer, jobs.app, find_job(jobs.app, name), hide=(), fixed={}, terminate=False)
+    catalog.add(MCPServer("shop"), exposed, None)
+    return catalog
+
+
+def a_call(arguments: JSONObject) -> Submission:
+    """A request for ``tool``."""
+    snapshot = TaskContextSnapshot(protocol_version="2026-07-28", params={"name": "tool", "arguments": arguments})
+    return Submission(
+        caller=Caller("alice"), task_type="tool", component="tool", config=TaskConfig(), snapshot=snapshot
+    )
+
+
 @pytest.mark.parametrize(
     ("declared", "for_the_tool", "effective"),
     [
@@ -175,16 +200,20 @@ async def test_the_plan_says_when_the_job_expires_as_its_message_does(
     assert plan.expires == effective
 
 
+@pytest.mark.parametrize(
+    ("model", "sent"),
+    [(None, {"item": "tea"}), (Sale, {"item": "tea", "count": 3, "region": None})],
+    ids=["signature", "model"],
+)
+async def test_the_defaults_of_a_model_are_sent_and_those_of_a_job_are_its_own(
+    jobs: Jobs, model: type[BaseModel] | None, sent: dict[str, Any]
+) -> None:
+    plan = await offered(jobs, "shop.sell", model=model).plan(a_call({"item": "tea"}))
+    assert plan is not None
+    assert plan.arguments == sent
+
+
 # --- What a result is
-
-
-def offered(jobs: Jobs, name: str, *show_errors: str) -> ExposedCatalog:
-    """A catalog with one job as ``tool``."""
-    offer = Offer("tool", "", TaskConfig(), None, None, show_errors)
-    catalog = ExposedCatalog(timeout_seconds=1.0)
-    exposed = ExposedJob(offer, jobs.app, find_job(jobs.app, name), hide=(), fixed={}, terminate=False)
-    catalog.add(MCPServer("shop"), exposed, None)
-    return catalog
 
 
 @pytest.mark.parametrize("value", [LONE, [LONE], {LONE: [{"name": LONE}]}])
