@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NoReturn, cast
+from typing import Any, Final, NoReturn, cast
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import InvalidSignature
@@ -16,10 +16,13 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, create_model
-from pydantic.errors import PydanticUserError
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
+from mcp_celery.engine import JSONObject
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed.tools import ExposedTool
+
+_NO_SCHEMA: Final = (PydanticUserError, PydanticUndefinedAnnotation)
 
 
 def add_tool(server: MCPServer[Any], exposed: ExposedTool, annotations: ToolAnnotations | None) -> Tool:
@@ -29,12 +32,14 @@ def add_tool(server: MCPServer[Any], exposed: ExposedTool, annotations: ToolAnno
         It as the SDK holds it.
 
     Raises:
-        ConfigurationError: The server has a tool of that name, or the SDK can make no schema of the signature.
+        ConfigurationError: The server has a tool of that name, or no schema can be made of the signature or the model;
+            nothing was added.
     """
     offer = exposed.offer
     managers: Any = server
     if managers._tool_manager.get_tool(offer.tool_name) is not None:
         raise ConfigurationError(f"the MCP server {server.name!r} has a tool {offer.tool_name!r} already; give name=…")
+    model, parameters = (None, None) if offer.model is None else _arguments_model(offer.tool_name, offer.model)
     try:
         server.add_tool(
             _stand_in(offer.tool_name, exposed.signature, offer.description),
@@ -43,16 +48,14 @@ def add_tool(server: MCPServer[Any], exposed: ExposedTool, annotations: ToolAnno
             annotations=annotations,
             structured_output=offer.structured_output,
         )
-    except (InvalidSignature, PydanticUserError) as error:
-        reason = str(error).splitlines()[0]
+    except (InvalidSignature, *_NO_SCHEMA) as error:
         raise ConfigurationError(
-            f"{offer.tool_name!r} cannot be exposed: no schema can be made of its signature ({reason}); "
+            f"{offer.tool_name!r} cannot be exposed: no schema can be made of its signature ({_first_line(error)}); "
             "describe it with arguments=…"
         ) from error
     tool: Tool = managers._tool_manager.get_tool(offer.tool_name)
-    if offer.model is not None:
-        tool.fn_metadata.arg_model = _arguments_model(offer.model)
-        tool.parameters = tool.fn_metadata.arg_model.model_json_schema(by_alias=True)
+    if model is not None and parameters is not None:
+        tool.fn_metadata.arg_model, tool.parameters = model, parameters
     return tool
 
 
@@ -73,6 +76,16 @@ def _stand_in(name: str, signature: inspect.Signature, description: str) -> Call
     return standing
 
 
-def _arguments_model(model: type[BaseModel]) -> type[ArgModelBase]:
-    """A model that somebody wrote for the arguments of a job, as the SDK takes it."""
-    return cast("type[ArgModelBase]", create_model(model.__name__, __base__=(model, ArgModelBase)))
+def _arguments_model(name: str, model: type[BaseModel]) -> tuple[type[ArgModelBase], JSONObject]:
+    """A model that somebody wrote for the arguments of a job, as the SDK takes it, and its schema."""
+    try:
+        made = cast("type[ArgModelBase]", create_model(model.__name__, __base__=(model, ArgModelBase)))
+        return made, made.model_json_schema(by_alias=True)
+    except _NO_SCHEMA as error:
+        raise ConfigurationError(
+            f"{name!r} cannot be exposed: no schema can be made of arguments={model.__name__} ({_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -13,7 +13,7 @@ from typing import Any, Final
 import anyio.to_thread
 from celery import Celery
 from mcp.server.mcpserver.exceptions import ToolError
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import ExposedWork, JSONObject, Plan
@@ -41,6 +41,9 @@ class Offer:
         model: The model of its arguments, None for that of the signature.
         structured_output: As for a tool.
         show_errors: Names of the exceptions whose text the caller may see.
+
+    Raises:
+        ConfigurationError: The model has no fields that could be arguments.
     """
 
     tool_name: str
@@ -49,6 +52,18 @@ class Offer:
     model: type[BaseModel] | None
     structured_output: bool | None
     show_errors: Sequence[str]
+
+    def __post_init__(self) -> None:
+        model: Any = self.model
+        if model is not None and not (inspect.isclass(model) and _has_fields(model)):
+            raise ConfigurationError(
+                f"{self.tool_name!r} cannot be exposed: arguments=… has to be a pydantic model with a field for each "
+                f"argument, not {model!r}"
+            )
+
+
+def _has_fields(model: type[Any]) -> bool:
+    return issubclass(model, BaseModel) and not issubclass(model, RootModel)
 
 
 class ExposedTool(ABC):

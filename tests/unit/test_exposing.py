@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -15,7 +15,7 @@ from celery import Celery, chain, chord, group
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
 from mcp_celery import Settings, TaskConfig, TaskServer
 from mcp_celery.composition import CeleryTasks, tasks_of
@@ -49,6 +49,14 @@ class Sale(BaseModel):
     item: str
     amount: int = Field(3, alias="count")
     region: str | None = None
+
+
+class Unresolved(BaseModel):
+    item: Nowhere  # pyright: ignore[reportUndefinedVariable] # noqa: F821
+
+
+class Calling(BaseModel):
+    item: Callable[[], None]
 
 
 class Jobs:
@@ -249,16 +257,23 @@ def refused(reason: str) -> Generator[None]:
         ("shop.sell", {"hide": ["item"]}, "the hidden parameter 'item' has no default"),
         ("shop.sell", {"arguments": Order, "fixed": {"day": 1}}, "'day' is fixed, and in arguments=… too"),
         ("shop.sell", {"arguments": Order, "hide": ["day"]}, "leave out of arguments=… what shall be hidden"),
+        ("shop.sell", {"arguments": RootModel[int]}, "has to be a pydantic model with a field for each argument"),
+        ("shop.sell", {"arguments": dict}, "with a field for each argument, not <class 'dict'>"),
+        ("shop.sell", {"arguments": Unresolved}, "no schema can be made of arguments=Unresolved"),
+        ("shop.sell", {"arguments": Calling}, "no schema can be made of arguments=Calling"),
         ("shop.sell", {"task": TaskConfig(rate_limit=1)}, "TaskConfig(rate_limit=…) has no effect; set it where"),
         ("shop.sell", {"task": TaskConfig(foreground="server")}, "it cannot be kept from them"),
         ("shop.sell", {"task": TaskConfig(mode="forbidden")}, "it cannot be kept from them"),
         ("shop.sell", {"name": "taken"}, "the MCP server 'shop' has a tool 'taken' already; give name=…"),
     ],
 )
-def test_a_wrong_declaration_is_refused(server: TaskServer, job: str, options: dict[str, Any], reason: str) -> None:
+async def test_a_wrong_declaration_is_refused(
+    server: TaskServer, job: str, options: dict[str, Any], reason: str
+) -> None:
     server.tool("taken")(lambda: None)
     with refused(reason):
         server.expose(job, **options)
+    assert [tool.name for tool in await server.list_tools()] == ["taken"]
 
 
 def test_what_is_no_job_of_the_servers_app_is_refused(server: TaskServer, jobs: Jobs) -> None:
