@@ -14,7 +14,7 @@ from mcp_types.methods import serialize_server_result
 from mcp_types.version import LATEST_MODERN_VERSION
 from pydantic import ValidationError
 
-from mcp_celery.engine import JSONObject, Plan, Submission, encodable
+from mcp_celery.engine import MAX_MESSAGE_CHARS, JSONObject, Plan, Submission, encodable
 from mcp_celery.errors import InvalidRequestError
 from mcp_celery.exposed.adding import add_tool
 from mcp_celery.exposed.arguments import given
@@ -87,13 +87,15 @@ class ExposedCatalog:
             return _error(f"Error executing tool {component}")
 
     def raised(self, component: str, exception_name: str, arguments: Sequence[Any]) -> JSONObject:
-        """The wire result of a tool whose job raised an exception: its text only where the caller may see it."""
+        """The wire result of a tool whose job raised an exception: its text only where the caller may see it,
+        and no more of it than a message has.
+        """
         found = self._offered.get(component)
         shown = (_DELIBERATE, *(() if found is None else found[0].offer.show_errors))
         text = ", ".join(str(one) for one in arguments)
         if exception_name not in shown or not text:
             return _error(f"Error executing tool {component}")
-        return _error(f"Error executing tool {component}: {text}")
+        return _error(f"Error executing tool {component}: {text[:MAX_MESSAGE_CHARS]}")
 
 
 def _error(text: str) -> JSONObject:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, RootModel
 from mcp_celery import Settings, TaskConfig, TaskServer
 from mcp_celery.composition import CeleryTasks, tasks_of
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine import Caller, JSONObject, Submission
+from mcp_celery.engine import MAX_MESSAGE_CHARS, Caller, JSONObject, Submission
 from mcp_celery.errors import ConfigurationError, InvalidRequestError
 from mcp_celery.exposed import ExposedCatalog
 from mcp_celery.exposed.arguments import sendable
@@ -231,6 +231,11 @@ def test_every_result_can_be_sent(jobs: Jobs, job: str, value: object) -> None:
     catalog = offered(jobs, job, "ValueError")
     for result in (catalog.returned("tool", value), catalog.raised("tool", "ValueError", [value])):
         assert CallToolResult.model_validate(result).model_dump_json()
+
+
+def test_the_text_of_an_exception_is_bounded(jobs: Jobs) -> None:
+    result = offered(jobs, "shop.sell", "ValueError").raised("tool", "ValueError", ["x" * 10_000])
+    assert result["content"][0]["text"] == f"Error executing tool tool: {'x' * MAX_MESSAGE_CHARS}"
 
 
 # --- What is refused
