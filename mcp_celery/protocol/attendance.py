@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Final
 
 import anyio
@@ -49,20 +51,18 @@ async def attend(
     """
     if seconds == 0:
         return await engine.get(caller, task_id)
-    channel = _OnlyThisRequest(ctx)
     progress = _Progress(ctx)
+    patience = _Patience(anyio.move_on_after(seconds))
+    channel = _OnlyThisRequest(ctx, patience)
     relay = Relay(engine, caller, task_id, turns=Turns(), channel=channel, names_task=False)
     async with relay:
-        with anyio.move_on_after(seconds) as patience:
-            deadline = patience.deadline
+        with patience.scope:
             async with engine.watch(caller, [task_id]) as watch:
                 async for view in watch:
                     await progress.tell(view.record)
                     if view.record.is_terminal or questions_for(ctx, view):
                         return view
                     relay.show(view)
-                    is_asking = any(channel.can_ask(request) for request in view.input_requests.values())
-                    patience.deadline = math.inf if is_asking else deadline
     return await engine.get(caller, task_id)
 
 
@@ -103,13 +103,50 @@ def _looked(task: asyncio.Task[None]) -> None:
         logger.error("%s ended: a client that leaves is not noticed", task.get_name(), exc_info=error)
 
 
+class _Patience:
+    """A deadline that stands still while somebody else is waited for.
+
+    Args:
+        scope: What ends at the deadline.
+    """
+
+    def __init__(self, scope: anyio.CancelScope) -> None:
+        self.scope = scope
+        self._pauses = 0
+        self._left = math.inf
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Let no time pass; several may at once."""
+        if not self._pauses:
+            self._left = self.scope.deadline - anyio.current_time()
+            self.scope.deadline = math.inf
+        self._pauses += 1
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            if not self._pauses:
+                self.scope.deadline = anyio.current_time() + self._left
+
+
 class _OnlyThisRequest(OnRequest):
-    """The client of a task of which nobody else knows: what cannot be asked here cannot be asked at all."""
+    """The client of a task of which nobody else knows: what cannot be asked here cannot be asked at all.
+
+    Args:
+        ctx: The request.
+        patience: Of who waits for the task.
+    """
+
+    def __init__(self, ctx: RequestContext, patience: _Patience) -> None:
+        super().__init__(ctx)
+        self._patience = patience
 
     async def send(self, method: str, params: JSONObject) -> JSONObject:
         """Ask it. Where it cannot be asked (HTTP without streams) the tool gets the error that it would get here."""
         try:
-            return await super().send(method, params)
+            with self._patience.paused():
+                return await super().send(method, params)
         except NoBackChannelError as error:
             raise MCPError(error.code, error.message) from error
 

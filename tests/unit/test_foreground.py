@@ -1,0 +1,159 @@
+"""Calls that are run on a worker for clients that know no tasks, with the engine's ports in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, cast
+
+import pytest
+from mcp.server.connection import Connection
+from mcp.server.context import ServerRequestContext
+from mcp.server.session import ServerSession
+from mcp_types import ClientCapabilities
+
+from mcp_celery.config import TaskConfig
+from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine import (
+    ELICIT,
+    Asking,
+    Caller,
+    JobOutcome,
+    JSONObject,
+    Question,
+    Submission,
+    TaskRecord,
+    now_ms,
+)
+from mcp_celery.protocol.foreground import run_on_worker
+from mcp_celery.protocol.host import Polling, TaskHost
+from mcp_celery.testing import MemoryBackend
+from tests.support.waiting import eventually, soon
+
+pytestmark = pytest.mark.anyio
+
+CORE: Final = "2025-11-25"
+MODERN: Final = "2026-07-28"
+KEY: Final = "question-1"
+FORM: Final[JSONObject] = {
+    "message": "Your name?",
+    "requestedSchema": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+}
+ADA: Final[JSONObject] = {"action": "accept", "content": {"name": "Ada"}}
+HELLO: Final[JSONObject] = {"content": [{"type": "text", "text": "Hello, Ada!"}]}
+
+Answering = Callable[[], Awaitable[JSONObject]]
+
+
+class Client:
+    """A client's end of the connection.
+
+    Args:
+        answer: Gives its answer to a question.
+    """
+
+    def __init__(self, answer: Answering) -> None:
+        self._answer = answer
+
+    async def send_raw_request(self, method: str, params: Mapping[str, Any] | None, opts: Any = None) -> JSONObject:
+        return await self._answer()
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: Any = None) -> None:
+        raise AssertionError("nobody tells the client anything")
+
+
+async def nothing() -> JSONObject:
+    raise AssertionError("nobody asks the client anything")
+
+
+class Site:
+    """A server whose jobs the test plays."""
+
+    def __init__(self) -> None:
+        self.backend = MemoryBackend()
+        self.config = TaskConfig(foreground="worker", ttl=600_000, input_timeout=30)
+        self.polling: Polling | None = None
+        engine = self.backend.engine()
+        self.host = TaskHost(
+            engine=lambda: engine,
+            config=lambda _type, name: (name, self.config),
+            task_types=lambda: frozenset({"tool"}),
+            refusal=lambda _type, _name, _arguments: None,
+            asks_first=lambda _name: False,
+            immediate_response=lambda _name: None,
+            foreground="server",
+            polling=lambda: self.polling,
+            is_resumable=lambda: False,
+            header_names=frozenset(),
+            max_listen_tasks=1,
+        )
+
+    def request(self, revision: str, answer: Answering = nothing) -> ServerRequestContext[Any, Any]:
+        client: Any = Client(answer)
+        connection = Connection.for_loop(client)
+        connection.client_capabilities = ClientCapabilities.model_validate({"elicitation": {}})
+        session = ServerSession(client, connection)
+        return ServerRequestContext(
+            session=session, lifespan_context=None, request_id=1, protocol_version=revision, method="tools/call"
+        )
+
+    def run(self, ctx: ServerRequestContext[Any, Any], caller: Caller | None = None) -> asyncio.Task[Any]:
+        """Call the tool."""
+        submission = Submission(
+            caller=caller or Caller(),
+            task_type="tool",
+            component="greet",
+            config=self.config,
+            snapshot=TaskContextSnapshot(protocol_version=ctx.protocol_version),
+        )
+        return asyncio.create_task(cast(Any, run_on_worker(self.host, ctx, submission)))
+
+    async def job(self) -> TaskRecord:
+        """The job of the call, which has begun."""
+        await eventually(lambda: self.backend.queue.published, what="the job is published")
+        record = self.backend.queue.published[-1][0]
+        assert await self.backend.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms())
+        return record
+
+    async def ask(self, record: TaskRecord) -> None:
+        """Let the job ask its question."""
+        assert await self.backend.store.ask(record.ref, Question(KEY, ELICIT, FORM), Asking(attempt=1, at_ms=now_ms()))
+
+    async def answered(self, record: TaskRecord) -> None:
+        """Wait for the answer to it."""
+
+        async def is_answered() -> bool:
+            return not isinstance(await self.backend.store.heard(record.ref, KEY, attempt=1), bool)
+
+        await eventually(is_answered, what="the tool gets its answer")
+
+    def end(self, record: TaskRecord) -> None:
+        """Let the job end with its result."""
+        self.backend.results.put(record.job_id, "SUCCESS", JobOutcome(HELLO))
+        self.backend.bus.tell(record.ref)
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+# --- Questions
+
+
+async def test_the_time_that_a_client_takes_to_answer_does_not_count(site: Site) -> None:
+    site.polling = Polling(after=1.5, prefix="")
+
+    async def slowly() -> JSONObject:
+        await asyncio.sleep(1.6)
+        return ADA
+
+    calling = site.run(site.request(CORE, slowly))
+    job = await site.job()
+    await site.ask(job)
+    await site.answered(job)
+    # The server goes on waiting.
+    done, _waiting = await asyncio.wait([calling], timeout=0.2)
+    assert not done
+    site.end(job)
+    assert await soon(calling) == HELLO
