@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 
-from mcp_celery.engine import Caller, JSONObject, TaskEngine, TaskRecord, TaskView
+from mcp_celery.engine import Caller, JSONObject, TaskRecord, TaskView
 from mcp_celery.protocol.caller import RequestContext, connection_of, has_left
 from mcp_celery.protocol.core_tasks import REQUEST_CANCELLED
 from mcp_celery.protocol.host import TaskHost
-from mcp_celery.protocol.relay import OnRequest, Relay, Turns
+from mcp_celery.protocol.relay import OnRequest, Relay
 from mcp_celery.protocol.v2026_07_28 import REVISIONS
 
 logger = logging.getLogger(__name__)
@@ -26,20 +27,27 @@ _LOOK_SECONDS: Final = 1.0
 
 
 async def attend(
-    ctx: RequestContext, engine: TaskEngine, caller: Caller, task_id: str, *, seconds: float | None = None
+    host: TaskHost,
+    ctx: RequestContext,
+    caller: Caller,
+    task_id: str,
+    *,
+    seconds: float | None = None,
+    is_only_way: bool = False,
 ) -> TaskView:
-    """Wait for a task's end on behalf of a request's client.
+    """Wait for a task's end on behalf of a request's client, until it has dropped its HTTP exchange for good.
 
     Meanwhile the client gets ``notifications/progress``, where its request has a token. Up to 2025-11-25 it is asked
     what the task wants to know, on this request; later it has to be answered with the questions.
 
     Args:
+        host: The server it speaks for.
         ctx: The request.
-        engine: Of the running event loop.
         caller: Whose task it is.
         task_id: The task.
         seconds: How long to wait; 0: not at all; None: as long as it takes. The time that the client takes to answer
             a question does not count.
+        is_only_way: Whether nobody else knows the task: then what cannot be asked here cannot be asked at all.
 
     Returns:
         The task as it is now: it has ended, has questions that this request is to be answered with, or goes on.
@@ -48,13 +56,30 @@ async def attend(
         TaskNotFoundError: Unknown, another caller's, or expired while waiting.
         ResultUnavailableError: Completed, but the result backend does not give the result.
         StoreUnavailableError: The store did not answer.
+        MCPError: -32800, which nobody reads: the client has left.
     """
+    if _may_come_back(host, ctx):
+        return await _attend(host, ctx, caller, task_id, seconds, is_only_way=is_only_way)
+    with anyio.CancelScope() as presence:
+        looking = asyncio.create_task(_end_when_gone(ctx, presence), name=f"mcp-celery-presence-{task_id}")
+        looking.add_done_callback(_looked)
+        try:
+            return await _attend(host, ctx, caller, task_id, seconds, is_only_way=is_only_way)
+        finally:
+            looking.cancel()
+    raise _left()
+
+
+async def _attend(
+    host: TaskHost, ctx: RequestContext, caller: Caller, task_id: str, seconds: float | None, *, is_only_way: bool
+) -> TaskView:
+    engine = host.engine()
     if seconds == 0:
         return await engine.get(caller, task_id)
     progress = _Progress(ctx)
     patience = _Patience(anyio.move_on_after(seconds))
-    channel = _OnlyThisRequest(ctx, patience)
-    relay = Relay(engine, caller, task_id, turns=Turns(), channel=channel, names_task=False)
+    channel = _OnThisRequest(ctx, patience, is_only_way=is_only_way)
+    relay = Relay(engine, caller, task_id, turns=host.turns, channel=channel, names_task=False)
     async with relay:
         with patience.scope:
             async with engine.watch(caller, [task_id]) as watch:
@@ -71,25 +96,24 @@ def questions_for(ctx: RequestContext, view: TaskView) -> JSONObject:
     return dict(view.input_requests) if ctx.protocol_version in REVISIONS else {}
 
 
-async def attend_while_there(
-    host: TaskHost, ctx: RequestContext, caller: Caller, task_id: str, *, seconds: float | None = None
-) -> TaskView:
-    """As :func:`attend`, for as long as the client has not dropped its HTTP exchange for good.
+async def require_there(host: TaskHost, ctx: RequestContext) -> None:
+    """Look once whether a request's client waits for its answer.
 
     Raises:
-        MCPError: -32800, which nobody reads: the client has left.
+        MCPError: -32800, which nobody reads: it has dropped its HTTP exchange for good.
     """
-    engine = host.engine()
-    if connection_of(ctx).session_id is not None and host.is_resumable():
-        return await attend(ctx, engine, caller, task_id, seconds=seconds)  # it may take up its stream again
-    with anyio.CancelScope() as presence:
-        looking = asyncio.create_task(_end_when_gone(ctx, presence), name=f"mcp-celery-presence-{task_id}")
-        looking.add_done_callback(_looked)
-        try:
-            return await attend(ctx, engine, caller, task_id, seconds=seconds)
-        finally:
-            looking.cancel()
-    raise MCPError(REQUEST_CANCELLED, "The client has left")
+    await anyio.lowlevel.checkpoint()
+    if not _may_come_back(host, ctx) and await has_left(ctx):
+        raise _left()
+
+
+def _left() -> MCPError:
+    return MCPError(REQUEST_CANCELLED, "The client has left")
+
+
+def _may_come_back(host: TaskHost, ctx: RequestContext) -> bool:
+    """Whether the client can take up a stream that it dropped."""
+    return connection_of(ctx).session_id is not None and host.is_resumable()
 
 
 async def _end_when_gone(ctx: RequestContext, presence: anyio.CancelScope) -> None:
@@ -130,24 +154,29 @@ class _Patience:
                 self.scope.deadline = anyio.current_time() + self._left
 
 
-class _OnlyThisRequest(OnRequest):
-    """The client of a task of which nobody else knows: what cannot be asked here cannot be asked at all.
+class _OnThisRequest(OnRequest):
+    """The client that a task is waited for.
 
     Args:
         ctx: The request.
-        patience: Of who waits for the task.
+        patience: Of who waits.
+        is_only_way: Whether what cannot be asked here (HTTP without streams) cannot be asked at all; the tool gets the
+            error then that it would get in the server's own process.
     """
 
-    def __init__(self, ctx: RequestContext, patience: _Patience) -> None:
+    def __init__(self, ctx: RequestContext, patience: _Patience, *, is_only_way: bool) -> None:
         super().__init__(ctx)
         self._patience = patience
+        self._is_only_way = is_only_way
 
     async def send(self, method: str, params: JSONObject) -> JSONObject:
-        """Ask it. Where it cannot be asked (HTTP without streams) the tool gets the error that it would get here."""
+        """Ask it."""
         try:
             with self._patience.paused():
                 return await super().send(method, params)
         except NoBackChannelError as error:
+            if not self._is_only_way:
+                raise
             raise MCPError(error.code, error.message) from error
 
 

@@ -15,7 +15,7 @@ from mcp_celery.engine import Caller, JSONObject, RpcError, TaskEngine, TaskReco
 from mcp_celery.protocol.both_eras import TaskIdParams
 from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_request, session_of, snapshot_of
 from mcp_celery.protocol.host import TaskHost
-from mcp_celery.protocol.relay import OnRequest, Relay, Turns
+from mcp_celery.protocol.relay import OnRequest, Relay
 from mcp_celery.protocol.session_push import SessionPush
 from mcp_celery.protocol.v2025_11_25 import (
     Augmented,
@@ -71,8 +71,7 @@ class CoreTasks:
 
     def __init__(self, host: TaskHost) -> None:
         self._host = host
-        self._turns = Turns()
-        self._push = SessionPush(host.engine, self._turns)
+        self._push = SessionPush(host.engine, host.turns)
         self._said_stateless = False
 
     async def create(self, ctx: RequestContext, params: CreateParams) -> HandlerResult:
@@ -123,7 +122,7 @@ class CoreTasks:
         """
         engine, caller = self._host.engine(), caller_of_request(ctx)
 
-        relay = Relay(engine, caller, params.task_id, turns=self._turns, channel=OnRequest(ctx))
+        relay = Relay(engine, caller, params.task_id, turns=self._host.turns, channel=OnRequest(ctx))
         with as_rpc_errors():
             async with relay:
                 _record, result = await wait_for_result(engine, caller, params.task_id, relay.show)

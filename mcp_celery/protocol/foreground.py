@@ -20,7 +20,7 @@ from mcp_types import INTERNAL_ERROR, CallToolResult
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import Caller, JSONObject, RpcError, Submission, TaskEngine, TaskRecord, TaskView
 from mcp_celery.errors import McpCeleryError, TaskNotFoundError
-from mcp_celery.protocol.attendance import attend_while_there, questions_for
+from mcp_celery.protocol.attendance import attend, questions_for
 from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_request
 from mcp_celery.protocol.core_tasks import REQUEST_CANCELLED
 from mcp_celery.protocol.host import Polling, TaskHost
@@ -112,7 +112,7 @@ async def _answer(
     try:
         if responses:
             await give_back(engine, caller, task_id, responses)
-        view = await attend_while_there(host, ctx, caller, task_id, seconds=seconds)
+        view = await attend(host, ctx, caller, task_id, seconds=seconds, is_only_way=True)
     except TaskNotFoundError:
         raise MCPError(INTERNAL_ERROR, "The job was given up: it outlived the longest time to live of a task") from None
     except BaseException:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mcp_celery.config import Foreground, TaskConfig, TaskMeta
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import Caller, JSONObject, Submission, TaskEngine
 from mcp_celery.errors import InvalidRequestError, TaskModeError
 from mcp_celery.keys import TaskType
+from mcp_celery.protocol.relay import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class TaskHost:
         is_resumable: Whether the clients of sessions can take up a stream that they lost.
         header_names: Lower-case names of the request headers that a job may see.
         max_listen_tasks: How many task ids one subscription may name.
+        turns: Whose turn it is to ask a question, of all who ask in this process.
     """
 
     engine: Callable[[], TaskEngine]
@@ -76,6 +78,7 @@ class TaskHost:
     is_resumable: Callable[[], bool]
     header_names: frozenset[str]
     max_listen_tasks: int
+    turns: Turns = field(default_factory=Turns)
 
     def polling_of(self, config: TaskConfig) -> Polling | None:
         """How a client that knows no tasks follows one of a tool, None where it gets none."""

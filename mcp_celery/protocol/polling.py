@@ -170,10 +170,10 @@ class _PollingTools:
         self, ctx: Context, task_id: _TaskId, wait_seconds: _Wait = 20.0
     ) -> CallToolResult | InputRequiredResult:
         """A task's result; waits for it. A client that stops waiting changes nothing."""
-        engine, caller = self._host.engine(), caller_of_request(ctx.request_context)
+        caller = caller_of_request(ctx.request_context)
         try:
-            await give_back(engine, caller, task_id, _wire(ctx.input_responses))
-            view = await attend(ctx.request_context, engine, caller, task_id, seconds=wait_seconds)
+            await give_back(self._host.engine(), caller, task_id, _wire(ctx.input_responses))
+            view = await attend(self._host, ctx.request_context, caller, task_id, seconds=wait_seconds)
         except McpCeleryError as error:
             raise ToolError(str(error)) from error
         record = view.record

@@ -277,14 +277,15 @@ async def test_an_http_exchange_that_is_dropped_cancels_the_job(
             await is_cancelled(deployment, notes, before=before)
 
 
-async def shaken_hands(http: httpx2.AsyncClient, url: str) -> dict[str, str]:
+async def shaken_hands(http: httpx2.AsyncClient, url: str, **capabilities: Any) -> dict[str, str]:
     """Begin a session, where there are sessions.
 
     Returns:
         The headers of its requests.
     """
     headers = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-11-25"}
-    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
+    client = {"name": "raw", "version": "1"}
+    hello = {"protocolVersion": "2025-11-25", "capabilities": capabilities, "clientInfo": client}
     initialize = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
     answer = await http.post(url, json=initialize, headers=headers)
     if (session := answer.headers.get("mcp-session-id")) is not None:

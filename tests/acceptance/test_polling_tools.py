@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from mcp_celery.client import TasksClient, call_tool_task
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.settings import celery_url
 from tests.acceptance.fixture_server import Verifier
+from tests.acceptance.test_foreground import shaken_hands
 from tests.acceptance.test_transports_2025 import served
 from tests.support.deployment import Deployment, deployed
 from tests.support.scripted import text_of
@@ -189,6 +192,64 @@ async def test_its_questions_are_asked_while_the_result_is_waited_for(url: str, 
         task_id = begun(await client.call_tool("greet", {}))
         result = await client.call_tool("task_result", {"task_id": task_id, "wait_seconds": 50})
     assert result.structured_content == {"result": "Hello, Ada and Rex!"}
+
+
+@pytest.mark.shows("C17")
+async def test_a_client_that_drops_the_wait_is_waited_for_no_longer_and_cancels_nothing(url: str) -> None:
+    def waits() -> bool:
+        names = [task.get_name() for task in asyncio.all_tasks()]
+        return any(name.startswith(("mcp-celery-presence", "mcp-celery-ask")) for name in names)
+
+    async with httpx2.AsyncClient(timeout=60) as http:
+        headers = await shaken_hands(http, url, elicitation={})
+        call: dict[str, Any] = {"name": "greet", "arguments": {}}
+        body: dict[str, Any] = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call}
+        events = (await http.post(url, json=body, headers=headers)).text.splitlines()
+        (message,) = [json.loads(line[5:]) for line in events if line.startswith("data: {")]
+        task_id = message["result"]["structuredContent"]["task_id"]
+        call = {"name": "task_result", "arguments": {"task_id": task_id, "wait_seconds": 50}}
+        async with http.stream("POST", url, json={**body, "id": 3, "params": call}, headers=headers) as answer:
+            asked = [line async for line in until(answer.aiter_lines(), "elicitation/create")]
+            assert "Your name?" in asked[-1]
+            assert waits()
+        await eventually(lambda: not waits(), what="nobody waits")
+        call = {"name": "task_status", "arguments": {"task_id": task_id}}
+        found = await http.post(url, json={**body, "id": 4, "params": call}, headers=headers)
+        assert '"status":"input_required"' in found.text
+
+
+async def until(lines: AsyncIterator[str], word: str) -> AsyncGenerator[str]:
+    """What comes up to a line that has a word."""
+    async for line in lines:
+        yield line
+        if word in line:
+            return
+
+
+@pytest.mark.shows("C17")
+async def test_a_question_that_cannot_be_asked_while_the_result_is_waited_for_stays_open(
+    deployment: Deployment,
+) -> None:
+    """HTTP without streams: another of the client's requests may have a way."""
+    server = a_server(deployment)
+    server.add_polling_tools(after=0)
+    async with (
+        served(server, json_response=True) as url,
+        session_over(streamable_http_client(url), capabilities={"elicitation": {}}) as session,
+    ):
+        task_id = (await session.call("greet")).result["structuredContent"]["task_id"]
+
+        async def status() -> str:
+            return (await session.call("task_status", task_id=task_id)).result["structuredContent"]["status"]
+
+        await eventually(lambda: asks(status()), what="the job asks", seconds=60)
+        waited = (await session.call("task_result", task_id=task_id, wait_seconds=0.3)).result
+        assert "has not ended yet" in waited["content"][0]["text"]
+        assert await status() == "input_required"
+
+
+async def asks(status: Awaitable[str]) -> bool:
+    return await status == "input_required"
 
 
 @pytest.mark.shows("C17")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, cast
 
 import pytest
@@ -25,6 +25,9 @@ from mcp_celery.engine import (
     TaskRecord,
     now_ms,
 )
+from mcp_celery.protocol.attendance import attend
+from mcp_celery.protocol.both_eras import TaskIdParams
+from mcp_celery.protocol.core_tasks import CoreTasks
 from mcp_celery.protocol.foreground import run_on_worker
 from mcp_celery.protocol.host import Polling, TaskHost
 from mcp_celery.testing import MemoryBackend
@@ -157,3 +160,40 @@ async def test_the_time_that_a_client_takes_to_answer_does_not_count(site: Site)
     assert not done
     site.end(job)
     assert await soon(calling) == HELLO
+
+
+@pytest.mark.parametrize("other", ["task_result", "tasks/result"])
+async def test_a_question_is_asked_once_however_many_wait(site: Site, other: str) -> None:
+    asked = 0
+    may_answer = asyncio.Event()
+
+    async def ada() -> JSONObject:
+        nonlocal asked
+        asked += 1
+        await may_answer.wait()
+        return ADA
+
+    core = CoreTasks(site.host)
+    site.polling = Polling(after=0, prefix="")
+    ctx = site.request(CORE, ada)
+    await site.run(ctx)
+    job = await site.job()
+    waits: list[Coroutine[Any, Any, Any]] = [attend(site.host, ctx, Caller(), job.task_id)]
+    if other == "task_result":
+        waits.append(attend(site.host, ctx, Caller(), job.task_id))
+    else:
+        waits.append(core.result(ctx, TaskIdParams.model_validate({"taskId": job.task_id})))
+    waiting = asyncio.gather(*waits)
+    await eventually(lambda: site.backend.bus.followers == 2, what="both wait")
+    await site.ask(job)
+    await eventually(lambda: asking() == 2, what="both would ask")
+    await eventually(lambda: asked)
+    may_answer.set()
+    await site.answered(job)
+    site.end(job)
+    await soon(waiting)
+    assert asked == 1
+
+
+def asking() -> int:
+    return sum(task.get_name().startswith("mcp-celery-ask") for task in asyncio.all_tasks())
