@@ -25,7 +25,7 @@ from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_
 from mcp_celery.protocol.core_tasks import REQUEST_CANCELLED
 from mcp_celery.protocol.host import Polling, TaskHost
 from mcp_celery.protocol.polling import first_answer
-from mcp_celery.protocol.relay import give_back
+from mcp_celery.protocol.relay import give_back, until_taken
 from mcp_celery.protocol.v2025_11_25 import UNLIMITED_MS
 
 logger = logging.getLogger(__name__)
@@ -144,8 +144,11 @@ def _result(view: TaskView) -> JSONObject:
 
 async def _cancel(engine: TaskEngine, caller: Caller, task_id: str) -> None:
     try:
-        await engine.cancel(caller, task_id)
+        await until_taken(lambda: engine.cancel(caller, task_id))
     except TaskNotFoundError:
+        return
+    except TimeoutError:
+        logger.warning("the job of task %s goes on, though its caller is gone: the store does not answer", task_id)
         return
     except McpCeleryError as error:
         logger.warning("the job of task %s goes on, though its caller is gone: %s", task_id, error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Final, Self
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 _LOOK_SECONDS: Final = 1.0
 """How often it is looked whether a client that has been asked is still there."""
 _DELIVERY_SECONDS: Final = 30.0
-"""How long an answer waits for a store that does not take it."""
+"""How long what a client wants waits for a store that does not take it."""
 _DELIVERY_PAUSE_SECONDS: Final = 0.5
 
 _LOST_FOR_GOOD: Final = (CONNECTION_CLOSED, "Connection closed")
@@ -228,20 +228,27 @@ class Relay:
 
     async def _deliver(self, key: str, answer: Answer) -> None:
         try:
-            async with asyncio.timeout(_DELIVERY_SECONDS):
-                while not await self._is_delivered(key, answer):  # noqa: ASYNC110 - nor when a store is back
-                    await asyncio.sleep(_DELIVERY_PAUSE_SECONDS)
+            await until_taken(lambda: give(self._engine, self._caller, self._task_id, key, answer))
         except TaskNotFoundError:
             logger.info("task %s was gone when an answer to it came", self._task_id)
         except TimeoutError:
             logger.warning("an answer to task %s was lost: the task store does not take it", self._task_id)
 
-    async def _is_delivered(self, key: str, answer: Answer) -> bool:
-        try:
-            await give(self._engine, self._caller, self._task_id, key, answer)
-        except StoreUnavailableError:
-            return False
-        return True
+
+async def until_taken(attempt: Callable[[], Awaitable[object]]) -> None:
+    """Try for a while until the store answers.
+
+    Raises:
+        TimeoutError: It did not.
+    """
+    with anyio.fail_after(_DELIVERY_SECONDS):
+        while True:
+            try:
+                await attempt()
+            except StoreUnavailableError:
+                await asyncio.sleep(_DELIVERY_PAUSE_SECONDS)
+            else:
+                return
 
 
 async def give_back(engine: TaskEngine, caller: Caller, task_id: str, responses: Mapping[str, Answer]) -> None:

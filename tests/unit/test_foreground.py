@@ -21,16 +21,19 @@ from mcp_celery.engine import (
     JobOutcome,
     JSONObject,
     Question,
+    StoredTask,
     Submission,
     TaskRecord,
+    TaskRef,
     now_ms,
 )
+from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.protocol.attendance import attend
 from mcp_celery.protocol.both_eras import TaskIdParams
 from mcp_celery.protocol.core_tasks import CoreTasks
 from mcp_celery.protocol.foreground import run_on_worker
 from mcp_celery.protocol.host import Polling, TaskHost
-from mcp_celery.testing import MemoryBackend
+from mcp_celery.testing import MemoryBackend, MemoryTaskStore
 from tests.support.waiting import eventually, soon
 
 pytestmark = pytest.mark.anyio
@@ -69,11 +72,25 @@ async def nothing() -> JSONObject:
     raise AssertionError("nobody asks the client anything")
 
 
+class Store(MemoryTaskStore):
+    """Says how often it did not answer."""
+
+    refused = 0
+
+    async def load(self, ref: TaskRef) -> StoredTask | None:
+        try:
+            return await super().load(ref)
+        except StoreUnavailableError:
+            self.refused += 1
+            raise
+
+
 class Site:
     """A server whose jobs the test plays."""
 
     def __init__(self) -> None:
         self.backend = MemoryBackend()
+        self.store = self.backend.store = Store(self.backend.bus, results=self.backend.results)
         self.config = TaskConfig(foreground="worker", ttl=600_000, input_timeout=30)
         self.polling: Polling | None = None
         engine = self.backend.engine()
@@ -139,6 +156,29 @@ class Site:
 @pytest.fixture
 def site() -> Site:
     return Site()
+
+
+# --- Leaving
+
+
+async def is_cancelled(site: Site, job: TaskRecord) -> None:
+    stored = await site.backend.store.load(job.ref)
+    assert stored is not None
+    assert stored.record.status == "cancelled"
+    assert job.job_id in site.backend.queue.revoked
+
+
+async def test_a_client_that_leaves_while_the_store_is_away_cancels_the_job_when_it_is_back(site: Site) -> None:
+    calling = site.run(site.request(CORE))
+    job = await site.job()
+    await eventually(lambda: site.backend.bus.followers, what="the server waits")
+    site.backend.store.ledger.fail()
+    calling.cancel()
+    await eventually(lambda: site.store.refused, what="the job cannot be cancelled")
+    site.backend.store.ledger.recover()
+    with pytest.raises(asyncio.CancelledError):
+        await soon(calling)
+    await is_cancelled(site, job)
 
 
 # --- Questions
