@@ -88,8 +88,11 @@ async def go_on(
     Raises:
         MCPError: As :func:`run_on_worker`.
     """
+    caller = caller_of_request(ctx)
+    # Not who looks up tasks: whoever may do that no more still has calls of its own.
+    caller = Caller(caller.scope, caller.issuer)
     with as_rpc_errors():
-        return await _answer(host, ctx, host.polling_of(config), caller_of_request(ctx), task_id, responses)
+        return await _answer(host, ctx, host.polling_of(config), caller, task_id, responses)
 
 
 async def _submitted(engine: TaskEngine, submission: Submission) -> TaskRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, Final, cast
 
 import pytest
@@ -27,13 +28,15 @@ from mcp_celery.engine import (
     TaskRef,
     now_ms,
 )
-from mcp_celery.errors import StoreUnavailableError
+from mcp_celery.engine.ids import new_task_id
+from mcp_celery.errors import StoreUnavailableError, TaskNotFoundError, TooManyLookupsError
 from mcp_celery.protocol.attendance import attend
 from mcp_celery.protocol.both_eras import TaskIdParams
+from mcp_celery.protocol.caller import caller_of_request
 from mcp_celery.protocol.core_tasks import CoreTasks
-from mcp_celery.protocol.foreground import run_on_worker
+from mcp_celery.protocol.foreground import continued_task, go_on, run_on_worker
 from mcp_celery.protocol.host import Polling, TaskHost
-from mcp_celery.testing import MemoryBackend, MemoryTaskStore
+from mcp_celery.testing import DEFAULT_LIMITS, MemoryBackend, MemoryTaskStore
 from tests.support.waiting import eventually, soon
 
 pytestmark = pytest.mark.anyio
@@ -93,7 +96,7 @@ class Site:
         self.store = self.backend.store = Store(self.backend.bus, results=self.backend.results)
         self.config = TaskConfig(foreground="worker", ttl=600_000, input_timeout=30)
         self.polling: Polling | None = None
-        engine = self.backend.engine()
+        engine = self.backend.engine(replace(DEFAULT_LIMITS, max_failed_lookups=1))
         self.host = TaskHost(
             engine=lambda: engine,
             config=lambda _type, name: (name, self.config),
@@ -127,6 +130,12 @@ class Site:
             snapshot=TaskContextSnapshot(protocol_version=ctx.protocol_version),
         )
         return asyncio.create_task(cast(Any, run_on_worker(self.host, ctx, submission)))
+
+    def again(self, ctx: ServerRequestContext[Any, Any], state: str) -> asyncio.Task[Any]:
+        """Call the tool again, with the answer to its question."""
+        task_id = continued_task(state)
+        assert task_id is not None
+        return asyncio.create_task(cast(Any, go_on(self.host, ctx, self.config, task_id, {KEY: ADA})))
 
     async def job(self) -> TaskRecord:
         """The job of the call, which has begun."""
@@ -198,6 +207,22 @@ async def test_the_time_that_a_client_takes_to_answer_does_not_count(site: Site)
     # The server goes on waiting.
     done, _waiting = await asyncio.wait([calling], timeout=0.2)
     assert not done
+    site.end(job)
+    assert await soon(calling) == HELLO
+
+
+async def test_a_caller_that_may_look_up_nothing_more_goes_on_with_its_own_call(site: Site) -> None:
+    ctx = site.request(MODERN)
+    calling = site.run(ctx)
+    job = await site.job()
+    await site.ask(job)
+    state = (await soon(calling))["requestState"]
+    with pytest.raises(TaskNotFoundError):
+        await site.host.engine().find(caller_of_request(ctx), new_task_id())
+    with pytest.raises(TooManyLookupsError):
+        await site.host.engine().find(caller_of_request(ctx), job.task_id)
+    calling = site.again(ctx, state)
+    await site.answered(job)
     site.end(job)
     assert await soon(calling) == HELLO
 
