@@ -8,7 +8,8 @@ sending the request again, with a state that names the task.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -20,7 +21,7 @@ from mcp_types import INTERNAL_ERROR, CallToolResult
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import Caller, JSONObject, RpcError, Submission, TaskEngine, TaskRecord, TaskView
 from mcp_celery.errors import McpCeleryError, TaskNotFoundError
-from mcp_celery.protocol.attendance import attend, questions_for
+from mcp_celery.protocol.attendance import attend, questions_for, require_there
 from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_request
 from mcp_celery.protocol.core_tasks import REQUEST_CANCELLED
 from mcp_celery.protocol.host import Polling, TaskHost
@@ -56,9 +57,12 @@ async def run_on_worker(host: TaskHost, ctx: RequestContext, submission: Submiss
         submission = replace(submission, ttl_ms=UNLIMITED_MS, listed=False)
     with as_rpc_errors():
         record = await _submitted(host.engine(), submission)
-        if polling is not None and polling.after == 0:
-            return _goes_on(host, polling, record)
-        return await _answer(host, ctx, polling, Caller(record.scope, record.issuer), record.task_id, {})
+        caller = Caller(record.scope, record.issuer)
+        if polling is None or polling.after > 0:
+            return await _answer(host, ctx, polling, caller, record.task_id, {})
+        async with _cancelled_without_answer(host.engine(), caller, record.task_id):
+            await require_there(host, ctx)
+        return _goes_on(host, polling, record)
 
 
 def continued_task(request_state: str | None) -> str | None:
@@ -102,6 +106,19 @@ async def _submitted(engine: TaskEngine, submission: Submission) -> TaskRecord:
     raise RuntimeError("unreachable: a shielded scope of one's own is not cancelled")
 
 
+@asynccontextmanager
+async def _cancelled_without_answer(engine: TaskEngine, caller: Caller, task_id: str) -> AsyncGenerator[None]:
+    """Cancel a job whose client goes, or gets an error, before it has its answer."""
+    try:
+        yield
+    except TaskNotFoundError:
+        raise
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await _cancel(engine, caller, task_id)
+        raise
+
+
 async def _answer(
     host: TaskHost,
     ctx: RequestContext,
@@ -113,15 +130,12 @@ async def _answer(
     engine = host.engine()
     seconds = None if polling is None else polling.after
     try:
-        if responses:
-            await give_back(engine, caller, task_id, responses)
-        view = await attend(host, ctx, caller, task_id, seconds=seconds, is_only_way=True)
+        async with _cancelled_without_answer(engine, caller, task_id):
+            if responses:
+                await give_back(engine, caller, task_id, responses)
+            view = await attend(host, ctx, caller, task_id, seconds=seconds, is_only_way=True)
     except TaskNotFoundError:
         raise MCPError(INTERNAL_ERROR, "The job was given up: it outlived the longest time to live of a task") from None
-    except BaseException:
-        with anyio.CancelScope(shield=True):
-            await _cancel(engine, caller, task_id)
-        raise
     record = view.record
     if record.is_terminal:
         await _retire(engine, caller, task_id)

@@ -7,11 +7,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, Final, cast
 
+import anyio
 import pytest
 from mcp.server.connection import Connection
 from mcp.server.context import ServerRequestContext
 from mcp.server.session import ServerSession
+from mcp.shared.exceptions import MCPError
 from mcp_types import ClientCapabilities
+from starlette.requests import Request
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
@@ -22,6 +25,7 @@ from mcp_celery.engine import (
     JobOutcome,
     JSONObject,
     Question,
+    Quota,
     StoredTask,
     Submission,
     TaskRecord,
@@ -76,9 +80,14 @@ async def nothing() -> JSONObject:
 
 
 class Store(MemoryTaskStore):
-    """Says how often it did not answer."""
+    """Says how often it was asked to keep a task, and how often it did not answer."""
 
+    created = 0
     refused = 0
+
+    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> bool:
+        self.created += 1
+        return await super().create(record, snapshot, quota)
 
     async def load(self, ref: TaskRef) -> StoredTask | None:
         try:
@@ -111,25 +120,30 @@ class Site:
             max_listen_tasks=1,
         )
 
-    def request(self, revision: str, answer: Answering = nothing) -> ServerRequestContext[Any, Any]:
+    def request(
+        self, revision: str, answer: Answering = nothing, *, session_id: str | None = None
+    ) -> ServerRequestContext[Any, Any]:
         client: Any = Client(answer)
-        connection = Connection.for_loop(client)
+        connection = Connection.for_loop(client, session_id=session_id)
         connection.client_capabilities = ClientCapabilities.model_validate({"elicitation": {}})
         session = ServerSession(client, connection)
         return ServerRequestContext(
             session=session, lifespan_context=None, request_id=1, protocol_version=revision, method="tools/call"
         )
 
-    def run(self, ctx: ServerRequestContext[Any, Any], caller: Caller | None = None) -> asyncio.Task[Any]:
+    def run(self, ctx: ServerRequestContext[Any, Any]) -> asyncio.Task[Any]:
         """Call the tool."""
-        submission = Submission(
-            caller=caller or Caller(),
+        return asyncio.create_task(cast(Any, run_on_worker(self.host, ctx, self.submission(ctx))))
+
+    def submission(self, ctx: ServerRequestContext[Any, Any]) -> Submission:
+        """The call."""
+        return Submission(
+            caller=Caller(),
             task_type="tool",
             component="greet",
             config=self.config,
             snapshot=TaskContextSnapshot(protocol_version=ctx.protocol_version),
         )
-        return asyncio.create_task(cast(Any, run_on_worker(self.host, ctx, submission)))
 
     def again(self, ctx: ServerRequestContext[Any, Any], state: str) -> asyncio.Task[Any]:
         """Call the tool again, with the answer to its question."""
@@ -188,6 +202,43 @@ async def test_a_client_that_leaves_while_the_store_is_away_cancels_the_job_when
     with pytest.raises(asyncio.CancelledError):
         await soon(calling)
     await is_cancelled(site, job)
+
+
+@pytest.mark.parametrize("after", [0, 8])
+@pytest.mark.parametrize("leaves", ["cancels", "drops"])
+async def test_a_client_that_leaves_before_its_job_is_published_leaves_none(
+    site: Site, after: float, leaves: str
+) -> None:
+    site.polling = Polling(after=after, prefix="")
+    site.backend.queue.hold()
+    ctx = site.request(CORE, session_id="session-1")
+    has_left = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await has_left.wait()
+        return {"type": "http.disconnect"}
+
+    ctx = replace(ctx, request=Request({"type": "http"}, receive))
+    refused: list[int] = []
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+
+            async def call() -> None:
+                try:
+                    await run_on_worker(site.host, ctx, site.submission(ctx))
+                except MCPError as error:
+                    refused.append(error.code)
+
+            group.start_soon(call)
+            await eventually(lambda: site.store.created, what="the job is on its way")
+            if leaves == "drops":
+                has_left.set()
+            else:
+                scope.cancel()
+            site.backend.queue.release()
+    ((job, _submission),) = site.backend.queue.published
+    await is_cancelled(site, job)
+    assert refused == ([-32800] if leaves == "drops" else [])
 
 
 # --- Questions
