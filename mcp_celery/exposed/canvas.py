@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import kombu
 from celery import Celery
-from celery.backends.asynchronous import AsyncBackendMixin
-from celery.canvas import Signature
+from celery.canvas import Signature, maybe_signature
 from celery.exceptions import CeleryError
 from kombu.exceptions import KombuError
 
 from mcp_celery.errors import InvalidRequestError, QueueUnavailableError
+from mcp_celery.exposed.canvas_app import CanvasApp
 from mcp_celery.shown import HIDDEN
+
+logger = logging.getLogger(__name__)
 
 MAX_PARTS: Final = 1_000
 """The most jobs that one task may have. Each is read at each look."""
@@ -39,19 +43,20 @@ class Canvas:
         return str(self.parts[0].task)
 
 
-def canvas_of(made: object, tool_name: str) -> Canvas:
+def canvas_of(made: object, tool_name: str, app: Celery | None = None) -> Canvas:
     """Take a signature apart.
 
     Args:
         made: What somebody's function returned.
         tool_name: For errors.
+        app: Whose the copy is to be, None for that of the signature.
 
     Raises:
         InvalidRequestError: It is no signature, has no job or too many, or its result would be a list of lists.
     """
     if not isinstance(made, Signature):
         raise InvalidRequestError(f"Tool {tool_name!r} made no Celery signature, but a {type(made).__name__}")
-    whole = _copy(made)
+    whole = _copy(made, app)
     every = _jobs(whole)
     if not 1 <= len(every) <= MAX_PARTS:
         raise InvalidRequestError(f"Tool {tool_name!r} made {len(every)} jobs of these arguments, not 1…{MAX_PARTS}")
@@ -61,16 +66,18 @@ def canvas_of(made: object, tool_name: str) -> Canvas:
     return Canvas(whole, [*last, *others], len(last) if is_list else 0)
 
 
-def _copy(signature: Any) -> Any:
+def _copy(signature: Any, app: Celery | None) -> Any:
     """A signature of which nothing is shared with the one that was given."""
     copied = signature.clone()
     kind = copied.get("subtask_type")
-    if kind in ("chain", "group"):
-        copied.tasks = [_copy(one) for one in _signatures(copied.tasks, copied)]
-    elif kind == "chord":
-        copied.tasks = [_copy(one) for one in _signatures(copied.tasks, copied)]
-        copied.body = _copy(copied.body)
-    return copied
+    if kind in ("chain", "group", "chord"):
+        copied = cast(Any, maybe_signature(copied, app=app))
+        copied.tasks = [_copy(one, app) for one in _signatures(copied.tasks, copied)]
+        if kind == "chord":
+            copied.body = _copy(copied.body, app)
+        return copied
+    # A job's signature holds on to its task, and that to its app.
+    return copied if app is None else Signature.from_dict(dict(copied), app=app)
 
 
 def _signatures(found: Any, owner: Any) -> list[Any]:
@@ -106,27 +113,32 @@ def _last(signature: Any, tool_name: str) -> tuple[list[Any], bool]:
     return found, True
 
 
-def publish_canvas(app: Celery, canvas: Canvas, job_ids: Sequence[str]) -> None:
+def publish_canvas(
+    app: CanvasApp, canvas: Canvas, job_ids: Sequence[str], producer: kombu.Producer, *, timeout_seconds: float
+) -> None:
     """Publish a canvas under Celery ids of ours; returns when the broker has what can begin now.
 
-    Celery publishes it with a producer of the app's own, and some of its parts later, from the workers.
+    Some of its parts are published later, from the workers. Every part stores its result, whatever its task declares.
+
+    Args:
+        app: Publishes it.
+        canvas: The canvas. It is not changed, so that it can be published again.
+        job_ids: The ids of its parts.
+        producer: On a connection of ours.
+        timeout_seconds: How long one message may take.
 
     Raises:
-        QueueUnavailableError: The broker did not take it. A part may have been published.
+        QueueUnavailableError: The broker took a part of it, or may have. What it raises before is the transport's.
     """
-    for job, job_id in zip(canvas.parts, job_ids, strict=True):
-        job.set(task_id=job_id, argsrepr=HIDDEN, kwargsrepr=HIDDEN)
-    try:
-        canvas.signature.apply_async()
-    except (KombuError, CeleryError, OSError) as error:
-        raise QueueUnavailableError from error
-    finally:
-        _unsubscribe(app, job_ids)
-
-
-def _unsubscribe(app: Celery, job_ids: Sequence[str]) -> None:
-    """Let this thread's backend not wait for the results, which Celery has it do for every job that it publishes."""
-    backend: Any = app.backend
-    if isinstance(backend, AsyncBackendMixin):
-        for job_id in job_ids:
-            backend.remove_pending_result(app.AsyncResult(job_id))
+    fresh = canvas_of(canvas.signature, canvas.job_name, app)
+    for job, job_id in zip(fresh.parts, job_ids, strict=True):
+        job.set(task_id=job_id, argsrepr=HIDDEN, kwargsrepr=HIDDEN, ignore_result=False)
+    connection = cast(kombu.Connection, producer.connection)
+    with app.publishing(producer, timeout_seconds) as publishing:
+        try:
+            fresh.signature.apply_async()
+        except (KombuError, CeleryError, OSError, *connection.recoverable_connection_errors) as error:
+            if publishing.messages <= 1 and not isinstance(error, CeleryError):
+                raise  # nothing is published yet, so it may be tried again
+            logger.warning("jobs of a task could not be published: %s", type(error).__name__)
+            raise QueueUnavailableError from error

@@ -20,6 +20,7 @@ from mcp_celery.engine import ExposedWork, JSONObject, Plan
 from mcp_celery.errors import ConfigurationError, InvalidRequestError
 from mcp_celery.exposed.arguments import sendable, signature_of, visible_signature
 from mcp_celery.exposed.canvas import canvas_of, publish_canvas
+from mcp_celery.exposed.canvas_app import CanvasApp
 from mcp_celery.exposed.jobs import FoundJob
 from mcp_celery.exposed.publishing import expires_of, publish_job, queue_name_of, serializer_of
 from mcp_celery.shown import shown_arguments
@@ -188,7 +189,12 @@ class ExposedCanvas(ExposedTool):
         self._build = build
         self._terminate = terminate
 
-    async def plan(self, arguments: JSONObject, timeout_seconds: float) -> Plan:  # noqa: ARG002 - Celery's own hold
+    @functools.cached_property
+    def _canvas_app(self) -> CanvasApp:
+        """Made when something is published: the host's app may not be configured before."""
+        return CanvasApp(self._app)
+
+    async def plan(self, arguments: JSONObject, timeout_seconds: float) -> Plan:
         """How the jobs are published."""
         name = self.offer.tool_name
         try:
@@ -200,8 +206,8 @@ class ExposedCanvas(ExposedTool):
             raise InvalidRequestError(f"Tool {name!r} could not make its jobs of these arguments") from error
         canvas = canvas_of(made, name)
 
-        def publish(job_ids: Sequence[str], _producer: Any) -> None:
-            publish_canvas(self._app, canvas, job_ids)
+        def publish(job_ids: Sequence[str], producer: Any) -> None:
+            publish_canvas(self._canvas_app, canvas, job_ids, producer, timeout_seconds=timeout_seconds)
 
         return Plan(canvas.job_name, ExposedWork(len(canvas.parts), canvas.gathered, self._terminate), publish)
 

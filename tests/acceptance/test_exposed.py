@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 SPEC = "tests.support.servers.exposing:server"
 OWN_NAMES = {"own"}
 Gates = Callable[[], Gate]
-CANVASES = {"added_up", "side_by_side", "in_total", "with_a_failing_part"}
+CANVASES = {"added_up", "side_by_side", "in_total", "with_a_failing_part", "of_forgetful_jobs"}
 
 
 @pytest.fixture(scope="module")
@@ -348,6 +348,12 @@ async def test_a_chord_counts_its_jobs_and_gives_the_result_of_its_body(session:
     gate.open()
     assert (await session.ended(created["taskId"]))[-1]["status"] == "completed"
     assert (await session.result(created["taskId"])).result["content"][0]["text"] == "6"
+
+
+async def test_every_part_keeps_its_result(wire: Wire) -> None:
+    ended = await end_of(wire, "of_forgetful_jobs")
+    assert ended["status"] == "completed", ended
+    assert [one["text"] for one in ended["result"]["content"]] == ["never stored", "never stored"]
 
 
 async def test_a_part_that_raises_is_the_tools_error(wire: Wire) -> None:

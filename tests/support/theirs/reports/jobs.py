@@ -150,3 +150,8 @@ def in_total(gate: str, count: int) -> Signature:
 
 def with_a_failing_part(count: int) -> Signature:
     return chord([odd_fails.s(number) for number in range(count)], total.s())
+
+
+def of_forgetful_jobs() -> Signature:
+    """None of its jobs stores its result, unless it is told to."""
+    return chain(chord([forgetful.s(), forgetful.s()], forgetful.si()), group(forgetful.si(), forgetful.si()))
