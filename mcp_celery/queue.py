@@ -1,9 +1,9 @@
 """The only producer code: publishes jobs and revokes them through Celery.
 
-Messages go over a connection of our own, cloned from the app's, so that publisher confirms (AMQP) and time-outs change
-nothing for the host's other publishers. One thread publishes, because more of them only wait for each other. No
-``AsyncResult`` is made and no result subscription opened: ``app.amqp.send_task_message`` is what ``send_task`` does
-after that hook.
+Messages go over connections of our own, cloned from the app's, so that publisher confirms (AMQP) and time-outs change
+nothing for the host's other publishers. One thread publishes single jobs, another one tasks of several, which take
+longer. No ``AsyncResult`` is made and no result subscription opened: ``app.amqp.send_task_message`` is what
+``send_task`` does after that hook.
 """
 
 from __future__ import annotations
@@ -11,26 +11,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
-import kombu
 from celery import Celery
-from kombu.exceptions import KombuError, OperationalError
+from kombu.exceptions import KombuError
 
 from mcp_celery.backlog import LOOK_SECONDS, Backlog
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import Submission, TaskRecord
 from mcp_celery.errors import QueueFullError, QueueUnavailableError
 from mcp_celery.names import job_name
+from mcp_celery.publisher import Publisher
 from mcp_celery.queues import queue_of
 from mcp_celery.shown import shown_arguments
 
 logger = logging.getLogger(__name__)
 
-_CONFIRMING_TRANSPORTS: Final = ("pyamqp", "amqp", "amqps")
+PART_SECONDS: Final = 0.01
+"""How much longer publishing may take for each job of a task that has several."""
+MAX_REVOKES: Final = 1_000
+"""How many revokes may wait for a broker that does not answer."""
 _NO_SUCH_QUEUE: Final = "404"
 
 Answer = TypeVar("Answer")
@@ -60,10 +62,9 @@ class CeleryQueue:
         self._namespace = namespace
         self._default_queue = default_queue
         self._timeout_seconds = timeout_seconds
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mcp-celery-publisher")
-        self._connection: kombu.Connection | None = None
-        self._producer: Any = None
-        self._looking: Any = None
+        self._single = Publisher(app, "mcp-celery-publisher", timeout_seconds=timeout_seconds)
+        self._several = Publisher(app, "mcp-celery-canvases", timeout_seconds=timeout_seconds)
+        self._revokes: set[asyncio.Task[None]] = set()
         self._max_length = max_length
         self._backlogs: dict[str, Backlog] = {}
         self._said_unknown = False
@@ -96,49 +97,52 @@ class CeleryQueue:
             QueueUnavailableError: The broker did not take it in time. It may still arrive; without its record, and
                 that is what the engine takes back, it does not run.
         """
-        await self._asked(lambda: self._publish(record, submission))
+        plan, parts = submission.plan, len(record.job_ids)
+        if plan is None:
+            await self._asked(lambda: self._publish(record, submission))
+        elif parts == 1:
+            await self._asked(lambda: plan.publish(record.job_ids, self._single.producer()))
+        else:
+            several = self._several
+            longer = parts * PART_SECONDS
+            await self._asked(lambda: plan.publish(record.job_ids, several.producer()), several, longer)
 
     async def revoke(self, *job_ids: str, terminate: bool = True) -> None:
         """Tell the workers to drop jobs, and with ``terminate`` to end them where they run.
 
-        A broker that does not answer is logged: the record is cancelled already.
+        What is being published at the time is revoked afterwards. A broker that does not answer is logged, and told
+        when it does: the record is cancelled already.
         """
+        if len(self._revokes) >= MAX_REVOKES:
+            logger.warning("the workers are not told to revoke %s: the broker does not answer", job_ids[0])
+            return
+        revoke = asyncio.create_task(self._tell_of_revoke(job_ids, terminate=terminate), name="mcp-celery-revoke")
+        self._revokes.add(revoke)
+        revoke.add_done_callback(self._revokes.discard)
         try:
-            await self._in_thread(lambda: self._revoke(job_ids, terminate=terminate))
-        except (KombuError, OSError, TimeoutError, *self._broker_errors()) as error:
+            async with asyncio.timeout(self._timeout_seconds):
+                await asyncio.shield(revoke)
+        except TimeoutError:
+            logger.warning("could not tell the workers to revoke %s in time", job_ids[0])
+
+    async def _tell_of_revoke(self, job_ids: Sequence[str], *, terminate: bool) -> None:
+        # In the thread that publishes such jobs, so never before them: workers forget what they were told too early.
+        publisher = self._single if len(job_ids) == 1 else self._several
+        try:
+            await publisher.do(lambda: self._revoke(publisher, job_ids, terminate=terminate))
+        except (KombuError, OSError, *publisher.broker_errors(), *publisher.refusals()) as error:
             logger.warning("could not tell the workers to revoke %s: %s", job_ids[0], type(error).__name__)
 
-    async def _asked(self, work: Callable[[], Answer]) -> Answer:
+    async def _asked(
+        self, work: Callable[[], Answer], publisher: Publisher | None = None, longer_seconds: float = 0.0
+    ) -> Answer:
+        publisher = publisher or self._single
         try:
-            return await self._in_thread(work)
-        except (KombuError, OSError, TimeoutError, *self._broker_errors(), *self._refusals()) as error:
+            async with asyncio.timeout(self._timeout_seconds + longer_seconds):
+                return await publisher.do(work)
+        except (KombuError, OSError, TimeoutError, *publisher.broker_errors(), *publisher.refusals()) as error:
             logger.warning("the broker (MCP_CELERY_BROKER_URL) failed: %s", type(error).__name__)
             raise QueueUnavailableError from error
-
-    async def _in_thread(self, work: Callable[[], Answer]) -> Answer:
-        async with asyncio.timeout(self._timeout_seconds):
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._fresh_if_broken, work)
-
-    def _broker_errors(self) -> tuple[type[BaseException], ...]:
-        """Errors of the transport in use; the broker's library decides which they are."""
-        connection = self._connection or self._app.connection_for_write()
-        return (*connection.connection_errors, *connection.channel_errors)
-
-    def _refusals(self) -> tuple[type[BaseException], ...]:
-        """What else a publish may end in, for example a message that AMQP's broker did not confirm."""
-        connection = self._connection or self._app.connection_for_write()
-        return connection.recoverable_connection_errors
-
-    def _fresh_if_broken(self, work: Callable[[], Answer]) -> Answer:
-        """Do the work, once more on a new connection if the old one broke: the broker may have restarted since."""
-        had_connection = self._connection is not None
-        try:
-            return work()
-        except (OperationalError, OSError, *self._broker_errors()):
-            self._disconnect()
-            if not had_connection:
-                raise
-            return work()
 
     def _queue_of(self, submission: Submission) -> str | None:
         """The queue that a request's job would go to; None where a route names an exchange only."""
@@ -152,13 +156,9 @@ class CeleryQueue:
 
     def _length(self, name: str) -> int:
         """How many messages wait in a queue; 0 for one that no worker has declared, and where the broker cannot say."""
-        self._live_producer()
-        connection = cast(kombu.Connection, self._connection)
+        connection = self._single.connection()
         try:
-            if self._looking is None:
-                # Of its own: AMQP closes the channel when there is no such queue, and py-amqp opens it again.
-                self._looking = connection.channel()
-            return int(self._looking.queue_declare(name, passive=True).message_count)
+            return int(self._single.looking_channel().queue_declare(name, passive=True).message_count)
         except connection.channel_errors as error:
             if str(getattr(error, "reply_code", "")) != _NO_SUCH_QUEUE:
                 self._say_unknown(f"the broker does not tell ({type(error).__name__})")
@@ -172,9 +172,6 @@ class CeleryQueue:
             logger.warning("MCP_CELERY_MAX_QUEUE_LENGTH has no effect on some jobs: %s", reason)
 
     def _publish(self, record: TaskRecord, submission: Submission) -> None:
-        if submission.plan is not None:
-            submission.plan.publish(record.job_ids, self._live_producer())
-            return
         name = name_of_job(self._namespace, submission, record.job_name)
         config = submission.config
         arguments = {"key": record.key, "attempt": record.attempt, "leg": record.leg}
@@ -201,7 +198,7 @@ class CeleryQueue:
             options.setdefault("priority", priority)
         # Else a broker that takes a message and does not confirm it would hold the thread, and every later publish.
         options |= {"timeout": self._timeout_seconds, "confirm_timeout": self._timeout_seconds}
-        amqp.send_task_message(self._live_producer(), name, message, serializer="json", retry=False, **options)
+        amqp.send_task_message(self._single.producer(), name, message, serializer="json", retry=False, **options)
 
     def _route(self, name: str, config: TaskConfig) -> dict[str, Any]:
         """The job's destination: the component's queue, else a matching route's, else the server's own.
@@ -216,23 +213,7 @@ class CeleryQueue:
             options["queue"] = queue_of(self._app, self._default_queue)
         return router.expand_destination(options)
 
-    def _live_producer(self) -> Any:
-        if self._producer is None:
-            base = self._app.connection_for_write()
-            options: dict[str, Any] = dict(base.transport_options or {})
-            if base.transport_cls in _CONFIRMING_TRANSPORTS:
-                options["confirm_publish"] = True
-            else:
-                options.setdefault("socket_timeout", self._timeout_seconds)
-            options.setdefault("socket_connect_timeout", self._timeout_seconds)
-            # kombu would wait for a broker that is gone, in the publisher's thread and for longer each time. The
-            # request gives up anyway, and the first one after the broker's return must not find the thread asleep.
-            options.update(max_retries=1, interval_start=0, interval_step=0)
-            self._connection = base.clone(transport_options=options, connect_timeout=self._timeout_seconds)
-            self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
-        return self._producer
-
-    def _revoke(self, job_ids: Sequence[str], *, terminate: bool) -> None:
+    def _revoke(self, publisher: Publisher, job_ids: Sequence[str], *, terminate: bool) -> None:
         """What ``app.control.revoke`` sends, but on our connection and tried once.
 
         Celery would send it through the host's producer pool and try for ever, and every publish would wait behind it.
@@ -240,7 +221,7 @@ class CeleryQueue:
         control: Any = self._app.control
         mailbox = control.mailbox
         arguments = {"task_id": list(job_ids), "terminate": terminate, "signal": "SIGTERM"}
-        self._live_producer().publish(
+        publisher.producer().publish(
             {"method": "revoke", "arguments": arguments, "destination": None, "pattern": None, "matcher": None},
             exchange=mailbox.exchange.name,
             declare=[mailbox.exchange],
@@ -249,16 +230,18 @@ class CeleryQueue:
             retry=False,
         )
 
-    def _disconnect(self) -> None:
-        connection, self._connection, self._producer, self._looking = self._connection, None, None, None
-        if connection is not None:
-            connection.release()
-
     async def aclose(self) -> None:
-        """Let what is being published finish, and close the connection."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._disconnect)
-        await loop.run_in_executor(None, self._thread.shutdown)
+        """Let what is being published finish, as far as the broker answers, and close the connections."""
+        patience = 3 * self._timeout_seconds  # a publish, its second try, and what closing takes
+        if self._revokes:
+            await asyncio.wait(self._revokes, timeout=patience)
+        if lost := list(self._revokes):
+            logger.warning("the workers are not told of %d revokes: the broker does not answer", len(lost))
+            for revoke in lost:
+                revoke.cancel()
+            await asyncio.gather(*lost, return_exceptions=True)
+        closing = (one.aclose(patience_seconds=patience) for one in (self._single, self._several))
+        await asyncio.gather(*closing)
 
 
 def name_of_job(namespace: str, submission: Submission, given: str | None = None) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncGenerator
+import signal
+import threading
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +15,8 @@ import redis
 from celery import Celery, chain, chord, group
 
 from mcp_celery import TaskConfig
-from mcp_celery.engine import Plan, TaskRecord
+from mcp_celery.engine import ExposedWork, Plan, TaskRecord
+from mcp_celery.errors import QueueUnavailableError
 from mcp_celery.exposed.tools import ExposedCanvas, Offer
 from mcp_celery.queue import CeleryQueue
 from mcp_celery.settings import celery_url
@@ -21,6 +24,7 @@ from mcp_celery.shown import HIDDEN
 from tests.integration.conftest import Starter
 from tests.integration.test_queue import record_of, submission
 from tests.support.nodes import ValkeyProcess
+from tests.support.waiting import eventually, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -115,3 +119,82 @@ async def test_a_job_is_published_as_its_app_and_its_task_declare(shop: Shop) ->
     assert [one["headers"]["id"] for one in shop.messages("adding")] == [record.job_ids[0]]
     assert [one["headers"]["id"] for one in shop.messages("other")] == [record.job_ids[1]]
     assert [one["headers"]["timelimit"] for one in shop.messages("shop")] == [[30, None]]
+
+
+async def test_a_thousand_jobs_may_take_longer_than_one(shop: Shop) -> None:
+    await shop.publish(chord([shop.add.s(number) for number in range(999)], shop.total.s()))
+    assert shop.redis.llen("adding") == 999
+
+
+async def test_a_canvas_holds_up_nothing_else_and_is_revoked_after_it(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its publishing hangs, and ends after the request was refused."""
+    may_end = threading.Event()
+
+    def publish(_job_ids: Sequence[str], producer: Any) -> None:
+        may_end.wait(60)
+        producer.publish({}, routing_key="adding", serializer="json")
+
+    job = submission("build")
+    with shop.redis.pubsub() as told:
+        told.subscribe("/0.celery.pidbox")
+        await eventually(told.get_message)
+        try:
+            with pytest.raises(QueueUnavailableError):
+                await shop.publish_plan(Plan("shop.add", ExposedWork(2), publish))
+            await shop.queue.publish(record_of(job), job)
+            await shop.queue.revoke("first", "second")
+            await shop.queue.revoke("single")
+            assert "could not tell the workers to revoke first in time" in caplog.text
+            heard: list[str] = []
+
+            def is_told(job_id: str) -> bool:
+                if found := told.get_message(ignore_subscribe_messages=True):
+                    heard.append(base64.b64decode(json.loads(found["data"])["body"]).decode())
+                return any(f'"{job_id}"' in one for one in heard)
+
+            await eventually(lambda: is_told("single"))
+            assert not is_told("second")
+        finally:
+            may_end.set()
+        await eventually(lambda: is_told("second"))
+        assert shop.redis.llen("adding") == 1
+
+
+async def test_a_broker_that_does_not_answer_is_not_waited_for(shop: Shop) -> None:
+    await shop.publish(group(shop.add.s(1), shop.add.s(2)))
+    shop.broker.send(signal.SIGSTOP)
+    try:
+        with pytest.raises(QueueUnavailableError):
+            await shop.publish(group(shop.add.s(1), shop.add.s(2)))
+        await soon(shop.queue.revoke("first", "second"))
+        await soon(shop.queue.aclose())
+        shop.queue = shop.open_queue()
+    finally:
+        shop.broker.send(signal.SIGCONT)
+
+
+async def test_the_end_does_not_wait_for_what_hangs(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    may_end = threading.Event()
+
+    def publish(_job_ids: Sequence[str], _producer: Any) -> None:
+        may_end.wait(60)
+
+    try:
+        with pytest.raises(QueueUnavailableError):
+            await shop.publish_plan(Plan("shop.add", ExposedWork(2), publish))
+        await soon(shop.queue.revoke("first", "second"))
+        await soon(shop.queue.aclose())
+    finally:
+        may_end.set()
+    assert "the workers are not told of 1 revokes" in caplog.text
+    assert "does not answer, and is not waited for any longer" in caplog.text
+    shop.queue = shop.open_queue()
+
+
+async def test_a_canvas_after_a_restart_of_the_broker_needs_no_second_try(shop: Shop) -> None:
+    await shop.publish(group(shop.add.s(1), shop.add.s(2)))
+    shop.broker.restart()
+    await shop.publish(group(shop.add.s(1), shop.add.s(2)))
+    assert shop.redis.llen("adding") == 2
