@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol, cast
 
 from mcp_celery.engine.outcome import (
@@ -107,7 +108,8 @@ class ExposedTasks:
         work = record.work or ExposedWork()
         outcome = self.outcome(record, results)
         if outcome is not None:
-            return success(outcome)
+            change = success(outcome)
+            return change if outcome.is_error else replace(change, status_message=_last_words(record, work))
         if (ended := _broken_off(results, work.gathered or 1)) is not None:
             return ended
         change = _gone_on(results[0]) if work.parts == 1 else _counted(results)
@@ -131,6 +133,17 @@ class ExposedTasks:
         progress = None if work.parts == 1 else Progress(work.parts, work.parts)
         value = values if work.gathered else values[0]
         return JobOutcome(self._exposure.returned(record.component, value), progress=progress)
+
+
+def _last_words(record: TaskRecord, work: ExposedWork) -> str | None:
+    """The message of a task that has completed: what its job said last, but nothing that was said in its place."""
+    if work.parts > 1:
+        return _count(work.parts, work.parts)
+    return "" if record.status_message == RETRY_MESSAGE else None
+
+
+def _count(done: int, jobs: int) -> str:
+    return f"{done} of {jobs} jobs done"
 
 
 def _exception(stored: StoredResult) -> tuple[str, Sequence[Any]]:
@@ -203,7 +216,7 @@ def _counted(results: Results) -> Change | None:
     if not begun:
         return None
     done = sum(one.state == SUCCESS for one in begun)
-    message = f"{done} of {len(results)} jobs done"
+    message = _count(done, len(results))
     return Change(to="working", status_message=message, progress=Progress(done, len(results)), started_at_ms=now_ms())
 
 

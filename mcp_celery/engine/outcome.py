@@ -21,7 +21,7 @@ FAILURE_REASONS: Final[Mapping[str, str]] = {
     "TimeLimitExceeded": "The job exceeded its time limit and was ended",
     "WorkerLostError": "The worker process that ran the job ended unexpectedly",
     "OperationalError": "The job was to be tried again, but the broker was unavailable",
-    "NotRegistered": "No worker knows this component; it was removed, or the workers run another version of the server",
+    "NotRegistered": "No worker of the queue knows this job: they run another version of the server or of the app",
     "EncodeError": "The job's result could not be serialized",
     "UnpickleableExceptionWrapper": "The job's error could not be serialized",
     "TaskRevokedError": "The job was revoked",

@@ -89,7 +89,7 @@ async def test_the_caller_chooses_the_job(server: TaskServer) -> None:
     """No worker knows this one, and the worker that meets it says so."""
     nowhere = job_name(tasks_of(server).namespace, "tool", "nowhere")
     task = await server.call_tool("counting", {"steps": 1}, task_meta=TaskMeta(fn_key=nowhere))
-    with pytest.raises(MCPError, match="No worker knows this component"):
+    with pytest.raises(MCPError, match="No worker of the queue knows this job"):
         await soon(task.result(), seconds=30)
 
 

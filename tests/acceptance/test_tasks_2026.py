@@ -513,4 +513,4 @@ async def test_a_job_that_no_worker_knows_fails(idle_deployment: Deployment) -> 
         with idle_deployment.worker("threads"):
             final = await ended(wire, task_id)
     assert final["status"] == "failed"
-    assert "No worker knows this component" in final["error"]["message"]
+    assert "No worker of the queue knows this job" in final["error"]["message"]

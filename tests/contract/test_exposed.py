@@ -153,7 +153,7 @@ async def test_what_a_job_tells_on_the_way(
             "FAILURE",
             raised("NotRegistered", "shop.sell"),
             "failed",
-            "No worker knows this component; it was removed, or",
+            "No worker of the queue knows this job: they run",
         ),
         ("REVOKED", raised("TaskRevokedError", "terminated"), "cancelled", "The job was revoked"),
         ("REVOKED", raised("TaskRevokedError", "expired"), "failed", "The job expired before a worker could start it"),
@@ -247,7 +247,22 @@ async def test_parts_are_counted_and_gathered(world: World) -> None:
     shop.results.put(first, "SUCCESS", "a")
     view = await shop.get(record)
     assert view.result == {"content": [{"type": "text", "text": "['a', 'b']"}]}
-    assert view.record.progress == Progress(3, 3)
+    assert (view.record.status_message, view.record.progress) == ("3 of 3 jobs done", Progress(3, 3))
+
+
+@pytest.mark.parametrize(
+    ("state", "value", "kept"),
+    [("RETRY", raised("ConnectionError", "secret"), None), ("PROGRESS", {"message": "reading"}, "reading")],
+)
+async def test_what_a_job_said_last_is_kept_and_nothing_else(
+    world: World, state: str, value: object, kept: str | None
+) -> None:
+    shop = Shop(world)
+    record = await shop.submit()
+    shop.results.stored[record.job_id] = StoredResult(state, value)
+    assert (await shop.get(record)).record.status_message is not None
+    shop.results.put(record.job_id, "SUCCESS", "done")
+    assert (await shop.get(record)).record.status_message == kept
 
 
 async def test_the_exception_of_a_part_counts_and_not_what_celery_makes_of_it(world: World) -> None:
