@@ -216,6 +216,8 @@ async def test_a_client_that_drops_the_wait_is_waited_for_no_longer_and_cancels_
         call = {"name": "task_status", "arguments": {"task_id": task_id}}
         found = await http.post(url, json={**body, "id": 4, "params": call}, headers=headers)
         assert '"status":"input_required"' in found.text
+        call = {"name": "task_cancel", "arguments": {"task_id": task_id}}
+        await http.post(url, json={**body, "id": 5, "params": call}, headers=headers)
 
 
 async def until(lines: AsyncIterator[str], word: str) -> AsyncGenerator[str]:
@@ -246,6 +248,7 @@ async def test_a_question_that_cannot_be_asked_while_the_result_is_waited_for_st
         waited = (await session.call("task_result", task_id=task_id, wait_seconds=0.3)).result
         assert "has not ended yet" in waited["content"][0]["text"]
         assert await status() == "input_required"
+        await session.call("task_cancel", task_id=task_id)
 
 
 async def asks(status: Awaitable[str]) -> bool:
