@@ -62,7 +62,8 @@ class TaskConfig:
             ``"worker"``: on a worker all the same; the server waits for the job, passes its progress on, and cancels it
             when the client goes. None: the server's setting, ``MCP_CELERY_FOREGROUND``.
         input_timeout: Seconds that a tool waits for the answer to a question that it *awaits* (``ctx.elicit``, …). Then
-            it gets a ``cancel`` answer; for sampling and roots, which have none, an error.
+            it gets a ``cancel`` answer; for sampling and roots, which have none, an error. Also how long a job on a
+            worker waits for a client that follows no task to send its call again with answers (2026-07-28).
         show_arguments: Names of arguments whose values may be shown in Flower and Celery's events. All others are
             hidden, because arguments hold what people say to a model.
 

@@ -48,6 +48,7 @@ from mcp_celery.engine.questions import (
     next_round,
 )
 from mcp_celery.engine.record import (
+    RETIRED_MS,
     Caller,
     Change,
     Changed,
@@ -75,6 +76,7 @@ __all__ = [
     "MAX_MESSAGE_CHARS",
     "MOVES",
     "OPEN",
+    "RETIRED_MS",
     "SAMPLE",
     "TERMINAL",
     "UNREADABLE",

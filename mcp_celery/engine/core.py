@@ -15,6 +15,7 @@ from dataclasses import replace
 import anyio
 
 from mcp_celery import audit
+from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine.cursor import PAGE_SIZE, cursor_at, position_of
 from mcp_celery.engine.exposed import ExposedTasks
@@ -23,6 +24,7 @@ from mcp_celery.engine.legs import Answers, Declared, as_itself, too_late_from
 from mcp_celery.engine.limits import TaskLimits
 from mcp_celery.engine.lookups import Lookups
 from mcp_celery.engine.ports import TaskBus, TaskQueue, TaskResults, TaskStore
+from mcp_celery.engine.questions import Extension
 from mcp_celery.engine.record import (
     RETIRED_MS,
     Caller,
@@ -271,9 +273,14 @@ class TaskEngine:
             await self._revoke(changed.record)
         return changed.record
 
-    async def retire(self, caller: Caller, task_id: str) -> None:
-        """Let a caller's own task go soon instead of at its time: nobody will ask for it again."""
-        await self._store.retire(TaskRef(caller.scope, task_id), now_ms() + RETIRED_MS)
+    async def retire(self, caller: Caller, task_id: str, *, after_ms: int = RETIRED_MS) -> None:
+        """Let a caller's own task go soon instead of at its time: nobody may ask for it again."""
+        await self._store.retire(TaskRef(caller.scope, task_id), now_ms() + after_ms)
+
+    async def keep(self, caller: Caller, task_id: str, *, ttl_ms: int | None, config: TaskConfig) -> None:
+        """Let a caller's own open task live for as long as if it were created now, within the longest time to live."""
+        until_ms = now_ms() + self._limits.granted_ttl_ms(ttl_ms, config)
+        await self._store.keep(TaskRef(caller.scope, task_id), Extension(until_ms, self._limits.max_ttl_ms))
 
     def watch(self, caller: Caller, task_ids: Sequence[str], *, results: bool = True) -> TaskWatch:
         """Follow a caller's own tasks: the current state of each, then every change, until they have ended.

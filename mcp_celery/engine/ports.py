@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine.questions import QuestionStore
+from mcp_celery.engine.questions import Extension, QuestionStore
 from mcp_celery.engine.record import (
     Caller,
     Change,
@@ -129,6 +129,10 @@ class TaskStore(QuestionStore, Protocol):
 
     async def retire(self, ref: TaskRef, at_ms: int) -> None:
         """Let a task go at ``at_ms`` (since the epoch), with its stored result, if that is before its time."""
+        ...
+
+    async def keep(self, ref: TaskRef, extension: Extension) -> None:
+        """Let a task live longer, if it is open."""
         ...
 
 

@@ -19,7 +19,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, CallToolResult
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine import Caller, JSONObject, RpcError, Submission, TaskEngine, TaskRecord, TaskView
+from mcp_celery.engine import RETIRED_MS, Caller, JSONObject, RpcError, Submission, TaskEngine, TaskRecord, TaskView
 from mcp_celery.errors import McpCeleryError, TaskNotFoundError
 from mcp_celery.protocol.attendance import attend, questions_for, require_there
 from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_request
@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 _STATE: Final = "mcp-celery/foreground:"
 """What the ``requestState`` begins with that names a task. The SDK seals it, for this caller and this very request."""
+_GIVEN_UP: Final = (
+    "The job was given up: its questions were not answered in time, or it outlived the longest time to live of a task"
+)
 
 
 async def run_on_worker(host: TaskHost, ctx: RequestContext, submission: Submission) -> HandlerResult:
@@ -53,13 +56,12 @@ async def run_on_worker(host: TaskHost, ctx: RequestContext, submission: Submiss
     """
     polling = host.polling_of(submission.config)
     if polling is None:
-        # However long it takes: how long a client waits is its own affair.
-        submission = replace(submission, ttl_ms=UNLIMITED_MS, listed=False)
+        submission = replace(submission, ttl_ms=_ttl_ms(polling), listed=False)
     with as_rpc_errors():
         record = await _submitted(host.engine(), submission)
         caller = Caller(record.scope, record.issuer)
         if polling is None or polling.after > 0:
-            return await _answer(host, ctx, polling, caller, record.task_id, {})
+            return await _answer(host, ctx, submission.config, caller, record.task_id)
         async with _cancelled_without_answer(host.engine(), caller, record.task_id):
             await require_there(host, ctx)
         return _goes_on(host, polling, record)
@@ -96,7 +98,7 @@ async def go_on(
     # Not who looks up tasks: whoever may do that no more still has calls of its own.
     caller = Caller(caller.scope, caller.issuer)
     with as_rpc_errors():
-        return await _answer(host, ctx, host.polling_of(config), caller, task_id, responses)
+        return await _answer(host, ctx, config, caller, task_id, responses)
 
 
 async def _submitted(engine: TaskEngine, submission: Submission) -> TaskRecord:
@@ -122,27 +124,46 @@ async def _cancelled_without_answer(engine: TaskEngine, caller: Caller, task_id:
 async def _answer(
     host: TaskHost,
     ctx: RequestContext,
-    polling: Polling | None,
+    config: TaskConfig,
     caller: Caller,
     task_id: str,
-    responses: Mapping[str, JSONObject],
+    responses: Mapping[str, JSONObject] | None = None,
 ) -> HandlerResult:
-    engine = host.engine()
+    """Wait for a job's end or its questions.
+
+    Args:
+        host: The server it speaks for.
+        ctx: The request.
+        config: What its tool declares.
+        caller: Whose task the job is.
+        task_id: The task.
+        responses: What the client came back with, None for a request that begins.
+    """
+    engine, polling = host.engine(), host.polling_of(config)
     seconds = None if polling is None else polling.after
     try:
         async with _cancelled_without_answer(engine, caller, task_id):
-            if responses:
+            if responses is not None:
+                await engine.keep(caller, task_id, ttl_ms=_ttl_ms(polling), config=config)
                 await give_back(engine, caller, task_id, responses)
             view = await attend(host, ctx, caller, task_id, seconds=seconds, is_only_way=True)
+            if questions := questions_for(ctx, view):
+                # Its client need not come back, and nobody else knows the task.
+                await _retire(engine, caller, task_id, after_ms=round(config.input_timeout * 1000))
     except TaskNotFoundError:
-        raise MCPError(INTERNAL_ERROR, "The job was given up: it outlived the longest time to live of a task") from None
+        raise MCPError(INTERNAL_ERROR, _GIVEN_UP) from None
     record = view.record
     if record.is_terminal:
         await _retire(engine, caller, task_id)
         return _result(view)
-    if (questions := questions_for(ctx, view)) or polling is None:
+    if questions or polling is None:
         return {"resultType": "input_required", "inputRequests": questions, "requestState": _STATE + task_id}
     return _goes_on(host, polling, record)
+
+
+def _ttl_ms(polling: Polling | None) -> int | None:
+    """What is asked for a job's task. Where nobody polls it: however long a client waits is its own affair."""
+    return UNLIMITED_MS if polling is None else None
 
 
 def _goes_on(host: TaskHost, polling: Polling, record: TaskRecord) -> CallToolResult:
@@ -173,8 +194,8 @@ async def _cancel(engine: TaskEngine, caller: Caller, task_id: str) -> None:
     await _retire(engine, caller, task_id)
 
 
-async def _retire(engine: TaskEngine, caller: Caller, task_id: str) -> None:
+async def _retire(engine: TaskEngine, caller: Caller, task_id: str, *, after_ms: int = RETIRED_MS) -> None:
     try:
-        await engine.retire(caller, task_id)
+        await engine.retire(caller, task_id, after_ms=after_ms)
     except McpCeleryError as error:
         logger.info("task %s is kept for its time to live: %s", task_id, error)

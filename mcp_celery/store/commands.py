@@ -18,6 +18,7 @@ from mcp_celery.engine import (
     Changed,
     Claim,
     EncodedResult,
+    Extension,
     FailedLookups,
     Quota,
     StoredResult,
@@ -47,7 +48,7 @@ def _script(name: str) -> str:
 
 
 _NAMES: Final = (
-    *("create", "delete", "retire", "load", "page", "transition", "finish", "start", "claim", "failed"),
+    *("create", "delete", "retire", "keep", "load", "page", "transition", "finish", "start", "claim", "failed"),
     *("ask", "heard", "withdraw", "park", "answer", "published"),
     *("beat", "sweep", "recover"),
     "watch",
@@ -150,6 +151,13 @@ def retire(keys: RedisKeys, ref: TaskRef, at_ms: int) -> Command[None]:
     """Let a task go at ``at_ms``, if that is before its time."""
     record, snapshot = _kept(keys, ref)
     return Command("retire", [record, *asked(keys, ref), snapshot, keys.expiry], [at_ms], lambda _: None)
+
+
+def keep(keys: RedisKeys, ref: TaskRef, extension: Extension) -> Command[None]:
+    """Let an open task live longer."""
+    record, snapshot = _kept(keys, ref)
+    names = [record, *asked(keys, ref), snapshot, keys.expiry]
+    return Command("keep", names, [extension.until_ms, extension.max_ttl_ms], lambda _: None)
 
 
 def finish(keys: RedisKeys, ref: TaskRef, change: Change, result: EncodedResult) -> Command[bool]:

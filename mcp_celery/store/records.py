@@ -20,6 +20,7 @@ from mcp_celery.engine import (
     Changed,
     Claim,
     EncodedResult,
+    Extension,
     FailedLookups,
     Quota,
     StoredTask,
@@ -148,6 +149,10 @@ class RedisTaskStore(RedisQuestions):
     async def retire(self, ref: TaskRef, at_ms: int) -> None:
         """Let a task go at ``at_ms``, with everything that belongs to it, if that is before its time."""
         await self.run(commands.retire(self.keys, ref, at_ms))
+
+    async def keep(self, ref: TaskRef, extension: Extension) -> None:
+        """Let an open task live longer."""
+        await self.run(commands.keep(self.keys, ref, extension))
 
     async def aclose(self) -> None:
         """Close every connection."""

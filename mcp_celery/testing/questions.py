@@ -11,6 +11,7 @@ from mcp_celery.engine import (
     Answered,
     Asking,
     Changed,
+    Extension,
     NextLeg,
     Question,
     TaskRecord,
@@ -47,6 +48,11 @@ class Kept:
         """Whether a job of that attempt may begin; questions that its body awaited and left behind do not hinder it."""
         left_behind = bool(self.questions) and not self.is_parked
         return self.record.attempt == attempt and (self.record.status == "working" or left_behind)
+
+    def extend(self, extension: Extension) -> None:
+        """Live longer."""
+        ttl_ms = min(extension.until_ms - self.record.created_at_ms, extension.max_ttl_ms)
+        self.record = replace(self.record, ttl_ms=max(self.record.ttl_ms, ttl_ms))
 
     def counts(self, attempt: int) -> bool:
         """Whether a job of that attempt may still say something."""
@@ -100,11 +106,9 @@ class MemoryQuestions:
             return True
 
     def _move(self, kept: Kept, asking: Asking) -> None:
-        record, lifetime = kept.record, asking.extension
-        ttl_ms = record.ttl_ms
-        if lifetime is not None:
-            ttl_ms = max(ttl_ms, min(lifetime.until_ms - record.created_at_ms, lifetime.max_ttl_ms))
-        kept.record = replace(record, status="input_required", ttl_ms=ttl_ms)
+        if asking.extension is not None:
+            kept.extend(asking.extension)
+        kept.record = replace(kept.record, status="input_required")
         self._tell(kept, asking.at_ms)
 
     def _tell(self, kept: Kept, at_ms: int) -> None:

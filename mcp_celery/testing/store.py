@@ -14,6 +14,7 @@ from mcp_celery.engine import (
     Change,
     Changed,
     Claim,
+    Extension,
     FailedLookups,
     Quota,
     StoredTask,
@@ -194,6 +195,12 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
                 ttl_ms = max(at_ms - kept.record.created_at_ms, 1)
                 kept.record = replace(kept.record, ttl_ms=min(kept.record.ttl_ms, ttl_ms))
 
+    def keep(self, ref: TaskRef, extension: Extension) -> None:
+        """As ``TaskStore.keep``."""
+        with self._found(ref) as kept:
+            if kept is not None and kept.record.is_open:
+                kept.extend(extension)
+
 
 def _place(ref: TaskRef) -> str:
     return f"{task_redis_prefix(ref.scope)}:{ref.task_id}"
@@ -277,3 +284,7 @@ class MemoryTaskStore(MemoryQuestionStore):
     async def retire(self, ref: TaskRef, at_ms: int) -> None:
         """Let a task go at ``at_ms``, if that is before its time."""
         self.ledger.retire(ref, at_ms)
+
+    async def keep(self, ref: TaskRef, extension: Extension) -> None:
+        """Let an open task live longer."""
+        self.ledger.keep(ref, extension)

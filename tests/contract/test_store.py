@@ -15,6 +15,7 @@ from mcp_celery.engine import (
     Change,
     Changed,
     Claim,
+    Extension,
     JobLedger,
     JobOutcome,
     Progress,
@@ -331,6 +332,34 @@ class TestExpiry:
 
         await eventually(gone)
         assert not await world.store.ask(record.ref, Question("r", "roots/list", {}), asking)
+
+    async def test_a_task_that_was_to_go_sooner_can_be_kept_while_it_is_open(self, world: World) -> None:
+        record = await created(world)
+        asking = Asking(attempt=1, at_ms=1)
+        assert await world.store.ask(record.ref, Question("q", "roots/list", {}), asking)
+
+        async def ttl_after(end_ms: int, most_ms: int) -> int | None:
+            await world.store.keep(record.ref, Extension(record.created_at_ms + end_ms, most_ms))
+            stored = await world.store.load(record.ref)
+            return None if stored is None else stored.record.ttl_ms
+
+        await world.store.retire(record.ref, record.created_at_ms + 30_000)
+        assert await ttl_after(20_000, 90_000) == 30_000
+        assert await ttl_after(40_000, 90_000) == 40_000
+        assert await ttl_after(100_000, 90_000) == 90_000
+        await accepted(world, record.ref, Change(to="cancelled"))
+        assert await ttl_after(100_000, 100_000) == 90_000
+        await world.store.keep(TaskRef(None, "nobody"), Extension(record.created_at_ms + 1, 1))
+
+    async def test_all_that_belongs_to_a_kept_task_stays_with_it(self, in_redis: RedisWorld) -> None:
+        record = await created(in_redis)
+        assert await in_redis.store.ask(record.ref, Question("q", "roots/list", {}), Asking(attempt=1, at_ms=1))
+        await in_redis.store.retire(record.ref, record.created_at_ms + 30_000)
+        await in_redis.store.keep(record.ref, Extension(record.created_at_ms + 900_000, 900_000))
+        client: Any = in_redis.client
+        lives = {key.decode(): client.pttl(key) for key in client.keys(f"{in_redis.prefix}:*")}
+        assert len(lives) >= 3
+        assert {name for name, left_ms in lives.items() if left_ms <= 30_000} == set()
 
     async def test_all_that_belongs_to_a_retired_task_goes_with_it(self, in_redis: RedisWorld) -> None:
         record = await created(in_redis, scope="s" * 200)  # its Celery id is shortened

@@ -170,6 +170,12 @@ class Site:
 
         await eventually(is_answered, what="the tool gets its answer")
 
+    async def left_ms(self, record: TaskRecord) -> int:
+        """How long its task still lives."""
+        stored = await self.store.load(record.ref)
+        assert stored is not None
+        return stored.record.expires_at_ms - now_ms()
+
     def end(self, record: TaskRecord) -> None:
         """Let the job end with its result."""
         self.backend.results.put(record.job_id, "SUCCESS", JobOutcome(HELLO))
@@ -260,6 +266,40 @@ async def test_the_time_that_a_client_takes_to_answer_does_not_count(site: Site)
     assert not done
     site.end(job)
     assert await soon(calling) == HELLO
+
+
+@pytest.mark.parametrize("polling", [None, Polling(after=8, prefix="")], ids=["", "polling"])
+async def test_a_job_whose_client_does_not_come_back_with_answers_goes_when_its_questions_are_too_old(
+    site: Site, polling: Polling | None
+) -> None:
+    site.polling = polling
+    ctx = site.request(MODERN)
+    calling = site.run(ctx)
+    job = await site.job()
+    await site.ask(job)
+    state = (await soon(calling))["requestState"]
+    assert await site.left_ms(job) <= 30_000
+    calling = site.again(ctx, state)
+    await site.answered(job)
+    assert await site.left_ms(job) > (80_000_000 if polling is None else 500_000)
+    site.end(job)
+    assert await soon(calling) == HELLO
+
+
+async def test_a_client_that_comes_back_too_late_is_told_so(site: Site) -> None:
+    site.config = replace(site.config, input_timeout=0.05)
+    ctx = site.request(MODERN)
+    calling = site.run(ctx)
+    job = await site.job()
+    await site.ask(job)
+    state = (await soon(calling))["requestState"]
+
+    async def is_gone() -> bool:
+        return await site.store.load(job.ref) is None
+
+    await eventually(is_gone, what="the task is given up")
+    with pytest.raises(MCPError, match="its questions were not answered in time"):
+        await soon(site.again(ctx, state))
 
 
 async def test_a_caller_that_may_look_up_nothing_more_goes_on_with_its_own_call(site: Site) -> None:
