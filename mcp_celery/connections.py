@@ -19,6 +19,7 @@ from mcp.server.request_state import AESGCMRequestStateCodec
 from mcp_celery.background import ended
 from mcp_celery.default_app import default_app
 from mcp_celery.engine import Declared, ExposedTasks, TaskEngine, TaskLimits, TaskQueue
+from mcp_celery.engine.begun import Beginnings
 from mcp_celery.engine.life import WorkerLife
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import RecoveryPolicy
@@ -238,7 +239,7 @@ class Connections:
             exposed.began = watcher.hint
             background.append(asyncio.create_task(watcher.run(), name="mcp-celery-watcher"))
             if self._settings.exposed_events:
-                events = JobEvents(self._celery, watcher)
+                events = JobEvents(self._celery, watcher, Beginnings(store, self._exposed))
                 background.append(asyncio.create_task(events.run(), name="mcp-celery-events"))
         return _Live(engine, store, bus, queue, results, recovery, reaper, background)
 

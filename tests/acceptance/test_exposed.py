@@ -320,6 +320,42 @@ async def test_a_job_that_began_in_time_may_last(wire: Wire, gate: Gate) -> None
     await becomes(wire, created["taskId"], lambda task: task["status"] == "completed")
 
 
+async def test_an_event_tells_that_a_job_began_in_time(
+    store_url: str, their_python: Path, gates: Gates, gate: Gate
+) -> None:
+    """Without ``task_track_started`` the result backend knows no more of it than of one that waits."""
+    namespace = "exposed-untracked"
+    variables = host_environment(store_url, namespace) | {"REPORTS_UNTRACKED": "1"}
+    with (
+        deployed(store_url, namespace, spec=SPEC, settings=variables) as found,
+        host_worker(their_python, found, variables, "-E"),
+    ):
+        store: Any = found.redis
+        async with Wire(found.serve(MCP_CELERY_EXPOSED_INTERVAL_MS="100")) as wire:
+            await wire.create("wait", gate=str(gate))  # while it is open, its server listens
+
+            async def is_told() -> tuple[str, Gate] | None:
+                held = gates()
+                task_id = (await wire.create("wait_a_moment", gate=str(held)))["taskId"]
+                await held.reached()
+                record = f"mcp_celery:{found.namespace}:task:anon:{task_id}"
+                with suppress(AssertionError):
+                    await eventually(lambda: store.hexists(record, "started_at_ms"), seconds=2)
+                    return task_id, held
+                return None  # the server may not have listened yet, which it does not say
+
+            told = await eventually(is_told, what="an event is heard", seconds=30)
+            assert told is not None
+            task_id, held = told
+            later = await wire.create("wait_nowhere", gate=str(gate))
+            await becomes(wire, later["taskId"], lambda task: task["status"] == "failed")  # now it would be too late
+            assert (await wire.get(task_id))["status"] == "working"
+            held.open()
+            ended = await becomes(wire, task_id, lambda task: task["status"] == "completed")
+            assert ended["result"]["content"][0]["text"] == "ended"
+        store.close()
+
+
 # --- Several jobs
 
 

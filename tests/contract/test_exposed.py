@@ -27,6 +27,7 @@ from mcp_celery.engine import (
     TaskRecord,
     TaskView,
 )
+from mcp_celery.engine.begun import Beginnings
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import RecoveryPolicy
 from mcp_celery.engine.settling import Settling
@@ -35,7 +36,7 @@ from mcp_celery.errors import QueueUnavailableError, ResultUnavailableError, Sto
 from mcp_celery.store import RedisExposed, RedisRecovery
 from mcp_celery.testing import MemoryTaskResults
 from tests.support.waiting import eventually
-from tests.support.worlds import ALICE, LIMITS, RedisWorld, Watchful, World, a_record, a_submission
+from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, RedisWorld, Watchful, World, a_record, a_submission
 
 pytestmark = pytest.mark.anyio
 
@@ -431,3 +432,27 @@ async def test_what_expires_is_revoked_and_forgotten_with_all_its_parts(in_redis
     await eventually(is_forgotten)
     assert shop.queue.revoked == record.job_ids
     assert [published for published, _ in shop.queue.published] == [record]
+
+
+async def test_that_a_job_began_is_noted_once_and_of_open_exposed_jobs_only(world: World) -> None:
+    shop = Shop(world)
+    record = await shop.submit(TaskConfig(expires=0.001))
+    beginnings = Beginnings(world.store, {("tool", record.component)})
+    await Beginnings(world.store, ()).note(record.key)
+    assert (await started(world, record)) is None
+    await beginnings.note(record.key)
+    begun = await started(world, record)
+    assert begun is not None
+    await beginnings.note(record.key)
+    assert await started(world, record) == begun
+    assert (await shop.get(record)).record.status == "working"  # though no result says that it began
+    own = a_record()
+    await world.store.create(own, SNAPSHOT)
+    await Beginnings(world.store, {("tool", own.component)}).note(own.key)
+    assert await started(world, own) is None
+    await beginnings.note(record.key.replace(record.task_id, "0" * 32))
+
+
+async def started(world: World, record: TaskRecord) -> int | None:
+    stored = await world.store.load(record.ref)
+    return None if stored is None else stored.record.started_at_ms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -12,6 +13,7 @@ import pytest
 from celery import Celery
 
 from mcp_celery.connections import ended
+from mcp_celery.engine.begun import Beginnings
 from mcp_celery.engine.watcher import Watcher
 from mcp_celery.exposed import JobEvents, events
 from mcp_celery.settings import celery_url
@@ -24,12 +26,19 @@ KEY = "anon:task456:tool:sell"
 
 
 class Heard:
-    """What JobEvents needs of a watcher."""
-
-    watches = True
+    """What JobEvents needs of a watcher, and of who notes beginnings."""
 
     def __init__(self) -> None:
+        self.open = True
         self.hints: list[str] = []
+        self.begun: list[str] = []
+
+    @property
+    def watches(self) -> bool:
+        return self.open
+
+    async def note(self, key: str) -> None:
+        self.begun.append(key)
 
     def hint(self, key: str) -> None:
         self.hints.append(key)
@@ -41,7 +50,7 @@ def listeners() -> list[threading.Thread]:
 
 @asynccontextmanager
 async def listening(app: Celery, heard: Heard) -> AsyncGenerator[None]:
-    task = asyncio.create_task(JobEvents(app, cast(Watcher, heard)).run())
+    task = asyncio.create_task(JobEvents(app, cast(Watcher, heard), cast(Beginnings, heard)).run())
     yield
     await ended(task)
     assert listeners() == []
@@ -71,17 +80,29 @@ async def test_what_is_no_job_of_ours_or_tells_no_change_is_no_hint(own: Starter
         send(app, "task-failed", "anon:task457:tool:sell!2")
         await eventually(lambda: heard.hints[-1] != KEY)
     assert set(heard.hints) == {KEY, "anon:task457:tool:sell"}
+    assert heard.begun == []
+    app.close()
+
+
+async def test_a_job_that_begins_is_noted_before_its_result_is_read(own: Starter) -> None:
+    app, heard = Celery(broker=celery_url(own.valkey().url), set_as_current=False), Heard()
+    async with listening(app, heard):
+        await hears(app, heard)
+        send(app, "task-started", "anon:task457:tool:sell")
+        await eventually(lambda: heard.hints[-1] != KEY)
+        assert heard.begun == ["anon:task457:tool:sell"]
     app.close()
 
 
 async def test_it_listens_only_while_a_job_is_open(own: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(events, "LINGER_SECONDS", 0.05)
     app, heard = Celery(broker=celery_url(own.valkey().url), set_as_current=False), Heard()
-    heard.watches = False
+    heard.open = False
     async with listening(app, heard):
-        heard.watches = True
+        heard.open = True
         await eventually(listeners)
-        heard.watches = False
+        heard.open = False
         await eventually(lambda: not listeners())
     app.close()
 
@@ -100,5 +121,45 @@ async def test_a_broker_that_was_away_is_heard_again(
         broker.start()
         broker.ready()
         await hears(app, heard)
+    assert caplog.text.count("exposed jobs are polled only") == 1
+    app.close()
+
+
+class HeardOnce(Heard):
+    """At the first look a job was open, and at none after it."""
+
+    looks = 0
+
+    @property
+    def watches(self) -> bool:
+        self.looks += 1
+        return self.looks == 1
+
+
+async def test_a_listener_goes_on_for_a_while_when_there_is_nothing_to_listen_for(
+    own: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "CHECK_SECONDS", 0.01)
+    app, heard = Celery(broker=celery_url(own.valkey().url), set_as_current=False), HeardOnce()
+    async with listening(app, heard):
+        await eventually(lambda: heard.looks > 3)
+        await hears(app, heard)
+    app.close()
+
+
+async def test_a_broker_that_does_not_answer_is_said_once_and_holds_up_no_end(
+    own: Starter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(events, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(events, "ANSWER_SECONDS", 0.1)
+    broker = own.valkey()
+    app, heard = Celery(broker=celery_url(broker.url), set_as_current=False), Heard()
+    broker.send(signal.SIGSTOP)
+    try:
+        async with listening(app, heard):
+            await eventually(lambda: "exposed jobs are polled only" in caplog.text)
+            await eventually(listeners)  # the next try
+    finally:
+        broker.send(signal.SIGCONT)
     assert caplog.text.count("exposed jobs are polled only") == 1
     app.close()

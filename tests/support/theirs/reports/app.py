@@ -9,7 +9,7 @@ app.conf.update(
     include=["reports.jobs"],
     task_default_queue=os.environ["REPORTS_QUEUE"],
     task_routes={"reports.jobs.routed": {"queue": os.environ["REPORTS_QUEUE"] + "-routed"}},
-    task_track_started=True,
+    task_track_started="REPORTS_UNTRACKED" not in os.environ,
     worker_hijack_root_logger=False,
     broker_connection_retry_on_startup=True,
     result_expires=3600,
