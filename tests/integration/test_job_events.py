@@ -51,8 +51,10 @@ def listeners() -> list[threading.Thread]:
 @asynccontextmanager
 async def listening(app: Celery, heard: Heard) -> AsyncGenerator[None]:
     task = asyncio.create_task(JobEvents(app, cast(Watcher, heard), cast(Beginnings, heard)).run())
-    yield
-    await ended(task)
+    try:
+        yield
+    finally:
+        await ended(task)
     assert listeners() == []
 
 
