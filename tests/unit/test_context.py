@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mcp.server.auth.middleware.auth_context import get_access_token
 from starlette.datastructures import Headers
 
 from mcp_celery.context import (
@@ -75,9 +76,10 @@ class Session:
 
 @pytest.fixture(autouse=True)
 def no_caller() -> Generator[None]:
-    """Leave the process without a caller, as it was found."""
-    yield
+    """Leave the process with the callers of its requests, as `mcp_celery.protocol` gives them."""
     provide_token_source(lambda: None)
+    yield
+    provide_token_source(get_access_token)
 
 
 def context(session_id: str | None = None, namespace: str = "reports") -> TaskContext:
