@@ -14,14 +14,9 @@ from weakref import WeakKeyDictionary
 from celery import Celery, signals
 from kombu.utils.imports import symbol_by_name
 
+from mcp_celery.steps import add_steps
+
 _WORKER: Final = "mcp_celery.host_worker"
-_WORKER_STEPS: Final = (
-    f"{_WORKER}:HostedServers",
-    "mcp_celery.worker.steps:ConsumerTimeout",
-    "mcp_celery.worker.steps:Vitals",
-    "mcp_celery.worker.revoked:WatchRevoked",
-)
-_CONSUMER_STEPS: Final = ("mcp_celery.worker.steps:Reconnection",)
 
 
 @dataclass
@@ -57,8 +52,8 @@ def install(app: Celery, server: str) -> None:
     if server not in host.servers:
         host.servers.append(server)
     signals.celeryd_init.connect(_note_queues, weak=False, dispatch_uid="mcp_celery.note_queues")
-    app.steps["worker"].update(_WORKER_STEPS)
-    app.steps["consumer"].update(_CONSUMER_STEPS)
+    app.steps["worker"].add(f"{_WORKER}:HostedServers")
+    add_steps(app)
 
 
 def _note_queues(instance: Any = None, options: Any = None, **_: Any) -> None:

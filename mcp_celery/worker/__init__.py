@@ -8,12 +8,12 @@ from celery import Celery
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.keys import TaskType
+from mcp_celery.steps import add_steps
 from mcp_celery.worker.asking import InputLifetimes
 from mcp_celery.worker.job import ComponentJob, WorkerRuntime, job_class
-from mcp_celery.worker.revoked import WatchRevoked
 from mcp_celery.worker.runner import ClosableTaskBus, ClosableTaskStore, JobRunner
 from mcp_celery.worker.signals import connect, connect_outcomes
-from mcp_celery.worker.steps import ConsumerTimeout, Ending, Reconnection, Vitals, require_json
+from mcp_celery.worker.steps import require_json
 
 __all__ = [
     "ClosableTaskBus",
@@ -22,7 +22,6 @@ __all__ = [
     "InputLifetimes",
     "JobRunner",
     "WorkerRuntime",
-    "add_steps",
     "bind_jobs",
     "register",
     "require_json",
@@ -72,9 +71,3 @@ def bind_jobs(
 def _jobs(runtime: WorkerRuntime, components: Mapping[tuple[TaskType, str], TaskConfig]) -> dict[str, ComponentJob]:
     made = [job_class(task_type, component, config, runtime)() for (task_type, component), config in components.items()]
     return {job.name: job for job in made}
-
-
-def add_steps(app: Celery) -> None:
-    """Add to the start of an app's workers what our jobs need there. Too late when a worker collects its steps."""
-    app.steps["worker"].update([ConsumerTimeout, Vitals, WatchRevoked])
-    app.steps["consumer"].update([Reconnection, Ending])
