@@ -53,13 +53,25 @@ async def wait_for_result(
         McpCeleryError: As ``TaskEngine.wait``.
     """
     view = await engine.wait(caller, task_id, seen)
-    record = view.record
+    require_result(view.record, "task")
+    return view.record, encode_result(view)
+
+
+def require_result(record: TaskRecord, what: str) -> None:
+    """Answer a request as its ended task did, where that has no result.
+
+    Args:
+        record: The task.
+        what: What its client knows it as, for a message where nobody gave one.
+
+    Raises:
+        MCPError: The error that the request ended in; -32800 for a cancelled task.
+    """
     if record.status == "cancelled":
-        raise MCPError(REQUEST_CANCELLED, record.status_message or "The task was cancelled")
+        raise MCPError(REQUEST_CANCELLED, record.status_message or f"The {what} was cancelled")
     if record.status == "failed":
-        error = record.error or RpcError(INTERNAL_ERROR, record.status_message or "The task failed")
+        error = record.error or RpcError(INTERNAL_ERROR, record.status_message or f"The {what} failed")
         raise MCPError(error.code, error.message, error.data)
-    return record, encode_result(view)
 
 
 class CoreTasks:

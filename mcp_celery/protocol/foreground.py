@@ -19,11 +19,11 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, CallToolResult
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine import RETIRED_MS, Caller, JSONObject, RpcError, Submission, TaskEngine, TaskRecord, TaskView
+from mcp_celery.engine import RETIRED_MS, Caller, JSONObject, Submission, TaskEngine, TaskRecord
 from mcp_celery.errors import McpCeleryError, TaskNotFoundError
 from mcp_celery.protocol.attendance import attend, questions_for, require_there
 from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_request
-from mcp_celery.protocol.core_tasks import REQUEST_CANCELLED
+from mcp_celery.protocol.core_tasks import require_result
 from mcp_celery.protocol.host import Polling, TaskHost
 from mcp_celery.protocol.polling import first_answer
 from mcp_celery.protocol.relay import give_back, until_taken
@@ -155,7 +155,8 @@ async def _answer(
     record = view.record
     if record.is_terminal:
         await _retire(engine, caller, task_id)
-        return _result(view)
+        require_result(record, "job")
+        return view.result or {}
     if questions or polling is None:
         return {"resultType": "input_required", "inputRequests": questions, "requestState": _STATE + task_id}
     return _goes_on(host, polling, record)
@@ -168,16 +169,6 @@ def _ttl_ms(polling: Polling | None) -> int | None:
 
 def _goes_on(host: TaskHost, polling: Polling, record: TaskRecord) -> CallToolResult:
     return first_answer(record, polling, host.immediate_response(record.component))
-
-
-def _result(view: TaskView) -> JSONObject:
-    record = view.record
-    if record.status == "cancelled":
-        raise MCPError(REQUEST_CANCELLED, record.status_message or "The job was cancelled")
-    if record.status == "failed":
-        error = record.error or RpcError(INTERNAL_ERROR, record.status_message or "The job failed")
-        raise MCPError(error.code, error.message, error.data)
-    return view.result or {}
 
 
 async def _cancel(engine: TaskEngine, caller: Caller, task_id: str) -> None:

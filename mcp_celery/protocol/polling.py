@@ -6,6 +6,8 @@ call may be answered with a task, the schema that is shown admits the task's sta
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Annotated, Any, Final, cast
 
 from mcp.server import MCPServer
@@ -152,18 +154,14 @@ class _PollingTools:
 
     async def task_status(self, ctx: Context, task_id: _TaskId) -> TaskState:
         """How a task stands."""
-        try:
+        with _as_tool_errors():
             record = await self._host.engine().status(caller_of_request(ctx.request_context), task_id)
-        except McpCeleryError as error:
-            raise ToolError(str(error)) from error
         return state_of(record, self._polling)
 
     async def task_cancel(self, ctx: Context, task_id: _TaskId) -> TaskState:
         """Cancel a task."""
-        try:
+        with _as_tool_errors():
             record = await self._host.engine().cancel(caller_of_request(ctx.request_context), task_id)
-        except McpCeleryError as error:
-            raise ToolError(str(error)) from error
         return state_of(record, self._polling)
 
     async def task_result(
@@ -171,11 +169,9 @@ class _PollingTools:
     ) -> CallToolResult | InputRequiredResult:
         """A task's result; waits for it. A client that stops waiting changes nothing."""
         caller = caller_of_request(ctx.request_context)
-        try:
+        with _as_tool_errors():
             await give_back(self._host.engine(), caller, task_id, _wire(ctx.input_responses))
             view = await attend(self._host, ctx.request_context, caller, task_id, seconds=wait_seconds)
-        except McpCeleryError as error:
-            raise ToolError(str(error)) from error
         record = view.record
         if record.task_type != "tool":
             raise ToolError(f"Task {task_id} is of a {record.task_type}, whose result is none of a tool")
@@ -189,6 +185,15 @@ class _PollingTools:
         said = "" if state.message is None else f" It says: {state.message}"
         text = f"The task {task_id} has not ended yet.{said}\nCall {self._polling.result} again to go on waiting."
         return CallToolResult(content=[TextContent(type="text", text=text)])
+
+
+@contextmanager
+def _as_tool_errors() -> Generator[None]:
+    """Tell a model of our errors, as a tool tells of its own."""
+    try:
+        yield
+    except McpCeleryError as error:
+        raise ToolError(str(error)) from error
 
 
 def _wire(responses: InputResponses | None) -> dict[str, JSONObject]:
