@@ -43,14 +43,23 @@ class BackgroundTasks:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._logger.error("%s: %s", task.get_name(), self._complaint, exc_info=error)
 
-    async def aclose(self, patience_seconds: float = 0) -> None:
-        """End everything; what is under way gets a moment first."""
+    def __len__(self) -> int:
+        """How much is under way."""
+        return len(self._tasks)
+
+    async def aclose(self, patience_seconds: float = 0) -> int:
+        """End everything; what is under way gets a moment first.
+
+        Returns:
+            How much was not done in time.
+        """
         if self._tasks and patience_seconds:
             await asyncio.wait(self._tasks, timeout=patience_seconds)
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        return len(tasks)
 
 
 async def ended(task: asyncio.Task[None]) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 from celery import Celery
 from kombu.exceptions import KombuError
 
+from mcp_celery.background import BackgroundTasks
 from mcp_celery.backlog import LOOK_SECONDS, Backlog
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import Submission, TaskRecord
@@ -64,7 +65,7 @@ class CeleryQueue:
         self._timeout_seconds = timeout_seconds
         self._single = Publisher(app, "mcp-celery-publisher", timeout_seconds=timeout_seconds)
         self._several = Publisher(app, "mcp-celery-canvases", timeout_seconds=timeout_seconds)
-        self._revokes: set[asyncio.Task[None]] = set()
+        self._revokes = BackgroundTasks(logger, "the workers are not told to revoke a job")
         self._max_length = max_length
         self._backlogs: dict[str, Backlog] = {}
         self._said_unknown = False
@@ -116,9 +117,7 @@ class CeleryQueue:
         if len(self._revokes) >= MAX_REVOKES:
             logger.warning("the workers are not told to revoke %s: the broker does not answer", job_ids[0])
             return
-        revoke = asyncio.create_task(self._tell_of_revoke(job_ids, terminate=terminate), name="mcp-celery-revoke")
-        self._revokes.add(revoke)
-        revoke.add_done_callback(self._revokes.discard)
+        revoke = self._revokes.start(self._tell_of_revoke(job_ids, terminate=terminate), name="mcp-celery-revoke")
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await asyncio.shield(revoke)
@@ -233,13 +232,8 @@ class CeleryQueue:
     async def aclose(self) -> None:
         """Let what is being published finish, as far as the broker answers, and close the connections."""
         patience = 3 * self._timeout_seconds  # a publish, its second try, and what closing takes
-        if self._revokes:
-            await asyncio.wait(self._revokes, timeout=patience)
-        if lost := list(self._revokes):
-            logger.warning("the workers are not told of %d revokes: the broker does not answer", len(lost))
-            for revoke in lost:
-                revoke.cancel()
-            await asyncio.gather(*lost, return_exceptions=True)
+        if lost := await self._revokes.aclose(patience):
+            logger.warning("the workers are not told of %d revokes: the broker does not answer", lost)
         closing = (one.aclose(patience_seconds=patience) for one in (self._single, self._several))
         await asyncio.gather(*closing)
 

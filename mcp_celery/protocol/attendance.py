@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 
+from mcp_celery.background import BackgroundTasks
 from mcp_celery.engine import Caller, JSONObject, TaskRecord, TaskView
 from mcp_celery.protocol.caller import RequestContext, connection_of, has_left
 from mcp_celery.protocol.core_tasks import REQUEST_CANCELLED
@@ -61,8 +62,8 @@ async def attend(
     if _may_come_back(host, ctx):
         return await _attend(host, ctx, caller, task_id, seconds, is_only_way=is_only_way)
     with anyio.CancelScope() as presence:
-        looking = asyncio.create_task(_end_when_gone(ctx, presence), name=f"mcp-celery-presence-{task_id}")
-        looking.add_done_callback(_looked)
+        background = BackgroundTasks(logger, "a client that leaves is not noticed")
+        looking = background.start(_end_when_gone(ctx, presence), name=f"mcp-celery-presence-{task_id}")
         try:
             return await _attend(host, ctx, caller, task_id, seconds, is_only_way=is_only_way)
         finally:
@@ -120,11 +121,6 @@ async def _end_when_gone(ctx: RequestContext, presence: anyio.CancelScope) -> No
     while not await has_left(ctx):  # noqa: ASYNC110 - nothing tells it
         await asyncio.sleep(_LOOK_SECONDS)
     presence.cancel()
-
-
-def _looked(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("%s ended: a client that leaves is not noticed", task.get_name(), exc_info=error)
 
 
 class _Patience:

@@ -21,6 +21,7 @@ from mcp.shared.message import ServerMessageMetadata
 from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, ClientCapabilities
 from pydantic import ValidationError
 
+from mcp_celery.background import BackgroundTasks
 from mcp_celery.engine import Answer, Caller, JSONObject, RpcError, TaskEngine, TaskView, missing_capability
 from mcp_celery.errors import (
     AnswersTooLargeError,
@@ -145,6 +146,7 @@ class Relay:
         self._channel = channel
         self._grace_seconds = grace_seconds
         self._names_task = names_task
+        self._work = BackgroundTasks(logger, "a question was not asked to its end")
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._delivering: set[asyncio.Task[None]] = set()
 
@@ -170,14 +172,9 @@ class Relay:
         for key in self._asking.keys() - wanted.keys():
             self._asking.pop(key).cancel()
         for key in [key for key in wanted if key not in self._asking]:
-            task = asyncio.create_task(self._ask(key, wanted[key]), name=f"mcp-celery-ask-{self._task_id}")
+            task = self._work.start(self._ask(key, wanted[key]), name=f"mcp-celery-ask-{self._task_id}")
             self._asking[key] = task
-            task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._delivering.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a question of task %s was not asked to its end", self._task_id, exc_info=error)
+            task.add_done_callback(self._delivering.discard)
 
     async def _ask(self, key: str, request: JSONObject) -> None:
         await asyncio.sleep(self._grace_seconds)
