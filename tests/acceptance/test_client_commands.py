@@ -66,6 +66,17 @@ class Mcp:
             running.wait()
             os.close(master)
 
+    def left_running(self, url: str, tool: str, *, shows: str) -> str:
+        """Call a tool and leave its task running once something is shown; gives the task's id."""
+        with self.at_a_terminal("call", url, tool) as terminal:
+            terminal.until(shows)
+            terminal.interrupt()
+            terminal.until(r"\[w\]ait on\?")
+            terminal.type("d\r")
+            task_id = terminal.until(r"task watch \S+ (\S+)")[1]
+            assert terminal.end() == 6
+        return task_id
+
 
 class Terminal:
     """A command at a terminal: what it shows, and what somebody types."""
@@ -217,13 +228,7 @@ def test_a_task_is_left_running_found_and_cancelled(mcp: Mcp, url: str, tmp_path
 
 
 def test_a_task_is_cancelled_by_its_id(mcp: Mcp, asking: str) -> None:
-    with mcp.at_a_terminal("call", asking, "hang") as terminal:
-        terminal.until("hanging")
-        terminal.interrupt()
-        terminal.until(r"\[w\]ait on\?")
-        terminal.type("d\r")
-        task_id = terminal.until(r"task watch \S+ (\S+)")[1]
-        assert terminal.end() == 6
+    task_id = mcp.left_running(asking, "hang", shows="hanging")
     with mcp.at_a_terminal("task", "watch", asking, task_id) as terminal:
         terminal.until("hanging")
         cancelled = mcp("task", "cancel", asking, task_id)
@@ -308,13 +313,7 @@ def test_a_page_to_visit_is_shown(mcp: Mcp, asking: str, typed: str, printed: st
 
 
 def test_a_question_is_answered_from_another_terminal(mcp: Mcp, asking: str) -> None:
-    with mcp.at_a_terminal("call", asking, "ask") as terminal:
-        terminal.until("Your name: ")
-        terminal.interrupt()
-        terminal.until(r"\[w\]ait on\?")
-        terminal.type("d\r")
-        task_id = terminal.until(r"task watch \S+ (\S+)")[1]
-        assert terminal.end() == 6
+    task_id = mcp.left_running(asking, "ask", shows="Your name: ")
     with mcp.at_a_terminal("task", "watch", asking, task_id) as terminal:
         terminal.until("Your name: ")
         answer = {"person": {"action": "accept", "content": {"name": "Grace"}}}
@@ -329,12 +328,7 @@ def test_a_question_is_answered_from_another_terminal(mcp: Mcp, asking: str) -> 
 
 
 def test_questions_are_answered_at_the_prompt_of_task_answer(mcp: Mcp, asking: str) -> None:
-    with mcp.at_a_terminal("call", asking, "visit") as terminal:
-        terminal.until("Have you opened it")
-        terminal.interrupt()
-        terminal.until(r"\[w\]ait on\?")
-        terminal.type("d\r")
-        task_id = terminal.until(r"task watch \S+ (\S+)")[1]
+    task_id = mcp.left_running(asking, "visit", shows="Have you opened it")
     answered = mcp("task", "answer", asking, task_id, typed="y\n")
     assert answered.returncode == 0
     assert mcp("task", "watch", asking, task_id).stdout == "accept\n"

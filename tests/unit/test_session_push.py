@@ -28,6 +28,7 @@ from mcp_celery.engine import (
     Submission,
     TaskEngine,
     TaskHints,
+    TaskRecord,
     TaskRef,
     now_ms,
 )
@@ -68,6 +69,18 @@ async def submit(engine: TaskEngine) -> Any:
     )
 
 
+async def followed() -> tuple[MemoryBackend, Outbound, Connection, TaskRecord]:
+    """A task that is followed for a connection."""
+    backend = MemoryBackend()
+    engine = backend.engine()
+    outbound = Outbound()
+    connection = Connection.for_loop(outbound)
+    record = await submit(engine)
+    SessionPush(lambda: engine, Turns()).follow(request_on(connection), record, None)
+    await eventually(lambda: backend.bus.followers == 1, what="the task is followed")
+    return backend, outbound, connection, record
+
+
 def followers() -> int:
     return sum(task.get_name().startswith("mcp-celery-push") for task in asyncio.all_tasks())
 
@@ -103,13 +116,7 @@ async def test_ten_thousand_tasks_leave_nothing_behind() -> None:
 
 
 async def test_a_connection_that_closes_ends_its_followers() -> None:
-    backend = MemoryBackend()
-    engine = backend.engine()
-    outbound = Outbound()
-    connection = Connection.for_loop(outbound)
-    record = await submit(engine)
-    SessionPush(lambda: engine, Turns()).follow(request_on(connection), record, None)
-    await eventually(lambda: backend.bus.followers == 1, what="the task is followed")
+    backend, outbound, connection, record = await followed()
     await connection.exit_stack.aclose()
     assert followers() == backend.bus.followers == 0
     await backend.store.change(record.ref, Change(to="completed"))
@@ -117,13 +124,7 @@ async def test_a_connection_that_closes_ends_its_followers() -> None:
 
 
 async def test_a_follower_does_not_keep_a_session_that_was_dropped() -> None:
-    backend = MemoryBackend()
-    engine = backend.engine()
-    outbound = Outbound()
-    connection = Connection.for_loop(outbound)
-    record = await submit(engine)
-    SessionPush(lambda: engine, Turns()).follow(request_on(connection), record, None)
-    await eventually(lambda: backend.bus.followers == 1, what="the task is followed")
+    backend, outbound, connection, record = await followed()
     gone = weakref.ref(connection)
     del connection
     gc.collect()
