@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 from celery import Celery
+from kombu import Queue
 from kombu.exceptions import KombuError
 
 from mcp_celery.background import BackgroundTasks
@@ -68,6 +69,8 @@ class CeleryQueue:
         self._revokes = BackgroundTasks(logger, "the workers are not told to revoke a job")
         self._max_length = max_length
         self._backlogs: dict[str, Backlog] = {}
+        # By name, of what components declare. Making one anew for each publish reads a dozen of Celery's settings.
+        self._queues: dict[str, Queue] = {}
         self._said_unknown = False
 
     @asynccontextmanager
@@ -206,11 +209,16 @@ class CeleryQueue:
         """
         router: Any = self._app.amqp.router
         if config.queue is not None:
-            return router.route({"queue": queue_of(self._app, config.queue)}, name, (), {})
+            return router.route({"queue": self._queue(config.queue)}, name, (), {})
         options = dict(router.lookup_route(name, (), {}, {}) or {})
         if not options.get("queue") and not options.get("exchange"):
-            options["queue"] = queue_of(self._app, self._default_queue)
+            options["queue"] = self._queue(self._default_queue)
         return router.expand_destination(options)
+
+    def _queue(self, name: str) -> Queue:
+        if name not in self._queues:
+            self._queues[name] = queue_of(self._app, name)
+        return self._queues[name]
 
     def _revoke(self, publisher: Publisher, job_ids: Sequence[str], *, terminate: bool) -> None:
         """What ``app.control.revoke`` sends, but on our connection and tried once.
