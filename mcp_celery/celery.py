@@ -19,12 +19,15 @@ from mcp_celery.errors import ConfigurationError
 from mcp_celery.server import load_tasks
 from mcp_celery.settings import Settings
 from mcp_celery.worker import require_json
+from mcp_celery.worker.elastic import GROW_TO_SETTING
 from mcp_celery.worker.pool import TaskPool
 
 __all__ = ["app"]
 
 ASYNCIO_CONCURRENCY: Final = 100
 """Jobs that an asyncio pool runs at a time when nobody says. A job that waits costs some kilobytes."""
+ASYNCIO_GROW_TO: Final = 1000
+"""And at most, while its event loop has time for more."""
 
 
 def _import_server(sender: Any = None, **_: Any) -> Exception | None:
@@ -86,6 +89,8 @@ def _size_asyncio_pool(instance: Any = None, conf: Any = None, options: Any = No
     asked = options.get("concurrency") or conf.worker_concurrency
     if instance.app is app and not asked and issubclass(pool, TaskPool):
         conf.worker_concurrency = ASYNCIO_CONCURRENCY
+        if conf.get(GROW_TO_SETTING) is None:
+            conf[GROW_TO_SETTING] = ASYNCIO_GROW_TO
 
 
 django_fixup = fixup_django(app)

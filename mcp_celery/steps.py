@@ -11,7 +11,11 @@ _WORKER: Final = (
     "mcp_celery.worker.steps:Vitals",
     "mcp_celery.worker.revoked:WatchRevoked",
 )
-_CONSUMER: Final = ("mcp_celery.worker.steps:Reconnection", "mcp_celery.worker.steps:Ending")
+_CONSUMER: Final = (
+    "mcp_celery.worker.steps:Reconnection",
+    "mcp_celery.worker.steps:Ending",
+    "mcp_celery.worker.elastic:Elastic",
+)
 
 
 def add_steps(app: Celery) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, ClassVar, Final, cast
@@ -23,6 +23,7 @@ from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, current_jo
 from mcp_celery.worker.aio.dispatcher import UNWIND_SECONDS, Dispatcher
 from mcp_celery.worker.aio.job import Callbacks, Job
 from mcp_celery.worker.aio.mailbox import HubMailbox, Mailbox, ThreadMailbox
+from mcp_celery.worker.aio.roster import Census
 
 __all__ = ["TaskPool", "at_pool_stop", "await_in_job", "current_job", "in_job"]
 
@@ -139,6 +140,23 @@ class TaskPool(BasePool):
         """
         self._resize(-n)
 
+    def census(self) -> Census:
+        """Count the jobs."""
+        return self._dispatcher.roster.census()
+
+    def spawn(self, make: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Await something on the event loop that is no job. What it raises is logged.
+
+        Args:
+            make: Makes the coroutine, on the loop's thread.
+            name: For its task.
+        """
+        self._dispatcher.loop.spawn(make, name)
+
+    def post(self, tell: Callable[..., Any], *args: Any) -> None:
+        """Have something called where Celery is told of jobs."""
+        self._mailbox.post(tell, *args)
+
     def _resize(self, by: int) -> None:
         self._dispatcher.resize(by)
         self.limit = self._dispatcher.roster.limit
@@ -185,7 +203,7 @@ class TaskPool(BasePool):
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
     def _get_info(self) -> dict[str, Any]:
-        census = self._dispatcher.roster.census()
+        census = self.census()
         return {
             **cast(Any, super())._get_info(),
             "processes": [os.getpid()],

@@ -20,14 +20,17 @@ pytestmark = pytest.mark.anyio
 PAUSE_SECONDS = 2.0
 
 
-@pytest.fixture
-async def live(own: Starter, own_store: EmbeddedStoreContainer) -> AsyncGenerator[LiveServer]:
+@pytest.fixture(params=[300], ids=["300 slots"])
+async def live(
+    own: Starter, own_store: EmbeddedStoreContainer, request: pytest.FixtureRequest
+) -> AsyncGenerator[LiveServer]:
     settings = settings_for(own_store, "crowd", store_timeout_ms=20_000, publish_timeout_ms=20_000)
-    own.worker("tests.support.servers.crowd:server", "asyncio", settings, concurrency=300)
+    own.worker("tests.support.servers.crowd:server", "asyncio", settings, concurrency=request.param)
     async with live_server(crowd.build, settings) as server:
         yield server
 
 
+@pytest.mark.parametrize("live", [None, 300], indirect=True, ids=["by default", "300 slots"])
 async def test_hundreds_of_tools_wait_in_one_process(live: LiveServer, tmp_path: Path) -> None:
     """They all meet: had they not run at once, none would go on."""
     records = [await live.submit("meet", {"folder": str(tmp_path), "number": n, "others": 200}) for n in range(200)]

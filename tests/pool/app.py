@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio.to_thread
 from celery import Celery, Task, current_task, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from kombu.transport.redis import Transport
@@ -40,6 +41,7 @@ app.conf.update(
     },
 )
 app.conf.update({name: int(value) if value.isdigit() else value for name, value in CONF.items()})
+app.steps["consumer"].add("mcp_celery.worker.elastic:Elastic")
 
 SOON: Any = 0.3
 """A time limit. Celery's stubs know whole seconds only."""
@@ -281,6 +283,31 @@ async def _held(job_id: str, gate: str) -> str:
 @app.task(bind=True)
 async def hold(self: AnyTask, gate: str) -> str:
     return await _held(str(self.request.id), gate)
+
+
+@app.task(bind=True)
+async def computes(self: AnyTask, gate: str) -> str:
+    """Keeps the loop busy, and yet lets others have their turn."""
+    note("begun")
+    while not (FOLDER / f"gate-{gate}").exists():
+        until = time.monotonic() + 0.05
+        while time.monotonic() < until:
+            pass
+        await asyncio.sleep(0)
+    return "computed"
+
+
+@app.task(bind=True)
+async def waits_for_a_thread(self: AnyTask, gate: str) -> str:
+    """Waits in one of the threads that the tools of the MCP SDK have."""
+    note("begun")
+
+    def wait() -> None:
+        while not (FOLDER / f"gate-{gate}").exists():
+            time.sleep(0.01)
+
+    await anyio.to_thread.run_sync(wait)
+    return "waited"
 
 
 @app.task(bind=True, acks_late=True)

@@ -22,7 +22,7 @@ def test_jobs_have_their_turn_in_the_order_in_which_they_came() -> None:
     assert names(roster.leave(first)) == ["b"]
     assert names(roster.leave(others[0])) == ["c"]
     assert names(roster.leave(others[1])) == []
-    assert roster.census() == Census(running=0, in_threads=0, waiting=0)
+    assert roster.census() == Census(running=0, in_threads=0, waiting=0, waits_for_thread=False)
 
 
 def test_only_those_that_wait_for_a_thread_are_overtaken() -> None:
@@ -32,7 +32,7 @@ def test_only_those_that_wait_for_a_thread_are_overtaken() -> None:
     assert roster.add(looped := job("loop-1"))
     assert roster.add(job("loop-2"))
     assert not roster.add(job("loop-3"))
-    assert roster.census() == Census(running=3, in_threads=1, waiting=2)
+    assert roster.census() == Census(running=3, in_threads=1, waiting=2, waits_for_thread=True)
     assert names(roster.leave(threaded)) == ["thread-2"]  # it has waited longer than loop-3
     assert names(roster.leave(looped)) == ["loop-3"]
 

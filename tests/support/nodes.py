@@ -293,7 +293,7 @@ class WorkerProcess(ProcessContainer):
         pool: Celery's pool.
         folder: Where its log is kept.
         settings: ``MCP_CELERY_*`` and other variables of its environment.
-        concurrency: Jobs at a time.
+        concurrency: Jobs at a time, None for the pool's default.
         level: Log level.
         flags: Further options of the command.
     """
@@ -307,7 +307,7 @@ class WorkerProcess(ProcessContainer):
         *,
         folder: Path,
         settings: Mapping[str, str],
-        concurrency: int = 2,
+        concurrency: int | None = 2,
         level: str = "INFO",
         flags: Sequence[str] = (),
     ) -> None:
@@ -315,7 +315,7 @@ class WorkerProcess(ProcessContainer):
         self._level = level
         self._node = f"{pool}-{uuid.uuid4().hex[:8]}"
         options: dict[str, object] = {"concurrency": concurrency, "hostname": f"{self._node}@%h", "loglevel": level}
-        named = [f"--{name}={value}" for name, value in options.items()]
+        named = [f"--{name}={value}" for name, value in options.items() if value is not None]
         super().__init__(
             [sys.executable, "-m", "celery", "-A", "mcp_celery", "worker", *POOLS[pool], *ALONE, *named, *flags],
             name=f"worker-{pool}",

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from mcp_celery.background import BackgroundTasks
 from mcp_celery.worker.aio.current import Cleanup
 from mcp_celery.worker.aio.stalls import StallWatch
 
@@ -28,6 +29,7 @@ class LoopThread:
         self._calls: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._woken = False
         self._cleanups: list[Cleanup] = []
+        self._background = BackgroundTasks(logger, "the pool goes on without it")
         self._patience = 0.0
         self._thread = threading.Thread(target=self._main, name="asyncio-pool", daemon=True)
 
@@ -59,6 +61,15 @@ class LoopThread:
                 function(*args)
             except Exception:
                 logger.exception("%r failed on the event loop", function)
+
+    def spawn(self, make: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Await something on the loop, from any thread. What it raises is logged; it ends with the loop at the latest.
+
+        Args:
+            make: Makes the coroutine.
+            name: For its task.
+        """
+        self.call(lambda: self._background.start(make(), name=name))
 
     def at_stop(self, cleanup: Cleanup) -> None:
         """Await something before the loop ends."""

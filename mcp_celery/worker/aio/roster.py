@@ -17,11 +17,12 @@ from mcp_celery.worker.aio.job import Job, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """How many jobs there are."""
+    """How many jobs there are, and whether one waits for a thread."""
 
     running: int
     in_threads: int
     waiting: int
+    waits_for_thread: bool
 
 
 class Roster:
@@ -155,7 +156,9 @@ class Roster:
     def census(self) -> Census:
         """Count the jobs."""
         with self._lock:
-            return Census(len(self._running), self._in_threads, sum(map(len, self._waiting.values())))
+            waiting = sum(map(len, self._waiting.values()))
+            waits_for_thread = bool(self._waiting[False]) and self._in_threads >= self.threads
+            return Census(len(self._running), self._in_threads, waiting, waits_for_thread)
 
     def _admit(self) -> list[Job]:
         admitted: list[Job] = []

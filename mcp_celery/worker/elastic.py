@@ -1,0 +1,97 @@
+"""Lets an asyncio pool have more slots while its jobs only wait, and as many more messages prefetched.
+
+Provisional seam: what adds to the prefetched messages is ``Consumer._update_prefetch_count``, which Celery's
+``pool_grow`` uses too. Celery's autoscaler is no help here: it prefetches for its highest number of slots from the
+start, and so a worker whose jobs compute would keep hundreds of them from the others.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from celery import Celery, bootsteps
+from celery.exceptions import ImproperlyConfigured
+
+from mcp_celery.worker.aio.growth import Growth
+from mcp_celery.worker.pool import TaskPool
+
+logger = logging.getLogger(__name__)
+
+GROW_TO_SETTING: Final = "worker_asyncio_grow_to"
+LOOK_EVERY_SECONDS: Final = 10.0
+"""How often slots that are not needed any more are looked for."""
+
+
+class Elastic(bootsteps.StartStopStep):
+    """Part of a worker's consumer where ``worker_asyncio_grow_to`` is set, the pool is ours, and ``--autoscale`` is not
+    given.
+    """
+
+    requires = ("celery.worker.consumer:Tasks",)
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self._consumer = parent
+        self._growth = Growth(parent.pool, grow_to(parent.app))
+        self._weighs = False
+        self._timer: Any = None
+
+    def include_if(self, parent: Any) -> bool:
+        """Whether this worker's pool grows by itself."""
+        return isinstance(parent.pool, TaskPool) and not parent.controller.autoscale and grow_to(parent.app) > 0
+
+    def start(self, parent: Any) -> None:
+        """Look at the pool whenever a job arrives. Called again when the worker has connected anew."""
+        parent.on_task_message.add(self._look)
+        self._timer = parent.timer.call_repeatedly(LOOK_EVERY_SECONDS, self._shrink)
+
+    def stop(self, parent: Any) -> None:
+        """Look no longer: the connection is lost, or the worker ends."""
+        parent.on_task_message.discard(self._look)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def info(self, obj: Any) -> Any:  # noqa: ARG002 - Celery's
+        """What ``celery inspect stats`` tells."""
+        return {"asyncio-growth": {"max": self._growth.most, "added": self._growth.added}}
+
+    def _look(self, _request: Any) -> None:
+        if not self._weighs and self._growth.is_short():
+            self._weighs = True
+            self._consumer.pool.spawn(self._weigh, "asyncio-pool-growth")
+
+    async def _weigh(self) -> None:
+        try:
+            if await self._growth.wait_for_time():
+                self._consumer.pool.post(self._grow)
+        finally:
+            self._weighs = False
+
+    def _grow(self) -> None:
+        if added := self._growth.more():
+            self._resize(added)
+            logger.info("The jobs only wait: %d slots now", self._consumer.pool.limit)
+
+    def _shrink(self) -> None:
+        if removed := self._growth.fewer():
+            self._resize(-removed)
+            logger.info("Fewer jobs: %d slots now", self._consumer.pool.limit)
+
+    def _resize(self, by: int) -> None:
+        pool = self._consumer.pool
+        pool.grow(by) if by > 0 else pool.shrink(-by)
+        self._consumer._update_prefetch_count(by)
+
+
+def grow_to(app: Celery) -> int:
+    """How many slots an app's asyncio pool may have at most; 0: as many as at the start.
+
+    Raises:
+        ImproperlyConfigured: The setting is no number.
+    """
+    value: Any = app.conf.get(GROW_TO_SETTING) or 0
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ImproperlyConfigured(f"{GROW_TO_SETTING} must be a number of jobs, 0 or more, not {value!r}")
+    return value

@@ -1,0 +1,71 @@
+"""A pool may have more slots while its jobs only wait, and gives them up again."""
+
+import re
+
+import pytest
+
+from tests.pool.conftest import Starter, Worker, value_of
+from tests.support.waiting import eventually_sync
+
+
+def slots(worker: Worker) -> int:
+    return worker.ask("stats")["pool"]["max-concurrency"]
+
+
+@pytest.mark.parametrize("hub", ["yes", "no"])
+def test_slots_are_added_while_jobs_wait_and_go_again(start: Starter, hub: str) -> None:
+    way = {} if hub == "yes" else {"hub": "no", "worker_pool": "solo"}
+    options = [] if hub == "yes" else ["--pool=custom"]
+    worker = start(*options, concurrency=4, worker_asyncio_grow_to=20, worker_prefetch_multiplier=1, **way)
+    assert slots(worker) == 4
+    assert worker.tell("pool_grow", n=1) == {"ok": "pool will grow"}  # an operator's, which stays
+    jobs = [worker.submit("hold_late", "open") for _ in range(30)]
+    eventually_sync(lambda: len(worker.ids("active")) == 20, what="20 jobs at a time", seconds=30)
+    assert slots(worker) == 20
+    assert len(worker.ids("reserved") - worker.ids("active")) == 0, "what it cannot run is left to others"
+    assert worker.ask("stats")["asyncio-growth"] == {"max": 20, "added": 15}
+    worker.open("open")
+    assert [value_of(job) for job in jobs] == ["held"] * 30
+    eventually_sync(lambda: slots(worker) == 5, what="the slots of before", seconds=60)
+    eventually_sync(lambda: worker.ask("stats")["prefetch_count"] == 5)
+
+
+def test_a_busy_loop_gets_no_more_jobs_until_it_has_time(start: Starter) -> None:
+    worker = start("--loglevel=DEBUG", concurrency=4, worker_asyncio_grow_to=20, worker_prefetch_multiplier=1)
+    busy = [worker.submit("computes", "done") for _ in range(3)]
+    for job in busy:
+        worker.noted(job, "begun")
+    waiting = [worker.submit("hold_late", "open") for _ in range(10)]
+    eventually_sync(lambda: len(re.findall("no more slots: the event loop is", worker.logs())) >= 3, seconds=30)
+    assert slots(worker) == 4
+    worker.open("done")
+    # It is looked at again without another job: there can be none, since as many are prefetched as may be.
+    eventually_sync(lambda: len(worker.ids("active")) == 10, what="all others at a time", seconds=30)
+    worker.open("open")
+    assert [value_of(job) for job in busy + waiting] == ["computed"] * 3 + ["held"] * 10
+
+
+def test_jobs_that_wait_for_threads_get_no_more_slots(start: Starter) -> None:
+    threads = 40  # anyio's default
+    worker = start("--loglevel=DEBUG", concurrency=threads + 4, worker_asyncio_grow_to=100)
+    jobs = [worker.submit("waits_for_a_thread", "open") for _ in range(threads + 4)]
+    eventually_sync(lambda: "4 jobs wait for threads" in worker.logs(), seconds=30)
+    assert slots(worker) == threads + 4
+    worker.open("open")
+    assert [value_of(job) for job in jobs] == ["waited"] * (threads + 4)
+
+
+@pytest.mark.parametrize("options", [{}, {"worker_asyncio_grow_to": 0}])
+def test_without_the_setting_the_slots_are_as_many_as_said(start: Starter, options: dict[str, int]) -> None:
+    assert "asyncio-growth" not in start(concurrency=2, **options).ask("stats")
+
+
+def test_celerys_own_autoscaler_has_the_word_where_it_is_asked_for(start: Starter) -> None:
+    stats = start("--autoscale=4,2", worker_asyncio_grow_to=20).ask("stats")
+    assert "asyncio-growth" not in stats
+    assert stats["autoscaler"]["max"] == 4
+
+
+def test_a_wrong_setting_is_named(start: Starter) -> None:
+    with pytest.raises(Exception, match=r"worker_asyncio_grow_to must be a number of jobs, 0 or more, not 'many'"):
+        start(concurrency=2, worker_asyncio_grow_to="many")
