@@ -55,7 +55,7 @@ class Elastic(bootsteps.StartStopStep):
 
     def info(self, obj: Any) -> Any:  # noqa: ARG002 - Celery's
         """What ``celery inspect stats`` tells."""
-        return {"asyncio-growth": {"max": self._growth.most, "added": self._growth.added}}
+        return {"asyncio-growth": self._growth.info()}
 
     def _look(self, _request: Any) -> None:
         if not self._weighs and self._growth.is_short():
@@ -70,19 +70,14 @@ class Elastic(bootsteps.StartStopStep):
             self._weighs = False
 
     def _grow(self) -> None:
-        if added := self._growth.more():
-            self._resize(added)
+        if added := self._growth.add():
+            self._consumer._update_prefetch_count(added)
             logger.info("The jobs only wait: %d slots now", self._consumer.pool.limit)
 
     def _shrink(self) -> None:
-        if removed := self._growth.fewer():
-            self._resize(-removed)
+        if removed := self._growth.remove():
+            self._consumer._update_prefetch_count(-removed)
             logger.info("Fewer jobs: %d slots now", self._consumer.pool.limit)
-
-    def _resize(self, by: int) -> None:
-        pool = self._consumer.pool
-        pool.grow(by) if by > 0 else pool.shrink(-by)
-        self._consumer._update_prefetch_count(by)
 
 
 def grow_to(app: Celery) -> int:

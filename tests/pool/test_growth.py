@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from mcp_celery.worker.aio.growth import Growth
+from mcp_celery.worker.aio.roster import Census
 from tests.pool.conftest import Starter, Worker, value_of
 from tests.support.waiting import eventually_sync
 
@@ -53,6 +55,60 @@ def test_jobs_that_wait_for_threads_get_no_more_slots(start: Starter) -> None:
     assert slots(worker) == threads + 4
     worker.open("open")
     assert [value_of(job) for job in jobs] == ["waited"] * (threads + 4)
+
+
+class Counted:
+    """A pool of which only the numbers matter."""
+
+    def __init__(self, limit: int, running: int) -> None:
+        self.limit = limit
+        self.running = running
+
+    def census(self) -> Census:
+        return Census(running=self.running, in_threads=0, waiting=0, waits_for_thread=False)
+
+    def grow(self, n: int = 1) -> None:
+        self.limit += n
+
+    def shrink(self, n: int = 1) -> None:
+        self.limit -= n
+
+
+def test_a_pool_grows_by_half_and_shrinks_to_twice_what_was_needed() -> None:
+    pool = Counted(100, running=74)
+    growth = Growth(pool, 300)
+    assert not growth.is_short()
+    pool.running = 75
+    assert growth.is_short()
+    assert [growth.add() for _ in range(4)] == [50, 75, 75, 0]
+    pool.running = 300
+    assert not growth.is_short()
+    pool.running = 80
+    assert growth.remove() == 0, "300 have run since the last look"
+    assert growth.remove() == 140
+    pool.running = 0
+    growth.remove()
+    assert (pool.limit, growth.info()) == (100, {"max": 300, "added": 0})
+
+
+def test_an_operator_who_shrinks_the_pool_ends_its_growth() -> None:
+    pool = Counted(4, running=4)
+    growth = Growth(pool, 20)
+    growth.add()
+    growth.add()
+    assert growth.info() == {"max": 20, "added": 5}
+    pool.shrink(2)
+    assert growth.info() == {"max": 7, "added": 3}
+    pool.running = 7
+    assert not growth.is_short()
+    pool.shrink(5)
+    pool.running = 0
+    assert growth.remove() == 0
+    assert growth.info() == {"max": 2, "added": 0}
+    pool.shrink(2)
+    assert not growth.is_short(), "a worker that is to have no slots stays without"
+    pool.grow(3)
+    assert (growth.is_short(), growth.info()) == (False, {"max": 0, "added": 0})
 
 
 @pytest.mark.parametrize("options", [{}, {"worker_asyncio_grow_to": 0}])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from typing import Final, Protocol
 
@@ -29,8 +30,8 @@ AGAIN_SECONDS: Final = 0.5
 """Until a loop that was busy is watched again."""
 
 
-class GrowingPool(Protocol):
-    """The pool, as it is asked."""
+class ResizablePool(Protocol):
+    """The pool, as it is asked and told."""
 
     @property
     def limit(self) -> int:
@@ -41,32 +42,41 @@ class GrowingPool(Protocol):
         """Count its jobs."""
         ...
 
+    def grow(self, n: int = 1) -> None:
+        """Run more jobs at a time."""
+        ...
+
+    def shrink(self, n: int = 1) -> None:
+        """Run fewer jobs at a time; those that run go on."""
+        ...
+
 
 class Growth:
-    """Says when a pool should have more slots, and when it has more than it needs.
+    """Gives a pool more slots when it should have them, and takes them back when it has more than it needs.
+
+    Whoever else makes the pool larger adds slots that stay; whoever makes it smaller means it, and ends its growth.
 
     Args:
         pool: The pool.
         most: How many slots it may have.
-
-    Attributes:
-        most: The same.
-        added: How many of its slots it has from here.
     """
 
-    def __init__(self, pool: GrowingPool, most: int) -> None:
+    def __init__(self, pool: ResizablePool, most: int) -> None:
         self._pool = pool
-        self.most = most
-        self.added = 0
+        self._most = most
+        self._given = self._known = pool.limit
         self._peak = 0
+        self._lock = threading.Lock()  # jobs arrive on one thread, and are watched on the loop's
 
     def is_short(self) -> bool:
         """Whether the pool may have more slots, and nearly all are in use, by jobs that need no thread to go on."""
-        census = self._pool.census()
-        self._peak = max(self._peak, census.running)
-        if self._pool.limit >= self.most or census.running < FULL * self._pool.limit:
-            return False
-        return not census.waits_for_thread
+        with self._lock:
+            self._heed_others()
+            census = self._pool.census()
+            self._peak = max(self._peak, census.running)
+            if self._pool.limit >= self._most or census.running < FULL * self._pool.limit:
+                return False
+            return not census.waits_for_thread
 
     async def wait_for_time(self) -> bool:
         """Wait until the event loop, on which this is called, has time for more jobs, or the pool needs no more slots.
@@ -88,20 +98,51 @@ class Growth:
             await asyncio.sleep(AGAIN_SECONDS)
         return False
 
-    def more(self) -> int:
-        """How many slots to add. They count as added."""
-        limit = self._pool.limit
-        added = max(0, min(self.most, limit + max(1, int(limit * GROWTH))) - limit)
-        self.added += added
-        return added
+    def add(self) -> int:
+        """Add slots.
 
-    def fewer(self) -> int:
-        """How many of the added slots have not been needed since the last call, and go again. They count as gone.
-
-        A pool keeps twice as many as jobs have run at once, so that it does not shrink and grow by turns.
+        Returns:
+            How many.
         """
-        needed = 2 * max(self._peak, self._pool.census().running)
-        self._peak = 0
-        removed = max(0, min(self.added, self._pool.limit - needed))
-        self.added -= removed
-        return removed
+        with self._lock:
+            self._heed_others()
+            limit = self._pool.limit
+            added = max(0, min(self._most, limit + max(1, int(limit * GROWTH))) - limit)
+            if added:
+                self._pool.grow(added)
+                self._known = self._pool.limit
+            return added
+
+    def remove(self) -> int:
+        """Take back what has not been needed since the last call.
+
+        A pool keeps twice as many slots as jobs have run at once, so that it does not shrink and grow by turns.
+
+        Returns:
+            How many.
+        """
+        with self._lock:
+            self._heed_others()
+            needed = 2 * max(self._peak, self._pool.census().running)
+            self._peak = 0
+            removed = max(0, self._pool.limit - max(self._given, needed))
+            if removed:
+                self._pool.shrink(removed)
+                self._known = self._pool.limit
+            return removed
+
+    def info(self) -> dict[str, int]:
+        """How many slots the pool may have, and how many of those that it has were added."""
+        with self._lock:
+            self._heed_others()
+            return {"max": self._most, "added": self._pool.limit - self._given}
+
+    def _heed_others(self) -> None:
+        """Look at what an operator has made of the pool meanwhile."""
+        limit = self._pool.limit
+        if limit > self._known:
+            self._given += limit - self._known
+        elif limit < self._known:
+            self._given = min(self._given, limit)
+            self._most = limit
+        self._known = limit
