@@ -34,9 +34,11 @@ broker_connection_max_retries = None
 # (`redis_socket_keepalive` would do the same and more, but Celery passes it on to Unix sockets too, which refuse it.)
 redis_backend_health_check_interval = 30
 
-# Jobs that a worker runs at a time. On the asyncio pool they share a process: a hundred that wait cost nothing, and a
-# tool that computes slows the others down. Such tools do better in processes: `-P processes --concurrency CORES`.
+# Jobs that a worker runs at a time, and on the asyncio pool at most, while its jobs only wait. They share a process: a
+# hundred that wait cost nothing, and a tool that computes slows the others down. Such tools do better in processes:
+# `-P processes --concurrency CORES`. Tools that share a pool of connections need a fixed number: no second line.
 worker_concurrency = 100
+worker_asyncio_grow_to = 1_000
 
 # With `-P processes` only: seconds that a process may take to come up. Four, the default, are short on a busy machine.
 # There, --max-tasks-per-child and --max-memory-per-child give back what tools leak; the asyncio pool warns of both.

@@ -84,13 +84,18 @@ _refuse_settings()
 
 
 def _size_asyncio_pool(instance: Any = None, conf: Any = None, options: Any = None, **_: Any) -> None:
-    """Give the asyncio pool its own default; Celery's, the number of processors, is that of the other pools."""
+    """Give the asyncio pool its own default; Celery's, the number of processors, is that of the other pools.
+
+    ``-c`` is a promise: the pool does not grow beyond it, whatever the configuration says.
+    """
     pool: Any = get_implementation(options.get("pool") or options.get("pool_cls") or conf.worker_pool)
-    asked = options.get("concurrency") or conf.worker_concurrency
-    if instance.app is app and not asked and issubclass(pool, TaskPool):
+    if instance.app is not app or not issubclass(pool, TaskPool):
+        return
+    if options.get("concurrency"):
+        conf[GROW_TO_SETTING] = 0
+    elif not conf.worker_concurrency:
         conf.worker_concurrency = ASYNCIO_CONCURRENCY
-        if conf.get(GROW_TO_SETTING) is None:
-            conf[GROW_TO_SETTING] = ASYNCIO_GROW_TO
+        conf.setdefault(GROW_TO_SETTING, ASYNCIO_GROW_TO)
 
 
 django_fixup = fixup_django(app)

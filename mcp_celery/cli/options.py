@@ -36,8 +36,8 @@ pool_option = click.option(
 concurrency_option = click.option(
     "--concurrency",
     type=click.IntRange(min=1),
-    help="Jobs that the worker runs at a time. Default: 100 on the asyncio pool, else the number of processors, "
-    f"at most {MOST_DEFAULT_PROCESSES}.",
+    help="Jobs that the worker runs at a time. Default: 100 on the asyncio pool, and up to 1,000 while they only wait; "
+    f"else the number of processors, at most {MOST_DEFAULT_PROCESSES}.",
 )
 
 
