@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, Final, cast
 
@@ -45,10 +45,12 @@ def asks_first(server: MCPServer[Any], tool_name: str, when: AskWhen | None) -> 
     return tool is not None and (when == "before" or (when is None and _returns_questions(tool.fn)))
 
 
-def _returns_questions(fn: object) -> bool:
+def _returns_questions(fn: Callable[..., Any]) -> bool:
     # A function's annotations are evaluated once: that costs as much as a tenth of what a submission costs the server.
-    looks = _looks_once if isinstance(fn, Hashable) else returns_input_required
-    return looks(cast("Callable[..., Any]", fn))
+    try:
+        return _looks_once(fn)
+    except TypeError:  # an object that can be called, but not hashed
+        return returns_input_required(fn)
 
 
 _looks_once: Final = lru_cache(maxsize=1024)(returns_input_required)

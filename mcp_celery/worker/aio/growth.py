@@ -1,4 +1,4 @@
-"""More slots while all jobs wait: a slot costs memory only, so nothing is won by leaving work in the queue.
+"""More slots while all jobs wait: a job that waits costs little, so nothing is won by leaving it in the queue.
 
 That holds as long as the event loop has time. A job that computes on it slows all others; what such a worker does not
 take, another one can. Nor do more slots help jobs that wait for one of the threads.
@@ -66,7 +66,9 @@ class Growth:
         self._most = most
         self._given = self._known = pool.limit
         self._peak = 0
-        self._lock = threading.Lock()  # jobs arrive on one thread, and are watched on the loop's
+        # Jobs arrive, timers fire and the loop is watched on threads of their own. Reentrant as the roster's, and for
+        # the same reason: signal handlers.
+        self._lock = threading.RLock()
 
     def is_short(self) -> bool:
         """Whether the pool may have more slots, and nearly all are in use, by jobs that need no thread to go on."""
@@ -99,18 +101,18 @@ class Growth:
         return False
 
     def add(self) -> int:
-        """Add slots.
+        """Add slots, if there are still too few.
 
         Returns:
             How many.
         """
         with self._lock:
-            self._heed_others()
+            if not self.is_short():
+                return 0
             limit = self._pool.limit
-            added = max(0, min(self._most, limit + max(1, int(limit * GROWTH))) - limit)
-            if added:
-                self._pool.grow(added)
-                self._known = self._pool.limit
+            added = min(self._most, limit + max(1, int(limit * GROWTH))) - limit
+            self._pool.grow(added)
+            self._known = self._pool.limit
             return added
 
     def remove(self) -> int:
