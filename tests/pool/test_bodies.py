@@ -1,5 +1,7 @@
 """What a body may be, and what it sees."""
 
+import subprocess
+import sys
 from typing import Any, cast
 
 import pytest
@@ -127,3 +129,17 @@ def test_more_jobs_than_slots_all_come_to_their_turn(worker: Worker, task: str) 
 
 def test_the_process_is_set_up_like_any_in_which_jobs_run(worker: Worker) -> None:
     assert worker.notes("process")[0] == "init"
+
+
+def test_a_second_worker_of_a_process_runs_them_where_the_first_did() -> None:
+    """Celery's pytest plugin starts one after the other."""
+    places = """
+from mcp_celery.worker.aio.bodies import Bodies
+from tests.pool.app import app
+names = [f"tests.pool.app.{name}" for name in ("echo", "echo_sync", "on_loop", "in_thread", "autoretries")]
+for _ in range(2):
+    bodies = Bodies(app, None)
+    print([bodies.on_loop(name) for name in names])
+"""
+    said = subprocess.run([sys.executable, "-c", places], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == [str([True, False, True, False, True])] * 2

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 else:
     AnyTask = Task  # generic at run time since Celery 5.7 only
 
-_adapted: Final[weakref.WeakSet[AnyTask]] = weakref.WeakSet()
+_adapted: Final[weakref.WeakKeyDictionary[AnyTask, bool]] = weakref.WeakKeyDictionary()
+"""Those that are adapted, for whatever pool of this process, and whether they run on the loop."""
 
 
 def _strand_ident() -> Any:
@@ -90,16 +91,17 @@ class Bodies:
         task: AnyTask = self._app.tasks[name]
         known = self._places.get(name)
         if known is None or known[0] is not task:
-            known = self._places[name] = (task, _belongs_on_loop(task))
             if task not in _adapted:
                 self._adapt(task)
+            known = self._places[name] = (task, _adapted[task])
         return known[1]
 
     def _adapt(self, task: AnyTask) -> None:
+        on_loop = _belongs_on_loop(task)  # which is not seen any more behind what is put around it
         share_stacks(task.request_stack)
         attribute = "_orig_run" if hasattr(task, "_orig_run") else "run"
         setattr(task, attribute, _awaiting(task, getattr(task, attribute)))
-        _adapted.add(task)
+        _adapted[task] = on_loop
         if task.__trace__ is not None:  # the tracer has taken hold of what stood there before
             task.__trace__ = trace.build_tracer(task.name, task, self._app.loader, self._hostname, app=self._app)
         if inspect.iscoroutinefunction(type(task).__call__):
