@@ -50,6 +50,20 @@ def test_jobs_that_fall_due_together_get_more_slots(start: Starter) -> None:
     assert [value_of(job) for job in jobs] == ["held"] * 8
 
 
+def test_a_lost_connection_takes_no_slots_away(start: Starter) -> None:
+    worker = start(concurrency=4, worker_asyncio_grow_to=8, worker_prefetch_multiplier=1)
+    jobs = [worker.submit("hold", "open") for _ in range(6)]
+    eventually_sync(lambda: len(worker.ids("active")) == 6, what="6 jobs at a time", seconds=30)
+    worker.store.client_kill_filter(_type="normal", skipme=True)
+    eventually_sync(lambda: worker.logs().count("Connected to") == 2, what="a new connection", seconds=30)
+    jobs += [worker.submit("hold", "open") for _ in range(2)]
+    eventually_sync(lambda: len(worker.ids("active")) == 8, what="8 jobs at a time", seconds=30)
+    stats = worker.ask("stats")
+    assert (stats["pool"]["max-concurrency"], stats["prefetch_count"]) == (8, 8)
+    worker.open("open")
+    assert [value_of(job) for job in jobs] == ["held"] * 8
+
+
 def test_a_busy_loop_gets_no_more_jobs_until_it_has_time(start: Starter) -> None:
     worker = start("--loglevel=DEBUG", concurrency=4, worker_asyncio_grow_to=20, worker_prefetch_multiplier=1)
     busy = [worker.submit("computes", "done") for _ in range(3)]
