@@ -10,10 +10,10 @@ from typing import Final, cast
 import redis
 
 from mcp_celery.keys import RedisKeys
-from tests.soak.load import Call
+from tests.soak.load import FOREGROUND, Call
 from tests.soak.server import REFUSED
 
-ONCE: Final = ("once", "once_sync", "refuse")
+ONCE: Final = ("once", "once_sync", FOREGROUND, "refuse")
 THEIRS: Final = ("unacked", "unacked_index", "unacked_mutex", "_kombu.binding.")
 """What kombu's keys begin with, which have no lifetime."""
 
@@ -34,12 +34,14 @@ def findings(calls: Sequence[Call], notes: Path, store_url: str, keys: RedisKeys
 def _of_calls(calls: Sequence[Call], begun: Counter[int], ended: set[int]) -> Iterator[str]:  # noqa: C901 - a list
     for call in calls:
         name = f"{call.tool} {call.number}"
-        if call.refused is not None and begun[call.number]:
+        if call.refused is not None and begun[call.number] and call.tool != FOREGROUND:
             yield f"{name} was refused with {call.refused} and ran"
         if call.tool in ONCE and begun[call.number] > 1:
             yield f"{name} ran {begun[call.number]} times"
         if call.tool == "again" and begun[call.number] > 2:
             yield f"{name} ran {begun[call.number]} times"
+        if call.tool == FOREGROUND and call.end is not None and not _is_told(call, ended):
+            yield f"{name} was answered with {call.end}"
         if call.task_id is None:
             continue
         if call.lost:
@@ -53,6 +55,14 @@ def _of_calls(calls: Sequence[Call], begun: Counter[int], ended: set[int]) -> It
                 yield f"{name} completed and never ended"
         elif call.end["status"] == "cancelled":
             yield f"{name} is cancelled, which nobody asked for"
+
+
+def _is_told(call: Call, ended: set[int]) -> bool:
+    """Whether a call in the foreground was answered with its result, or with an error."""
+    result = call.end or {}
+    if result.get("isError"):
+        return True
+    return result.get("structuredContent") == {"result": call.number} and call.number in ended
 
 
 def _of_store(url: str, keys: RedisKeys) -> Iterator[str]:
@@ -71,7 +81,9 @@ def outcomes(calls: Sequence[Call]) -> Counter[str]:
     found = Counter[str]()
     for call in calls:
         if call.refused is not None:
-            found[f"refused, {call.refused}"] += 1
+            found[f"{'failed' if call.tool == FOREGROUND else 'refused'}, {call.refused}"] += 1
+        elif call.tool == FOREGROUND and call.end is not None:
+            found["answered in the foreground" + (" with an error" if call.end.get("isError") else "")] += 1
         elif call.task_id is None:
             found["unanswered: the server died"] += 1
         elif call.end is not None:

@@ -14,8 +14,9 @@ import httpx2
 
 from tests.support.wire import JSON, Wire
 
-TOOLS: Final = ("once", "once_sync", "again", "flaky", "refuse")
-WEIGHTS: Final = (4, 2, 4, 1, 1)
+FOREGROUND: Final = "in_the_foreground"
+TOOLS: Final = ("once", "once_sync", "again", FOREGROUND, "flaky", "refuse")
+WEIGHTS: Final = (4, 2, 4, 2, 1, 1)
 LONGEST_SECONDS: Final = 3.0
 POLL_SECONDS: Final = 0.5
 
@@ -29,7 +30,7 @@ class Call:
         tool: Its tool.
         refused: The JSON-RPC error code that its creation was answered with.
         task_id: The task that was created; None with ``refused`` None: the server died before it answered.
-        end: The terminal task.
+        end: The terminal task; of a call in the foreground its result.
         lost: ``tasks/get`` said that there is no such task.
     """
 
@@ -56,17 +57,28 @@ class Load:
         numbers = itertools.count(1)
         async with AsyncExitStack() as stack:
             wires = [await stack.enter_async_context(Wire(url)) for url in self.urls]
-            await asyncio.gather(*(self._client(wires, numbers, stop, client) for client in range(self.clients)))
+            plain = [await stack.enter_async_context(Wire(url, extension=False)) for url in self.urls]
+            clients = (self._client(wires, plain, numbers, stop, client) for client in range(self.clients))
+            await asyncio.gather(*clients)
 
     async def _client(
-        self, wires: Sequence[Wire], numbers: itertools.count[int], stop: asyncio.Event, client: int
+        self,
+        wires: Sequence[Wire],
+        plain: Sequence[Wire],
+        numbers: itertools.count[int],
+        stop: asyncio.Event,
+        client: int,
     ) -> None:
         chance = random.Random(f"{self.seed}-{client}")
         following: list[asyncio.Task[None]] = []
         while not stop.is_set():
             call = Call(next(numbers), chance.choices(TOOLS, WEIGHTS)[0])
             self.calls.append(call)
-            await self._create(chance.choice(wires), call, chance.uniform(0, LONGEST_SECONDS))
+            seconds = chance.uniform(0, LONGEST_SECONDS)
+            if call.tool == FOREGROUND:
+                following.append(asyncio.create_task(self._wait_for(chance.choice(plain), call, seconds)))
+            else:
+                await self._create(chance.choice(wires), call, seconds)
             if call.task_id is not None:
                 following.append(asyncio.create_task(self._follow(wires, call, chance)))
             await asyncio.sleep(chance.uniform(0, 1.0))
@@ -82,6 +94,17 @@ class Load:
             call.refused = answer.error["code"]
         else:
             call.task_id = answer.result["taskId"]
+
+    async def _wait_for(self, wire: Wire, call: Call, seconds: float) -> None:
+        try:
+            answer = await wire.call(call.tool, number=call.number, seconds=seconds)
+        except (httpx2.HTTPError, ValueError):
+            self.unanswered += 1
+            return
+        if "error" in answer.message:
+            call.refused = answer.error["code"]
+        else:
+            call.end = answer.result
 
     async def _follow(self, wires: Sequence[Wire], call: Call, chance: random.Random) -> None:
         while call.end is None and not call.lost:

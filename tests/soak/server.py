@@ -53,6 +53,15 @@ async def again(number: int, seconds: float) -> int:
     return number
 
 
+@server.tool(task=TaskConfig(foreground="worker"))
+async def in_the_foreground(number: int, seconds: float) -> int:
+    """Called by clients that know no tasks, whose request waits for it. Must never run twice."""
+    note("begun", number)
+    await asyncio.sleep(seconds)
+    note("ended", number)
+    return number
+
+
 @server.tool(task=TaskConfig(autoretry_for=(ConnectionError,), max_retries=2, retry_jitter=False))
 async def flaky(number: int, seconds: float) -> int:
     """Fails at first, and is tried again."""
