@@ -34,9 +34,10 @@ broker_connection_max_retries = None
 # (`redis_socket_keepalive` would do the same and more, but Celery passes it on to Unix sockets too, which refuse it.)
 redis_backend_health_check_interval = 30
 
-# Jobs that a worker runs at a time, and on the asyncio pool at most, while its jobs only wait. They share a process: a
-# hundred that wait cost nothing, and a tool that computes slows the others down. Such tools do better in processes:
-# `-P processes --concurrency CORES`. Tools that share a pool of connections need a fixed number: no second line.
+# Jobs that a worker runs at a time; and the most that the asyncio pool runs while they only wait. They share a process:
+# a hundred that wait cost little, and a tool that computes slows the others down. Such tools do better in processes:
+# `-P processes --concurrency CORES`. Tools that share a pool of connections need a fixed number: take out the second
+# line.
 worker_concurrency = 100
 worker_asyncio_grow_to = 1_000
 

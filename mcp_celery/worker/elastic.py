@@ -78,7 +78,6 @@ class Elastic(bootsteps.StartStopStep):
             self._consumer.pool.spawn(self._weigh, "asyncio-pool-growth")
 
     async def _weigh(self) -> None:
-        grows = False
         try:
             grows = await self._growth.wait_for_time()
         finally:

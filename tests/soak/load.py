@@ -76,15 +76,15 @@ class Load:
             self.calls.append(call)
             seconds = chance.uniform(0, LONGEST_SECONDS)
             if call.tool == FOREGROUND:
-                following.append(asyncio.create_task(self._wait_for(chance.choice(plain), call, seconds)))
+                following.append(asyncio.create_task(self._send(chance.choice(plain), call, seconds)))
             else:
-                await self._create(chance.choice(wires), call, seconds)
+                await self._send(chance.choice(wires), call, seconds)
             if call.task_id is not None:
                 following.append(asyncio.create_task(self._follow(wires, call, chance)))
             await asyncio.sleep(chance.uniform(0, 1.0))
         await asyncio.gather(*following)
 
-    async def _create(self, wire: Wire, call: Call, seconds: float) -> None:
+    async def _send(self, wire: Wire, call: Call, seconds: float) -> None:
         try:
             answer = await wire.call(call.tool, number=call.number, seconds=seconds)
         except (httpx2.HTTPError, ValueError):
@@ -92,19 +92,10 @@ class Load:
             return
         if "error" in answer.message:
             call.refused = answer.error["code"]
+        elif call.tool == FOREGROUND:
+            call.end = answer.result
         else:
             call.task_id = answer.result["taskId"]
-
-    async def _wait_for(self, wire: Wire, call: Call, seconds: float) -> None:
-        try:
-            answer = await wire.call(call.tool, number=call.number, seconds=seconds)
-        except (httpx2.HTTPError, ValueError):
-            self.unanswered += 1
-            return
-        if "error" in answer.message:
-            call.refused = answer.error["code"]
-        else:
-            call.end = answer.result
 
     async def _follow(self, wires: Sequence[Wire], call: Call, chance: random.Random) -> None:
         while call.end is None and not call.lost:
