@@ -2,11 +2,13 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Tests mostly wait for processes, so more than one runs on each core; those that share a process run in one group.
+PYTEST := $(BIN)/pytest -n auto --dist loadgroup
 SOURCES := mcp_celery workers config tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-faults test-peers soak screenshots conformance bench lint format docs \
-  constraints clean
+.PHONY: help setup demo test test-all test-long test-stress test-browser test-faults test-peers coverage soak \
+  screenshots conformance bench lint format docs constraints clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,17 +23,34 @@ $(READY): constraints.txt pyproject.toml .ci/bootstrap
 demo: $(READY) ## Watch a tool call run as a Celery job, its progress pushed to the client
 	@$(BIN)/mcp-celery demo
 
-test: $(READY) ## Run all tests; ARGS="-k name" selects
-	@$(BIN)/pytest $(ARGS)
+test: $(READY) ## Run the tests that every change needs, in 5 minutes; ARGS="-k name" selects
+	@$(PYTEST) --quick $(ARGS)
 
-test-browser: $(READY) ## Test Flower in a real browser (skipped without Chromium); ARGS="-k name" selects
-	@$(BIN)/pytest tests/browser $(ARGS)
+test-all: $(READY) ## Run all tests, on every pool, broker and result backend, with faults, peers and a browser, in 20 minutes
+	@$(PYTEST) $(ARGS)
+	@$(BIN)/python -m tests.conformance
 
-test-faults: $(READY) ## Kill and stop workers, stores and brokers, and see that nothing is lost; ARGS="-k name" selects
-	@$(BIN)/pytest tests/integration/faults $(ARGS)
+test-long: $(READY) ## Run each test on each pool, large random tests and the soak, in an hour: before a release
+	@$(PYTEST) --all-pools --long --hypothesis-profile=long $(ARGS)
+	@$(BIN)/python -m tests.soak --minutes 5
+
+test-stress: $(READY) ## Run `make test` three times beside busy processors, each time in another order
+	@$(BIN)/python -m tests.stress --quick $(ARGS)
+
+coverage: $(READY) ## Measure the coverage of `make test-all`; ARGS="--quick" that of `make test`
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -n auto --dist loadgroup $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+test-browser: $(READY) ## Test Flower in a real browser (skipped without Chromium)
+	@$(PYTEST) tests/browser $(ARGS)
+
+test-faults: $(READY) ## Kill and stop workers, stores and brokers, and see that nothing is lost
+	@$(PYTEST) tests/integration/faults $(ARGS)
 
 test-peers: $(READY) ## Test with clients of other makers, each in a venv of its own (skipped where they cannot be installed)
-	@$(BIN)/pytest tests/peers $(ARGS)
+	@$(PYTEST) tests/peers $(ARGS)
 
 soak: $(READY) ## Kill everything at random under load, and audit what became of it; ARGS="--minutes 20 --write"
 	@$(BIN)/python -m tests.soak $(ARGS)

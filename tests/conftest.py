@@ -1,21 +1,126 @@
-"""For every test: async tests run on asyncio, and hypothesis times nothing."""
+"""For every test: which tests run, on which pool of Celery, and beside which others.
+
+Options:
+    --quick: Leave out what `make test` leaves out: of the integration tests all but those marked `smoke`; and each test
+        runs on one pool.
+    --all-pools: Run each test on every pool.
+    --long: Run the tests marked `long` as well.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any, Final, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.nodes import Pool
+
 # Not tests, but what workers import; some are broken on purpose.
 collect_ignore_glob = ["support/*"]
 
-settings.register_profile(
-    "mcp_celery",
-    deadline=None,  # a machine that is slow for a moment is no fault of the code
-    suppress_health_check=[HealthCheck.too_slow],
-    print_blob=True,
-)
+POOLS: Final[Sequence[Pool]] = ("asyncio", "prefork", "threads")
+PROCESSES_PER_CORE: Final = 2
+"""Tests mostly wait for processes that they started."""
+ACROSS_MODULES: Final = frozenset({"deployment", "shared_worker"})
+"""Fixtures of a whole folder, or of the session, that start processes."""
+SMOKE_ONLY: Final = frozenset({"browser", "integration", "peers", "pool"})
+"""Folders of which `--quick` runs only the tests marked `smoke`."""
+
+# A machine that is slow for a moment is no fault of the code: hypothesis times nothing.
+_untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("mcp_celery", _untimed)
+settings.register_profile("long", _untimed, max_examples=2_000)
 settings.load_profile("mcp_celery")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("mcp_celery")
+    group.addoption("--quick", action="store_true", help="what `make test` runs: each module, but not every case")
+    group.addoption("--all-pools", action="store_true", help="run each test on every pool of Celery")
+    group.addoption("--long", action="store_true", help="run the tests marked `long` as well")
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """What anyio's plugin runs tests marked `anyio` on."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session", params=POOLS)
+def pool(request: pytest.FixtureRequest) -> Pool:
+    """Celery's pool. A test that takes it runs on one, chosen by its id; one marked `each_pool` on each."""
+    return request.param
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """How many test processes `-n auto` starts, unless xdist's own variable says it."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else PROCESSES_PER_CORE * (os.cpu_count() or 1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kept = list(_selected(config, items))
+    for item in kept:
+        if group := _group_of(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+    left_out = set(items).difference(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = kept
+
+
+def _selected(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
+    quick, every_pool = config.getoption("--quick"), config.getoption("--all-pools")
+    variants: dict[Hashable, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("long") and not config.getoption("--long"):
+            continue
+        if quick and not SMOKE_ONLY.isdisjoint(item.path.parts) and not item.get_closest_marker("smoke"):
+            continue
+        variants[_without_pool(item)].append(item)
+    for test, found in variants.items():
+        if every_pool or (_depends_on_pool(found[0]) and not quick):
+            yield from found
+        else:
+            yield found[zlib.crc32(repr(test).encode()) % len(found)]
+
+
+def _without_pool(item: pytest.Item) -> Hashable:
+    """What the variants of a test on several pools have in common."""
+    name, _, parameters = item.nodeid.partition("[")
+    parts = parameters.removesuffix("]").split("-")
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None and (pool := callspec.params.get("pool")) in parts:
+        parts.remove(pool)
+    return name, *parts
+
+
+def _depends_on_pool(item: pytest.Item) -> bool:
+    """Whether a test is marked to run on each pool, or names its pools."""
+    if item.get_closest_marker("each_pool"):
+        return True
+    return any("pool" in (mark.args[0], *mark.args[0]) for mark in item.iter_markers("parametrize"))
+
+
+def _group_of(item: pytest.Item) -> str | None:
+    """Which tests run in one process, because they share what takes long to start; None: this one shares nothing.
+
+    Those are the tests that use the same of the fixtures `ACROSS_MODULES`, and else the tests of a module that share a
+    fixture of it, in each case on the same pool.
+    """
+    # What pytest knows of a test's fixtures is public only while tests are generated, one function at a time.
+    definitions = cast("dict[str, Sequence[pytest.FixtureDef[object]]]", cast(Any, item)._fixtureinfo.name2fixturedefs)
+    lasting = {name: found[-1] for name, found in definitions.items() if found[-1].scope in ("module", "session")}
+    module = item.nodeid.partition("::")[0]
+    if any(found.scope == "module" or found.baseid == module for found in lasting.values()):
+        base = module
+    elif across := ACROSS_MODULES.intersection(lasting):
+        base = f"{lasting[min(across)].baseid}:{min(across)}"
+    else:
+        return None
+    return f"{base}-{cast(Any, item).callspec.params['pool']}" if "pool" in lasting else base

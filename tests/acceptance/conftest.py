@@ -7,13 +7,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
 
 from mcp_celery.embedded import EmbeddedStore
 from tests.support.deployment import Deployment, deployed
+from tests.support.leaks import eternal_keys
+from tests.support.nodes import Pool
 
 
 @pytest.fixture(scope="session")
@@ -24,13 +24,8 @@ def store_url() -> Iterator[str]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="session", params=["asyncio", "prefork", "threads"])
-def pool(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 @pytest.fixture(scope="session")
-def deployment(store_url: str, pool: str) -> Iterator[Deployment]:
+def deployment(store_url: str, pool: Pool) -> Iterator[Deployment]:
     """A store and one worker, shared by all tests of a pool."""
     with deployed(store_url, f"acc-{pool}") as found, found.worker(pool):
         yield found
@@ -59,8 +54,4 @@ def guarded_url(deployment: Deployment) -> str:
 def every_key_has_a_lifetime(store_url: str) -> Iterator[None]:
     """Fails a test that leaves a key of ours without a lifetime."""
     yield
-    store: Any = redis.Redis.from_url(store_url, decode_responses=True)
-    ours: list[str] = [*store.scan_iter("mcp_celery:*", count=1000), *store.scan_iter("celery-task-meta-*", count=1000)]
-    lifeless = [key for key in ours if store.ttl(key) == -1]
-    store.close()
-    assert not lifeless
+    assert eternal_keys(store_url) == []

@@ -99,6 +99,7 @@ def text_of(result: JSON) -> str:
     return result["content"][0]["text"]
 
 
+@pytest.mark.each_pool
 @pytest.mark.shows("L39", "L24")
 async def test_a_question_goes_out_on_the_open_result_and_its_answer_lets_the_task_go_on(connect: Connect) -> None:
     async with connect(answer_with=ada) as session:
@@ -239,6 +240,7 @@ async def test_a_tool_whose_jobs_return_their_questions(connect: Connect, tmp_pa
         assert [one["params"]["message"] for one in session.asked] == ["Where to?", "And then?"]
 
 
+@pytest.mark.each_pool
 @pytest.mark.shows("L30", "L39")
 async def test_a_task_that_is_cancelled_while_it_asks(connect: Connect) -> None:
     async with connect(answer_with=never) as session:

@@ -86,6 +86,7 @@ def text_of(task: JSON) -> str:
 # --- While it runs
 
 
+@pytest.mark.each_pool
 @pytest.mark.shows("M10", "M14", "M25")
 async def test_a_task_that_asks_shows_what_and_goes_on_when_answered(wire: Wire) -> None:
     created = await wire.create("greet")
@@ -207,6 +208,7 @@ async def test_a_wait_for_input_may_lengthen_the_time_to_live(wire: Wire) -> Non
     await wire.ask("tasks/cancel", {"taskId": created["taskId"]})
 
 
+@pytest.mark.each_pool
 @pytest.mark.shows("M17")
 @pytest.mark.parametrize(("tool", "questions"), [("greet", 1), ("three_at_once", 3)])
 async def test_a_task_that_waits_is_cancelled_and_cannot_be_woken(wire: Wire, tool: str, questions: int) -> None:

@@ -359,6 +359,7 @@ async def test_a_queued_task_is_cancelled_before_the_answer(idle_deployment: Dep
             assert (await session.get(task_id)) == cancelled
 
 
+@pytest.mark.each_pool
 @pytest.mark.shows("L28", "L30")
 async def test_a_running_task_is_cancelled_for_good(session: Session) -> None:
     task_id = (await session.create("counting", steps=500, pause=0.05))["taskId"]
@@ -423,6 +424,7 @@ async def test_a_cursor_that_nobody_gave_is_refused(session: Session, cursor: st
 # --- Push
 
 
+@pytest.mark.each_pool
 @pytest.mark.shows("L35", "L38")
 async def test_the_session_is_told_every_change_in_order_and_nothing_after_the_end(session: Session) -> None:
     params = {"name": "counting", "arguments": {"steps": 4}, "task": {}, "_meta": {"progressToken": "mine"}}

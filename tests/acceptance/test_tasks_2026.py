@@ -104,6 +104,7 @@ async def test_a_task_parameter_of_the_other_era_is_ignored(url: str) -> None:
 # --- Ends
 
 
+@pytest.mark.each_pool
 @pytest.mark.shows("M10", "M25")
 async def test_a_completed_task_holds_what_the_foreground_call_returns(url: str) -> None:
     async with Wire(url) as wire:
@@ -289,6 +290,7 @@ async def test_a_queued_task_that_is_cancelled_never_runs(idle_deployment: Deplo
             assert (await wire.get(cancelled))["status"] == "cancelled"
 
 
+@pytest.mark.each_pool
 @pytest.mark.shows("L28", "M16")
 async def test_a_running_task_is_cancelled_for_good(url: str, tmp_path: Path) -> None:
     async with Wire(url) as wire:
@@ -324,6 +326,7 @@ async def test_cancelling_what_has_ended_is_acknowledged_and_changes_nothing(url
 # --- Push
 
 
+@pytest.mark.each_pool
 @pytest.mark.shows("M20", "M25")
 async def test_push_tells_the_current_state_then_every_change_then_nothing(url: str) -> None:
     async with Wire(url) as wire:
@@ -418,6 +421,7 @@ async def test_malformed_or_too_many_ids_are_refused(url: str, task_ids: object)
     assert answer.error["code"] == -32602
 
 
+@pytest.mark.each_pool
 @pytest.mark.shows("M20")
 async def test_sync_tools_report_progress_too(url: str) -> None:
     async with Wire(url) as wire:

@@ -17,7 +17,7 @@ def store_url() -> Generator[str]:
     """A Redis that no test stops or empties."""
     with (
         tempfile.TemporaryDirectory(prefix="mcpc-") as folder,
-        no_processes_left(Path(folder).resolve()),
+        no_processes_left(Path(folder).resolve(), children=False),
         EmbeddedStore.open(Path(folder) / "data") as store,
     ):
         yield store.url

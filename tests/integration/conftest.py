@@ -106,7 +106,7 @@ def worker_environment(settings: Settings) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def nodes_folder() -> Generator[Path]:
     """Torn down after all that is shared, so nothing of it may run any more."""
-    with short_folder() as folder, no_processes_left(folder):
+    with short_folder() as folder, no_processes_left(folder, children=False):
         yield folder
 
 
@@ -161,12 +161,6 @@ def no_key_is_left_without_a_lifetime(request: pytest.FixtureRequest) -> Generat
         yield
 
 
-@pytest.fixture(scope="session", params=["asyncio", "prefork", "threads"])
-def pool(request: pytest.FixtureRequest) -> Pool:
-    """Celery's pool; tests that take it run once for each."""
-    return request.param
-
-
 def settings_for(store: EmbeddedStoreContainer | ValkeyProcess, namespace: str, **values: Any) -> Settings:
     """Settings that leave nothing to the developer's environment."""
     ours = {"snapshot_headers": "X-Tenant, traceparent", "store_timeout_ms": 5_000, "publish_timeout_ms": 5_000}
@@ -189,7 +183,7 @@ def witness(nodes_folder: Path, pool: Pool) -> Path:
 def shared_worker(shared: Starter, settings: Settings, pool: Pool, witness: Path) -> Generator[WorkerProcess]:
     worker = shared.worker(TOOLS, pool, settings, env={tools.WITNESS_VARIABLE: str(witness)})
     yield worker
-    worker.stop()
+    worker.teardown()
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,6 @@ from tests.support.nodes import EmbeddedStoreContainer, Pool, WorkerProcess
 from tests.support.servers import anywhere
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.anyio
-
 SERVER: Final = "tests.support.servers.anywhere:server"
 OPERATOR = {"CELERY_CONFIG_MODULE": "tests.support.servers.prioritized"}
 PATIENCE_SECONDS: Final = 40.0
@@ -38,12 +36,32 @@ class Place:
         return f"{self.broker}-{self.backend}"
 
 
-PLACES = (
-    Place("rabbitmq", "redis"),
-    Place("rabbitmq", "postgresql"),
-    Place("redis", "sqlite"),
-    Place("redis", "postgresql"),
+RABBITMQ_REDIS = Place("rabbitmq", "redis")
+RABBITMQ_POSTGRESQL = Place("rabbitmq", "postgresql")
+REDIS_SQLITE = Place("redis", "sqlite")
+REDIS_POSTGRESQL = Place("redis", "postgresql")
+
+# Every pair of a pool and a broker, of a pool and a result backend, and of a broker and a result backend. The whole
+# product has three combinations more and shows nothing that these do not.
+COMBINATIONS = (
+    pytest.param("asyncio", RABBITMQ_REDIS, marks=pytest.mark.smoke),
+    ("asyncio", RABBITMQ_POSTGRESQL),
+    ("asyncio", REDIS_SQLITE),
+    ("prefork", RABBITMQ_REDIS),
+    ("prefork", REDIS_POSTGRESQL),
+    ("prefork", REDIS_SQLITE),
+    ("threads", RABBITMQ_REDIS),
+    ("threads", RABBITMQ_POSTGRESQL),
+    ("threads", REDIS_SQLITE),
+    pytest.param("asyncio", REDIS_POSTGRESQL, marks=pytest.mark.long),
+    pytest.param("prefork", RABBITMQ_POSTGRESQL, marks=pytest.mark.long),
+    pytest.param("threads", REDIS_POSTGRESQL, marks=pytest.mark.long),
 )
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize(("pool", "place"), COMBINATIONS, indirect=True, scope="module", ids=str),
+]
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +70,7 @@ def postgresql_url() -> Generator[str]:
         yield url
 
 
-@pytest.fixture(scope="module", params=PLACES, ids=str)
+@pytest.fixture(scope="module")
 def place(request: pytest.FixtureRequest) -> Place:
     return request.param
 
@@ -78,7 +96,7 @@ def place_worker(shared: Starter, pool: Pool, place: Place, place_settings: Sett
             names = (f"mcp.{place_settings.namespace}",)
             stack.callback(delete_queues, str(place_settings.broker_url), *names)
         worker = shared.worker(SERVER, pool, place_settings, concurrency=1, env=OPERATOR)
-        stack.callback(worker.stop)
+        stack.callback(worker.teardown)
         yield worker
 
 

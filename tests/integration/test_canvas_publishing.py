@@ -101,6 +101,7 @@ async def test_no_result_is_waited_for(shop: Shop) -> None:
         assert shop.subscriptions() == []
 
 
+@pytest.mark.smoke
 async def test_every_part_stores_its_result_and_shows_no_argument(shop: Shop) -> None:
     await shop.publish(chord([chain(shop.add.s(1, 2), shop.add.s(3)), shop.add.s(4)], shop.total.s()))
     begun = shop.messages("adding")
@@ -126,6 +127,7 @@ async def test_a_thousand_jobs_may_take_longer_than_one(shop: Shop) -> None:
     assert shop.redis.llen("adding") == 999
 
 
+@pytest.mark.smoke
 async def test_a_canvas_holds_up_nothing_else_and_is_revoked_after_it(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -162,6 +164,7 @@ async def test_a_canvas_holds_up_nothing_else_and_is_revoked_after_it(
         assert shop.redis.llen("adding") == 1
 
 
+@pytest.mark.smoke
 async def test_a_broker_that_does_not_answer_is_not_waited_for(shop: Shop) -> None:
     await shop.publish(group(shop.add.s(1), shop.add.s(2)))
     shop.broker.send(signal.SIGSTOP)

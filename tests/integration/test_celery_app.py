@@ -98,6 +98,7 @@ def test_inspect_registered_needs_no_server_and_shows_every_component(worker: Wo
     assert all(name.startswith(f"mcp.{settings.namespace}.tool.") for name in ours)
 
 
+@pytest.mark.smoke
 def test_a_worker_consumes_the_servers_queue_and_no_other(
     worker: WorkerNode, celery_setup_app: Any, settings: Settings
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_worker_consumes_the_servers_queue_and_no_other(
     assert [queue["name"] for queue in queues] == [f"mcp.{settings.namespace}"]
 
 
+@pytest.mark.smoke
 def test_importing_the_package_does_not_change_the_current_app(tmp_path: Path) -> None:
     code = """
 import celery

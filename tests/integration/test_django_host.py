@@ -56,6 +56,7 @@ async def run(wire: Wire, tool: str, **arguments: Any) -> Any:
     return ended["result"]["structuredContent"]["result"]
 
 
+@pytest.mark.smoke
 @pytest.mark.shows("C9")
 async def test_a_tool_uses_the_database_and_leaves_no_connection(wire: Wire) -> None:
     before = await run(wire, "count_orders", year=2026)

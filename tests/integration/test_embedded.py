@@ -128,6 +128,7 @@ def no_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", spec_of_others)
 
 
+@pytest.mark.smoke
 def test_it_starts_answers_and_stops(binary: Path, data_dir: Path) -> None:
     with EmbeddedStore.open(data_dir) as store:
         process = server_process(store)
@@ -151,6 +152,7 @@ def test_data_survives_a_stop(binary: Path, data_dir: Path) -> None:
         assert client.get("kept") == b"value"
 
 
+@pytest.mark.smoke
 def test_data_survives_a_killed_server(data_dir: Path) -> None:
     with EmbeddedStore.open(data_dir) as store, redis.Redis.from_url(store.url) as client:
         client.set("kept", "value")
@@ -188,6 +190,7 @@ def test_many_threads_that_start_at_once_share_one_server(data_dir: Path) -> Non
         list(pool.map(EmbeddedStore.close, stores))
 
 
+@pytest.mark.smoke
 def test_processes_share_one_server_until_the_last_leaves(
     data_dir: Path, join: Callable[[], subprocess.Popen[str]]
 ) -> None:
@@ -265,6 +268,7 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
         EmbeddedStore.open(tmp_path / "data")
 
 
+@pytest.mark.smoke
 def test_a_long_data_dir_gets_a_short_private_socket(
     data_dir: Path, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +311,7 @@ def test_without_a_binary_the_error_names_the_command(data_dir: Path) -> None:
     assert "MCP_CELERY_REDIS_URL" in str(caught.value)
 
 
+@pytest.mark.smoke
 def test_a_server_that_cannot_start_shows_its_log(data_dir: Path) -> None:
     with EmbeddedStore.open(data_dir):
         pass

@@ -44,6 +44,7 @@ def test_its_commands_are_the_ones_that_are_run_here() -> None:
     assert told[2].endswith("/mcp export_orders --arg year=2026")
 
 
+@pytest.mark.smoke
 @pytest.mark.shows("C9")
 async def test_a_tool_runs_what_the_shop_has(shop: Deployment) -> None:
     async with Wire(shop.serve()) as wire:

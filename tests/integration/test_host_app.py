@@ -93,6 +93,7 @@ async def ended(wire: Wire, tool: str, **arguments: Any) -> dict[str, Any]:
     return (await soon(follow(wire, task_id), seconds=JOB_SECONDS))[-1]
 
 
+@pytest.mark.smoke
 @pytest.mark.shows("C9")
 async def test_a_tool_runs_in_their_worker(wire: Wire) -> None:
     seen = await follow(wire, (await wire.create("add", a=2, b=3))["taskId"])
@@ -142,6 +143,7 @@ async def test_a_running_job_is_cancelled(project: Project, wire: Wire, tmp_path
     assert (await ended(wire, "add", a=1, b=1))["status"] == "completed"
 
 
+@pytest.mark.smoke
 @pytest.mark.shows("C9")
 async def test_no_setting_of_theirs_is_changed(project: Project, wire: Wire) -> None:
     """Neither in the worker, which has run our jobs, nor in a process that serves."""

@@ -86,6 +86,7 @@ def test_a_worker_that_could_not_run_a_job_says_why_in_one_line(
     assert REFUSED[case][1] in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.smoke
 @pytest.mark.shows("C9")
 @pytest.mark.parametrize("case", CONSUMED)
 def test_a_worker_consumes_the_servers_queue_unless_it_is_told_otherwise(
@@ -143,6 +144,7 @@ assert "host.conf" in app.tasks
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.smoke
 @pytest.mark.shows("C9")
 def test_a_worker_within_their_tests_runs_jobs_too(store: EmbeddedStoreContainer) -> None:
     """The worker of Celery's own pytest plugin, which ends it cold. Another app of the process is left alone."""

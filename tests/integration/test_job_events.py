@@ -86,6 +86,7 @@ async def test_what_is_no_job_of_ours_or_tells_no_change_is_no_hint(own: Starter
     app.close()
 
 
+@pytest.mark.smoke
 async def test_a_job_that_begins_is_noted_before_its_result_is_read(own: Starter) -> None:
     app, heard = Celery(broker=celery_url(own.valkey().url), set_as_current=False), Heard()
     async with listening(app, heard):
@@ -109,6 +110,7 @@ async def test_it_listens_only_while_a_job_is_open(own: Starter, monkeypatch: py
     app.close()
 
 
+@pytest.mark.smoke
 async def test_a_broker_that_was_away_is_heard_again(
     own: Starter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

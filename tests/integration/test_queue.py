@@ -89,6 +89,7 @@ def message(broker: redis.Redis, queue: str) -> dict[str, Any]:
     return json.loads(cast("list[str]", broker.lrange(queue, 0, 0))[0])
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("creates_missing", [True, False], ids=["open", "task_create_missing_queues=False"])
 @pytest.mark.parametrize(
     ("tool", "options", "queue"),
@@ -123,6 +124,7 @@ async def test_the_hosts_app_is_as_it_was_after_a_job(broker: redis.Redis, shop:
         assert app.connection_for_write().transport_options == options
 
 
+@pytest.mark.smoke
 async def test_a_message_carries_the_job_id_and_hides_the_arguments(broker: redis.Redis, shop: Settings) -> None:
     job = submission("plain", show_arguments=["path"])
     with host_app(shop) as app:
@@ -168,6 +170,7 @@ async def test_a_route_to_a_queue_that_the_host_does_not_have_is_refused(broker:
     assert waiting(broker) == {}
 
 
+@pytest.mark.smoke
 async def test_jobs_after_a_restart_of_the_broker_need_no_second_try(
     own: Starter, store: EmbeddedStoreContainer
 ) -> None:
@@ -206,6 +209,7 @@ async def test_jobs_after_a_long_absence_of_the_broker_do_not_wait_for_the_publi
         await queue.aclose()
 
 
+@pytest.mark.smoke
 async def test_a_revoke_without_a_broker_is_logged_and_not_raised(
     own: Starter, store: EmbeddedStoreContainer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -64,6 +64,7 @@ def records(live: LiveServer) -> int:
         return int(cast(Any, client).zcard(live.keys.expiry))
 
 
+@pytest.mark.smoke
 @pytest.mark.shows("C15")
 async def test_above_the_limit_tasks_are_refused_until_a_worker_takes_one(
     live: LiveServer, caplog: pytest.LogCaptureFixture
@@ -113,6 +114,7 @@ async def test_a_queue_that_is_emptied_quickly_refuses_nobody(live: LiveServer) 
         take(live)
 
 
+@pytest.mark.smoke
 async def test_a_broker_that_is_gone_is_said_so_and_is_asked_anew_when_it_is_back(
     own: Starter, store: EmbeddedStoreContainer
 ) -> None:

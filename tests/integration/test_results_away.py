@@ -54,6 +54,7 @@ async def can_be_read(live: LiveServer, record: TaskRecord) -> bool:
     return await eventually(read)
 
 
+@pytest.mark.smoke
 @pytest.mark.shows("C6")
 async def test_a_backend_that_is_gone(live: LiveServer, results: ValkeyProcess, gate: Gate) -> None:
     completed = await live.submit("add", {"a": 1, "b": 1})

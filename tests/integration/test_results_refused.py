@@ -17,6 +17,7 @@ SERVE: Final = ("mcp_celery", "serve", "--port=0")
 WORK: Final = ("celery", "-A", "mcp_celery", "worker", "--pool=threads", "--without-mingle")
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("command", "server", "setting", "reason"),
     [

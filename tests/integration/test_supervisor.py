@@ -94,6 +94,7 @@ def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "STEPS", SHORT_STEPS)
 
 
+@pytest.mark.smoke
 def test_lines_arrive_whole_however_they_were_written() -> None:
     code = """
 import sys, time
@@ -174,6 +175,7 @@ def test_a_child_that_ignores_term_is_killed() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("short_steps")
 def test_the_urgent_signal_comes_before_the_kill() -> None:
     async def run() -> list[str]:
@@ -203,6 +205,7 @@ def test_a_second_signal_hurries(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(asyncio.wait_for(run(), GIVE_UP_SECONDS))
 
 
+@pytest.mark.smoke
 def test_an_unexpected_end_is_told_with_its_status() -> None:
     async def run() -> ChildExit:
         async with Supervisor(Lines()) as supervisor:
@@ -302,6 +305,7 @@ def test_the_first_signal_asks_and_the_next_ones_hurry() -> None:
     asyncio.run(asyncio.wait_for(run(), GIVE_UP_SECONDS))
 
 
+@pytest.mark.smoke
 def test_work_is_done_or_interrupted() -> None:
     cancelled: list[str] = []
 

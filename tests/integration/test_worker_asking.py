@@ -41,7 +41,7 @@ def asking_settings(store: EmbeddedStoreContainer, pool: Pool) -> Settings:
 def asking_worker(shared: Starter, asking_settings: Settings, pool: Pool) -> Generator[WorkerProcess]:
     worker = shared.worker(SERVER, pool, asking_settings, concurrency=100 if pool == "asyncio" else 3)
     yield worker
-    worker.stop()
+    worker.teardown()
 
 
 @pytest.fixture
@@ -86,7 +86,9 @@ def text_of(view: TaskView) -> str:
     return str(view.result["content"][0]["text"])
 
 
+@pytest.mark.each_pool
 class TestAwaited:
+    @pytest.mark.smoke
     @pytest.mark.parametrize("tool", ["greet", "greet_sync"])
     async def test_a_tool_goes_on_where_it_stood(self, live: LiveServer, tool: str) -> None:
         record = await ask(live, tool)
@@ -180,6 +182,7 @@ class TestAwaited:
 
 
 class TestWhatCannotBeAsked:
+    @pytest.mark.smoke
     @pytest.mark.parametrize(
         ("tool", "declared", "missing"),
         [
@@ -212,6 +215,7 @@ class TestWhatCannotBeAsked:
         assert (await live.run("ping", snapshot=ABLE)).record.status == "failed"
 
 
+@pytest.mark.each_pool
 class TestQuestionsThatNobodyWaitsFor:
     async def test_a_form_that_nobody_answers_in_time_is_cancelled(self, live: LiveServer) -> None:
         view = await live.run("greet_impatiently", snapshot=ABLE)
@@ -223,12 +227,14 @@ class TestQuestionsThatNobodyWaitsFor:
         assert record.error is not None
         assert record.error.code == -32001
 
+    @pytest.mark.smoke
     @pytest.mark.parametrize(("tool", "text"), [("give_up", "too slow"), ("forget", "did not wait")])
     async def test_a_question_goes_when_its_tool_no_longer_waits(self, live: LiveServer, tool: str, text: str) -> None:
         view = await live.run(tool, snapshot=ABLE)
         assert text_of(view) == text
         assert view.input_requests == {}
 
+    @pytest.mark.smoke
     async def test_a_retry_begins_without_the_questions_of_the_try_before(
         self, live: LiveServer, tmp_path: Path
     ) -> None:
@@ -269,6 +275,7 @@ class TestQuestionsThatNobodyWaitsFor:
 
 
 class TestReturned:
+    @pytest.mark.smoke
     async def test_the_jobs_of_a_task_are_told_apart_by_their_legs(self, live: LiveServer, tmp_path: Path) -> None:
         notes = tmp_path / "notes"
         record = await ask(live, "journey", {"notes": str(notes)})
@@ -332,6 +339,7 @@ class TestReturned:
 
 
 class TestLifetime:
+    @pytest.mark.smoke
     @pytest.mark.parametrize("tool", ["greet", "three_at_once"])
     async def test_a_wait_lengthens_the_tasks_life_and_says_so(self, live: LiveServer, tool: str) -> None:
         record = await ask(live, tool, {"label": "x"} if tool == "three_at_once" else {})

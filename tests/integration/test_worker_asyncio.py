@@ -40,6 +40,7 @@ async def test_hundreds_of_tools_wait_in_one_process(live: LiveServer, tmp_path:
     assert len(pids) == 1
 
 
+@pytest.mark.smoke
 async def test_a_store_that_hangs_stalls_no_job(live: LiveServer, tmp_path: Path) -> None:
     ticking = await live.submit("tick", {"path": str(tmp_path / "ticks"), "until": str(tmp_path / "enough")})
     await eventually(lambda: len(lines(tmp_path / "ticks")) > 10)

@@ -20,7 +20,7 @@ from tests.support.nodes import ROOT, EmbeddedStoreContainer, Pool, WorkerProces
 from tests.support.servers import cancelling
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.each_pool]
 
 SERVER = "tests.support.servers.cancelling:server"
 PATIENCE_SECONDS = 40.0
@@ -41,7 +41,7 @@ def cancel_settings(store: EmbeddedStoreContainer, pool: Pool) -> Settings:
 def cancel_worker(shared: Starter, pool: Pool, cancel_settings: Settings) -> Generator[WorkerProcess]:
     worker = shared.worker(SERVER, pool, cancel_settings, concurrency=1, flags=HELD)
     yield worker
-    worker.stop()
+    worker.teardown()
 
 
 @pytest.fixture
@@ -90,6 +90,7 @@ async def cleaned_up(gate: Gate) -> None:
 
 
 class TestByTheClient:
+    @pytest.mark.smoke
     @pytest.mark.shows("L27")
     async def test_a_running_coroutine_is_cancelled_and_cleans_up(
         self, live: LiveServer, cancel_worker: WorkerProcess, gate: Gate
@@ -104,6 +105,7 @@ class TestByTheClient:
         assert (ended.status, ended.status_message) == ("cancelled", "Cancelled by the client")
         assert "Traceback" not in cancel_worker.logs_since_mark()
 
+    @pytest.mark.smoke
     @prefork_only
     async def test_a_running_function_ends_with_its_process_and_cleans_up(self, live: LiveServer, gate: Gate) -> None:
         record = await live.submit("hold_sync", {"gate": str(gate)})
@@ -141,6 +143,7 @@ class TestByTheClient:
         view = await live.engine.get(ANYONE, record.task_id)
         assert (view.record, view.result) == (cancelled, None)
 
+    @pytest.mark.smoke
     @in_threads
     @pytest.mark.parametrize("what", cancelling.USES)
     async def test_a_function_is_told_when_it_uses_its_context(self, live: LiveServer, gate: Gate, what: str) -> None:
@@ -151,6 +154,7 @@ class TestByTheClient:
         assert gate.notes("cleaned") == ["CancelledError"]
         assert (await live.now(record)).status == "cancelled"
 
+    @pytest.mark.smoke
     @pytest.mark.shows("L26")
     async def test_a_job_that_its_worker_holds_back_never_runs(
         self, live: LiveServer, cancel_worker: WorkerProcess, gate: Gate, tmp_path: Path
@@ -217,6 +221,7 @@ class TestByAnOperator:
         await goes_on(live)
         assert lines(tmp_path / "ran") == []
 
+    @pytest.mark.smoke
     @pytest.mark.shows("C3")
     @pytest.mark.parametrize("flags", [(), ("--terminate",)], ids=["revoked", "terminated"])
     async def test_a_running_job_is_cancelled_and_pushed(

@@ -60,7 +60,7 @@ def settings(store: EmbeddedStoreContainer, pool: Pool, kept: str) -> Settings:
 def callers_worker(shared: Starter, settings: Settings, pool: Pool) -> Generator[WorkerProcess]:
     worker = shared.worker(CALLERS, pool, settings)
     yield worker
-    worker.stop()
+    worker.teardown()
 
 
 @asynccontextmanager
@@ -75,6 +75,8 @@ async def live(settings: Settings, callers_worker: WorkerProcess) -> AsyncGenera
         yield server
 
 
+@pytest.mark.smoke
+@pytest.mark.each_pool
 @pytest.mark.shows("C7")
 async def test_a_job_finds_its_caller_and_its_request(live: LiveServer, kept: str) -> None:
     asked = asked_by(
@@ -183,6 +185,7 @@ async def test_servers_that_have_only_the_old_key_are_still_served(
     assert found["token"]["token"] == ALICE.token
 
 
+@pytest.mark.smoke
 @pytest.mark.shows("C7")
 @pytest.mark.parametrize(
     ("kept", "damage"),

@@ -15,6 +15,7 @@ from tests.support.nodes import EmbeddedStoreContainer, environment
 from tests.support.waiting import eventually_sync
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("flags", "concurrency"),
     [

@@ -40,6 +40,8 @@ async def refused(worker: WorkerNode, record: TaskRecord) -> None:
     await eventually(lambda: f"job {record.job_id} does not run" in worker.process.logs_since_mark(), seconds=40)
 
 
+@pytest.mark.smoke
+@pytest.mark.each_pool
 async def test_a_received_job_is_claimed_by_its_worker(live: LiveServer, worker: WorkerNode, gate: Gate) -> None:
     record = await live.submit("hold", {"gate": str(gate)})
     await gate.reached()
@@ -50,6 +52,8 @@ async def test_a_received_job_is_claimed_by_its_worker(live: LiveServer, worker:
     assert record.created_at_ms <= claimed.claim.at_ms <= claimed.started_at_ms
 
 
+@pytest.mark.smoke
+@pytest.mark.each_pool
 async def test_a_repeated_delivery_does_not_run_the_body_again(
     live: LiveServer, worker: WorkerNode, tmp_path: Path
 ) -> None:
@@ -104,6 +108,7 @@ async def test_a_message_without_its_record_does_not_run(
         assert not client.exists(live.keys.record(None, record.task_id))
 
 
+@pytest.mark.smoke
 async def test_a_component_that_the_worker_does_not_know_fails(live: LiveServer) -> None:
     record = (await live.run("removed_meanwhile")).record
     assert record.status == "failed"
@@ -154,6 +159,7 @@ async def test_a_job_cancelled_while_no_worker_is_there_never_runs(
     assert lines(tmp_path / "ran") == []
 
 
+@pytest.mark.smoke
 @prefork_only
 @pytest.mark.parametrize("tool", ["hold_limited", "hold_sync_limited"])
 async def test_a_job_over_its_time_limit_is_ended_and_fails(live: LiveServer, gate: Gate, tool: str) -> None:
@@ -174,6 +180,7 @@ async def test_a_job_over_its_soft_time_limit_may_clean_up_and_fails(live: LiveS
     assert psutil.pid_exists(pid)
 
 
+@pytest.mark.smoke
 @prefork_only
 async def test_a_job_whose_process_is_killed_fails(live: LiveServer, gate: Gate) -> None:
     record = await live.submit("hold", {"gate": str(gate)})
@@ -186,6 +193,7 @@ async def test_a_job_whose_process_is_killed_fails(live: LiveServer, gate: Gate)
     assert len(gate.arrived()) == 1
 
 
+@pytest.mark.each_pool
 async def test_a_job_that_celery_retries_keeps_working_and_shows_no_argument(
     own: Starter, pool: Pool, store: EmbeddedStoreContainer, events: EventLog, tmp_path: Path
 ) -> None:

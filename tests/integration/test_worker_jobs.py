@@ -41,10 +41,14 @@ async def test_the_nodes_make_a_celery_setup(celery_setup: Any, worker: WorkerNo
     assert len(worker.get_running_processes_info(["pid", "name"])) >= 1
 
 
+@pytest.mark.smoke
+@pytest.mark.each_pool
 async def test_an_async_tool_runs(live: LiveServer) -> None:
     assert await live.text_of("add", {"a": 2, "b": 3}) == "5"
 
 
+@pytest.mark.smoke
+@pytest.mark.each_pool
 async def test_a_sync_tool_runs(live: LiveServer) -> None:
     assert await live.text_of("add_sync", {"a": 2, "b": 3}) == "5"
 
@@ -111,6 +115,8 @@ async def test_a_tool_knows_its_caller_but_not_the_token(live: LiveServer) -> No
     assert found["token"] == ""
 
 
+@pytest.mark.smoke
+@pytest.mark.each_pool
 async def test_callers_that_run_together_and_after_each_other_stay_apart(
     live: LiveServer, gates: Callable[[], Gate]
 ) -> None:
@@ -128,12 +134,14 @@ async def test_callers_that_run_together_and_after_each_other_stay_apart(
         assert (found["client_id"], found["subject"], found["scope"]) == (None, None, None)
 
 
+@pytest.mark.each_pool
 @pytest.mark.parametrize("tool", ["remember", "remember_sync"])
 async def test_what_a_job_puts_into_context_variables_ends_with_it(live: LiveServer, tool: str) -> None:
     found = [await live.text_of(tool, {"value": f"job {number}"}) for number in range(4)]
     assert found == ["nothing"] * 4
 
 
+@pytest.mark.each_pool
 async def test_jobs_of_one_worker_run_at_the_same_time(live: LiveServer, gate: Gate) -> None:
     records = [await live.submit(tool, {"gate": str(gate)}) for tool in ("hold", "hold_sync")]
     await gate.reached(2)
@@ -141,6 +149,7 @@ async def test_jobs_of_one_worker_run_at_the_same_time(live: LiveServer, gate: G
     assert [(await live.end_of(record)).record.status for record in records] == ["completed", "completed"]
 
 
+@pytest.mark.each_pool
 async def test_the_last_events_of_a_worker_that_stops_are_sent(
     own: Starter, pool: Pool, store: EmbeddedStoreContainer, gate: Gate
 ) -> None:
@@ -159,6 +168,8 @@ async def test_the_last_events_of_a_worker_that_stops_are_sent(
             await eventually(lambda: events.kinds_of(record.job_id) == kinds, what="all is told")
 
 
+@pytest.mark.smoke
+@pytest.mark.each_pool
 async def test_the_lifespan_is_entered_before_the_first_job_once_a_process_and_left_at_shutdown(
     own: Starter, pool: Pool, store: EmbeddedStoreContainer, tmp_path: Path, gate: Gate
 ) -> None:

@@ -36,6 +36,8 @@ def impatient(settings: Settings) -> Settings:
     return settings.model_copy(update={"store_timeout_ms": 1_000, "publish_timeout_ms": 1_000})
 
 
+@pytest.mark.smoke
+@pytest.mark.each_pool
 async def test_the_next_job_works_after_a_restart_of_the_store(
     own: Starter, own_store: EmbeddedStoreContainer, pool: Pool
 ) -> None:
@@ -53,6 +55,7 @@ async def test_the_next_job_works_after_a_restart_of_the_store(
         assert view.result["content"][0]["text"] == "2"
 
 
+@pytest.mark.each_pool
 async def test_a_job_that_runs_while_the_broker_restarts_ends_well_and_its_worker_goes_on(
     own: Starter, store: EmbeddedStoreContainer, pool: Pool, gate: Gate
 ) -> None:
@@ -122,6 +125,7 @@ async def test_a_broker_that_hangs_makes_no_task_and_is_used_again_when_it_goes_
         assert len(keys_of(live)) == len(before) + 2  # a record and its snapshot
 
 
+@pytest.mark.smoke
 async def test_a_store_that_is_gone_answers_with_an_error_and_is_used_again_when_it_is_back(
     own: Starter, own_store: EmbeddedStoreContainer
 ) -> None:

@@ -15,7 +15,7 @@ from tests.support.nodes import EmbeddedStoreContainer, Pool, WorkerProcess
 from tests.support.servers import policy
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.each_pool]
 
 SERVER = "tests.support.servers.policy:server"
 
@@ -35,7 +35,7 @@ def policy_settings(store: EmbeddedStoreContainer, pool: Pool) -> Settings:
 def policy_worker(shared: Starter, policy_settings: Settings, pool: Pool) -> Generator[WorkerProcess]:
     worker = shared.worker(SERVER, pool, policy_settings)
     yield worker
-    worker.stop()
+    worker.teardown()
 
 
 @pytest.fixture
@@ -50,6 +50,7 @@ def notes(tmp_path: Path) -> Path:
     return tmp_path / "notes"
 
 
+@pytest.mark.smoke
 @pytest.mark.shows("C5")
 @pytest.mark.parametrize("tool", ["comes_back", "comes_back_sync"])
 async def test_what_raises_a_declared_exception_is_tried_again(
@@ -100,6 +101,7 @@ async def test_a_rate_limit_spaces_the_jobs(live: LiveServer, notes: Path) -> No
     assert begun[-1] - begun[0] >= 0.9  # four at two a second
 
 
+@pytest.mark.smoke
 async def test_a_job_that_no_worker_begins_in_time_fails(live: LiveServer) -> None:
     # Submitted to a queue that nobody consumes.
     record = await live.submit("elsewhere", config=policy.TaskConfig(queue="nobody", expires=0.2))
@@ -126,6 +128,7 @@ async def test_a_job_waits_in_the_declared_queue(live: LiveServer, policy_worker
     assert (await live.now(record)).claim is None
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("pool", ["asyncio", "prefork"], indirect=True)
 async def test_a_soft_time_limit_interrupts_the_body(live: LiveServer, notes: Path) -> None:
     view = await live.run("softly", {"path": str(notes)})

@@ -25,6 +25,7 @@ async def told(events: EventLog, record: TaskRecord, kind: str) -> dict[str, Any
     return next(event for event in events.of(record.job_id) if event["type"] == kind)
 
 
+@pytest.mark.smoke
 async def test_a_job_is_seen_from_its_arrival_to_its_end(
     live: LiveServer, worker: WorkerNode, events: EventLog
 ) -> None:
@@ -36,6 +37,7 @@ async def test_a_job_is_seen_from_its_arrival_to_its_end(
     assert succeeded["result"] == "<completed>"
 
 
+@pytest.mark.each_pool
 async def test_arguments_and_result_are_in_no_event_and_no_log_line(
     live: LiveServer, worker: WorkerNode, events: EventLog
 ) -> None:
@@ -72,6 +74,8 @@ async def test_an_error_is_seen_by_its_code_only(live: LiveServer, worker: Worke
     assert SECRET not in worker.process.logs_since_mark()
 
 
+@pytest.mark.smoke
+@pytest.mark.each_pool
 async def test_the_text_of_a_crash_is_for_the_log_alone(live: LiveServer, worker: WorkerNode, events: EventLog) -> None:
     record = await live.submit("crash", {"secret": SECRET})
     view = await live.end_of(record)

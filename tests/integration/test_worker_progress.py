@@ -8,7 +8,7 @@ from mcp_celery.engine import Progress, TaskRecord, TaskView
 from tests.support.live import ANYONE, Gate, LiveServer
 from tests.support.waiting import soon
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.each_pool]
 
 WRITES_BESIDES = 3
 """The first revision, the end, and one report more than fit a time that is not a multiple of the interval."""
@@ -36,6 +36,7 @@ def steps(records: list[TaskRecord]) -> list[float]:
     return [record.progress.value for record in records if record.progress is not None]
 
 
+@pytest.mark.smoke
 async def test_a_burst_costs_few_writes_and_its_last_value_arrives(live: LiveServer) -> None:
     view = await live.run("report", {"count": 1000})
     seconds = seconds_of(view)
@@ -70,6 +71,7 @@ async def test_the_last_value_of_a_pause_is_told_although_nothing_follows(live: 
     assert (await live.end_of(record)).record.status_message == "step (3/10)"
 
 
+@pytest.mark.smoke
 async def test_a_sync_tool_reports_from_its_thread(live: LiveServer) -> None:
     view = await live.run("report_sync", {"count": 20})
     assert view.record.status == "completed"

@@ -67,6 +67,8 @@ async def test_a_text_that_utf_8_cannot_hold_is_a_result_that_can_be_sent(live: 
     assert CallToolResult.model_validate(view.result, by_name=False).model_dump_json()
 
 
+@pytest.mark.smoke
+@pytest.mark.each_pool
 async def test_a_tool_that_crashes_completes_with_is_error_and_without_its_text(live: LiveServer) -> None:
     view = await live.run("crash", {"secret": "hunter2"})
     assert view.record.status == "completed"
@@ -90,6 +92,8 @@ async def test_a_json_rpc_error_fails_the_task_with_code_message_and_data(live: 
     assert record.error == RpcError(error.code, error.message, error.data)
 
 
+@pytest.mark.smoke
+@pytest.mark.each_pool
 async def test_a_result_that_cannot_be_serialized_fails_the_task_and_says_so(live: LiveServer) -> None:
     record = (await live.run("unserializable")).record
     assert record.status == "failed"
@@ -106,12 +110,15 @@ async def test_arguments_that_the_tool_refuses_in_the_worker_end_as_in_the_foreg
     assert view.result["content"] == on_the_wire(answered)["content"]
 
 
+@pytest.mark.each_pool
 async def test_a_failed_job_leaves_the_worker_fit_for_the_next(live: LiveServer) -> None:
     for tool in ("crash", "unserializable"):
         await live.run(tool)
         assert await live.text_of("add", {"a": 1, "b": 1}) == "2"
 
 
+@pytest.mark.smoke
+@pytest.mark.each_pool
 async def test_a_stored_result_settles_a_record_that_its_worker_did_not_live_to_end(
     live: LiveServer, gate: Gate
 ) -> None:

@@ -150,7 +150,7 @@ StartWorker = Callable[..., Worker]
 
 @pytest.fixture(scope="module")
 def folder() -> Generator[Path]:
-    with short_folder() as folder, no_processes_left(folder):
+    with short_folder() as folder, no_processes_left(folder, children=False):
         yield folder
 
 

@@ -11,6 +11,7 @@ from tests.pool.conftest import Worker, end_of, state_of, value_of
 from tests.support.waiting import eventually_sync
 
 
+@pytest.mark.smoke
 def test_an_async_body_is_awaited(worker: Worker) -> None:
     assert worker.run("echo", {"a": 1}) == {"a": 1}
 
@@ -22,6 +23,7 @@ def test_a_thousand_interleaved_jobs_each_know_who_they_are(worker: Worker) -> N
         assert seen == {"body": [job.id] * 3, "task": [job.id] * 3, "variable": [job.id] * 3, "thread": [job.id]}
 
 
+@pytest.mark.smoke
 def test_a_sync_body_runs_in_a_thread_as_itself(worker: Worker) -> None:
     jobs = [worker.submit("sync_identity") for _ in range(50)]
     for job in jobs:
@@ -69,6 +71,7 @@ def test_asyncio_tasks_of_a_job_are_told_to_await(worker: Worker) -> None:
     assert "beside job" in worker.run("in_a_child_task")
 
 
+@pytest.mark.smoke
 def test_an_exception_is_stored_with_the_traceback_of_the_coroutine(worker: Worker) -> None:
     job = worker.submit("fails", "no good")
     state, error = end_of(job)
@@ -96,6 +99,7 @@ def test_a_body_that_is_cancelled_from_inside_has_failed(worker: Worker) -> None
     assert (state, type(error).__name__) == ("FAILURE", "CancelledError")
 
 
+@pytest.mark.smoke
 def test_a_body_retries(worker: Worker) -> None:
     job = worker.submit("retries", 2)
     assert value_of(job) == 2
@@ -113,6 +117,7 @@ def test_a_body_is_retried_for_the_exceptions_it_names(worker: Worker) -> None:
     assert (state, repr(error)) == ("FAILURE", "ConnectionError('not yet')")
 
 
+@pytest.mark.smoke
 def test_chains_groups_and_chords_run(worker: Worker) -> None:
     add = worker.signature
     assert value_of(chain(add("adds", 1, 2), add("adds", 3), add("adds", 4)).apply_async()) == 10

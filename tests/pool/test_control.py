@@ -13,6 +13,7 @@ def worker(shared: Starter) -> Worker:
     return shared("--task-events", *children, worker_pool_restarts=1, worker_asyncio_threads=2)
 
 
+@pytest.mark.smoke
 def test_the_worker_tells_what_it_does(worker: Worker) -> None:
     job = worker.submit("hold", "seen")
     worker.noted(job, "begun")
@@ -60,6 +61,7 @@ def test_sync_bodies_share_the_threads_that_they_are_given(worker: Worker) -> No
     assert [value_of(job) for job in jobs] == ["held"] * 4
 
 
+@pytest.mark.smoke
 def test_the_pool_grows_and_shrinks(start: Starter) -> None:
     worker = start(concurrency=1)
     jobs = [worker.submit("hold", gate) for gate in "abcd"]

@@ -9,6 +9,7 @@ from tests.pool.conftest import Starter, Worker, state_of, value_of
 from tests.support.waiting import eventually_sync
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(("task", "left"), [("hold", 0), ("hold_late", 1)])
 def test_messages_are_acknowledged_early_or_late(worker: Worker, task: str, left: int) -> None:
     job = worker.submit(task, f"{task}-open")

@@ -19,6 +19,8 @@ from mcp_celery.worker.aio.job import Callbacks, Job
 from mcp_celery.worker.aio.mailbox import ThreadMailbox
 from tests.support.waiting import eventually_sync
 
+pytestmark = pytest.mark.smoke  # no processes: quick
+
 
 class Pool:
     """A dispatcher, and what it has told of each job."""

@@ -18,6 +18,7 @@ def narrow(shared: Starter) -> Worker:
     return shared("--time-limit=60", "--soft-time-limit=50", concurrency=1)
 
 
+@pytest.mark.smoke
 def test_a_soft_limit_is_raised_where_the_coroutine_waits(worker: Worker) -> None:
     assert worker.run("soft_caught") == "caught"
     assert "Soft time limit (0.3s) exceeded for tests.pool.app.soft_caught" in worker.logs()
@@ -39,6 +40,7 @@ def test_a_soft_limit_leaves_no_children_behind(worker: Worker) -> None:
     assert worker.notes(job)[:2] == ["child ended", "child ended"]
 
 
+@pytest.mark.smoke
 def test_a_soft_limit_is_raised_in_a_thread(worker: Worker) -> None:
     assert worker.run("soft_sync") == "caught"
     assert worker.run("echo_sync", "the thread is fine") == "the thread is fine"
@@ -55,6 +57,7 @@ def test_limits_of_the_worker_are_taken_up(narrow: Worker) -> None:
     assert narrow.run("echo", "in time") == "in time"
 
 
+@pytest.mark.smoke
 def test_a_hard_limit_cancels_the_coroutine_and_is_a_failure(worker: Worker) -> None:
     job = worker.submit("hold_limited", "never")
     state, error = end_of(job)
@@ -72,6 +75,7 @@ def test_a_hard_limit_ends_a_body_in_a_thread_too(worker: Worker) -> None:
     worker.noted(job, "cleaned")
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("task", ["hold", "hold_sync"])
 def test_a_revoked_job_is_cancelled_where_it_waits_and_cleans_up(worker: Worker, task: str) -> None:
     job = worker.submit(task, "never")

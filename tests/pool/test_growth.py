@@ -15,6 +15,7 @@ def slots(worker: Worker) -> int:
     return worker.ask("stats")["pool"]["max-concurrency"]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("hub", ["yes", "no"])
 def test_slots_are_added_while_jobs_wait_and_go_again(start: Starter, hub: str) -> None:
     way = {} if hub == "yes" else {"hub": "no", "worker_pool": "solo"}
@@ -106,6 +107,7 @@ class Counted:
         self.limit -= n
 
 
+@pytest.mark.smoke
 def test_a_pool_grows_by_half_and_shrinks_to_twice_what_was_needed() -> None:
     pool = Counted(100, running=74)
     growth = Growth(pool, 300)
@@ -125,6 +127,7 @@ def test_a_pool_grows_by_half_and_shrinks_to_twice_what_was_needed() -> None:
     assert (pool.limit, growth.info()) == (100, {"max": 300, "added": 0})
 
 
+@pytest.mark.smoke
 def test_an_operator_who_shrinks_the_pool_ends_its_growth() -> None:
     pool = Counted(4, running=6)
     growth = Growth(pool, 20)
@@ -165,6 +168,7 @@ def test_no_more_slots_than_the_process_may_open_files(start: Starter) -> None:
     assert stats["asyncio-growth"]["max"] == min(10**9, files // 2)
 
 
+@pytest.mark.smoke
 def test_a_wrong_setting_is_named(start: Starter) -> None:
     with pytest.raises(Exception, match=r"worker_asyncio_grow_to must be a number of jobs, 0 or more, not 'many'"):
         start(concurrency=2, worker_asyncio_grow_to="many")

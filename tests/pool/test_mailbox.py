@@ -14,6 +14,8 @@ from vine import promise
 from mcp_celery.worker.aio.mailbox import HubMailbox, ThreadMailbox
 from tests.support.waiting import eventually_sync
 
+pytestmark = pytest.mark.smoke  # no processes: quick
+
 
 class FakeHub:
     """What the mailbox uses of kombu's hub."""

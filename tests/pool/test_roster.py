@@ -5,6 +5,8 @@ import pytest
 from mcp_celery.worker.aio.job import Job, Verdict
 from mcp_celery.worker.aio.roster import Census, Roster
 
+pytestmark = pytest.mark.smoke  # no processes: quick
+
 
 def job(name: str, *, on_loop: bool = True) -> Job:
     return Job(lambda: None, job_id=name, name=name, on_loop=on_loop)

@@ -2,10 +2,13 @@
 
 import signal
 
+import pytest
+
 from tests.pool.conftest import Starter, state_of, value_of
 from tests.support.waiting import eventually_sync
 
 
+@pytest.mark.smoke
 def test_a_warm_shutdown_lets_running_jobs_finish_and_cleans_up(start: Starter) -> None:
     worker = start("--loglevel=DEBUG")
     gone = worker.submit("leaves_something")

@@ -17,6 +17,7 @@ def test_the_pool_can_be_selected_for_one_worker(worker: Worker) -> None:
     assert worker.ask("stats")["pool"]["implementation"] == "mcp_celery.worker.pool:TaskPool"
 
 
+@pytest.mark.smoke
 def test_jobs_run(worker: Worker) -> None:
     jobs = [worker.submit(task, n) for n in range(20) for task in ("echo", "echo_sync")]
     assert [value_of(job) for job in jobs] == [n for n in range(20) for _ in range(2)]

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +18,9 @@ from typing import Any, cast
 import redis
 
 from mcp_celery.cli.options import POOLS
+from tests.support.nodes import END_GENTLY, STOP_SECONDS
+from tests.support.programs import ROOT, Running, start
 
-ROOT = Path(__file__).parents[2]
 MODULE = "tests.acceptance.fixture_server"
 DEADLINE_SECONDS = 60.0
 
@@ -48,19 +49,20 @@ def free_port() -> int:
 @contextmanager
 def process(
     argv: list[str], env: dict[str, str], log: Path, *, quiet: bool = False, folder: Path = ROOT
-) -> Generator[subprocess.Popen[bytes]]:
+) -> Generator[Running]:
     """A process in a group of its own; ended with everything it started, its log shown when the test fails."""
     with log.open("ab") as out:
-        started = subprocess.Popen(argv, env=env, cwd=folder, stdout=out, stderr=out, start_new_session=True)
+        started = start(argv, env=env, folder=folder, output=out.fileno())
     try:
         yield started
     finally:
-        started.terminate()
-        try:
-            started.wait(10)
-        except subprocess.TimeoutExpired:
+        if END_GENTLY:
+            started.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                started.wait(STOP_SECONDS)
+        with suppress(ProcessLookupError):
             os.killpg(started.pid, signal.SIGKILL)
-            started.wait()
+        started.wait()
         if not quiet:
             print(f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}")  # noqa: T201 - pytest shows it on failure
 

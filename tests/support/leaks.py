@@ -13,15 +13,28 @@ import re
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import psutil
 import redis
 
+from tests.support.programs import fork_servers
 from tests.support.waiting import eventually_sync
 
 OUR_PREFIXES = ("mcp_celery:", "celery-task-meta-")
 """Our own keys, and Celery's stored results. Kombu's `unacked*`, `_kombu.binding.*` and queues are kombu's to tidy."""
+
+
+_FIND_ETERNAL: Final = """
+local found = {}
+for _, pattern in ipairs(ARGV) do
+  for _, key in ipairs(redis.call('KEYS', pattern)) do
+    if redis.call('PTTL', key) == -1 then table.insert(found, key) end
+  end
+end
+return found
+"""
+"""One call for the whole store, which the keys of a session's tests fill with thousands."""
 
 
 def eternal_keys(url: str, prefixes: Iterable[str] = OUR_PREFIXES) -> list[str]:
@@ -32,12 +45,8 @@ def eternal_keys(url: str, prefixes: Iterable[str] = OUR_PREFIXES) -> list[str]:
         prefixes: What the keys begin with, literally.
     """
     with redis.Redis.from_url(url) as client:
-        return sorted(
-            name.decode(errors="replace")
-            for prefix in prefixes
-            for name in cast("Iterable[bytes]", client.scan_iter(match=_literally(prefix) + "*", count=1000))
-            if client.pttl(name) == -1
-        )
+        found = cast("list[bytes]", client.eval(_FIND_ETERNAL, 0, *(f"{_literally(prefix)}*" for prefix in prefixes)))
+    return sorted(name.decode(errors="replace") for name in found)
 
 
 def _literally(prefix: str) -> str:
@@ -54,17 +63,20 @@ def no_eternal_keys(url: str, prefixes: Iterable[str] = OUR_PREFIXES) -> Generat
     assert left == [], "keys without a lifetime were left in the store"
 
 
-def processes_left(known: Iterable[psutil.Process] = (), folder: Path | None = None) -> list[psutil.Process]:
+def processes_left(
+    known: Iterable[psutil.Process] = (), folder: Path | None = None, *, children: bool = True
+) -> list[psutil.Process]:
     """Running children of this process, of any depth, and daemons that work inside a folder.
 
     Args:
         known: Processes that may run.
         folder: A temporary folder; a daemon is nobody's child any more, but is found where it works.
+        children: Whether to look for children.
     """
-    found = set(psutil.Process().children(recursive=True))
+    found = set(psutil.Process().children(recursive=True)) if children else set[psutil.Process]()
     if folder is not None:
         found.update(process for process in psutil.process_iter() if _works_in(process, folder))
-    found -= {*known, psutil.Process()}
+    found -= {*known, psutil.Process(), *map(psutil.Process, fork_servers())}
     return sorted((process for process in found if _runs(process)), key=lambda process: process.pid)
 
 
@@ -83,19 +95,21 @@ def _runs(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def no_processes_left(folder: Path | None = None, *, seconds: float = 10.0) -> Generator[None]:
+def no_processes_left(folder: Path | None = None, *, children: bool = True, seconds: float = 10.0) -> Generator[None]:
     """Fail when the block leaves a process, after giving it some time to end; what was left is killed.
 
     Args:
         folder: Where daemons that the block starts work.
+        children: Whether the block may leave no child of this process. Where it lasts for more than a test, other
+            fixtures start and keep children meanwhile.
         seconds: How long those that were told to end may take.
     """
     known = psutil.Process().children(recursive=True)
     yield
     try:
-        eventually_sync(lambda: not processes_left(known, folder), seconds=seconds)
+        eventually_sync(lambda: not processes_left(known, folder, children=children), seconds=seconds)
     except AssertionError:
-        left = processes_left(known, folder)
+        left = processes_left(known, folder, children=children)
         shown = [_describe(process) for process in left]
         for process in left:
             _kill(process)

@@ -31,16 +31,19 @@ from pytest_celery import (  # pyright: ignore[reportMissingTypeStubs]
 from mcp_celery.cli.options import POOLS
 from mcp_celery.embedded import EmbeddedStore, find_store_binary
 from mcp_celery.settings import ENV_PREFIX, celery_url
+from tests.support.programs import ROOT, Running, start
 from tests.support.waiting import eventually_sync
 
 Pool = Literal["asyncio", "prefork", "threads", "solo"]
 
 
-ROOT: Final = Path(__file__).parents[2]
 ALONE: Final = ("--without-mingle", "--without-gossip")
 """Workers alone on a broker have nobody to ask at start, which would take a second."""
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
+END_GENTLY: Final = "COVERAGE_PROCESS_CONFIG" in os.environ
+"""Processes are killed at the end of their tests: a worker takes seconds to shut down. Where coverage is measured they
+shut down, because a killed process writes no data."""
 
 
 class NodeError(Exception):
@@ -80,11 +83,11 @@ class ProcessContainer:
         self._log = folder / f"{name}-{self.id[:8]}.log"
         self._log.touch()
         self._started_at = self._marked_at = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Running | None = None
         self._family: list[psutil.Process] = []
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Running:
         assert self._process is not None, f"{self.name} was never started"
         return self._process
 
@@ -100,15 +103,7 @@ class ProcessContainer:
         """Start the process as the leader of a group of its own."""
         self._started_at = self._log.stat().st_size
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._env,
-                cwd=ROOT,
-                start_new_session=True,
-            )
+            self._process = start(self._argv, env=self._env, output=log.fileno())
 
     def logs(self) -> str:
         return self._log.read_text(errors="replace")
@@ -163,10 +158,13 @@ class ProcessContainer:
 
     def stop(self) -> None:
         """End the process as an operator would, and everything that it started."""
+        self._end(gently=True)
+
+    def _end(self, *, gently: bool) -> None:
         if self._process is None:
             return
         family = {process.pid: process for process in [*self._family, *self.family()]}
-        if self.status == "running":
+        if gently and self.status == "running":
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_SECONDS)
@@ -190,7 +188,8 @@ class ProcessContainer:
         self.teardown()
 
     def teardown(self) -> None:
-        self.stop()
+        """End the process and everything that it started, at the end of its tests."""
+        self._end(gently=END_GENTLY)
 
 
 def _signal(value: str | int) -> signal.Signals:

@@ -120,7 +120,7 @@ class TestFunctions:
             functools.partial(sync_tool),
             functools.partial(functools.partial(async_tool)),
         ],
-        ids=repr,
+        ids=["function", "coroutine function", "object", "async object", "method", "partial", "partial of a partial"],
     )
     def test_sync_and_async_functions_are_welcome(self, fn: Callable[..., Any]) -> None:
         TaskConfig().validate_function(fn, "my_tool")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -49,13 +48,13 @@ PINS = read_pins(CONSTRAINTS)
 MODULES = sorted((ROOT / "mcp_celery").rglob("*.py"))
 
 
-@pytest.mark.parametrize("stated", sorted(set(stated_requirements())))
-def test_each_requirement_has_a_pin_that_satisfies_it(stated: str) -> None:
-    requirement = Requirement(stated)
-    versions = [pin.version for pin in PINS if pin.name == canonicalize_name(requirement.name)]
-    assert versions, f"{stated} has no pin: run `make constraints`"
-    unfit = [str(version) for version in versions if version not in requirement.specifier]
-    assert not unfit, f"{stated} is pinned to {unfit}: run `make constraints`"
+def test_each_requirement_has_a_pin_that_satisfies_it() -> None:
+    for stated in stated_requirements():
+        requirement = Requirement(stated)
+        versions = [pin.version for pin in PINS if pin.name == canonicalize_name(requirement.name)]
+        assert versions, f"{stated} has no pin: run `make constraints`"
+        unfit = [str(version) for version in versions if version not in requirement.specifier]
+        assert not unfit, f"{stated} is pinned to {unfit}: run `make constraints`"
 
 
 def test_each_pin_has_hashes() -> None:
@@ -65,25 +64,24 @@ def test_each_pin_has_hashes() -> None:
     assert odd == []
 
 
-@pytest.mark.parametrize(
-    ("what", "pattern"),
-    [
-        ("an option (an index address, a folder of files, an editable)", r"^\s*-(?!-hash=sha256:)"),
-        ("an address", r"\w+://"),
-        ("a direct reference", r"^[^#\s]\S*\s*@"),
-        ("an absolute path", r"(^|[\s\"'=])/\w"),
-        ("a home folder", r"~/"),
-    ],
-)
-def test_the_constraints_name_no_place(what: str, pattern: str) -> None:
-    found = [line for line in CONSTRAINTS.splitlines() if re.search(pattern, line)]
-    assert found == [], f"constraints.txt names {what}"
+PLACES = {
+    "an option (an index address, a folder of files, an editable)": r"^\s*-(?!-hash=sha256:)",
+    "an address": r"\w+://",
+    "a direct reference": r"^[^#\s]\S*\s*@",
+    "an absolute path": r"(^|[\s\"'=])/\w",
+    "a home folder": r"~/",
+}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_a_module_holds_one_idea(module: Path) -> None:
-    length = len(module.read_text(encoding="utf-8").splitlines())
-    assert length <= LONGEST_MODULE, f"{module.name} has {length} lines: split it"
+def test_the_constraints_name_no_place() -> None:
+    for what, pattern in PLACES.items():
+        found = [line for line in CONSTRAINTS.splitlines() if re.search(pattern, line)]
+        assert found == [], f"constraints.txt names {what}"
+
+
+def test_a_module_holds_one_idea() -> None:
+    lengths = {module: len(module.read_text(encoding="utf-8").splitlines()) for module in MODULES}
+    assert {module.name: length for module, length in lengths.items() if length > LONGEST_MODULE} == {}, "split them"
 
 
 def test_the_wheel_holds_the_package_alone() -> None:

@@ -28,6 +28,7 @@ async def ended(live: LiveServer, record: TaskRecord) -> TaskRecord:
     return (await live.end_of(record)).record
 
 
+@pytest.mark.smoke
 @pytest.mark.shows("M12", "C5")
 @on_each_broker
 async def test_a_killed_workers_tasks_run_again_or_fail(quick: Settings, own: Starter, pool: Pool, gate: Gate) -> None:
@@ -53,6 +54,7 @@ async def test_a_killed_workers_tasks_run_again_or_fail(quick: Settings, own: St
         assert len(gate.arrived()) == len(tool) + len(REPEATABLE)
 
 
+@pytest.mark.smoke
 async def test_what_a_killed_worker_had_not_begun_runs_elsewhere(
     quick: Settings, own: Starter, pool: Pool, tmp_path: Path
 ) -> None:

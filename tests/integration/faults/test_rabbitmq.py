@@ -65,7 +65,7 @@ def worker(shared: Starter, pool: Pool, settings: Settings) -> Generator[WorkerP
     """A worker of the test's own; the broker that the test may start anew belongs to all."""
     worker = shared.worker(SERVER, pool, settings)
     yield worker
-    worker.stop()
+    worker.teardown()
 
 
 def keys_of(live: LiveServer) -> list[str]:

@@ -1,0 +1,145 @@
+"""Starting the programs under test, as processes of their own."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from tests.support.fork_server import LENGTH_BYTES
+
+ROOT: Final = Path(__file__).parents[2]
+FORKED: Final = ("celery", "mcp_celery")
+"""The modules that the fork server runs. Others, and other interpreters, are started by themselves."""
+READ_AT_IMPORT: Final = ("CELERY_CUSTOM_WORKER_POOL",)
+"""Variables that a program must have from its very start."""
+
+
+class Running(Protocol):
+    """A process; what tests use of :class:`subprocess.Popen`."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int, /) -> None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+def start(
+    argv: Sequence[str], *, env: Mapping[str, str], folder: Path = ROOT, stdin: int = subprocess.DEVNULL, output: int
+) -> Running:
+    """Start a program as the leader of a session.
+
+    Args:
+        argv: The command. Where it is ``python -m celery`` or ``python -m mcp_celery``, the fork server starts it.
+        env: Its whole environment.
+        folder: Where it works.
+        stdin: A descriptor, or nothing.
+        output: The descriptor of its standard output and error.
+    """
+    if [*argv[:2]] == [sys.executable, "-m"] and argv[2] in FORKED and not any(map(env.get, READ_AT_IMPORT)):
+        return fork_server().start(argv[2], argv[3:], env=env, folder=folder, stdin=stdin, output=output)
+    return subprocess.Popen(
+        argv, stdin=stdin, stdout=output, stderr=output, env=env, cwd=folder, start_new_session=True
+    )
+
+
+class Forked:
+    """A process that the fork server started."""
+
+    def __init__(self, reports: socket.socket) -> None:
+        self._reports = reports.makefile("r")
+        self._socket = reports
+        self._lock = threading.Lock()
+        self.returncode: int | None = None
+        self.pid = int(self._reports.readline())
+
+    def poll(self) -> int | None:
+        with self._lock:
+            if self.returncode is None and select.select([self._socket], [], [], 0)[0]:
+                # Without a report the fork server is dead, and its children were ended with it.
+                self.returncode = int(self._reports.readline() or -signal.SIGKILL)
+                self._reports.close()
+                self._socket.close()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            time.sleep(0.002)
+        return status
+
+    def send_signal(self, sig: int, /) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class ForkServer:
+    """The process that forks programs; it lives as long as this one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.fork_server", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def start(
+        self, module: str, argv: Sequence[str], *, env: Mapping[str, str], folder: Path, stdin: int, output: int
+    ) -> Forked:
+        ours, theirs = socket.socketpair()
+        request = {"module": module, "argv": list(argv), "env": dict(env), "folder": str(folder)}
+        message = json.dumps(request).encode()
+        with theirs, open(os.devnull) as nothing, self._lock:  # noqa: PTH123 - no file that a path could be of
+            source = nothing.fileno() if stdin == subprocess.DEVNULL else stdin
+            head = len(message).to_bytes(LENGTH_BYTES, "big")
+            socket.send_fds(self._control, [head], [theirs.fileno(), source, output, output])
+            self._control.sendall(message)
+        return Forked(ours)
+
+    def close(self) -> None:
+        self._control.close()
+        self.process.wait()
+
+
+_servers: list[ForkServer] = []
+
+
+def fork_server() -> ForkServer:
+    """This process's fork server; it is started when it is first needed."""
+    if not _servers:
+        _servers.append(ForkServer())
+        atexit.register(_servers[0].close)
+    return _servers[0]
+
+
+def fork_servers() -> list[int]:
+    """The processes of the fork servers, which tests leave running."""
+    return [server.process.pid for server in _servers]
