@@ -85,7 +85,13 @@ def test_each_has_its_body(path: tuple[str, ...]) -> None:
 def test_help_version_keys_and_usage_errors_import_no_body() -> None:
     helps = [["--help"], *([*path, "--help"] for path in COMMANDS)]
     wrong = [["no-such-command"], *([*path, "--no-such-option"] for path in COMMANDS)]
-    wrong += [["call", "ftp://x", "tool"], ["call", "http://x", "tool", "--json", "{"], ["serve"]]
+    wrong += [
+        ["call", "ftp://x", "tool"],
+        ["call", "http://x", "tool", "--json", "{"],
+        ["serve"],
+        ["call"],
+        ["task", "answer"],
+    ]
     loaded = loaded_by(*helps, *wrong, ["--version"], ["keygen"])
     statuses = [status for status, _ in loaded.values()]
     assert statuses == [0] * len(helps) + [2] * len(wrong) + [0, 0]
