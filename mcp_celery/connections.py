@@ -30,7 +30,8 @@ from mcp_celery.keys import RedisKeys
 from mcp_celery.queue import CeleryQueue
 from mcp_celery.results import CeleryResults
 from mcp_celery.sealing import SnapshotCodec
-from mcp_celery.settings import HOW_TO_MAKE_A_KEY, Settings
+from mcp_celery.sealing_keys import HOW_TO_MAKE_A_KEY
+from mcp_celery.settings import Settings
 from mcp_celery.store import RedisExposed, RedisJobLedger, RedisRecovery, RedisTaskBus, RedisTaskStore, connect
 
 logger = logging.getLogger(__name__)

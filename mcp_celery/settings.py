@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mcp_celery.config import Foreground
 from mcp_celery.errors import ConfigurationError
+from mcp_celery.sealing_keys import HOW_TO_MAKE_A_KEY, MIN_KEY_BYTES
 
 ENV_PREFIX: Final = "MCP_CELERY_"
 _REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
@@ -18,8 +19,6 @@ _REFUSED_RESULT_BACKENDS: Final = {
     "rpc": "it delivers each result once, to the process that sent the job, and tasks are read by any server",
     "disabled": "it keeps no results",
 }
-MIN_KEY_BYTES: Final = 32
-HOW_TO_MAKE_A_KEY: Final = "`mcp-celery keygen` makes one"
 _SECRET_HEADERS: Final = frozenset({"authorization", "proxy-authorization", "cookie"})
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _NAMESPACE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")

@@ -14,7 +14,7 @@ class JSONCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the command line."""
-        following = [*args[1:], ""]
+        following = [*args, ""][1:]
         marked = [
             "--json=" if arg == "--json" and not after.lstrip().startswith("{") else arg
             for arg, after in zip(args, following, strict=True)

@@ -2,54 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 import mcp_types as types
 from mcp.client import Client
 
-from mcp_celery.cli.arguments import JSONCommand, parsed_object, split_pairs, typed_arguments
+from mcp_celery.cli.arguments import typed_arguments
 from mcp_celery.cli.attend import Attendant, run
-from mcp_celery.cli.outcome import STATUS_HELP, ClientError, Outcome, outcome_of
-from mcp_celery.cli.remote import Remote, print_json, print_tool_result, remote_options
+from mcp_celery.cli.outcome import ClientError, Outcome, outcome_of
+from mcp_celery.cli.remote import Remote, print_json, print_tool_result
 from mcp_celery.client import TaskState, call_tool_task
 
 MOST_PAGES: Final = 100
 """Of a server's list of tools, so that a list without an end ends."""
 
 
-@click.command(cls=JSONCommand, epilog=STATUS_HELP)
-@remote_options
-@click.argument("tool")
-@click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="One argument, as the tool's schema has it.")
-@click.option(
-    "--json",
-    "objects",
-    multiple=True,
-    metavar="['{…}']",
-    help="All arguments as JSON. By itself: print JSON, for machines.",
-)
-@click.option(
-    "--task/--no-task", default=True, help="Let the server make a task of the call, as it likes. The default."
-)
 def call(
-    url: str, tool: str, headers: dict[str, str], pairs: Sequence[str], objects: Sequence[str], task: bool
+    url: str,
+    tool: str,
+    headers: dict[str, str],
+    pairs: dict[str, str],
+    given: tuple[dict[str, Any] | None, bool],
+    task: bool,
 ) -> None:
-    """Call TOOL of the MCP server at URL, and print its result.
+    """Call a tool, and end the process with the outcome.
 
-    Where the server makes a task of the call, a bar shows how it goes, and Ctrl-C offers to cancel it or to leave it
-    running. Questions are asked at the prompt, or answered by the lines that are piped in. Images and other files of
-    the result are saved in the current folder.
+    Args:
+        url: The server's endpoint.
+        tool: The tool's name.
+        headers: Sent with each request.
+        pairs: Arguments as texts.
+        given: All arguments, None where there are none; and whether standard output is JSON.
+        task: Whether the server may make a task of the call.
     """
-    given, machine = parsed_object(objects)
-    texts = split_pairs(pairs)
-    if given is not None and texts:
+    whole, machine = given
+    if whole is not None and pairs:
         raise click.UsageError("--arg and --json '{…}' are two ways to say the same: use one of them")
 
     async def body(attendant: Attendant) -> Outcome:
         async with attendant.remote.client(elicitation=attendant.prompter.elicit, tasks=task) as client:
-            arguments = given if given is not None else typed_arguments(texts, await _schema(client, tool))
+            arguments = whole if whole is not None else typed_arguments(pairs, await _schema(client, tool))
             if not task:
                 return _print_plain(await client.call_tool(tool, arguments), tool, machine=machine)
             handle = await call_tool_task(client, tool, arguments)

@@ -61,13 +61,8 @@ class Indexed:
         return celery_job_id(build_task_key(None, self.task_id, "tool", TOOL))
 
 
-@click.command()
 def demo() -> None:
-    """Watch a tool call run as a Celery job, its progress and its result pushed to the client. Another asks a question.
-
-    To be run from a checkout of the project, which it indexes. It starts a server, a worker and a private store (unless
-    MCP_CELERY_REDIS_URL names one), and ends them all.
-    """
+    """Start a stack, call two tools of the server, and end the stack."""
     if not SERVER_FILE.is_file():
         raise StartError(f"there is no {SERVER_FILE} here: run the demo in a checkout of the project")
     console = Console()

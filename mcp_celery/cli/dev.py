@@ -9,30 +9,20 @@ from pathlib import Path
 
 import click
 
-from mcp_celery.cli.options import (
-    concurrency_option,
-    data_dir_option,
-    host_option,
-    pool_option,
-    port_option,
-    server_argument,
-)
 from mcp_celery.cli.output import Terminal, typed
 from mcp_celery.cli.stack import Stack, StopRequested, run_stack
 
 
-@click.command()
-@server_argument
-@host_option
-@port_option
-@data_dir_option
-@pool_option
-@concurrency_option
 def dev(server: str, host: str, port: int, data_dir: Path | None, pool: str, concurrency: int | None) -> None:
-    """Run SERVER with all it needs: a store, a Celery worker, and the MCP server over HTTP.
+    """Run a server with all it needs, until a signal comes.
 
-    SERVER is `module:attribute`. The store is a private one, unless MCP_CELERY_REDIS_URL names another. Ctrl-C stops
-    everything: running jobs have five seconds to finish, a second Ctrl-C stops them sooner.
+    Args:
+        server: The user's server as ``module:attribute``.
+        host: Address to listen on.
+        port: Port to listen on; 0: a free one.
+        data_dir: Folder of the private store; None: the one of the current folder.
+        pool: One of `POOLS`.
+        concurrency: Jobs at a time; None: the pool's default.
     """
     stack = Stack.prepare(server, host=host, port=port, data_dir=data_dir, pool=pool, concurrency=concurrency)
 

@@ -7,13 +7,7 @@ from pathlib import Path
 
 import click
 
-from mcp_celery.cli.call import call
-from mcp_celery.cli.demo import demo
-from mcp_celery.cli.dev import dev
-from mcp_celery.cli.keygen import keygen
-from mcp_celery.cli.serve import serve
-from mcp_celery.cli.store import store
-from mcp_celery.cli.task import task
+from mcp_celery.cli.commands import COMMANDS
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,7 +16,7 @@ def cli() -> None:
     """Background tasks of MCP servers, run by Celery."""
 
 
-for command in (call, demo, dev, keygen, serve, store, task):
+for command in COMMANDS:
     cli.add_command(command)
 
 

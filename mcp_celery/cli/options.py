@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
+
+from mcp_celery.cli.arguments import parsed_object
 
 POOLS: Final[Mapping[str, tuple[str, ...]]] = {
     "asyncio": (),
@@ -20,27 +22,67 @@ Celery cannot tell `-P prefork`, its own default, from nothing; `processes` is a
 MOST_DEFAULT_PROCESSES: Final = 4
 """A development machine has more to do than to hold a worker process a core."""
 
-server_argument = click.argument("server", metavar="MODULE:ATTR")
-host_option = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-port_option = click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0: a free one."
+
+def default_concurrency(pool: str) -> int | None:
+    """How many jobs a development worker runs at a time; None: as the app's configuration says."""
+    return None if pool == "asyncio" else min(MOST_DEFAULT_PROCESSES, os.cpu_count() or 1)
+
+
+SERVER: Final = click.Argument(["server"], metavar="MODULE:ATTR")
+HOST: Final = click.Option(["--host"], default="127.0.0.1", show_default=True, help="Address to listen on.")
+PORT: Final = click.Option(
+    ["--port"], type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0: a free one."
 )
-data_dir_option = click.option(
-    "--data-dir",
+DATA_DIR: Final = click.Option(
+    ["--data-dir"],
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the private store. Default: one for the current folder, below the user's state folder.",
 )
-pool_option = click.option(
-    "--pool", type=click.Choice(list(POOLS)), default="asyncio", show_default=True, help="How the worker runs jobs."
+POOL: Final = click.Option(
+    ["--pool"], type=click.Choice(list(POOLS)), default="asyncio", show_default=True, help="How the worker runs jobs."
 )
-concurrency_option = click.option(
-    "--concurrency",
+CONCURRENCY: Final = click.Option(
+    ["--concurrency"],
     type=click.IntRange(min=1),
     help="Jobs that the worker runs at a time. Default: 100 on the asyncio pool, and up to 1,000 while they only wait; "
     f"else the number of processors, at most {MOST_DEFAULT_PROCESSES}.",
 )
 
 
-def default_concurrency(pool: str) -> int | None:
-    """How many jobs a development worker runs at a time; None: as the app's configuration says."""
-    return None if pool == "asyncio" else min(MOST_DEFAULT_PROCESSES, os.cpu_count() or 1)
+def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise click.BadParameter(f"{value!r} is no http:// or https:// URL")
+    return value
+
+
+def _headers(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for value in values:
+        name, colon, content = value.partition(":")
+        if not (colon and name.strip() and value.isprintable() and value.isascii()):
+            raise click.BadParameter("'NAME: VALUE' is wanted, in ASCII")  # without what was given: it may be a secret
+        headers[name.strip()] = content.strip()
+    return headers
+
+
+def _given(
+    _context: click.Context, _parameter: click.Parameter, texts: Sequence[str]
+) -> tuple[dict[str, Any] | None, bool]:
+    return parsed_object(texts)
+
+
+URL: Final = click.Argument(["url"], callback=_url)
+HEADER: Final = click.Option(
+    ["-H", "--header", "headers"],
+    multiple=True,
+    callback=_headers,
+    metavar="'NAME: VALUE'",
+    help="Sent with each request.",
+)
+TASK_ID: Final = click.Argument(["task_id"])
+MACHINE: Final = click.Option(["--json", "machine"], is_flag=True, help="Print JSON, for machines.")
+
+
+def json_option(help_text: str) -> click.Option:
+    """``--json ['{…}']`` of a `JSONCommand`; the command's body takes what `parsed_object` returns as ``given``."""
+    return click.Option(["--json", "given"], multiple=True, callback=_given, metavar="['{…}']", help=help_text)

@@ -35,12 +35,6 @@ class Outcome(IntEnum):
     INTERRUPTED = 130
 
 
-STATUS_HELP: Final = (
-    "Exit status: 0 completed; 1 failed; 2 wrong command line; 3 cancelled; 4 no such task; 5 the server cannot be "
-    "reached; 6 the task goes on; 130 interrupted before there was a task."
-)
-
-
 class ClientError(Exception):
     """What ends a command without a result.
 

@@ -1,14 +1,13 @@
-"""What the client's commands share: their options, the connection, and what they print of a task."""
+"""What the client's commands share: the connection, and what they print of a task."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 import mcp_types as types
@@ -96,37 +95,3 @@ def print_tool_result(result: types.CallToolResult, *, name: str) -> None:
         print_line(Console(stderr=True), f"Error: {text_of(result) or 'the tool failed, and does not say why'}")
     else:
         print_result(Console(), result, name=name, folder=Path())
-
-
-def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if not value.startswith(("http://", "https://")):
-        raise click.BadParameter(f"{value!r} is no http:// or https:// URL")
-    return value
-
-
-def _headers(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for value in values:
-        name, colon, content = value.partition(":")
-        if not (colon and name.strip() and value.isprintable() and value.isascii()):
-            raise click.BadParameter("'NAME: VALUE' is wanted, in ASCII")  # without what was given: it may be a secret
-        headers[name.strip()] = content.strip()
-    return headers
-
-
-_url_argument = click.argument("url", callback=_url)
-_header_option = click.option(
-    "-H",
-    "--header",
-    "headers",
-    multiple=True,
-    callback=_headers,
-    metavar="'NAME: VALUE'",
-    help="Sent with each request.",
-)
-machine_option = click.option("--json", "machine", is_flag=True, help="Print JSON, for machines.")
-
-
-def remote_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """URL and ``--header``."""
-    return _url_argument(_header_option(command))

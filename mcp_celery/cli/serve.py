@@ -8,12 +8,10 @@ import sys
 from contextlib import redirect_stdout
 from typing import Final
 
-import click
 import uvicorn
 from mcp.server import MCPServer
 
 from mcp_celery.cli.errors import StartError, start_errors
-from mcp_celery.cli.options import host_option, port_option, server_argument
 from mcp_celery.composition import check
 from mcp_celery.server import load_server
 
@@ -65,18 +63,15 @@ def url_of(bound: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{MCP_PATH}"
 
 
-@click.command()
-@server_argument
-@host_option
-@port_option
-@click.option(
-    "--transport", type=click.Choice(["http", "stdio"]), default="http", show_default=True, help="How clients connect."
-)
-@click.option("--fd", type=click.IntRange(min=3), hidden=True, help="Inherited socket, bound to the address.")
 def serve(server: str, host: str, port: int, transport: str, fd: int | None) -> None:
-    """Serve SERVER, and nothing else: the worker and the broker run elsewhere.
+    """Serve until a signal comes, or the client on stdio has gone.
 
-    SERVER is `module:attribute`. HTTP clients connect to /mcp. On stdio, standard output carries the protocol alone.
+    Args:
+        server: The user's server as ``module:attribute``.
+        host: Address to listen on.
+        port: Port to listen on; 0: a free one.
+        transport: ``http`` or ``stdio``.
+        fd: An inherited socket that is bound to the address; None: one is bound here.
     """
     # A module may print while it is imported.
     with start_errors(), redirect_stdout(sys.stderr):

@@ -16,7 +16,6 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from mcp_celery.cli.errors import RunError, start_errors
-from mcp_celery.cli.options import data_dir_option
 from mcp_celery.cli.supervisor import StopSignals, Supervisor, unless_interrupted
 from mcp_celery.embedded import EmbeddedStore, EmbeddedStoreError, default_data_dir
 from mcp_celery.settings import ENV_PREFIX
@@ -93,12 +92,11 @@ async def raise_when_gone(redis_url: str) -> None:
             raise RunError("the store ended unexpectedly; everything else was stopped") from error
 
 
-@click.command()
-@data_dir_option
 def store(data_dir: Path | None) -> None:
-    """Run the private store until it is told to stop.
+    """Run the private store until a signal comes.
 
-    Other terminals use it with the `export` line that is printed.
+    Args:
+        data_dir: Its folder; None: the one of the current folder.
     """
     asyncio.run(_run(data_dir or default_data_dir()))
 

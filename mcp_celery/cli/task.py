@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
-import click
 import mcp_types as types
 from pydantic import ValidationError
 
-from mcp_celery.cli.arguments import JSONCommand, parsed_object
 from mcp_celery.cli.attend import Attendant, run
-from mcp_celery.cli.outcome import STATUS_HELP, ClientError, Outcome, outcome_of
-from mcp_celery.cli.remote import Remote, machine_option, remote_options
+from mcp_celery.cli.outcome import ClientError, Outcome, outcome_of
+from mcp_celery.cli.remote import Remote
 from mcp_celery.client import TaskHandle
 
-task_id_argument = click.argument("task_id")
 
-
-@click.group()
-def task() -> None:
-    """Look after a task of an MCP server, by the id that `call` prints where it is left running."""
-
-
-@task.command(epilog=STATUS_HELP)
-@remote_options
-@task_id_argument
-@machine_option
 def get(url: str, task_id: str, headers: dict[str, str], machine: bool) -> None:
-    """Print how the task TASK_ID stands, and its result where it has one."""
+    """Print how a task stands, and its result where it has one."""
 
     async def body(attendant: Attendant) -> Outcome:
         async with attendant.remote.client() as client:
@@ -38,15 +25,8 @@ def get(url: str, task_id: str, headers: dict[str, str], machine: bool) -> None:
     run(Remote(url=url, headers=headers, machine=machine), body)
 
 
-@task.command(epilog=STATUS_HELP)
-@remote_options
-@task_id_argument
-@machine_option
 def watch(url: str, task_id: str, headers: dict[str, str], machine: bool) -> None:
-    """Follow the task TASK_ID to its end, answer its questions at the prompt, and print its result.
-
-    With --json each change is a line.
-    """
+    """Follow a task to its end, answer its questions at the prompt, and print its result; for machines each change."""
 
     async def body(attendant: Attendant) -> Outcome:
         async with attendant.remote.client(elicitation=attendant.prompter.elicit) as client:
@@ -56,12 +36,8 @@ def watch(url: str, task_id: str, headers: dict[str, str], machine: bool) -> Non
     run(Remote(url=url, headers=headers, machine=machine), body)
 
 
-@task.command(epilog="Exit status: 0 the server took it; else as for `task get`.")
-@remote_options
-@task_id_argument
-@machine_option
 def cancel(url: str, task_id: str, headers: dict[str, str], machine: bool) -> None:
-    """Ask the server to cancel the task TASK_ID, and print how it stands then."""
+    """Ask the server to cancel a task, and print how it stands then."""
 
     async def body(attendant: Attendant) -> Outcome:
         async with attendant.remote.client() as client:
@@ -73,20 +49,9 @@ def cancel(url: str, task_id: str, headers: dict[str, str], machine: bool) -> No
     run(Remote(url=url, headers=headers, machine=machine), body)
 
 
-@task.command(cls=JSONCommand, epilog="Exit status: 0 the server took the answers; else as for `task get`.")
-@remote_options
-@task_id_argument
-@click.option(
-    "--json",
-    "objects",
-    multiple=True,
-    metavar="['{…}']",
-    help='Answers by the keys of the questions: \'{"KEY": {"action": "accept", "content": {…}}}\'. '
-    "By itself: print JSON, for machines.",
-)
-def answer(url: str, task_id: str, headers: dict[str, str], objects: Sequence[str]) -> None:
-    """Answer what the task TASK_ID asks now, at the prompt or with --json, and print how it stands then."""
-    given, machine = parsed_object(objects)
+def answer(url: str, task_id: str, headers: dict[str, str], given: tuple[dict[str, Any] | None, bool]) -> None:
+    """Answer what a task asks now, with what was given or else at the prompt, and print how it stands then."""
+    answers, machine = given
 
     async def body(attendant: Attendant) -> Outcome:
         async with attendant.remote.client(elicitation=attendant.prompter.elicit) as client:
@@ -94,7 +59,7 @@ def answer(url: str, task_id: str, headers: dict[str, str], objects: Sequence[st
             if not handle.questions:
                 attendant.remote.print_state(handle.state, name=task_id)
                 raise ClientError(f"task {task_id} asks nothing now", outcome_of(handle.state) or Outcome.FAILED)
-            await handle.answer(given if given is not None else await _asked(attendant, handle))
+            await handle.answer(answers if answers is not None else await _asked(attendant, handle))
             state = await handle.status()
         attendant.remote.print_state(state, name=task_id)
         return Outcome.COMPLETED

@@ -1,0 +1,27 @@
+"""What a command does, imported when the command runs: help, the version and usage errors must not wait for imports."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The callback of a command: a function that is imported by its name when the command runs.
+
+    Args:
+        name: ``module:function``. The function takes the command's parameters as keyword arguments.
+    """
+
+    name: str
+
+    def load(self) -> Callable[..., object]:
+        """Import the function."""
+        return pkgutil.resolve_name(self.name)
+
+    def __call__(self, **parameters: Any) -> None:
+        """Run the command."""
+        self.load()(**parameters)
