@@ -7,8 +7,8 @@ PYTEST := $(BIN)/pytest -n auto --dist loadgroup
 SOURCES := mcp_celery workers config tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-long test-stress test-browser test-faults test-peers coverage soak \
-  screenshots conformance bench lint format docs constraints clean
+.PHONY: help setup demo test test-all test-long test-pythons test-stress test-browser test-faults test-peers coverage \
+  soak screenshots conformance bench lint format docs constraints clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: $(READY) ## Run the tests that every change needs, in 5 minutes; ARGS="-k 
 test-all: $(READY) ## Run all tests, on every pool, broker and result backend, with faults, peers and a browser, in 20 minutes
 	@$(PYTEST) $(ARGS)
 	@$(BIN)/python -m tests.conformance
+
+test-pythons: $(READY) ## Run unit, contract and smoke tests on each CPython found (PATH, pyenv, uv), each in a venv of its own
+	@$(BIN)/python -m tests.pythons
 
 test-long: $(READY) ## Run each test on each pool, large random tests and the soak, in an hour: before a release
 	@$(PYTEST) --all-pools --long --hypothesis-profile=long $(ARGS)

@@ -1,8 +1,9 @@
 """Redis: records of tasks, and hints that they changed."""
 
 from mcp_celery.store.bus import RedisTaskBus
+from mcp_celery.store.connection import connect
 from mcp_celery.store.exposed import RedisExposed
-from mcp_celery.store.records import RedisJobLedger, RedisTaskStore, connect
+from mcp_celery.store.records import RedisJobLedger, RedisTaskStore
 from mcp_celery.store.recovery import RedisRecovery
 
 __all__ = ["RedisExposed", "RedisJobLedger", "RedisRecovery", "RedisTaskBus", "RedisTaskStore", "connect"]

@@ -9,7 +9,6 @@ from typing import Any, TypeVar, cast
 
 import redis
 import redis.asyncio
-from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -40,34 +39,11 @@ logger = logging.getLogger(__name__)
 Reply = TypeVar("Reply")
 
 
-def connect(url: str, *, max_connections: int, timeout_seconds: float) -> redis.asyncio.Redis:
-    """An async client whose pool waits when every connection is busy, instead of failing.
-
-    Args:
-        url: ``MCP_CELERY_REDIS_URL``.
-        max_connections: Size of the pool.
-        timeout_seconds: How long to wait for a free connection.
-    """
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
-        max_connections=max_connections,
-        timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        # Calls have a deadline of their own. redis-py's would put `asyncio.wait_for` around each write, which costs a
-        # task and, before Python 3.12, can lose a cancellation.
-        socket_timeout=None,
-        # One more try on a fresh connection: what is pooled may be from before the store restarted.
-        # (The blocking client's Retry is accepted here too, and never tries again.)
-        retry=AsyncRetry(NoBackoff(), 1),
-    )
-    return redis.asyncio.Redis.from_pool(pool)
-
-
 class RedisTaskStore(RedisQuestions):
     """Fulfils :class:`mcp_celery.engine.TaskStore`.
 
     Args:
-        client: From :func:`connect`; belongs to this store and closes with it.
+        client: From :func:`mcp_celery.store.connect`; belongs to this store and closes with it.
         keys: Names of the keys.
         timeout_seconds: How long a call may take.
         result_key: Where the result backend keeps a job's result, None when it is not in this Redis.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -90,7 +90,9 @@ class CorePeer:
             answer = {"protocolVersion": self.revision, "capabilities": self.capabilities, "serverInfo": info}
         elif callable(answer):
             answer = await answer(params)
-        if isinstance(answer, ErrorData):
-            await self._send(JSONRPCError(jsonrpc="2.0", id=request.id, error=answer))
-        else:
-            await self._send(JSONRPCResponse(jsonrpc="2.0", id=request.id, result=answer))
+        # A client that has gone waits for no answer.
+        with suppress(anyio.BrokenResourceError):
+            if isinstance(answer, ErrorData):
+                await self._send(JSONRPCError(jsonrpc="2.0", id=request.id, error=answer))
+            else:
+                await self._send(JSONRPCResponse(jsonrpc="2.0", id=request.id, result=answer))
