@@ -25,6 +25,7 @@ from mcp.client.subscriptions import SubscriptionLost
 from redis.exceptions import RedisError
 
 from mcp_celery.client import TasksClient, call_tool_task
+from tests.support.signals import interruptible
 from tests.support.waiting import eventually_sync
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -128,15 +129,16 @@ class CommandLine:
         path.write_text(text, encoding="utf-8")
 
     def start(self, *arguments: str, cwd: Path | None = None, **env: str) -> Running:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mcp_celery", *arguments],
-            cwd=cwd or self.folder,
-            env={**self._env, **env},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with interruptible():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mcp_celery", *arguments],
+                cwd=cwd or self.folder,
+                env={**self._env, **env},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         self.started.append(process)
         return Running(process)
 

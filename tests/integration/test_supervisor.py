@@ -18,6 +18,7 @@ from mcp_celery.cli import supervisor as supervisor_module
 from mcp_celery.cli import watchdog
 from mcp_celery.cli.supervisor import ChildExit, ChildSpec, StopSignals, Supervisor, unless_interrupted
 from mcp_celery.cli.watchdog import Step
+from tests.support.signals import interruptible
 from tests.support.waiting import eventually_sync
 
 GIVE_UP_SECONDS = 30.0
@@ -299,7 +300,8 @@ def test_the_first_signal_asks_and_the_next_ones_hurry() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             await again.wait()
 
-    asyncio.run(asyncio.wait_for(run(), GIVE_UP_SECONDS))
+    with interruptible():
+        asyncio.run(asyncio.wait_for(run(), GIVE_UP_SECONDS))
 
 
 def test_work_is_done_or_interrupted() -> None:
