@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
@@ -468,7 +469,7 @@ async def test_another_broker_and_another_result_backend(
     store_url: str, their_python: Path, tmp_path: Path, gate: Gate
 ) -> None:
     """RabbitMQ, and results in a database, of which one is read at a time."""
-    namespace = f"exposed-{tmp_path.name}"
+    namespace = f"exposed-{os.urandom(4).hex()}"
     with rabbitmq(tmp_path) as broker:
         variables = host_environment(store_url, namespace, broker=broker, backend=f"db+sqlite:///{tmp_path}/results.db")
         with (

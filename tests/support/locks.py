@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import random
+import secrets
 import socket
 import tempfile
 from collections.abc import Generator
@@ -39,10 +39,9 @@ def reserved_port() -> Generator[int]:
     """
     folder = Path(tempfile.gettempdir()) / f"mcp-celery-test-ports-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    # Not `random`'s own generator, which may be seeded: then two processes would try the same ports in the same order.
     ports = _ports()
-    random.SystemRandom().shuffle(ports)
-    for port in ports:
+    first = secrets.randbelow(len(ports))  # `random` may be seeded, alike in every process
+    for port in [*ports[first:], *ports[:first]]:
         with (folder / str(port)).open("a") as lock:
             if _is_ours(port, lock):
                 yield port
