@@ -29,7 +29,7 @@ from tests.support.signals import interruptible
 from tests.support.waiting import eventually_sync
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-GIVE_UP_SECONDS = 60.0
+GIVE_UP_SECONDS = 180.0
 MARK = "MCP_CELERY_TEST_MARK"
 
 PLAIN_SERVER = """

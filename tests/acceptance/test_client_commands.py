@@ -24,7 +24,7 @@ from mcp_celery.cli.main import cli
 from tests.support.deployment import ROOT, Deployment, answering_url, deployed, process
 from tests.support.signals import interruptible
 
-GIVE_UP_SECONDS = 60.0
+GIVE_UP_SECONDS = 180.0
 PROGRAM = str(Path(sys.executable).with_name("mcp-celery"))
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "TERM": "xterm"}
 

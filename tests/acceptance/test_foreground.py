@@ -204,12 +204,12 @@ async def test_its_progress_reaches_the_caller(transport: Any, mode: Any) -> Non
 
 
 async def begun(notes: Path) -> None:
-    await eventually(lambda: lines(notes) == ["begun"], what="the job has begun", seconds=60)
+    await eventually(lambda: lines(notes) == ["begun"], what="the job has begun")
 
 
 async def is_cancelled(deployment: Deployment, notes: Path, *, before: set[str]) -> None:
     """Wait until the only new task is cancelled, and its job has ended."""
-    await eventually(lambda: lines(notes) == ["begun", "ended"], what="the job has ended", seconds=60)
+    await eventually(lambda: lines(notes) == ["begun", "ended"], what="the job has ended")
     (record,) = [one for one in records(deployment) if one["task_id"] not in before]
     assert record["status"] == "cancelled"
     await eventually(lambda: int(only(deployment, record["task_id"])["ttl_ms"]) < 120_000, what="it goes soon")

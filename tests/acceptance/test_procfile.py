@@ -25,8 +25,13 @@ from tests.support.signals import interruptible
 from tests.support.waiting import eventually_sync
 from tests.support.wire import Wire, follow
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 MARK = "MCP_CELERY_TEST_MARK"
+PATIENT_HONCHO = f"""
+from honcho import command, manager
+manager.KILL_WAIT = {PATIENCE_SECONDS}  # after which it kills; what is asked is that all end by themselves
+command.main()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +75,7 @@ async def test_honcho_brings_everything_up_and_ctrl_c_ends_it_all(checkout: Path
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MCP_CELERY_", "FLOWER_"))}
     environment = {**inherited, MARK: mark, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     try:
-        with process(["honcho", "start"], environment, log, folder=checkout) as honcho:
+        with process([sys.executable, "-c", PATIENT_HONCHO, "start"], environment, log, folder=checkout) as honcho:
             eventually_sync(lambda: answers(f"http://127.0.0.1:{web}/mcp"), seconds=PATIENCE_SECONDS)
             async with Wire(f"http://127.0.0.1:{web}/mcp") as wire:
                 task = await wire.create("index_folder", path="config")

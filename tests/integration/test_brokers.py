@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 SERVER: Final = "tests.support.servers.anywhere:server"
 OPERATOR = {"CELERY_CONFIG_MODULE": "tests.support.servers.prioritized"}
-PATIENCE_SECONDS: Final = 40.0
+PATIENCE_SECONDS: Final = 120.0
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mcp_celery.cli.watchdog import Step
 from tests.support.signals import interruptible
 from tests.support.waiting import eventually_sync
 
-GIVE_UP_SECONDS = 30.0
+GIVE_UP_SECONDS = 120.0
 SHORT_STEPS = (Step("ask", 0.2), Step("urge", 0.2), Step("kill", 5.0))
 
 SLEEP = "import time; print('ready', flush=True); time.sleep(600)"

@@ -22,7 +22,7 @@ from mcp_celery.cli.options import POOLS
 
 ROOT = Path(__file__).parents[2]
 MODULE = "tests.acceptance.fixture_server"
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 180.0
 
 
 def wait_until(happened: object, what: str) -> None:
