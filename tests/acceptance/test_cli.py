@@ -25,10 +25,11 @@ from mcp.client.subscriptions import SubscriptionLost
 from redis.exceptions import RedisError
 
 from mcp_celery.client import TasksClient, call_tool_task
+from tests.support.signals import interruptible
 from tests.support.waiting import eventually_sync
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-GIVE_UP_SECONDS = 60.0
+GIVE_UP_SECONDS = 180.0
 MARK = "MCP_CELERY_TEST_MARK"
 
 PLAIN_SERVER = """
@@ -128,15 +129,16 @@ class CommandLine:
         path.write_text(text, encoding="utf-8")
 
     def start(self, *arguments: str, cwd: Path | None = None, **env: str) -> Running:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mcp_celery", *arguments],
-            cwd=cwd or self.folder,
-            env={**self._env, **env},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with interruptible():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mcp_celery", *arguments],
+                cwd=cwd or self.folder,
+                env={**self._env, **env},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         self.started.append(process)
         return Running(process)
 

@@ -22,7 +22,8 @@ from mcp_celery.client import (
     call_tool_task,
     resilient_http,
 )
-from tests.support.deployment import MODULE, ROOT, Deployment, free_port, is_listening, process, wait_until
+from tests.support.deployment import MODULE, ROOT, Deployment, is_listening, process, wait_until
+from tests.support.locks import exclusively, reserve_port
 from tests.support.scripted import text_of
 from tests.support.waiting import eventually
 
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_task_outlives_its_server_and_the_client_too(idle_deployment: Deployment, tmp_path: Path) -> None:
-    port = free_port()
+    port = reserve_port()
     url = f"http://127.0.0.1:{port}/mcp"
     argv = [sys.executable, "-m", "mcp_celery", "serve", f"{MODULE}:server", "--port", str(port)]
     with idle_deployment.worker("asyncio"):
@@ -66,11 +67,13 @@ async def test_an_expired_task_is_gone(url: str) -> None:
 @pytest.fixture(scope="module")
 def peer_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A FastMCP 4 server: it has no push, and a poll interval of five seconds."""
+    peer.VENV.parent.mkdir(exist_ok=True)
     try:
-        python = peer.ensure()
+        with exclusively(peer.VENV.with_suffix(".lock")):
+            python = peer.ensure()
     except peer.PeerMissingError as error:
         pytest.skip(f"no FastMCP 4 here: {error}")
-    port = free_port()
+    port = reserve_port()
     env = {**os.environ, "FASTMCP_DOCKET_URL": "memory://", "PYTHONPATH": str(ROOT)}
     argv = [str(python), str(ROOT / "tests/support/peers/fastmcp4.py"), str(port)]
     with process(argv, env, tmp_path_factory.mktemp("peer") / "peer.log") as child:

@@ -21,9 +21,10 @@ import pytest
 from click.testing import CliRunner
 
 from mcp_celery.cli.main import cli
-from tests.support.deployment import ROOT, Deployment, deployed, free_port, is_listening, process, wait_until
+from tests.support.deployment import ROOT, Deployment, answering_url, deployed, process
+from tests.support.signals import interruptible
 
-GIVE_UP_SECONDS = 60.0
+GIVE_UP_SECONDS = 180.0
 PROGRAM = str(Path(sys.executable).with_name("mcp-celery"))
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "TERM": "xterm"}
 
@@ -120,6 +121,12 @@ class Terminal:
         return self._running.wait(GIVE_UP_SECONDS)
 
 
+@pytest.fixture(autouse=True)
+def in_the_foreground() -> Generator[None]:
+    with interruptible():
+        yield
+
+
 @pytest.fixture
 def mcp(tmp_path: Path) -> Mcp:
     return Mcp(tmp_path)
@@ -140,11 +147,10 @@ def url(deployment: Deployment) -> str:
 @pytest.fixture(scope="module")
 def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server whose tasks ask, paint, fail and hang."""
-    port = free_port()
-    argv = [sys.executable, "-m", "tests.support.asking", str(port)]
-    with process(argv, dict(os.environ), tmp_path_factory.mktemp("asking") / "server.log", quiet=True) as child:
-        wait_until(lambda: is_listening(port) or child.poll() is not None, "the asking server listens")
-        yield f"http://127.0.0.1:{port}/mcp"
+    log = tmp_path_factory.mktemp("asking") / "server.log"
+    argv = [sys.executable, "-m", "tests.support.asking"]
+    with process(argv, dict(os.environ), log, quiet=True) as child:
+        yield answering_url(log, child)
 
 
 def test_a_call_shows_its_progress_and_prints_its_result(mcp: Mcp, url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
@@ -98,7 +99,7 @@ def gates(tmp_path: Path) -> Iterator[Gates]:
 async def end_of(wire: Wire, tool: str, **arguments: Any) -> JSON:
     """Create a task, and follow it to its end by push."""
     created = await wire.create(tool, **arguments)
-    return (await soon(follow(wire, created["taskId"]), seconds=60))[-1]
+    return (await soon(follow(wire, created["taskId"])))[-1]
 
 
 async def text_of(wire: Wire, tool: str, **arguments: Any) -> str:
@@ -114,7 +115,7 @@ async def becomes(wire: Wire, task_id: str, holds: Callable[[JSON], object]) -> 
         task = await wire.get(task_id)
         return task if holds(task) else None
 
-    task = await eventually(found, what="the task becomes what it should", seconds=60)
+    task = await eventually(found, what="the task becomes what it should")
     assert task is not None
     return task
 
@@ -269,7 +270,7 @@ async def test_celerys_events_tell_before_the_next_look(alone: Deployment, gate:
         task_id = (await wire.create("wait", gate=str(held)))["taskId"]
         record = f"mcp_celery:{alone.namespace}:task:anon:{task_id}"
         await held.reached()
-        await eventually(lambda: store.hexists(record, "started_at_ms"), what="the watcher looks", seconds=60)
+        await eventually(lambda: store.hexists(record, "started_at_ms"), what="the watcher looks")
         held.open()
         with suppress(AssertionError):
             await eventually(lambda: store.hget(record, "status") == "completed", seconds=2)
@@ -278,7 +279,7 @@ async def test_celerys_events_tell_before_the_next_look(alone: Deployment, gate:
 
     async with Wire(alone.serve(MCP_CELERY_EXPOSED_INTERVAL_MS="600000")) as wire:
         await wire.create("wait", gate=str(gate))  # while it is open, its server listens
-        await eventually(is_told, what="an event is heard", seconds=30)
+        await eventually(is_told, what="an event is heard")
     store.close()
 
 
@@ -344,7 +345,7 @@ async def test_an_event_tells_that_a_job_began_in_time(
                     return task_id, held
                 return None  # the server may not have listened yet, which it does not say
 
-            told = await eventually(is_told, what="an event is heard", seconds=30)
+            told = await eventually(is_told, what="an event is heard")
             assert told is not None
             task_id, held = told
             later = await wire.create("wait_nowhere", gate=str(gate))
@@ -468,7 +469,7 @@ async def test_another_broker_and_another_result_backend(
     store_url: str, their_python: Path, tmp_path: Path, gate: Gate
 ) -> None:
     """RabbitMQ, and results in a database, of which one is read at a time."""
-    namespace = f"exposed-{tmp_path.name}"
+    namespace = f"exposed-{os.urandom(4).hex()}"
     with rabbitmq(tmp_path) as broker:
         variables = host_environment(store_url, namespace, broker=broker, backend=f"db+sqlite:///{tmp_path}/results.db")
         with (

@@ -25,7 +25,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from mcp_celery import Settings, TaskServer
 from mcp_celery.settings import celery_url
 from tests.acceptance.test_transports_2025 import served
-from tests.support.deployment import ROOT, Deployment, deployed, free_port
+from tests.support.deployment import ROOT, Deployment, deployed
 from tests.support.scripted import text_of
 from tests.support.servers.foreground import build
 from tests.support.session import session_over
@@ -204,12 +204,12 @@ async def test_its_progress_reaches_the_caller(transport: Any, mode: Any) -> Non
 
 
 async def begun(notes: Path) -> None:
-    await eventually(lambda: lines(notes) == ["begun"], what="the job has begun", seconds=60)
+    await eventually(lambda: lines(notes) == ["begun"], what="the job has begun")
 
 
 async def is_cancelled(deployment: Deployment, notes: Path, *, before: set[str]) -> None:
     """Wait until the only new task is cancelled, and its job has ended."""
-    await eventually(lambda: lines(notes) == ["begun", "ended"], what="the job has ended", seconds=60)
+    await eventually(lambda: lines(notes) == ["begun", "ended"], what="the job has ended")
     (record,) = [one for one in records(deployment) if one["task_id"] not in before]
     assert record["status"] == "cancelled"
     await eventually(lambda: int(only(deployment, record["task_id"])["ttl_ms"]) < 120_000, what="it goes soon")
@@ -333,12 +333,12 @@ async def test_a_server_with_two_endpoints_answers_though_each_request_is_acknow
     deployment: Deployment,
 ) -> None:
     """The SSE transport of 2024-11-05: a request's own HTTP exchange is over before its handler begins."""
-    port = free_port()
     runner = uvicorn.Server(
-        uvicorn.Config(a_server(deployment).sse_app(), port=port, log_config=None, timeout_graceful_shutdown=1)
+        uvicorn.Config(a_server(deployment).sse_app(), port=0, log_config=None, timeout_graceful_shutdown=1)
     )
     running = asyncio.create_task(runner.serve())
     await eventually(lambda: runner.started, what="the server listens")
+    port = runner.servers[0].sockets[0].getsockname()[1]
     try:
         async with Client(sse_client(f"http://127.0.0.1:{port}/sse"), mode="legacy") as client:
             result = await client.call_tool("counting", {"steps": 10})

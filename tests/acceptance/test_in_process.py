@@ -35,12 +35,12 @@ async def test_a_tool_a_prompt_and_a_resource_are_submitted_and_waited_for(serve
     for task in (tool, prompt, resource):
         assert (task.created.status, task.created.ttl, task.created.task_id) == ("working", 5_000, task.task_id)
 
-    counted = await soon(tool.result(), seconds=30)
+    counted = await soon(tool.result())
     assert isinstance(counted, CallToolResult)
     assert counted.content == [TextContent(type="text", text="counted to 2")]
-    briefed = await soon(prompt.result(), seconds=30)
+    briefed = await soon(prompt.result())
     assert isinstance(briefed, GetPromptResult)
-    read = await soon(resource.result(), seconds=30)
+    read = await soon(resource.result())
     assert isinstance(read, ReadResourceResult)
     assert isinstance(read.contents[0], TextResourceContents)
     assert read.contents[0].text == "page 7"
@@ -51,15 +51,15 @@ async def test_a_tool_a_prompt_and_a_resource_are_submitted_and_waited_for(serve
 async def test_a_task_ends_as_it_would_for_a_client(server: TaskServer) -> None:
     broken = await server.call_tool("protocol_error_job", {}, task_meta=TaskMeta())
     with pytest.raises(MCPError, match="the gears are stuck"):
-        await soon(broken.result(), seconds=30)
+        await soon(broken.result())
     refused = await server.call_tool("refusing", {}, task_meta=TaskMeta())
-    result = await soon(refused.result(), seconds=30)
+    result = await soon(refused.result())
     assert isinstance(result, CallToolResult)
     assert result.is_error
     stopped = await server.call_tool("counting", {"steps": 500, "pause": 0.05}, task_meta=TaskMeta())
     assert (await stopped.cancel()).status == "cancelled"
     with pytest.raises(MCPError) as cancelled:
-        await soon(stopped.result(), seconds=30)
+        await soon(stopped.result())
     assert cancelled.value.code == -32800
 
 
@@ -90,7 +90,7 @@ async def test_the_caller_chooses_the_job(server: TaskServer) -> None:
     nowhere = job_name(tasks_of(server).namespace, "tool", "nowhere")
     task = await server.call_tool("counting", {"steps": 1}, task_meta=TaskMeta(fn_key=nowhere))
     with pytest.raises(MCPError, match="No worker of the queue knows this job"):
-        await soon(task.result(), seconds=30)
+        await soon(task.result())
 
 
 @pytest.mark.parametrize("as_a_task", [False, True], ids=["from a request", "from a job"])

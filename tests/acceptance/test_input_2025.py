@@ -92,7 +92,7 @@ async def asks(session: Session, task_id: str) -> None:
     async def is_asking() -> bool:
         return (await session.get(task_id))["status"] == "input_required"
 
-    await eventually(is_asking, what="the task asks", seconds=60)
+    await eventually(is_asking, what="the task asks")
 
 
 def text_of(result: JSON) -> str:
@@ -246,7 +246,7 @@ async def test_a_task_that_is_cancelled_while_it_asks(connect: Connect) -> None:
     async with connect(answer_with=never) as session:
         task_id = (await session.create("greet"))["taskId"]
         waiting = await session.send("tasks/result", {"taskId": task_id})
-        await eventually(lambda: session.asked, what="the client is asked", seconds=60)
+        await eventually(lambda: session.asked, what="the client is asked")
         assert (await session.ask("tasks/cancel", taskId=task_id)).result["status"] == "cancelled"
         assert (await session.answer(waiting)).error["code"] == -32800
 
@@ -262,9 +262,9 @@ async def test_who_hangs_up_in_the_middle_of_a_question_leaves_it_to_the_next(ur
     async with over_http(url, capabilities=ABLE, answer_with=never) as gone:
         task_id = (await gone.create("greet"))["taskId"]
         await gone.send("tasks/result", {"taskId": task_id})
-        await eventually(lambda: gone.asked, what="the client is asked", seconds=60)
+        await eventually(lambda: gone.asked, what="the client is asked")
     async with over_http(deployment.serve(), capabilities=ABLE, answer_with=ada) as elsewhere:
-        assert text_of((await soon(elsewhere.result(task_id), seconds=60)).result) == "Hello, Ada!"
+        assert text_of((await soon(elsewhere.result(task_id))).result) == "Hello, Ada!"
 
 
 class Raw:
@@ -295,7 +295,7 @@ class Raw:
             got = await self.post({"id": 3, "method": "tasks/get", "params": {"taskId": task_id}})
             return '"input_required"' in got.text
 
-        await eventually(is_asking, what="the task asks", seconds=60)
+        await eventually(is_asking, what="the task asks")
         return task_id
 
     @asynccontextmanager
@@ -317,10 +317,10 @@ async def raw(url: str) -> AsyncGenerator[Raw]:
 
 
 async def is_greeted(raw: Raw, messages: AsyncIterator[JSON]) -> None:
-    asked = await soon(anext(messages), seconds=60)
+    asked = await soon(anext(messages))
     assert asked["method"] == "elicitation/create"
     await raw.post({"id": asked["id"], "result": named("Ada")})
-    result = await soon(anext(messages), seconds=60)
+    result = await soon(anext(messages))
     assert text_of(result["result"]) == "Hello, Ada!"
 
 
@@ -336,6 +336,6 @@ async def test_the_question_is_on_the_stream_of_the_request(raw: Raw) -> None:
 async def test_a_stream_that_dropped_leaves_the_question_to_the_next_of_its_session(raw: Raw) -> None:
     task_id = await raw.greeted()
     async with raw.result(4, task_id) as messages:
-        assert (await soon(anext(messages), seconds=60))["method"] == "elicitation/create"
+        assert (await soon(anext(messages)))["method"] == "elicitation/create"
     async with raw.result(5, task_id) as messages:
         await is_greeted(raw, messages)

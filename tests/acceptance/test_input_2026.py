@@ -70,7 +70,7 @@ async def asked(wire: Wire, task_id: str, count: int = 1) -> JSON:
         assert task["status"] in ("working", "input_required"), task
         return task if len(task.get("inputRequests", {})) == count else {}
 
-    return await eventually(open_now, what=f"{count} questions", seconds=60)
+    return await eventually(open_now, what=f"{count} questions")
 
 
 async def ended(wire: Wire, task_id: str) -> JSON:
@@ -136,7 +136,7 @@ async def test_a_key_is_never_used_again(wire: Wire, tmp_path: Path, tool: str, 
         assert (await wire.get(task_id))["status"] == "input_required"
         await wire.update(task_id, {key: named("yes")})
         used.append(key)
-        await eventually(lambda: gone(wire, task_id, used[-1]), what="the question is off the list", seconds=60)
+        await eventually(lambda: gone(wire, task_id, used[-1]), what="the question is off the list")
     assert len(set(used)) == rounds
     assert (await ended(wire, task_id))["status"] == "completed"
 

@@ -151,7 +151,7 @@ async def test_a_cancelled_task(url: str, mode: Any, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     async with Client(url, mode=mode) as client:
         task_id = begun(await client.call_tool("noted", {"notes": str(notes)}))
-        await eventually(notes.exists, what="the job has begun", seconds=60)
+        await eventually(notes.exists, what="the job has begun")
         for _ in range(2):
             state = (await client.call_tool("task_cancel", {"task_id": task_id})).structured_content
             assert state is not None
@@ -244,7 +244,7 @@ async def test_a_question_that_cannot_be_asked_while_the_result_is_waited_for_st
         async def status() -> str:
             return (await session.call("task_status", task_id=task_id)).result["structuredContent"]["status"]
 
-        await eventually(lambda: asks(status()), what="the job asks", seconds=60)
+        await eventually(lambda: asks(status()), what="the job asks")
         waited = (await session.call("task_result", task_id=task_id, wait_seconds=0.3)).result
         assert "has not ended yet" in waited["content"][0]["text"]
         assert await status() == "input_required"

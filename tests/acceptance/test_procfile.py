@@ -18,13 +18,26 @@ import pytest
 import redis
 
 from mcp_celery.embedded import find_store_binary
-from tests.support.deployment import ROOT, free_port, process
+from tests.support.deployment import ROOT, process
+from tests.support.locks import reserve_port
 from tests.support.nodes import short_folder
+from tests.support.signals import interruptible
 from tests.support.waiting import eventually_sync
 from tests.support.wire import Wire, follow
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 MARK = "MCP_CELERY_TEST_MARK"
+PATIENT_HONCHO = f"""
+from honcho import command, manager
+manager.KILL_WAIT = {PATIENCE_SECONDS}  # after which it kills; what is asked is that all end by themselves
+command.main()
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_the_foreground() -> Generator[None]:
+    with interruptible():
+        yield
 
 
 @pytest.fixture
@@ -56,13 +69,13 @@ def answers(url: str) -> bool:
 
 @pytest.mark.anyio
 async def test_honcho_brings_everything_up_and_ctrl_c_ends_it_all(checkout: Path) -> None:
-    web, flower, mark, log = free_port(), free_port(), uuid.uuid4().hex, checkout / "honcho.log"
+    web, flower, mark, log = reserve_port(), reserve_port(), uuid.uuid4().hex, checkout / "honcho.log"
     with (checkout / ".env").open("a") as env:
         env.write(f"UVICORN_PORT={web}\nFLOWER_PORT={flower}\n")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MCP_CELERY_", "FLOWER_"))}
     environment = {**inherited, MARK: mark, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     try:
-        with process(["honcho", "start"], environment, log, folder=checkout) as honcho:
+        with process([sys.executable, "-c", PATIENT_HONCHO, "start"], environment, log, folder=checkout) as honcho:
             eventually_sync(lambda: answers(f"http://127.0.0.1:{web}/mcp"), seconds=PATIENCE_SECONDS)
             async with Wire(f"http://127.0.0.1:{web}/mcp") as wire:
                 task = await wire.create("index_folder", path="config")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 from mcp.client import Client
 
 from mcp_celery.client import TasksClient, TaskState, call_tool_task
-from tests.support.deployment import ROOT, free_port, is_listening, process, wait_until
+from tests.support.deployment import ROOT, answering_url, is_listening, process, wait_until
+from tests.support.locks import reserve_port
 from tests.support.wire import Wire
 
 pytestmark = pytest.mark.anyio
@@ -43,16 +46,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def typed(command: str, folder: Path, **settings: str) -> Generator[Path]:
-    """A command as it would be typed in the folder, for as long as the context lasts; gives its log."""
+def typed(command: str, folder: Path, **settings: str) -> Generator[tuple[Path, subprocess.Popen[bytes]]]:
+    """A command as it would be typed in the folder, for as long as the context lasts; gives its log and its process."""
     log = folder / f"{re.sub(r'[^a-z]+', '-', command.lower())[:40]}.log"
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("MCP_CELERY_", "PYTHONPATH"))
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{inherited['PATH']}"
     env = {**inherited, "PATH": path, "PYTHONUNBUFFERED": "1", **settings}
-    with process(["bash", "-c", command if "|" in command else f"exec {command}"], env, log, folder=folder):
-        yield log
+    with process(["bash", "-c", command if "|" in command else f"exec {command}"], env, log, folder=folder) as running:
+        yield log, running
 
 
 async def report(url: str) -> tuple[str, list[TaskState]]:
@@ -65,20 +68,18 @@ async def report(url: str) -> tuple[str, list[TaskState]]:
 
 async def test_dev_runs_the_server_with_nothing_else(folder: Path) -> None:
     _install, dev = commands("mcp-celery dev")
-    port = free_port()
-    with typed(f"{dev} --port {port} --data-dir {folder / 'store'}", folder) as log:
-        wait_until(lambda: f":{port}/mcp" in log.read_text(), "dev says where the server answers")
-        result, states = await report(f"http://127.0.0.1:{port}/mcp")
+    with typed(f"{dev} --port 0 --data-dir {folder / 'store'}", folder) as (log, running):
+        url = answering_url(log, running)
+        result, states = await report(url)
     assert "12 months" in result
     assert states[-1].status == "completed"
 
 
 async def test_its_tools_that_ask_are_answered(folder: Path) -> None:
     (folder / "trips.py").write_text(block("python", "def book"))
-    port = free_port()
-    with typed(f"mcp-celery dev trips:server --port {port} --data-dir {folder / 'store'}", folder) as log:
-        wait_until(lambda: f":{port}/mcp" in log.read_text(), "dev says where the server answers")
-        async with Wire(f"http://127.0.0.1:{port}/mcp", capabilities={"elicitation": {}}) as wire:
+    with typed(f"mcp-celery dev trips:server --port 0 --data-dir {folder / 'store'}", folder) as (log, running):
+        url = answering_url(log, running)
+        async with Wire(url, capabilities={"elicitation": {}}) as wire:
             texts = [await answered(wire, "book", days=3), await answered(wire, "plan")]
     assert texts == ["3 days in Rome", "draft 1: {'city': 'Rome'}"]
 
@@ -101,13 +102,14 @@ async def test_three_processes_are_a_deployment(folder: Path, store_url: str) ->
     exports, (serve, worker, flower) = commands("celery -A mcp_celery worker")[:2], commands("celery -A")[2:]
     settings = dict(line.removeprefix("export ").split("=", 1) for line in exports)
     settings |= {"MCP_CELERY_REDIS_URL": store_url, "MCP_CELERY_NAMESPACE": f"readme-{os.getpid()}"}
-    port, flower_port = free_port(), free_port()
+    flower_port = reserve_port()
     with ExitStack() as stack:
-        stack.enter_context(typed(serve.replace("8000", str(port)), folder, **settings))
+        log, server = stack.enter_context(typed(serve.replace("8000", "0"), folder, **settings))
         stack.enter_context(typed(worker, folder, **settings))
         stack.enter_context(typed(flower, folder, **settings, FLOWER_PORT=str(flower_port)))
-        wait_until(lambda: is_listening(port) and is_listening(flower_port), "the server and Flower listen")
-        result, _ = await report(f"http://127.0.0.1:{port}/mcp")
+        url = answering_url(log, server)
+        wait_until(lambda: is_listening(flower_port), "Flower listens")
+        result, _ = await report(url)
         async with httpx2.AsyncClient() as http:
             page = await http.get(f"http://127.0.0.1:{flower_port}/")
     assert "12 months" in result
@@ -117,17 +119,15 @@ async def test_three_processes_are_a_deployment(folder: Path, store_url: str) ->
 async def test_the_client_and_the_commands_work_on_it(folder: Path) -> None:
     _install, dev = commands("mcp-celery dev")
     plain, piped = commands("mcp-celery call")
-    port = free_port()
-    address = f"127.0.0.1:{port}"
-    (folder / "client.py").write_text(block("python", "call_tool_task").replace("127.0.0.1:8000", address))
-    with typed(f"{dev} --port {port} --data-dir {folder / 'store'}", folder) as log:
-        wait_until(lambda: f":{port}/mcp" in log.read_text(), "dev says where the server answers")
+    with typed(f"{dev} --port 0 --data-dir {folder / 'store'}", folder) as (log, running):
+        address = urlsplit(answering_url(log, running)).netloc
+        (folder / "client.py").write_text(block("python", "call_tool_task").replace("127.0.0.1:8000", address))
         for command, says in (
             ("python client.py", "2026: 12 months"),
             (plain, "Report of 2026: 12 months"),
             (piped, '"status": "completed"'),
         ):
-            with typed(command.replace("127.0.0.1:8000", address), folder) as printed:
+            with typed(command.replace("127.0.0.1:8000", address), folder) as (printed, _):
                 wait_until(
                     lambda printed=printed, says=says: says in printed.read_text(), f"{command!r} prints {says!r}"
                 )

@@ -485,7 +485,7 @@ async def test_a_client_without_a_stream_completes_by_polling(url: str) -> None:
         async def completed() -> bool:
             return '"completed"' in (await post(http, "tasks/get", {"taskId": task_id})).text
 
-        await eventually(completed, what="polling sees the end", seconds=60)
+        await eventually(completed, what="polling sees the end")
         assert "counted to 3" in (await post(http, "tasks/result", {"taskId": task_id})).text
 
 
@@ -495,7 +495,7 @@ async def test_a_session_that_is_gone_is_followed_no_more(url: str, deployment: 
     for _ in range(5):
         async with over_http(url) as session:
             ids.append((await session.create("wait_for_file", path=str(tmp_path / "go")))["taskId"])
-    await eventually(lambda: not deployment.channels(), what="no channel has a subscriber", seconds=30)
+    await eventually(lambda: not deployment.channels(), what="no channel has a subscriber")
     (tmp_path / "go").touch()
     async with over_http(url) as back:
         for task_id in ids:

@@ -24,7 +24,7 @@ from mcp_celery import Settings, TaskServer
 from mcp_celery.context import get_task_session
 from mcp_celery.settings import celery_url
 from tests.acceptance.test_transports import in_memory
-from tests.support.deployment import MODULE, ROOT, Deployment, free_port
+from tests.support.deployment import MODULE, ROOT, Deployment
 from tests.support.session import RELATED, REVISION, Connect, Session, session_over
 from tests.support.waiting import eventually
 from tests.support.wire import EXTENSION
@@ -61,13 +61,12 @@ def connect(request: pytest.FixtureRequest, deployment: Deployment, url: str) ->
 @asynccontextmanager
 async def served(server: MCPServer[Any], **options: Any) -> AsyncGenerator[str]:
     """A server of this process over HTTP."""
-    port = free_port()
     app = server.streamable_http_app(streamable_http_path="/mcp", **options)
-    runner = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=1))
+    runner = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1))
     running = asyncio.create_task(runner.serve())
     try:
         await eventually(lambda: runner.started, what="the server listens")
-        yield f"http://127.0.0.1:{port}/mcp"
+        yield f"http://127.0.0.1:{runner.servers[0].sockets[0].getsockname()[1]}/mcp"
     finally:
         runner.should_exit = True
         await running

@@ -241,7 +241,7 @@ class TestInRedisOnly:
                 pass
 
         for batch in range(0, 10_000, 500):
-            await soon(asyncio.gather(*(follow(number) for number in range(batch, batch + 500))), seconds=60)
+            await soon(asyncio.gather(*(follow(number) for number in range(batch, batch + 500))))
         channels = f"{in_redis.keys.prefix}:{in_redis.keys.namespace}:*"
         await eventually(lambda: not in_redis.client.pubsub_channels(channels), what="the last subscription ends")
 

@@ -405,7 +405,7 @@ class TestElection:
 class TestExpiry:
     async def test_a_task_that_outlives_its_ttl_is_revoked_and_its_result_forgotten(self, in_redis: RedisWorld) -> None:
         process = Process(in_redis, RecoveryPolicy(heartbeat_ms=200, max_redeliveries=1))
-        record = await created(in_redis, ttl_ms=500)
+        record = await created(in_redis, ttl_ms=1_000)
         assert claim(in_redis, record)
         async with running(process):
             await eventually(lambda: process.queue.revoked == [record.job_id])
@@ -415,7 +415,7 @@ class TestExpiry:
 
     async def test_one_that_has_ended_is_only_forgotten(self, in_redis: RedisWorld) -> None:
         process = Process(in_redis)
-        record = await created(in_redis, ttl_ms=300)
+        record = await created(in_redis, ttl_ms=1_000)
         assert await in_redis.store.change(record.ref, Change(to="completed"))
         async with running(process):
             await eventually(lambda: process.results.forgotten == [record.job_id])

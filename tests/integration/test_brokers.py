@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from tests.support.waiting import eventually
 
 SERVER: Final = "tests.support.servers.anywhere:server"
 OPERATOR = {"CELERY_CONFIG_MODULE": "tests.support.servers.prioritized"}
-PATIENCE_SECONDS: Final = 40.0
+PATIENCE_SECONDS: Final = 120.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def place_settings(
         urls["result_backend"] = f"db+sqlite:///{nodes_folder}/results.db"
     if place.backend == "postgresql":
         urls["result_backend"] = f"db+{request.getfixturevalue('postgresql_url')}"
-    return settings_for(store, f"{place}-{pool}", **urls)
+    return settings_for(store, f"{place}-{pool}-{os.urandom(4).hex()}", **urls)
 
 
 @pytest.fixture(scope="module")

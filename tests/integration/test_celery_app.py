@@ -14,7 +14,7 @@ from mcp_celery import Settings
 from mcp_celery.settings import ENV_PREFIX
 from tests.support.nodes import ROOT, EmbeddedStoreContainer, WorkerNode, environment
 
-COMMAND_SECONDS = 60.0
+COMMAND_SECONDS = 180.0
 WORKER = ["worker", "--pool=threads", "--concurrency=1", "--without-mingle", "--without-gossip"]
 
 REFUSED: dict[str, tuple[dict[str, str], str]] = {

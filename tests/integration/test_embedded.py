@@ -19,7 +19,7 @@ import redis
 from mcp_celery import embedded
 from mcp_celery.embedded import EmbeddedStore, EmbeddedStoreError, default_data_dir, find_store_binary
 
-TIMEOUT = 30.0
+TIMEOUT = 120.0
 USER = """
 import sys
 from pathlib import Path

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 APP = "tests.support.host"
 SERVER = f"{APP}.mcp:server"
 COMMAND_SECONDS = 120.0
-JOB_SECONDS = 40.0
+JOB_SECONDS = 120.0
 ASYNCIO = {"CELERY_CUSTOM_WORKER_POOL": "mcp_celery.worker.pool:TaskPool"}
 FLAGS = {"asyncio": ("--pool", "custom"), "prefork": ("--pool", "prefork")}
 

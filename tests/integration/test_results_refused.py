@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.nodes import ROOT, EmbeddedStoreContainer, environment
 
-COMMAND_SECONDS: Final = 60.0
+COMMAND_SECONDS: Final = 180.0
 HOSTS: Final = "tests.support.servers.keeps_no_results"
 TOOLS: Final = "tests.support.servers.anywhere:server"
 SERVE: Final = ("mcp_celery", "serve", "--port=0")

@@ -37,7 +37,7 @@ def test_a_hundred_jobs_at_a_time_on_the_asyncio_pool_and_celerys_default_on_oth
     argv = [sys.executable, "-m", "celery", "-A", "mcp_celery", "worker", "--without-mingle", *flags]
     with log.open("wb") as out, subprocess.Popen(argv, env=env, stdout=out, stderr=out) as worker:
         try:
-            found = eventually_sync(lambda: re.search(r"concurrency: (.+)", log.read_text()), seconds=60)
+            found = eventually_sync(lambda: re.search(r"concurrency: (.+)", log.read_text()))
         finally:
             worker.terminate()
             worker.wait(30)

@@ -37,7 +37,7 @@ async def busy(live: LiveServer, gate: Gate) -> AsyncGenerator[Gate]:
 
 async def refused(worker: WorkerNode, record: TaskRecord) -> None:
     """Wait until the worker has met a delivery that must not run."""
-    await eventually(lambda: f"job {record.job_id} does not run" in worker.process.logs_since_mark(), seconds=40)
+    await eventually(lambda: f"job {record.job_id} does not run" in worker.process.logs_since_mark())
 
 
 @pytest.mark.smoke
@@ -167,7 +167,7 @@ async def test_a_job_over_its_time_limit_is_ended_and_fails(live: LiveServer, ga
     assert record.status == "failed"
     assert record.error == RpcError(INTERNAL_ERROR, FAILURE_REASONS["TimeLimitExceeded"])
     [pid] = gate.arrived()
-    await eventually(lambda: not psutil.pid_exists(pid), what="the child has ended", seconds=40)
+    await eventually(lambda: not psutil.pid_exists(pid), what="the child has ended")
 
 
 @prefork_only

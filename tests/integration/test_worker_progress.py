@@ -22,7 +22,7 @@ async def states(live: LiveServer, record: TaskRecord) -> list[TaskRecord]:
         async with live.engine.watch(ANYONE, [record.task_id]) as watch:
             found.extend([view.record async for view in watch])
 
-    await soon(follow(), seconds=40)
+    await soon(follow())
     return found
 
 

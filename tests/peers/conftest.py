@@ -16,6 +16,7 @@ import pytest
 
 from mcp_celery.embedded import EmbeddedStore
 from tests.support.deployment import MODULE, ROOT, Deployment, deployed
+from tests.support.locks import exclusively
 
 PATIENCE_SECONDS: Final = 120
 INSTALL_SECONDS: Final = 600
@@ -27,17 +28,23 @@ def interpreter_with(requirement: str) -> Path:
     """The interpreter of a venv that holds one requirement; skips the test where it cannot be made."""
     venv = ROOT / "build" / f"peer-{requirement.replace('==', '-')}"
     python, whole = venv / "bin" / "python", venv / "whole"
-    if not whole.exists():
-        uv = [sys.executable, "-m", "uv"]
-        for argv in (
-            [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)],
-            [*uv, "pip", "install", "--quiet", "--python", str(python), requirement],
-        ):
-            done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS)
-            if done.returncode:
-                pytest.skip(f"{requirement} cannot be installed: {(done.stderr or done.stdout).strip()[-300:]}")
-        whole.touch()
+    venv.parent.mkdir(exist_ok=True)
+    with exclusively(venv.with_name(f"{venv.name}.lock")):
+        if not whole.exists():
+            _make(venv, requirement)
+            whole.touch()
     return python
+
+
+def _make(venv: Path, requirement: str) -> None:
+    uv = [sys.executable, "-m", "uv"]
+    for argv in (
+        [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)],
+        [*uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python"), requirement],
+    ):
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS)
+        if done.returncode:
+            pytest.skip(f"{requirement} cannot be installed: {(done.stderr or done.stdout).strip()[-300:]}")
 
 
 @pytest.fixture(scope="session")

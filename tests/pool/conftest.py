@@ -21,7 +21,7 @@ from tests.support.leaks import no_processes_left
 from tests.support.nodes import ProcessContainer, environment, short_folder
 from tests.support.waiting import eventually_sync
 
-JOB_SECONDS = 40.0
+JOB_SECONDS = 120.0
 if TYPE_CHECKING:
     Result = AsyncResult[Any]
 else:
@@ -105,7 +105,7 @@ class Worker(ProcessContainer):
     def tell(self, command: str, **arguments: Any) -> Any:
         """What the worker answers to `celery control`."""
         said = self.app.control.broadcast(
-            command, arguments=arguments, destination=[self.hostname], reply=True, timeout=10.0, limit=1
+            command, arguments=arguments, destination=[self.hostname], reply=True, timeout=JOB_SECONDS, limit=1
         )
         return cast("list[dict[str, Any]]", said)[0][self.hostname]
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.pool.conftest import Starter, Worker, state_of, value_of
-from tests.support.waiting import eventually_sync
+from tests.support.waiting import PATIENCE_SECONDS, eventually_sync
 
 
 @pytest.mark.smoke
@@ -91,7 +91,7 @@ def test_a_stopped_worker_gives_back_what_it_has_not_begun(start: Starter) -> No
     worker.send(signal.SIGTERM)
     eventually_sync(lambda: "Worker: Stopping Pool..." in worker.logs())
     worker.open("open")
-    worker.process.wait(20)
+    worker.process.wait(PATIENCE_SECONDS)
     assert value_of(running) == "held"
     assert [worker.notes(job) for job in waiting] == [[], [], []]
     worker.restart()

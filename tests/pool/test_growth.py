@@ -24,20 +24,20 @@ def test_slots_are_added_while_jobs_wait_and_go_again(start: Starter, hub: str) 
     assert slots(worker) == 4
     assert worker.tell("pool_grow", n=1) == {"ok": "pool will grow"}  # an operator's, which stays
     jobs = [worker.submit("hold_late", "open") for _ in range(30)]
-    eventually_sync(lambda: len(worker.ids("active")) == 20, what="20 jobs at a time", seconds=30)
+    eventually_sync(lambda: len(worker.ids("active")) == 20, what="20 jobs at a time")
     assert slots(worker) == 20
     assert len(worker.ids("reserved") - worker.ids("active")) == 0, "what it cannot run is left to others"
     assert worker.ask("stats")["asyncio-growth"] == {"max": 20, "added": 15}
     worker.open("open")
     assert [value_of(job) for job in jobs] == ["held"] * 30
-    eventually_sync(lambda: slots(worker) == 5, what="the slots of before", seconds=60)
+    eventually_sync(lambda: slots(worker) == 5, what="the slots of before")
     eventually_sync(lambda: worker.ask("stats")["prefetch_count"] == 5)
 
 
 def test_what_was_prefetched_already_gets_all_the_slots_that_it_needs(start: Starter) -> None:
     worker = start(concurrency=4, worker_asyncio_grow_to=20, worker_prefetch_multiplier=0)
     jobs = [worker.submit("hold", "open") for _ in range(20)]
-    eventually_sync(lambda: len(worker.ids("active")) == 20, what="20 jobs at a time", seconds=30)
+    eventually_sync(lambda: len(worker.ids("active")) == 20, what="20 jobs at a time")
     worker.open("open")
     assert [value_of(job) for job in jobs] == ["held"] * 20
 
@@ -46,7 +46,7 @@ def test_jobs_that_fall_due_together_get_more_slots(start: Starter) -> None:
     """Celery tells of a message when it arrives, and not of one that has an ETA."""
     worker = start(concurrency=1, worker_asyncio_grow_to=8)
     jobs = [worker.submit("hold", "open", countdown=1) for _ in range(8)]
-    eventually_sync(lambda: len(worker.ids("active")) == 8, what="8 jobs at a time", seconds=30)
+    eventually_sync(lambda: len(worker.ids("active")) == 8, what="8 jobs at a time")
     worker.open("open")
     assert [value_of(job) for job in jobs] == ["held"] * 8
 
@@ -54,11 +54,11 @@ def test_jobs_that_fall_due_together_get_more_slots(start: Starter) -> None:
 def test_a_lost_connection_takes_no_slots_away(start: Starter) -> None:
     worker = start(concurrency=4, worker_asyncio_grow_to=8, worker_prefetch_multiplier=1)
     jobs = [worker.submit("hold", "open") for _ in range(6)]
-    eventually_sync(lambda: len(worker.ids("active")) == 6, what="6 jobs at a time", seconds=30)
+    eventually_sync(lambda: len(worker.ids("active")) == 6, what="6 jobs at a time")
     worker.store.client_kill_filter(_type="normal", skipme=True)
-    eventually_sync(lambda: worker.logs().count("Connected to") == 2, what="a new connection", seconds=30)
+    eventually_sync(lambda: worker.logs().count("Connected to") == 2, what="a new connection")
     jobs += [worker.submit("hold", "open") for _ in range(2)]
-    eventually_sync(lambda: len(worker.ids("active")) == 8, what="8 jobs at a time", seconds=30)
+    eventually_sync(lambda: len(worker.ids("active")) == 8, what="8 jobs at a time")
     stats = worker.ask("stats")
     assert (stats["pool"]["max-concurrency"], stats["prefetch_count"]) == (8, 8)
     worker.open("open")
@@ -71,11 +71,11 @@ def test_a_busy_loop_gets_no_more_jobs_until_it_has_time(start: Starter) -> None
     for job in busy:
         worker.noted(job, "begun")
     waiting = [worker.submit("hold_late", "open") for _ in range(10)]
-    eventually_sync(lambda: len(re.findall("no more slots: the event loop is", worker.logs())) >= 3, seconds=30)
+    eventually_sync(lambda: len(re.findall("no more slots: the event loop is", worker.logs())) >= 3)
     assert slots(worker) == 4
     worker.open("done")
     # It is looked at again without another job: there can be none, since as many are prefetched as may be.
-    eventually_sync(lambda: len(worker.ids("active")) == 10, what="all others at a time", seconds=30)
+    eventually_sync(lambda: len(worker.ids("active")) == 10, what="all others at a time")
     worker.open("open")
     assert [value_of(job) for job in busy + waiting] == ["computed"] * 3 + ["held"] * 10
 
@@ -84,7 +84,7 @@ def test_jobs_that_wait_for_threads_get_no_more_slots(start: Starter) -> None:
     # anyio has 40 threads by default: fewer than the share of the slots from which on more are thought of.
     worker = start("--loglevel=DEBUG", concurrency=60, worker_asyncio_grow_to=100)
     jobs = [worker.submit("waits_for_a_thread", "open") for _ in range(60)]
-    eventually_sync(lambda: "20 jobs wait for threads" in worker.logs(), seconds=30)
+    eventually_sync(lambda: "20 jobs wait for threads" in worker.logs())
     assert slots(worker) == 60
     worker.open("open")
     assert [value_of(job) for job in jobs] == ["waited"] * 60

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from tests.pool.conftest import Starter, state_of, value_of
-from tests.support.waiting import eventually_sync
+from tests.support.waiting import PATIENCE_SECONDS, eventually_sync
 
 
 @pytest.mark.smoke
@@ -20,7 +20,7 @@ def test_a_warm_shutdown_lets_running_jobs_finish_and_cleans_up(start: Starter) 
     eventually_sync(lambda: "Worker: Stopping Pool..." in worker.logs())
     late = worker.submit("echo", "for the next worker")
     worker.open("open")
-    assert worker.process.wait(20) == 0
+    assert worker.process.wait(PATIENCE_SECONDS) == 0
     assert [value_of(job) for job in jobs] == ["held"] * 3
     assert state_of(late) == "PENDING"
     assert worker.notes(gone) == ["cleaned up", "stray ended"]
@@ -37,7 +37,7 @@ def test_what_ends_during_a_warm_shutdown_is_acknowledged_at_once(start: Starter
     worker.open("first")
     eventually_sync(lambda: worker.unacknowledged() == {second.id}, what="one message left")
     worker.open("second")
-    assert worker.process.wait(20) == 0
+    assert worker.process.wait(PATIENCE_SECONDS) == 0
 
 
 def test_a_cold_shutdown_cancels_the_jobs_and_waits_for_none_that_does_not_end(start: Starter) -> None:
@@ -47,7 +47,7 @@ def test_a_cold_shutdown_cancels_the_jobs_and_waits_for_none_that_does_not_end(s
     for job in (*jobs, *stuck):
         worker.noted(job, "begun")
     worker.send(signal.SIGQUIT)
-    worker.process.wait(20)
+    worker.process.wait(PATIENCE_SECONDS)
     for job in jobs:
         assert worker.notes(job) == ["begun", "cancelled", "cleaned"]
     worker.restart()
@@ -63,7 +63,7 @@ def test_jobs_may_finish_during_a_soft_shutdown(start: Starter) -> None:
     worker.send(signal.SIGQUIT)
     eventually_sync(lambda: "Initiating Soft Shutdown" in worker.logs())
     worker.open("soon")
-    worker.process.wait(20)
+    worker.process.wait(PATIENCE_SECONDS)
     assert value_of(finishes) == "held"
     assert worker.notes(does_not) == ["begun", "cancelled", "cleaned"]
     worker.restart()
@@ -79,7 +79,7 @@ def test_a_cold_shutdown_may_follow_a_warm_one(start: Starter) -> None:
     worker.send(signal.SIGTERM)
     eventually_sync(lambda: "Warm shutdown" in worker.logs())
     worker.send(signal.SIGQUIT)
-    worker.process.wait(20)
+    worker.process.wait(PATIENCE_SECONDS)
     assert worker.notes(job) == ["begun", "cancelled", "cleaned"]
 
 
@@ -92,7 +92,7 @@ def test_workers_without_a_hub_end_as_well(start: Starter) -> None:
     warm.send(signal.SIGTERM)
     eventually_sync(lambda: "Warm shutdown" in warm.logs())
     warm.open("open")
-    assert warm.process.wait(20) == 0
-    cold.process.wait(20)
+    assert warm.process.wait(PATIENCE_SECONDS) == 0
+    cold.process.wait(PATIENCE_SECONDS)
     assert value_of(finishes) == "held"
     assert cold.notes(cancelled) == ["begun", "cancelled", "cleaned"]

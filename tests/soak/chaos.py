@@ -16,7 +16,8 @@ import psutil
 
 from mcp_celery import Settings
 from tests.soak.server import NOTES_VARIABLE
-from tests.support.deployment import free_port, is_listening
+from tests.support.deployment import is_listening
+from tests.support.locks import reserve_port
 from tests.support.nodes import EmbeddedStoreContainer, Pool, ProcessContainer, WorkerProcess, environment
 
 SPEC: Final = "tests.soak.server:server"
@@ -29,7 +30,7 @@ class ServerProcess(ProcessContainer):
     """``mcp-celery serve`` on a port that it keeps over restarts."""
 
     def __init__(self, folder: Path, settings: dict[str, str], number: int) -> None:
-        self.port = free_port()
+        self.port = reserve_port()
         argv = [sys.executable, "-m", "mcp_celery", "serve", SPEC, "--port", str(self.port)]
         super().__init__(argv, name=f"server-{number}", folder=folder, env=environment(**settings))
 

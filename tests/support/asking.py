@@ -1,15 +1,15 @@
-"""The scripted server as a process of its own: ``python -m tests.support.asking PORT``. Its tasks play a part."""
+"""The scripted server as a process of its own: ``python -m tests.support.asking``. Its tasks play a part."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import sys
 from typing import Any
 
 import mcp_types as types
 from mcp.server.context import CallNext, HandlerResult
 
+from tests.support.locks import reserve_port
 from tests.support.scripted import JSON, Context, HttpServer, Scripted, elicitation
 from tests.support.waiting import eventually
 
@@ -95,12 +95,12 @@ class Asking(Scripted):
         self.ask(task_id, roots={"method": "roots/list"})
 
 
-async def main(port: int) -> None:
-    server = HttpServer(Asking(poll_interval_ms=100).server, port)
+async def main() -> None:
+    server = HttpServer(Asking(poll_interval_ms=100).server, reserve_port())
     await server.start()
-    print("ready", flush=True)  # noqa: T201 - whoever started it waits for that
+    print(f"Answers at {server.url}", flush=True)  # noqa: T201 - whoever started it waits for that
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    asyncio.run(main())

@@ -17,7 +17,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.support.deployment import free_port, is_listening
+from tests.support.deployment import is_listening
+from tests.support.locks import reserve_port
 from tests.support.nodes import STOP_SECONDS, NodeError, ProcessContainer, environment
 
 RABBITMQ: Final = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
@@ -46,13 +47,13 @@ class RabbitProcess(ProcessContainer):
             raise NodeError("no rabbitmq-server on this machine (Debian: apt-get install rabbitmq-server)")
         home = folder / "rabbitmq"
         home.mkdir()
-        self._port = free_port()
+        self._port = reserve_port()
         (home / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{self._port}\n{settings}\n")
         (home / "advanced.config").write_text(f"[{{rabbit, [{{channel_tick_interval, {ticks_ms}}}]}}].\n")
         variables = {
             "HOME": str(home),
             "RABBITMQ_NODENAME": f"mcpc-{uuid.uuid4().hex[:8]}@localhost",
-            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_DIST_PORT": str(reserve_port()),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
             "RABBITMQ_CONF_ENV_FILE": os.devnull,
             "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq"),

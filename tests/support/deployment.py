@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from tests.support.nodes import END_GENTLY, STOP_SECONDS
 from tests.support.programs import ROOT, Running, start
 
 MODULE = "tests.acceptance.fixture_server"
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 180.0
 
 
 def wait_until(happened: object, what: str) -> None:
@@ -40,10 +41,20 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+def answering_url(log: Path, child: subprocess.Popen[bytes]) -> str:
+    """Wait until a server of ours answers, at the port that it has chosen (``--port 0``).
+
+    Returns:
+        Its URL.
+    """
+
+    def found() -> re.Match[str] | None:
+        return re.search(r"(?i)answers at (http://\S+)", log.read_text())
+
+    wait_until(lambda: found() or child.poll() is not None, "the server says where it answers")
+    url = found()
+    assert url, log.read_text()
+    return url[1]
 
 
 @contextmanager
@@ -103,15 +114,12 @@ class Deployment:
         Returns:
             Its URL.
         """
-        port = free_port()
         spec = self.spec if attribute is None else f"{self.spec.partition(':')[0]}:{attribute}"
         self.servers += 1
-        argv = [sys.executable, "-m", "mcp_celery", "serve", spec, "--port", str(port)]
+        argv = [sys.executable, "-m", "mcp_celery", "serve", spec, "--port", "0"]
         log = self.folder / f"server-{self.servers}.log"
         child = self.stack.enter_context(process(argv, self.env(**settings), log, quiet=self.quiet))
-        wait_until(lambda: is_listening(port) or child.poll() is not None, f"{spec} listens")
-        assert child.poll() is None, log.read_text()
-        return f"http://127.0.0.1:{port}/mcp"
+        return answering_url(log, child)
 
     def logs(self) -> dict[str, str]:
         """What each process has logged so far, by the name of its log."""

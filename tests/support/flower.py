@@ -11,7 +11,8 @@ from typing import Final
 
 import httpx2
 
-from tests.support.deployment import Deployment, free_port, is_listening, process, wait_until
+from tests.support.deployment import Deployment, is_listening, process, wait_until
+from tests.support.locks import reserve_port
 
 OPERATOR: Final = "operator:flowers"
 
@@ -47,7 +48,7 @@ class Flower:
 @contextmanager
 def run_flower(deployment: Deployment, *options: str) -> Generator[Flower]:
     """Run a Flower for as long as the context lasts, and begin when it hears of what workers do."""
-    flower = Flower(free_port(), OPERATOR)
+    flower = Flower(reserve_port(), OPERATOR)
     argv = [sys.executable, "-m", "celery", "-A", "mcp_celery", "flower", f"--port={flower.port}", *options]
     log = deployment.folder / f"flower-{flower.port}.log"
     with process(argv, deployment.env(FLOWER_BASIC_AUTH=flower.operator), log):

@@ -19,7 +19,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from pydantic import ConfigDict
 
-from tests.support.deployment import free_port
+from tests.support.locks import reserved_port
 from tests.support.waiting import eventually
 from tests.support.wire import EXTENSION, JSON
 
@@ -147,12 +147,13 @@ class Scripted(Extension):
     @asynccontextmanager
     async def http(self) -> AsyncGenerator[HttpServer]:
         """Serve over HTTP, on this event loop."""
-        server = HttpServer(self.server, free_port())
-        await server.start()
-        try:
-            yield server
-        finally:
-            await server.stop()
+        with reserved_port() as port:
+            server = HttpServer(self.server, port)
+            await server.start()
+            try:
+                yield server
+            finally:
+                await server.stop()
 
     # -- what a client asks
 

@@ -102,7 +102,7 @@ class Session:
     async def answer(self, request_id: int) -> Answer:
         """The answer to a request; waits for it."""
         _method, answer = self._waiting[request_id]
-        return await soon(answer, seconds=60)
+        return await soon(answer)
 
     async def tell(self, method: str, params: JSON | None = None) -> None:
         """Send a notification."""
@@ -160,7 +160,7 @@ class Session:
         def end() -> bool:
             return any(one["status"] in TERMINAL for one in self.statuses(task_id))
 
-        await eventually(end, what=f"the end of {task_id} is pushed", seconds=60)
+        await eventually(end, what=f"the end of {task_id} is pushed")
         return self.statuses(task_id)
 
     async def read(self, stream: Any) -> None:

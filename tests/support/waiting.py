@@ -8,8 +8,9 @@ from typing import TypeVar, cast
 
 Found = TypeVar("Found")
 
-PATIENCE_SECONDS = 20.0
-"""After which a condition is taken never to come. Generous: a test that passes never waits so long."""
+PATIENCE_SECONDS = 120.0
+"""After which a condition is taken never to come. Generous: a test that passes never waits so long, on a busy machine
+either, where a command or a worker takes a minute to start."""
 _LOOK_EVERY_SECONDS = 0.005
 
 

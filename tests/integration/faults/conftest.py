@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from typing import Final
 
@@ -34,7 +35,7 @@ def quick(
     """A namespace of the test's own, in which a death is noticed soon."""
     name = request.node.name.partition("[")[0].removeprefix("test_").replace("_", "-")[:40]
     url = None if broker == "redis" else request.getfixturevalue("rabbitmq_url")
-    settings = settings_for(store, f"{name}-{pool}", heartbeat_ms=HEARTBEAT_MS, broker_url=url)
+    settings = settings_for(store, f"{name}-{pool}-{os.urandom(4).hex()}", heartbeat_ms=HEARTBEAT_MS, broker_url=url)
     yield settings
     if url is not None:
         delete_queues(url, f"mcp.{settings.namespace}")

@@ -29,7 +29,7 @@ from mcp_celery import (
     get_task_session_id,
 )
 
-HOLD_SECONDS = 60.0
+HOLD_SECONDS = 300.0
 NOBODYS_QUEUE = "nobody-consumes-this"
 
 

@@ -18,7 +18,7 @@ from mcp_celery import Settings, TaskConfig, TaskServer
 from tests.support.servers.policy import note
 from tests.support.servers.tools import append
 
-HOLD_SECONDS: Final = 60.0
+HOLD_SECONDS: Final = 300.0
 FAILURES: Final = 2
 RETRIED: Final = TaskConfig(
     autoretry_for=(ConnectionError,), max_retries=3, retry_backoff=True, retry_backoff_max=5, retry_jitter=False

@@ -15,7 +15,7 @@ from mcp_celery import Settings, TaskConfig, TaskServer
 
 PERSISTENT = TaskConfig(autoretry_for=(ConnectionError,), max_retries=3, retry_jitter=False)
 BRIEF = TaskConfig(expires=0.3)
-HOLD_SECONDS = 60.0
+HOLD_SECONDS = 300.0
 
 
 def note(path: str, line: str) -> int:

@@ -37,7 +37,7 @@ WITNESS_VARIABLE: Final = "TEST_LIFESPAN_WITNESS"
 
 LIMITED: Final = TaskConfig(time_limit=1)
 SOFTLY_LIMITED: Final = TaskConfig(soft_time_limit=1)
-HOLD_SECONDS: Final = 60.0
+HOLD_SECONDS: Final = 300.0
 PIXEL: Final = b"\x89PNG\r\n\x1a\n not much of a picture"
 
 remembered: ContextVar[str] = ContextVar("remembered", default="nothing")

@@ -15,7 +15,7 @@ from mcp.shared.exceptions import MCPError
 
 from mcp_celery.client import http as http_module
 from mcp_celery.client import resilient_http
-from tests.support.deployment import free_port
+from tests.support.locks import reserve_port
 from tests.support.scripted import Scripted, text_of
 
 pytestmark = pytest.mark.anyio
@@ -58,7 +58,7 @@ async def test_headers_are_sent_with_every_request(scripted: Scripted) -> None:
 
 async def test_a_server_that_is_not_there_is_told() -> None:
     with pytest.raises(ExceptionGroup) as group:
-        async with Client(resilient_http(f"http://127.0.0.1:{free_port()}/mcp")):
+        async with Client(resilient_http(f"http://127.0.0.1:{reserve_port()}/mcp")):
             pass
     assert group.group_contains(MCPError, match="cannot be reached", depth=None)
 

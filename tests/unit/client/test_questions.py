@@ -116,7 +116,7 @@ async def test_a_hundred_tasks_ask_three_questions_each(scripted: Scripted, conn
         await scripted.listened(*scripted.tasks)
         for task_id in scripted.tasks:
             scripted.ask(task_id, **{f"{task_id}-{number}": elicitation() for number in range(3)})
-        await eventually(lambda: all(len(scripted.answers.get(one, {})) == 3 for one in scripted.tasks), seconds=60)
+        await eventually(lambda: all(len(scripted.answers.get(one, {})) == 3 for one in scripted.tasks))
         for task_id in scripted.tasks:
             scripted.complete(task_id)
         assert [text_of(await handle) for handle in handles] == ["done"] * 100

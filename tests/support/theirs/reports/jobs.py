@@ -12,7 +12,7 @@ from celery.canvas import Signature
 
 from reports.app import app
 
-HOLD_SECONDS = 60.0
+HOLD_SECONDS = 300.0
 
 
 class NoSuchYearError(Exception):
