@@ -13,12 +13,15 @@ import os
 import zlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.nodes import Pool
+from tests.support.brokers import rabbitmq
+from tests.support.locks import shared_by_processes
+from tests.support.nodes import Pool, short_folder
 
 # Not tests, but what workers import; some are broken on purpose.
 collect_ignore_glob = ["support/*"]
@@ -49,6 +52,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def anyio_backend() -> str:
     """What anyio's plugin runs tests marked `anyio` on."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def run_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the processes of this run of the tests share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if hasattr(request.config, "workerinput") else folder
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url(run_folder: Path) -> Iterator[str]:
+    """A RabbitMQ that no test harms; the processes of this run share it, because it takes seconds to start."""
+    with short_folder() as folder, shared_by_processes(run_folder, "rabbitmq", lambda: rabbitmq(folder)) as url:
+        yield url
 
 
 @pytest.fixture(scope="session", params=POOLS)

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from mcp_celery import Settings, TaskMeta, TaskServer
 from mcp_celery.settings import celery_url
-from tests.support.brokers import delete_queues, rabbitmq
+from tests.support.brokers import delete_queues
 from tests.support.deployment import Deployment, deployed, process
 from tests.support.live import Gate, celery_events, host_app
 from tests.support.session import Session, over_http
@@ -466,29 +466,30 @@ async def test_a_task_can_be_made_in_process(exposing: Deployment) -> None:
 
 
 async def test_another_broker_and_another_result_backend(
-    store_url: str, their_python: Path, tmp_path: Path, gate: Gate
+    store_url: str, their_python: Path, tmp_path: Path, gate: Gate, rabbitmq_url: str
 ) -> None:
     """RabbitMQ, and results in a database, of which one is read at a time."""
     namespace = f"exposed-{os.urandom(4).hex()}"
-    with rabbitmq(tmp_path) as broker:
-        variables = host_environment(store_url, namespace, broker=broker, backend=f"db+sqlite:///{tmp_path}/results.db")
-        with (
-            deployed(store_url, namespace, spec=SPEC, settings=variables) as found,
-            host_worker(their_python, found, variables, "-E"),
-        ):
-            async with Wire(found.serve(MCP_CELERY_EXPOSED_INTERVAL_MS="100")) as wire:
-                report = await end_of(wire, "build_report", year=2026)
-                assert report["result"]["structuredContent"]["year"] == 2026
-                created = await wire.create("reports_jobs_slowly", gate=str(gate), message="reading")
-                await becomes(wire, created["taskId"], lambda task: task.get("statusMessage") == "reading")
-                gate.open()
-                await becomes(wire, created["taskId"], lambda task: task["status"] == "completed")
-                ended = await end_of(wire, "reports_jobs_raises", year=1)
-                assert ended["result"]["content"][0]["text"].endswith("there is no report of 1")
-                ended = await end_of(wire, "in_total", gate=str(gate), count=2)
-                assert ended["result"]["content"][0]["text"] == "3"
-        queue = variables["REPORTS_QUEUE"]
-        delete_queues(broker, queue, f"{queue}-routed")
+    variables = host_environment(
+        store_url, namespace, broker=rabbitmq_url, backend=f"db+sqlite:///{tmp_path}/results.db"
+    )
+    with (
+        deployed(store_url, namespace, spec=SPEC, settings=variables) as found,
+        host_worker(their_python, found, variables, "-E"),
+    ):
+        async with Wire(found.serve(MCP_CELERY_EXPOSED_INTERVAL_MS="100")) as wire:
+            report = await end_of(wire, "build_report", year=2026)
+            assert report["result"]["structuredContent"]["year"] == 2026
+            created = await wire.create("reports_jobs_slowly", gate=str(gate), message="reading")
+            await becomes(wire, created["taskId"], lambda task: task.get("statusMessage") == "reading")
+            gate.open()
+            await becomes(wire, created["taskId"], lambda task: task["status"] == "completed")
+            ended = await end_of(wire, "reports_jobs_raises", year=1)
+            assert ended["result"]["content"][0]["text"].endswith("there is no report of 1")
+            ended = await end_of(wire, "in_total", gate=str(gate), count=2)
+            assert ended["result"]["content"][0]["text"] == "3"
+    queue = variables["REPORTS_QUEUE"]
+    delete_queues(rabbitmq_url, queue, f"{queue}-routed")
 
 
 async def test_the_example_of_an_existing_app_exposes_its_jobs(store_url: str) -> None:

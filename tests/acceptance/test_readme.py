@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ from mcp.client import Client
 from mcp_celery.client import TasksClient, TaskState, call_tool_task
 from tests.support.deployment import ROOT, answering_url, is_listening, process, wait_until
 from tests.support.locks import reserve_port
+from tests.support.programs import Running
 from tests.support.wire import Wire
 
 pytestmark = pytest.mark.anyio
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def typed(command: str, folder: Path, **settings: str) -> Generator[tuple[Path, subprocess.Popen[bytes]]]:
+def typed(command: str, folder: Path, **settings: str) -> Generator[tuple[Path, Running]]:
     """A command as it would be typed in the folder, for as long as the context lasts; gives its log and its process."""
     log = folder / f"{re.sub(r'[^a-z]+', '-', command.lower())[:40]}.log"
     inherited = {

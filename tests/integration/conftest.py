@@ -16,7 +16,6 @@ from celery import Celery
 from pytest_celery import CeleryTestSetup  # pyright: ignore[reportMissingTypeStubs]
 
 from mcp_celery import Settings
-from tests.support.brokers import rabbitmq
 from tests.support.leaks import no_eternal_keys, no_processes_left
 from tests.support.live import EventLog, Gate, LiveServer, celery_events, host_app, live_server
 from tests.support.nodes import (
@@ -108,12 +107,6 @@ def nodes_folder() -> Generator[Path]:
     """Torn down after all that is shared, so nothing of it may run any more."""
     with short_folder() as folder, no_processes_left(folder, children=False):
         yield folder
-
-
-@pytest.fixture(scope="session")
-def rabbitmq_url(nodes_folder: Path) -> Generator[str]:
-    with rabbitmq(nodes_folder) as url:
-        yield url
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def answering_url(log: Path, child: subprocess.Popen[bytes]) -> str:
+def answering_url(log: Path, child: Running) -> str:
     """Wait until a server of ours answers, at the port that it has chosen (``--port 0``).
 
     Returns:

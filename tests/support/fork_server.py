@@ -19,6 +19,7 @@ import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Final
 
 LENGTH_BYTES: Final = 4
@@ -83,7 +84,7 @@ class Server:
         Returns:
             In a child, what it becomes, and its standard descriptors; in this process None.
         """
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, _do_nothing)
         signal.set_wakeup_fd(self._wake)
         while True:
             ready, _, _ = select.select([self._control, self._woken], [], [])
@@ -127,6 +128,10 @@ class Server:
         self._control.close()
         for descriptor in (self._woken, self._wake, report, *self._reports.values()):
             os.close(descriptor)
+
+
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
+    """A signal that has a handler is written to the wake-up descriptor."""
 
 
 def become(program: Program, standard: list[int]) -> None:

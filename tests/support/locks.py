@@ -8,8 +8,9 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -17,6 +18,8 @@ PORTS: Final = range(20_000, 65_536)
 EPHEMERAL_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 USUAL_EPHEMERAL_RANGE: Final = (32_768, 65_535)
 """Of systems that do not tell it."""
+
+LOOK_EVERY_SECONDS: Final = 0.05
 
 _kept: Final = ExitStack()
 
@@ -27,6 +30,35 @@ def exclusively(lock: Path) -> Generator[None]:
     with lock.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def shared_by_processes(folder: Path, name: str, start: Callable[[], AbstractContextManager[str]]) -> Generator[str]:
+    """Something that the first of several processes starts, and ends when the others no longer use it.
+
+    Args:
+        folder: A folder that the processes share.
+        name: Names it in the folder.
+        start: Starts it, and ends it.
+
+    Yields:
+        What the others need to find it, such as a URL.
+    """
+    turn, users, found = (folder / f"{name}.{part}" for part in ("turn", "users", "found"))
+    with ExitStack() as started, users.open("a") as using:
+        with exclusively(turn):
+            if is_mine := not found.exists():
+                found.write_text(started.enter_context(start()))
+            fcntl.flock(using, fcntl.LOCK_SH)
+        yield found.read_text()
+        fcntl.flock(using, fcntl.LOCK_UN)
+        while is_mine:
+            with exclusively(turn), suppress(BlockingIOError):
+                fcntl.flock(using, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found.unlink()
+                is_mine = False
+                started.close()
+            time.sleep(LOOK_EVERY_SECONDS)
 
 
 @contextmanager

@@ -10,16 +10,10 @@ import pytest
 
 from mcp_celery import Settings
 from tests.integration.conftest import settings_for
-from tests.support.brokers import delete_queues, rabbitmq
-from tests.support.nodes import EmbeddedStoreContainer, Pool, short_folder
+from tests.support.brokers import delete_queues
+from tests.support.nodes import EmbeddedStoreContainer, Pool
 
 HEARTBEAT_MS: Final = 300
-
-
-@pytest.fixture(scope="session")
-def rabbitmq_url() -> Generator[str]:
-    with short_folder() as folder, rabbitmq(folder) as url:
-        yield url
 
 
 @pytest.fixture
