@@ -134,7 +134,7 @@ def add_tools(server: TaskServer) -> TaskServer:  # noqa: C901 - many tools, non
             await asyncio.sleep(0.01)
         return "released"
 
-    @server.tool(task=TaskConfig(ttl=400))
+    @server.tool(task=TaskConfig(ttl=2_000))
     async def short_lived() -> str:
         return "soon forgotten"
 

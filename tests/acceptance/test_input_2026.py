@@ -26,7 +26,7 @@ from mcp_celery.settings import celery_url
 from tests.support.deployment import ROOT, Deployment, deployed
 from tests.support.schemas import assert_valid
 from tests.support.servers import asking
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE_SECONDS, eventually
 from tests.support.wire import JSON, Wire, follow
 
 pytestmark = pytest.mark.anyio
@@ -74,7 +74,7 @@ async def asked(wire: Wire, task_id: str, count: int = 1) -> JSON:
 
 
 async def ended(wire: Wire, task_id: str) -> JSON:
-    with anyio.fail_after(60):
+    with anyio.fail_after(PATIENCE_SECONDS):
         return (await follow(wire, task_id))[-1]
 
 
