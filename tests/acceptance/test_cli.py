@@ -25,6 +25,7 @@ from mcp.client.subscriptions import SubscriptionLost
 from redis.exceptions import RedisError
 
 from mcp_celery.client import TasksClient, call_tool_task
+from tests.support.programs import forked_command
 from tests.support.signals import interruptible
 from tests.support.waiting import eventually_sync
 
@@ -68,6 +69,9 @@ server = TaskServer("demo")
 @server.tool(task=True)
 def index_folder(path: str, delay_ms: int) -> str: return path
 """
+
+CELERY_NAMES = {"asyncio": "pool", "prefork": "prefork", "threads": "thread", "solo": "solo"}
+"""Of the pools, in the banner of a worker."""
 
 
 class Running:
@@ -144,7 +148,7 @@ class CommandLine:
 
     def run(self, *arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "mcp_celery", *arguments],
+            [*forked_command("mcp_celery"), *arguments],
             cwd=cwd or self.folder,
             env={**self._env, **env},
             capture_output=True,
@@ -283,14 +287,12 @@ def test_the_store_does_not_outlive_a_killed_command(command: CommandLine) -> No
     eventually_sync(lambda: not answers(url), what="the store ends")
 
 
-@pytest.mark.parametrize(
-    ("pool", "celery_name"), [("asyncio", "pool"), ("prefork", "prefork"), ("threads", "thread"), ("solo", "solo")]
-)
-def test_dev_serves_until_ctrl_c(command: CommandLine, pool: str, celery_name: str) -> None:
+@pytest.mark.parametrize("pool", ["asyncio", "prefork", "threads", "solo"])
+def test_dev_serves_until_ctrl_c(command: CommandLine, pool: str) -> None:
     dev = command.start("dev", "mine:server", "--port", "0", "--pool", pool, "--concurrency", "1")
     url = dev.until_printed(r"answers at (http://\S+/mcp)")[1]
     dev.until_printed(r"(?m)^worker \| .* ready\.$")
-    dev.until_printed(rf"(?m)^worker \| .*concurrency: 1 \({celery_name}\)")
+    dev.until_printed(rf"(?m)^worker \| .*concurrency: 1 \({CELERY_NAMES[pool]}\)")
     assert call_add(url) == {"result": 5}
     dev.process.send_signal(signal.SIGINT)
     assert dev.end() == 0

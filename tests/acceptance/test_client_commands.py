@@ -22,10 +22,10 @@ from click.testing import CliRunner
 
 from mcp_celery.cli.main import cli
 from tests.support.deployment import ROOT, Deployment, answering_url, deployed, process
+from tests.support.programs import forked_command
 from tests.support.signals import interruptible
 
 GIVE_UP_SECONDS = 180.0
-PROGRAM = str(Path(sys.executable).with_name("mcp-celery"))
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "TERM": "xterm"}
 
 
@@ -37,7 +37,7 @@ class Mcp:
 
     def __call__(self, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [PROGRAM, *arguments],
+            [*forked_command("mcp_celery"), *arguments],
             input=typed,
             capture_output=True,
             text=True,
@@ -51,7 +51,7 @@ class Mcp:
     def at_a_terminal(self, *arguments: str) -> Generator[Terminal]:
         master, slave = pty.openpty()
         running = subprocess.Popen(
-            [PROGRAM, *arguments],
+            [*forked_command("mcp_celery"), *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -208,7 +208,10 @@ def test_headers_reach_the_server(mcp: Mcp, deployment: Deployment) -> None:
 
 def test_a_task_is_left_running_found_and_cancelled(mcp: Mcp, url: str, tmp_path: Path) -> None:
     started = subprocess.Popen(
-        [PROGRAM, "call", url, "wait_for_file", "--arg", f"path={tmp_path / 'go'}", "-H", "X-Secret: hidden"],
+        [
+            *(*forked_command("mcp_celery"), "call", url, "wait_for_file"),
+            *("--arg", f"path={tmp_path / 'go'}", "-H", "X-Secret: hidden"),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from mcp_celery import Settings, TaskServer
 from mcp_celery.settings import celery_url
 from tests.acceptance.test_transports_2025 import served
 from tests.support.deployment import ROOT, Deployment, deployed
+from tests.support.programs import forked_command
 from tests.support.scripted import text_of
 from tests.support.servers.foreground import build
 from tests.support.session import session_over
@@ -173,9 +173,9 @@ def transport(request: pytest.FixtureRequest, deployment: Deployment) -> Callabl
             elif request.param == "http":
                 yield await stack.enter_async_context(served(a_server(deployment)))
             else:
-                argv = ["-m", "mcp_celery", "serve", SPEC, "--transport", "stdio"]
+                argv = [*forked_command("mcp_celery"), "serve", SPEC, "--transport", "stdio"]
                 env = deployment.env(MCP_CELERY_FOREGROUND="worker")
-                yield stdio_client(StdioServerParameters(command=sys.executable, args=argv, env=env, cwd=str(ROOT)))
+                yield stdio_client(StdioServerParameters(command=argv[0], args=argv[1:], env=env, cwd=str(ROOT)))
 
     return open_transport
 

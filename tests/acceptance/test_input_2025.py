@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -21,6 +20,7 @@ from mcp_types import ErrorData
 from mcp_celery import Settings
 from mcp_celery.settings import celery_url
 from tests.support.deployment import ROOT, Deployment, deployed
+from tests.support.programs import forked_command
 from tests.support.servers import asking
 from tests.support.session import RELATED, REVISION, Connect, Session, over_http, session_over
 from tests.support.waiting import eventually, soon
@@ -56,10 +56,8 @@ def connect(request: pytest.FixtureRequest, deployment: Deployment, url: str) ->
             address = celery_url(deployment.store_url)
             app = Celery("in-memory", broker=address, backend=address, set_as_current=False)
             return InMemoryTransport(asking.build(settings=settings, celery=app))
-        argv = ["-m", "mcp_celery", "serve", SPEC, "--transport", "stdio"]
-        return stdio_client(
-            StdioServerParameters(command=sys.executable, args=argv, env=deployment.env(), cwd=str(ROOT))
-        )
+        argv = [*forked_command("mcp_celery"), "serve", SPEC, "--transport", "stdio"]
+        return stdio_client(StdioServerParameters(command=argv[0], args=argv[1:], env=deployment.env(), cwd=str(ROOT)))
 
     def open_session(capabilities: JSON = ABLE, **options: Any) -> AbstractAsyncContextManager[Session]:
         return session_over(transport(), capabilities=capabilities, **options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -24,6 +23,7 @@ from mcp_celery.client import TasksClient
 from mcp_celery.embedded import EmbeddedStore
 from mcp_celery.settings import celery_url
 from tests.support.deployment import ROOT, Deployment, deployed
+from tests.support.programs import forked_command
 from tests.support.schemas import assert_valid
 from tests.support.servers import asking
 from tests.support.waiting import PATIENCE_SECONDS, eventually
@@ -350,8 +350,8 @@ def target(request: pytest.FixtureRequest, deployment: Deployment, url: str) -> 
         return lambda: url
     if request.param == "memory":
         return lambda: in_memory(deployment)
-    argv = ["-m", "mcp_celery", "serve", SPEC, "--transport", "stdio"]
-    parameters = StdioServerParameters(command=sys.executable, args=argv, env=deployment.env(), cwd=str(ROOT))
+    argv = [*forked_command("mcp_celery"), "serve", SPEC, "--transport", "stdio"]
+    parameters = StdioServerParameters(command=argv[0], args=argv[1:], env=deployment.env(), cwd=str(ROOT))
     return lambda: stdio_client(parameters)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from mcp_celery.client import TaskCancelledError, TaskFailedError, TaskHandle, T
 from mcp_celery.settings import celery_url
 from tests.acceptance.fixture_server import add_tools, lifespan
 from tests.support.deployment import MODULE, ROOT, Deployment
+from tests.support.programs import forked_command
 from tests.support.scripted import text_of
 from tests.support.wire import EXTENSION
 
@@ -56,10 +56,8 @@ def connect(request: pytest.FixtureRequest, deployment: Deployment, url: str) ->
             return url
         if request.param == "memory":
             return in_memory(deployment)
-        argv = ["-m", "mcp_celery", "serve", f"{MODULE}:server", "--transport", "stdio"]
-        return stdio_client(
-            StdioServerParameters(command=sys.executable, args=argv, env=deployment.env(), cwd=str(ROOT))
-        )
+        argv = [*forked_command("mcp_celery"), "serve", f"{MODULE}:server", "--transport", "stdio"]
+        return stdio_client(StdioServerParameters(command=argv[0], args=argv[1:], env=deployment.env(), cwd=str(ROOT)))
 
     return open_client
 

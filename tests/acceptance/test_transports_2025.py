@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from mcp_celery.context import get_task_session
 from mcp_celery.settings import celery_url
 from tests.acceptance.test_transports import in_memory
 from tests.support.deployment import MODULE, ROOT, Deployment
+from tests.support.programs import forked_command
 from tests.support.session import RELATED, REVISION, Connect, Session, session_over
 from tests.support.waiting import eventually
 from tests.support.wire import EXTENSION
@@ -47,10 +47,8 @@ def connect(request: pytest.FixtureRequest, deployment: Deployment, url: str) ->
             return streamable_http_client(url)
         if request.param == "memory":
             return InMemoryTransport(in_memory(deployment))
-        argv = ["-m", "mcp_celery", "serve", f"{MODULE}:server", "--transport", "stdio"]
-        return stdio_client(
-            StdioServerParameters(command=sys.executable, args=argv, env=deployment.env(), cwd=str(ROOT))
-        )
+        argv = [*forked_command("mcp_celery"), "serve", f"{MODULE}:server", "--transport", "stdio"]
+        return stdio_client(StdioServerParameters(command=argv[0], args=argv[1:], env=deployment.env(), cwd=str(ROOT)))
 
     def open_session(**options: Any) -> AbstractAsyncContextManager[Session]:
         return session_over(transport(), **options)

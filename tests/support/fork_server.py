@@ -1,8 +1,9 @@
-"""Forks the programs that tests start: ``python -m tests.support.fork_server DESCRIPTOR``, with a socket to the tests.
+"""Forks the programs that tests start: ``python -m tests.support.fork_server DESCRIPTOR``, with a listening socket.
 
 It has imported what workers, servers and commands import, which takes them a second of processor time, and nothing that
 reads the environment. A child is a program as any other: a session, descriptors, environment and folder of its own, and
-the end of an interpreter. ``tests.support.programs`` has the other side, and decides what may be forked.
+the end of an interpreter. ``tests.support.forked`` asks for one: a connection is a child, which is killed when the
+connection is closed. ``tests.support.programs`` decides what may be forked.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import gc
 import importlib
 import io
-import json
 import os
 import runpy
 import select
@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
-LENGTH_BYTES: Final = 4
-DESCRIPTORS: Final = 4
-"""Of a request: where the program's status is written, and its standard input, output and error."""
+from tests.support.forked import receive
+
 IMPORTED: Final = (
     "celery.apps.worker",
     "celery.backends.redis",
@@ -65,69 +64,78 @@ class Program:
 
 
 class Server:
-    """Forks a child for each request, and reports each child's end.
+    """Forks a child for each connection, and reports the child's number and end to it.
 
     Args:
-        control: The socket to the tests.
+        listening: Where the tests connect.
     """
 
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
-        self._reports: dict[int, int] = {}
+    def __init__(self, listening: socket.socket) -> None:
+        self._listening = listening
+        self._children: dict[socket.socket, int] = {}
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(self._wake, False)
 
-    def serve(self) -> tuple[Program, list[int]] | None:
-        """Serve until the tests end.
+    def serve(self) -> tuple[Program, list[int]]:
+        """Serve until this process is killed.
 
         Returns:
-            In a child, what it becomes, and its standard descriptors; in this process None.
+            In a child, what it becomes, and its standard descriptors.
         """
         signal.signal(signal.SIGCHLD, _do_nothing)
         signal.set_wakeup_fd(self._wake)
         while True:
-            ready, _, _ = select.select([self._control, self._woken], [], [])
+            ready, _, _ = select.select([self._listening, self._woken, *self._children], [], [])
             if self._woken in ready:
                 os.read(self._woken, 1024)
                 self._report_ends()
-            if self._control in ready:
-                head, descriptors, _, _ = socket.recv_fds(self._control, LENGTH_BYTES, DESCRIPTORS)
-                if not head:
-                    return None
-                program = Program(**json.loads(self._received(int.from_bytes(head, "big"))))
-                report, *standard = descriptors
+            for connection in [one for one in self._children if one in ready]:
+                self._kill(connection)
+            if self._listening in ready:
+                connection, _ = self._listening.accept()
+                program, standard = receive(connection)
                 if (child := os.fork()) == 0:
-                    self._leave(report)
-                    return program, standard
+                    os.setsid()
+                    self._leave(connection)
+                    return Program(**program), standard
                 for descriptor in standard:
                     os.close(descriptor)
-                self._reports[child] = report
-                os.write(report, f"{child}\n".encode())
+                self._children[connection] = child
+                self._report(connection, child)
 
-    def _received(self, length: int) -> bytes:
-        received = b""
-        while len(received) < length:
-            received += self._control.recv(length - len(received))
-        return received
+    def _kill(self, connection: socket.socket) -> None:
+        """End a child whose connection was closed; nothing else arrives there."""
+        child = self._children.pop(connection)
+        with suppress(ProcessLookupError):  # it is about to become the leader of its group
+            os.killpg(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        connection.close()
 
     def _report_ends(self) -> None:
-        while self._reports:
+        connections = {child: connection for connection, child in self._children.items()}
+        while self._children:
             child, status = os.waitpid(-1, os.WNOHANG)
             if not child:
                 return
-            report = self._reports.pop(child)
-            with suppress(BrokenPipeError):  # the test has let go of its process
-                os.write(report, f"{os.waitstatus_to_exitcode(status)}\n".encode())
-            os.close(report)
+            connection = connections[child]
+            self._report(connection, os.waitstatus_to_exitcode(status))
+            connection.close()
+            del self._children[connection]
 
-    def _leave(self, report: int) -> None:
+    def _report(self, connection: socket.socket, number: int) -> None:
+        with suppress(BrokenPipeError):
+            connection.sendall(f"{number}\n".encode())
+
+    def _leave(self, connection: socket.socket) -> None:
         """Forget, in a child, what is the server's."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self._control.close()
-        for descriptor in (self._woken, self._wake, report, *self._reports.values()):
-            os.close(descriptor)
+        for one in (self._listening, connection, *self._children):
+            one.close()
+        os.close(self._woken)
+        os.close(self._wake)
 
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> None:
@@ -136,7 +144,6 @@ def _do_nothing(_number: int, _frame: FrameType | None) -> None:
 
 def become(program: Program, standard: list[int]) -> None:
     """Run a program as ``python -m`` does."""
-    os.setsid()
     for number, descriptor in enumerate(standard):
         os.dup2(descriptor, number)
         os.close(descriptor)
@@ -165,9 +172,7 @@ def main() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()  # a child's collections leave the pages alone that it shares
-    server = Server(socket.socket(fileno=int(sys.argv[1])))
-    if (asked := server.serve()) is not None:
-        become(*asked)
+    become(*Server(socket.socket(fileno=int(sys.argv[1]))).serve())
 
 
 if __name__ == "__main__":

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from tests.support.fork_server import LENGTH_BYTES
+from tests.support.forked import ask
 
 ROOT: Final = Path(__file__).parents[2]
 FORKED: Final = ("celery", "mcp_celery")
@@ -52,29 +52,39 @@ def start(
         output: The descriptor of its standard output and error.
     """
     if [*argv[:2]] == [sys.executable, "-m"] and argv[2] in FORKED and not any(map(env.get, READ_AT_IMPORT)):
-        return fork_server().start(argv[2], argv[3:], env=env, folder=folder, stdin=stdin, output=output)
+        with open(os.devnull) as nothing:  # noqa: PTH123 - it is no file
+            standard = (nothing.fileno() if stdin == subprocess.DEVNULL else stdin, output, output)
+            return Forked(ask(fork_server().path, argv[2], argv[3:], env=env, folder=str(folder), standard=standard))
     return subprocess.Popen(
         argv, stdin=stdin, stdout=output, stderr=output, env=env, cwd=folder, start_new_session=True
     )
 
 
-class Forked:
-    """A process that the fork server started."""
+def forked_command(module: str) -> list[str]:
+    """A command that is ``python -m module`` for programs that start it by themselves, run by the fork server."""
+    return [sys.executable, "-I", "-S", str(ROOT / "tests" / "support" / "forked.py"), fork_server().path, module]
 
-    def __init__(self, reports: socket.socket) -> None:
-        self._reports = reports.makefile("r")
-        self._socket = reports
+
+class Forked:
+    """A process that the fork server started.
+
+    Args:
+        connection: The one on which the server reports.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._reports = connection.makefile("r")
         self._lock = threading.Lock()
         self.returncode: int | None = None
         self.pid = int(self._reports.readline())
 
     def poll(self) -> int | None:
         with self._lock:
-            if self.returncode is None and select.select([self._socket], [], [], 0)[0]:
-                # Without a report the fork server is dead, and its children were ended with it.
-                self.returncode = int(self._reports.readline() or -signal.SIGKILL)
+            if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+                self.returncode = int(self._reports.readline())
                 self._reports.close()
-                self._socket.close()
+                self._connection.close()
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -100,33 +110,23 @@ class ForkServer:
     """The process that forks programs; it lives as long as this one."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._control, theirs = socket.socketpair()
-        with theirs:
+        self._folder = tempfile.TemporaryDirectory(prefix="mcpc-")
+        self.path = str(Path(self._folder.name) / "fork")
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(self.path)
+            listening.listen()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.fork_server", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-m", "tests.support.fork_server", str(listening.fileno())],
+                pass_fds=[listening.fileno()],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
 
-    def start(
-        self, module: str, argv: Sequence[str], *, env: Mapping[str, str], folder: Path, stdin: int, output: int
-    ) -> Forked:
-        ours, theirs = socket.socketpair()
-        request = {"module": module, "argv": list(argv), "env": dict(env), "folder": str(folder)}
-        message = json.dumps(request).encode()
-        with theirs, open(os.devnull) as nothing, self._lock:  # noqa: PTH123 - no file that a path could be of
-            source = nothing.fileno() if stdin == subprocess.DEVNULL else stdin
-            head = len(message).to_bytes(LENGTH_BYTES, "big")
-            socket.send_fds(self._control, [head], [theirs.fileno(), source, output, output])
-            self._control.sendall(message)
-        return Forked(ours)
-
     def close(self) -> None:
-        self._control.close()
+        self.process.kill()
         self.process.wait()
+        self._folder.cleanup()
 
 
 _servers: list[ForkServer] = []
