@@ -5,6 +5,7 @@ Options:
         runs on one pool.
     --all-pools: Run each test on every pool.
     --long: Run the tests marked `long` as well.
+    --screenshots FOLDER: Keep the pictures that the browser's tests take.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--quick", action="store_true", help="what `make test` runs: each module, but not every case")
     group.addoption("--all-pools", action="store_true", help="run each test on every pool of Celery")
     group.addoption("--long", action="store_true", help="run the tests marked `long` as well")
+    group.addoption("--screenshots", type=Path, metavar="FOLDER", help="keep pictures of Flower's pages there")
 
 
 @pytest.fixture(scope="session")

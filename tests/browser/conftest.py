@@ -46,10 +46,6 @@ FLAGS: Final = (
 )
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--screenshots", type=Path, metavar="FOLDER", help="Folder for pictures of Flower's pages.")
-
-
 class Page:
     """What a browser shows of a Flower."""
 
@@ -141,14 +137,12 @@ def driver() -> Generator[webdriver.Chrome]:
 def deployment(request: pytest.FixtureRequest, driver: webdriver.Chrome) -> Generator[Deployment]:
     """A store, and a worker that runs one job at a time and holds others ready, where Flower can revoke them."""
     with (
-        pytest.MonkeyPatch.context() as patch,
         short_folder() as folder,
         EmbeddedStore.open(folder / "store") as store,
-        deployed(store.url, NAMESPACE, spec=MODULE) as found,
+        deployed(store.url, NAMESPACE, spec=MODULE, settings={"CELERY_CONFIG_MODULE": "config.celeryconfig"}) as found,
+        run_worker(found, request.param),
     ):
-        patch.setenv("CELERY_CONFIG_MODULE", "config.celeryconfig")
-        with run_worker(found, request.param):
-            yield found
+        yield found
 
 
 @contextmanager

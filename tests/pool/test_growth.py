@@ -15,7 +15,6 @@ def slots(worker: Worker) -> int:
     return worker.ask("stats")["pool"]["max-concurrency"]
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("hub", ["yes", "no"])
 def test_slots_are_added_while_jobs_wait_and_go_again(start: Starter, hub: str) -> None:
     way = {} if hub == "yes" else {"hub": "no", "worker_pool": "solo"}

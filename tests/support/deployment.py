@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +78,14 @@ def process(
             print(f"--- {log.name}\n{log.read_text(errors='replace')[-4000:]}")  # noqa: T201 - pytest shows it on failure
 
 
+def pipelined(store: Any, commands: Iterable[tuple[str, str]]) -> list[Any]:
+    """Send commands at once: a store that many tests share has thousands of keys."""
+    pipeline = store.pipeline(transaction=False)
+    for command, key in commands:
+        getattr(pipeline, command)(key)
+    return pipeline.execute(raise_on_error=False)
+
+
 @dataclass
 class Deployment:
     """One store, one worker and as many servers as a test wants."""
@@ -136,8 +144,11 @@ class Deployment:
     def contents(self) -> list[str]:
         """Everything that is in the store, key by key, as text."""
         store: Any = self.redis
-        read = {"string": store.get, "hash": store.hgetall}
-        return [str(read.get(store.type(key), store.dump)(key)) for key in store.keys("*")]
+        keys = store.keys("*")
+        kinds = pipelined(store, [("type", key) for key in keys])
+        read = {"string": "get", "hash": "hgetall"}
+        found = pipelined(store, [(read.get(kind, "dump"), key) for kind, key in zip(kinds, keys, strict=True)])
+        return [str(one) for one in found]
 
     @contextmanager
     def worker(
