@@ -5,8 +5,8 @@ READY := $(VENV)/.ready
 SOURCES := mcp_celery workers config tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-faults test-peers soak screenshots conformance bench lint format docs \
-  constraints clean
+.PHONY: help setup demo test test-browser test-faults test-peers soak screenshots mutants conformance bench lint \
+  format docs constraints clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test-faults: $(READY) ## Kill and stop workers, stores and brokers, and see that
 
 test-peers: $(READY) ## Test with clients of other makers, each in a venv of its own (skipped where they cannot be installed)
 	@$(BIN)/pytest tests/peers $(ARGS)
+
+mutants: $(READY) ## Break the engine and the Lua scripts in small ways, and see that a test fails; ALL=1 for all modules
+	@$(BIN)/python -m tests.mutants $(if $(ALL),--all) $(ARGS)
 
 soak: $(READY) ## Kill everything at random under load, and audit what became of it; ARGS="--minutes 20 --write"
 	@$(BIN)/python -m tests.soak $(ARGS)
