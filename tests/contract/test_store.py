@@ -317,6 +317,18 @@ class TestClaimsAndStarts:
         assert world.ledger.claim(record.ref, attempt=1, retries=1, claim=other)
         assert (await load(world, record.ref)) == replace(record, claim=other, started_at_ms=1)
 
+    async def test_the_worker_that_begins_a_job_nobody_claimed_has_it(self, world: World) -> None:
+        record = await created(world)
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=7, worker="celery@host")
+        assert (await load(world, record.ref)) == replace(record, claim=Claim("celery@host", 7), started_at_ms=7)
+
+    async def test_the_worker_that_begins_a_job_has_it_since_it_was_first_claimed(self, world: World) -> None:
+        record = await created(world)
+        assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=7, worker="celery@other")
+        expected = replace(record, claim=replace(CLAIM, worker="celery@other"), started_at_ms=7)
+        assert (await load(world, record.ref)) == expected
+
     async def test_a_change_for_what_has_not_begun_is_refused_once_it_has(self, world: World) -> None:
         record = await created(world)
         late = Change(to="failed", unless_begun=0)
