@@ -16,7 +16,7 @@ from tests.mutants.verdict import Mutant, Verdict
 MODULES: Final = [f"mcp_celery/engine/{name}.py" for name in ("status", "core", "recovery", "reaper")]
 ALL_MODULES: Final = ["mcp_celery/engine/*.py", "mcp_celery/store/*.py"]
 TESTS: Final = [
-    *(f"tests/unit/test_{name}.py" for name in ("status", "recovery", "reaper")),
+    *(f"tests/unit/test_{name}.py" for name in ("status", "recovery", "reaper", "engine")),
     *(f"tests/contract/test_{name}.py" for name in ("engine", "limits", "list", "recovery", "respond", "watch")),
     *(f"tests/contract/test_{name}.py" for name in ("audit", "exposed")),
 ]
