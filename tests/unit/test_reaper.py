@@ -19,10 +19,16 @@ from tests.support.worlds import SNAPSHOT, a_record
 
 pytestmark = pytest.mark.anyio
 
-POLICY: Final = RecoveryPolicy(heartbeat_ms=1_000, max_redeliveries=1)
-LEASE_SECONDS: Final = 3.0
+POLICY: Final = RecoveryPolicy(heartbeat_ms=2_000, max_redeliveries=1)
+LEASE_SECONDS: Final = 6.0
+MOST_SWEEPS: Final = 20
+"""More than any test makes."""
 Run = Callable[..., Awaitable[list[float]]]
 NOTHING: Final = Sweep(dead=[], expiring=[], due=[])
+
+
+class EndError(BaseException):
+    """Ends what runs for ever, and outlives every error."""
 
 
 @dataclass
@@ -48,6 +54,8 @@ class Script:
 
     async def sweep(self, reaper: str, policy: RecoveryPolicy) -> Sweep | None:
         self.sweeps.append((reaper, policy))
+        if len(self.sweeps) > MOST_SWEEPS:
+            raise EndError
         if self.fails is not None:
             raise self.fails
         return self.queued.pop(0) if self.queued else self.found
@@ -273,12 +281,12 @@ class TestExpiry:
         with caplog.at_level(logging.INFO):
             await stage.sweep(expiring(task))
             assert stage.queue.revokes == []
-            for left_ms in (0, -1, -2_999):
+            for left_ms in (0, -1, -5_999):
                 await stage.sweep(expiring(Expiring(task.key, left_ms)))
         assert stage.queue.revokes == [(task.open_job_ids, True)]
         assert caplog.messages == [f"job {task.job_ids[0]} is revoked: its task has outlived its time to live"]
         assert (stage.thrown_away, stage.script.forgotten) == ([], [])
-        await stage.sweep(expiring(Expiring(task.key, -3_000)))
+        await stage.sweep(expiring(Expiring(task.key, -6_000)))
         assert stage.thrown_away == task.job_ids
         assert stage.script.forgotten == [replace(task, is_open=False)]
         assert len(stage.queue.revokes) == 1
@@ -291,9 +299,16 @@ class TestExpiry:
         assert stage.queue.revokes == [(task.job_ids, terminate)]
 
     async def test_one_that_had_ended_is_only_forgotten(self, stage: Stage) -> None:
-        task = Expiring(a_record().key, -3_000)
+        task = Expiring(a_record().key, -6_000)
         assert await stage.sweep(expiring(task)) is False
         assert (stage.queue.revokes, stage.thrown_away, stage.script.forgotten) == ([], task.job_ids, [task])
+
+    async def test_what_was_last_seen_of_a_task_counts(self, stage: Stage) -> None:
+        task = Expiring(a_record().key, 2, is_open=True)
+        await stage.sweep(expiring(task))
+        await stage.sweep(expiring(replace(task, left_ms=1, is_open=False)))
+        await stage.sweep(expiring(Expiring(task.key, 0)))
+        assert stage.queue.revokes == []
 
     async def test_what_a_process_knew_is_nothing_once_another_reaps(self, stage: Stage) -> None:
         task = Expiring(a_record().key, 1, is_open=True)
@@ -308,8 +323,8 @@ class TestExpiry:
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch, over: int, *, more: bool
     ) -> None:
         monkeypatch.setattr("mcp_celery.engine.reaper.BATCH", 2)
-        tasks = [Expiring(a_record().key, -3_000) for _ in range(over)]
-        waiting = [Expiring(a_record().key, left_ms) for left_ms in (-2_999, 0, 3_000)]
+        tasks = [Expiring(a_record().key, -6_000) for _ in range(over)]
+        waiting = [Expiring(a_record().key, left_ms) for left_ms in (-5_999, 0, 6_000)]
         assert await stage.sweep(expiring(*tasks, *waiting)) is more
 
 
@@ -326,10 +341,6 @@ class TestElection:
         stage.script.fails = StoreUnavailableError()
         await stage.reaper.resign()
         assert len(stage.script.resigned) == 1
-
-
-class EndError(Exception):
-    """Ends what runs for ever."""
 
 
 class TestRun:
@@ -360,18 +371,18 @@ class TestRun:
         return run
 
     async def test_it_sweeps_at_each_heartbeat(self, stage: Stage, run: Run) -> None:
-        assert await run(nothing, nothing) == [1.0, 1.0]
+        assert await run(nothing, nothing) == [2.0, 2.0]
         assert len(stage.script.sweeps) == 3
 
     async def test_it_sweeps_again_at_once_while_there_is_more(
         self, stage: Stage, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("mcp_celery.engine.reaper.BATCH", 1)
-        stage.script.queued = [expiring(Expiring(a_record().key, -3_000)), expiring(Expiring(a_record().key, -3_000))]
-        assert await run(nothing) == [1.0]
+        stage.script.queued = [expiring(Expiring(a_record().key, -6_000)), expiring(Expiring(a_record().key, -6_000))]
+        assert await run(nothing) == [2.0]
         assert len(stage.script.sweeps) == 4
 
-    @pytest.mark.parametrize(("pause", "trusted"), [(2.0, ["w1"]), (2.1, [])])
+    @pytest.mark.parametrize(("pause", "trusted"), [(4.0, ["w1"]), (4.1, [])])
     async def test_one_that_stood_still_trusts_no_death_before_another_lease(
         self, stage: Stage, run: Run, pause: float, trusted: list[str]
     ) -> None:
@@ -395,7 +406,7 @@ class TestRun:
         def come_back() -> None:
             stage.script.fails, stage.script.found = None, dead("w1")
 
-        assert await run(come_back, nothing) == [1.0, 1.0]
+        assert await run(come_back, nothing) == [2.0, 2.0]
         assert stage.script.buried == []
 
     async def test_a_sweep_that_fails_is_logged_and_the_next_one_is_made(
@@ -408,7 +419,7 @@ class TestRun:
         def come_back() -> None:
             stage.script.fails, stage.script.found = None, dead("w1")
 
-        assert await run(come_back) == [1.0]
+        assert await run(come_back) == [2.0]
         assert caplog.messages[0] == "a sweep failed"
         assert stage.script.buried == ["w1"], "the store answered, so the living could say that they live"
 
