@@ -8,7 +8,7 @@ SOURCES := mcp_celery workers config tests bench
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all test-long test-pythons test-stress test-browser test-faults test-peers coverage \
-  soak screenshots conformance bench lint format docs constraints clean
+  mutants soak screenshots conformance bench lint format docs constraints clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ test-faults: $(READY) ## Kill and stop workers, stores and brokers, and see that
 
 test-peers: $(READY) ## Test with clients of other makers, each in a venv of its own (skipped where they cannot be installed)
 	@$(PYTEST) tests/peers $(ARGS)
+
+mutants: $(READY) ## Break the engine and the Lua scripts in small ways, and see that a test fails; ALL=1 for all modules
+	@$(BIN)/python -m tests.mutants $(if $(ALL),--all) $(ARGS)
 
 soak: $(READY) ## Kill everything at random under load, and audit what became of it; ARGS="--minutes 20 --write"
 	@$(BIN)/python -m tests.soak $(ARGS)

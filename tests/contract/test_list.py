@@ -215,6 +215,16 @@ class TestInRedisOnly:
         await in_redis.store.page(ALICE, before=None, limit=10)
         assert in_redis.client.zcard(index) == 1
 
+    async def test_a_part_is_full_although_what_came_first_has_expired(self, in_redis: RedisWorld) -> None:
+        now = now_ms()
+        records = [replace(a_record(), created_at_ms=now + number) for number in range(4)]
+        for record in records:
+            await in_redis.store.create(record, SNAPSHOT)
+        for record in records[2:]:
+            in_redis.client.delete(in_redis.keys.record(record.scope, record.task_id))
+        found = await in_redis.store.page(ALICE, before=None, limit=2)
+        assert [stored.record for stored in found] == records[1::-1]
+
     async def test_a_task_that_is_taken_back_leaves_no_place(self, in_redis: RedisWorld) -> None:
         record = a_record()
         await in_redis.store.create(record, SNAPSHOT)

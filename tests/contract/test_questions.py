@@ -133,7 +133,7 @@ class TestAwaited:
         await task.ask("one", "two")
         partial = await task.answer({"one": an_answer(1)})
         assert (partial.changed.accepted, partial.is_due) == (True, False)
-        assert partial.changed.record.status == "input_required"
+        assert (partial.changed.record.status, partial.changed.record.updated_at_ms) == ("input_required", 9)
         assert await task.open() == ["two"]
         assert await task.heard("one") == an_answer(1)
         assert await task.heard("two") is True
@@ -223,6 +223,8 @@ class TestAwaited:
 
 class TestReturned:
     async def test_the_next_leg_becomes_the_current_one(self, task: Asked) -> None:
+        retry = Change(to="working", retries=1, retry_at_ms=2)
+        assert await task.world.store.change(task.record.ref, retry)
         assert task.world.ledger.claim(task.record.ref, attempt=1, claim=CLAIM, retries=1)
         assert await task.park("name", "age", state="page 2")
         parked = await task.now()
@@ -230,6 +232,7 @@ class TestReturned:
         assert (parked.status, parked.leg, parked.attempt) == ("input_required", 2, 2)
         assert parked.job_id == f"{task.record.job_id}!2"
         assert (parked.claim, parked.started_at_ms, parked.start_before_ms) == (None, None, None)
+        assert (parked.retries, parked.retry_at_ms) == (task.record.retries, None)
 
     async def test_its_first_jobs_expiry_is_not_the_next_legs(self, world: World) -> None:
         record = replace(a_record(), start_before_ms=1)
@@ -294,9 +297,12 @@ class TestReturned:
         assert (await task.start(3)).params == {**SNAPSHOT.params, "inputResponses": {"sure": an_answer("second")}}
 
     async def test_a_question_left_behind_by_the_body_is_not_the_next_legs(self, task: Asked) -> None:
-        await task.ask("awaited")
+        await task.ask("awaited", "answered")
+        await task.answer({"answered": an_answer()})
         await task.park("returned")
         assert await task.open() == ["1.returned"]
+        task.attempt = 2
+        assert [await task.heard(key) for key in ("awaited", "answered")] == [False, False]
 
     async def test_awaited_answers_are_not_given_to_a_later_leg(self, task: Asked) -> None:
         await task.park("returned")

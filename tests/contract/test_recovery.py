@@ -134,6 +134,20 @@ class TestQuestions:
         assert not late.changed.accepted
         assert not await in_redis.store.ask(record.ref, QUESTION, Asking(attempt=1, at_ms=1))
 
+    async def test_a_task_that_fails_with_its_worker_leaves_neither_questions_nor_answers(
+        self, in_redis: RedisWorld
+    ) -> None:
+        process, record = Process(in_redis), await created(in_redis)
+        await begun(in_redis, record)
+        for key in ("one", "two"):
+            assert await in_redis.store.ask(record.ref, Question(key, ELICIT, {}), Asking(attempt=1, at_ms=1))
+        assert await in_redis.store.answer(record.ref, {"one": {}}, at_ms=1, start_before_ms=None)
+        keys = in_redis.keys
+        names = [name(record.scope, record.task_id) for name in (keys.questions, keys.answers)]
+        assert in_redis.client.exists(*names) == 2
+        assert await process.store.recover(record.key, WORKER, "died", POLICY) == "failed"
+        assert in_redis.client.exists(*names) == 0
+
     async def test_what_a_dead_worker_returned_waits_on(self, in_redis: RedisWorld) -> None:
         process, record = Process(in_redis), await created(in_redis)
         await parked(in_redis, record)

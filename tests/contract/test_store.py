@@ -93,6 +93,22 @@ class TestRecords:
         assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1) is None
         await world.store.delete(record.ref)
 
+    @pytest.mark.parametrize("status", ["failed", "cancelled"])
+    async def test_a_task_without_a_result_is_told_by_its_record_alone(self, world: World, status: TaskStatus) -> None:
+        record = await created(world)
+        world.put_result(record.job_id, "SUCCESS", JobOutcome({"content": []}))
+        await accepted(world, record.ref, Change(to=status))
+        stored = await world.store.load(record.ref)
+        assert stored is not None
+        assert stored.result is None
+
+    async def test_a_record_whose_job_has_begun_is_not_deleted(self, world: World) -> None:
+        record = await created(world)
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+        assert not await world.store.delete(record.ref)
+        assert await load(world, record.ref) == replace(record, started_at_ms=1)
+        assert await world.store.snapshot(record.ref) == SNAPSHOT
+
     async def test_an_unknown_task_is_none_to_every_call(self, world: World) -> None:
         assert await load(world, NOWHERE) is None
         assert await world.store.change(NOWHERE, Change(to="working")) is None
@@ -301,6 +317,18 @@ class TestClaimsAndStarts:
         assert world.ledger.claim(record.ref, attempt=1, retries=1, claim=other)
         assert (await load(world, record.ref)) == replace(record, claim=other, started_at_ms=1)
 
+    async def test_the_worker_that_begins_a_job_nobody_claimed_has_it(self, world: World) -> None:
+        record = await created(world)
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=7, worker="celery@host")
+        assert (await load(world, record.ref)) == replace(record, claim=Claim("celery@host", 7), started_at_ms=7)
+
+    async def test_the_worker_that_begins_a_job_has_it_since_it_was_first_claimed(self, world: World) -> None:
+        record = await created(world)
+        assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=7, worker="celery@other")
+        expected = replace(record, claim=replace(CLAIM, worker="celery@other"), started_at_ms=7)
+        assert (await load(world, record.ref)) == expected
+
     async def test_a_change_for_what_has_not_begun_is_refused_once_it_has(self, world: World) -> None:
         record = await created(world)
         late = Change(to="failed", unless_begun=0)
@@ -435,8 +463,9 @@ class TestInRedisOnly:
         await created(in_redis)
         assert len(in_redis.tasks_keys_left()) == 3
 
-    async def test_a_task_that_is_taken_back_leaves_no_key(self, in_redis: RedisWorld) -> None:
-        record = await created(in_redis)
+    @pytest.mark.parametrize("scope", ["alice", "s" * 500], ids=["whole", "shortened"])
+    async def test_a_task_that_is_taken_back_leaves_no_key(self, in_redis: RedisWorld, scope: str) -> None:
+        record = await created(in_redis, scope=scope)
         await in_redis.store.delete(record.ref)
         assert in_redis.keys_left() == []
 

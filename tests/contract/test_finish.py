@@ -1,0 +1,110 @@
+"""A job's end with its result, which are one step in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mcp_celery.engine import (
+    ELICIT,
+    Asking,
+    Change,
+    Claim,
+    EncodedResult,
+    JobOutcome,
+    Question,
+    TaskRecord,
+    TaskRef,
+    success,
+)
+from tests.support.worlds import SNAPSHOT, TIMEOUT_SECONDS, RedisWorld, a_record
+
+pytestmark = pytest.mark.anyio
+
+DONE = replace(success(JobOutcome({"content": []}, "done")), attempt=1)
+PAYLOAD = '{"status": "SUCCESS"}'
+WORKER = "celery@host/1"
+
+
+class Finishing:
+    """A task whose job is about to end, told by the store or by the ledger."""
+
+    def __init__(self, world: RedisWorld, record: TaskRecord, teller: str) -> None:
+        self.world, self.record, self._teller = world, record, teller
+        self.result = EncodedResult(f"{world.prefix}:result:{record.task_id}", PAYLOAD)
+
+    async def finish(self, change: Change = DONE, ref: TaskRef | None = None) -> bool:
+        if self._teller == "store":
+            return await self.world.store.finish(ref or self.record.ref, change, self.result)
+        return await asyncio.to_thread(self.world.ledger.finish, ref or self.record.ref, change, self.result)
+
+    async def now(self) -> TaskRecord:
+        stored = await self.world.store.load(self.record.ref)
+        assert stored is not None
+        return stored.record
+
+    @property
+    def stored(self) -> Any:
+        return self.world.client.get(self.result.key)
+
+
+@pytest.fixture(params=["store", "ledger"])
+async def job(in_redis: RedisWorld, request: pytest.FixtureRequest) -> Finishing:
+    record = a_record()
+    assert await in_redis.store.create(record, SNAPSHOT)
+    return Finishing(in_redis, record, request.param)
+
+
+async def test_the_result_is_stored_for_as_long_as_the_record_and_the_task_has_ended(job: Finishing) -> None:
+    assert await job.finish()
+    assert job.stored == PAYLOAD.encode()
+    left: Any = job.world.client.pttl(job.result.key)
+    assert 0 < left <= job.record.ttl_ms
+    ended = await job.now()
+    assert (ended.status, ended.status_message, ended.revision) == ("completed", "done", 2)
+    assert job.world.told(job.record.ref) == 1
+
+
+async def test_who_waits_for_the_result_is_told(job: Finishing) -> None:
+    pubsub: Any = job.world.client.pubsub()
+    with pubsub as waiting:
+        waiting.subscribe(job.result.key)
+        assert waiting.get_message(timeout=TIMEOUT_SECONDS)
+        assert await job.finish()
+        message: Any = waiting.get_message(timeout=TIMEOUT_SECONDS)
+    assert message["data"] == PAYLOAD.encode()
+
+
+@pytest.mark.parametrize("why", ["another attempt", "the end"])
+async def test_a_result_that_comes_too_late_is_not_stored(job: Finishing, why: str) -> None:
+    if why == "the end":
+        assert await job.world.store.change(job.record.ref, Change(to="cancelled"))
+    before, told = await job.now(), job.world.told(job.record.ref)
+    assert not await job.finish(replace(DONE, attempt=2) if why == "another attempt" else DONE)
+    assert job.stored is None
+    assert await job.now() == before
+    assert job.world.told(job.record.ref) == told
+
+
+async def test_a_task_that_is_gone_has_no_result(job: Finishing) -> None:
+    assert not await job.finish(ref=TaskRef(None, "no-such-task"))
+    assert job.stored is None
+
+
+async def test_the_end_takes_questions_answers_and_the_claim_away(job: Finishing) -> None:
+    world, ref = job.world, job.record.ref
+    assert world.ledger.claim(ref, attempt=1, claim=Claim(WORKER, 1))
+    for key in ("one", "two"):
+        assert await world.store.ask(ref, Question(key, ELICIT, {}), Asking(attempt=1, at_ms=1))
+    assert await world.store.answer(ref, {"one": {}}, at_ms=1, start_before_ms=None)
+    names = [world.keys.questions(*_place(ref)), world.keys.answers(*_place(ref)), world.keys.claims(WORKER)]
+    assert world.client.exists(*names) == 3
+    assert await job.finish()
+    assert world.client.exists(*names) == 0
+
+
+def _place(ref: TaskRef) -> tuple[str | None, str]:
+    return ref.scope, ref.task_id

@@ -1,0 +1,78 @@
+"""What a sweep finds in Redis, at times that are minutes apart, so that no test depends on how fast it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mcp_celery.engine import TaskRecord, now_ms
+from mcp_celery.engine.recovery import RecoveryPolicy, Sweep
+from mcp_celery.keys import INDEX_LIFETIME_MS
+from mcp_celery.store import RedisRecovery
+from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
+
+pytestmark = pytest.mark.anyio
+
+MINUTE_MS = 60_000
+POLICY = RecoveryPolicy(heartbeat_ms=100_000, max_redeliveries=1)
+"""With a lease of five minutes."""
+
+
+async def swept(world: RedisWorld) -> Sweep:
+    found = await RedisRecovery(world.store).sweep("me", POLICY)
+    assert found is not None
+    return found
+
+
+def put(world: RedisWorld, index: str, **minutes_from_now: int) -> None:
+    """Add members to an index, at so many minutes from now."""
+    client: Any = world.client
+    client.zadd(index, {name: now_ms() + MINUTE_MS * minutes for name, minutes in minutes_from_now.items()})
+    client.pexpire(index, INDEX_LIFETIME_MS)
+
+
+async def created(world: RedisWorld, *, minutes: int) -> TaskRecord:
+    record = a_record(ttl_ms=minutes * MINUTE_MS)
+    assert await world.store.create(record, SNAPSHOT)
+    return record
+
+
+async def test_workers_are_dead_whose_heartbeat_has_ended(in_redis: RedisWorld) -> None:
+    put(in_redis, in_redis.keys.workers, dead=-1, alive=1)
+    assert list((await swept(in_redis)).dead) == ["dead"]
+
+
+async def test_a_heartbeat_holds_as_long_as_it_says(in_redis: RedisWorld) -> None:
+    await RedisRecovery(in_redis.store).beat("worker", 5 * MINUTE_MS)
+    assert list((await swept(in_redis)).dead) == []
+    ends: Any = in_redis.client.zscore(in_redis.keys.workers, "worker")
+    assert 4 * MINUTE_MS < ends - now_ms() <= 5 * MINUTE_MS
+
+
+async def test_a_job_is_due_when_who_made_it_due_has_had_the_time_to_publish_it(in_redis: RedisWorld) -> None:
+    put(in_redis, in_redis.keys.due, long_ago=-1, now=0)
+    assert list((await swept(in_redis)).due) == ["long_ago"]
+
+
+async def test_tasks_are_told_that_expire_within_a_lease_or_have_ever_since(in_redis: RedisWorld) -> None:
+    soon, later = await created(in_redis, minutes=3), await created(in_redis, minutes=7)
+    gone = [a_record().key for _ in range(2)]
+    put(in_redis, in_redis.keys.expiry, **{gone[0]: -3, gone[1]: -7})
+    left = {one.key: round(one.left_ms / MINUTE_MS) for one in (await swept(in_redis)).expiring}
+    assert left == {gone[1]: -7, gone[0]: -3, soon.key: 3}
+    assert later.key not in left
+
+
+async def test_of_a_task_that_expires_it_is_told_whether_its_job_is_open(in_redis: RedisWorld) -> None:
+    record = await created(in_redis, minutes=3)
+    (found,) = (await swept(in_redis)).expiring
+    assert (found.key, found.leg, found.is_open, found.worker) == (record.key, 1, True, None)
+
+
+async def test_an_election_ends_with_a_lease(in_redis: RedisWorld) -> None:
+    await swept(in_redis)
+    left: Any = in_redis.client.pttl(in_redis.keys.reaper)
+    assert 4 * MINUTE_MS < left <= 5 * MINUTE_MS
+    assert await RedisRecovery(in_redis.store).sweep("another", POLICY) is None
+    await swept(in_redis)

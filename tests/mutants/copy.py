@@ -1,0 +1,27 @@
+"""The copy of the project that is broken, and how tests run in it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[2]
+AT_ONCE: Final = 2
+"""How many mutants are tested at a time."""
+ENVIRONMENT: Final = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+"""Plugins that these tests do not need take longer to load than most tests, or change the order of the tests."""
+PYTEST: Final = [
+    *("-p", "anyio.pytest_plugin", "-p", "_hypothesis_pytestplugin", "-p", "no:cacheprovider"),
+    *("-o", "addopts=--import-mode=importlib"),
+    # They race a lifetime of half a second, and would count as kills where the machine is slow.
+    *("--deselect", "tests/contract/test_recovery.py::TestExpiry"),
+    *("--deselect", "tests/contract/test_exposed.py::test_what_expires_is_revoked_and_forgotten_with_all_its_parts"),
+]
+
+
+def copy_to(folder: Path) -> None:
+    """Copy what the tests of the engine and the store need."""
+    for name in ("mcp_celery", "tests", "workers", "config"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)

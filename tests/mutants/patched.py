@@ -1,0 +1,114 @@
+"""Mutants that are patches, for what no tool mutates: Lua scripts, tables, properties."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.mutants.copy import AT_ONCE, ENVIRONMENT, PYTEST, ROOT, copy_to
+from tests.mutants.forked import Script, TestsError, first_failures
+from tests.mutants.verdict import Mutant, Verdict
+
+PATCHES: Final = Path(__file__).with_name("patches")
+TESTS: Final = [
+    *(f"tests/unit/test_{name}.py" for name in ("keys", "codec")),
+    *(
+        f"tests/contract/test_{name}.py"
+        for name in ("store", "list", "recovery", "limits", "engine", "respond", "sweep")
+    ),
+    *(f"tests/contract/test_{name}.py" for name in ("questions", "exposed", "watch", "audit")),
+]
+TABLE_TESTS: Final = [f"tests/unit/test_{name}.py" for name in ("status", "recovery", "reaper", "engine")]
+_NEAREST: Final = {
+    **dict.fromkeys(("claim", "claims", "keep", "retire", "start", "transition"), "contract/test_store.py"),
+    **dict.fromkeys(("answer", "ask", "heard", "park", "published", "withdraw"), "contract/test_questions.py"),
+    **dict.fromkeys(("beat", "sweep"), "contract/test_sweep.py"),
+    **dict.fromkeys(("create", "delete", "failed"), "contract/test_limits.py"),
+    "finish": "contract/test_finish.py",
+    "recover": "contract/test_recovery.py",
+    "page": "contract/test_list.py",
+    "watch": "contract/test_exposed.py",
+}
+_UNCHANGED: Final = "without any mutant"
+
+
+class PatchError(Exception):
+    """A patch does not apply any more."""
+
+
+def run(folder: Path, selected: str = "") -> list[Verdict]:
+    """Test each patch.
+
+    Args:
+        folder: Where to put what is patched.
+        selected: What the names of the patches have to contain.
+
+    Raises:
+        PatchError: A patch does not apply any more.
+        TestsError: The tests fail without any patch.
+    """
+    patches = sorted(path for path in PATCHES.glob("*.patch") if selected in path.stem)
+    patched = {patch: _patched(patch, folder / "patched" / patch.stem) for patch in patches}
+    scripts = [_script(patch, *files) for patch, files in patched.items() if files[0].suffix == ".lua"]
+    tables = [patch for patch, files in patched.items() if files[0].suffix == ".py"]
+    logs = folder / "logs"
+    logs.mkdir()
+    failures = first_failures([Script(_UNCHANGED, "", "", ""), *scripts], TESTS, logs) if scripts else {}
+    if failed := failures.pop(_UNCHANGED, None):
+        raise TestsError(f"a test fails {_UNCHANGED}: {failed}")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        copies = [folder / "tables" / patch.stem for patch in tables]
+        tested = pool.map(_tested, copies, *zip(*(patched[patch] for patch in tables), strict=True))
+        failures.update(zip((patch.stem for patch in tables), tested, strict=True))
+    return [_verdict(name, failed) for name, failed in sorted(failures.items())]
+
+
+def _patched(patch: Path, folder: Path) -> tuple[Path, Path]:
+    """Apply a patch to a copy of the file that it changes.
+
+    Returns:
+        The file, and the changed copy.
+    """
+    (name,) = re.findall(r"^\+\+\+ b/(\S+)$", patch.read_text(encoding="utf-8"), re.MULTILINE)
+    copy = folder / name
+    copy.parent.mkdir(parents=True)
+    shutil.copy(ROOT / name, copy)
+    # Without the ceiling git would take a repository around the copy for the place of the patch's paths.
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(folder.parent)}
+    command = ["git", "apply", str(patch)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PatchError(f"{patch.name} does not apply any more: {done.stderr.strip()}")
+    return ROOT / name, copy
+
+
+def _script(patch: Path, file: Path, copy: Path) -> Script:
+    nearest = _NEAREST.get(patch.stem.partition("-")[0], "contract/test_store.py")
+    return Script(patch.stem, file.read_text(encoding="utf-8"), copy.read_text(encoding="utf-8"), f"tests/{nearest}")
+
+
+def _tested(copy: Path, file: Path, changed: Path) -> str | None:
+    """Run the tests with a changed module, in a copy of the project."""
+    copy_to(copy)
+    shutil.copy(changed, copy / file.relative_to(ROOT))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", *PYTEST, *TABLE_TESTS]
+    environment = {**os.environ, **ENVIRONMENT}
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode == pytest.ExitCode.OK:
+        return None
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    if failed is None:
+        raise TestsError(f"the tests of {copy.name} ended with {done.returncode}: {done.stdout}{done.stderr}")
+    return failed[1]
+
+
+def _verdict(name: str, failed: str | None) -> Verdict:
+    return Verdict("patches", Mutant(name), killed=failed is not None, how=failed or "survived")

@@ -1,0 +1,409 @@
+"""What the engine writes into a record, asks of the queue and the store, and does when one of them fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from mcp_celery import audit
+from mcp_celery.config import TaskConfig
+from mcp_celery.engine import (
+    ELICIT,
+    Asking,
+    Caller,
+    Change,
+    ExposedTasks,
+    ExposedWork,
+    JobOutcome,
+    Plan,
+    Question,
+    Quota,
+    Submission,
+    TaskEngine,
+    TaskLimits,
+    TaskRecord,
+    TaskRef,
+)
+from mcp_celery.engine.record import RETIRED_MS
+from mcp_celery.errors import (
+    QueueFullError,
+    QueueUnavailableError,
+    StoreUnavailableError,
+    TaskNotFoundError,
+    TooManyTasksError,
+)
+from mcp_celery.testing import MemoryBackend, MemoryTaskQueue, MemoryTaskStore
+from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, a_submission
+
+pytestmark = pytest.mark.anyio
+
+NOW_MS: Final = 1_790_000_000_000
+RESULT: Final = {"content": [{"type": "text", "text": "42"}]}
+
+
+class Queue(MemoryTaskQueue):
+    """A broker that notes revokes, and may take a message without saying so in time."""
+
+    def __init__(self, store: MemoryTaskStore) -> None:
+        super().__init__()
+        self._store = store
+        self.runs_and_says_nothing = False
+        self.places: list[Submission] = []
+        self.revokes: list[tuple[list[str], bool]] = []
+
+    @asynccontextmanager
+    async def place_for(self, submission: Submission) -> AsyncGenerator[None]:
+        self.places.append(submission)
+        async with super().place_for(submission):
+            yield
+
+    async def publish(self, record: TaskRecord, submission: Submission) -> None:
+        if self.runs_and_says_nothing:
+            assert await self._store.start(record.ref, attempt=1, retries=0, at_ms=1)
+            raise QueueUnavailableError
+        await super().publish(record, submission)
+
+    async def revoke(self, *job_ids: str, terminate: bool = True) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.revokes.append((list(job_ids), terminate))
+
+
+class Store(MemoryTaskStore):
+    """A store over a network: a call that is cancelled on the way is not carried out."""
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        super().__init__(backend.bus, results=backend.results)
+        self.kept: list[TaskRef] = []
+        self.fails_to_delete = False
+
+    async def create(self, record: TaskRecord, snapshot: Any, quota: Quota | None = None) -> bool:
+        self.kept.append(record.ref)
+        return await super().create(record, snapshot, quota)
+
+    async def delete(self, ref: TaskRef) -> bool:
+        await anyio.lowlevel.checkpoint()
+        if self.fails_to_delete:
+            raise StoreUnavailableError
+        return await super().delete(ref)
+
+
+class Exposure:
+    """Exposes everything as so many jobs."""
+
+    def __init__(self, work: ExposedWork, expires: float | None = None) -> None:
+        self.work, self.expires = work, expires
+
+    async def plan(self, submission: Submission) -> Plan:
+        return Plan("shop.sell", self.work, _publish, expires=self.expires)
+
+    def returned(self, component: str, value: Any) -> dict[str, Any]:
+        raise AssertionError((component, value))
+
+    def raised(self, component: str, exception_name: str, arguments: Sequence[Any]) -> dict[str, Any]:
+        raise AssertionError((component, exception_name, arguments))
+
+
+def _publish(job_ids: Sequence[str], producer: object) -> None:
+    raise AssertionError((job_ids, producer))
+
+
+class Desk:
+    """An engine in memory at a time that stands still."""
+
+    def __init__(self, limits: TaskLimits = LIMITS, exposure: Exposure | None = None) -> None:
+        backend = MemoryBackend()
+        self.results = backend.results
+        self.store = Store(backend)
+        self.queue = Queue(self.store)
+        self.exposed = None if exposure is None else ExposedTasks(exposure, self.results)
+        self.engine = TaskEngine(
+            store=self.store, queue=self.queue, bus=backend.bus, results=None, limits=limits, exposed=self.exposed
+        )
+
+    async def load(self, ref: TaskRef) -> TaskRecord | None:
+        stored = await self.store.load(ref)
+        return None if stored is None else stored.record
+
+
+@pytest.fixture(autouse=True)
+def time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("core", "legs"):
+        monkeypatch.setattr(f"mcp_celery.engine.{module}.now_ms", lambda: NOW_MS)
+    monkeypatch.setattr(MemoryTaskStore.__init__, "__kwdefaults__",
+                        {"clock": lambda: NOW_MS, "results": None, "snapshots": None})  # fmt: skip
+
+
+class TestTheRecord:
+    async def test_it_holds_what_was_asked_and_granted(self) -> None:
+        desk = Desk()
+        caller = replace(ALICE, session="session-1", requestor="alice")
+        config = TaskConfig(acks_late=True, poll_interval=250, expires=1.5)
+        submission = replace(
+            a_submission(caller, ttl_ms=5_000, config=config), job_name="named", task_type="prompt", listed=False
+        )
+        record = await desk.engine.submit(submission)
+        assert record == TaskRecord(
+            task_id=record.task_id,
+            scope=ALICE.scope,
+            issuer=ALICE.issuer,
+            session=caller.owner.session,
+            job_name="named",
+            task_type="prompt",
+            component="build_report",
+            created_at_ms=NOW_MS,
+            updated_at_ms=NOW_MS,
+            ttl_ms=5_000,
+            poll_interval_ms=250,
+            idempotent=True,
+            listed=False,
+            start_before_ms=NOW_MS + 1_500,
+            work=None,
+        )
+        assert desk.queue.published == [(record, submission)]
+        assert desk.queue.places == [submission]
+        assert await desk.store.snapshot(record.ref) == SNAPSHOT
+
+    async def test_an_anonymous_callers_says_in_which_session_it_was_made(self) -> None:
+        caller = Caller(session="session-1")
+        record = await Desk().engine.submit(a_submission(caller))
+        assert (record.scope, record.session) == (None, caller.owner.session)
+        assert record.session is not None
+
+    async def test_what_is_not_asked_is_the_servers_choice(self) -> None:
+        record = await Desk().engine.submit(a_submission())
+        assert (record.ttl_ms, record.poll_interval_ms) == (LIMITS.default_ttl_ms, LIMITS.poll_interval_ms)
+        assert (record.start_before_ms, record.idempotent, record.listed) == (None, False, True)
+
+    async def test_of_exposed_work_the_plan_says_what_runs_and_until_when(self) -> None:
+        work = ExposedWork(parts=2, terminate=True)
+        desk = Desk(exposure=Exposure(work, expires=2.0))
+        record = await desk.engine.submit(a_submission(config=TaskConfig(expires=9.0)))
+        assert (record.job_name, record.work, record.start_before_ms) == ("shop.sell", work, NOW_MS + 2_000)
+        ((_, submission),) = desk.queue.published
+        assert (submission.job_name, submission.plan is not None) == ("shop.sell", True)
+        assert submission.snapshot == replace(SNAPSHOT, params={}, session_id=None, headers=None)
+        assert desk.queue.places == [submission]
+
+
+class TestTakingBack:
+    async def test_a_job_that_runs_although_its_message_seemed_lost_keeps_its_task(self) -> None:
+        desk = Desk()
+        desk.queue.runs_and_says_nothing = True
+        record = await desk.engine.submit(a_submission())
+        assert await desk.load(record.ref) is not None
+        assert desk.queue.revokes == []
+
+    async def test_a_record_that_cannot_be_taken_back_is_said_to_the_operator_and_the_client_gets_the_error(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        desk = Desk()
+        desk.queue.fail()
+        desk.store.fails_to_delete = True
+        with pytest.raises(QueueUnavailableError):
+            await desk.engine.submit(a_submission())
+        task_id, error = desk.store.kept[0].task_id, StoreUnavailableError()
+        assert caplog.messages == [f"task {task_id} was not published and could not be taken back: {error}"]
+
+    async def test_a_client_that_hangs_up_does_not_stop_it(self) -> None:
+        desk = Desk(exposure=Exposure(ExposedWork()))
+        desk.queue.hold()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(desk.engine.submit, a_submission())
+            while not desk.store.kept:
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        assert await desk.load(desk.store.kept[0]) is None
+        assert len(desk.queue.revokes) == 1
+
+    @pytest.mark.parametrize("terminate", [True, False])
+    async def test_exposed_jobs_are_revoked_for_they_would_run(self, *, terminate: bool) -> None:
+        desk = Desk(exposure=Exposure(ExposedWork(parts=2, terminate=terminate)))
+        desk.queue.fail()
+        with pytest.raises(QueueUnavailableError):
+            await desk.engine.submit(a_submission())
+        ((job_ids, terminates),) = desk.queue.revokes
+        assert (len(job_ids), terminates) == (2, terminate)
+
+    async def test_a_job_of_ours_finds_no_record_and_needs_no_revoke(self) -> None:
+        desk = Desk()
+        desk.queue.fail()
+        with pytest.raises(QueueUnavailableError):
+            await desk.engine.submit(a_submission())
+        assert desk.queue.revokes == []
+        assert await desk.load(desk.store.kept[0]) is None
+
+    async def test_a_body_that_has_begun_does_not_excuse_another_error(self) -> None:
+        desk = Desk()
+
+        async def publish(record: TaskRecord, submission: Submission) -> None:
+            assert submission.component == record.component
+            assert await desk.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+            raise RuntimeError("unforeseen")
+
+        desk.queue.publish = publish
+        with pytest.raises(RuntimeError, match="unforeseen"):
+            await desk.engine.submit(a_submission())
+
+
+class TestQuota:
+    async def test_the_error_names_the_limit_and_the_audit_log_says_whom_it_met(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        desk = Desk(replace(LIMITS, max_open_tasks=1))
+        alice = replace(ALICE, requestor="alice")
+        await desk.engine.submit(a_submission(alice))
+        with caplog.at_level(logging.INFO, audit.LOGGER), pytest.raises(TooManyTasksError) as refused:
+            await desk.engine.submit(a_submission(alice))
+        assert refused.value.data == {"limit": "open_tasks", "most": 1}
+        (line,) = [record.__dict__ for record in caplog.records]
+        assert (line["event"], line["task_scope"], line["limit"]) == ("task.limited", ALICE.scope, "open_tasks")
+        assert len(desk.queue.published) == 1
+
+    async def test_a_full_queue_is_in_the_audit_log_too(self, caplog: pytest.LogCaptureFixture) -> None:
+        desk = Desk()
+        desk.queue.most = 0
+        with caplog.at_level(logging.INFO, audit.LOGGER), pytest.raises(QueueFullError):
+            await desk.engine.submit(a_submission())
+        (line,) = [record.__dict__ for record in caplog.records]
+        assert (line["event"], line["task_scope"], line["limit"]) == ("task.limited", ALICE.scope, "queue_length")
+        assert desk.store.kept == []
+
+
+async def test_the_audit_log_names_what_a_component_is_declared_as(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, audit.LOGGER):
+        record = await Desk().engine.submit(replace(a_submission(), declared_as="report://{year}"))
+    (line,) = [one.__dict__ for one in caplog.records]
+    assert (line["task_id"], line["component"]) == (record.task_id, "report://{year}")
+
+
+@pytest.mark.parametrize("status", ["working", "cancelled"])
+async def test_the_audit_log_tells_of_a_status_that_was_read(caplog: pytest.LogCaptureFixture, status: Any) -> None:
+    desk = Desk()
+    record = await desk.engine.submit(a_submission())
+    assert await desk.store.change(record.ref, Change(to=status))
+    with caplog.at_level(logging.DEBUG, audit.LOGGER):
+        await desk.engine.status(ALICE, record.task_id)
+    (line,) = [one.__dict__ for one in caplog.records]
+    assert (line["event"], line["task_scope"], line["task_id"]) == ("task.retrieved", ALICE.scope, record.task_id)
+    assert (line["task_status"], line["levelno"]) == (status, logging.DEBUG if status == "working" else logging.INFO)
+
+
+class TestCancel:
+    async def test_a_job_of_ours_is_ended_where_it_runs(self) -> None:
+        desk = Desk()
+        record = await desk.engine.submit(a_submission())
+        await desk.engine.cancel(ALICE, record.task_id)
+        assert desk.queue.revokes == [([record.job_id], True)]
+
+    @pytest.mark.parametrize("terminate", [True, False])
+    async def test_an_exposed_job_is_ended_where_it_says_so(self, *, terminate: bool) -> None:
+        desk = Desk(exposure=Exposure(ExposedWork(parts=2, terminate=terminate)))
+        record = await desk.engine.submit(a_submission())
+        await desk.engine.cancel(ALICE, record.task_id)
+        assert desk.queue.revokes == [(record.job_ids, terminate)]
+
+    async def test_a_task_that_expires_on_the_way_is_not_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        desk = Desk()
+        record = await desk.engine.submit(a_submission())
+
+        async def change(ref: TaskRef, change: Change) -> None:
+            assert (ref, change.to) == (record.ref, "cancelled")
+
+        monkeypatch.setattr(desk.store, "change", change)
+        with pytest.raises(TaskNotFoundError):
+            await desk.engine.cancel(ALICE, record.task_id)
+
+    async def test_one_that_ends_on_the_way_is_not_revoked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        desk = Desk()
+        record = await desk.engine.submit(a_submission())
+        find = desk.engine.find
+
+        async def ended_meanwhile(caller: Caller, task_id: str) -> TaskRecord:
+            found = await find(caller, task_id)
+            assert await desk.store.change(record.ref, Change(to="failed"))
+            return found
+
+        monkeypatch.setattr(desk.engine, "find", ended_meanwhile)
+        assert (await desk.engine.cancel(ALICE, record.task_id)).status == "failed"
+        assert desk.queue.revokes == []
+
+
+class TestLifetimes:
+    async def test_a_retired_task_is_kept_for_a_minute_or_as_long_as_is_said(self) -> None:
+        desk = Desk()
+        record = await desk.engine.submit(a_submission())
+        for after_ms, ttl_ms in ((None, RETIRED_MS), (7, 7)):
+            if after_ms is None:
+                await desk.engine.retire(ALICE, record.task_id)
+            else:
+                await desk.engine.retire(ALICE, record.task_id, after_ms=after_ms)
+            found = await desk.load(record.ref)
+            assert found is not None
+            assert found.ttl_ms == ttl_ms
+
+    @pytest.mark.parametrize(
+        ("asked_ms", "declared_ms", "granted_ms"),
+        [(None, None, 600_000), (700_000, None, 700_000), (None, 800_000, 800_000), (10**12, None, 3_600_000)],
+    )
+    async def test_a_kept_task_lives_as_if_it_were_created_now(
+        self, monkeypatch: pytest.MonkeyPatch, asked_ms: int | None, declared_ms: int | None, granted_ms: int
+    ) -> None:
+        desk = Desk(replace(LIMITS, max_ttl_ms=3_600_000))
+        record = await desk.engine.submit(a_submission(ttl_ms=1_000))
+        await desk.engine.keep(ALICE, record.task_id, ttl_ms=asked_ms, config=TaskConfig(ttl=declared_ms))
+        found = await desk.load(record.ref)
+        assert found is not None
+        assert found.ttl_ms == granted_ms
+
+    async def test_only_ones_own_task_is_retired_or_kept(self) -> None:
+        desk = Desk()
+        record = await desk.engine.submit(a_submission())
+        await desk.engine.retire(Caller(), record.task_id)
+        await desk.engine.keep(Caller(), record.task_id, ttl_ms=700_000, config=TaskConfig())
+        assert await desk.load(record.ref) == record
+
+
+class TestViews:
+    async def test_a_follower_that_wants_no_results_gets_none(self) -> None:
+        desk = Desk()
+        record = await desk.engine.submit(a_submission())
+        desk.results.put(record.job_id, "SUCCESS", JobOutcome(RESULT))
+        assert await desk.store.change(record.ref, Change(to="completed"))
+        for results, expected in ((False, None), (True, RESULT)):
+            async with desk.engine.watch(ALICE, [record.task_id], results=results) as watch:
+                view = await watch.__anext__()
+            assert (view.record.status, view.result) == ("completed", expected)
+
+    async def test_open_questions_are_shown_while_the_task_waits(self) -> None:
+        desk = Desk()
+        record = await desk.engine.submit(a_submission())
+        question = Question("1.name", ELICIT, {"message": "Who?"})
+        assert await desk.store.ask(record.ref, question, Asking(attempt=1, at_ms=1))
+        view = await desk.engine.get(ALICE, record.task_id)
+        assert view.input_requests == {"1.name": question.request}
+        assert (await desk.engine.get(ALICE, record.task_id)).result is None
+
+    async def test_each_state_on_the_way_is_seen_but_not_the_last(self) -> None:
+        desk = Desk()
+        record = await desk.engine.submit(a_submission())
+        seen: list[str] = []
+
+        def note(view: Any) -> None:
+            seen.append(view.record.status)
+            desk.store.ledger.change(record.ref, Change(to="failed"))
+
+        last = await desk.engine.wait(ALICE, record.task_id, note)
+        assert (seen, last.record.status) == (["working"], "failed")
+
+    async def test_the_same_id_twice_is_followed_once(self) -> None:
+        desk = Desk()
+        record = await desk.engine.submit(a_submission())
+        async with desk.engine.watch(ALICE, [record.task_id, record.task_id]) as watch:
+            assert watch.accepted == [record.task_id]

@@ -1,0 +1,428 @@
+"""What the reaper does with each answer of the store, the broker and the result backend; over a scripted store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import pytest
+
+from mcp_celery.config import TaskConfig
+from mcp_celery.engine import Change, Claim, ExposedWork, TaskRecord
+from mcp_celery.engine.reaper import Reaper
+from mcp_celery.engine.recovery import Expiring, Loss, RecoveryPolicy, Sweep, Verdict
+from mcp_celery.errors import QueueUnavailableError, StoreUnavailableError
+from mcp_celery.testing import MemoryBackend, MemoryTaskQueue
+from tests.support.worlds import SNAPSHOT, a_record
+
+pytestmark = pytest.mark.anyio
+
+POLICY: Final = RecoveryPolicy(heartbeat_ms=2_000, max_redeliveries=1)
+LEASE_SECONDS: Final = 6.0
+MOST_SWEEPS: Final = 20
+"""More than any test makes."""
+Run = Callable[..., Awaitable[list[float]]]
+NOTHING: Final = Sweep(dead=[], expiring=[], due=[])
+
+
+class EndError(BaseException):
+    """Ends what runs for ever, and outlives every error."""
+
+
+@dataclass
+class Script:
+    """A recovery store that answers what a test says, and notes what it is asked."""
+
+    found: Sweep | None = NOTHING
+    queued: list[Sweep] = field(default_factory=list[Sweep])
+    claims: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    verdicts: dict[str, Verdict] = field(default_factory=dict[str, Verdict])
+    fails: Exception | None = None
+    sweeps: list[tuple[str, RecoveryPolicy]] = field(default_factory=list[tuple[str, RecoveryPolicy]])
+    recovered: list[tuple[str, str, Loss, RecoveryPolicy, int]] = field(
+        default_factory=list[tuple[str, str, Loss, RecoveryPolicy, int]]
+    )
+    resigned: list[str] = field(default_factory=list[str])
+    buried: list[str] = field(default_factory=list[str])
+    not_due: list[str] = field(default_factory=list[str])
+    forgotten: list[Expiring] = field(default_factory=list[Expiring])
+
+    async def beat(self, worker: str, lease_ms: int) -> None:
+        raise AssertionError((worker, lease_ms))
+
+    async def sweep(self, reaper: str, policy: RecoveryPolicy) -> Sweep | None:
+        self.sweeps.append((reaper, policy))
+        if len(self.sweeps) > MOST_SWEEPS:
+            raise EndError
+        if self.fails is not None:
+            raise self.fails
+        return self.queued.pop(0) if self.queued else self.found
+
+    async def resign(self, reaper: str) -> None:
+        self.resigned.append(reaper)
+        if self.fails is not None:
+            raise self.fails
+
+    async def claimed(self, worker: str) -> Sequence[str]:
+        return self.claims.get(worker, [])
+
+    async def recover(
+        self, key: str, worker: str, loss: Loss, policy: RecoveryPolicy, *, before_ms: int = 0
+    ) -> Verdict:
+        self.recovered.append((key, worker, loss, policy, before_ms))
+        return self.verdicts.get(key, "nothing")
+
+    async def bury(self, worker: str) -> None:
+        self.buried.append(worker)
+
+    async def forget_due(self, key: str) -> None:
+        self.not_due.append(key)
+
+    async def forget(self, expired: Sequence[Expiring]) -> None:
+        self.forgotten += expired
+
+
+class Queue(MemoryTaskQueue):
+    """A broker that notes how jobs are revoked, and whose trouble is whatever a test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trouble: dict[str, Exception] = {}
+        self.revokes: list[tuple[list[str], bool]] = []
+
+    async def publish(self, record: TaskRecord, submission: object) -> None:
+        if record.task_id in self.trouble:
+            raise self.trouble[record.task_id]
+        await super().publish(record, submission)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+    async def revoke(self, *job_ids: str, terminate: bool = True) -> None:
+        self.revokes.append((list(job_ids), terminate))
+
+
+class Stage:
+    """A reaper among what it uses, with a clock that a test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, policy: RecoveryPolicy = POLICY) -> None:
+        self.script, self.queue = Script(), Queue()
+        self.backend = MemoryBackend()
+        self.thrown_away: list[str] = []
+        self.now = 1_000.0
+        self.reaper = Reaper(
+            store=self.script,
+            tasks=self.backend.store,
+            queue=self.queue,
+            results=self,
+            declared=lambda _, component: (component, TaskConfig(queue="declared")),
+            policy=policy,
+        )
+        monkeypatch.setattr(Reaper, "_now", staticmethod(lambda: self.now))
+
+    async def forget(self, job_ids: Sequence[str]) -> None:
+        self.thrown_away += job_ids
+
+    async def created(self, **values: object) -> TaskRecord:
+        record = replace(a_record(), **values)  # pyright: ignore[reportArgumentType]
+        assert await self.backend.store.create(record, SNAPSHOT)
+        return record
+
+    async def sweep(self, found: Sweep) -> bool:
+        self.script.found = found
+        return await self.reaper.sweep()
+
+    async def trusted_sweep(self, found: Sweep) -> bool:
+        """Sweep when every live worker has had the time to say so."""
+        self.script.found = NOTHING
+        await self.reaper.sweep()
+        self.now += LEASE_SECONDS
+        return await self.sweep(found)
+
+    @property
+    def published(self) -> list[str]:
+        return [record.task_id for record, _ in self.queue.published]
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    return Stage(monkeypatch)
+
+
+def dead(*workers: str) -> Sweep:
+    return replace(NOTHING, dead=list(workers))
+
+
+def due(*records: TaskRecord) -> Sweep:
+    return replace(NOTHING, due=[record.key for record in records])
+
+
+def expiring(*tasks: Expiring) -> Sweep:
+    return replace(NOTHING, expiring=list(tasks))
+
+
+class TestDeaths:
+    async def test_each_task_of_each_dead_worker_is_decided_on_and_the_worker_forgotten(
+        self, stage: Stage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        again, failed, other = [await stage.created() for _ in range(3)]
+        stage.script.claims = {"w1": [again.key, failed.key, other.key], "w2": []}
+        stage.script.verdicts = {again.key: "again", failed.key: "failed"}
+        with caplog.at_level(logging.WARNING):
+            assert await stage.trusted_sweep(dead("w1", "w2")) is False
+        keys = [record.key for record in (again, failed, other)]
+        assert stage.script.recovered == [(key, "w1", "died", POLICY, 0) for key in keys]
+        assert stage.published == [again.task_id]
+        assert stage.script.buried == ["w1", "w2"]
+        assert [record.getMessage() for record in caplog.records] == [
+            "worker w1 has died: 1 of its jobs are published again, 1 of its tasks have failed",
+            "worker w2 has died: 0 of its jobs are published again, 0 of its tasks have failed",
+        ]
+
+    async def test_one_that_lives_after_all_is_not_forgotten_and_the_rest_is_left_to_it(self, stage: Stage) -> None:
+        first, second = [await stage.created() for _ in range(2)]
+        stage.script.claims = {"w1": [first.key, second.key]}
+        stage.script.verdicts = {first.key: "alive", second.key: "again"}
+        await stage.trusted_sweep(dead("w1"))
+        assert [key for key, *_ in stage.script.recovered] == [first.key]
+        assert (stage.script.buried, stage.published) == ([], [])
+
+    async def test_the_verdicts_are_counted(self, stage: Stage) -> None:
+        stage.script.claims = {"w1": ["k1", "k2", "k3"]}
+        stage.script.verdicts = {"k1": "failed", "k3": "failed"}
+        assert await stage.reaper.settle("w1", "disconnected", 7) == {"failed": 2, "nothing": 1}
+        assert stage.script.recovered[0] == ("k1", "w1", "disconnected", POLICY, 7)
+
+    async def test_nobody_is_dead_before_the_lease_of_the_living_has_passed(self, stage: Stage) -> None:
+        await stage.sweep(dead("w1"))
+        stage.now += LEASE_SECONDS - 0.001
+        await stage.sweep(dead("w1"))
+        assert stage.script.buried == []
+        stage.now += 0.001
+        await stage.sweep(dead("w1"))
+        assert stage.script.buried == ["w1"]
+
+
+class TestDueJobs:
+    async def test_a_job_is_published_as_its_component_declares(
+        self, stage: Stage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        record = await stage.created(attempt=2)
+        with caplog.at_level(logging.INFO):
+            await stage.sweep(due(record))
+        ((published, submission),) = stage.queue.published
+        assert (published, submission.config.queue) == (record, "declared")
+        assert caplog.messages == [f"job {record.job_id} is published again: attempt 2"]
+        assert stage.thrown_away == []
+
+    async def test_what_an_earlier_attempt_stored_is_thrown_away_first(self, stage: Stage) -> None:
+        record = await stage.created(redeliveries=1)
+        await stage.sweep(due(record))
+        assert stage.thrown_away == [record.job_id]
+
+    async def test_it_is_noted_that_it_is_published(self, stage: Stage) -> None:
+        record = await stage.created(attempt=2)
+        stage.backend.store.ledger.due.add(record.ref)
+        await stage.sweep(due(record))
+        assert record.ref not in stage.backend.store.ledger.due
+
+    async def test_a_task_that_is_gone_is_due_no_longer_and_the_next_one_is_published(self, stage: Stage) -> None:
+        gone, record = a_record(), await stage.created()
+        await stage.sweep(due(gone, record))
+        assert stage.script.not_due == [gone.key]
+        assert stage.published == [record.task_id]
+
+    async def test_all_that_are_due_are_published(self, stage: Stage) -> None:
+        records = [await stage.created() for _ in range(3)]
+        await stage.sweep(due(*records))
+        assert stage.published == [record.task_id for record in records]
+
+    @pytest.mark.parametrize("why", ["has ended", "is claimed"])
+    async def test_what_needs_no_job_is_due_no_longer(self, stage: Stage, why: str) -> None:
+        record, other = await stage.created(), await stage.created()
+        store = stage.backend.store
+        if why == "has ended":
+            assert await store.change(record.ref, Change(to="cancelled"))
+        else:
+            assert store.ledger.claim(record.ref, attempt=1, claim=Claim("w1", 1))
+        store.ledger.due.add(record.ref)
+        await stage.sweep(due(record, other))
+        assert stage.published == [other.task_id]
+        assert record.ref not in store.ledger.due
+
+    async def test_a_broker_that_does_not_answer_is_not_asked_for_each(self, stage: Stage) -> None:
+        first, second = [await stage.created() for _ in range(2)]
+        stage.queue.trouble[first.task_id] = QueueUnavailableError()
+        stage.backend.store.ledger.due.add(first.ref)
+        await stage.sweep(due(first, second))
+        assert stage.published == []
+        assert first.ref in stage.backend.store.ledger.due
+
+    async def test_one_that_cannot_be_published_keeps_no_other_from_it(
+        self, stage: Stage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        first, second = [await stage.created() for _ in range(2)]
+        stage.queue.trouble[first.task_id] = RuntimeError("cannot be serialized")
+        await stage.sweep(due(first, second))
+        assert stage.published == [second.task_id]
+        assert caplog.messages == [f"the job of task {first.key} is due, and cannot be published"]
+
+    async def test_a_store_that_does_not_answer_ends_the_sweep(self, stage: Stage) -> None:
+        record = await stage.created()
+        stage.backend.store.ledger.fail()
+        with pytest.raises(StoreUnavailableError):
+            await stage.sweep(due(record))
+
+
+class TestExpiry:
+    async def test_the_open_job_is_revoked_once_and_all_is_forgotten_a_lease_later(
+        self, stage: Stage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        task = Expiring(a_record().key, 1, leg=2, is_open=True, worker="w1")
+        with caplog.at_level(logging.INFO):
+            await stage.sweep(expiring(task))
+            assert stage.queue.revokes == []
+            for left_ms in (0, -1, -5_999):
+                await stage.sweep(expiring(Expiring(task.key, left_ms)))
+        assert stage.queue.revokes == [(task.open_job_ids, True)]
+        assert caplog.messages == [f"job {task.job_ids[0]} is revoked: its task has outlived its time to live"]
+        assert (stage.thrown_away, stage.script.forgotten) == ([], [])
+        await stage.sweep(expiring(Expiring(task.key, -6_000)))
+        assert stage.thrown_away == task.job_ids
+        assert stage.script.forgotten == [replace(task, is_open=False)]
+        assert len(stage.queue.revokes) == 1
+
+    @pytest.mark.parametrize("terminate", [True, False])
+    async def test_exposed_jobs_that_run_are_ended_where_that_is_wanted(self, stage: Stage, *, terminate: bool) -> None:
+        task = Expiring(a_record().key, 1, is_open=True, work=ExposedWork(parts=2, terminate=terminate))
+        await stage.sweep(expiring(task))
+        await stage.sweep(expiring(Expiring(task.key, 0)))
+        assert stage.queue.revokes == [(task.job_ids, terminate)]
+
+    async def test_one_that_had_ended_is_only_forgotten(self, stage: Stage) -> None:
+        task = Expiring(a_record().key, -6_000)
+        assert await stage.sweep(expiring(task)) is False
+        assert (stage.queue.revokes, stage.thrown_away, stage.script.forgotten) == ([], task.job_ids, [task])
+
+    async def test_what_was_last_seen_of_a_task_counts(self, stage: Stage) -> None:
+        task = Expiring(a_record().key, 2, is_open=True)
+        await stage.sweep(expiring(task))
+        await stage.sweep(expiring(replace(task, left_ms=1, is_open=False)))
+        await stage.sweep(expiring(Expiring(task.key, 0)))
+        assert stage.queue.revokes == []
+
+    async def test_what_a_process_knew_is_nothing_once_another_reaps(self, stage: Stage) -> None:
+        task = Expiring(a_record().key, 1, is_open=True)
+        await stage.sweep(expiring(task))
+        stage.script.found = None
+        assert await stage.reaper.sweep() is False
+        await stage.sweep(expiring(Expiring(task.key, 0)))
+        assert stage.queue.revokes == []
+
+    @pytest.mark.parametrize(("over", "more"), [(1, False), (2, True), (3, True)])
+    async def test_a_full_batch_of_what_is_over_calls_for_another_sweep(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch, over: int, *, more: bool
+    ) -> None:
+        monkeypatch.setattr("mcp_celery.engine.reaper.BATCH", 2)
+        tasks = [Expiring(a_record().key, -6_000) for _ in range(over)]
+        waiting = [Expiring(a_record().key, left_ms) for left_ms in (-5_999, 0, 6_000)]
+        assert await stage.sweep(expiring(*tasks, *waiting)) is more
+
+
+class TestElection:
+    async def test_a_process_has_one_name(self, stage: Stage) -> None:
+        await stage.sweep(NOTHING)
+        await stage.reaper.resign()
+        ((name, policy),) = stage.script.sweeps
+        assert stage.script.resigned == [name]
+        assert len(name) == 16
+        assert policy == POLICY
+
+    async def test_a_store_that_does_not_answer_ends_the_election_by_itself(self, stage: Stage) -> None:
+        stage.script.fails = StoreUnavailableError()
+        await stage.reaper.resign()
+        assert len(stage.script.resigned) == 1
+
+
+class TestRun:
+    """Sweeping for ever, with a test's steps instead of the pauses."""
+
+    @pytest.fixture
+    def run(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Run:
+        async def run(*steps: Callable[[], object]) -> list[float]:
+            """Run, with one step in each pause.
+
+            Returns:
+                How long each pause would have been.
+            """
+            pauses: list[float] = []
+
+            async def pause(seconds: float) -> None:
+                if len(pauses) == len(steps):
+                    raise EndError
+                steps[len(pauses)]()
+                pauses.append(seconds)
+
+            with monkeypatch.context() as patched:
+                patched.setattr("mcp_celery.engine.reaper.asyncio.sleep", pause)
+                with pytest.raises(EndError):
+                    await stage.reaper.run()
+            return pauses
+
+        return run
+
+    async def test_it_sweeps_at_each_heartbeat(self, stage: Stage, run: Run) -> None:
+        assert await run(nothing, nothing) == [2.0, 2.0]
+        assert len(stage.script.sweeps) == 3
+
+    async def test_it_sweeps_again_at_once_while_there_is_more(
+        self, stage: Stage, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mcp_celery.engine.reaper.BATCH", 1)
+        stage.script.queued = [expiring(Expiring(a_record().key, -6_000)), expiring(Expiring(a_record().key, -6_000))]
+        assert await run(nothing) == [2.0]
+        assert len(stage.script.sweeps) == 4
+
+    @pytest.mark.parametrize(("pause", "trusted"), [(4.0, ["w1"]), (4.1, [])])
+    async def test_one_that_stood_still_trusts_no_death_before_another_lease(
+        self, stage: Stage, run: Run, pause: float, trusted: list[str]
+    ) -> None:
+        await stage.sweep(NOTHING)
+        stage.now += LEASE_SECONDS - pause
+
+        def stand_still() -> None:
+            stage.now += pause
+            stage.script.found = dead("w1")
+
+        await run(stand_still)
+        assert stage.script.buried == trusted
+
+    async def test_an_outage_of_the_store_is_outlived_and_then_no_death_is_trusted_for_a_lease(
+        self, stage: Stage, run: Run
+    ) -> None:
+        await stage.sweep(NOTHING)
+        stage.now += LEASE_SECONDS
+        stage.script.fails = StoreUnavailableError()
+
+        def come_back() -> None:
+            stage.script.fails, stage.script.found = None, dead("w1")
+
+        assert await run(come_back, nothing) == [2.0, 2.0]
+        assert stage.script.buried == []
+
+    async def test_a_sweep_that_fails_is_logged_and_the_next_one_is_made(
+        self, stage: Stage, run: Run, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await stage.sweep(NOTHING)
+        stage.now += LEASE_SECONDS
+        stage.script.fails = RuntimeError("unforeseen")
+
+        def come_back() -> None:
+            stage.script.fails, stage.script.found = None, dead("w1")
+
+        assert await run(come_back) == [2.0]
+        assert caplog.messages[0] == "a sweep failed"
+        assert stage.script.buried == ["w1"], "the store answered, so the living could say that they live"
+
+
+def nothing() -> None:
+    """What happens in most pauses."""
