@@ -10,6 +10,7 @@ Options:
 
 from __future__ import annotations
 
+import logging
 import os
 import zlib
 from collections import defaultdict
@@ -54,6 +55,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def anyio_backend() -> str:
     """What anyio's plugin runs tests marked `anyio` on."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def python_log_level() -> None:
+    """Give the root logger Python's level: servers and commands that ran in this process before may have changed it."""
+    logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")
