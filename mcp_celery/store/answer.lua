@@ -24,7 +24,6 @@ if current[1] == 'input_required' then
 end
 if taken == 1 then
   redis.call('PEXPIRE', KEYS[4], rest_of_life(KEYS[1]))
-  redis.call('HSET', KEYS[1], 'updated_at_ms', ARGV[1])
   if redis.call('EXISTS', KEYS[3]) == 0 then
     redis.call('HSET', KEYS[1], 'status', 'working')
     if current[2] then
@@ -36,6 +35,6 @@ if taken == 1 then
       end
     end
   end
-  tell(KEYS[1], KEYS[2])
+  tell(KEYS[1], KEYS[2], ARGV[1])
 end
 return {taken, due, redis.call('HGETALL', KEYS[1])}

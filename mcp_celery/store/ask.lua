@@ -21,7 +21,7 @@ if redis.call('HEXISTS', KEYS[3], ARGV[5]) == 1 or redis.call('HEXISTS', KEYS[4]
   return 1
 end
 keep_question(KEYS[1], KEYS[3], ARGV[5], ARGV[6])
-redis.call('HSET', KEYS[1], 'status', 'input_required', 'updated_at_ms', ARGV[2])
+redis.call('HSET', KEYS[1], 'status', 'input_required')
 live_until(KEYS[1], {KEYS[3], KEYS[4], KEYS[5]}, KEYS[6], ARGV[3], ARGV[4])
-tell(KEYS[1], KEYS[2])
+tell(KEYS[1], KEYS[2], ARGV[2])
 return 1

@@ -56,8 +56,8 @@ def encode_record(record: TaskRecord) -> Fields:
 
 
 def encode_change(change: Change) -> Fields:
-    """The fields that a change sets."""
-    fields: Fields = {"status": change.to, "updated_at_ms": str(change.at_ms)}
+    """The fields that a change sets, but for its time."""
+    fields: Fields = {"status": change.to}
     if change.status_message is not None:
         fields["status_message"] = encodable(change.status_message)
     if change.progress is not None:

@@ -165,7 +165,7 @@ def finish(keys: RedisKeys, ref: TaskRef, change: Change, result: EncodedResult)
     return Command(
         "finish",
         [*moved(keys, ref), result.key, *asked(keys, ref)],
-        [*_allowed(change), result.payload, keys.claims(""), *fields_of(change)],
+        [*_allowed(change), result.payload, keys.claims(""), change.at_ms, *fields_of(change)],
         lambda reply: noted(ref, change, accepted=reply == 1),
     )
 
@@ -186,6 +186,7 @@ def change(keys: RedisKeys, ref: TaskRef, change: Change) -> Command[Changed | N
             *_allowed(change),
             "" if change.unless_begun is None else change.unless_begun,
             keys.claims("") if change.to in TERMINAL else "",
+            change.at_ms,
             *fields_of(change),
         ],
         parse,
@@ -220,7 +221,7 @@ def _allowed(change: Change) -> tuple[str, str | int]:
 
 
 def fields_of(change: Change) -> list[str]:
-    """The fields that a change sets, and their values, in turn."""
+    """The fields that a change sets, but for its time, and their values, in turn."""
     return [text for pair in encode_change(change).items() for text in pair]
 
 

@@ -17,8 +17,11 @@ local function has_begun(started, retries)
   return started and tonumber(started) >= tonumber(retries)
 end
 
--- Count a change of a task, and tell of it.
-local function tell(record, channel)
+-- Count a change of a task at that time (ms since the epoch), and tell of it. Each change is later than the one before,
+-- whatever the clocks of the processes say: clients tell the order of a task's states by their times.
+local function tell(record, channel, at)
+  local before = tonumber(redis.call('HGET', record, 'updated_at_ms'))
+  redis.call('HSET', record, 'updated_at_ms', string.format('%.0f', math.max(tonumber(at), before + 1)))
   redis.call('PUBLISH', channel, redis.call('HINCRBY', record, 'revision', 1))
 end
 

@@ -27,12 +27,12 @@ end
 let_go(KEYS[1], ARGV[7])
 redis.call('HDEL', KEYS[1], 'claim_worker', 'claim_retries', 'claim_at_ms',
   'retries', 'retry_at_ms', 'started_retries', 'started_at_ms', 'started_by', 'start_before_ms')
-redis.call('HSET', KEYS[1], 'status', 'input_required', 'updated_at_ms', ARGV[2], 'parked', '1')
+redis.call('HSET', KEYS[1], 'status', 'input_required', 'parked', '1')
 redis.call('HINCRBY', KEYS[1], 'leg', 1)
 redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 if ARGV[5] ~= '' then
   redis.call('HSET', KEYS[1], 'result_key', ARGV[5])
 end
 live_until(KEYS[1], {KEYS[3], KEYS[4], KEYS[5]}, KEYS[6], ARGV[3], ARGV[4])
-tell(KEYS[1], KEYS[2])
+tell(KEYS[1], KEYS[2], ARGV[2])
 return 1

@@ -62,7 +62,7 @@ else
   if begun then
     redis.call('HDEL', KEYS[1], 'start_before_ms') -- it was in time
   end
-  redis.call('HSET', KEYS[1], 'status', 'working', 'status_message', ARGV[6], 'updated_at_ms', now)
+  redis.call('HSET', KEYS[1], 'status', 'working', 'status_message', ARGV[6])
   redis.call('HINCRBY', KEYS[1], 'redeliveries', 1)
   redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 end
@@ -73,5 +73,5 @@ if task[9] then
   redis.call('DEL', KEYS[6])
   settle_questions(KEYS[1], KEYS[6], KEYS[7])
 end
-tell(KEYS[1], KEYS[2])
+tell(KEYS[1], KEYS[2], now)
 return answer

@@ -40,6 +40,6 @@ if current[8] then
 end
 if left_behind then
   redis.call('HSET', KEYS[1], 'status', 'working')
-  tell(KEYS[1], KEYS[5])
+  tell(KEYS[1], KEYS[5], ARGV[3])
 end
 return {redis.call('GET', KEYS[2]) or '', current[7], answers}

@@ -20,6 +20,5 @@ end
 if current[1] == 'input_required' and redis.call('EXISTS', KEYS[3]) == 0 then
   redis.call('HSET', KEYS[1], 'status', 'working')
 end
-redis.call('HSET', KEYS[1], 'updated_at_ms', ARGV[2])
-tell(KEYS[1], KEYS[2])
+tell(KEYS[1], KEYS[2], ARGV[2])
 return answers

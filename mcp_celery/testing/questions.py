@@ -36,6 +36,12 @@ class Kept:
     request_state: str | None = None
     is_parked: bool = False
 
+    def count_change(self, at_ms: int) -> None:
+        """Count a change at that time. Each is later than the one before, whatever the clocks say."""
+        record = self.record
+        at_ms = max(at_ms, record.updated_at_ms + 1)
+        self.record = replace(record, updated_at_ms=at_ms, revision=record.revision + 1)
+
     def settle_questions(self) -> None:
         """Bring the questions in line with the status: while some are open the task stays ``input_required``."""
         if self.record.is_terminal:
@@ -112,7 +118,7 @@ class MemoryQuestions:
         self._tell(kept, asking.at_ms)
 
     def _tell(self, kept: Kept, at_ms: int) -> None:
-        kept.record = replace(kept.record, updated_at_ms=at_ms, revision=kept.record.revision + 1)
+        kept.count_change(at_ms)
         self._bus.tell(kept.record.ref)
 
     def heard(self, ref: TaskRef, key: str, *, attempt: int) -> Answer | bool:

@@ -127,6 +127,7 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
             if begun or record.status not in sources_of(change.to) or change.attempt not in (None, record.attempt):
                 return Changed(False, record)
             kept.record = _changed(record, change)
+            kept.count_change(change.at_ms)
             kept.settle_questions()
             self._bus.tell(ref)
             if kept.record.is_terminal:
@@ -151,7 +152,8 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
             if not again:
                 kept.questions.clear()
                 if kept.record.status == "input_required":
-                    kept.record = replace(kept.record, status="working", revision=kept.record.revision + 1)
+                    kept.record = replace(kept.record, status="working")
+                    kept.count_change(at_ms)
                     self._bus.tell(ref)
             snapshot = self._snapshots.read(kept.snapshot, _place(ref))
             if kept.record.leg == 1:
@@ -210,7 +212,6 @@ def _changed(record: TaskRecord, change: Change) -> TaskRecord:
     return replace(
         record,
         status=change.to,
-        updated_at_ms=change.at_ms,
         # None keeps the old message, an empty text takes it away.
         status_message=record.status_message if change.status_message is None else change.status_message or None,
         is_error=change.is_error or record.is_error,
@@ -219,7 +220,6 @@ def _changed(record: TaskRecord, change: Change) -> TaskRecord:
         retries=record.retries if change.retries is None else change.retries,
         retry_at_ms=change.retry_at_ms or record.retry_at_ms,
         started_at_ms=change.started_at_ms or record.started_at_ms,
-        revision=record.revision + 1,
     )
 
 

@@ -1,6 +1,7 @@
 """What every store does with questions and answers, told once for memory and Redis."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -107,14 +108,44 @@ async def task(world: World) -> Asked:
 
 class TestAwaited:
     async def test_a_question_makes_the_task_wait_for_input(self, task: Asked) -> None:
-        assert await task.ask("one")
+        asking = task.asking(at_ms=task.record.created_at_ms + 5)
+        assert await task.world.store.ask(task.record.ref, a_question("one"), asking)
         stored = await task.world.store.load(task.record.ref)
         assert stored is not None
         assert stored.record == replace(
-            task.record, status="input_required", updated_at_ms=5, revision=2, started_at_ms=2
+            task.record, status="input_required", updated_at_ms=asking.at_ms, revision=2, started_at_ms=2
         )
         assert list(stored.questions) == [a_question("one")]
         assert task.world.told(task.record.ref) == 1
+
+    async def test_each_change_is_later_than_the_one_before_whatever_the_clocks_say(self, task: Asked) -> None:
+        """By the times that clients are told they put a task's states in order."""
+        ref, store = task.record.ref, task.world.store
+
+        async def change(at_ms: int) -> None:
+            assert await store.change(ref, Change(to="working", at_ms=at_ms))
+
+        async def begin_again() -> None:
+            assert await task.start(attempt=1, retries=1)
+
+        steps: list[Callable[[], Awaitable[object]]] = [
+            lambda: task.ask("one"),
+            lambda: change(task.record.created_at_ms - 60_000),
+            lambda: task.ask("two", "three"),
+            lambda: task.answer({"one": an_answer()}),
+            lambda: change(task.record.created_at_ms + 60_000),
+            lambda: task.withdraw("two"),
+            begin_again,
+            lambda: task.park("four"),
+            lambda: store.change(ref, Change(to="cancelled", at_ms=5)),
+        ]
+        found = [await task.now()]
+        for step in steps:
+            await step()
+            found.append(await task.now())
+        for before, after in itertools.pairwise(found):
+            assert after.revision > before.revision
+            assert after.updated_at_ms > before.updated_at_ms
 
     async def test_several_stand_in_the_order_of_asking(self, task: Asked) -> None:
         keys = [f"{'zyxwv'[n % 5]}{n}" for n in range(12)]

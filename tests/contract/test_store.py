@@ -182,7 +182,12 @@ class TestChanges:
         record = await created(world)
         error = RpcError(-32001, "No such year", {"year": [1, None, "ü"]})
         change = Change(
-            to="failed", status_message="No such year", error=error, progress=Progress(3, 10), is_error=True
+            to="failed",
+            status_message="No such year",
+            error=error,
+            progress=Progress(3, 10),
+            is_error=True,
+            at_ms=record.created_at_ms + 5,
         )
         read = await accepted(world, record.ref, change)
         assert read == await load(world, record.ref)
