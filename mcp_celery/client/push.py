@@ -73,7 +73,7 @@ class TaskPush:
 
     async def _renew(self) -> None:
         wanted = frozenset(islice(self._live(), self._most))
-        if not wanted:
+        if self._named and not wanted:
             await self._replace(AsyncExitStack(), wanted, frozenset())
         if wanted <= self._named:
             return
