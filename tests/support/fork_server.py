@@ -144,6 +144,8 @@ def _do_nothing(_number: int, _frame: FrameType | None) -> None:
 
 def become(program: Program, standard: list[int]) -> None:
     """Run a program as ``python -m`` does."""
+    # A shell that runs tests in the background has them ignore it, and their children with them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, descriptor in enumerate(standard):
         os.dup2(descriptor, number)
         os.close(descriptor)
