@@ -57,6 +57,7 @@ class FollowedTask:
         due: When to ask for its state next, in the event loop's time.
         is_asking: Whether its state is being asked for.
         is_current: Whether anything was heard since it is pushed.
+        is_doubtful: Whether the newest state may be another than the known one, although pushes arrive.
         silent_since: When the server stopped to answer, in the event loop's time; None while it answers.
     """
 
@@ -77,6 +78,7 @@ class FollowedTask:
         self.due = 0.0
         self.is_asking = False
         self.is_current = False
+        self.is_doubtful = False
         self.silent_since: float | None = None
         self.callbacks: list[StatusCallback] = []
         self._is_open = is_open

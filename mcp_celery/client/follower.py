@@ -87,9 +87,16 @@ class TaskFollower:
     def receive(self, state: TaskState) -> None:
         """Learn a state that was pushed."""
         task = self._tasks.get(state.task_id)
-        # Two notifications may overtake each other on their way to here.
-        if task is None or (state.is_older_than(task.state) and not state.is_final):
+        if task is None:
             return
+        if state.is_older_than(task.state) and not state.is_final:
+            # Most likely it was overtaken on its way to here. Where a server's clocks disagree it is the newest.
+            if not state.says_the_same_as(task.state):
+                task.is_doubtful = True
+                self._settle(task)
+                self._news.set()
+            return
+        task.is_doubtful = False
         self._learn(task, state)
 
     def hint(self, task_id: str) -> None:
@@ -185,7 +192,7 @@ class TaskFollower:
             self._held.discard(task)
             self._push.look()
             return
-        pushed = task.is_current and task.task_id in self._push.covered
+        pushed = task.is_current and not task.is_doubtful and task.task_id in self._push.covered
         pause = max(self._silence_seconds, task.interval_seconds) if pushed else task.interval_seconds
         task.due = anyio.current_time() + pause
 
@@ -225,17 +232,21 @@ class TaskFollower:
             task = self._tasks.get(task_id)
             if task is None:
                 return
-            known = task.revision
+            known, task.is_doubtful = task.revision, False
             try:
                 state = await self.channel.get(task_id)
             except MCPError as error:
+                task.is_doubtful = True
                 self._on_silence(task, error)
             except InvalidTaskError as error:
                 self._fail(task, error)
             else:
-                # What was pushed since the server was asked is newer than its answer.
-                overtaken = task.revision != known and state.is_older_than(task.state) and not state.is_final
-                self._learn(task, task.state if overtaken else state)
+                newer = state
+                if task.revision != known and not state.is_final and not state.says_the_same_as(task.state):
+                    # Which is newer, the answer or what was pushed since the server was asked? Equal times do not tell.
+                    task.is_doubtful = True
+                    newer = state if task.state.is_older_than(state) else task.state
+                self._learn(task, newer)
             finally:
                 task.is_asking = False
                 self._news.set()
