@@ -28,6 +28,7 @@ async def ended(live: LiveServer, record: TaskRecord) -> TaskRecord:
     return (await live.end_of(record)).record
 
 
+@pytest.mark.each_pool
 @pytest.mark.smoke
 @pytest.mark.shows("M12", "C5")
 @on_each_broker
@@ -54,6 +55,7 @@ async def test_a_killed_workers_tasks_run_again_or_fail(quick: Settings, own: St
         assert len(gate.arrived()) == len(tool) + len(REPEATABLE)
 
 
+@pytest.mark.each_pool
 @pytest.mark.smoke
 async def test_what_a_killed_worker_had_not_begun_runs_elsewhere(
     quick: Settings, own: Starter, pool: Pool, tmp_path: Path
@@ -108,6 +110,7 @@ async def test_a_slow_job_of_a_live_worker_is_left_alone(quick: Settings, own: S
         assert (finished.status, finished.attempt) == ("completed", 1)
 
 
+@pytest.mark.each_pool
 @on_each_broker
 async def test_a_cold_shutdown_says_so_at_once(quick: Settings, own: Starter, pool: Pool, gate: Gate) -> None:
     if pool == "threads":
@@ -127,6 +130,7 @@ async def test_a_cold_shutdown_says_so_at_once(quick: Settings, own: Starter, po
         assert (await ended(live, again)).status == "completed"
 
 
+@pytest.mark.each_pool
 async def test_a_warm_shutdown_costs_nothing(quick: Settings, own: Starter, pool: Pool, tmp_path: Path) -> None:
     async with live_server(tools.build, quick) as live:
         worker = own.worker(TOOLS, pool, quick)
