@@ -28,6 +28,7 @@ from tests.support.nodes import Pool, short_folder
 # Not tests, but what workers import; some are broken on purpose.
 collect_ignore_glob = ["support/*"]
 
+TESTS: Final = Path(__file__).parent
 POOLS: Final[Sequence[Pool]] = ("asyncio", "prefork", "threads")
 PROCESSES_PER_CORE: Final = 2
 """Tests mostly wait for processes that they started."""
@@ -106,7 +107,7 @@ def _selected(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator[p
     for item in items:
         if item.get_closest_marker("long") and not config.getoption("--long"):
             continue
-        if quick and not SMOKE_ONLY.isdisjoint(item.path.parts) and not item.get_closest_marker("smoke"):
+        if quick and _is_slow(item) and not item.get_closest_marker("smoke"):
             continue
         variants[_without_pool(item)].append(item)
     for test, found in variants.items():
@@ -114,6 +115,10 @@ def _selected(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator[p
             yield from found
         else:
             yield found[zlib.crc32(repr(test).encode()) % len(found)]
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return any(item.path.is_relative_to(TESTS / folder) for folder in SMOKE_ONLY)
 
 
 def _without_pool(item: pytest.Item) -> Hashable:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from tests.conftest import SMOKE_ONLY
+
 TESTS = Path(__file__).parents[1]
 MANIFEST: dict[str, dict[str, Any]] = tomllib.loads((TESTS / "manifest.toml").read_text())
 
 
 QUICKLY = 2 / 3
 """The part of the manifest that `make test` shows."""
-SMOKE_ONLY = ("browser/", "integration/", "peers/", "pool/")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Function:
     @property
     def is_quick(self) -> bool:
         """Whether `make test` runs it."""
-        return "smoke" in self.marks or not self.name.startswith(SMOKE_ONLY)
+        return "smoke" in self.marks or self.name.partition("/")[0] not in SMOKE_ONLY
 
 
 def marks_of(nodes: Iterable[ast.expr]) -> Iterator[ast.Attribute | ast.Call]:
