@@ -418,7 +418,7 @@ class TestElection:
 
 class TestExpiry:
     async def test_a_task_that_outlives_its_ttl_is_revoked_and_its_result_forgotten(self, in_redis: RedisWorld) -> None:
-        process = Process(in_redis, RecoveryPolicy(heartbeat_ms=200, max_redeliveries=1))
+        process = Process(in_redis, RecoveryPolicy(heartbeat_ms=400, max_redeliveries=1))
         record = await created(in_redis, ttl_ms=1_000)
         assert claim(in_redis, record)
         async with running(process):

@@ -191,8 +191,10 @@ async def test_a_job_that_ends_while_the_store_is_down_keeps_its_result(
 async def test_a_task_that_outlives_its_ttl_is_ended_where_it_runs(
     quick: Settings, own: Starter, pool: Pool, gate: Gate
 ) -> None:
-    async with live_server(tools.build, quick) as live:
-        own.worker(TOOLS, pool, quick)
+    # The reaper remembers what will end within three heartbeats: the whole life of this task, whatever holds it up.
+    settings = quick.model_copy(update={"heartbeat_ms": 1_000})
+    async with live_server(tools.build, settings) as live:
+        own.worker(TOOLS, pool, settings)
         config = TaskConfig(ttl=2_000)
         record = await live.submit("hold", {"gate": str(gate)}, config=config)
         await gate.reached()
