@@ -23,9 +23,8 @@ from mcp_celery.client import (
 )
 from mcp_celery.client import followed as followed_module
 from mcp_celery.client import push as push_module
-from mcp_celery.client.channel import TaskChannel
 from mcp_celery.client.followed import FollowedTask
-from mcp_celery.client.wire import TaskState, parse_task
+from mcp_celery.client.wire import parse_task
 from tests.support.scripted import STARTED, Scripted, elicitation, text_of
 from tests.support.waiting import eventually
 from tests.unit.client.conftest import Connect
@@ -234,35 +233,6 @@ async def test_a_change_that_is_told_with_an_earlier_time_is_not_missed(scripted
         await eventually(lambda: handle.state.status_message == "by the slow clock")
         scripted.complete("task-1")
         await handle
-
-
-async def test_an_answer_that_a_push_of_the_same_time_has_overtaken(scripted: Scripted) -> None:
-    """The answer was made before the push, and arrives after it."""
-    scripted.poll_interval_ms = 50
-    told = anyio.Event()
-
-    async def late(self: TaskChannel, task_id: str) -> TaskState:
-        state = await get(self, task_id)
-        await told.wait()
-        return state
-
-    get = TaskChannel.get
-    async with Client(scripted.server, extensions=[TasksClient()]) as client:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(TaskChannel, "get", late)
-            handle = await call_tool_task(client, "work")
-            await scripted.listened("task-1")
-            await eventually(lambda: scripted.count("tasks/get") == 1)
-            scripted.tasks["task-1"] |= {"statusMessage": "pushed"}
-            scripted.push(scripted.tasks["task-1"])
-            await eventually(lambda: handle.state.status_message == "pushed")
-            seen: list[str] = []
-            handle.on_status_change(lambda state: seen.append(state.status))
-            told.set()
-            await eventually(lambda: scripted.count("tasks/get") == 2, what="the client makes sure")
-        scripted.complete("task-1")
-        await handle
-    assert seen == ["completed"], "the older answer is not taken for news"
 
 
 async def test_a_client_that_follows_nothing_does_nothing(scripted: Scripted, connect: Connect) -> None:
