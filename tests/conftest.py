@@ -59,9 +59,12 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def python_log_level() -> None:
-    """Give the root logger Python's level: servers and commands that ran in this process before may have changed it."""
+def usual_log_levels() -> None:
+    """Undo what servers and commands that ran in this process before have done to the levels of loggers."""
     logging.getLogger().setLevel(logging.WARNING)
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.startswith("mcp_celery") and isinstance(logger, logging.Logger) and logger.level:
+            logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
