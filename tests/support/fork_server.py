@@ -78,7 +78,7 @@ class Server:
         os.set_blocking(self._wake, False)
 
     def serve(self) -> tuple[Program, list[int]]:
-        """Serve until this process is killed.
+        """Serve until the tests' process ends.
 
         Returns:
             In a child, what it becomes, and its standard descriptors.
@@ -86,7 +86,11 @@ class Server:
         signal.signal(signal.SIGCHLD, _do_nothing)
         signal.set_wakeup_fd(self._wake)
         while True:
-            ready, _, _ = select.select([self._listening, self._woken, *self._children], [], [])
+            ready, _, _ = select.select([0, self._listening, self._woken, *self._children], [], [])
+            if 0 in ready:  # standard input ends with the process that runs the tests
+                for connection in list(self._children):
+                    self._kill(connection)
+                sys.exit()
             if self._woken in ready:
                 os.read(self._woken, 1024)
                 self._report_ends()

@@ -119,7 +119,7 @@ class ForkServer:
                 [sys.executable, "-m", "tests.support.fork_server", str(listening.fileno())],
                 pass_fds=[listening.fileno()],
                 cwd=ROOT,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 start_new_session=True,
             )
 
