@@ -3,7 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Tests mostly wait for processes, so more than one runs on each core; those that share a process run in one group.
-PYTEST := $(BIN)/pytest -n auto --dist loadgroup
+IN_PARALLEL := -n auto --dist loadgroup
+PYTEST := $(BIN)/pytest $(IN_PARALLEL)
 SOURCES := mcp_celery workers config tests bench
 
 .DEFAULT_GOAL := help
@@ -38,11 +39,11 @@ test-long: $(READY) ## Run each test on each pool, large random tests and the so
 	@$(BIN)/python -m tests.soak --minutes 5
 
 test-stress: $(READY) ## Run `make test` three times beside busy processors, each time in another order
-	@$(BIN)/python -m tests.stress --quick $(ARGS)
+	@$(BIN)/python -m tests.stress $(IN_PARALLEL) --quick $(ARGS)
 
 coverage: $(READY) ## Measure the coverage of `make test-all`; ARGS="--quick" that of `make test`
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -n auto --dist loadgroup $(ARGS)
+	@$(BIN)/coverage run -m pytest $(IN_PARALLEL) $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 

@@ -16,7 +16,7 @@ from typing import Final
 
 BUSY: Final = "while True: pass"
 TIMES: Final = 3
-RUN: Final = (sys.executable, "-m", "pytest", "-n", "auto", "--dist", "loadgroup")
+RUN: Final = (sys.executable, "-m", "pytest")
 
 
 @contextmanager
