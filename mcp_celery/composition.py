@@ -17,7 +17,7 @@ from mcp_celery.config import TaskConfig, TaskMeta, as_config
 from mcp_celery.connections import Connections
 from mcp_celery.context import register_task_server
 from mcp_celery.declared import DeclaredComponents
-from mcp_celery.default_app import default_app
+from mcp_celery.default_app import configured_queue, default_app
 from mcp_celery.eager import EagerJobs, EagerQueue
 from mcp_celery.engine import JSONObject, TaskEngine
 from mcp_celery.errors import ConfigurationError
@@ -103,6 +103,7 @@ class CeleryTasks(Exposing):
             is_resumable=lambda: is_resumable(self.server),
             header_names=self.settings.header_names,
             max_listen_tasks=self.settings.max_listen_tasks,
+            max_push_bytes=self.settings.max_push_bytes,
         )
         self.extension = TasksExtension(host)
         self.middleware: tuple[ServerMiddleware[Any], ...] = middleware_of(host)
@@ -128,12 +129,11 @@ class CeleryTasks(Exposing):
             self.namespace = self.settings.namespace or slug(server.name)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
-        self.queue_name = self.settings.queue or default_queue_name(self.namespace)
         self._connections = Connections(
             self.settings,
             self.celery,
             namespace=self.namespace,
-            queue_name=self.queue_name,
+            queue_name=lambda: self.queue_name,
             declared=self.config,
             exposed=self._exposed,
             eager=self._eager_queue,
@@ -246,6 +246,14 @@ class CeleryTasks(Exposing):
         return self._declared.that_run(self.server)
 
     @property
+    def queue_name(self) -> str:
+        """Queue of the jobs that neither a component nor a route sends elsewhere. On the app of people who bring none,
+        Celery's own configuration may name it, as it may set everything else there.
+        """
+        configured = configured_queue() if self.celery is default_app else None
+        return configured or self.settings.queue or default_queue_name(self.namespace)
+
+    @property
     def queue_names(self) -> tuple[str, ...]:
         """Every queue that the components use, the server's own first."""
         named = {config.queue for config in self._own_components().values() if config.queue}
@@ -292,6 +300,7 @@ class CeleryTasks(Exposing):
             open_bus=self.connections.open_bus,
             lifetimes=InputLifetimes(self.settings.default_ttl_ms, self.connections.max_ttl_ms()),
             progress_interval_seconds=self.settings.progress_interval_ms / 1000,
+            max_result_bytes=self.settings.max_result_bytes,
         )
 
 

@@ -25,6 +25,9 @@ Foreground = Literal["server", "worker"]
 whose end the server waits.
 """
 
+DEFAULT_MAX_RESULT_BYTES: Final = 32 * 1024 * 1024
+"""Of ``MCP_CELERY_MAX_RESULT_BYTES``; clients are made to take results of this size."""
+
 _RATE_LIMIT: Final = re.compile(r"\d+(\.\d+)?(/[smh])?")
 _MODES: Final[tuple[str, ...]] = get_args(TaskMode)
 _ASK_WHEN: Final[tuple[str | None, ...]] = (None, *get_args(AskWhen))

@@ -81,7 +81,7 @@ class Connections:
         settings: Where Redis is, and how long to wait for it.
         celery: Whose broker and result backend are used.
         namespace: The server's namespace.
-        queue_name: Queue of jobs that neither a component nor a route sends elsewhere.
+        queue_name: Gives the queue of jobs that neither a component nor a route sends elsewhere.
         declared: What the components declare.
         exposed: The exposed jobs.
         eager: Makes the queue whose jobs run in this process, under ``task_always_eager``.
@@ -93,7 +93,7 @@ class Connections:
         celery: Celery,
         *,
         namespace: str,
-        queue_name: str,
+        queue_name: Callable[[], str],
         declared: Declared,
         exposed: ExposedCatalog,
         eager: Callable[[], ClosableTaskQueue],
@@ -250,7 +250,7 @@ class Connections:
         return CeleryQueue(
             self._celery,
             namespace=self._namespace,
-            default_queue=self._queue_name,
+            default_queue=self._queue_name(),
             timeout_seconds=self._settings.publish_timeout_ms / 1000,
             max_length=self._settings.max_queue_length,
         )

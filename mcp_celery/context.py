@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol, Self
 from weakref import WeakValueDictionary
 
+from mcp_celery.formats import FORMAT, UNNUMBERED, NewerFormatError, is_readable
 from mcp_celery.keys import TaskKeyParts
 
 
@@ -140,6 +141,7 @@ class TaskContextSnapshot:
         traceparent: The request's place in a distributed trace (W3C Trace Context).
         tracestate: What tracing systems add to it.
         meta: The request's further ``_meta``, without the keys that are reserved to MCP.
+        format: The form in which it was written, which its server reads results in; see :mod:`mcp_celery.formats`.
     """
 
     protocol_version: str
@@ -154,6 +156,7 @@ class TaskContextSnapshot:
     traceparent: str | None = None
     tracestate: str | None = None
     meta: dict[str, Any] | None = field(default=None, repr=False)
+    format: int = FORMAT
 
     @classmethod
     def capture(  # noqa: PLR0913 - one for each attribute
@@ -209,13 +212,16 @@ class TaskContextSnapshot:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read :meth:`to_json`'s text; fields of a later version are ignored.
+        """Read :meth:`to_json`'s text, in this form or an earlier one.
 
         Raises:
+            NewerFormatError: A later release wrote it.
             ValueError: The text is not a snapshot.
         """
         try:
-            found = json.loads(text)
+            found: dict[str, Any] = {"format": UNNUMBERED, **json.loads(text)}
+            if not is_readable(found["format"]):
+                raise NewerFormatError("the request's context", found["format"])
             known = {one.name: found[one.name] for one in fields(cls) if one.name in found}
             if (token := known.get("token")) is not None:
                 known["token"] = CallerToken(

@@ -1,5 +1,9 @@
 """The Celery app of people who bring none of their own. Its settings are ``MCP_CELERY_*``, read when first needed.
 
+Every setting that Celery reads from elsewhere (``CELERY_CONFIG_MODULE``, ``--config``, ``config_from_object``,
+``app.conf``, ``CELERY_BROKER_URL``) wins, whatever it is about. ``Celery.add_defaults`` would put ours in front of a
+configuration module, so they are put behind it instead, each time that Celery loads its configuration.
+
 It never becomes the current app by being imported: a host's ``shared_task`` must not land in it. Nor the default app,
 which Celery's fix-up for Django would make of the first app that it meets; ``mcp_celery.celery`` has that fix-up.
 """
@@ -16,7 +20,7 @@ from mcp_celery.settings import Settings
 
 
 def configuration() -> dict[str, Any]:
-    """Celery's settings for :data:`default_app`, each of them a default that ``app.conf`` may override.
+    """Celery's settings for :data:`default_app`, each of them a default.
 
     Raises:
         ConfigurationError: A ``MCP_CELERY_*`` variable is refused.
@@ -37,6 +41,8 @@ def configuration() -> dict[str, Any]:
         "worker_pool": "mcp_celery.worker.pool:TaskPool",
         # Flower and `celery events` show every job.
         "worker_send_task_events": True,
+        # Tools may use sys.stdout.fileno(), which Celery's redirection of the standard streams to its log does not have.
+        "worker_redirect_stdouts": False,
         "broker_connection_retry_on_startup": True,
         "worker_consumer": "mcp_celery.worker.consumer:Consumer",
         # RabbitMQ closes a worker's channel when a job lasts longer than its `consumer_timeout`. Celery would end the
@@ -54,4 +60,25 @@ def configuration() -> dict[str, Any]:
 
 
 default_app = Celery("mcp_celery", set_as_current=False, fixups=[])
-default_app.add_defaults(configuration)
+
+
+_explicit: dict[str, Any] = {}
+
+
+def configured_queue() -> str | None:
+    """The ``task_default_queue`` of Celery's own configuration, None where it names none."""
+    _ = default_app.conf.task_default_queue  # loads the configuration
+    return _explicit.get("task_default_queue")
+
+
+def _add_defaults(source: Any = None, **_: Any) -> None:
+    """Put our defaults between what is configured and Celery's own defaults, which are the last of the maps."""
+    _explicit.clear()
+    if source.value_set_for("task_default_queue"):
+        _explicit["task_default_queue"] = source.task_default_queue
+    ours = configuration()
+    source.defaults.insert(len(source.defaults) - 1, ours)
+    source.maps.insert(len(source.maps) - 1, ours)
+
+
+default_app.on_after_configure.connect(_add_defaults, weak=False, dispatch_uid="mcp_celery.add_defaults")

@@ -6,7 +6,10 @@ line that names the setting or the value at fault, and nothing that the caller d
 
 from __future__ import annotations
 
+import json
 from typing import ClassVar, Final
+
+from mcp_celery.jsonable import json_text
 
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
@@ -105,6 +108,17 @@ class AnswersTooLargeError(McpCeleryError):
         super().__init__(f"The answers were not taken: together they are larger than {most} bytes")
 
 
+class ComponentExitedError(McpCeleryError):
+    """A component raised an exception that is no ``Exception``, for example ``SystemExit``: it ends the request alone.
+
+    Args:
+        name: Name of the exception's class.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The component raised {name}, which would have ended its process")
+
+
 class QueueUnavailableError(McpCeleryError):
     """The broker (``MCP_CELERY_BROKER_URL``) did not take the job, so no task was created."""
 
@@ -195,19 +209,27 @@ class ResultUnavailableError(McpCeleryError):
 class JobFailedError(McpCeleryError):
     """Raised inside a job to end it as ``failed`` with a JSON-RPC error.
 
-    Celery stores ``args`` in the result backend, so they are plain JSON values: ``(code, message, data)``.
+    Celery stores ``args`` in the result backend: ``(code, message, None, data as JSON text)``. Of a text no serializer
+    of Celery changes anything. Release 0.1.0 wrote, and reads, the data as the third.
 
     Args:
         error_code: JSON-RPC error code.
         message: Text for the client.
         data: JSON value with details, or None.
+        data_json: The same as JSON text, where the exception is made from its ``args``.
+
+    Raises:
+        NotJSONError: The data is no JSON value.
     """
 
-    def __init__(self, error_code: int, message: str, data: object = None) -> None:
-        super().__init__(error_code, message, data)
+    def __init__(self, error_code: int, message: str, data: object = None, data_json: str | None = None) -> None:
+        if data is not None:
+            data_json = json_text(data)
+        super().__init__(error_code, message, None, data_json)
         self.error_code = error_code
         self.message = message
-        self.data = data
+        self.data = None if data_json is None else json.loads(data_json)
+        self.data_bytes = 0 if data_json is None else len(data_json.encode())
 
     # Celery puts both into its log, its events and the stored traceback; what a tool says is for its caller.
 

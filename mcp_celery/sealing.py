@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.errors import SnapshotUnreadableError
+from mcp_celery.formats import NewerFormatError
 
 _FORM: Final = "mcp-celery/snapshot/1"
 """Opens every sealed text, so that nothing else that was sealed with the same keys passes for a snapshot."""
@@ -84,5 +85,7 @@ class SnapshotCodec:
 def _parsed(text: bytes) -> TaskContextSnapshot:
     try:
         return TaskContextSnapshot.from_json(text.decode())
+    except NewerFormatError as error:
+        raise SnapshotUnreadableError(str(error)) from None
     except ValueError:
         raise SnapshotUnreadableError("it is not a task context snapshot") from None

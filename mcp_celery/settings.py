@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from mcp_celery.config import Foreground
+from mcp_celery.config import DEFAULT_MAX_RESULT_BYTES, Foreground
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.sealing_keys import HOW_TO_MAKE_A_KEY, MIN_KEY_BYTES
 
@@ -74,6 +74,15 @@ class Settings(BaseSettings):
     )
     max_input_bytes: int = Field(
         1_048_576, gt=0, description="Size of the answers that one `tasks/update` may bring, as JSON."
+    )
+    max_result_bytes: int = Field(
+        DEFAULT_MAX_RESULT_BYTES, gt=0, description="Size of a result, as JSON, above which its task fails."
+    )
+    max_push_bytes: int = Field(
+        262_144,
+        gt=0,
+        description="Size of a task's state with its result, as JSON, above which it is not pushed on "
+        "`subscriptions/listen`; clients get it by polling.",
     )
     exposed_interval_ms: int = Field(
         1_000, ge=50, description="How often the server reads the results of exposed jobs that have not ended."

@@ -5,12 +5,13 @@ from mcp_celery.engine.exposed import ExposedTasks, Exposure
 from mcp_celery.engine.legs import Declared
 from mcp_celery.engine.limits import TaskLimits
 from mcp_celery.engine.outcome import (
+    LARGE_RESULT_BYTES,
     MAX_MESSAGE_CHARS,
     UNREADABLE,
     JobOutcome,
-    encodable,
     expired,
     failure,
+    result_lost,
     revoked,
     settlement,
     success,
@@ -72,6 +73,7 @@ from mcp_celery.engine.watch import TaskWatch
 __all__ = [
     "ASKABLE",
     "ELICIT",
+    "LARGE_RESULT_BYTES",
     "LIST_ROOTS",
     "MAX_MESSAGE_CHARS",
     "MOVES",
@@ -123,7 +125,6 @@ __all__ = [
     "TaskWatch",
     "decode_answer",
     "decode_question",
-    "encodable",
     "encode_answer",
     "encode_question",
     "expired",
@@ -134,6 +135,7 @@ __all__ = [
     "missing_capability",
     "next_round",
     "now_ms",
+    "result_lost",
     "revoked",
     "settlement",
     "sources_of",

@@ -6,7 +6,6 @@ are read instead, and each that the record does not tell yet becomes a change of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol, cast
@@ -27,6 +26,7 @@ from mcp_celery.engine.plan import ExposedWork, Plan
 from mcp_celery.engine.ports import JobResults
 from mcp_celery.engine.record import Change, JSONObject, Progress, StoredResult, TaskRecord, now_ms
 from mcp_celery.engine.submission import Submission
+from mcp_celery.jsonable import finite_number
 
 STARTED: Final = "STARTED"
 RETRY: Final = "RETRY"
@@ -201,13 +201,8 @@ def _told(stored: StoredResult) -> tuple[str, Progress | None]:
 
 
 def _number(value: object) -> float | None:
-    """A number that JSON can carry, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return value if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    """A number that tells how far a job is, else None."""
+    return None if isinstance(value, bool) else finite_number(value)
 
 
 def _counted(results: Results) -> Change | None:

@@ -6,11 +6,17 @@ is raised as ``JobFailedError``: Celery's FAILURE is MCP's ``failed``. So Flower
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 from mcp_celery.engine.record import Change, JSONObject, Progress, RpcError, StoredResult
 from mcp_celery.errors import INTERNAL_ERROR, JobFailedError
+from mcp_celery.formats import FORMAT, UNNUMBERED, NewerFormatError, is_readable
+from mcp_celery.jsonable import json_text, json_value, utf8_text
+
+logger = logging.getLogger(__name__)
 
 SUCCESS: Final = "SUCCESS"
 FAILURE: Final = "FAILURE"
@@ -27,10 +33,10 @@ FAILURE_REASONS: Final[Mapping[str, str]] = {
     "TaskRevokedError": "The job was revoked",
     "WorkerDied": "The worker that ran the job has died; the job may have had effects, so it is not run again",
     "WorkersDied": "The worker that had the job has died, too often for the job to be tried again",
+    "ResultLost": "The job completed, but its result could not be stored in the result backend",
     "SnapshotUnreadableError": "The request's context cannot be restored, so the job cannot run",
     "UnreadableResult": "The job's result is stored in a form that the server cannot read: see accept_content and "
     "result_serializer",
-    "ResultLost": "The job completed, but its result could not be stored in the result backend",
 }
 """Texts for failures that no tool reported, by the exception's name. Exceptions' own texts stay in the worker's log."""
 
@@ -38,6 +44,10 @@ UNREADABLE: Final = StoredResult(FAILURE, {"exc_type": "UnreadableResult"})
 """What stands for a stored result that is there and cannot be read."""
 MAX_MESSAGE_CHARS: Final = 2_000
 """A message is for people, and is carried by every push and poll of the task."""
+LARGE_RESULT_BYTES: Final = 32 * 1024
+"""From this size on a result backend may refuse a result for its size. MariaDB's BLOB, the smallest limit of a backend
+that is known, holds 64 KB.
+"""
 UNKNOWN_REASON: Final = "The job failed unexpectedly; the worker's log says why"
 EXPIRED_REASON: Final = "The job expired before a worker could start it"
 
@@ -45,67 +55,100 @@ EXPIRED_REASON: Final = "The job expired before a worker could start it"
 class JobOutcome:
     """What a job returns to Celery. Its ``repr`` keeps the contents out of Flower, of events and of logs.
 
+    Celery stores the result as one text. Its serializers give a meaning to some values inside (kombu's JSON to objects
+    with the keys ``__type__`` and ``__value__``), or cannot carry them; of a text they change nothing.
+
     Args:
-        result: The wire result of the MCP request.
+        result: The wire result of the MCP request, plain JSON values.
         status_message: The job's last progress message, to be kept with the terminal status.
         progress: The numbers behind it.
+        form: In which form of :mod:`mcp_celery.formats` it is stored.
 
     Attributes:
         told: Whether the task has been moved already, together with the storing of this result.
+
+    Raises:
+        NotJSONError: The result cannot be written as JSON; raised where it is written first.
     """
 
-    __slots__ = ("progress", "result", "status_message", "told")
+    __slots__ = ("_form", "_result", "_text", "is_error", "progress", "status_message", "told")
 
-    def __init__(self, result: JSONObject, status_message: str | None = None, progress: Progress | None = None) -> None:
-        self.result = result
+    def __init__(
+        self,
+        result: JSONObject,
+        status_message: str | None = None,
+        progress: Progress | None = None,
+        *,
+        form: int = FORMAT,
+    ) -> None:
+        self.is_error = bool(result.get("isError"))
         self.status_message = status_message
         self.progress = progress
         self.told = False
+        self._form = form
+        self._result: JSONObject | None = result
+        self._text: str | None = None
 
     @property
-    def is_error(self) -> bool:
-        """Whether the tool itself reported an error."""
-        return bool(self.result.get("isError"))
+    def result(self) -> JSONObject:
+        """The wire result."""
+        if self._result is None:
+            self._result = cast(JSONObject, json.loads(self._text or "{}"))
+        return self._result
+
+    @property
+    def text(self) -> str:
+        """The wire result as JSON text."""
+        if self._text is None:
+            self._text = json_text(self._result)
+        return self._text
+
+    @property
+    def size(self) -> int:
+        """Bytes of the wire result as UTF-8 encoded JSON, which is what limits of results count."""
+        return len(self.text) if self.text.isascii() else len(self.text.encode())
 
     def __json__(self) -> JSONObject:
-        """For kombu's JSON encoder."""
+        """What is stored, for kombu's JSON encoder too."""
         progress = None if self.progress is None else [self.progress.value, self.progress.total]
-        return {"result": self.result, "statusMessage": self.status_message, "progress": progress}
+        told: JSONObject = {"statusMessage": self.status_message, "progress": progress}
+        if self._form == UNNUMBERED:
+            return {"result": json.loads(self.text), **told}
+        return {"format": FORMAT, "result": self.text, "isError": self.is_error, **told}
 
     def __repr__(self) -> str:
-        if self.result.get("resultType") == "input_required":
+        if self._result is not None and self._result.get("resultType") == "input_required":
             return "<input required>"
         return "<tool error>" if self.is_error else "<completed>"
 
     @classmethod
     def from_json(cls, value: object) -> JobOutcome | None:
-        """Read what :meth:`__json__` gave; None for anything else."""
+        """Read what :meth:`__json__` gave, in this form or an earlier one; None for anything else.
+
+        A result in a later form is logged as such, for it is unreadable too.
+        """
         if not isinstance(value, dict):
             return None
         found = cast(JSONObject, value)
-        result, message, progress = found.get("result"), found.get("statusMessage"), found.get("progress")
-        if not isinstance(result, dict):
+        if is_of_later_release(found):
+            logger.error("could not read a result: %s", NewerFormatError("it", found["format"]))
             return None
-        return cls(
-            cast(JSONObject, result),
-            message if isinstance(message, str) else None,
-            Progress(*cast("list[float]", progress)) if isinstance(progress, list) else None,
-        )
+        message, progress = found.get("statusMessage"), found.get("progress")
+        message = message if isinstance(message, str) else None
+        numbers = Progress(*cast("list[float]", progress)) if isinstance(progress, list) else None
+        result = found.get("result")
+        if isinstance(result, dict):
+            return cls(cast(JSONObject, result), message, numbers)
+        if not isinstance(result, str) or "format" not in found:
+            return None
+        outcome = cls({}, message, numbers)
+        outcome._result, outcome._text, outcome.is_error = None, result, found.get("isError") is True
+        return outcome
 
 
-def encodable(value: Any) -> Any:
-    r"""A JSON value without lone surrogates, which names of files can hold (``os.fsdecode``) and UTF-8 cannot.
-
-    >>> encodable({"name": ["caf\udce9"]})
-    {'name': ['caf?']}
-    """
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()
-    if isinstance(value, dict):
-        return {encodable(key): encodable(one) for key, one in cast("dict[Any, Any]", value).items()}
-    if isinstance(value, list):
-        return [encodable(one) for one in cast("list[Any]", value)]
-    return value
+def is_of_later_release(value: object) -> bool:
+    """Whether a stored result is in a form that this release cannot read."""
+    return isinstance(value, dict) and not is_readable(cast(JSONObject, value).get("format", UNNUMBERED))
 
 
 def failure(exception_name: str, arguments: Sequence[Any] = ()) -> Change:
@@ -115,18 +158,38 @@ def failure(exception_name: str, arguments: Sequence[Any] = ()) -> Change:
         exception_name: Name of its class.
         arguments: For ``JobFailedError`` the JSON-RPC error; ignored for every other exception.
     """
-    code, message, data = (*arguments, None, None, None)[:3]
+    code, message, data, data_json = (*arguments, None, None, None, None)[:4]
     if exception_name == JobFailedError.__name__ and isinstance(code, int) and isinstance(message, str):
-        error = RpcError(code, encodable(message), encodable(data))
+        error = RpcError(code, utf8_text(message[:MAX_MESSAGE_CHARS]), _error_data(data, data_json))
     else:
         error = RpcError(INTERNAL_ERROR, FAILURE_REASONS.get(exception_name, UNKNOWN_REASON))
     return Change(to="failed", error=error, status_message=error.message)
+
+
+def _error_data(data: Any, data_json: Any) -> Any:
+    """The data of an error, which release 0.1.0 stored as it was."""
+    try:
+        return json.loads(data_json) if isinstance(data_json, str) else json_value(data)
+    except ValueError:
+        return None
 
 
 def expired(retries: int = 0) -> Change:
     """The change of a job that nobody began in time, given how often it had been tried again."""
     error = RpcError(INTERNAL_ERROR, EXPIRED_REASON)
     return Change(to="failed", unless_begun=retries, error=error, status_message=EXPIRED_REASON)
+
+
+def result_lost(size: int) -> Change:
+    """The change of a job that completed, and whose result the result backend did not store.
+
+    Args:
+        size: The result's bytes as JSON: most backends have a limit.
+    """
+    if size < LARGE_RESULT_BYTES:
+        return failure("ResultLost")
+    text = f"The job completed, but the result backend does not hold its result of {size} bytes"
+    return Change(to="failed", error=RpcError(INTERNAL_ERROR, text), status_message=text)
 
 
 def revoked() -> Change:
@@ -161,6 +224,8 @@ def settlement(stored: StoredResult | None) -> Change | None:
     if stored is None or stored == UNREADABLE:
         return None
     if stored.state == SUCCESS:
+        if is_of_later_release(stored.value):
+            return None
         outcome = JobOutcome.from_json(stored.value)
         return failure("UnknownResult") if outcome is None else success(outcome)
     if stored.state == REVOKED:

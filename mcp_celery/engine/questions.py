@@ -33,6 +33,7 @@ from pydantic import BaseModel, ValidationError
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine.record import Changed, JSONObject, Question, RpcError, TaskRef
 from mcp_celery.errors import AnswersTooLargeError, InvalidAnswerError, JobFailedError
+from mcp_celery.jsonable import json_text
 
 ELICIT: Final = "elicitation/create"
 SAMPLE: Final = "sampling/createMessage"
@@ -269,7 +270,7 @@ def has_valid_schema(params: JSONObject) -> bool:
 
 def encode_question(question: Question) -> str:
     """A question as stores keep it."""
-    return json.dumps(question.request)
+    return json_text(question.request)
 
 
 def decode_question(key: str, text: str) -> Question:

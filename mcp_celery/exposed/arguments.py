@@ -13,11 +13,13 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from mcp_celery.engine import JSONObject
-from mcp_celery.errors import ConfigurationError
+from mcp_celery.errors import ConfigurationError, InvalidRequestError
 
 _STARS: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _KNOWN_TO_JSON: Final = (datetime, date, time, Decimal, UUID)
 """What kombu's JSON carries as what it is; any other serializer's reader gets text."""
+_KOMBU_TAGS: Final = {"__type__", "__value__"}
+"""The keys of an object by which kombu's JSON carries values of other types (``kombu.utils.json.object_hook``)."""
 
 
 def signature_of(fn: Callable[..., Any], name: str) -> inspect.Signature:
@@ -96,10 +98,19 @@ def sendable(value: Any, serializer: str) -> Any:
     Args:
         value: The argument.
         serializer: Celery's name of the message's serializer.
+
+    Raises:
+        InvalidRequestError: It holds an object that the reader's serializer would take for a value of another type, or
+            for an error: the caller, not the job's author, would choose the type.
     """
     if isinstance(value, BaseModel):
         return sendable(value.model_dump(by_alias=True), serializer)
     if isinstance(value, Mapping):
+        if serializer == "json" and set(cast("Mapping[Any, Any]", value)) == _KOMBU_TAGS:
+            raise InvalidRequestError(
+                "An argument holds an object with no keys but __type__ and __value__, which have a meaning of their "
+                "own in the messages of this server"
+            )
         return {str(key): sendable(one, serializer) for key, one in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [sendable(one, serializer) for one in cast("list[Any]", value)]

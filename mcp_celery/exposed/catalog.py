@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from typing import Any, Final, cast
@@ -14,11 +15,12 @@ from mcp_types.methods import serialize_server_result
 from mcp_types.version import LATEST_MODERN_VERSION
 from pydantic import ValidationError
 
-from mcp_celery.engine import MAX_MESSAGE_CHARS, JSONObject, Plan, Submission, encodable
+from mcp_celery.engine import MAX_MESSAGE_CHARS, JSONObject, Plan, Submission
 from mcp_celery.errors import InvalidRequestError
 from mcp_celery.exposed.adding import add_tool
 from mcp_celery.exposed.arguments import given
 from mcp_celery.exposed.tools import ExposedTool
+from mcp_celery.jsonable import json_text
 from mcp_celery.keys import TaskType
 
 logger = logging.getLogger(__name__)
@@ -104,4 +106,4 @@ def _error(text: str) -> JSONObject:
 
 def _on_wire(result: CallToolResult) -> JSONObject:
     dumped = result.model_dump(by_alias=True, mode="json", exclude_none=True)
-    return encodable(serialize_server_result("tools/call", LATEST_MODERN_VERSION, dumped))
+    return json.loads(json_text(serialize_server_result("tools/call", LATEST_MODERN_VERSION, dumped)))

@@ -64,6 +64,7 @@ class TaskHost:
         is_resumable: Whether the clients of sessions can take up a stream that they lost.
         header_names: Lower-case names of the request headers that a job may see.
         max_listen_tasks: How many task ids one subscription may name.
+        max_push_bytes: Size of the largest notification of a task, as JSON, where its client names no other.
         turns: Whose turn it is to ask a question, of all who ask in this process.
     """
 
@@ -78,6 +79,7 @@ class TaskHost:
     is_resumable: Callable[[], bool]
     header_names: frozenset[str]
     max_listen_tasks: int
+    max_push_bytes: int
     turns: Turns = field(default_factory=Turns)
 
     def polling_of(self, config: TaskConfig) -> Polling | None:

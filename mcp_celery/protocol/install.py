@@ -9,6 +9,7 @@ from typing import Any
 from mcp.server import MCPServer
 from mcp.server.context import ServerMiddleware
 
+from mcp_celery.protocol.contained import contained
 from mcp_celery.protocol.extension import TasksExtension
 from mcp_celery.protocol.host import TaskHost
 from mcp_celery.protocol.middleware import CoreTasksMiddleware
@@ -42,7 +43,7 @@ def fit(
 
 def middleware_of(host: TaskHost) -> tuple[ServerMiddleware[Any], ...]:
     """The middleware that a server with tasks needs, the outermost first."""
-    return PolledOutputs(host), CoreTasksMiddleware(host), TaskPush(host)
+    return contained, PolledOutputs(host), CoreTasksMiddleware(host), TaskPush(host)
 
 
 def around(

@@ -7,6 +7,8 @@ seams of the SDK, all in this module: the middleware, and the stand-in for ``Ser
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -30,7 +32,15 @@ from pydantic.type_adapter import TypeAdapter
 from mcp_celery.engine import TaskView, TaskWatch
 from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_request
 from mcp_celery.protocol.host import TaskHost
-from mcp_celery.protocol.v2026_07_28 import EXTENSION, REVISIONS, TaskNotification, encode_detailed
+from mcp_celery.protocol.v2026_07_28 import (
+    EXTENSION,
+    MAX_EVENT_BYTES_META_KEY,
+    REVISIONS,
+    TaskNotification,
+    encode_detailed,
+)
+
+logger = logging.getLogger(__name__)
 
 _TASK_IDS = TypeAdapter(list[str])
 
@@ -93,10 +103,23 @@ class TaskPush:
     async def _serve(self, ctx: RequestContext, call_next: CallNext, watch: TaskWatch) -> HandlerResult:
         session = _AcknowledgingSession(ctx.session, watch.accepted)
 
+        largest = _largest_event(ctx, self._host.max_push_bytes)
+
         async def tell() -> None:
             await session.acknowledged.wait()
             async for view in watch:
-                await ctx.session.send_notification(_notification(view, ctx.request_id), ctx.request_id)
+                notification = _notification(view, ctx.request_id)
+                if (size := _size(notification)) > largest:
+                    # A client that cannot take an event breaks the stream of all its tasks off.
+                    logger.info(
+                        "did not push the state of task %s: it has %d bytes, more than the %d that one event may "
+                        "have; its client gets it by polling",
+                        view.record.task_id,
+                        size,
+                        largest,
+                    )
+                    continue
+                await ctx.session.send_notification(cast(Any, notification), ctx.request_id)
 
         result: HandlerResult = None
         refusal: MCPError | None = None
@@ -113,7 +136,20 @@ class TaskPush:
         return result
 
 
-def _notification(view: TaskView, subscription_id: RequestId | None) -> Any:
+def _largest_event(ctx: RequestContext, default: int) -> int:
+    """How many bytes of JSON one notification may have: what the client announces, else the server's setting."""
+    announced = (ctx.meta or {}).get(MAX_EVENT_BYTES_META_KEY)
+    if isinstance(announced, int) and not isinstance(announced, bool) and announced > 0:
+        return announced
+    return default
+
+
+def _size(notification: TaskNotification) -> int:
+    """Bytes of a notification's parameters as the SDK writes them to the stream: JSON in ASCII (2.3.0)."""
+    return len(json.dumps(notification.params))
+
+
+def _notification(view: TaskView, subscription_id: RequestId | None) -> TaskNotification:
     params = encode_detailed(view)
     params["_meta"] = {**params.get("_meta", {}), SUBSCRIPTION_ID_META_KEY: subscription_id}
     return TaskNotification(params=params)

@@ -20,6 +20,8 @@ EXTENSION: Final = "io.modelcontextprotocol/tasks"
 REVISIONS: Final = frozenset(MODERN_PROTOCOL_VERSIONS)
 PROGRESS_META_KEY: Final = "mcp-celery/progress"
 """``{"progress": 3, "total": 10}`` in a task's ``_meta``: the numbers behind ``statusMessage``."""
+MAX_EVENT_BYTES_META_KEY: Final = "mcp-celery/max-event-bytes"
+"""In the ``_meta`` of ``subscriptions/listen``: how many bytes of JSON one notification may have for this client."""
 
 
 class UpdateParams(TaskIdParams):

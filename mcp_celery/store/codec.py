@@ -18,10 +18,10 @@ from mcp_celery.engine import (
     TaskStatus,
     decode_answer,
     decode_question,
-    encodable,
     leg_answers,
     next_round,
 )
+from mcp_celery.jsonable import json_text, utf8_text
 from mcp_celery.keys import TaskType
 
 Fields = dict[str, str]
@@ -59,7 +59,7 @@ def encode_change(change: Change) -> Fields:
     """The fields that a change sets, but for its time."""
     fields: Fields = {"status": change.to}
     if change.status_message is not None:
-        fields["status_message"] = encodable(change.status_message)
+        fields["status_message"] = utf8_text(change.status_message)
     if change.progress is not None:
         fields["progress"] = json.dumps([change.progress.value, change.progress.total])
     if change.is_error:
@@ -71,7 +71,7 @@ def encode_change(change: Change) -> Fields:
     if change.started_at_ms is not None:
         fields["started_at_ms"] = str(change.started_at_ms)
     if change.error is not None:
-        fields["error"] = json.dumps([change.error.code, change.error.message, change.error.data])
+        fields["error"] = json_text([change.error.code, change.error.message, change.error.data])
     return fields
 
 

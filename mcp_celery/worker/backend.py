@@ -13,7 +13,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from mcp_celery.engine import EncodedResult, JobOutcome
+from celery.backends.redis import RedisBackend
+
+from mcp_celery.engine import LARGE_RESULT_BYTES, EncodedResult, JobOutcome
 from mcp_celery.worker.aio.current import await_in_job, in_job
 
 _STORING: Final = frozenset({"store_result"})
@@ -23,6 +25,17 @@ logger = logging.getLogger(__name__)
 Finish = Callable[[Any, JobOutcome, EncodedResult], bool]
 
 
+class ResultNotStoredError(Exception):
+    """A result backend accepted a result and does not have it.
+
+    Args:
+        backend: Name of its class.
+    """
+
+    def __init__(self, backend: str) -> None:
+        super().__init__(f"{backend} accepted a result and does not have it: it is larger than the backend can hold")
+
+
 class JobBackend:
     """Stands in for a Celery result backend.
 
@@ -30,10 +43,11 @@ class JobBackend:
         backend: The app's.
         finish: Stores a result and moves its task in one step, given the job's request; False if that failed. None
             where the backend is not in the Redis of the records.
-        on_lost: Called with the request of a job whose result could not be stored. Celery tells nobody of it.
+        on_lost: Called with the request of a job whose result could not be stored, and the result's bytes; Celery sends
+            no signal then.
     """
 
-    def __init__(self, backend: Any, finish: Finish | None, on_lost: Callable[[Any], None]) -> None:
+    def __init__(self, backend: Any, finish: Finish | None, on_lost: Callable[[Any, int], None]) -> None:
         self._backend = backend
         self._finish = finish
         self._on_lost = on_lost
@@ -51,9 +65,27 @@ class JobBackend:
         plain = _plain(result)
         try:
             self._store(self._backend.mark_as_done, task_id, plain, request, store_result, state)
+            if isinstance(result, JobOutcome) and store_result and result.size >= LARGE_RESULT_BYTES:
+                self._store(self._require_stored, task_id, state)
         except Exception:
-            self._on_lost(request)
+            self._on_lost(request, result.size if isinstance(result, JobOutcome) else 0)
             raise
+
+    def _require_stored(self, task_id: str, state: str) -> None:
+        """Read a large result back: memcached refuses one without an error, and a database may cut it off.
+
+        Raises:
+            ResultNotStoredError: The backend does not have it.
+        """
+        backend = self._backend
+        if isinstance(backend, RedisBackend):
+            return  # it holds 512 MB, and answers with an error where it does not
+        try:
+            found = backend.get_task_meta(task_id, cache=False)["status"]
+        except Exception as error:
+            raise ResultNotStoredError(type(backend).__name__) from error
+        if found != state:
+            raise ResultNotStoredError(type(backend).__name__)
 
     def mark_as_failure(self, task_id: str, exc: BaseException, *args: Any, **options: Any) -> None:
         """Store how a job failed. Where that fails it is logged: the record, which is what clients see, learns of the

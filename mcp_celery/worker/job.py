@@ -19,7 +19,7 @@ from mcp_celery.engine import (
     JobLedger,
     JobOutcome,
     TaskRef,
-    failure,
+    result_lost,
     success,
 )
 from mcp_celery.errors import JobFailedError, StoreUnavailableError
@@ -199,8 +199,8 @@ class ComponentJob(_CeleryTask):
         outcome.told = True
         return True
 
-    def _tell_lost(self, request: Any) -> None:
-        self.runtime.tell(request.kwargs, failure("ResultLost"))
+    def _tell_lost(self, request: Any, size: int) -> None:
+        self.runtime.tell(request.kwargs, result_lost(size))
 
     def signature_from_request(self, request: Any = None, *args: Any, **options: Any) -> Any:
         """The message of a retry. Celery would write the arguments' values into it, where Flower shows them."""

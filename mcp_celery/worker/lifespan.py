@@ -12,6 +12,7 @@ from typing import Any
 
 from mcp.server import MCPServer
 
+from mcp_celery.containing import containing
 from mcp_celery.worker.request import lowlevel
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class ServerLifespan:
         Raises:
             Exception: What the lifespan raised while it was entered.
         """
-        if self._state is None or (self._state.done() and self._state.exception() is not None):
+        if self._state is None or _has_failed(self._state):
             self._state = asyncio.get_running_loop().create_future()
             # In a context of its own: what the lifespan starts must not go on as the first job's caller.
             self._host = asyncio.create_task(
@@ -47,18 +48,25 @@ class ServerLifespan:
     async def _live(self, state: asyncio.Future[Any]) -> None:
         low = lowlevel(self._server)
         try:
-            async with low.lifespan(low) as yielded:
-                state.set_result(yielded)
-                await self._leave.wait()
+            with containing("the server's lifespan"):
+                async with low.lifespan(low) as yielded:
+                    state.set_result(yielded)
+                    await self._leave.wait()
         except Exception as error:
             if state.done():
                 logger.exception("the server's lifespan failed while it was left")
             else:
                 logger.exception("the server's lifespan could not be entered")
                 state.set_exception(error)
+        finally:
+            state.cancel()  # of a lifespan that was cancelled while it was entered; else it has an outcome
 
     async def aclose(self) -> None:
         """Leave the lifespan, if it was entered."""
         if self._host is not None:
             self._leave.set()
             await self._host
+
+
+def _has_failed(state: asyncio.Future[Any]) -> bool:
+    return state.cancelled() or (state.done() and state.exception() is not None)

@@ -35,11 +35,13 @@ class ProcessLoop:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
         os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._loop = self._thread = None
+        self._stopping = threading.Event()
 
     def is_here(self) -> bool:
         """Whether this is the running loop."""
@@ -49,19 +51,27 @@ class ProcessLoop:
         with self._lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=self._main, args=(loop,), name="mcp-celery-loop", daemon=True)
+                thread = threading.Thread(
+                    target=self._main, args=(loop, self._stopping), name="mcp-celery-loop", daemon=True
+                )
                 thread.start()
                 self._loop, self._thread = loop, thread
             return self._loop
 
     @staticmethod
-    def _main(loop: asyncio.AbstractEventLoop) -> None:
+    def _main(loop: asyncio.AbstractEventLoop, stopping: threading.Event) -> None:
         asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
-        finally:
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
+        while not stopping.is_set():
+            try:
+                loop.run_forever()
+            except BaseException:
+                # SystemExit in an asyncio task that a component started, which asyncio lets through.
+                logger.exception("a component raised an exception that would have ended the event loop")
+            else:
+                if not stopping.is_set():
+                    logger.error("a component stopped the event loop of all jobs; it goes on")
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and wait for it.
@@ -105,6 +115,7 @@ class ProcessLoop:
             asyncio.run_coroutine_threadsafe(_cancel_rest(), loop).result(UNWIND_SECONDS)
         except WaitTimeoutError:
             logger.warning("tasks of the event loop did not end within %.0f s", UNWIND_SECONDS)
+        self._stopping.set()
         loop.call_soon_threadsafe(loop.stop)
         thread.join(UNWIND_SECONDS)
         self._forget()

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from mcp_celery.engine import MAX_MESSAGE_CHARS, Change, Changed, Progress
 from mcp_celery.errors import McpCeleryError
+from mcp_celery.jsonable import finite_number, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class ProgressReporter:
         self._interval_seconds = interval_seconds
         self._abandoned = False
         self._closed = False
+        self._warned = False
         self._message: str | None = None
         self._progress: Progress | None = None
         self._dirty = asyncio.Event()
@@ -68,19 +70,47 @@ class ProgressReporter:
         if self._abandoned or self._closed:
             raise asyncio.CancelledError("the task has ended")
 
-    async def report(self, value: float, total: float | None, message: str | None) -> None:
-        """``ctx.report_progress``: the numbers, and ``message (3/10)`` for people."""
-        self._progress = Progress(value, total)
-        await self.say(self._progress.told_with(message))
+    async def report(self, value: object, total: object, message: object) -> None:
+        """``ctx.report_progress``: the numbers, and ``message (3/10)`` for people.
 
-    async def say(self, message: str) -> None:
-        """Set the task's message.
+        The component may give anything: in the foreground the SDK looks at it only where the client wants progress.
+        A value that is no finite number is left out, so that a report never ends a job.
+
+        Args:
+            value: How far the job is.
+            total: How far it has to go, None for unknown.
+            message: For people, None for none.
 
         Raises:
-            asyncio.CancelledError: Nobody waits for the job any more.
+            asyncio.CancelledError: The task has ended.
+        """
+        number = finite_number(value)
+        if number is None:
+            self.check()
+            self._warn(value)
+            if message is not None:
+                await self.say(message)
+            return
+        self._progress = Progress(number, finite_number(total))
+        await self.say(self._progress.told_with(None if message is None else text_of(message)))
+
+    def _warn(self, value: object) -> None:
+        """Log once a job that a value was left out."""
+        if not self._warned:
+            self._warned = True
+            logger.warning("left out a progress value of type %s: it is no finite number", type(value).__name__)
+
+    async def say(self, message: object) -> None:
+        """Set the task's message.
+
+        Args:
+            message: Text, or a value that is shown as JSON.
+
+        Raises:
+            asyncio.CancelledError: The task has ended.
         """
         self.check()
-        self._message = message[:MAX_MESSAGE_CHARS]
+        self._message = text_of(message)[:MAX_MESSAGE_CHARS]
         self._dirty.set()
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_on(), name="mcp-celery-progress")

@@ -32,15 +32,19 @@ from mcp_types import (
     CallToolRequestParams,
     CallToolResult,
     InputRequiredResult,
+    LoggingLevel,
+    RequestId,
     TextContent,
 )
 from mcp_types import methods as spec_methods
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic import AnyUrl, BaseModel, ValidationError
-from pydantic_core import PydanticSerializationError
 
+from mcp_celery.containing import containing
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine import ASKABLE, JSONObject, encodable
+from mcp_celery.engine import ASKABLE, JSONObject
+from mcp_celery.errors import ComponentExitedError
+from mcp_celery.jsonable import text_of
 from mcp_celery.worker.asking import Asker
 from mcp_celery.worker.caller import headers_of, meta_of
 from mcp_celery.worker.progress import ProgressReporter
@@ -48,6 +52,7 @@ from mcp_celery.worker.progress import ProgressReporter
 logger = logging.getLogger(__name__)
 
 WORKER_REVISION: Final = "2025-11-25"
+NOT_SERIALIZED: Final = "The job's result could not be serialized"
 
 
 class JobDispatchContext:
@@ -81,12 +86,24 @@ class JobDispatchContext:
         """A log message becomes the task's status message; a task's stream carries no other notification."""
         self._progress.check()
         if method == "notifications/message" and params is not None:
-            data = params.get("data")
-            await self._progress.say(data if isinstance(data, str) else repr(data))
+            await self._progress.say(params.get("data"))
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """``ctx.report_progress``."""
         await self._progress.report(progress, total, message)
+
+
+class _JobSession(ServerSession):
+    """The SDK's session, except that log data needs no JSON form.
+
+    In the foreground the SDK drops the data unless its client asks for log messages, so data that only the task makes
+    it serialize must not end the component.
+    """
+
+    async def send_log_message(
+        self, level: LoggingLevel, data: Any, logger: str | None = None, related_request_id: RequestId | None = None
+    ) -> None:
+        await super().send_log_message(level, text_of(data), logger, related_request_id)  # pyright: ignore[reportDeprecated]
 
 
 def request_context(
@@ -109,7 +126,7 @@ def request_context(
     )
     return ServerRequestContext(
         # Log messages become the task's message, at whatever revision.
-        session=ServerSession(channel, connection, request_meta=cast(Any, {LOG_LEVEL_META_KEY: "debug"})),
+        session=_JobSession(channel, connection, request_meta=cast(Any, {LOG_LEVEL_META_KEY: "debug"})),
         lifespan_context=lifespan_state,
         protocol_version=revision,
         method=method,
@@ -153,8 +170,10 @@ async def handle(
         The wire result, or what the component needs before it can give one.
 
     Raises:
-        MCPError: The request ended in a JSON-RPC error, or its result cannot be delivered.
+        MCPError: The request ended in a JSON-RPC error, or its result cannot be delivered; or the component raised
+            something that would have ended the worker.
         ComponentRaised: The component raised one of ``let_through``.
+        asyncio.CancelledError: The job was cancelled.
     """
     entry = lowlevel(server).get_request_handler(ctx.method)
     if entry is None:
@@ -162,9 +181,12 @@ async def handle(
     params = entry.params_type.model_validate(ctx.params or {}, by_name=False)
     handler = _tool_handler(server, progress, let_through) if ctx.method == "tools/call" else entry.handler
     try:
-        result = await handler(ctx, params)
+        with containing(f"the component of {ctx.method}", cancelled=lambda: progress.abandoned):
+            result = await handler(ctx, params)
     except ComponentRaised:
         raise
+    except ComponentExitedError as error:
+        raise MCPError(error.code, str(error)) from None
     except Exception as error:
         if (reason := _in_chain(error, let_through)) is not None:
             raise ComponentRaised(reason) from None
@@ -173,7 +195,7 @@ async def handle(
         # What the SDK's own boundary does: before 2026 a crash has its text and the code 0, later it stays in the log.
         logger.exception("%s raised", ctx.method)
         if revision in HANDSHAKE_PROTOCOL_VERSIONS:
-            raise MCPError(0, str(error)) from error
+            raise MCPError(0, _text(error)) from error
         raise MCPError(INTERNAL_ERROR, "Internal server error") from error
     try:
         if spec_methods.is_input_required(result):
@@ -183,9 +205,18 @@ async def handle(
             if isinstance(result, BaseModel)
             else cast(JSONObject, result)
         )
-        return encodable(spec_methods.serialize_server_result(ctx.method, revision, dumped))
-    except (PydanticSerializationError, ValidationError, TypeError, ValueError) as error:
-        raise MCPError(INTERNAL_ERROR, "The job's result could not be serialized") from error
+        return spec_methods.serialize_server_result(ctx.method, revision, dumped)
+    except Exception as error:  # serializers of user code raise anything
+        logger.exception("could not serialize the result of %s", ctx.method)
+        raise MCPError(INTERNAL_ERROR, NOT_SERIALIZED) from error
+
+
+def _text(error: Exception) -> str:
+    """The text of an exception of user code, which may fail to give one."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - __str__ of user code raises anything
+        return type(error).__name__
 
 
 class _JobContext(Context[Any, Any]):

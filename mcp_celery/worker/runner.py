@@ -31,6 +31,8 @@ from mcp_celery.engine import (
     now_ms,
 )
 from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, SnapshotUnreadableError
+from mcp_celery.formats import FORMAT
+from mcp_celery.jsonable import NotJSONError, json_value
 from mcp_celery.keys import MAX_LEGS, METHODS, celery_job_id
 from mcp_celery.worker.aio.current import current_job
 from mcp_celery.worker.asking import Asker, InputLifetimes, require_askable
@@ -39,7 +41,7 @@ from mcp_celery.worker.caller import as_caller
 from mcp_celery.worker.lifespan import ServerLifespan
 from mcp_celery.worker.patience import patiently
 from mcp_celery.worker.progress import ProgressReporter
-from mcp_celery.worker.request import handle, request_context
+from mcp_celery.worker.request import NOT_SERIALIZED, handle, request_context
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +96,7 @@ class JobRunner:
         open_bus: Makes the loop's bus, when the first job waits for input.
         lifetimes: How a wait for input may lengthen a task's life.
         progress_interval_seconds: Shortest time between two progress writes of a job.
+        max_result_bytes: Size of the largest result, and of the largest data of an error, as JSON.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class JobRunner:
         open_bus: Callable[[], ClosableTaskBus],
         lifetimes: InputLifetimes,
         progress_interval_seconds: float,
+        max_result_bytes: int,
     ) -> None:
         self._server = server
         self._namespace = namespace
@@ -112,6 +116,7 @@ class JobRunner:
         self._open_bus = open_bus
         self._lifetimes = lifetimes
         self._progress_interval_seconds = progress_interval_seconds
+        self._max_result_bytes = max_result_bytes
         self._store: ClosableTaskStore | None = None
         self._bus: ClosableTaskBus | None = None
         self._hinted: set[str] = set()
@@ -145,13 +150,50 @@ class JobRunner:
                     result = await self._serve(METHODS[parts.task_type], call, snapshot, progress, asker)
                     if isinstance(result, InputRequiredResult):
                         return await self._park(store, call, snapshot, progress, result)
+                    outcome = JobOutcome(
+                        result, progress.last_message, progress.last_progress, form=min(snapshot.format, FORMAT)
+                    )
+                    self._require_storable(outcome)
                 except MCPError as error:
                     # Without its cause, whose text would be in the traceback that Celery stores and sends to Flower.
-                    raise JobFailedError(error.code, error.message, error.data) from None
+                    raise self._failed(call, error) from None
                 finally:
                     await asker.aclose()
                     await progress.aclose()
-        return JobOutcome(result, progress.last_message, progress.last_progress)
+        return outcome
+
+    def _require_storable(self, outcome: JobOutcome) -> None:
+        """Refuse a result that cannot be stored, or that is too large.
+
+        Raises:
+            MCPError: -32603, with the reason.
+        """
+        try:
+            size = outcome.size
+        except NotJSONError:
+            raise MCPError(INTERNAL_ERROR, NOT_SERIALIZED) from None
+        if size > self._max_result_bytes:
+            raise MCPError(
+                INTERNAL_ERROR,
+                f"The result has {size} bytes as JSON, more than MCP_CELERY_MAX_RESULT_BYTES allows "
+                f"({self._max_result_bytes})",
+            )
+
+    def _failed(self, call: JobCall, error: MCPError) -> JobFailedError:
+        """The end of a job that a JSON-RPC error ended. Data that has no JSON form, or is too large, is left out."""
+        try:
+            failed = JobFailedError(error.code, error.message, json_value(error.data))
+        except NotJSONError as reason:
+            logger.warning("left out the data of the error of job %s: %s", call.job_id, reason)
+            return JobFailedError(error.code, error.message)
+        if failed.data_bytes > self._max_result_bytes:
+            logger.warning(
+                "left out the data of the error of job %s: its %d bytes are more than MCP_CELERY_MAX_RESULT_BYTES",
+                call.job_id,
+                failed.data_bytes,
+            )
+            return JobFailedError(error.code, error.message)
+        return failed
 
     @contextmanager
     def _noted(self, job_id: str, progress: ProgressReporter) -> Generator[None]:

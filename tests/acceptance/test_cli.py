@@ -321,7 +321,12 @@ def test_dev_ends_in_spite_of_a_running_job(command: CommandLine, pool: str) -> 
 def test_dev_ends_with_its_worker(command: CommandLine) -> None:
     dev = command.start("dev", "mine:server", "--port", "0")
     dev.until_printed(r"answers at ")
-    (worker,) = [one for one in command.processes() if "worker" in one.cmdline() and one.ppid() == dev.process.pid]
+
+    def workers() -> list[psutil.Process]:
+        return [one for one in command.processes() if "worker" in one.cmdline() and one.ppid() == dev.process.pid]
+
+    # Between its fork and its exec a process has the command line of the one that starts it.
+    (worker,) = eventually_sync(workers, what="the worker is there")
     worker.kill()
     assert dev.end() == 1
     assert "Error: worker was ended unexpectedly by signal SIGKILL; everything else was stopped" in dev.printed

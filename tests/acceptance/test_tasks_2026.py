@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from tests.support.deployment import Deployment
@@ -16,6 +17,7 @@ from tests.support.wire import EXTENSION, JSON, Wire, follow
 
 pytestmark = pytest.mark.anyio
 
+MAX_EVENT_BYTES = "mcp-celery/max-event-bytes"
 NOT_FOUND = "Task not found: it does not exist, has expired, or belongs to another caller"
 
 
@@ -395,6 +397,39 @@ async def test_many_tasks_share_a_stream(url: str) -> None:
                 if len(results) == len(ids):
                     break
     assert results == {task_id: f"done {n}" for n, task_id in enumerate(ids)}
+
+
+@pytest.mark.shows("M20")
+@pytest.mark.parametrize(
+    ("announced", "pushed"),
+    [
+        ({}, False),
+        ({MAX_EVENT_BYTES: 100_000}, True),
+        ({MAX_EVENT_BYTES: 1_000}, False),
+        ({MAX_EVENT_BYTES: "x"}, False),
+    ],
+)
+async def test_a_state_that_is_too_large_to_push_is_polled_and_harms_no_other(
+    deployment: Deployment, announced: JSON, pushed: bool
+) -> None:
+    url = deployment.serve(MCP_CELERY_MAX_PUSH_BYTES="3000")
+    async with Wire(url, meta=announced) as wire:
+        large = (await wire.create("slow_compute", seconds=0, label="x" * 2_000))["taskId"]
+        small = (await wire.create("slow_compute", seconds=0, label="y"))["taskId"]
+        with anyio.fail_after(PATIENCE_SECONDS):
+            while {(await wire.get(task_id))["status"] for task_id in (large, small)} != {"completed"}:
+                await anyio.lowlevel.checkpoint()
+        # The states of now come in the order of the ids.
+        async with wire.listen([large, small]) as events:
+            told: dict[str, JSON] = {}
+            async for event in events:
+                if event["method"] == "notifications/tasks":
+                    told[event["params"]["taskId"]] = event["params"]
+                    if event["params"]["taskId"] == small:
+                        break
+        assert (large in told) is pushed
+        assert all("result" in params for params in told.values())
+        assert (await wire.get(large))["result"]["content"][0]["text"] == "done " + "x" * 2_000
 
 
 @pytest.mark.shows("M20")

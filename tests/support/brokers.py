@@ -14,6 +14,7 @@ from typing import Final
 import kombu
 import psutil
 import psycopg
+import pymysql
 import pytest
 from psycopg import sql
 
@@ -25,6 +26,7 @@ RABBITMQ: Final = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
 """Debian's command on PATH is a wrapper that runs the machine's own server."""
 RABBITMQ_PORT: Final = 5672
 POSTGRESQL: Final = "postgresql://postgres@127.0.0.1:5432"
+MARIADB_HOST: Final = "127.0.0.1"
 
 
 class RabbitProcess(ProcessContainer):
@@ -120,6 +122,26 @@ def postgresql() -> Generator[str]:
         finally:
             server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
     server.close()
+
+
+@contextmanager
+def mariadb() -> Generator[str]:
+    """A database of one's own in the machine's MariaDB, gone afterwards.
+
+    Yields:
+        Its URL, without Celery's ``db+``.
+    """
+    try:
+        server = pymysql.connect(host=MARIADB_HOST, user="root", password="", autocommit=True, connect_timeout=5)
+    except pymysql.MySQLError as error:
+        pytest.skip(f"no MariaDB that lets root in at {MARIADB_HOST}: {' '.join(str(error).split())}")
+    database = f"mcp_celery_{uuid.uuid4().hex[:8]}"
+    with server, server.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {database}")
+        try:
+            yield f"mysql+pymysql://root@{MARIADB_HOST}/{database}"
+        finally:
+            cursor.execute(f"DROP DATABASE {database}")
 
 
 def delete_queues(broker_url: str, *names: str) -> None:

@@ -1,6 +1,7 @@
 """Who asks and where we are: scopes that cannot be forged, snapshots that survive JSON, sessions held weakly."""
 
 import gc
+import json
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from mcp_celery.context import (
     restore_task_snapshot,
     scope_of,
 )
+from mcp_celery.formats import FORMAT, NewerFormatError
 from mcp_celery.keys import TaskKeyParts
 
 texts = st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from(["|", "%", "a|b", "a%7Cb", "%7C"]))
@@ -129,8 +131,13 @@ class TestSnapshot:
     def test_fields_of_a_later_version_are_ignored(self) -> None:
         text = '{"protocol_version": "2026-07-28", "later": 1, "token": {"client_id": "a", "scopes": [], "later": 2}}'
         assert TaskContextSnapshot.from_json(text) == TaskContextSnapshot(
-            protocol_version="2026-07-28", token=CallerToken("a")
+            protocol_version="2026-07-28", token=CallerToken("a"), format=1
         )
+
+    def test_a_later_format_is_refused_with_both_numbers(self) -> None:
+        text = json.dumps({"protocol_version": "2026-07-28", "format": FORMAT + 1})
+        with pytest.raises(NewerFormatError, match=rf"format {FORMAT + 1}; this release reads formats up to {FORMAT}"):
+            TaskContextSnapshot.from_json(text)
 
     @pytest.mark.parametrize(
         "text",

@@ -118,6 +118,7 @@ class Site:
             is_resumable=lambda: False,
             header_names=frozenset(),
             max_listen_tasks=1,
+            max_push_bytes=262_144,
         )
 
     def request(

@@ -4,11 +4,13 @@ import json
 from typing import Any
 
 import pytest
+from kombu import serialization
 from kombu.utils.json import dumps, loads
 
 from mcp_celery.engine import Change, JobOutcome, Progress, RpcError, StoredResult, failure, settlement, success
 from mcp_celery.engine.outcome import EXPIRED_REASON, FAILURE_REASONS, UNKNOWN_REASON
 from mcp_celery.errors import INTERNAL_ERROR, JobFailedError
+from mcp_celery.formats import FORMAT, UNNUMBERED
 
 RESULT: dict[str, Any] = {"content": [{"type": "text", "text": "a private word"}], "isError": False}
 TOOL_ERROR: dict[str, Any] = {"content": [{"type": "text", "text": "a private word"}], "isError": True}
@@ -52,10 +54,47 @@ class TestJobOutcome:
         assert read is not None
         assert (read.result, read.status_message, read.progress) == (RESULT, message, progress)
 
-    def test_what_celery_stores_is_plain_json(self) -> None:
-        assert json.loads(dumps({"result": JobOutcome(RESULT)})) == {
-            "result": {"result": RESULT, "statusMessage": None, "progress": None}
-        }
+    def test_celery_stores_the_result_as_a_text(self) -> None:
+        stored = json.loads(dumps({"result": JobOutcome(TOOL_ERROR)}))["result"]
+        assert json.loads(stored.pop("result")) == TOOL_ERROR
+        assert stored == {"format": FORMAT, "isError": True, "statusMessage": None, "progress": None}
+
+    @pytest.mark.parametrize("result", [RESULT, TOOL_ERROR])
+    def test_release_0_1_0_is_understood_both_ways(self, result: dict[str, Any]) -> None:
+        stored = json.loads(dumps(JobOutcome(result, "done", Progress(3, 3), form=UNNUMBERED)))
+        assert stored == {"result": result, "statusMessage": "done", "progress": [3, 3]}
+        read = JobOutcome.from_json(stored)
+        assert read is not None
+        assert (read.result, read.is_error, read.status_message) == (result, bool(result.get("isError")), "done")
+
+    def test_a_later_format_is_not_read_and_ends_no_task(self, caplog: pytest.LogCaptureFixture) -> None:
+        later = {"format": FORMAT + 1, "result": "{}"}
+        assert JobOutcome.from_json(later) is None
+        assert f"format {FORMAT + 1}; this release reads formats up to {FORMAT}" in caplog.text
+        assert settlement(StoredResult("SUCCESS", later)) is None
+
+    @pytest.mark.parametrize("serializer", ["json", "yaml", "msgpack", "pickle"])
+    @pytest.mark.parametrize(
+        "value",
+        [
+            {"__type__": "decimal", "__value__": "1.0"},
+            {"__type__": "base64", "__value__": "QUJD"},
+            {"__type__": "Widget", "__value__": "somebody else's"},
+            {"!!python/name": "os.system", "<<": [{"a": 1}]},
+            [2**70, -(2**63) - 1, 1e308, 5e-324],
+            "\x00\x85\u2028\ufeff🚀 \\u0041",
+            {"exc_type": "ValueError", "exc_message": ["x"], "exc_module": "builtins"},
+        ],
+        ids=str,
+    )
+    def test_a_result_is_opaque_to_every_serializer(self, value: object, serializer: str) -> None:
+        content_type, encoding, stored = serialization.dumps(JobOutcome({"value": value}).__json__(), serializer)
+        read = JobOutcome.from_json(serialization.loads(stored, content_type, encoding, accept={content_type}))
+        assert read is not None
+        assert read.result == {"value": value}
+
+    def test_its_size_is_that_of_its_json_in_utf8(self) -> None:
+        assert JobOutcome({"content": "é"}).size == len('{"content":"é"}'.encode())
 
     @pytest.mark.parametrize("strange", [None, 3, "text", [], {}, {"result": None}, {"result": "text"}, {"other": {}}])
     def test_anything_else_is_no_outcome(self, strange: object) -> None:

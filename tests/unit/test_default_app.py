@@ -1,0 +1,139 @@
+"""The app of people who bring none: whatever configures Celery wins over each of our defaults."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final, cast
+
+import pytest
+
+from mcp_celery.default_app import configuration
+
+SAID: Final[dict[str, Any]] = {
+    "broker_url": "amqp://said//",
+    "result_backend": "redis://said/3",
+    "result_expires": 60,
+    "task_serializer": "yaml",
+    "result_serializer": "yaml",
+    "accept_content": ["json", "yaml"],
+    "worker_prefetch_multiplier": 7,
+    "worker_pool": "threads",
+    "worker_send_task_events": False,
+    "broker_connection_retry_on_startup": False,
+    "worker_consumer": "celery.worker.consumer:Consumer",
+    "broker_channel_error_retry": False,
+    "worker_enable_prefetch_count_reduction": True,
+    "worker_cancel_long_running_tasks_on_connection_loss": True,
+    "worker_redirect_stdouts": True,
+    "task_default_queue": "said",
+}
+"""Another value for each of our defaults."""
+OLD_NAMES: Final = {
+    "broker_url": "BROKER_URL",
+    "result_backend": "CELERY_RESULT_BACKEND",
+    "result_expires": "CELERY_TASK_RESULT_EXPIRES",
+    "worker_prefetch_multiplier": "CELERYD_PREFETCH_MULTIPLIER",
+    "worker_pool": "CELERYD_POOL",
+    "task_default_queue": "CELERY_DEFAULT_QUEUE",
+}
+
+NAMESPACED: Final = """
+import settings_of_mine as s
+said = {f"MY_{name}".upper(): getattr(s, name) for name in dir(s)}
+default_app.config_from_object(said, namespace="MY", force=True)
+"""
+NAMESPACED: Final = """
+import settings_of_mine as s
+said = {f"MY_{name}".upper(): getattr(s, name) for name in dir(s)}
+default_app.config_from_object(said, namespace="MY", force=True)
+"""
+LOADED_FIRST: Final = "default_app.conf.worker_pool\n"
+
+
+def held(folder: Path, configure: str = "", **env: str) -> dict[str, Any]:
+    """What the app holds for each of our defaults, in a process of its own."""
+    program = (
+        "import json, sys\n"
+        f"sys.path.insert(0, {str(folder)!r})\n"
+        "from mcp_celery.default_app import default_app\n"
+        f"{configure}\n"
+        f"print(json.dumps({{name: default_app.conf[name] for name in {list(SAID)!r}}}))"
+    )
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("MCP_CELERY_", "CELERY_"))}
+    argv = [sys.executable, "-c", program]
+    ran = subprocess.run(argv, env={**bare, **env}, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return cast("dict[str, Any]", json.loads(ran.stdout))
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Path:
+    """A folder with a configuration module that says everything."""
+    (tmp_path / "settings_of_mine.py").write_text("\n".join(f"{name} = {value!r}" for name, value in SAID.items()))
+    return tmp_path
+
+
+def test_another_value_is_said_for_each_of_our_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCP_CELERY_QUEUE", "jobs")
+    assert configuration().keys() == SAID.keys()
+    assert [name for name, value in configuration().items() if value == SAID[name]] == []
+
+
+def test_the_configuration_module_wins(module: Path) -> None:
+    assert held(module, CELERY_CONFIG_MODULE="settings_of_mine", MCP_CELERY_QUEUE="jobs") == SAID
+
+
+@pytest.mark.parametrize("before", ["", LOADED_FIRST])
+@pytest.mark.parametrize(
+    "configure",
+    [
+        "default_app.config_from_object('settings_of_mine', force=True)",
+        "import os; os.environ['WHERE'] = 'settings_of_mine'; default_app.config_from_envvar('WHERE', force=True)",
+        "import settings_of_mine as s; default_app.conf.update({k: getattr(s, k) for k in dir(s) if k[0] != '_'})",
+        NAMESPACED,
+    ],
+    ids=["object", "envvar", "update", "namespace"],
+)
+def test_what_configures_the_app_in_code_wins(module: Path, before: str, configure: str) -> None:
+    assert held(module, before + configure) == SAID
+
+
+def test_old_names_of_settings_win_too(tmp_path: Path) -> None:
+    text = "\n".join(f"{old} = {SAID[name]!r}" for name, old in OLD_NAMES.items())
+    (tmp_path / "old_settings.py").write_text(text)
+    found = held(tmp_path, CELERY_CONFIG_MODULE="old_settings")
+    assert {name: found[name] for name in OLD_NAMES} == {name: SAID[name] for name in OLD_NAMES}
+    assert found["worker_consumer"] == configuration()["worker_consumer"]
+
+
+@pytest.mark.parametrize("before", ["", LOADED_FIRST])
+def test_what_is_not_said_stays_ours(tmp_path: Path, before: str) -> None:
+    (tmp_path / "brief.py").write_text("worker_prefetch_multiplier = 7")
+    found = held(tmp_path, before + "default_app.config_from_object('brief', force=True)", MCP_CELERY_QUEUE="jobs")
+    ours = json.loads(json.dumps(configuration() | {"task_default_queue": "jobs"}))
+    assert found == ours | {"worker_prefetch_multiplier": 7}
+
+
+def test_celerys_environment_variables_win(tmp_path: Path) -> None:
+    seen = (
+        "default_app.conf.update(broker_url=default_app.conf.broker_url)"  # a property of Celery's reads the variable
+    )
+    assert held(tmp_path, seen, CELERY_BROKER_URL="amqp://env//")["broker_url"] == "amqp://env//"
+
+
+@pytest.mark.parametrize("said", [None, "said"])
+def test_a_servers_jobs_go_where_the_configuration_says(tmp_path: Path, said: str | None) -> None:
+    (tmp_path / "queue_settings.py").write_text("" if said is None else f"task_default_queue = {said!r}")
+    program = (
+        "from mcp_celery import TaskServer\n"
+        "from mcp_celery.server import tasks_of\n"
+        "print(tasks_of(TaskServer('Shop')).queue_name)\n"
+        "raise SystemExit"
+    )
+    env = {**os.environ, "CELERY_CONFIG_MODULE": "queue_settings", "PYTHONPATH": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == (said or "mcp.shop")
