@@ -25,6 +25,9 @@ Foreground = Literal["server", "worker"]
 whose end the server waits.
 """
 
+DEFAULT_MAX_RESULT_BYTES: Final = 32 * 1024 * 1024
+"""The default of ``MCP_CELERY_MAX_RESULT_BYTES``: the most bytes of a result, as JSON. Our client takes as much."""
+
 _RATE_LIMIT: Final = re.compile(r"\d+(\.\d+)?(/[smh])?")
 _MODES: Final[tuple[str, ...]] = get_args(TaskMode)
 _ASK_WHEN: Final[tuple[str | None, ...]] = (None, *get_args(AskWhen))

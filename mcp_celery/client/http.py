@@ -12,11 +12,18 @@ import httpx2
 import mcp_types as types
 from mcp.client.streamable_http import streamable_http_client
 
+from mcp_celery.client.wire import JSON, MAX_EVENT_BYTES_META
+from mcp_celery.config import DEFAULT_MAX_RESULT_BYTES
+
 CONNECT_SECONDS: Final = 30.0
 READ_SECONDS: Final = 300.0
 """As the SDK has it: a stream may be silent for so long."""
-LARGEST_ANSWER: Final = 64 * 1024 * 1024
-"""Bytes of one JSON answer. (A single event of a stream is bounded by the SDK.)"""
+LARGEST_ANSWER: Final = 2 * DEFAULT_MAX_RESULT_BYTES + 1024 * 1024
+"""Bytes of one answer, or of one event of a stream: the largest result that our servers store by default, twice since
+a server may escape a character of three bytes as six, and room for what surrounds the result.
+"""
+FRAME_BYTES: Final = 1024
+"""What an event of a stream may have beside its message: the names of its fields, and an id."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +34,22 @@ class _AnsweringClient(httpx2.AsyncClient):
     The SDK's transport takes an error of the connection for its own end, and takes the whole client with it.
     """
 
+    def build_request(
+        self, method: str, url: httpx2.URL | str, *, json: JSON | None = None, **options: Any
+    ) -> httpx2.Request:
+        """Build a request; one for a stream of pushes states how large an event this transport takes."""
+        if json and json.get("method") == "subscriptions/listen":
+            json["params"].setdefault("_meta", {})[MAX_EVENT_BYTES_META] = LARGEST_ANSWER - FRAME_BYTES
+        return super().build_request(method, url, json=json, **options)
+
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Send a request; a failure of the connection is an answer with a JSON-RPC error."""
         try:
             response = await super().send(request, **options)
-            if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
-                return response
-            return await _whole(response)
-        except httpx2.TransportError as error:
+            is_stream = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+            # The SDK reads the events of a stream one by one, but the body of a redirect whole.
+            return response if is_stream and response.is_success else await _whole(response)
+        except httpx2.RequestError as error:
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
             body = {"code": types.CONNECTION_CLOSED, "message": f"{request.url.host} cannot be reached ({reason})"}
             return httpx2.Response(503, json={"jsonrpc": "2.0", "id": None, "error": body}, request=request)
@@ -49,7 +64,7 @@ async def _whole(response: httpx2.Response) -> httpx2.Response:
         async for part in response.aiter_bytes():
             body += part
             if len(body) > LARGEST_ANSWER:
-                raise httpx2.ReadError(f"the answer is longer than {LARGEST_ANSWER} bytes")
+                raise httpx2.ReadError(f"the answer exceeded the {LARGEST_ANSWER} byte limit")
     finally:
         await response.aclose()
     headers = [
@@ -81,7 +96,7 @@ async def resilient_http(
     try:
         async with (
             _AnsweringClient(headers=dict(headers or {}), auth=auth, timeout=timeout) as client,
-            streamable_http_client(url, http_client=client) as streams,
+            streamable_http_client(url, http_client=client, max_sse_event_size=LARGEST_ANSWER) as streams,
         ):
             yield streams
     except* (anyio.BrokenResourceError, anyio.ClosedResourceError):
