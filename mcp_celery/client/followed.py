@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final, TypeAlias, cast
 
@@ -22,6 +21,7 @@ from mcp_celery.client.errors import (
     TaskFailedError,
     TaskTimeoutError,
 )
+from mcp_celery.client.retry import LONGEST_BACK_OFF_SECONDS, jittered
 from mcp_celery.client.wire import Status, TaskState
 
 DEFAULT_INTERVAL_SECONDS: Final = 1.0
@@ -29,9 +29,6 @@ LEAST_INTERVAL_SECONDS: Final = 0.05
 MOST_INTERVAL_SECONDS: Final = 3600.0
 BACK_OFF: Final = 1.5
 MOST_BACK_OFF: Final = 8.0
-JITTER: Final = 0.25
-LONGEST_BACK_OFF_SECONDS: Final = 30.0
-"""Nothing is asked later than this for backing off alone; an interval that is longer by itself stays."""
 
 LEAST_SILENCE_SECONDS: Final = 2.0
 """A pushed task is asked for after this time and half its age without a push: never while it is younger, about six
@@ -44,11 +41,6 @@ StatusCallback: TypeAlias = Callable[[TaskState], Awaitable[None] | None]
 """Called with a task's state, each time it has changed."""
 
 logger = logging.getLogger(__name__)
-
-
-def jittered(seconds: float) -> float:
-    """A pause of at least this length and up to a quarter more, so that many clients do not come back at once."""
-    return seconds * random.uniform(1, 1 + JITTER)  # noqa: S311 - it keeps no secret
 
 
 class FollowedTask:

@@ -13,7 +13,7 @@ from mcp.client.session import ClientSession
 from mcp.shared.exceptions import MCPError
 from pydantic import TypeAdapter
 
-from mcp_celery.client.channel import TaskChannel, is_closed, is_permanent
+from mcp_celery.client.channel import TaskChannel, is_closed, is_permanent, is_too_large
 from mcp_celery.client.core_tasks import CoreQuestions, CoreTaskChannel, has_core_tasks
 from mcp_celery.client.errors import (
     AnswerError,
@@ -29,6 +29,8 @@ from mcp_celery.client.questions import TaskQuestions
 from mcp_celery.client.wire import TaskState
 
 MOST_ASKED_AT_ONCE: Final = 16
+MOST_ASKED_AGAIN_AT_ONCE: Final = 4
+"""Of the tasks of which the server gave no answer the last time: others do not wait for these."""
 LEAST_PAUSE_SECONDS: Final = 0.02
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class TaskFollower:
         self._held: set[FollowedTask] = set()
         self._news = anyio.Event()
         self._asking = anyio.CapacityLimiter(MOST_ASKED_AT_ONCE)
+        self._asking_again = anyio.CapacityLimiter(MOST_ASKED_AGAIN_AT_ONCE)
         self._questions = (
             CoreQuestions(self.channel, self._ask_for)
             if isinstance(self.channel, CoreTaskChannel)
@@ -234,7 +237,7 @@ class TaskFollower:
         return max(min(later, default=self._silence_seconds), LEAST_PAUSE_SECONDS)
 
     async def _ask_for(self, task_id: str) -> None:
-        async with self._asking:
+        async with self._turn_of(task_id):
             task = self._tasks.get(task_id)
             if task is None:
                 return
@@ -257,6 +260,10 @@ class TaskFollower:
                 task.is_asking = False
                 self._news.set()
 
+    def _turn_of(self, task_id: str) -> anyio.CapacityLimiter:
+        task = self._tasks.get(task_id)  # not held while it waits: a task that its user drops is not asked for
+        return self._asking if task is None or task.silent_since is None else self._asking_again
+
     def _on_silence(self, task: FollowedTask, error: MCPError) -> None:
         now = anyio.current_time()
         task.silent_since = task.silent_since or now
@@ -275,6 +282,10 @@ class TaskFollower:
     def _failure(self, task_id: str, error: MCPError) -> TaskError | None:
         if is_closed(error) or not self.channel.is_open:
             return ClientClosedError(task_id)
+        if is_too_large(error):
+            return TaskError(
+                task_id, f"the state of task {task_id} is larger than the client's transport takes: {error}"
+            )
         return TaskGoneError(task_id) if error.code == types.INVALID_PARAMS else None
 
     def _close(self) -> None:

@@ -24,7 +24,8 @@ from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
 from mcp_celery.client.channel import TaskChannel, TaskStream, is_permanent
-from mcp_celery.client.followed import FollowedTask, jittered
+from mcp_celery.client.followed import FollowedTask
+from mcp_celery.client.retry import jittered
 
 MOST_PUSHED: Final = 256
 """Tasks that one stream names; what is beyond them is asked for."""

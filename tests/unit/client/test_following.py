@@ -196,11 +196,10 @@ async def test_a_task_that_breaks_streams_is_asked_for_and_its_neighbours_are_pu
         handles = [await call_tool_task(client, "work") for _ in range(4)]
         culprit, *others = [handles[place], *handles[:place], *handles[place + 1 :]]
         names = {handle.task_id for handle in others}
+        await eventually(lambda: list(map(set, scripted.streams.values())) == [set(scripted.tasks)], what="one stream")
         scripted.breaking.add(culprit.task_id)
         scripted.set(culprit.task_id, "working", statusMessage="too large to push")
-        await eventually(
-            lambda: [set(named) for named in scripted.streams.values()] == [names], what="a stream of the others"
-        )
+        await eventually(lambda: list(map(set, scripted.streams.values())) == [names], what="a stream of the others")
         opened = scripted.count("subscriptions/listen")
         late = await call_tool_task(client, "work")
         await scripted.listened(late.task_id)
