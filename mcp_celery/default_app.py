@@ -41,7 +41,7 @@ def configuration() -> dict[str, Any]:
         "worker_pool": "mcp_celery.worker.pool:TaskPool",
         # Flower and `celery events` show every job.
         "worker_send_task_events": True,
-        # Tools may use sys.stdout.fileno(), which Celery's redirection of the standard streams to its log does not have.
+        # Tools may use sys.stdout.fileno(), which the streams that Celery puts in place of the standard ones lack.
         "worker_redirect_stdouts": False,
         "broker_connection_retry_on_startup": True,
         "worker_consumer": "mcp_celery.worker.consumer:Consumer",

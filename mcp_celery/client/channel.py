@@ -8,6 +8,7 @@ session's own task group, as the SDK's does.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final, TypeVarTuple, cast
@@ -15,15 +16,22 @@ from typing import Annotated, Any, Final, TypeVarTuple, cast
 import mcp_types as types
 from anyio.abc import TaskGroup
 from mcp.client.session import ClientRequestContext, ClientSession
+from mcp.client.streamable_http import DEFAULT_MAX_SSE_EVENT_SIZE
 from mcp.client.subscriptions import Subscription, listen
 from mcp.shared.exceptions import MCPError
 from pydantic import Field, TypeAdapter, ValidationError
 
 from mcp_celery.client.errors import InvalidTaskError
-from mcp_celery.client.wire import AnyResult, TaskRequest, TaskState, parse_task
+from mcp_celery.client.wire import MAX_EVENT_BYTES_META, AnyResult, TaskRequest, TaskState, parse_task
 
 REQUEST_SECONDS: Final = 30.0
 """How long a ``tasks/*`` request may take where the client has no ``read_timeout_seconds``."""
+MAX_EVENT_BYTES: Final = DEFAULT_MAX_SSE_EVENT_SIZE - 1024
+"""The largest notification that every transport takes, the SDK's own over HTTP included, which counts the names of an
+event's fields too. A transport that takes more states that by itself: see ``client/http.py``.
+"""
+_TOO_LARGE: Final = re.compile(r"exceeded the \d+ byte limit")
+"""In what the SDK's transport, and ours, answer for a server whose answer is larger than they take."""
 _LOST_FOR_GOOD: Final = (types.CONNECTION_CLOSED, "Connection closed")
 """What the SDK answers for the server once a session's transport has ended."""
 _PERMANENT: Final = frozenset(
@@ -54,6 +62,11 @@ def is_closed(error: MCPError) -> bool:
     return (error.code, error.message) == _LOST_FOR_GOOD
 
 
+def is_too_large(error: MCPError) -> bool:
+    """Whether the server's answer was larger than the transport takes, as the next one will be."""
+    return error.code == types.CONNECTION_CLOSED and _TOO_LARGE.search(error.message) is not None
+
+
 class TaskStream:
     """A ``subscriptions/listen`` stream that the server has acknowledged.
 
@@ -77,7 +90,7 @@ class TaskStream:
 
 
 class _NamingSession:
-    """Stands in for a session, and names tasks in the ``subscriptions/listen`` request that is sent through it."""
+    """Stands in for a session: adds the tasks, and the size of an event, to a ``subscriptions/listen`` request."""
 
     def __init__(self, session: ClientSession, task_ids: Collection[str]) -> None:
         self._session: Any = session
@@ -88,6 +101,7 @@ class _NamingSession:
 
     def _stamp(self, data: dict[str, Any], options: Any) -> None:
         data["params"]["notifications"]["taskIds"] = list(self._task_ids)
+        data["params"].setdefault("_meta", {})[MAX_EVENT_BYTES_META] = MAX_EVENT_BYTES
         self._session._stamp(data, options)
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Annotated, Any, Final, NoReturn
 
+import anyio
 import mcp_types as types
 from mcp.client.session import ClientSession
 from mcp.shared.dispatcher import CallOptions
@@ -30,7 +31,7 @@ ANY_RESULT: Final[TypeAdapter[Any]] = TypeAdapter(
     types.CallToolResult | types.GetPromptResult | types.ReadResourceResult
 )
 """What a task may result in of which nothing is known but its id."""
-_UNANSWERED: Final = frozenset({types.CONNECTION_CLOSED, types.REQUEST_TIMEOUT})
+_UNANSWERED: Final = frozenset({types.CONNECTION_CLOSED, types.REQUEST_TIMEOUT, types.PARSE_ERROR})
 _TRANSPORT_SAYS: Final = frozenset({"Session terminated", "Server returned an error response"})
 """What the SDK's HTTP transport answers for a server; the codes are those that a task may have failed with."""
 
@@ -77,15 +78,13 @@ class CoreTaskChannel(TaskChannel):
             MCPError: The server did not list its tools.
         """
         if tool not in self._run_as_tasks:
-            cursor: str | None = None
-            for _ in range(MOST_PAGES):
-                page = await self.session.list_tools(params=types.PaginatedRequestParams(cursor=cursor))
+            cursors: list[str | None] = [None]
+            while cursors[-1] not in cursors[:-1] and len(cursors) <= MOST_PAGES:
+                page = await self.session.list_tools(params=types.PaginatedRequestParams(cursor=cursors[-1]))
                 for listed in page.tools:
                     support = listed.execution.task_support if listed.execution else None
                     self._run_as_tasks[listed.name] = support in ("optional", "required")
-                cursor = page.next_cursor
-                if cursor is None:
-                    break
+                cursors.append(page.next_cursor)  # None at the end, which has been before like any that is repeated
         return self._run_as_tasks.get(tool, False)
 
     async def create(self, method: str, params: JSON, ttl: int | None, seconds: float | None) -> CoreTask | JSON:
@@ -180,15 +179,18 @@ class CoreTaskChannel(TaskChannel):
             InvalidTaskError: What the server sent is no list of tasks.
         """
         tasks: list[TaskState] = []
+        seen: list[object] = []
         params: JSON = {}
-        for _ in range(MOST_PAGES):
+        while len(seen) < MOST_PAGES:
             page = await self._send("tasks/list", params, self._seconds)
-            if not isinstance(page.get("tasks"), list):
+            cursor = page.get("nextCursor")
+            if not isinstance(page.get("tasks"), list) or cursor in seen:
                 break
             tasks += [parse_task(task, model=CoreTask) for task in page["tasks"]]
-            if page.get("nextCursor") is None:
+            if cursor is None:
                 return tasks
-            params = {"cursor": page["nextCursor"]}
+            seen.append(cursor)
+            params = {"cursor": cursor}
         raise InvalidTaskError("", "the server's list of tasks is none, or has no end")
 
     @property
@@ -222,16 +224,17 @@ class CoreQuestions:
         """See whether the task asks something now."""
         if task.answering and task.state.status == "input_required" and task.task_id not in self._open:
             self._open.add(task.task_id)
-            self._channel.start_soon(self._wait, task.task_id)
+            self._channel.start_soon(self._wait, task.task_id, task.pause_seconds(None))
 
     def take_over(self, task: FollowedTask, keys: Iterable[str]) -> None:
         """Nothing can be taken from the callbacks: the answer is refused by the channel."""
 
-    async def _wait(self, task_id: str) -> None:
+    async def _wait(self, task_id: str, pause_seconds: float) -> None:
         try:
             await self._channel.result(task_id, RESULT_SECONDS)
         except MCPError as error:
             logger.debug("tasks/result of task %s, while it asks: %s", task_id, error)
-        # What is refused at once is opened again when the task is asked for next, and not before.
+        # What is refused at once is opened again when the task is asked for next, and not before; nor by pushes.
         await self._recheck(task_id)
+        await anyio.sleep(pause_seconds)
         self._open.discard(task_id)

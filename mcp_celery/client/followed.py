@@ -21,6 +21,7 @@ from mcp_celery.client.errors import (
     TaskFailedError,
     TaskTimeoutError,
 )
+from mcp_celery.client.retry import LONGEST_BACK_OFF_SECONDS, jittered
 from mcp_celery.client.wire import Status, TaskState
 
 DEFAULT_INTERVAL_SECONDS: Final = 1.0
@@ -28,8 +29,11 @@ LEAST_INTERVAL_SECONDS: Final = 0.05
 MOST_INTERVAL_SECONDS: Final = 3600.0
 BACK_OFF: Final = 1.5
 MOST_BACK_OFF: Final = 8.0
-LONGEST_BACK_OFF_SECONDS: Final = 30.0
-"""Nothing is asked later than this for backing off alone; an interval that is longer by itself stays."""
+
+LEAST_SILENCE_SECONDS: Final = 2.0
+"""A pushed task is asked for after this time and half its age without a push: never while it is younger, about six
+times in a silent minute, then as often as ``silence_seconds`` says.
+"""
 
 TOOL_RESULT: Final[TypeAdapter[Any]] = TypeAdapter(types.CallToolResult)
 
@@ -58,6 +62,8 @@ class FollowedTask:
         is_asking: Whether its state is being asked for.
         is_current: Whether anything was heard since it is pushed.
         is_doubtful: Whether the newest state may be another than the known one, although pushes arrive.
+        breaks: How many streams in a row broke before the server pushed a state of it.
+        hints_from: From when on a hint of the server has its state asked for at once, in the event loop's time.
         silent_since: When the server stopped to answer, in the event loop's time; None while it answers.
     """
 
@@ -79,8 +85,11 @@ class FollowedTask:
         self.is_asking = False
         self.is_current = False
         self.is_doubtful = False
+        self.breaks = 0
+        self.hints_from = 0.0
         self.silent_since: float | None = None
         self.callbacks: list[StatusCallback] = []
+        self._since = anyio.current_time()
         self._is_open = is_open
         self._back_off = 1.0
         self._changed = anyio.Event()
@@ -146,6 +155,18 @@ class FollowedTask:
         interval = DEFAULT_INTERVAL_SECONDS if wanted is None else wanted / 1000
         interval = min(max(interval, LEAST_INTERVAL_SECONDS), MOST_INTERVAL_SECONDS)
         return max(interval, min(interval * self._back_off, LONGEST_BACK_OFF_SECONDS))
+
+    def pause_seconds(self, silence_seconds: float | None) -> float:
+        """How long to wait before asking for its state again.
+
+        Args:
+            silence_seconds: How long to wait at most while the server pushes the task; None: it does not.
+        """
+        pause = self.interval_seconds
+        if silence_seconds is not None:
+            age = anyio.current_time() - self._since
+            pause = max(pause, min(silence_seconds, LEAST_SILENCE_SECONDS + age / 2))
+        return jittered(pause)
 
     async def until(self, happened: Callable[[], bool], awaited: str, timeout: float | None) -> None:  # noqa: ASYNC109
         """Wait for something to be known of the task.

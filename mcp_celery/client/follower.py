@@ -13,7 +13,7 @@ from mcp.client.session import ClientSession
 from mcp.shared.exceptions import MCPError
 from pydantic import TypeAdapter
 
-from mcp_celery.client.channel import TaskChannel, is_closed, is_permanent
+from mcp_celery.client.channel import TaskChannel, is_closed, is_permanent, is_too_large
 from mcp_celery.client.core_tasks import CoreQuestions, CoreTaskChannel, has_core_tasks
 from mcp_celery.client.errors import (
     AnswerError,
@@ -29,6 +29,8 @@ from mcp_celery.client.questions import TaskQuestions
 from mcp_celery.client.wire import TaskState
 
 MOST_ASKED_AT_ONCE: Final = 16
+MOST_ASKED_AGAIN_AT_ONCE: Final = 4
+"""Of the tasks of which the server gave no answer the last time: others do not wait for these."""
 LEAST_PAUSE_SECONDS: Final = 0.02
 
 logger = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ class TaskFollower:
     Args:
         session: The client's session.
         patience_seconds: How long the server may be silent before its tasks are given up.
-        silence_seconds: After how long without a push a pushed task is asked for all the same.
+        silence_seconds: The longest time without a push after which a pushed task is asked for all the same.
     """
 
     def __init__(self, session: ClientSession, *, patience_seconds: float, silence_seconds: float) -> None:
@@ -51,12 +53,13 @@ class TaskFollower:
         self._held: set[FollowedTask] = set()
         self._news = anyio.Event()
         self._asking = anyio.CapacityLimiter(MOST_ASKED_AT_ONCE)
+        self._asking_again = anyio.CapacityLimiter(MOST_ASKED_AGAIN_AT_ONCE)
         self._questions = (
             CoreQuestions(self.channel, self._ask_for)
             if isinstance(self.channel, CoreTaskChannel)
             else TaskQuestions(self.channel, self._ask_for, patience_seconds=patience_seconds)
         )
-        self._push = TaskPush(self.channel, self._tasks.keys, self._on_push_change)
+        self._push = TaskPush(self.channel, self._tasks, self._on_push_change)
         if not isinstance(self.channel, CoreTaskChannel):  # whose server pushes without being asked
             self.channel.start_soon(self._push.run)
         self.channel.start_soon(self._ask_for_all)
@@ -89,6 +92,7 @@ class TaskFollower:
         task = self._tasks.get(state.task_id)
         if task is None:
             return
+        self._push.heard(task.task_id)
         if state.is_older_than(task.state) and not state.is_final:
             # Most likely it was overtaken on its way to here. Where a server's clocks disagree it is the newest.
             if not state.says_the_same_as(task.state):
@@ -97,11 +101,16 @@ class TaskFollower:
                 self._news.set()
             return
         task.is_doubtful = False
+        due, revision, is_first = task.due, task.revision, not task.is_current
         self._learn(task, state)
+        if task.revision == revision and not is_first:
+            task.due = min(task.due, due)  # what a server repeats without end must not put off asking for ever
 
     def hint(self, task_id: str) -> None:
-        """Ask for a task's state now: it is said to have changed."""
-        if task_id in self._tasks:
+        """Ask for a task's state now, since the server says that it has changed; once in an interval of the task."""
+        now = anyio.current_time()
+        if (task := self._tasks.get(task_id)) and task.hints_from <= now:
+            task.hints_from = now + task.interval_seconds
             self.channel.start_soon(self._ask_for, task_id)
 
     def tell(self, task: FollowedTask, callback: StatusCallback) -> None:
@@ -193,8 +202,7 @@ class TaskFollower:
             self._push.look()
             return
         pushed = task.is_current and not task.is_doubtful and task.task_id in self._push.covered
-        pause = max(self._silence_seconds, task.interval_seconds) if pushed else task.interval_seconds
-        task.due = anyio.current_time() + pause
+        task.due = anyio.current_time() + task.pause_seconds(self._silence_seconds if pushed else None)
 
     # -- asking
 
@@ -202,7 +210,8 @@ class TaskFollower:
         for task_id in task_ids:
             if task := self._tasks.get(task_id):
                 task.is_current = False
-                task.due = anyio.current_time() + task.interval_seconds
+                # Not later than it was to be asked: a stream that comes and goes must not put that off for ever.
+                task.due = min(task.due, anyio.current_time() + task.pause_seconds(None))
         self._news.set()
 
     async def _ask_for_all(self) -> None:
@@ -228,7 +237,7 @@ class TaskFollower:
         return max(min(later, default=self._silence_seconds), LEAST_PAUSE_SECONDS)
 
     async def _ask_for(self, task_id: str) -> None:
-        async with self._asking:
+        async with self._turn_of(task_id):
             task = self._tasks.get(task_id)
             if task is None:
                 return
@@ -251,6 +260,10 @@ class TaskFollower:
                 task.is_asking = False
                 self._news.set()
 
+    def _turn_of(self, task_id: str) -> anyio.CapacityLimiter:
+        task = self._tasks.get(task_id)  # not held while it waits: a task that its user drops is not asked for
+        return self._asking if task is None or task.silent_since is None else self._asking_again
+
     def _on_silence(self, task: FollowedTask, error: MCPError) -> None:
         now = anyio.current_time()
         task.silent_since = task.silent_since or now
@@ -269,6 +282,10 @@ class TaskFollower:
     def _failure(self, task_id: str, error: MCPError) -> TaskError | None:
         if is_closed(error) or not self.channel.is_open:
             return ClientClosedError(task_id)
+        if is_too_large(error):
+            return TaskError(
+                task_id, f"the state of task {task_id} is larger than the client's transport takes: {error}"
+            )
         return TaskGoneError(task_id) if error.code == types.INVALID_PARAMS else None
 
     def _close(self) -> None:

@@ -12,11 +12,27 @@ import httpx2
 import mcp_types as types
 from mcp.client.streamable_http import streamable_http_client
 
+from mcp_celery.client.retry import jittered
+from mcp_celery.client.wire import JSON, MAX_EVENT_BYTES_META
+from mcp_celery.config import DEFAULT_MAX_RESULT_BYTES
+
 CONNECT_SECONDS: Final = 30.0
 READ_SECONDS: Final = 300.0
 """As the SDK has it: a stream may be silent for so long."""
-LARGEST_ANSWER: Final = 64 * 1024 * 1024
-"""Bytes of one JSON answer. (A single event of a stream is bounded by the SDK.)"""
+LARGEST_ANSWER: Final = 2 * DEFAULT_MAX_RESULT_BYTES + 1024 * 1024
+"""Bytes of one answer, or of one event of a stream: the largest result that our servers store by default, twice since
+a server may escape a character of three bytes as six, and room for what surrounds the result.
+"""
+ACCEPTED: Final = 202
+NOTICE_SECONDS: Final = 10.0
+"""How long a server may be silent upon a message that has no answer: the SDK sends the next one only then."""
+GET_SPACING_SECONDS: Final = 2.0
+GETS_AT_ONCE: Final = 16
+"""A stream that a server ends is fetched again by the SDK after a pause that the server says, which may be none. So
+many fetches may come at once, and more than those only in this spacing.
+"""
+FRAME_BYTES: Final = 1024
+"""What an event of a stream may have beside its message: the names of its fields, and an id."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +43,41 @@ class _AnsweringClient(httpx2.AsyncClient):
     The SDK's transport takes an error of the connection for its own end, and takes the whole client with it.
     """
 
+    _next_get = 0.0
+
+    def build_request(
+        self, method: str, url: httpx2.URL | str, *, json: JSON | None = None, **options: Any
+    ) -> httpx2.Request:
+        """Build a request. One for a stream of pushes states how large an event this transport takes."""
+        if json and json.get("method") == "subscriptions/listen":
+            json["params"].setdefault("_meta", {})[MAX_EVENT_BYTES_META] = LARGEST_ANSWER - FRAME_BYTES
+        if method == "DELETE" or (json and not {"id", "method"} <= json.keys()):
+            options["timeout"] = NOTICE_SECONDS
+        return super().build_request(method, url, json=json, **options)
+
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Send a request; a failure of the connection is an answer with a JSON-RPC error."""
+        if request.method == "GET":
+            await self._space()
         try:
             response = await super().send(request, **options)
-            if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
-                return response
-            return await _whole(response)
-        except httpx2.TransportError as error:
+            return response if _is_read_in_parts(response) else await _whole(response)
+        except httpx2.RequestError as error:
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
             body = {"code": types.CONNECTION_CLOSED, "message": f"{request.url.host} cannot be reached ({reason})"}
             return httpx2.Response(503, json={"jsonrpc": "2.0", "id": None, "error": body}, request=request)
+
+    async def _space(self) -> None:
+        now = anyio.current_time()
+        earliest = now - GETS_AT_ONCE * GET_SPACING_SECONDS
+        self._next_get = max(self._next_get, earliest) + GET_SPACING_SECONDS
+        await anyio.sleep(jittered(max(0, self._next_get - now)))
+
+
+def _is_read_in_parts(response: httpx2.Response) -> bool:
+    """Whether the SDK reads a body event by event, or not at all. It reads the body of a redirect whole."""
+    is_stream = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+    return (is_stream or response.status_code == ACCEPTED) and response.next_request is None
 
 
 async def _whole(response: httpx2.Response) -> httpx2.Response:
@@ -47,9 +87,9 @@ async def _whole(response: httpx2.Response) -> httpx2.Response:
     body = bytearray()
     try:
         async for part in response.aiter_bytes():
+            if len(body) + len(part) > LARGEST_ANSWER:
+                raise httpx2.ReadError(f"the answer exceeded the {LARGEST_ANSWER} byte limit")
             body += part
-            if len(body) > LARGEST_ANSWER:
-                raise httpx2.ReadError(f"the answer is longer than {LARGEST_ANSWER} bytes")
     finally:
         await response.aclose()
     headers = [
@@ -80,8 +120,14 @@ async def resilient_http(
     timeout = httpx2.Timeout(CONNECT_SECONDS, read=READ_SECONDS)
     try:
         async with (
-            _AnsweringClient(headers=dict(headers or {}), auth=auth, timeout=timeout) as client,
-            streamable_http_client(url, http_client=client) as streams,
+            # No limit of connections: a request that a server does not answer must not be in the way of others.
+            _AnsweringClient(
+                headers=dict(headers or {}),
+                auth=auth,
+                timeout=timeout,
+                limits=httpx2.Limits(max_keepalive_connections=20),
+            ) as client,
+            streamable_http_client(url, http_client=client, max_sse_event_size=LARGEST_ANSWER) as streams,
         ):
             yield streams
     except* (anyio.BrokenResourceError, anyio.ClosedResourceError):

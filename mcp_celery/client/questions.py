@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from mcp_celery.client.channel import TaskChannel, is_closed, is_permanent
 from mcp_celery.client.errors import InvalidTaskError
 from mcp_celery.client.followed import FollowedTask
+from mcp_celery.client.retry import LONGEST_BACK_OFF_SECONDS, jittered
 from mcp_celery.client.wire import JSON
 
 MOST_REMEMBERED: Final = 4096
@@ -82,6 +83,7 @@ class TaskQuestions:
 
     async def _deliver(self, task: FollowedTask, key: str, answer: JSON) -> None:
         until = anyio.current_time() + self._patience_seconds
+        pause = 0.0
         while not task.has_ended:
             try:
                 await self._channel.update(task.task_id, {key: answer})
@@ -96,7 +98,8 @@ class TaskQuestions:
                     return
             else:
                 return
-            await anyio.sleep(task.interval_seconds)  # sent again: a server ignores the second of two
+            pause = max(task.interval_seconds, min(2 * pause, LONGEST_BACK_OFF_SECONDS))
+            await anyio.sleep(jittered(pause))  # sent again: a server ignores the second of two
 
 
 def _remember(task: FollowedTask, key: str, scope: anyio.CancelScope | None) -> None:

@@ -29,6 +29,8 @@ from mcp_celery.client.errors import InvalidTaskError
 
 EXTENSION: Final = "io.modelcontextprotocol/tasks"
 PROGRESS_META: Final = "mcp-celery/progress"
+MAX_EVENT_BYTES_META: Final = "mcp-celery/max-event-bytes"
+"""In the ``_meta`` of ``subscriptions/listen``: the largest notification, in bytes of JSON, that the client takes."""
 LONGEST_ID: Final = 1024
 LONGEST_MESSAGE: Final = 4096
 MOST_QUESTIONS: Final = 256

@@ -52,6 +52,7 @@ class Scripted(Extension):
     Attributes:
         pushes: Whether `subscriptions/listen` may name tasks; None: it is not known at all.
         tells_first: Whether a stream begins with the tasks' states.
+        breaking: Tasks whose state breaks the stream that is to carry it.
         makes_tasks: Whether a tool call becomes a task.
         poll_interval_ms: What each task says.
         asked: Every request so far, as its method and parameters.
@@ -62,6 +63,7 @@ class Scripted(Extension):
 
     pushes: bool | None = True
     tells_first: bool = True
+    breaking: set[str] = field(default_factory=set[str])
     makes_tasks: bool = True
     poll_interval_ms: int | None = 60_000
     asked: list[tuple[str, JSON]] = field(default_factory=list[tuple[str, JSON]])
@@ -226,6 +228,8 @@ class Scripted(Extension):
                 for task_id in task_ids:
                     queue.put_nowait(self.tasks[task_id])
             while (task := await queue.get()) is not None:
+                if task.get("taskId") in self.breaking:
+                    raise MCPError(types.INTERNAL_ERROR, "the stream broke")
                 await _notify(
                     ctx, "notifications/tasks", {**task, "_meta": {**task.get("_meta", {}), **stamp["_meta"]}}
                 )

@@ -46,11 +46,6 @@ import settings_of_mine as s
 said = {f"MY_{name}".upper(): getattr(s, name) for name in dir(s)}
 default_app.config_from_object(said, namespace="MY", force=True)
 """
-NAMESPACED: Final = """
-import settings_of_mine as s
-said = {f"MY_{name}".upper(): getattr(s, name) for name in dir(s)}
-default_app.config_from_object(said, namespace="MY", force=True)
-"""
 LOADED_FIRST: Final = "default_app.conf.worker_pool\n"
 
 

@@ -167,6 +167,64 @@ async def test_while_a_stream_is_gone_the_task_is_asked_for(
         assert text_of(await handle.result(10)) == "done"
 
 
+async def test_a_stream_that_is_refused_is_asked_for_less_and_less_often(
+    scripted: Scripted, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever wakes the stream's keeper meanwhile: new tasks, answers, tasks that end."""
+    monkeypatch.setattr(push_module, "LEAST_RETRY_SECONDS", 0.2)
+    scripted.poll_interval_ms = 50
+    scripted.faults["subscriptions/listen"] = [MCPError(-32603, "store unavailable")] * 1000
+    async with connect() as client:
+        began = anyio.current_time()
+        for number in range(1, 6):
+            handle = await call_tool_task(client, "work")
+            await eventually(lambda asked=4 * number: scripted.count("tasks/get") >= asked)
+            scripted.complete(f"task-{number}")
+            await handle.result(10)
+        elapsed = anyio.current_time() - began
+    least_pauses = itertools.accumulate(0.2 * 2**number for number in range(100))
+    most = 1 + sum(1 for _ in itertools.takewhile(lambda pause: pause <= elapsed, least_pauses))
+    assert 1 <= scripted.count("subscriptions/listen") <= most
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+async def test_a_task_that_breaks_streams_is_asked_for_and_its_neighbours_are_pushed(
+    scripted: Scripted, connect: Connect, place: int
+) -> None:
+    scripted.poll_interval_ms = 50
+    async with connect() as client:
+        handles = [await call_tool_task(client, "work") for _ in range(4)]
+        culprit, *others = [handles[place], *handles[:place], *handles[place + 1 :]]
+        names = {handle.task_id for handle in others}
+        await eventually(lambda: list(map(set, scripted.streams.values())) == [set(scripted.tasks)], what="one stream")
+        scripted.breaking.add(culprit.task_id)
+        scripted.set(culprit.task_id, "working", statusMessage="too large to push")
+        await eventually(lambda: list(map(set, scripted.streams.values())) == [names], what="a stream of the others")
+        opened = scripted.count("subscriptions/listen")
+        late = await call_tool_task(client, "work")
+        await scripted.listened(late.task_id)
+        for handle in (*others, late):
+            scripted.complete(handle.task_id, handle.task_id)
+            assert text_of(await handle.result(10)) == handle.task_id
+        scripted.complete(culprit.task_id, "asked for", silently=True)
+        assert text_of(await culprit.result(10)) == "asked for"
+    assert scripted.count("subscriptions/listen") == opened + 1, "no stream broke any more"
+
+
+async def test_streams_that_all_break_are_given_up_task_by_task(scripted: Scripted, connect: Connect) -> None:
+    scripted.poll_interval_ms = 50
+    scripted.breaking = {"task-1", "task-2", "task-3"}
+    async with connect() as client:
+        for number in (1, 2, 3):
+            handle = await call_tool_task(client, "work")
+            await eventually(lambda most=2 * number: scripted.count("subscriptions/listen") == most)
+            asked = scripted.count("tasks/get")
+            await eventually(lambda more=asked + 3: scripted.count("tasks/get") >= more)
+            scripted.complete(handle.task_id)
+            assert text_of(await handle.result(10)) == "done"
+    assert scripted.count("subscriptions/listen") == 6, "two for each task"
+
+
 async def test_many_tasks_share_a_stream(scripted: Scripted, connect: Connect) -> None:
     async with connect() as client:
         handles = [await call_tool_task(client, "work") for _ in range(20)]

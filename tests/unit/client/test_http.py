@@ -71,7 +71,7 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
     [
         (b"", "cannot be reached"),
         (HEAD + b"content-length: 100\r\n\r\n{", "cannot be reached"),
-        (HEAD + b"content-length: 200\r\n\r\n" + b" " * 200, "longer than 100 bytes"),
+        (HEAD + b"content-length: 200\r\n\r\n" + b" " * 200, "exceeded the 100 byte limit"),
         (HEAD + b"content-length: 8\r\n\r\nnot JSON", "Failed to parse"),
         (b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/html\r\ncontent-length: 2\r\n\r\nno", "error response"),
         (b"HTTP/1.1 302 Found\r\nlocation: http://elsewhere.example/\r\ncontent-length: 0\r\n\r\n", "not followed"),

@@ -1,0 +1,15 @@
+"""How long the client waits before it asks a server again."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+JITTER: Final = 0.25
+LONGEST_BACK_OFF_SECONDS: Final = 30.0
+"""Nothing is asked later than this, and the jitter, for backing off alone."""
+
+
+def jittered(seconds: float) -> float:
+    """A pause of at least this length and up to a quarter more, so that many clients do not come back at once."""
+    return seconds * random.uniform(1, 1 + JITTER)  # noqa: S311 - it keeps no secret
