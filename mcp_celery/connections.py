@@ -220,7 +220,7 @@ class Connections:
             max_failed_lookups=self._settings.max_failed_lookups_per_minute,
         )
         separate = None if results.lives_in(self._settings.redis_url) else results
-        exposed = ExposedTasks(self._exposed, results)
+        exposed = ExposedTasks(self._exposed, results, max_result_bytes=self._settings.max_result_bytes)
         engine = TaskEngine(
             store=store,
             queue=queue,

@@ -15,6 +15,7 @@ from mcp_celery.engine.outcome import (
     revoked,
     settlement,
     success,
+    too_large,
 )
 from mcp_celery.engine.plan import ExposedWork, Plan
 from mcp_celery.engine.ports import (
@@ -140,4 +141,5 @@ __all__ = [
     "settlement",
     "sources_of",
     "success",
+    "too_large",
 ]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol, cast
 
+from mcp_celery.config import DEFAULT_MAX_RESULT_BYTES
 from mcp_celery.engine.outcome import (
     FAILURE,
     MAX_MESSAGE_CHARS,
@@ -21,11 +22,13 @@ from mcp_celery.engine.outcome import (
     failure,
     revoked,
     success,
+    too_large,
 )
 from mcp_celery.engine.plan import ExposedWork, Plan
 from mcp_celery.engine.ports import JobResults
-from mcp_celery.engine.record import Change, JSONObject, Progress, StoredResult, TaskRecord, now_ms
+from mcp_celery.engine.record import Change, JSONObject, Progress, RpcError, StoredResult, TaskRecord, now_ms
 from mcp_celery.engine.submission import Submission
+from mcp_celery.errors import INTERNAL_ERROR
 from mcp_celery.jsonable import finite_number
 
 STARTED: Final = "STARTED"
@@ -80,13 +83,17 @@ class ExposedTasks:
     Args:
         exposure: What the server declares.
         results: Celery's result backend.
+        max_result_bytes: Size of the largest result, as JSON.
 
     Attributes:
         began: Told the compound key of each task whose jobs have been published.
     """
 
-    def __init__(self, exposure: Exposure, results: JobResults) -> None:
+    def __init__(
+        self, exposure: Exposure, results: JobResults, *, max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES
+    ) -> None:
         self._exposure = exposure
+        self._max_result_bytes = max_result_bytes
         self._results = results
         self.began: Callable[[str], None] = lambda _: None
 
@@ -108,6 +115,9 @@ class ExposedTasks:
         work = record.work or ExposedWork()
         outcome = self.outcome(record, results)
         if outcome is not None:
+            if outcome.size > self._max_result_bytes:
+                reason = too_large(outcome.size, self._max_result_bytes)
+                return Change(to="failed", error=RpcError(INTERNAL_ERROR, reason), status_message=reason)
             change = success(outcome)
             return change if outcome.is_error else replace(change, status_message=_last_words(record, work))
         if (ended := _broken_off(results, work.gathered or 1)) is not None:

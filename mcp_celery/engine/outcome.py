@@ -180,6 +180,16 @@ def expired(retries: int = 0) -> Change:
     return Change(to="failed", unless_begun=retries, error=error, status_message=EXPIRED_REASON)
 
 
+def too_large(size: int, most: int) -> str:
+    """The reason of a task that fails because its result is too large.
+
+    Args:
+        size: The result's bytes as JSON.
+        most: The limit.
+    """
+    return f"The result has {size} bytes as JSON, more than MCP_CELERY_MAX_RESULT_BYTES allows ({most})"
+
+
 def result_lost(size: int) -> Change:
     """The change of a job that completed, and whose result the result backend did not store.
 

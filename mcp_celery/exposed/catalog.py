@@ -20,7 +20,7 @@ from mcp_celery.errors import InvalidRequestError
 from mcp_celery.exposed.adding import add_tool
 from mcp_celery.exposed.arguments import given
 from mcp_celery.exposed.tools import ExposedTool
-from mcp_celery.jsonable import json_text
+from mcp_celery.jsonable import json_text, text_of
 from mcp_celery.keys import TaskType
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class ExposedCatalog:
         """
         found = self._offered.get(component)
         shown = (_DELIBERATE, *(() if found is None else found[0].offer.show_errors))
-        text = ", ".join(str(one) for one in arguments)
+        text = ", ".join(text_of(one) for one in arguments)
         if exception_name not in shown or not text:
             return _error(f"Error executing tool {component}")
         return _error(f"Error executing tool {component}: {text[:MAX_MESSAGE_CHARS]}")

@@ -11,6 +11,8 @@ from mcp_types.methods import parse_server_result
 from mcp_celery.config import TaskMeta
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import Caller, JSONObject, TaskEngine, TaskRecord
+from mcp_celery.errors import InvalidRequestError
+from mcp_celery.jsonable import NotJSONError, json_value
 from mcp_celery.keys import METHODS, TaskType
 from mcp_celery.protocol.caller import RequestContext, caller_of_request, snapshot_of
 from mcp_celery.protocol.core_tasks import wait_for_result
@@ -85,12 +87,16 @@ async def submit(
         meta: What is asked about the task.
 
     Raises:
-        InvalidRequestError: There is no such component, or it refuses the arguments.
+        InvalidRequestError: There is no such component, it refuses the arguments, or they have no JSON form.
         TaskModeError: It does not run as a task.
         LimitExceededError: Nothing was created: the caller has too many open tasks, or too many jobs wait.
         StoreUnavailableError: Nothing was created.
         QueueUnavailableError: Nothing was created.
     """
+    try:
+        params = json_value(params)
+    except NotJSONError as error:
+        raise InvalidRequestError(f"A task takes arguments that are JSON: {error}") from error
     ctx: RequestContext | None = None if context is None else context.request_context
     snapshot = (
         TaskContextSnapshot.capture(protocol_version=REVISION, params=params)

@@ -29,6 +29,7 @@ from mcp_celery.engine import (
     leg_key,
     next_round,
     now_ms,
+    too_large,
 )
 from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, SnapshotUnreadableError
 from mcp_celery.formats import FORMAT
@@ -173,11 +174,7 @@ class JobRunner:
         except NotJSONError:
             raise MCPError(INTERNAL_ERROR, NOT_SERIALIZED) from None
         if size > self._max_result_bytes:
-            raise MCPError(
-                INTERNAL_ERROR,
-                f"The result has {size} bytes as JSON, more than MCP_CELERY_MAX_RESULT_BYTES allows "
-                f"({self._max_result_bytes})",
-            )
+            raise MCPError(INTERNAL_ERROR, too_large(size, self._max_result_bytes))
 
     def _failed(self, call: JobCall, error: MCPError) -> JobFailedError:
         """The end of a job that a JSON-RPC error ended. Data that has no JSON form, or is too large, is left out."""

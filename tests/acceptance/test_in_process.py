@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from decimal import Decimal
 
 import pytest
 from mcp.client._memory import InMemoryTransport
@@ -76,6 +77,15 @@ async def test_what_cannot_run_is_refused(
 ) -> None:
     with pytest.raises(McpCeleryError, match=reason):
         await server.call_tool(tool, arguments, task_meta=TaskMeta())
+
+
+async def test_arguments_become_json_as_a_client_would_send_them(server: TaskServer) -> None:
+    task = await server.call_tool("counting", {"steps": Decimal(1), "pause": Decimal("0.0")}, task_meta=TaskMeta())
+    counted = await soon(task.result())
+    assert isinstance(counted, CallToolResult)
+    assert counted.content == [TextContent(type="text", text="counted to 1")]
+    with pytest.raises(McpCeleryError, match="arguments that are JSON: dict has no JSON form"):
+        await server.call_tool("counting", {"steps": object()}, task_meta=TaskMeta())
 
 
 async def test_without_task_meta_nothing_is_submitted(server: TaskServer) -> None:

@@ -74,11 +74,13 @@ class Shop:
         work: ExposedWork | None = None,
         queue: Watchful | None = None,
         exposure: Exposure | None = None,
+        most_bytes: int = 1_000_000,
     ) -> None:
         self.world = world
         self.queue = queue or Watchful(world.store)
         self.results = MemoryTaskResults()
-        self.exposed = ExposedTasks(exposure or Exposure(work or ExposedWork()), self.results)
+        exposure = exposure or Exposure(work or ExposedWork())
+        self.exposed = ExposedTasks(exposure, self.results, max_result_bytes=most_bytes)
         self.engine = TaskEngine(
             store=world.store,
             queue=self.queue,
@@ -93,6 +95,17 @@ class Shop:
 
     async def get(self, record: TaskRecord) -> TaskView:
         return await self.engine.get(ALICE, record.task_id)
+
+
+async def test_a_result_that_is_too_large_fails_the_task_and_says_so(world: World) -> None:
+    shop = Shop(world, most_bytes=100)
+    for value, status in (("x" * 10, "completed"), ("x" * 100, "failed")):
+        record = await shop.submit()
+        shop.results.put(record.job_id, "SUCCESS", value)
+        view = await shop.get(record)
+        assert view.record.status == status
+    assert view.record.error is not None
+    assert "more than MCP_CELERY_MAX_RESULT_BYTES allows (100)" in view.record.error.message
 
 
 def raised(name: str, *arguments: object) -> dict[str, object]:

@@ -328,6 +328,16 @@ def test_values_are_sent_as_the_serializer_carries_them(value: object, as_json: 
     assert sendable(value, "msgpack") == (as_msgpack or {"order": {"day": "2026-01-02", "count": 1}})
 
 
+@pytest.mark.parametrize(
+    "value", [{"__type__": "decimal", "__value__": "1"}, [{"a": {"__value__": 1, "__type__": "x"}}]]
+)
+def test_a_caller_does_not_choose_the_type_of_an_argument(value: object) -> None:
+    with pytest.raises(InvalidRequestError, match="__type__ and __value__"):
+        sendable(value, "json")
+    assert sendable(value, "msgpack") == value
+    assert sendable({"__type__": "a job's own", "more": 1}, "json") == {"__type__": "a job's own", "more": 1}
+
+
 # --- Several jobs
 
 
