@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import mcp_types as types
-from jsonschema import Draft202012Validator
 from mcp.client.session import ClientRequestContext
 from rich.console import Console
 
 from mcp_celery.cli.lines import Lines
 from mcp_celery.cli.render import print_line, printable
+from mcp_celery.schemas import first_error
 
 WAYS_OUT: Final[Mapping[str, types.ElicitResult]] = {
     "/decline": types.ElicitResult(action="decline"),
@@ -169,7 +169,7 @@ def value_of(text: str, field: Schema) -> Any:
         ValueError: It is none; with a text for the user.
     """
     value = _converted(text.strip(), field)
-    for error in Draft202012Validator(field).iter_errors(value):
+    if (error := first_error(field, value)) is not None:
         raise ValueError(error.message)
     return value
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol, cast
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 from mcp_types import (
     ClientCapabilities,
     CreateMessageResult,
@@ -34,6 +32,7 @@ from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine.record import Changed, JSONObject, Question, RpcError, TaskRef
 from mcp_celery.errors import AnswersTooLargeError, InvalidAnswerError, JobFailedError
 from mcp_celery.jsonable import json_text
+from mcp_celery.schemas import UnusableSchemaError, first_error, require_usable
 
 ELICIT: Final = "elicitation/create"
 SAMPLE: Final = "sampling/createMessage"
@@ -174,10 +173,16 @@ def check_answers(
         AnswersTooLargeError: All of them together are too large.
     """
     asked = {question.key: question for question in questions}
-    answers = {key: _checked(asked[key], response) for key, response in responses.items() if key in asked}
-    if sum(len(encode_answer(answer)) for answer in answers.values()) > max_bytes:
+    taken = {key: response for key, response in responses.items() if key in asked}
+    # Before anything is looked at more closely: what a check costs grows with the size.
+    if sum(_size(response) for response in taken.values()) > max_bytes:
         raise AnswersTooLargeError(max_bytes)
-    return answers
+    return {key: _checked(asked[key], response) for key, response in taken.items()}
+
+
+def _size(response: object) -> int:
+    """Bytes of an answer as it is kept."""
+    return len(encode_answer(response if isinstance(response, RpcError) else cast(JSONObject, response)))
 
 
 def _checked(question: Question, response: object) -> Answer:
@@ -219,9 +224,10 @@ def _result_model(question: Question) -> type[BaseModel]:
 
 
 def _check_content(question: Question, answer: JSONObject) -> None:
-    schema: Any = question.params.get("requestedSchema") or {}
-    checker = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
-    wrong = next(iter(checker.iter_errors(answer.get("content"))), None)
+    try:
+        wrong = first_error(question.params.get("requestedSchema") or {}, answer.get("content"))
+    except UnusableSchemaError as error:
+        raise InvalidAnswerError(question.key, f"its requestedSchema cannot be used: {error}") from None
     if wrong is not None:
         place = ".".join(["content", *(str(part) for part in wrong.absolute_path)])
         raise InvalidAnswerError(question.key, f"{place} does not satisfy {wrong.validator}: {wrong.validator_value}")
@@ -259,13 +265,13 @@ def missing_capability(
     return "roots", None if declared.roots is not None else ClientCapabilities(roots=RootsCapability())
 
 
-def has_valid_schema(params: JSONObject) -> bool:
-    """Whether the form that a request shows can be filled in at all. A request without form has none to be wrong."""
-    try:
-        Draft202012Validator.check_schema(params.get("requestedSchema", {}))
-    except SchemaError:
-        return False
-    return True
+def require_usable_form(params: JSONObject) -> None:
+    """Refuse a request whose form nobody could fill in. A request without form has none to be wrong.
+
+    Raises:
+        UnusableSchemaError: With the reason.
+    """
+    require_usable(params.get("requestedSchema", {}))
 
 
 def encode_question(question: Question) -> str:

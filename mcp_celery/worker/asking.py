@@ -28,6 +28,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
     ELICIT,
+    MAX_MESSAGE_CHARS,
     Answer,
     Asking,
     Extension,
@@ -37,11 +38,12 @@ from mcp_celery.engine import (
     RpcError,
     TaskBus,
     TaskHints,
-    has_valid_schema,
     missing_capability,
     now_ms,
+    require_usable_form,
 )
 from mcp_celery.errors import StoreUnavailableError
+from mcp_celery.schemas import UnusableSchemaError
 from mcp_celery.worker.call import JobCall
 from mcp_celery.worker.patience import PAUSE_SECONDS
 
@@ -194,7 +196,7 @@ def require_askable(snapshot: TaskContextSnapshot, method: str, params: JSONObje
 
     Raises:
         MCPError: -32021, with what is missing, when the client did not declare that it can be asked this (so does the
-            SDK in the foreground); -32603 when a form's schema is none, so that no answer could fit it.
+            SDK in the foreground); -32603 when a form's schema cannot be used, so that no answer could be checked.
     """
     declared = ClientCapabilities.model_validate(snapshot.client_capabilities or {}, by_name=False)
     name, required = missing_capability(declared, method, params)
@@ -205,5 +207,8 @@ def require_askable(snapshot: TaskContextSnapshot, method: str, params: JSONObje
             f"The client did not declare the {name} capability, which {method} requires",
             data.model_dump(by_alias=True, mode="json", exclude_none=True),
         )
-    if not has_valid_schema(params):
-        raise MCPError(INTERNAL_ERROR, "The component asked with a requestedSchema that is no JSON Schema")
+    try:
+        require_usable_form(params)
+    except UnusableSchemaError as error:
+        reason = f"The component asked with a requestedSchema that cannot be used: {error}"
+        raise MCPError(INTERNAL_ERROR, reason[:MAX_MESSAGE_CHARS]) from None

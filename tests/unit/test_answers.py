@@ -6,9 +6,10 @@ import pytest
 from mcp_types import ElicitRequestFormParams
 from pydantic import BaseModel, Field
 
-from mcp_celery.engine import ELICIT, LIST_ROOTS, SAMPLE, JSONObject, Question, RpcError, has_valid_schema
+from mcp_celery.engine import ELICIT, LIST_ROOTS, SAMPLE, JSONObject, Question, RpcError, require_usable_form
 from mcp_celery.engine.questions import check_answers, decode_answer, decode_question, encode_answer, encode_question
 from mcp_celery.errors import INVALID_PARAMS, AnswersTooLargeError, InvalidAnswerError
+from mcp_celery.schemas import UnusableSchemaError
 
 ENOUGH = 1_000_000
 
@@ -125,7 +126,20 @@ def test_answers_survive_being_kept(answer: JSONObject | RpcError) -> None:
     assert decode_answer(encode_answer(answer)) == answer
 
 
-def test_a_schema_that_is_none_is_told() -> None:
-    assert has_valid_schema(FORM.params)
-    assert has_valid_schema(URL.params)
-    assert not has_valid_schema({"requestedSchema": {"type": "objekt"}})
+def test_a_form_that_cannot_be_used_is_refused() -> None:
+    require_usable_form(FORM.params)
+    require_usable_form(URL.params)
+    with pytest.raises(UnusableSchemaError):
+        require_usable_form({"requestedSchema": {"type": "objekt"}})
+
+
+def test_an_answer_to_a_form_that_cannot_be_used_is_refused() -> None:
+    form = Question("form", ELICIT, {"message": "?", "requestedSchema": {"$ref": "http://127.0.0.1:9/x.json"}})
+    with pytest.raises(InvalidAnswerError, match="nothing is fetched"):
+        checked(form, {"action": "accept", "content": {"meal": "soup"}})
+
+
+def test_the_size_of_an_answer_is_looked_at_before_its_content() -> None:
+    """A value that is checked may be as large as the limit, and no larger."""
+    with pytest.raises(AnswersTooLargeError):
+        check_answers([FORM], {"form": {"action": "?", "content": "x" * 2_000}}, max_bytes=1_000)
