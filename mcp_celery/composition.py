@@ -35,6 +35,7 @@ from mcp_celery.protocol import (
     fit,
     is_resumable,
     middleware_of,
+    name_subjects,
     refusal,
     submit,
     tool_meta,
@@ -139,6 +140,7 @@ class CeleryTasks(Exposing):
             eager=self._eager_queue,
         )
         self._server = server
+        name_subjects(server)
         _tasks[server] = self
         register_task_server(self.namespace, server)
 

@@ -65,7 +65,16 @@ def get_task_scope() -> str | None:
     if (current := _current.get()) is not None:
         return current.key.task_scope
     token = _token_source()
-    return None if token is None else scope_of(token.client_id, token.subject)
+    return None if token is None else scope_of(token.client_id, subject_of(token))
+
+
+def subject_of(token: AccessTokenLike) -> str | None:
+    """The resource owner that a token names (``sub``): its ``subject``, else the claim that some verifiers fill alone.
+
+    Every caller of one client would be the same principal without it.
+    """
+    claimed = (token.claims or {}).get("sub")
+    return token.subject or (claimed if isinstance(claimed, str) and claimed else None)
 
 
 def scope_of(client_id: str, subject: str | None) -> str:

@@ -13,7 +13,7 @@ from mcp_celery.protocol.components import (
 from mcp_celery.protocol.extension import TasksExtension
 from mcp_celery.protocol.host import Polling, TaskHost
 from mcp_celery.protocol.in_process import SubmittedTask, submit
-from mcp_celery.protocol.install import around, fit, middleware_of
+from mcp_celery.protocol.install import around, fit, middleware_of, name_subjects
 from mcp_celery.protocol.polling import add_polling_tools
 from mcp_celery.protocol.v2025_11_25 import IMMEDIATE_RESPONSE
 
@@ -33,6 +33,7 @@ __all__ = [
     "list_components",
     "may_be_repeated",
     "middleware_of",
+    "name_subjects",
     "refusal",
     "submit",
     "tool_meta",

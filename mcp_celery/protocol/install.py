@@ -7,8 +7,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from mcp.server import MCPServer
+from mcp.server.auth.provider import AccessToken, TokenVerifier
 from mcp.server.context import ServerMiddleware
 
+from mcp_celery.context import subject_of
 from mcp_celery.protocol.contained import contained
 from mcp_celery.protocol.extension import TasksExtension
 from mcp_celery.protocol.host import TaskHost
@@ -39,6 +41,31 @@ def fit(
     server.middleware.extend(middleware)
     low = private._lowlevel_server
     low.lifespan = around(running, low.lifespan)
+
+
+def name_subjects(server: MCPServer[Any]) -> None:
+    """Have the server's token verifier name the subject that a token has only in its claims.
+
+    The SDK binds sessions and request states to a token's ``subject`` (2.3.0), so all users of a client whose tokens leave
+    it empty would share them.
+
+    Args:
+        server: Not serving yet.
+    """
+    private: Any = server
+    if private._token_verifier is not None:
+        private._token_verifier = _SubjectNamingVerifier(private._token_verifier)
+
+
+class _SubjectNamingVerifier:
+    def __init__(self, verifier: TokenVerifier) -> None:
+        self._verifier = verifier
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        found = await self._verifier.verify_token(token)
+        if found is None or found.subject or (subject := subject_of(found)) is None:
+            return found
+        return found.model_copy(update={"subject": subject})
 
 
 def middleware_of(host: TaskHost) -> tuple[ServerMiddleware[Any], ...]:

@@ -52,10 +52,16 @@ class Confirmation(BaseModel):
     confirm: bool
 
 
+IN_CLAIMS = ("carol", "dave")
+"""Tokens of one client whose subject stands in the claims alone."""
+
+
 class Verifier:
     """Knows the tokens above."""
 
     async def verify_token(self, token: str) -> AccessToken | None:
+        if token in IN_CLAIMS:
+            return AccessToken(token=token, client_id="app", scopes=["use"], claims={"sub": token})
         if token not in TOKENS:
             return None
         client, subject, issuer = TOKENS[token]

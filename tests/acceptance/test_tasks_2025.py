@@ -239,6 +239,32 @@ async def test_nobody_reaches_anybody_elses_task(guarded_url: str) -> None:
             assert task_id in [one["taskId"] for one in await elsewhere.listed()]
 
 
+@pytest.mark.shows("L17", "L33")
+async def test_users_of_one_client_are_told_apart_by_a_claim_alone(guarded_url: str) -> None:
+    """Both tokens name their subject in ``claims["sub"]`` and leave ``subject`` empty."""
+    async with over_http(guarded_url, token="carol") as carol, over_http(guarded_url, token="dave") as dave:
+        task_id = (await carol.create("slow_compute", seconds=0))["taskId"]
+        await carol.result(task_id)
+        for method in ("tasks/get", "tasks/result", "tasks/cancel"):
+            assert (await dave.ask(method, taskId=task_id)).error == NOT_FOUND
+        assert task_id not in [one["taskId"] for one in await dave.listed()]
+
+
+@pytest.mark.shows("L33")
+async def test_a_session_belongs_to_the_subject_of_a_claim(guarded_url: str) -> None:
+    usual = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-11-25"}
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
+    async with httpx2.AsyncClient(headers=usual, timeout=30) as http:
+
+        async def post(token: str, method: str, params: JSON, **headers: str) -> httpx2.Response:
+            body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+            return await http.post(guarded_url, json=body, headers={"authorization": f"Bearer {token}", **headers})
+
+        session = {"mcp-session-id": (await post("carol", "initialize", hello)).headers["mcp-session-id"]}
+        assert (await post("carol", "ping", {}, **session)).is_success
+        assert not (await post("dave", "ping", {}, **session)).is_success
+
+
 # --- Results
 
 

@@ -104,6 +104,23 @@ class TestScope:
         provide_token_source(Token)
         assert get_task_scope() == "client-a|alice"
 
+    @pytest.mark.parametrize(
+        ("subject", "claims", "scope"),
+        [
+            (None, {"sub": "bob"}, "client-a|bob"),
+            ("", {"sub": "bob"}, "client-a|bob"),
+            ("alice", {"sub": "bob"}, "client-a|alice"),
+            (None, {"sub": ""}, "client-a"),
+            (None, {"sub": 7}, "client-a"),
+            (None, {}, "client-a"),
+        ],
+    )
+    def test_a_subject_may_stand_in_the_claims_alone(
+        self, subject: str | None, claims: dict[str, Any], scope: str
+    ) -> None:
+        provide_token_source(lambda: Token(subject=subject, claims=claims))
+        assert get_task_scope() == scope
+
     def test_without_a_subject_it_is_the_client(self) -> None:
         provide_token_source(lambda: Token(subject=None))
         assert get_task_scope() == "client-a"
