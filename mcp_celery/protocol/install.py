@@ -46,8 +46,8 @@ def fit(
 def name_subjects(server: MCPServer[Any]) -> None:
     """Have the server's token verifier name the subject that a token has only in its claims.
 
-    The SDK binds sessions and request states to a token's ``subject`` (2.3.0). All users of a client whose tokens leave it
-    empty would share them.
+    The SDK binds sessions and request states to a token's ``subject`` (2.3.0). All users of a client whose tokens leave
+    it empty would share them.
 
     Args:
         server: Not serving yet.

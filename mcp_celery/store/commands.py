@@ -110,7 +110,7 @@ def create(
     """Keep a new record, its written snapshot, its place in a list, and the way back from a shortened Celery id. False:
     the quota is used up.
     """
-    fields = encode_record(record)
+    fields = encode_record(record) | {"snapshot_key": keys.snapshot(record.scope, record.task_id)}
     job_id = record.job_id
     if result_key is not None:
         fields["result_key"] = result_key(job_id)

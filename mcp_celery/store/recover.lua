@@ -66,6 +66,9 @@ else
   redis.call('HINCRBY', KEYS[1], 'redeliveries', 1)
   redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 end
+if answer == 'failed' then
+  forget_request(KEYS[1])
+end
 if answer == 'failed' and task[10] then
   redis.call('ZREM', task[10], ARGV[2])
 end

@@ -131,6 +131,7 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
             kept.settle_questions()
             self._bus.tell(ref)
             if kept.record.is_terminal:
+                kept.snapshot = b""
                 audit.ended(ref.scope, ref.task_id, change.to)
             return Changed(True, kept.record)
 
@@ -164,7 +165,7 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
     def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
         """As ``TaskStore.snapshot``."""
         with self._found(ref) as kept:
-            return None if kept is None else self._snapshots.read(kept.snapshot, _place(ref))
+            return self._snapshots.read(kept.snapshot, _place(ref)) if kept is not None and kept.snapshot else None
 
     def claim(self, ref: TaskRef, *, attempt: int, claim: Claim, retries: int = 0) -> bool:
         """Note which worker received the job."""

@@ -66,6 +66,7 @@ async def test_the_result_is_stored_for_as_long_as_the_record_and_the_task_has_e
     ended = await job.now()
     assert (ended.status, ended.status_message, ended.revision) == ("completed", "done", 2)
     assert job.world.told(job.record.ref) == 1
+    assert await job.world.store.snapshot(job.record.ref) is None
 
 
 async def test_who_waits_for_the_result_is_told(job: Finishing) -> None:

@@ -410,19 +410,16 @@ class TestLifetime:
         # What is given its life as a rest of the record's may end a moment before or after it.
         assert all(abs(end - until) < 50 for end in ends.values()), ends
 
-    async def test_the_end_leaves_neither_questions_nor_answers(self, in_redis: RedisWorld) -> None:
+    async def test_the_end_leaves_neither_questions_nor_answers_nor_the_request(self, in_redis: RedisWorld) -> None:
         record = a_record()
         await in_redis.store.create(record, SNAPSHOT)
         task = Asked(in_redis, record)
         await task.ask("one", "two")
         await task.answer({"one": an_answer("private")})
         await in_redis.store.change(record.ref, Change(to="cancelled"))
-        names = [
-            in_redis.keys.record(record.scope, record.task_id),
-            in_redis.keys.snapshot(record.scope, record.task_id),
-        ]
+        name = in_redis.keys.record(record.scope, record.task_id)
         index = str(in_redis.keys.index(record.scope, record.issuer, None))
-        assert set(in_redis.keys_left()) == {name.encode() for name in (*names, in_redis.keys.expiry, index)}
+        assert set(in_redis.keys_left()) == {one.encode() for one in (name, in_redis.keys.expiry, index)}
 
 
 # --- However it comes

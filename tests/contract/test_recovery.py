@@ -284,6 +284,7 @@ class TestDeaths:
         await process.life.end()
         assert (await now(in_redis, received)) == received
         assert (await now(in_redis, started)).status == "failed"
+        assert await in_redis.store.snapshot(started.ref) is None
         await process.reaper.sweep()
         assert process.published == []
         monkeypatch.setattr("mcp_celery.store.recovery.PUBLISHING_MS", 0)

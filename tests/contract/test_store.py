@@ -102,6 +102,17 @@ class TestRecords:
         assert stored is not None
         assert stored.result is None
 
+    @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
+    async def test_the_request_is_forgotten_when_its_task_ends(self, world: World, status: TaskStatus) -> None:
+        """Its arguments and the sealed token of its caller are of no use any more."""
+        record = await created(world)
+        assert await world.store.snapshot(record.ref) == SNAPSHOT
+        await accepted(world, record.ref, Change(to=status))
+        assert await world.store.snapshot(record.ref) is None
+        left = await load(world, record.ref)
+        assert left is not None
+        assert left.status == status
+
     async def test_a_record_whose_job_has_begun_is_not_deleted(self, world: World) -> None:
         record = await created(world)
         assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1)
@@ -456,13 +467,14 @@ class TestFind:
 class TestInRedisOnly:
     async def test_record_snapshot_alias_and_list_live_as_long_as_the_task(self, in_redis: RedisWorld) -> None:
         record = await created(in_redis, scope="s" * 500)
-        for change in (Change(to="working", status_message="x"), Change(to="completed")):
+        changes = {Change(to="working", status_message="x"): 4, Change(to="completed"): 3}  # the snapshot goes first
+        for change, keys in changes.items():
             await accepted(in_redis, record.ref, change)
-        in_redis.ledger.claim(record.ref, attempt=1, claim=CLAIM)
-        names = in_redis.tasks_keys_left()
-        assert len(names) == 4
-        for name in names:
-            assert 0 < int(str(in_redis.client.pttl(name))) <= record.ttl_ms
+            in_redis.ledger.claim(record.ref, attempt=1, claim=CLAIM)
+            names = in_redis.tasks_keys_left()
+            assert len(names) == keys
+            for name in names:
+                assert 0 < int(str(in_redis.client.pttl(name))) <= record.ttl_ms
 
     async def test_an_id_that_holds_its_key_needs_no_alias(self, in_redis: RedisWorld) -> None:
         await created(in_redis)
