@@ -5,6 +5,7 @@ Options:
         runs on one pool.
     --all-pools: Run each test on every pool.
     --long: Run the tests marked `long` as well.
+    --differential-seed N: Make the tools of the differential tests from this seed.
     --screenshots FOLDER: Keep the pictures that the browser's tests take.
 """
 
@@ -26,7 +27,7 @@ from tests.support.locks import shared_by_processes
 from tests.support.nodes import Pool, short_folder
 
 # Not tests, but what workers import; some are broken on purpose.
-collect_ignore_glob = ["support/*"]
+collect_ignore_glob = ["support/*", "differential/task_server.py"]
 
 TESTS: Final = Path(__file__).parent
 POOLS: Final[Sequence[Pool]] = ("asyncio", "prefork", "threads")
@@ -34,7 +35,7 @@ PROCESSES_PER_CORE: Final = 2
 """Tests mostly wait for processes that they started."""
 ACROSS_MODULES: Final = frozenset({"deployment", "shared_worker"})
 """Fixtures of a whole folder, or of the session, that start processes."""
-SMOKE_ONLY: Final = frozenset({"browser", "integration", "peers", "pool"})
+SMOKE_ONLY: Final = frozenset({"browser", "differential", "integration", "peers", "pool"})
 """Folders of which `--quick` runs only the tests marked `smoke`."""
 
 # A machine that is slow for a moment is no fault of the code: hypothesis times nothing.
@@ -49,6 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--quick", action="store_true", help="what `make test` runs: each module, but not every case")
     group.addoption("--all-pools", action="store_true", help="run each test on every pool of Celery")
     group.addoption("--long", action="store_true", help="run the tests marked `long` as well")
+    group.addoption("--differential-seed", type=int, metavar="N", help="the seed of the tools of tests/differential")
     group.addoption("--screenshots", type=Path, metavar="FOLDER", help="keep pictures of Flower's pages there")
 
 

@@ -1,0 +1,285 @@
+"""How the answers of a task may differ from those of a plain call: a short list, each with its reason.
+
+The same list stands in ``docs/protocol.md``. What differs otherwise is a fault.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, cast
+
+from mcp_celery.engine import MAX_MESSAGE_CHARS
+from tests.differential.calls import JSON, NO_ANSWER, SERVER_ERROR, Number, Outcome, Revision
+
+Way = Literal["task", "server", "worker"]
+WAYS: Final[tuple[Way, ...]] = ("task", "server", "worker")
+"""How a server with tasks runs a call: as a task; in the foreground by itself; in the foreground on a worker."""
+
+_CRASH: Final = re.compile(r"Error executing tool t\d+")
+_ADDRESS: Final = re.compile(r"0x[0-9a-f]{6,}")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_LABELS: Final = frozenset({"io.modelcontextprotocol/related-task", "io.modelcontextprotocol/serverInfo"})
+_INVALID_PARAMS: Final = Number("-32602")
+_INTERNAL_ERROR: Final = Number("-32603")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one call.
+
+    Args:
+        logs: Whether the tool sends log messages.
+        revision: In which revision.
+        way: How the server with tasks ran it.
+        plain: What a plain server answered.
+        other: What the server with tasks answered.
+    """
+
+    logs: bool
+    revision: Revision
+    way: Way
+    plain: Outcome
+    other: Outcome
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One that is documented.
+
+    Args:
+        text: What differs, as the documentation has it.
+        reason: Why.
+        ways: Where it may be.
+        expected: Gives both answers without the difference, where there is this one.
+    """
+
+    text: str
+    reason: str
+    ways: frozenset[Way]
+    expected: Callable[[Pair], Pair]
+
+
+def _without_labels(pair: Pair) -> Pair:
+    return replace(pair, plain=_unlabelled(pair.plain), other=_unlabelled(pair.other))
+
+
+def _unlabelled(outcome: Outcome) -> Outcome:
+    if outcome.kind != "result" or not isinstance(outcome.content.get("_meta"), dict):
+        return outcome
+    content = cast(JSON, outcome.content)
+    meta = {name: value for name, value in content["_meta"].items() if name not in _LABELS}
+    rest = {name: value for name, value in content.items() if name != "_meta"}
+    return replace(outcome, content={**rest, **({"_meta": meta} if meta else {})})
+
+
+def _refused(pair: Pair) -> Pair:
+    """Of an answer that made no task."""
+    if pair.revision != "2025-11-25" or pair.other.status is not None or not _is_error(pair.plain):
+        return pair
+    code, message = pair.other.content.get("code"), str(pair.other.content.get("message"))
+    refused = code == _INVALID_PARAMS and message.startswith(("Invalid arguments for tool ", "Unknown tool: "))
+    return replace(pair, plain=pair.other) if refused else pair
+
+
+def _with_marks(pair: Pair) -> Pair:
+    if pair.plain == Outcome("broken", NO_ANSWER) and pair.other.kind in ("result", "error"):
+        return replace(pair, plain=pair.other)
+    return replace(pair, plain=replace(pair.plain, content=_mapped(pair.plain.content, _marked)))
+
+
+def _marked(text: str) -> str:
+    return _SURROGATE.sub("?", text)
+
+
+def _older_revision(pair: Pair) -> Pair:
+    if pair.revision != "2026-07-28":
+        return pair
+    older = _mapped(pair.plain.content, lambda text: text.replace(pair.revision, "2025-11-25"))
+    return replace(pair, plain=replace(pair.plain, content=older))
+
+
+def _unserializable(pair: Pair) -> Pair:
+    ours = {"code": _INTERNAL_ERROR, "message": "The job's result could not be serialized"}
+    if (pair.other.kind, pair.other.content) == ("error", ours) and _is_unserializable(pair.plain):
+        return replace(pair, plain=pair.other)
+    return pair
+
+
+def _is_unserializable(plain: Outcome) -> bool:
+    if plain.kind != "error":
+        return plain.content in (NO_ANSWER, SERVER_ERROR)
+    code, message = plain.content["code"], plain.content["message"]
+    sdks = message in ("Handler returned an invalid result", "Internal server error")
+    return code == Number("0") or (code == _INTERNAL_ERROR and sdks)
+
+
+def _logged(pair: Pair) -> Pair:
+    """Of what is sent: a plain server of 2026-07-28 sends nothing that was not asked for."""
+    if not (pair.logs and pair.revision == "2025-11-25" and _is_error(pair.plain)):
+        return pair
+    text = str(pair.plain.content["content"][0]["text"])
+    return replace(pair, plain=pair.other) if _CRASH.fullmatch(text) and pair.other.kind != "lost" else pair
+
+
+def _cut(pair: Pair) -> Pair:
+    if pair.plain.kind != "error":
+        return pair
+    cut = {**pair.plain.content, "message": pair.plain.content["message"][:MAX_MESSAGE_CHARS]}
+    return replace(pair, plain=replace(pair.plain, content=cut))
+
+
+def _same(pair: Pair) -> Pair:
+    """Of a call that is not made on a plain server."""
+    return pair
+
+
+_TASK: Final[frozenset[Way]] = frozenset({"task"})
+_JOB: Final[frozenset[Way]] = frozenset({"task", "worker"})
+
+DIFFERENCES: Final[Sequence[Difference]] = (
+    Difference(
+        "`_meta` of the result: at 2025-11-25 it names the task, at 2026-07-28 it has no `serverInfo`",
+        "revision 2025-11-25 asks for the first; the second is in the `_meta` of the answer that has the result in it",
+        _TASK,
+        _without_labels,
+    ),
+    Difference(
+        "an unknown tool, or arguments that the tool refuses, at 2025-11-25: -32602, and no result with `isError`",
+        "they are looked at before there is a task, and no task is made for them",
+        _TASK,
+        _refused,
+    ),
+    Difference(
+        "half of a surrogate pair in a text: `?`",
+        "UTF-8 cannot carry it; a plain server of 2025-11-25 cannot answer at all",
+        _JOB,
+        _with_marks,
+    ),
+    Difference(
+        "`ctx.protocol_version` in a job: always 2025-11-25",
+        "with later revisions the SDK would return a question of `ctx.elicit` instead of asking it",
+        _JOB,
+        _older_revision,
+    ),
+    Difference(
+        "a result that cannot be serialized: always -32603, `The job's result could not be serialized`",
+        "so that it can be told from an exception of the tool, on each revision",
+        _JOB,
+        _unserializable,
+    ),
+    Difference(
+        "a log message whose data is not JSON, at 2025-11-25: the tool goes on",
+        "it is the task's status message; the SDK sends it, which fails, and so does the tool",
+        _JOB,
+        _logged,
+    ),
+    Difference(
+        "the message of an error, after 2,000 characters: cut",
+        "it is the task's status message, which each push and each poll carries",
+        _JOB,
+        _cut,
+    ),
+    Difference(
+        "an exception that is no `Exception`, such as `SystemExit`: -32603 with a reason",
+        "a plain server ends, or its client waits in vain; servers and workers with tasks go on",
+        frozenset(WAYS),
+        _same,
+    ),
+)
+
+
+def compare(pair: Pair) -> str:
+    """Hold two answers against each other.
+
+    Returns:
+        The first place where they differ, empty where they are the same but for what is documented.
+    """
+    pair = replace(pair, plain=_readable(pair.plain), other=_readable(pair.other))
+    for difference in DIFFERENCES:
+        if pair.way in difference.ways:
+            pair = difference.expected(pair)
+    if pair.plain.kind != pair.other.kind:
+        return f"{_shown(pair.plain)} became {_shown(pair.other)}"
+    if found := _where(pair.plain.content, pair.other.content, pair.plain.kind):
+        return found
+    return _status(pair)
+
+
+def compare_listed(plain: Outcome, other: Outcome) -> str:
+    """Hold what two servers list of a tool against each other, None as content where they have no such tool."""
+    if isinstance(other.content, dict):
+        described = {name: value for name, value in cast(JSON, other.content).items() if name != "execution"}
+        other = replace(other, content=described)
+    return _where(_readable(plain).content, _readable(other).content, "tools/list")
+
+
+def compare_fatal(other: Outcome) -> str:
+    """Judge the answer to a call that would end a plain server."""
+    if other.kind != "error":
+        return f"an exception that is no Exception became {_shown(other)}"
+    if not other.content.get("message"):
+        return "an error without a reason"
+    return ""
+
+
+def _status(pair: Pair) -> str:
+    """What the status of a task should be otherwise."""
+    other = pair.other
+    if other.status is None:
+        return ""
+    failed = other.kind == "error" or (pair.revision == "2025-11-25" and _is_error(other))
+    expected = "failed" if failed else "completed"
+    return "" if other.status == expected else f"the status is {other.status}, not {expected}"
+
+
+def _is_error(outcome: Outcome) -> bool:
+    return outcome.kind == "result" and outcome.content.get("isError") is True
+
+
+def _readable(outcome: Outcome) -> Outcome:
+    """Without the addresses of objects, which differ between any two processes."""
+    return replace(outcome, content=_mapped(outcome.content, lambda text: _ADDRESS.sub("0x…", text)))
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(name): _mapped(one, change) for name, one in cast(JSON, value).items()}
+    if isinstance(value, list):
+        return [_mapped(one, change) for one in cast("list[Any]", value)]
+    return value
+
+
+def _where(plain: Any, other: Any, path: str) -> str:
+    """The first place where two JSON values differ, with both; empty where they are equal."""
+    if plain == other:
+        return ""
+    if isinstance(plain, dict) and isinstance(other, dict):
+        left, right = cast(JSON, plain), cast(JSON, other)
+        for name in sorted({*left, *right}):
+            if name not in left or name not in right:
+                where, value = ("the plain server", left[name]) if name in left else ("the task", right[name])
+                return f"{path}.{name}: only {where} has it: {_short(value)}"
+            if found := _where(left[name], right[name], f"{path}.{name}"):
+                return found
+    if (
+        isinstance(plain, list)
+        and isinstance(other, list)
+        and len(cast("list[Any]", plain)) == len(cast("list[Any]", other))
+    ):
+        for index, (one, two) in enumerate(zip(cast("list[Any]", plain), cast("list[Any]", other), strict=True)):
+            if found := _where(one, two, f"{path}[{index}]"):
+                return found
+    return f"{path}: {_short(plain)} became {_short(other)}"
+
+
+def _shown(outcome: Outcome) -> str:
+    return f"{outcome.kind} {_short(outcome.content)}"
+
+
+def _short(value: Any, length: int = 300) -> str:
+    text = repr(value)
+    return text if len(text) <= length else f"{text[:length]}…"
