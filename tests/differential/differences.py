@@ -115,6 +115,12 @@ def _is_unserializable(plain: Outcome) -> bool:
     return code == Number("0") or (code == _INTERNAL_ERROR and sdks)
 
 
+def _without_data(pair: Pair) -> Pair:
+    fails = pair.plain.kind == "broken" and pair.plain.content in (NO_ANSWER, SERVER_ERROR)
+    left_out = pair.other.kind == "error" and "data" not in pair.other.content
+    return replace(pair, plain=pair.other) if fails and left_out else pair
+
+
 def _logged(pair: Pair) -> Pair:
     """Of what is sent: a plain server of 2026-07-28 sends nothing that was not asked for."""
     if not (pair.logs and pair.revision == "2025-11-25" and _is_error(pair.plain)):
@@ -168,6 +174,12 @@ DIFFERENCES: Final[Sequence[Difference]] = (
         "so that it can be told from an exception of the tool, on each revision",
         _JOB,
         _unserializable,
+    ),
+    Difference(
+        "the `data` of an error that has no JSON form: left out",
+        "so that its client has the error; a plain server cannot answer at all",
+        _JOB,
+        _without_data,
     ),
     Difference(
         "a log message whose data is not JSON, at 2025-11-25: the tool goes on",
