@@ -215,7 +215,8 @@ CALLERS: Final[Mapping[Revision, type[Caller]]] = {"2026-07-28": ModernCaller, "
 @asynccontextmanager
 async def caller(url: str, revision: Revision) -> AsyncGenerator[Caller]:
     """Connect to a server."""
-    limits = httpx2.Limits(max_connections=16)
+    # A server that cannot answer closes the connection, and another request would meet its end.
+    limits = httpx2.Limits(max_connections=16, max_keepalive_connections=0)
     async with httpx2.AsyncClient(timeout=END_SECONDS, limits=limits) as http:
         found = CALLERS[revision](http, url)
         await found.open()

@@ -243,7 +243,11 @@ def _status(pair: Pair) -> str:
         return ""
     failed = other.kind == "error" or (pair.revision == "2025-11-25" and _is_error(other))
     expected = "failed" if failed else "completed"
-    return "" if other.status == expected else f"the status is {other.status}, not {expected}"
+    if other.status != expected:
+        return f"the status is {other.status}, not {expected}"
+    if other.kind == "error" and other.message != other.content["message"]:
+        return f"the status message is {other.message!r}, not that of the error"
+    return ""
 
 
 def _is_error(outcome: Outcome) -> bool:
