@@ -245,7 +245,7 @@ def _status(pair: Pair) -> str:
     expected = "failed" if failed else "completed"
     if other.status != expected:
         return f"the status is {other.status}, not {expected}"
-    if other.kind == "error" and other.message != other.content["message"]:
+    if other.kind == "error" and (other.message or "") != other.content["message"]:
         return f"the status message is {other.message!r}, not that of the error"
     return ""
 
@@ -278,7 +278,7 @@ def _where(plain: Any, other: Any, path: str) -> str:
         for name in sorted({*left, *right}):
             if name not in left or name not in right:
                 where, value = ("the plain server", left[name]) if name in left else ("the task", right[name])
-                return f"{path}.{name}: only {where} has it: {_short(value)}"
+                return f"{path}.{name}: only {where} has it: {shortened(value)}"
             if found := _where(left[name], right[name], f"{path}.{name}"):
                 return found
     if (
@@ -289,13 +289,14 @@ def _where(plain: Any, other: Any, path: str) -> str:
         for index, (one, two) in enumerate(zip(cast("list[Any]", plain), cast("list[Any]", other), strict=True)):
             if found := _where(one, two, f"{path}[{index}]"):
                 return found
-    return f"{path}: {_short(plain)} became {_short(other)}"
+    return f"{path}: {shortened(plain)} became {shortened(other)}"
 
 
 def _shown(outcome: Outcome) -> str:
-    return f"{outcome.kind} {_short(outcome.content)}"
+    return f"{outcome.kind} {shortened(outcome.content)}"
 
 
-def _short(value: Any, length: int = 300) -> str:
+def shortened(value: object, length: int = 300) -> str:
+    """What a value looks like, or begins with."""
     text = repr(value)
     return text if len(text) <= length else f"{text[:length]}…"

@@ -45,8 +45,9 @@ class Finding:
 
     @property
     def kind(self) -> str:
-        """Tells it from other findings of a tool."""
-        return f"{self.plain.kind if self.plain else 'fatal'} became {self.other.kind}"
+        """Tells it from findings that have another cause: what became what, and where in it."""
+        where = self.difference.partition(":")[0].partition("[")[0].split(".")[:2]
+        return " ".join([self.plain.kind if self.plain else "fatal", self.other.kind, *where])
 
 
 class _Server(ProcessContainer):

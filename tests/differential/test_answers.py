@@ -9,7 +9,7 @@ from typing import Final, cast
 
 import pytest
 
-from tests.differential.differences import DIFFERENCES
+from tests.differential.differences import DIFFERENCES, shortened
 from tests.differential.generator import generated
 from tests.differential.running import Finding, examined
 from tests.differential.shrinking import shrunk
@@ -22,6 +22,8 @@ EXAMPLES: Final = Path(__file__).with_name("examples.toml")
 DOCUMENTED: Final = Path(__file__).parents[2] / "docs" / "protocol.md"
 MODULE: Final = 100
 QUICK: Final = 20
+WIRE: Final = 2_000
+"""Characters of an answer that a failing test shows."""
 SHRUNK: Final = 6
 """How many of the tools that fail are made smaller: all together, in about a minute."""
 
@@ -73,7 +75,7 @@ async def require_the_same(tools: Sequence[Tool], pool: Pool) -> None:
 def _told(finding: Finding) -> str:
     return (
         f"{finding.tool}\n# {finding.revision}, {finding.way}: {finding.difference}\n"
-        f"#   plain server: {finding.plain}\n#   with tasks:   {finding.other}"
+        f"#   plain server: {shortened(finding.plain, WIRE)}\n#   with tasks:   {shortened(finding.other, WIRE)}"
     )
 
 

@@ -108,5 +108,5 @@ def test_tools_are_listed_with_their_support_of_tasks_and_else_as_they_are() -> 
 
 @pytest.mark.parametrize("wrong", ["NaN", "[Infinity]", '{"a": -Infinity}', ""])
 def test_what_is_no_json_is_not_read(wrong: str) -> None:
-    with pytest.raises(ValueError, match="JSON|Expecting"):
+    with pytest.raises(ValueError, match=r"JSON|Expecting"):
         decoded(wrong)
