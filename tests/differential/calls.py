@@ -54,7 +54,7 @@ class Outcome:
     message: str | None = None
 
 
-NO_ANSWER: Final = "HTTP 200: "
+NO_ANSWER: Final = "a stream without an answer"
 SERVER_ERROR: Final = "HTTP 500: Internal Server Error"
 
 
@@ -119,20 +119,20 @@ class Caller:
 
 
 def _outcome(response: httpx2.Response, request_id: int) -> Outcome:
-    text = response.text
+    assert response.status_code != httpx2.codes.NOT_FOUND, f"the session has ended: {response.text}"
+    texts = [response.text]
     if "text/event-stream" in response.headers.get("content-type", ""):
         # Not `splitlines`, which splits at characters that JSON text may hold, such as U+2028.
-        events = [line[5:] for line in text.split("\n") if line.startswith("data:") and line[5:].strip()]
-        text = events[-1] if events else ""
+        texts = [line[5:] for line in response.text.split("\n") if line.startswith("data:") and line[5:].strip()]
     try:
-        message = decoded(text)
+        messages = [cast(JSON, decoded(text)) for text in texts]
     except ValueError:
-        return Outcome("broken", f"HTTP {response.status_code}: {text[:1000]}")
-    assert response.status_code != httpx2.codes.NOT_FOUND, f"the session has ended: {message}"
-    if not isinstance(message, dict) or cast(JSON, message).get("id") != Number(str(request_id)):
-        return Outcome("broken", message)
-    found = cast(JSON, message)
-    return Outcome("error", found["error"]) if "error" in found else Outcome("result", found["result"])
+        return Outcome("broken", f"HTTP {response.status_code}: {response.text[:1000]}")
+    for message in messages:
+        if message.get("id") == Number(str(request_id)):
+            kind = "error" if "error" in message else "result"
+            return Outcome(kind, message[kind])
+    return Outcome("broken", NO_ANSWER)
 
 
 class ModernCaller(Caller):

@@ -281,15 +281,12 @@ def _where(plain: Any, other: Any, path: str) -> str:
                 return f"{path}.{name}: only {where} has it: {shortened(value)}"
             if found := _where(left[name], right[name], f"{path}.{name}"):
                 return found
-    if (
-        isinstance(plain, list)
-        and isinstance(other, list)
-        and len(cast("list[Any]", plain)) == len(cast("list[Any]", other))
-    ):
-        for index, (one, two) in enumerate(zip(cast("list[Any]", plain), cast("list[Any]", other), strict=True)):
-            if found := _where(one, two, f"{path}[{index}]"):
-                return found
-    return f"{path}: {shortened(plain)} became {shortened(other)}"
+    if isinstance(plain, list) and isinstance(other, list):
+        ones, others = cast("list[Any]", plain), cast("list[Any]", other)
+        if len(ones) == len(others):
+            found = (_where(one, two, f"{path}[{n}]") for n, (one, two) in enumerate(zip(ones, others, strict=True)))
+            return next(filter(None, found))
+    return f"{path}: {shortened(cast(object, plain))} became {shortened(cast(object, other))}"
 
 
 def _shown(outcome: Outcome) -> str:
