@@ -473,12 +473,13 @@ class Maker:
             acts.insert(self._random.randint(0, len(acts)), self._filled(self._one(some), 0))
         return acts
 
-    @staticmethod
-    def _awaited(call: str, is_async: bool) -> str:
+    def _awaited(self, call: str, is_async: bool) -> str:
         if is_async:
             return f"await {call}"
         function, _paren, rest = call.partition("(")
-        return f"anyio.from_thread.run(partial({function}, {rest})"
+        # An event loop of the tool's own, as `asyncio.run` makes one, cannot send what a client has to get.
+        elsewhere = function == "ctx.report_progress" and self._chance(0.2)
+        return f"{'anyio.run' if elsewhere else 'anyio.from_thread.run'}(partial({function}, {rest})"
 
 
 def generated(seed: int, count: int) -> list[Tool]:
