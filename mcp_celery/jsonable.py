@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, SupportsFloat, cast
+from typing import Any, Final, SupportsFloat, cast
 
 import pydantic_core
+
+_DEPTH_TO_LOOK_AT: Final = 200
+_LEVELS_OF_A_MESSAGE: Final = 5
 
 
 class NotJSONError(ValueError):
@@ -63,18 +66,40 @@ def json_text(value: Any) -> str:
         raise NotJSONError(value) from None
 
 
+def is_sendable(text: str) -> bool:
+    """Whether the SDK can send JSON text inside a message: pydantic encodes no more than 255 levels.
+
+    Args:
+        text: JSON.
+    """
+    if text.count("{") + text.count("[") < _DEPTH_TO_LOOK_AT:
+        return True
+    value = json.loads(text)
+    for _ in range(_LEVELS_OF_A_MESSAGE):
+        value = [value]
+    try:
+        pydantic_core.to_json(value)
+    except ValueError:
+        return False
+    return True
+
+
 def utf8_text(text: str) -> str:
     r"""Replace lone surrogates, which names of files can hold (``os.fsdecode``) and UTF-8 cannot.
 
     >>> utf8_text("caf\udce9")
     'caf?'
+    >>> utf8_text("\ud83d\ude00")
+    '😀'
     """
     if text.isascii():
         return text
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode(errors="replace").decode()
+        # Two halves of one character that came apart are joined first.
+        joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        return joined.encode(errors="replace").decode()
     return text
 
 

@@ -31,6 +31,8 @@ FAILURE_REASONS: Final[Mapping[str, str]] = {
     "EncodeError": "The job's result could not be serialized",
     "UnpickleableExceptionWrapper": "The job's error could not be serialized",
     "TaskRevokedError": "The job was revoked",
+    "CancelledInsideError": "The component cancelled its own job",
+    "CancelledError": "The component cancelled its own job",
     "WorkerDied": "The worker that ran the job has died; the job may have had effects, so it is not run again",
     "WorkersDied": "The worker that had the job has died, too often for the job to be tried again",
     "ResultLost": "The job completed, but its result could not be stored in the result backend",

@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError
 from mcp.server.mcpserver.resolve import find_resolved_parameters, returns_input_required
+from mcp.shared.exceptions import MCPError
 from mcp_types import ToolAnnotations
 from pydantic import ValidationError
 
@@ -83,6 +84,8 @@ def _tool_refusal(tool: Any, name: str, arguments: JSONObject) -> str | None:
     except ValidationError as error:
         reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False)]
         return f"Invalid arguments for tool {name!r}: {'; '.join(reasons)}"
+    except MCPError:
+        raise  # the validator's own answer, as in the foreground
     except Exception:  # noqa: BLE001 - a validator may raise anything
         return f"Invalid arguments for tool {name!r}"
     return None

@@ -28,6 +28,10 @@ UNWIND_SECONDS = 5.0
 """How long an interrupted coroutine may take for its ``finally`` blocks."""
 
 
+class CancelledInsideError(Exception):
+    """User code cancelled the asyncio task that runs its job."""
+
+
 class ProcessLoop:
     """Runs coroutines for blocking callers. Safe across forks: a child never uses its parent's loop."""
 
@@ -36,12 +40,14 @@ class ProcessLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
+        self._ending = False
         os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._loop = self._thread = None
         self._stopping = threading.Event()
+        self._ending = False
 
     def is_here(self) -> bool:
         """Whether this is the running loop."""
@@ -83,12 +89,18 @@ class ProcessLoop:
             Its result.
 
         Raises:
+            CancelledInsideError: The coroutine was cancelled, and not from here.
             BaseException: What the coroutine raises, or what was raised in the waiting thread meanwhile; the coroutine
                 is then cancelled, and its ``finally`` blocks have run.
         """
         call = _Call(coroutine, self._running())
         try:
             return call.wait()
+        except asyncio.CancelledError:
+            if self._ending:
+                raise  # `stop` cancelled it: the job is a lost worker's
+            # An `Exception`, so that Celery treats it like any other and the thread goes on to the next job.
+            raise CancelledInsideError("the component cancelled the asyncio task of its job") from None
         except SystemExit:  # prefork's child is asked to end (SIGTERM, as Celery's terminate sends it)
             call.unwind()
             interrupt_threads()
@@ -104,6 +116,7 @@ class ProcessLoop:
             for coroutine in last:
                 coroutine.close()
             return
+        self._ending = True
         for coroutine in last:
             try:
                 asyncio.run_coroutine_threadsafe(coroutine, loop).result(UNWIND_SECONDS)

@@ -29,6 +29,7 @@ class ProgressReporter:
     def __init__(
         self, write: Callable[[Change], Awaitable[Changed | None]], *, attempt: int, interval_seconds: float
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._write = write
         self._attempt = attempt
         self._interval_seconds = interval_seconds
@@ -109,6 +110,9 @@ class ProgressReporter:
         Raises:
             asyncio.CancelledError: The task has ended.
         """
+        if asyncio.get_running_loop() is not self._loop:  # a plain function may run an event loop of its own
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.say(message), self._loop))
+            return
         self.check()
         self._message = text_of(message)[:MAX_MESSAGE_CHARS]
         self._dirty.set()

@@ -44,7 +44,7 @@ from mcp_celery.containing import containing
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import ASKABLE, JSONObject
 from mcp_celery.errors import ComponentExitedError
-from mcp_celery.jsonable import text_of
+from mcp_celery.jsonable import NotJSONError, json_value, text_of
 from mcp_celery.worker.asking import Asker
 from mcp_celery.worker.caller import headers_of, meta_of
 from mcp_celery.worker.progress import ProgressReporter
@@ -211,6 +211,26 @@ async def handle(
         raise MCPError(INTERNAL_ERROR, NOT_SERIALIZED) from error
 
 
+def error_data(error: MCPError, revision: str) -> Any:
+    """The data of an error as JSON values. The SDK leaves out of models what is None, before 2026 what was not set.
+
+    Args:
+        error: The error.
+        revision: The caller's protocol revision.
+
+    Raises:
+        NotJSONError: It has no JSON form.
+    """
+    is_handshake = revision in HANDSHAKE_PROTOCOL_VERSIONS
+    try:
+        dumped = error.error.model_dump(
+            mode="json", by_alias=True, exclude_unset=is_handshake, exclude_none=not is_handshake
+        )
+    except Exception:  # noqa: BLE001 - serializers of user code raise anything
+        raise NotJSONError(error.data) from None
+    return json_value(dumped.get("data"))
+
+
 def _text(error: Exception) -> str:
     """The text of an exception of user code, which may fail to give one."""
     try:
@@ -252,14 +272,17 @@ def _tool_handler(
         )
         try:
             return await server.call_tool(params.name, params.arguments or {}, context)
-        except ToolError as error:
+        except MCPError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as the SDK: whatever a tool raises is its result
             if (reason := _in_chain(error, let_through)) is not None:
                 raise ComponentRaised(reason) from None
-            log = logger.exception if isinstance(error, UnexpectedToolError) else logger.info
+            deliberate = isinstance(error, ToolError) and not isinstance(error, UnexpectedToolError)
+            log, text = logger.info if deliberate else logger.exception, _text(error)
             # What was wrong with which argument is for the caller: its value is in the text.
             rejected = isinstance(error.__cause__, ValidationError)
-            log("Tool %r failed: %r", params.name, "its arguments were rejected" if rejected else str(error))
-            return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)
+            log("Tool %r failed: %r", params.name, "its arguments were rejected" if rejected else text)
+            return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
 
     return compose_tool_call_handler(private._extensions, call)
 

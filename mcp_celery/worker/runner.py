@@ -33,7 +33,7 @@ from mcp_celery.engine import (
 )
 from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, SnapshotUnreadableError
 from mcp_celery.formats import FORMAT
-from mcp_celery.jsonable import NotJSONError, json_value
+from mcp_celery.jsonable import NotJSONError, is_sendable
 from mcp_celery.keys import MAX_LEGS, METHODS, celery_job_id
 from mcp_celery.worker.aio.current import current_job
 from mcp_celery.worker.asking import Asker, InputLifetimes, require_askable
@@ -42,7 +42,7 @@ from mcp_celery.worker.caller import as_caller
 from mcp_celery.worker.lifespan import ServerLifespan
 from mcp_celery.worker.patience import patiently
 from mcp_celery.worker.progress import ProgressReporter
-from mcp_celery.worker.request import NOT_SERIALIZED, handle, request_context
+from mcp_celery.worker.request import NOT_SERIALIZED, error_data, handle, request_context
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class JobRunner:
                     self._require_storable(outcome)
                 except MCPError as error:
                     # Without its cause, whose text would be in the traceback that Celery stores and sends to Flower.
-                    raise self._failed(call, error) from None
+                    raise self._failed(call, error, snapshot.protocol_version) from None
                 finally:
                     await asker.aclose()
                     await progress.aclose()
@@ -173,13 +173,15 @@ class JobRunner:
             size = outcome.size
         except NotJSONError:
             raise MCPError(INTERNAL_ERROR, NOT_SERIALIZED) from None
+        if not is_sendable(outcome.text):
+            raise MCPError(INTERNAL_ERROR, NOT_SERIALIZED)
         if size > self._max_result_bytes:
             raise MCPError(INTERNAL_ERROR, too_large(size, self._max_result_bytes))
 
-    def _failed(self, call: JobCall, error: MCPError) -> JobFailedError:
+    def _failed(self, call: JobCall, error: MCPError, revision: str) -> JobFailedError:
         """The end of a job that a JSON-RPC error ended. Data that has no JSON form, or is too large, is left out."""
         try:
-            failed = JobFailedError(error.code, error.message, json_value(error.data))
+            failed = JobFailedError(error.code, error.message, error_data(error, revision))
         except NotJSONError as reason:
             logger.warning("left out the data of the error of job %s: %s", call.job_id, reason)
             return JobFailedError(error.code, error.message)

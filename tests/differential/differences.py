@@ -21,6 +21,8 @@ _CRASH: Final = re.compile(r"Error executing tool t\d+")
 _ADDRESS: Final = re.compile(r"0x[0-9a-f]{6,}")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _LABELS: Final = frozenset({"io.modelcontextprotocol/related-task", "io.modelcontextprotocol/serverInfo"})
+_DEEP: Final = 250
+"""Levels of a result that with a task around it are more than pydantic encodes, which is 255."""
 _INVALID_PARAMS: Final = Number("-32602")
 _INTERNAL_ERROR: Final = Number("-32603")
 
@@ -100,11 +102,24 @@ def _older_revision(pair: Pair) -> Pair:
     return replace(pair, plain=replace(pair.plain, content=older))
 
 
+_NOT_SERIALIZED: Final = {"code": _INTERNAL_ERROR, "message": "The job's result could not be serialized"}
+
+
 def _unserializable(pair: Pair) -> Pair:
-    ours = {"code": _INTERNAL_ERROR, "message": "The job's result could not be serialized"}
-    if (pair.other.kind, pair.other.content) == ("error", ours) and _is_unserializable(pair.plain):
+    if (pair.other.kind, pair.other.content) == ("error", _NOT_SERIALIZED) and _is_unserializable(pair.plain):
         return replace(pair, plain=pair.other)
     return pair
+
+
+def _too_deep(pair: Pair) -> Pair:
+    refused = (pair.other.kind, pair.other.content) == ("error", _NOT_SERIALIZED)
+    return replace(pair, plain=pair.other) if refused and _depth(pair.plain.content) >= _DEEP else pair
+
+
+def _depth(value: Any) -> int:
+    if isinstance(value, dict):
+        value = list(cast(JSON, value).values())
+    return 1 + max(map(_depth, cast("list[Any]", value)), default=0) if isinstance(value, list) else 0
 
 
 def _is_unserializable(plain: Outcome) -> bool:
@@ -119,6 +134,13 @@ def _without_data(pair: Pair) -> Pair:
     fails = pair.plain.kind == "broken" and pair.plain.content in (NO_ANSWER, SERVER_ERROR)
     left_out = pair.other.kind == "error" and "data" not in pair.other.content
     return replace(pair, plain=pair.other) if fails and left_out else pair
+
+
+def _without_number(pair: Pair) -> Pair:
+    content = pair.plain.content
+    if pair.plain.kind != "error" or "data" not in content or content["data"] is not None:
+        return pair
+    return replace(pair, plain=replace(pair.plain, content={name: content[name] for name in content if name != "data"}))
 
 
 def _logged(pair: Pair) -> Pair:
@@ -176,10 +198,22 @@ DIFFERENCES: Final[Sequence[Difference]] = (
         _unserializable,
     ),
     Difference(
+        "a result of 250 nested levels or more: -32603, `The job's result could not be serialized`",
+        "the SDK encodes 255 levels, and a task around the result adds some",
+        _JOB,
+        _too_deep,
+    ),
+    Difference(
         "the `data` of an error that has no JSON form: left out",
         "so that its client has the error; a plain server cannot answer at all",
         _JOB,
         _without_data,
+    ),
+    Difference(
+        "the `data` of an error that is NaN or an infinity, and nothing else: left out",
+        "it is `null` in JSON, and data that is null is no data",
+        _JOB,
+        _without_number,
     ),
     Difference(
         "a log message whose data is not JSON, at 2025-11-25: the tool goes on",
