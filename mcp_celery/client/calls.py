@@ -9,10 +9,10 @@ from typing import Any, Final
 import mcp_types as types
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from mcp_celery.client.core_tasks import REVISION, CoreTask, CoreTaskChannel
-from mcp_celery.client.errors import TaskError
+from mcp_celery.client.errors import InvalidTaskError, TaskError
 from mcp_celery.client.extension import handed_over
 from mcp_celery.client.followed import TOOL_RESULT, FollowedTask
 from mcp_celery.client.follower import TaskFollower
@@ -51,6 +51,7 @@ async def call_tool_task(
 
     Raises:
         MCPError: The server refused the call.
+        InvalidTaskError: The server's answer is neither a task nor a result.
         RuntimeError: The client is not open.
         ValueError: It has no `TasksClient`.
     """
@@ -62,7 +63,10 @@ async def call_tool_task(
     if handle := await ask.send(follower):
         return handle
     with handed_over(answering=answer) as handover:
-        result = await client.call_tool(name, arguments, **options)
+        try:
+            result = await client.call_tool(name, arguments, **options)
+        except ValidationError:
+            raise InvalidTaskError("", "the server's answer to tools/call is neither a task nor a result") from None
     return TaskHandle(handover.task, follower) if handover.task else _at_once(result, TOOL_RESULT)
 
 
@@ -181,10 +185,10 @@ class _Augmented:
         channel = follower.channel
         if not isinstance(channel, CoreTaskChannel):
             return None
-        if self.method == "tools/call" and not await channel.runs_as_task(self.params["name"]):
+        seconds = self.options.get("read_timeout_seconds")
+        if self.method == "tools/call" and not await channel.runs_as_task(self.params["name"], seconds):
             return None
         meta = {"_meta": dict(self.options["meta"])} if self.options.get("meta") else {}
-        seconds = self.options.get("read_timeout_seconds")
         try:
             answer = await channel.create(self.method, {**self.params, **meta}, self.ttl, seconds)
         except MCPError as error:

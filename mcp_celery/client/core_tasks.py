@@ -15,7 +15,7 @@ import mcp_types as types
 from mcp.client.session import ClientSession
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from mcp_celery.client.channel import REQUEST_SECONDS, TaskChannel
 from mcp_celery.client.errors import AnswerError, InvalidTaskError, TaskError
@@ -71,16 +71,27 @@ class CoreTaskChannel(TaskChannel):
         super().__init__(session)
         self._run_as_tasks: dict[str, bool] = {}
 
-    async def runs_as_task(self, tool: str) -> bool:
+    async def runs_as_task(self, tool: str, seconds: float | None) -> bool:
         """Whether a tool's ``execution.taskSupport`` lets it run as a task; one that is not listed does not.
+
+        Args:
+            tool: The tool's name.
+            seconds: How long to wait for each page of the list; None: as the client has it.
 
         Raises:
             MCPError: The server did not list its tools.
+            InvalidTaskError: What it sent is no list of tools.
         """
         if tool not in self._run_as_tasks:
             cursors: list[str | None] = [None]
             while cursors[-1] not in cursors[:-1] and len(cursors) <= MOST_PAGES:
-                page = await self.session.list_tools(params=types.PaginatedRequestParams(cursor=cursors[-1]))
+                try:
+                    with anyio.fail_after(seconds or self._seconds):
+                        page = await self.session.list_tools(params=types.PaginatedRequestParams(cursor=cursors[-1]))
+                except TimeoutError as error:
+                    raise MCPError(types.REQUEST_TIMEOUT, "Request 'tools/list' timed out") from error
+                except ValidationError:
+                    raise InvalidTaskError("", "the server's list of tools is none") from None
                 for listed in page.tools:
                     support = listed.execution.task_support if listed.execution else None
                     self._run_as_tasks[listed.name] = support in ("optional", "required")

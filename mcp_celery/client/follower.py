@@ -145,8 +145,9 @@ class TaskFollower:
             TaskError: The server does not know it, or answers nonsense.
             MCPError: The server refused, or could not be reached.
         """
+        revision = task.revision
         try:
-            self._learn(task, await self.find(task.task_id))
+            self._take_answer(task, await self.find(task.task_id), revision)
         except TaskError as failure:
             self._fail(task, failure)
             raise
@@ -183,6 +184,15 @@ class TaskFollower:
             raise
 
     # -- what is learned
+
+    def _take_answer(self, task: FollowedTask, state: TaskState, revision: int) -> None:
+        """Learn a state that was asked for when the task had this revision."""
+        if task.revision != revision and not state.is_final and not state.says_the_same_as(task.state):
+            # Which is newer, the answer or what was pushed since the server was asked? Equal times do not say.
+            task.is_doubtful = True
+            state = state if task.state.is_older_than(state) else task.state
+            self._news.set()
+        self._learn(task, state)
 
     def _learn(self, task: FollowedTask, state: TaskState) -> None:
         task.is_current, task.silent_since = True, None
@@ -241,7 +251,7 @@ class TaskFollower:
             task = self._tasks.get(task_id)
             if task is None:
                 return
-            known, task.is_doubtful = task.revision, False
+            revision, task.is_doubtful = task.revision, False
             try:
                 state = await self.channel.get(task_id)
             except MCPError as error:
@@ -250,12 +260,7 @@ class TaskFollower:
             except InvalidTaskError as error:
                 self._fail(task, error)
             else:
-                newer = state
-                if task.revision != known and not state.is_final and not state.says_the_same_as(task.state):
-                    # Which is newer, the answer or what was pushed since the server was asked? Equal times do not tell.
-                    task.is_doubtful = True
-                    newer = state if task.state.is_older_than(state) else task.state
-                self._learn(task, newer)
+                self._take_answer(task, state, revision)
             finally:
                 task.is_asking = False
                 self._news.set()

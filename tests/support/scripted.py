@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,6 +24,7 @@ from tests.support.waiting import eventually
 from tests.support.wire import EXTENSION, JSON
 
 Context = ServerRequestContext[Any, Any]
+Fault = Exception | JSON | Callable[[], Awaitable[JSON]]
 STARTED = datetime(2026, 7, 28, tzinfo=UTC)
 TEXT_RESULT: JSON = {"content": [{"type": "text", "text": "done"}]}
 
@@ -56,7 +57,7 @@ class Scripted(Extension):
         makes_tasks: Whether a tool call becomes a task.
         poll_interval_ms: What each task says.
         asked: Every request so far, as its method and parameters.
-        faults: By method: what the next requests are answered with.
+        faults: By method: what the next requests are answered with, or what makes the answer.
         listening: How many `subscriptions/listen` requests are open now, those that name no task included.
         answers: What `tasks/update` brought, by task and key, every time.
     """
@@ -67,7 +68,7 @@ class Scripted(Extension):
     makes_tasks: bool = True
     poll_interval_ms: int | None = 60_000
     asked: list[tuple[str, JSON]] = field(default_factory=list[tuple[str, JSON]])
-    faults: dict[str, list[Exception | JSON]] = field(default_factory=dict[str, list[Exception | JSON]])
+    faults: dict[str, list[Fault]] = field(default_factory=dict[str, list[Fault]])
     answers: dict[str, dict[str, list[JSON]]] = field(default_factory=dict[str, dict[str, list[JSON]]])
     tasks: dict[str, JSON] = field(default_factory=dict[str, JSON])
     streams: dict[asyncio.Queue[JSON | None], list[str]] = field(
@@ -201,7 +202,7 @@ class Scripted(Extension):
             fault = waiting.pop(0)
             if isinstance(fault, Exception):
                 raise fault
-            return fault
+            return await fault() if callable(fault) else fault
         if ctx.method != "subscriptions/listen":
             return await call_next(ctx)
         self.listening += 1

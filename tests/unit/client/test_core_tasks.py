@@ -89,6 +89,19 @@ async def test_a_push_of_the_end_has_the_result_fetched(peer: CorePeer) -> None:
         assert text_of(await handle.result(30)) == "done"
 
 
+async def test_a_server_that_hints_without_end_is_asked_once_an_interval(peer: CorePeer) -> None:
+    slow = core_task(pollInterval=3_600_000)
+    peer.answers |= {"tools/call": {"task": slow}, "tasks/get": slow}
+    async with client_of(peer) as client:
+        handle = await call_tool_task(client, "work")
+        for number in range(50):
+            await peer.push(slow | {"status": "completed"})
+            await peer.push(slow | {"statusMessage": f"{number}", "lastUpdatedAt": f"2026-07-28T10:00:{number:02}Z"})
+            await eventually(lambda number=number: handle.state.status_message == f"{number}", what="both are heard")
+        await eventually(lambda: peer.count("tasks/get"), what="the first hint is followed")
+        assert peer.count("tasks/get") == 1
+
+
 async def test_a_server_asks_on_a_result_that_is_held_open(peer: CorePeer) -> None:
     async def result(params: JSON) -> JSON:
         schema = {"type": "object", "properties": {"name": {"type": "string"}}}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -22,8 +24,12 @@ from mcp_celery.client import (
     resilient_http,
 )
 from mcp_celery.client import followed as followed_module
+from mcp_celery.client import follower as follower_module
+from mcp_celery.client import http as http_module
 from mcp_celery.client import push as push_module
+from mcp_celery.client import retry as retry_module
 from mcp_celery.client.followed import FollowedTask
+from mcp_celery.client.retry import jittered
 from mcp_celery.client.wire import parse_task
 from tests.support.scripted import STARTED, Scripted, elicitation, text_of
 from tests.support.waiting import eventually
@@ -137,6 +143,25 @@ async def test_intervals_are_bounded() -> None:
     assert seconds_of(interval=1000, asked=1000) == 8
     assert seconds_of(interval=10_000, asked=1000) == 30
     assert seconds_of(interval=60_000, asked=1000) == 60, "backing off never makes it shorter"
+
+
+async def test_a_pushed_task_is_asked_for_less_often_as_it_ages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry_module, "JITTER", 0)
+    now = anyio.current_time()
+    task = FollowedTask(parse_task({"taskId": "t", "status": "working"}), answering=False, is_open=lambda: True)
+    pauses: list[float] = []
+    for age in (0, 10, 1000):
+        clock = SimpleNamespace(current_time=lambda age=age: now + age)
+        monkeypatch.setattr(followed_module, "anyio", clock)
+        pauses.append(task.pause_seconds(24))
+    assert pauses == pytest.approx([2, 7, 24], abs=0.1)
+    assert task.pause_seconds(None) == 1
+
+
+async def test_pauses_are_spread_by_a_quarter() -> None:
+    pauses = [jittered(4) for _ in range(1000)]
+    assert 4 <= min(pauses) < 4.1
+    assert 4.9 < max(pauses) <= 5
 
 
 async def test_a_stream_that_drops_is_opened_again(scripted: Scripted, connect: Connect) -> None:
@@ -293,6 +318,90 @@ async def test_a_change_that_is_told_with_an_earlier_time_is_not_missed(scripted
         await handle
 
 
+async def test_a_state_that_is_pushed_again_and_again_does_not_put_off_asking(
+    scripted: Scripted, connect: Connect
+) -> None:
+    scripted.poll_interval_ms = 50
+    async with connect(tasks={"silence_seconds": 0.2}) as client:
+        handle = await call_tool_task(client, "work")
+        await scripted.listened("task-1")
+        early = dict(scripted.tasks["task-1"])
+        scripted.complete("task-1", silently=True)
+        with anyio.fail_after(30):
+            while not handle.state.is_final:
+                scripted.push(early)
+                await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("truth", ["pushed", "answered"])
+@pytest.mark.parametrize("asks", ["client", "user"])
+async def test_an_answer_and_a_push_of_the_same_time_are_told_apart_by_asking_again(
+    scripted: Scripted, connect: Connect, monkeypatch: pytest.MonkeyPatch, truth: str, asks: str
+) -> None:
+    """A pushed task whose state is certain is not asked for here, so that nothing but the doubt has it asked for."""
+    monkeypatch.setattr(followed_module, "LEAST_SILENCE_SECONDS", 3600.0)
+    scripted.poll_interval_ms = 50
+    scripted.tells_first = asks == "user"
+    async with connect(tasks={"silence_seconds": 3600.0}) as client:
+
+        async def overlap() -> dict[str, Any]:
+            now = scripted.tasks["task-1"]
+            scripted.push(now | {"statusMessage": "pushed"})
+            await eventually(lambda: handle.state.status_message == "pushed")
+            scripted.tasks["task-1"] = now | {"statusMessage": truth}
+            return now | {"statusMessage": "answered"}
+
+        handle = await call_tool_task(client, "work")
+        await scripted.listened("task-1")
+        scripted.faults["tasks/get"] = [overlap]
+        before = scripted.count("tasks/get")
+        if asks == "user":
+            assert (await handle.status()).status_message == "pushed", "what is not older is kept"
+        await eventually(lambda: scripted.count("tasks/get") >= before + 2, what="it is asked for again")
+        await eventually(lambda: handle.state.status_message == truth)
+
+
+async def test_tasks_that_get_no_answer_are_asked_for_a_few_at_a_time(scripted: Scripted, connect: Connect) -> None:
+    scripted.poll_interval_ms = 50
+    scripted.pushes = None
+    waiting = most = 0
+
+    async def stall() -> dict[str, Any]:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        await anyio.sleep(0.1)
+        waiting -= 1
+        raise MCPError(-32603, "no answer")
+
+    async with connect() as client:
+        handles = [await call_tool_task(client, "work") for _ in range(12)]
+        scripted.faults["tasks/get"] = [stall] * 10_000
+
+        def asked() -> Counter[str]:
+            return Counter(params["taskId"] for method, params in scripted.asked if method == "tasks/get")
+
+        await eventually(lambda: min(asked()[task_id] for task_id in scripted.tasks) >= 2, what="none was answered")
+        most, before = 0, asked().total()
+        await eventually(lambda: asked().total() >= before + 12, what="they are asked for again")
+        scripted.faults.clear()
+        for task_id in scripted.tasks:
+            scripted.complete(task_id)
+        for handle in handles:
+            await handle.result(30)
+    assert 1 <= most <= follower_module.MOST_ASKED_AGAIN_AT_ONCE
+
+
+async def test_the_client_states_how_large_a_push_it_takes(scripted: Scripted, connect: Connect) -> None:
+    async with connect() as client:
+        handle = await call_tool_task(client, "work")
+        await scripted.listened(handle.task_id)
+    (listening,) = [params for method, params in scripted.asked if method == "subscriptions/listen"]
+    is_http = any(headers for headers in scripted.headers)
+    largest = http_module.LARGEST_ANSWER if is_http else 1024 * 1024
+    assert listening["_meta"]["mcp-celery/max-event-bytes"] == largest - 1024
+
+
 async def test_a_client_that_follows_nothing_does_nothing(scripted: Scripted, connect: Connect) -> None:
     async with connect() as client:
         handle = await call_tool_task(client, "work")
@@ -340,6 +449,11 @@ async def test_a_fault_that_passes_is_waited_for(scripted: Scripted, connect: Co
     ("fault", "error", "says"),
     [
         (MCPError(-32602, "expired"), TaskGoneError, "does not exist, has expired"),
+        (
+            MCPError(-32000, "Server-sent event exceeded the 9 byte limit."),
+            TaskError,
+            "larger than the client's transport",
+        ),
         (MCPError(-32021, "declare it"), TaskError, "refused to tell of task task-1: declare it"),
         ({"taskId": "task-1", "status": "paused"}, InvalidTaskError, "status"),
         ({"taskId": "task-1", "status": "working", "_meta": 5}, InvalidTaskError, "no result of MCP"),

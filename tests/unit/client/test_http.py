@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -64,6 +65,7 @@ async def test_a_server_that_is_not_there_is_told() -> None:
 
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,11 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
         (HEAD + b"content-length: 100\r\n\r\n{", "cannot be reached"),
         (HEAD + b"content-length: 200\r\n\r\n" + b" " * 200, "exceeded the 100 byte limit"),
         (HEAD + b"content-length: 8\r\n\r\nnot JSON", "Failed to parse"),
+        (HEAD + b"content-encoding: gzip\r\ncontent-length: 8\r\n\r\nnot gzip", "cannot be reached"),
+        (STREAM + b"data: " + b" " * 200, "exceeded the 100 byte limit"),
+        (STREAM + b"data: not JSON\n\n", "Failed to parse"),
+        (STREAM, "ended without a response"),
+        (STREAM.replace(b"200 OK", b"307 See elsewhere\r\nlocation: /") + b" " * 200, "exceeded the 100 byte limit"),
         (b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/html\r\ncontent-length: 2\r\n\r\nno", "error response"),
         (b"HTTP/1.1 302 Found\r\nlocation: http://elsewhere.example/\r\ncontent-length: 0\r\n\r\n", "not followed"),
     ],
@@ -85,6 +92,39 @@ async def test_broken_answers_are_errors_of_their_request(
         for _ in range(2):
             with pytest.raises(MCPError, match=says):
                 await client.list_tools(cache_mode="refresh")
+
+
+@pytest.mark.parametrize("stalls", ["DELETE", "notifications/initialized"])
+async def test_a_server_that_does_not_take_notice_stops_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, stalls: str
+) -> None:
+    """The SDK sends the next message only when the server has taken notice of the one before."""
+    monkeypatch.setattr(http_module, "NOTICE_SECONDS", 0.2)
+    info = {"name": "s", "version": "1"}
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": info}
+    results: dict[str, object] = {"initialize": hello, "tools/list": {"tools": []}}
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        message = json.loads(await reader.readexactly(int(length[1]))) if length and int(length[1]) else {}
+        asked = message.get("method", head.partition(b" ")[0].decode())
+        if asked == stalls:
+            await reader.read()
+        elif asked in results:
+            body = json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": results[asked]}).encode()
+            writer.write(
+                HEAD + b"mcp-session-id: s\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body) + body
+            )
+        else:
+            writer.write(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+        with anyio.fail_after(60):
+            async with Client(resilient_http(url), mode="legacy") as client:
+                assert (await client.list_tools()).tools == []
 
 
 async def test_a_redirect_within_the_server_is_followed(scripted: Scripted) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from typing import Any
 
@@ -293,6 +294,21 @@ def test_whatever_is_listed_no_question_is_answered_twice(states: list[set[str]]
         assert still_open - set(by_hand) <= set(answered)
 
     asyncio.run(run())
+
+
+async def test_an_answer_is_sent_again_less_and_less_often(scripted: Scripted, connect: Connect, user: User) -> None:
+    scripted.poll_interval_ms = 50
+    scripted.faults["tasks/update"] = [MCPError(-32603, "store unavailable")] * 1000
+    async with connect(elicitation_callback=user, tasks={"patience_seconds": 1.0}) as client:
+        handle = await call_tool_task(client, "work")
+        began = anyio.current_time()
+        scripted.ask("task-1", sure=elicitation())
+        with pytest.raises(AnswerError, match="store unavailable"):
+            await handle.result(60)
+        elapsed = anyio.current_time() - began
+    least_pauses = itertools.accumulate(0.05 * 2**number for number in range(20))
+    assert 2 <= scripted.count("tasks/update") <= 1 + sum(1 for pause in least_pauses if pause <= elapsed)
+    assert user.asked == ["sure"]
 
 
 async def test_answered_questions_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
