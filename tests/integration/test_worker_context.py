@@ -198,7 +198,7 @@ async def test_servers_that_have_only_the_old_key_are_still_served(
     scope="session",
 )
 async def test_a_snapshot_that_was_tampered_with_does_not_run(live: LiveServer, damage: str) -> None:
-    alices = await live.submit("look", **asked_by(ALICE))
+    alices = await live.submit("look", config=TaskConfig(queue=callers.NOBODYS_QUEUE), **asked_by(ALICE))
     bob = asked_by(replace(ALICE, subject="bob"))
     bobs = await live.submit("look", config=TaskConfig(queue=callers.NOBODYS_QUEUE), **bob)
     own, others = (live.keys.snapshot(one.scope, one.task_id) for one in (bobs, alices))
