@@ -216,4 +216,5 @@ async def test_a_snapshot_that_was_tampered_with_does_not_run(live: LiveServer, 
                 client.set(own, b"nonsense", keepttl=True)
     await live.publish_again(bobs, live.submission("look", **bob))
     assert reason_of(await live.end_of(bobs)) == ("failed", REFUSED, -32603)
+    await live.publish_again(alices, live.submission("look", **asked_by(ALICE)))
     assert (await live.end_of(alices)).record.status == "completed"
