@@ -118,6 +118,13 @@ def add_tools(server: TaskServer) -> TaskServer:  # noqa: C901 - many tools, non
         return Measured(label=label, values=values)
 
     @server.tool(task=True)
+    async def large(result_bytes: int, ctx: Context, progress: bool = False) -> str:
+        """A result of about so many bytes of JSON: it has the text twice, as text and as structured content."""
+        if progress:
+            await ctx.report_progress(1, 1)
+        return "x" * (result_bytes // 2)
+
+    @server.tool(task=True)
     async def unserializable() -> CallToolResult:
         return CallToolResult(content=[TextContent(type="text", text="x")], structured_content={"x": object()})
 

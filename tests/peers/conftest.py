@@ -1,9 +1,10 @@
-"""Clients of other makers, each in a venv of its own, against a real server and a real worker."""
+"""Clients of other makers, each in a folder of its own, against a real server and a real worker."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,10 @@ import pytest
 from mcp_celery.embedded import EmbeddedStore
 from tests.support.deployment import MODULE, ROOT, Deployment, deployed
 from tests.support.locks import exclusively
+from tests.support.node import NODE, NpmError, install
 
-PATIENCE_SECONDS: Final = 120
+PROGRAMS: Final = Path(__file__).parent / "programs"
+PATIENCE_SECONDS: Final = 300
 INSTALL_SECONDS: Final = 600
 
 Run = Callable[..., dict[str, Any]]
@@ -26,17 +29,26 @@ Run = Callable[..., dict[str, Any]]
 
 def interpreter_with(requirement: str) -> Path:
     """The interpreter of a venv that holds one requirement; skips the test where it cannot be made."""
-    venv = ROOT / "build" / f"peer-{requirement.replace('==', '-')}"
-    python, whole = venv / "bin" / "python", venv / "whole"
-    venv.parent.mkdir(exist_ok=True)
-    with exclusively(venv.with_name(f"{venv.name}.lock")):
-        if not whole.exists():
-            _make(venv, requirement)
+    return _installed(requirement, _make_venv) / "bin" / "python"
+
+
+def modules_of(package: str) -> Path:
+    """Node's modules, one package from npm and what it needs; skips the test where it cannot be installed."""
+    return _installed(package, _install_from_npm) / "node_modules"
+
+
+def _installed(peer: str, install_into: Callable[[Path, str], None]) -> Path:
+    """The folder of a peer, filled by the first of the processes and the runs that need it."""
+    folder = ROOT / "build" / f"peer-{re.sub('[^a-z0-9.]+', '-', peer)}"
+    folder.parent.mkdir(exist_ok=True)
+    with exclusively(folder.with_name(f"{folder.name}.lock")):
+        if not (whole := folder / "whole").exists():
+            install_into(folder, peer)
             whole.touch()
-    return python
+    return folder
 
 
-def _make(venv: Path, requirement: str) -> None:
+def _make_venv(venv: Path, requirement: str) -> None:
     uv = [sys.executable, "-m", "uv"]
     for argv in (
         [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)],
@@ -47,10 +59,22 @@ def _make(venv: Path, requirement: str) -> None:
             pytest.skip(f"{requirement} cannot be installed: {(done.stderr or done.stdout).strip()[-300:]}")
 
 
+def _install_from_npm(folder: Path, package: str) -> None:
+    try:
+        install(package, folder, timeout_seconds=INSTALL_SECONDS)
+    except NpmError as error:
+        pytest.skip(f"{package} cannot be installed: {str(error)[:300]}")
+
+
 @pytest.fixture(scope="session")
 def deployment() -> Iterator[Deployment]:
     folder = Path(tempfile.mkdtemp(prefix="mcp-peers-"))
-    with EmbeddedStore.open(folder / "store") as store, deployed(store.url, "peers") as found, found.worker("asyncio"):
+    with (
+        EmbeddedStore.open(folder / "store") as store,
+        # The limits of clients are measured here. On a busy machine the store may take seconds for 20 MB.
+        deployed(store.url, "peers", settings={"MCP_CELERY_STORE_TIMEOUT_MS": "60000"}) as found,
+        found.worker("asyncio"),
+    ):
         yield found
     shutil.rmtree(folder)
 
@@ -70,11 +94,19 @@ def target(request: pytest.FixtureRequest, url: str) -> list[str]:
 
 @pytest.fixture
 def run(deployment: Deployment, target: list[str]) -> Run:
-    """Runs a program with the interpreter of a peer, and gives what it printed."""
+    """Runs a program with a peer that it needs, and gives what it printed.
 
-    def run_program(requirement: str, program: str) -> dict[str, Any]:
-        argv = [str(interpreter_with(requirement)), str(Path(__file__).parent / "programs" / program), *target]
+    A program in Python gets the interpreter of the peer's venv, one in JavaScript gets Node, which finds the peer's
+    modules. Its arguments are those of the call, and then the target.
+    """
+
+    def run_program(peer: str, program: str, *arguments: str) -> dict[str, Any]:
         env = {**os.environ, **deployment.env()}
+        if program.endswith(".cjs"):
+            interpreter, env["NODE_PATH"] = NODE, str(modules_of(peer))
+        else:
+            interpreter = interpreter_with(peer)
+        argv = [str(interpreter), str(PROGRAMS / program), *arguments, *target]
         done = subprocess.run(
             argv, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
         )

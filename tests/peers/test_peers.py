@@ -58,3 +58,48 @@ def test_fastmcp_3(run: Run) -> None:
         "forbidden": -32601,
         "required": -32601,
     }
+
+
+@pytest.mark.shows("M2", "M10", "M11", "M14")
+def test_fastmcp_4(run: Run) -> None:
+    assert run("fastmcp[tasks]==4.1.4", "fastmcp_4.py") == {
+        "revision": "2026-07-28",
+        "ordinary call ran as a task": True,
+        "created": "working",
+        "tool": "counted to 3",
+        "status": "completed",
+        "cancelled": "cancelled",
+        "while it asks": "input_required",
+        "asked": "Delete a.txt?",
+        "answered": "accept: a.txt",
+        "tool error": "Error executing tool refusing: No such dataset",
+        "protocol error": "the gears are stuck",
+        "required": "Error executing tool failing_job",
+        "forbidden": True,
+    }
+
+
+@pytest.mark.shows("L1", "L3", "L4", "L13", "L14", "L21", "L22", "L23", "L30", "L31", "L35", "L39")
+def test_the_typescript_sdk(run: Run) -> None:
+    assert run("@modelcontextprotocol/sdk@1.32.2", "typescript.cjs") == {
+        "support": ["optional", "required", None],
+        "capability": {"call": {}},
+        "created": ["working", 30_000],
+        "polled": "completed",
+        "result": ["counted to 3", True],
+        "got": "completed",
+        "listed": True,
+        "pushed": "completed",
+        "while it asks": "input_required",
+        "asked": ["Delete a.txt?", True],
+        "answered": "accept: a.txt",
+        "cancelled": "cancelled",
+        "result of the cancelled": -32800,
+        "forbidden": -32601,
+        "required": -32601,
+        "tool error": True,
+        "protocol error": -32050,
+        "in the foreground": "done",
+        "prompts/get": "A plain briefing about tides, as a task",
+        "resources/read": "# Report",
+    }
