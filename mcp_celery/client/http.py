@@ -19,9 +19,9 @@ from mcp_celery.config import DEFAULT_MAX_RESULT_BYTES
 CONNECT_SECONDS: Final = 30.0
 READ_SECONDS: Final = 300.0
 """As the SDK has it: a stream may be silent for so long."""
-LARGEST_ANSWER: Final = 2 * DEFAULT_MAX_RESULT_BYTES + 1024 * 1024
-"""Bytes of one answer, or of one event of a stream: the largest result that our servers store by default, twice since
-a server may escape a character of three bytes as six, and room for what surrounds the result.
+LARGEST_ANSWER: Final = 3 * DEFAULT_MAX_RESULT_BYTES + 1024 * 1024
+"""Bytes of one answer, or of one event of a stream: the largest result that our servers store by default, three times
+since the SDK's server sends a character of two bytes as an escape of six, and room for what surrounds the result.
 """
 ACCEPTED: Final = 202
 NOTICE_SECONDS: Final = 10.0
@@ -41,16 +41,23 @@ class _AnsweringClient(httpx2.AsyncClient):
     """Answers for a server that cannot be reached, so that one failed request fails alone.
 
     The SDK's transport takes an error of the connection for its own end, and takes the whole client with it.
+
+    Args:
+        max_answer_bytes: Size of the largest answer, and of the largest event of a stream.
+        options: As for ``httpx2.AsyncClient``.
     """
 
-    _next_get = 0.0
+    def __init__(self, *, max_answer_bytes: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._max_answer_bytes = max_answer_bytes
+        self._next_get = 0.0
 
     def build_request(
         self, method: str, url: httpx2.URL | str, *, json: JSON | None = None, **options: Any
     ) -> httpx2.Request:
         """Build a request. One for a stream of pushes states how large an event this transport takes."""
         if json and json.get("method") == "subscriptions/listen":
-            json["params"].setdefault("_meta", {})[MAX_EVENT_BYTES_META] = LARGEST_ANSWER - FRAME_BYTES
+            json["params"].setdefault("_meta", {})[MAX_EVENT_BYTES_META] = self._max_answer_bytes - FRAME_BYTES
         if method == "DELETE" or (json and not {"id", "method"} <= json.keys()):
             options["timeout"] = NOTICE_SECONDS
         return super().build_request(method, url, json=json, **options)
@@ -61,7 +68,7 @@ class _AnsweringClient(httpx2.AsyncClient):
             await self._space()
         try:
             response = await super().send(request, **options)
-            return response if _is_read_in_parts(response) else await _whole(response)
+            return response if _is_read_in_parts(response) else await _whole(response, self._max_answer_bytes)
         except httpx2.RequestError as error:
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
             body = {"code": types.CONNECTION_CLOSED, "message": f"{request.url.host} cannot be reached ({reason})"}
@@ -80,15 +87,15 @@ def _is_read_in_parts(response: httpx2.Response) -> bool:
     return (is_stream or response.status_code == ACCEPTED) and response.next_request is None
 
 
-async def _whole(response: httpx2.Response) -> httpx2.Response:
+async def _whole(response: httpx2.Response, most: int) -> httpx2.Response:
     """Read an answer to its end here, where a broken connection is still an answer."""
     if response.is_stream_consumed:
         return response
     body = bytearray()
     try:
         async for part in response.aiter_bytes():
-            if len(body) + len(part) > LARGEST_ANSWER:
-                raise httpx2.ReadError(f"the answer exceeded the {LARGEST_ANSWER} byte limit")
+            if len(body) + len(part) > most:
+                raise httpx2.ReadError(f"the answer exceeded the {most} byte limit")
             body += part
     finally:
         await response.aclose()
@@ -102,7 +109,11 @@ async def _whole(response: httpx2.Response) -> httpx2.Response:
 
 @asynccontextmanager
 async def resilient_http(
-    url: str, *, headers: Mapping[str, str] | None = None, auth: httpx2.Auth | None = None
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    auth: httpx2.Auth | None = None,
+    max_answer_bytes: int = LARGEST_ANSWER,
 ) -> AsyncGenerator[Any]:
     """Streamable HTTP that lives through restarts of the server: ``Client(resilient_http(url), …)``.
 
@@ -113,6 +124,9 @@ async def resilient_http(
         url: The server's endpoint.
         headers: Sent with every request.
         auth: As for ``httpx2.AsyncClient``, for example the SDK's ``OAuthClientProvider``.
+        max_answer_bytes: Size of the largest answer, and of the largest event of a stream. The default takes every
+            result that our servers store by default; where ``MCP_CELERY_MAX_RESULT_BYTES`` is larger, take three times
+            as much.
 
     Yields:
         The transport's two streams.
@@ -122,12 +136,13 @@ async def resilient_http(
         async with (
             # No limit of connections: a request that a server does not answer must not be in the way of others.
             _AnsweringClient(
+                max_answer_bytes=max_answer_bytes,
                 headers=dict(headers or {}),
                 auth=auth,
                 timeout=timeout,
                 limits=httpx2.Limits(max_keepalive_connections=20),
             ) as client,
-            streamable_http_client(url, http_client=client, max_sse_event_size=LARGEST_ANSWER) as streams,
+            streamable_http_client(url, http_client=client, max_sse_event_size=max_answer_bytes) as streams,
         ):
             yield streams
     except* (anyio.BrokenResourceError, anyio.ClosedResourceError):

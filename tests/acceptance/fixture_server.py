@@ -147,6 +147,10 @@ def add_tools(server: TaskServer) -> TaskServer:  # noqa: C901 - many tools, non
             await asyncio.sleep(0.01)
         return "released"
 
+    @server.tool(task=True, structured_output=False)
+    async def repeated(text: str, times: int) -> str:
+        return text * times
+
     @server.tool(task=TaskConfig(ttl=2_000))
     async def short_lived() -> str:
         return "soon forgotten"

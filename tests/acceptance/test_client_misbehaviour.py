@@ -54,7 +54,6 @@ def every_key_has_a_lifetime() -> None:
 
 @pytest.fixture(autouse=True)
 def quick_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_module, "LARGEST_ANSWER", LARGEST_ANSWER)
     monkeypatch.setattr(push_module, "ACKNOWLEDGE_SECONDS", 0.5)
 
 
@@ -65,7 +64,7 @@ async def say_yes(context: ClientRequestContext, params: types.ElicitRequestPara
 @asynccontextmanager
 async def connected(server: MisbehavingServer, url: str, seconds: float | None = None) -> AsyncGenerator[Client]:
     async with Client(
-        resilient_http(url),
+        resilient_http(url, max_answer_bytes=LARGEST_ANSWER),
         mode="legacy" if server.revision == "2025-11-25" else "auto" if server.mends else server.revision,
         extensions=[TasksClient(patience_seconds=60 if server.fault == "stalls" else 0.5)],
         elicitation_callback=say_yes,

@@ -98,7 +98,8 @@ class MisbehavingServer:
         self._open.discard(task)
 
     async def _receive(self, message: JSON, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        method, params = message.get("method", "answer"), message.get("params") or {}
+        method: str = message.get("method", "answer")
+        params: JSON = message.get("params") or {}
         self.asked[method] += 1
         if "id" not in message or "method" not in message:
             writer.write(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
@@ -198,12 +199,12 @@ class MisbehavingServer:
         return result if self.revision == "2025-11-25" else {"resultType": "complete", **result}
 
     def _discovered(self) -> JSON:
-        capabilities = {"tools": {}, "extensions": {EXTENSION: {}}}
+        capabilities: JSON = {"tools": {}, "extensions": {EXTENSION: {}}}
         found = {"supportedVersions": [self.revision], "ttlMs": 0, "cacheScope": "private"}
         return self._complete(found | {"capabilities": capabilities})
 
     def _initialized(self) -> JSON:
-        tasks = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
+        tasks: JSON = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
         info = {"name": "misbehaving", "version": "1"}
         return {"protocolVersion": self.revision, "capabilities": {"tools": {}, "tasks": tasks}, "serverInfo": info}
 

@@ -18,6 +18,7 @@ from mcp_celery.client import http as http_module
 from mcp_celery.client import resilient_http
 from tests.support.locks import reserve_port
 from tests.support.scripted import Scripted, text_of
+from tests.support.wire import JSON
 
 pytestmark = pytest.mark.anyio
 
@@ -84,11 +85,11 @@ STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: clo
         (b"HTTP/1.1 302 Found\r\nlocation: http://elsewhere.example/\r\ncontent-length: 0\r\n\r\n", "not followed"),
     ],
 )
-async def test_broken_answers_are_errors_of_their_request(
-    monkeypatch: pytest.MonkeyPatch, answer: bytes, says: str
-) -> None:
-    monkeypatch.setattr(http_module, "LARGEST_ANSWER", 100)
-    async with raw_server(answer) as url, Client(resilient_http(url), mode="2026-07-28") as client:
+async def test_broken_answers_are_errors_of_their_request(answer: bytes, says: str) -> None:
+    async with (
+        raw_server(answer) as url,
+        Client(resilient_http(url, max_answer_bytes=100), mode="2026-07-28") as client,
+    ):
         for _ in range(2):
             with pytest.raises(MCPError, match=says):
                 await client.list_tools(cache_mode="refresh")
@@ -101,14 +102,14 @@ async def test_a_server_that_does_not_take_notice_stops_nothing_else(
     """The SDK sends the next message only when the server has taken notice of the one before."""
     monkeypatch.setattr(http_module, "NOTICE_SECONDS", 0.2)
     info = {"name": "s", "version": "1"}
-    hello = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": info}
+    hello: JSON = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": info}
     results: dict[str, object] = {"initialize": hello, "tools/list": {"tools": []}}
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"(?i)content-length: (\d+)", head)
-        message = json.loads(await reader.readexactly(int(length[1]))) if length and int(length[1]) else {}
-        asked = message.get("method", head.partition(b" ")[0].decode())
+        message: JSON = json.loads(await reader.readexactly(int(length[1]))) if length and int(length[1]) else {}
+        asked: str = message.get("method", head.partition(b" ")[0].decode())
         if asked == stalls:
             await reader.read()
         elif asked in results:
