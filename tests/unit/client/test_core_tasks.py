@@ -95,8 +95,10 @@ async def test_a_server_that_hints_without_end_is_asked_once_an_interval(peer: C
     async with client_of(peer) as client:
         handle = await call_tool_task(client, "work")
         for number in range(50):
-            await peer.push(slow | {"status": "completed"})
-            await peer.push(slow | {"statusMessage": f"{number}", "lastUpdatedAt": f"2026-07-28T10:00:{number:02}Z"})
+            now = slow | {"statusMessage": f"{number}", "lastUpdatedAt": f"2026-07-28T10:01:{number:02}Z"}
+            peer.answers["tasks/get"] = now
+            await peer.push(now | {"status": "completed"})
+            await peer.push(now)
             await eventually(lambda number=number: handle.state.status_message == f"{number}", what="both are heard")
         await eventually(lambda: peer.count("tasks/get"), what="the first hint is followed")
         assert peer.count("tasks/get") == 1
