@@ -1,7 +1,7 @@
 """Containing what user code raises besides ``Exception``, so that it ends one request and not the process.
 
 ``sys.exit()`` in a library, a test framework's outcome or trio's ``Cancelled`` reach us as a ``BaseException``. asyncio
-lets ``SystemExit`` and ``KeyboardInterrupt`` through to whoever runs the event loop, which then ends with all its jobs.
+raises ``SystemExit`` and ``KeyboardInterrupt`` out of the event loop itself, which then ends with all its jobs.
 """
 
 from __future__ import annotations

@@ -175,14 +175,9 @@ def check_answers(
     asked = {question.key: question for question in questions}
     taken = {key: response for key, response in responses.items() if key in asked}
     # Before anything is looked at more closely: what a check costs grows with the size.
-    if sum(_size(response) for response in taken.values()) > max_bytes:
+    if sum(len(encode_answer(cast(Answer, response))) for response in taken.values()) > max_bytes:
         raise AnswersTooLargeError(max_bytes)
     return {key: _checked(asked[key], response) for key, response in taken.items()}
-
-
-def _size(response: object) -> int:
-    """Bytes of an answer as it is kept."""
-    return len(encode_answer(response if isinstance(response, RpcError) else cast(JSONObject, response)))
 
 
 def _checked(question: Question, response: object) -> Answer:
@@ -266,7 +261,7 @@ def missing_capability(
 
 
 def require_usable_form(params: JSONObject) -> None:
-    """Refuse a request whose form nobody could fill in. A request without form has none to be wrong.
+    """Refuse a request whose form no client could fill in. A request without a form passes.
 
     Raises:
         UnusableSchemaError: With the reason.

@@ -12,30 +12,29 @@ local function take(record, claims, worker, retries)
   redis.call('HSET', record, 'claim_worker', worker, 'claim_retries', retries)
 end
 
--- Delete the creating request's arguments and its caller's token: no job of the task will need them.
-local function forget_request(record)
-  local snapshot = redis.call('HGET', record, 'snapshot_key')
-  if snapshot then
-    redis.call('DEL', snapshot)
-  end
-end
-
 -- Take a task off the claims of the worker that has its job; the record still says which that was.
--- Returns what it read: the worker, the task's compound key, and where the task counts as open.
 local function let_go(record, claims)
-  local held = redis.call('HMGET', record, 'claim_worker', 'key', 'counted_in')
+  local held = redis.call('HMGET', record, 'claim_worker', 'key')
   if held[1] then
     redis.call('SREM', claims .. held[1], held[2])
   end
-  return held
 end
 
--- The same for a task that has ended, which no longer counts as one of its requestor's open tasks.
-local function let_go_for_good(record, claims)
-  local held = let_go(record, claims)
-  forget_request(record)
-  if held[3] then
-    redis.call('ZREM', held[3], held[2])
+-- Give back what an open task holds, when it has ended: its place among its requestor's open tasks, and the request that
+-- created it, whose arguments and token no job will need.
+local function give_back(record)
+  local task = redis.call('HMGET', record, 'key', 'counted_in', 'snapshot_key')
+  if task[2] then
+    redis.call('ZREM', task[2], task[1])
   end
+  if task[3] then
+    redis.call('DEL', task[3])
+  end
+end
+
+-- Let go of a task that has ended.
+local function let_go_for_good(record, claims)
+  let_go(record, claims)
+  give_back(record)
 end
 

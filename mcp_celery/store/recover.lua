@@ -26,7 +26,7 @@ if ARGV[3] == 'died' and beat and tonumber(beat) > now then
   return 'alive'
 end
 local task = redis.call('HMGET', KEYS[1], 'status', 'claim_worker', 'claim_retries', 'retries', 'started_retries',
-  'idempotent', 'redeliveries', 'claim_at_ms', 'asked', 'counted_in')
+  'idempotent', 'redeliveries', 'claim_at_ms', 'asked')
 local delivered = tonumber(task[3] or 0)
 local begun = has_begun(task[5], delivered)
 if ARGV[3] == 'disconnected' and (begun or tonumber(task[8] or 0) >= tonumber(ARGV[4])) then
@@ -67,10 +67,7 @@ else
   redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 end
 if answer == 'failed' then
-  forget_request(KEYS[1])
-end
-if answer == 'failed' and task[10] then
-  redis.call('ZREM', task[10], ARGV[2])
+  give_back(KEYS[1])
 end
 if task[9] then
   redis.call('DEL', KEYS[6])

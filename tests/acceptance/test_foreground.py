@@ -15,7 +15,6 @@ import uvicorn
 from celery import Celery
 from mcp.client import Client
 from mcp.client.sse import sse_client
-from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.streamable_http import EventStore
 from mcp.shared.exceptions import MCPError
@@ -24,8 +23,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from mcp_celery import Settings, TaskServer
 from mcp_celery.settings import celery_url
 from tests.acceptance.test_transports_2025 import served
-from tests.support.deployment import ROOT, Deployment, deployed
-from tests.support.programs import forked_command
+from tests.support.deployment import Deployment, deployed
 from tests.support.scripted import text_of
 from tests.support.servers.foreground import build
 from tests.support.session import session_over
@@ -173,9 +171,7 @@ def transport(request: pytest.FixtureRequest, deployment: Deployment) -> Callabl
             elif request.param == "http":
                 yield await stack.enter_async_context(served(a_server(deployment)))
             else:
-                argv = [*forked_command("mcp_celery"), "serve", SPEC, "--transport", "stdio"]
-                env = deployment.env(MCP_CELERY_FOREGROUND="worker")
-                yield stdio_client(StdioServerParameters(command=argv[0], args=argv[1:], env=env, cwd=str(ROOT)))
+                yield deployment.stdio(MCP_CELERY_FOREGROUND="worker")
 
     return open_transport
 

@@ -13,14 +13,12 @@ import httpx2
 import pytest
 from celery import Celery
 from mcp.client._memory import InMemoryTransport
-from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ErrorData
 
 from mcp_celery import Settings
 from mcp_celery.settings import celery_url
-from tests.support.deployment import ROOT, Deployment, deployed
-from tests.support.programs import forked_command
+from tests.support.deployment import Deployment, deployed
 from tests.support.servers import asking
 from tests.support.session import RELATED, REVISION, Connect, Session, over_http, session_over
 from tests.support.waiting import eventually, soon
@@ -56,8 +54,7 @@ def connect(request: pytest.FixtureRequest, deployment: Deployment, url: str) ->
             address = celery_url(deployment.store_url)
             app = Celery("in-memory", broker=address, backend=address, set_as_current=False)
             return InMemoryTransport(asking.build(settings=settings, celery=app))
-        argv = [*forked_command("mcp_celery"), "serve", SPEC, "--transport", "stdio"]
-        return stdio_client(StdioServerParameters(command=argv[0], args=argv[1:], env=deployment.env(), cwd=str(ROOT)))
+        return deployment.stdio()
 
     def open_session(capabilities: JSON = ABLE, **options: Any) -> AbstractAsyncContextManager[Session]:
         return session_over(transport(), capabilities=capabilities, **options)

@@ -16,14 +16,12 @@ import mcp_types as types
 import pytest
 from celery import Celery
 from mcp.client import Client
-from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from mcp_celery import Settings, TaskServer
 from mcp_celery.client import TasksClient
 from mcp_celery.embedded import EmbeddedStore
 from mcp_celery.settings import celery_url
-from tests.support.deployment import ROOT, Deployment, deployed
-from tests.support.programs import forked_command
+from tests.support.deployment import Deployment, deployed
 from tests.support.schemas import assert_valid
 from tests.support.servers import asking
 from tests.support.waiting import PATIENCE_SECONDS, eventually
@@ -350,9 +348,7 @@ def target(request: pytest.FixtureRequest, deployment: Deployment, url: str) -> 
         return lambda: url
     if request.param == "memory":
         return lambda: in_memory(deployment)
-    argv = [*forked_command("mcp_celery"), "serve", SPEC, "--transport", "stdio"]
-    parameters = StdioServerParameters(command=argv[0], args=argv[1:], env=deployment.env(), cwd=str(ROOT))
-    return lambda: stdio_client(parameters)
+    return deployment.stdio
 
 
 def in_memory(deployment: Deployment) -> TaskServer:

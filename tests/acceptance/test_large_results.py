@@ -7,11 +7,10 @@ from typing import Any, Final
 
 import pytest
 from mcp.client import Client
-from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from mcp_celery.client import TaskError, TasksClient, call_tool_task, resilient_http
 from tests.acceptance.test_transports import in_memory
-from tests.support.deployment import MODULE, ROOT, Deployment
+from tests.support.deployment import Deployment
 from tests.support.nodes import Pool
 from tests.support.programs import forked_command
 from tests.support.scripted import text_of
@@ -39,8 +38,7 @@ def transport(request: pytest.FixtureRequest, deployment: Deployment, url: str) 
         return url
     if request.param == "memory":
         return in_memory(deployment)
-    argv = [*forked_command("mcp_celery"), "serve", f"{MODULE}:server", "--transport", "stdio"]
-    return stdio_client(StdioServerParameters(command=argv[0], args=argv[1:], env=deployment.env(), cwd=str(ROOT)))
+    return deployment.stdio()
 
 
 def client_of(transport: Any, revision: str) -> Client:

@@ -12,7 +12,6 @@ import pytest
 from celery import Celery
 from mcp.client import Client
 from mcp.client.extension import ClientExtension, advertise
-from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.shared.exceptions import MCPError
 from pydantic import ConfigDict
 
@@ -20,8 +19,7 @@ from mcp_celery import Settings, TaskServer
 from mcp_celery.client import TaskCancelledError, TaskFailedError, TaskHandle, TasksClient, call_tool_task
 from mcp_celery.settings import celery_url
 from tests.acceptance.fixture_server import add_tools, lifespan
-from tests.support.deployment import MODULE, ROOT, Deployment
-from tests.support.programs import forked_command
+from tests.support.deployment import Deployment
 from tests.support.scripted import text_of
 from tests.support.wire import EXTENSION
 
@@ -56,8 +54,7 @@ def connect(request: pytest.FixtureRequest, deployment: Deployment, url: str) ->
             return url
         if request.param == "memory":
             return in_memory(deployment)
-        argv = [*forked_command("mcp_celery"), "serve", f"{MODULE}:server", "--transport", "stdio"]
-        return stdio_client(StdioServerParameters(command=argv[0], args=argv[1:], env=deployment.env(), cwd=str(ROOT)))
+        return deployment.stdio()
 
     return open_client
 

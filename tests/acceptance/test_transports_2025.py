@@ -15,7 +15,6 @@ import pytest
 import uvicorn
 from celery import Celery
 from mcp.client._memory import InMemoryTransport
-from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server import MCPServer
 
@@ -23,8 +22,7 @@ from mcp_celery import Settings, TaskServer
 from mcp_celery.context import get_task_session
 from mcp_celery.settings import celery_url
 from tests.acceptance.test_transports import in_memory
-from tests.support.deployment import MODULE, ROOT, Deployment
-from tests.support.programs import forked_command
+from tests.support.deployment import Deployment
 from tests.support.session import RELATED, REVISION, Connect, Session, session_over
 from tests.support.waiting import eventually
 from tests.support.wire import EXTENSION
@@ -47,8 +45,7 @@ def connect(request: pytest.FixtureRequest, deployment: Deployment, url: str) ->
             return streamable_http_client(url)
         if request.param == "memory":
             return InMemoryTransport(in_memory(deployment))
-        argv = [*forked_command("mcp_celery"), "serve", f"{MODULE}:server", "--transport", "stdio"]
-        return stdio_client(StdioServerParameters(command=argv[0], args=argv[1:], env=deployment.env(), cwd=str(ROOT)))
+        return deployment.stdio()
 
     def open_session(**options: Any) -> AbstractAsyncContextManager[Session]:
         return session_over(transport(), **options)

@@ -11,16 +11,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import redis
+from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from mcp_celery.cli.options import POOLS
 from tests.support.nodes import END_GENTLY, STOP_SECONDS
-from tests.support.programs import ROOT, Running, start
+from tests.support.programs import ROOT, Running, forked_command, start
 
 MODULE = "tests.acceptance.fixture_server"
 DEADLINE_SECONDS = 180.0
@@ -128,6 +129,12 @@ class Deployment:
         log = self.folder / f"server-{self.servers}.log"
         child = self.stack.enter_context(process(argv, self.env(**settings), log, quiet=self.quiet))
         return answering_url(log, child)
+
+    def stdio(self, **settings: str) -> AbstractAsyncContextManager[Any]:
+        """A transport of the SDK's client to a server of its own, which it starts and ends."""
+        argv = [*forked_command("mcp_celery"), "serve", self.spec, "--transport", "stdio"]
+        env = self.env(**settings)
+        return stdio_client(StdioServerParameters(command=argv[0], args=argv[1:], env=env, cwd=str(ROOT)))
 
     def logs(self) -> dict[str, str]:
         """What each process has logged so far, by the name of its log."""
