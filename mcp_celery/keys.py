@@ -20,6 +20,8 @@ Redis key                              holds                            lifetime
 ``{prefix}:{ns}:open:DIGEST``          sorted set: open tasks of one    the same
 ``{prefix}:{ns}:failed:DIGEST``        string: failed look-ups of one   a minute from the first
 ``{prefix}:{ns}:expiry``               sorted set: tasks by their end   31 days from its last entry, as are the next
+``{prefix}:{ns}:remembered``           hash: what the reaper must know
+                                       of tasks that have expired
 ``{prefix}:{ns}:workers``              sorted set: heartbeats
 ``{prefix}:{ns}:claims:WORKER``        set: tasks whose job it has
 ``{prefix}:{ns}:due``                  sorted set: jobs to publish
@@ -320,6 +322,11 @@ class RedisKeys:
     def expiry(self) -> str:
         """Sorted set: every task's compound key, by the time it expires. Index, see :data:`INDEX_LIFETIME_MS`."""
         return f"{self._root}:expiry"
+
+    @property
+    def remembered(self) -> str:
+        """Hash: what the reaper must know of each task once its record has expired, by the compound key. Index."""
+        return f"{self._root}:remembered"
 
     @property
     def workers(self) -> str:

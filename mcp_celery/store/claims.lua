@@ -10,6 +10,7 @@ local function take(record, claims, worker, retries)
   redis.call('SADD', claims .. worker, held[2])
   redis.call('PEXPIRE', claims .. worker, INDEX_LIFETIME_MS)
   redis.call('HSET', record, 'claim_worker', worker, 'claim_retries', retries)
+  remember(record)
 end
 
 -- Take a task off the claims of the worker that has its job; the record still says which that was.
@@ -21,7 +22,7 @@ local function let_go(record, claims)
 end
 
 -- Give back what an open task holds, when it has ended: its place among its requestor's open tasks, and the request that
--- created it, whose arguments and token no job will need.
+-- created it, whose arguments and token no job will need. The reaper need not revoke its job.
 local function give_back(record)
   local task = redis.call('HMGET', record, 'key', 'counted_in', 'snapshot_key')
   if task[2] then
@@ -30,6 +31,7 @@ local function give_back(record)
   if task[3] then
     redis.call('DEL', task[3])
   end
+  remember(record)
 end
 
 -- Let go of a task that has ended.

@@ -110,7 +110,10 @@ def create(
     """Keep a new record, its written snapshot, its place in a list, and the way back from a shortened Celery id. False:
     the quota is used up.
     """
-    fields = encode_record(record) | {"snapshot_key": keys.snapshot(record.scope, record.task_id)}
+    fields = encode_record(record) | {
+        "snapshot_key": keys.snapshot(record.scope, record.task_id),
+        "remembered_in": keys.remembered,
+    }
     job_id = record.job_id
     if result_key is not None:
         fields["result_key"] = result_key(job_id)
@@ -144,7 +147,9 @@ def count_failed_lookups(keys: RedisKeys, requestor: str, number: int, *, window
 
 def delete(keys: RedisKeys, ref: TaskRef) -> Command[bool]:
     """Take back a task whose job was not published. False: it was, and has begun."""
-    return Command("delete", [*_kept(keys, ref), keys.expiry], [keys.claims("")], lambda reply: reply == 1)
+    return Command(
+        "delete", [*_kept(keys, ref), keys.expiry, keys.remembered], [keys.claims("")], lambda reply: reply == 1
+    )
 
 
 def retire(keys: RedisKeys, ref: TaskRef, at_ms: int) -> Command[None]:

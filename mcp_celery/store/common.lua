@@ -31,6 +31,16 @@ local function add_to_index(index, score, member)
   redis.call('PEXPIRE', index, INDEX_LIFETIME_MS)
 end
 
+-- Keep what the reaper must know of a task when its record has expired: its leg, whether it is open, the worker that has
+-- its job, and its exposed work. Records of the release before do not name the hash.
+local function remember(record)
+  local task = redis.call('HMGET', record, 'remembered_in', 'key', 'leg', 'status', 'claim_worker', 'work')
+  if task[1] then
+    redis.call('HSET', task[1], task[2], cjson.encode({tonumber(task[3]), is_open(task[4]), task[5], task[6]}))
+    redis.call('PEXPIRE', task[1], INDEX_LIFETIME_MS)
+  end
+end
+
 -- Let a key live at least that many ms from now.
 local function live_at_least(key, left)
   if redis.call('PTTL', key) < tonumber(left) then

@@ -32,6 +32,7 @@ if ARGV[8] ~= '' then
 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 10))
 redis.call('PEXPIREAT', KEYS[1], ARGV[1])
+remember(KEYS[1])
 redis.call('SET', KEYS[2], ARGV[2], 'PXAT', ARGV[1])
 add_to_index(KEYS[3], ARGV[1], ARGV[3])
 if ARGV[4] == '1' then

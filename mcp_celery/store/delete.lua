@@ -3,6 +3,7 @@
 -- KEYS[1]  hash: the task record
 -- KEYS[2]  string: the snapshot of the creating request
 -- KEYS[3]  sorted set: every task, by when it expires
+-- KEYS[4]  hash: what is known of tasks when their records have expired
 -- Also writes what the record's fields `alias`, `listed_in` and `counted_in` name.
 -- ARGV[1]  what the names of the workers' claims begin with
 -- Returns  0 when the job has begun: its message has arrived although it seemed lost, and the task stays; else 1.
@@ -13,6 +14,7 @@ end
 let_go_for_good(KEYS[1], ARGV[1])
 if record[1] then
   redis.call('ZREM', KEYS[3], record[1])
+  redis.call('HDEL', KEYS[4], record[1])
 end
 if record[3] then
   redis.call('ZREM', record[3], record[4])

@@ -33,6 +33,7 @@ redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 if ARGV[5] ~= '' then
   redis.call('HSET', KEYS[1], 'result_key', ARGV[5])
 end
+remember(KEYS[1])
 live_until(KEYS[1], {KEYS[3], KEYS[4], KEYS[5]}, KEYS[6], ARGV[3], ARGV[4])
 tell(KEYS[1], KEYS[2], ARGV[2])
 return 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from mcp_celery.engine import OPEN, TaskRef
 from mcp_celery.engine.recovery import BATCH, Expiring, Loss, RecoveryPolicy, Sweep, Verdict
@@ -54,15 +55,25 @@ class RedisRecovery:
         """What is known of tasks that expire, by how many ms are left."""
         if not left:
             return ()
+        client = cast(Any, self._store.client)
+        texts = cast("list[bytes | None]", await self._store.guarded(client.hmget(self._keys.remembered, [*left])))
+        found = {key: _remembered(key, left[key], text) for key, text in zip(left, texts, strict=True) if text}
+        if unknown := [key for key in left if key not in found]:
+            found |= await self._of_records(unknown, left)
+        return [found[key] for key in left]
+
+    async def _of_records(self, unknown: Sequence[str], left: dict[str, int]) -> dict[str, Expiring]:
+        """The same of tasks that 0.1.0 created, which kept it in their records alone."""
         pipeline = self._store.client.pipeline(transaction=False)
-        for key in left:
+        for key in unknown:
             ref = TaskRef.of_key(key)
-            pipeline.hmget(self._keys.record(ref.scope, ref.task_id), ["status", "leg", "claim_worker", "work"])
+            pipeline.hmget(self._keys.record(ref.scope, ref.task_id), ["leg", "status", "claim_worker", "work"])
         records = cast("list[list[bytes | None]]", await self._store.guarded(pipeline.execute()))
-        return [
-            Expiring(key, left_ms, int(leg or 1), _text(status) in OPEN, _text(worker), decode_work(_text(work)))
-            for (key, left_ms), (status, leg, worker, work) in zip(left.items(), records, strict=True)
-        ]
+        texts = [[None if field is None else field.decode() for field in record] for record in records]
+        return {
+            key: Expiring(key, left[key], int(leg or 1), status in OPEN, worker, decode_work(work))
+            for key, (leg, status, worker, work) in zip(unknown, texts, strict=True)
+        }
 
     async def resign(self, reaper: str) -> None:
         """Let another process reap at once."""
@@ -117,6 +128,7 @@ class RedisRecovery:
         """Forget that tasks were to expire, and the claims on them."""
         pipeline = self._store.client.pipeline(transaction=False)
         pipeline.zrem(self._keys.expiry, *(one.key for one in expired))
+        cast(Any, pipeline).hdel(self._keys.remembered, *(one.key for one in expired))
         for one in expired:
             if one.worker is not None:
                 cast(Any, pipeline).srem(self._keys.claims(one.worker), one.key)
@@ -127,5 +139,7 @@ def _texts(found: Iterable[bytes]) -> list[str]:
     return [one.decode() for one in found]
 
 
-def _text(found: bytes | None) -> str | None:
-    return None if found is None else found.decode()
+def _remembered(key: str, left_ms: int, text: bytes) -> Expiring:
+    """What ``remember`` of common.lua keeps of a task; it writes false for what there is not."""
+    leg, is_open, worker, work = cast("tuple[int, bool, str | Literal[False], str | Literal[False]]", json.loads(text))
+    return Expiring(key, left_ms, leg, is_open, worker or None, decode_work(work or None))

@@ -433,8 +433,7 @@ async def test_what_expires_is_revoked_and_forgotten_with_all_its_parts(in_redis
         queue=shop.queue,
         results=forgotten,
         declared=lambda _, component: (component, TaskConfig()),
-        # Long enough for a slow machine to look while the record is there.
-        policy=RecoveryPolicy(heartbeat_ms=500, max_redeliveries=1),
+        policy=RecoveryPolicy(heartbeat_ms=100, max_redeliveries=1),
     )
     record = await shop.engine.submit(a_submission(ttl_ms=1_000))
 

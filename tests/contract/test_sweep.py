@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from mcp_celery.engine import TaskRecord, now_ms
-from mcp_celery.engine.recovery import RecoveryPolicy, Sweep
+from mcp_celery.engine import Asking, Change, Claim, ExposedWork, NextLeg, Question, TaskRecord, now_ms
+from mcp_celery.engine.recovery import Expiring, RecoveryPolicy, Sweep
 from mcp_celery.keys import INDEX_LIFETIME_MS
 from mcp_celery.store import RedisRecovery
 from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
@@ -32,8 +33,8 @@ def put(world: RedisWorld, index: str, **minutes_from_now: int) -> None:
     client.pexpire(index, INDEX_LIFETIME_MS)
 
 
-async def created(world: RedisWorld, *, minutes: int) -> TaskRecord:
-    record = a_record(ttl_ms=minutes * MINUTE_MS)
+async def created(world: RedisWorld, *, minutes: int, work: ExposedWork | None = None) -> TaskRecord:
+    record = replace(a_record(ttl_ms=minutes * MINUTE_MS), work=work)
     assert await world.store.create(record, SNAPSHOT)
     return record
 
@@ -68,6 +69,34 @@ async def test_of_a_task_that_expires_it_is_told_whether_its_job_is_open(in_redi
     record = await created(in_redis, minutes=3)
     (found,) = (await swept(in_redis)).expiring
     assert (found.key, found.leg, found.is_open, found.worker) == (record.key, 1, True, None)
+
+
+async def test_of_a_task_that_no_sweep_saw_before_it_expired_the_same_is_known(in_redis: RedisWorld) -> None:
+    world, work = in_redis, ExposedWork(parts=2, gathered=1, terminate=True)
+    exposed, ended, continued, claimed = tasks = [
+        await created(world, minutes=3, work=one) for one in (work, None, None, None)
+    ]
+    assert await world.store.change(ended.ref, Change(to="cancelled", at_ms=now_ms()))
+    question, leg = Question("!1:q", "roots/list", {}), NextLeg(job_id="", request_state=None)
+    assert await world.store.park(continued.ref, [question], Asking(attempt=1, at_ms=now_ms()), leg)
+    assert world.ledger.claim(claimed.ref, attempt=1, claim=Claim("w1", now_ms()))
+    world.client.delete(*(world.keys.record(one.scope, one.task_id) for one in tasks))
+    found = (await swept(world)).expiring
+    assert {one.key: replace(one, left_ms=0) for one in found} == {
+        exposed.key: Expiring(exposed.key, 0, is_open=True, work=work),
+        ended.key: Expiring(ended.key, 0),
+        continued.key: Expiring(continued.key, 0, leg=2, is_open=True),
+        claimed.key: Expiring(claimed.key, 0, is_open=True, worker="w1"),
+    }
+    await RedisRecovery(world.store).forget(found)
+    assert not world.client.exists(world.keys.remembered, world.keys.expiry, world.keys.claims("w1"))
+
+
+async def test_what_0_1_0_kept_of_a_task_that_expires_is_read(in_redis: RedisWorld) -> None:
+    record = await created(in_redis, minutes=3, work=ExposedWork(parts=2))
+    in_redis.client.delete(in_redis.keys.remembered)
+    (found,) = (await swept(in_redis)).expiring
+    assert replace(found, left_ms=0) == Expiring(record.key, 0, is_open=True, work=ExposedWork(parts=2))
 
 
 async def test_an_election_ends_with_a_lease(in_redis: RedisWorld) -> None:

@@ -164,7 +164,8 @@ class RedisWorld:
 
     def tasks_keys_left(self) -> list[bytes]:
         """Without the indices, which outlive a task."""
-        return [key for key in self.keys_left() if key != self.keys.expiry.encode()]
+        indices = {self.keys.expiry.encode(), self.keys.remembered.encode()}
+        return [key for key in self.keys_left() if key not in indices]
 
     async def aclose(self) -> None:
         await self.bus.aclose()
