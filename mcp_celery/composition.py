@@ -32,6 +32,7 @@ from mcp_celery.protocol import (
     TasksExtension,
     add_polling_tools,
     asks_first,
+    declared_arguments,
     fit,
     is_resumable,
     middleware_of,
@@ -97,6 +98,9 @@ class CeleryTasks(Exposing):
             config=self.config,
             task_types=self.task_types,
             refusal=lambda task_type, component, arguments: refusal(self.server, task_type, component, arguments),
+            declared_arguments=lambda task_type, component, arguments: declared_arguments(
+                self.server, task_type, component, arguments
+            ),
             immediate_response=lambda name: tool_meta(self.server, name).get(IMMEDIATE_RESPONSE),
             asks_first=lambda name: asks_first(self.server, name, self.config("tool", name)[1].ask),
             foreground=self.settings.foreground,

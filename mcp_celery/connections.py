@@ -26,13 +26,21 @@ from mcp_celery.engine.recovery import RecoveryPolicy
 from mcp_celery.engine.watcher import Watcher
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedCatalog, JobEvents
-from mcp_celery.keys import RedisKeys
 from mcp_celery.queue import CeleryQueue
+from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.results import CeleryResults
 from mcp_celery.sealing import SnapshotCodec
 from mcp_celery.sealing_keys import HOW_TO_MAKE_A_KEY
 from mcp_celery.settings import Settings
-from mcp_celery.store import RedisExposed, RedisJobLedger, RedisRecovery, RedisTaskBus, RedisTaskStore, connect
+from mcp_celery.store import (
+    RedisExposed,
+    RedisJobLedger,
+    RedisRecovery,
+    RedisTaskBus,
+    RedisTaskStore,
+    StoreMemory,
+    connect,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -191,6 +199,7 @@ class Connections:
             result_key=results.key if here else None,
             decode_result=results.decode if here else None,
             snapshots=self._snapshots,
+            memory=StoreMemory(self._settings.max_store_memory_percent),
         )
 
     def open_bus(self) -> RedisTaskBus:
@@ -216,7 +225,9 @@ class Connections:
             max_ttl_ms=self.max_ttl_ms(),
             poll_interval_ms=self._settings.poll_interval_ms,
             max_input_bytes=self._settings.max_input_bytes,
+            max_argument_bytes=self._settings.max_argument_bytes,
             max_open_tasks=self._settings.max_tasks_per_scope,
+            max_stored_bytes=self._settings.max_stored_bytes_per_scope,
             max_failed_lookups=self._settings.max_failed_lookups_per_minute,
         )
         separate = None if results.lives_in(self._settings.redis_url) else results

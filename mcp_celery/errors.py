@@ -108,6 +108,23 @@ class AnswersTooLargeError(McpCeleryError):
         super().__init__(f"The answers were not taken: together they are larger than {most} bytes")
 
 
+class ArgumentsTooLargeError(McpCeleryError):
+    """A request that was to become a task is larger than ``MCP_CELERY_MAX_ARGUMENT_BYTES``; none was created.
+
+    Args:
+        size: Of its parameters, as JSON, in bytes.
+        most: The limit in bytes.
+    """
+
+    code = INVALID_PARAMS
+
+    def __init__(self, size: int, most: int) -> None:
+        super().__init__(
+            f"The arguments are too large for a task: {size} bytes as JSON; this server takes {most} "
+            "(MCP_CELERY_MAX_ARGUMENT_BYTES)"
+        )
+
+
 class ComponentExitedError(McpCeleryError):
     """A component raised an exception that is no ``Exception``, for example ``SystemExit``: it ends the request alone.
 
@@ -158,6 +175,43 @@ class TooManyTasksError(LimitExceededError):
         super().__init__(
             f"You have as many open tasks as this server allows ({most}); wait for one to end, or cancel one",
             most=most,
+        )
+
+
+class TooManyBytesError(LimitExceededError):
+    """As many bytes are kept for the requestor as ``MCP_CELERY_MAX_STORED_BYTES_PER_SCOPE`` allows; none was created.
+
+    Args:
+        most: The limit in bytes.
+        retry_after_ms: When the first of its tasks expires.
+    """
+
+    limit = "stored_bytes"
+
+    def __init__(self, most: int, *, retry_after_ms: int) -> None:
+        super().__init__(
+            f"Your tasks and their results take as many bytes as this server keeps for one caller ({most}); no task "
+            f"was created. The first of them expires in {-(-retry_after_ms // 1000)} s; ask for shorter times to live",
+            most=most,
+            retry_after_ms=retry_after_ms,
+        )
+
+
+class StoreFullError(LimitExceededError):
+    """More of the store's memory is in use than ``MCP_CELERY_MAX_STORE_MEMORY_PERCENT``; no task was created.
+
+    Args:
+        most: The limit in percent.
+        retry_after_ms: When it is looked again.
+    """
+
+    limit = "store_memory"
+
+    def __init__(self, most: int, *, retry_after_ms: int) -> None:
+        super().__init__(
+            "The task store is nearly full; no task was created, try again later",
+            most=most,
+            retry_after_ms=retry_after_ms,
         )
 
 

@@ -1,33 +1,7 @@
-"""The compound key of a task, the Celery id made of it, and every Redis key. The one place where keys are spelled.
+"""The compound key of a task, and the Celery id made of it. The one place where they are spelled.
 
 A task is addressed by *scope* (who made it) and *id* (256 random bits). The scope is part of every key, so a caller who
 presents somebody else's task id computes another key and finds nothing: isolation needs no comparison to be remembered.
-
-====================================== ================================ =========================================
-Redis key                              holds                            lifetime
-====================================== ================================ =========================================
-``{prefix}:{ns}:task:auth:{scope}:ID`` hash: the task record            the task's ttl, set when it is created
-``{prefix}:{ns}:task:anon:ID``         the same for anonymous callers   the same
-``…:ID:snapshot``                      string: the caller's context     the same
-``…:ID:questions``                     hash: what the caller is asked   the same
-``…:ID:answers``                       hash: what it answered, until    the same
-                                       a job has read it
-``…:ID:events``                        pub/sub channel of the task      none (channels hold nothing)
-``{prefix}:{ns}:job:JOBID``            string: full key of a shortened  the same as the record's
-                                       Celery id
-``{prefix}:{ns}:list:auth:…``          sorted set: positions of the     that of its longest-lived task
-``{prefix}:{ns}:list:session:DIGEST``  tasks that an owner may list
-``{prefix}:{ns}:open:DIGEST``          sorted set: open tasks of one    the same
-``{prefix}:{ns}:failed:DIGEST``        string: failed look-ups of one   a minute from the first
-``{prefix}:{ns}:expiry``               sorted set: tasks by their end   31 days from its last entry, as are the next
-``{prefix}:{ns}:remembered``           hash: what the reaper must know
-                                       of tasks that have expired
-``{prefix}:{ns}:workers``              sorted set: heartbeats
-``{prefix}:{ns}:claims:WORKER``        set: tasks whose job it has
-``{prefix}:{ns}:due``                  sorted set: jobs to publish
-``{prefix}:{ns}:exposed``              sorted set: looks at exposed jobs
-``{prefix}:{ns}:reaper``               string: which process reaps      three heartbeats
-====================================== ================================ =========================================
 """
 
 from __future__ import annotations
@@ -71,7 +45,8 @@ class TaskKeyParts:
     component_identifier: str
 
 
-def _quote(segment: str) -> str:
+def quote_segment(segment: str) -> str:
+    """A part of a key, without the characters that divide it."""
     return quote(segment, safe="")
 
 
@@ -103,8 +78,8 @@ def build_task_key(task_scope: str | None, client_task_id: str, task_type: TaskT
         raise ValueError(f"task id and component must not be empty; a task key is {_FORMS}")
     if task_type not in _TASK_TYPES:
         raise ValueError(f"unknown task type {task_type!r}; it is one of tool, prompt, resource")
-    owner = "anon" if task_scope is None else f"auth:{_quote(task_scope)}"
-    return f"{owner}:{_quote(client_task_id)}:{task_type}:{_quote(component_identifier)}"
+    owner = "anon" if task_scope is None else f"auth:{quote_segment(task_scope)}"
+    return f"{owner}:{quote_segment(client_task_id)}:{task_type}:{quote_segment(component_identifier)}"
 
 
 def parse_task_key(key: str) -> TaskKeyParts:
@@ -169,7 +144,7 @@ def task_redis_prefix(task_scope: str | None, *, prefix: str = "mcp_celery") -> 
         task_scope: Who may reach the tasks, None for anonymous callers.
         prefix: ``MCP_CELERY_KEY_PREFIX`` with the server's namespace.
     """
-    return f"{prefix}:task:anon" if task_scope is None else f"{prefix}:task:auth:{_quote(task_scope)}"
+    return f"{prefix}:task:anon" if task_scope is None else f"{prefix}:task:auth:{quote_segment(task_scope)}"
 
 
 def celery_job_id(key: str, leg: int = 1) -> str:
@@ -202,20 +177,21 @@ def celery_job_id(key: str, leg: int = 1) -> str:
     room = MAX_JOB_ID_BYTES - _LEG_SUFFIX_BYTES
     stem = ":".join([*head, component])
     if len(stem) > room and head[0] == "auth" and len(head[1]) > _DIGEST_BYTES:
-        head[1] = _digest(head[1])
+        head[1] = digest(head[1])
         stem = ":".join([*head, component])
     if len(stem) > room and len(component) > _DIGEST_BYTES:
-        stem = ":".join([*head, _digest(component)])
+        stem = ":".join([*head, digest(component)])
     if len(stem) > room:
         raise ValueError(f"the task id of {_shown(key)} is too long for a Celery id of {MAX_JOB_ID_BYTES} bytes")
     return stem if leg == 1 else f"{stem}!{leg}"
 
 
-def _digest(segment: str) -> str:
+def digest(segment: str) -> str:
+    """A short name for a text that is too long, or must not be read."""
     return _DIGEST_MARK + hashlib.sha256(segment.encode()).hexdigest()[:32]
 
 
-_DIGEST_BYTES: Final = len(_digest(""))
+_DIGEST_BYTES: Final = len(digest(""))
 
 
 def is_shortened(job_id: str) -> bool:
@@ -246,108 +222,3 @@ def task_key_from_job_id(job_id: str) -> str | None:
     except ValueError:
         return None
     return key
-
-
-INDEX_LIFETIME_MS: Final = 31 * 86_400_000
-"""Indices live this long after their last entry was made: a day more than the longest life of a task."""
-
-
-@dataclass(frozen=True, slots=True)
-class RedisKeys:
-    """The Redis keys of one server's tasks.
-
-    Args:
-        prefix: ``MCP_CELERY_KEY_PREFIX``.
-        namespace: ``MCP_CELERY_NAMESPACE``, so that several servers can share one Redis.
-    """
-
-    prefix: str
-    namespace: str
-
-    @property
-    def _root(self) -> str:
-        return f"{self.prefix}:{self.namespace}"
-
-    def record(self, task_scope: str | None, task_id: str) -> str:
-        """Hash: the task's record."""
-        return f"{task_redis_prefix(task_scope, prefix=self._root)}:{task_id}"
-
-    def snapshot(self, task_scope: str | None, task_id: str) -> str:
-        """String: the caller's context for the worker."""
-        return self.record(task_scope, task_id) + ":snapshot"
-
-    def channel(self, task_scope: str | None, task_id: str) -> str:
-        """Pub/sub channel on which each change of the task is told."""
-        return self.record(task_scope, task_id) + ":events"
-
-    def questions(self, task_scope: str | None, task_id: str) -> str:
-        """Hash: what the task's caller is asked, by the question's key."""
-        return self.record(task_scope, task_id) + ":questions"
-
-    def answers(self, task_scope: str | None, task_id: str) -> str:
-        """Hash: what the caller answered and no job has read yet, by the question's key."""
-        return self.record(task_scope, task_id) + ":answers"
-
-    def records(self, task_scope: str | None) -> str:
-        """What the keys of a scope's records begin with; the task id follows."""
-        return self.record(task_scope, "")
-
-    @property
-    def all_records(self) -> str:
-        """What the keys of all records begin with; the first parts of the compound key follow, up to the task id."""
-        return f"{self._root}:task:"
-
-    def index(self, task_scope: str | None, issuer: str | None, session: str | None) -> str | None:
-        """Sorted set: where the tasks stand that an owner may list. None where nobody may.
-
-        Args:
-            task_scope: The owner's scope, None for an anonymous one.
-            issuer: Issuer of the owner's token.
-            session: Digest of an anonymous owner's session, None where there is none.
-        """
-        prefix = f"{self._root}:list"
-        if task_scope is not None:
-            return f"{prefix}:auth:{_quote(task_scope)}:{_quote(issuer or '')}"
-        return None if session is None else f"{prefix}:session:{_quote(session)}"
-
-    def counted(self, what: Literal["open", "failed"], requestor: str) -> str:
-        """Sorted set: compound keys of a requestor's ``open`` tasks, by their end. String: its ``failed`` look-ups."""
-        return f"{self._root}:{what}:{_digest(requestor)}"
-
-    def job_alias(self, job_id: str) -> str:
-        """String: the full compound key of a shortened Celery id, the same for every leg."""
-        return f"{self._root}:job:{job_id.partition('!')[0]}"
-
-    @property
-    def expiry(self) -> str:
-        """Sorted set: every task's compound key, by the time it expires. Index, see :data:`INDEX_LIFETIME_MS`."""
-        return f"{self._root}:expiry"
-
-    @property
-    def remembered(self) -> str:
-        """Hash: what the reaper must know of each task once its record has expired, by the compound key. Index."""
-        return f"{self._root}:remembered"
-
-    @property
-    def workers(self) -> str:
-        """Sorted set: the workers, by the time until which their last heartbeat holds. Index."""
-        return f"{self._root}:workers"
-
-    def claims(self, worker: str) -> str:
-        """Set: compound keys of the open tasks whose job a worker has. Index."""
-        return f"{self._root}:claims:{worker}"
-
-    @property
-    def due(self) -> str:
-        """Sorted set: compound keys of the tasks whose next job is still to be published, by since when. Index."""
-        return f"{self._root}:due"
-
-    @property
-    def exposed(self) -> str:
-        """Sorted set: compound keys of open tasks of exposed jobs, by when to look at their results. Index."""
-        return f"{self._root}:exposed"
-
-    @property
-    def reaper(self) -> str:
-        """String: which process reaps, until its next sweep is overdue."""
-        return f"{self._root}:reaper"

@@ -92,8 +92,23 @@ class Settings(BaseSettings):
         description="Whether it reads them also when Celery's events tell of a change (workers with `-E`).",
     )
     max_listen_tasks: int = Field(1_000, gt=0, description="Task ids that one `subscriptions/listen` may name.")
-    max_tasks_per_scope: int | None = Field(
-        None, gt=0, description="Open tasks that one caller may have; further ones are refused. Default: any number."
+    max_tasks_per_scope: int = Field(
+        10_000, gt=0, description="Open tasks that one caller may have; further ones are refused."
+    )
+    max_argument_bytes: int = Field(
+        4_194_304, gt=0, description="Size of the request, as JSON, that may become a task."
+    )
+    max_stored_bytes_per_scope: int = Field(
+        268_435_456,
+        gt=0,
+        description="Bytes that are kept for one caller: requests of open tasks, records, and results where they are "
+        "in the Redis of the records; further tasks are refused.",
+    )
+    max_store_memory_percent: int = Field(
+        90,
+        gt=0,
+        le=100,
+        description="How much of Redis's `maxmemory` may be in use; above it, new tasks are refused.",
     )
     max_queue_length: int | None = Field(
         None,

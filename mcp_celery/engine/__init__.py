@@ -3,7 +3,7 @@
 from mcp_celery.engine.core import TaskEngine
 from mcp_celery.engine.exposed import ExposedTasks, Exposure
 from mcp_celery.engine.legs import Declared
-from mcp_celery.engine.limits import TaskLimits
+from mcp_celery.engine.limits import RECORD_BYTES, TaskLimits
 from mcp_celery.engine.outcome import (
     LARGE_RESULT_BYTES,
     MAX_MESSAGE_CHARS,
@@ -79,6 +79,7 @@ __all__ = [
     "MAX_MESSAGE_CHARS",
     "MOVES",
     "OPEN",
+    "RECORD_BYTES",
     "RETIRED_MS",
     "SAMPLE",
     "TERMINAL",

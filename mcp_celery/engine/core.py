@@ -42,7 +42,6 @@ from mcp_celery.errors import (
     McpCeleryError,
     QueueUnavailableError,
     TaskNotFoundError,
-    TooManyTasksError,
 )
 
 logger = logging.getLogger(__name__)
@@ -91,12 +90,14 @@ class TaskEngine:
             The record, durable and published.
 
         Raises:
-            TooManyTasksError: Nothing was created: the caller has as many open tasks as it may.
-            QueueFullError: Nothing was created: too many jobs wait.
+            ArgumentsTooLargeError: Nothing was created.
+            LimitExceededError: Nothing was created: the caller has as many open tasks, or stored bytes, as it may, too
+                many jobs wait, or the store is nearly full.
             StoreUnavailableError: Nothing was created.
             QueueUnavailableError: Nothing was created; the record was taken back.
             InvalidRequestError: An exposed job's work cannot be made of these arguments; nothing was created.
         """
+        self._limits.require_fit(submission.snapshot.params)
         plan = None if self._exposed is None else await self._exposed.plan(submission)
         if plan is not None:
             # Nothing of the caller is kept for a worker that could not read it.
@@ -122,7 +123,7 @@ class TaskEngine:
         )
         try:
             async with self._queue.place_for(submission):
-                await self._keep(record, submission)
+                await self._store.create(record, submission.snapshot, self._limits.quota(submission.caller))
                 await self._queue.publish(record, submission)
         except LimitExceededError as error:
             audit.limited(record.scope, error.limit)
@@ -136,11 +137,6 @@ class TaskEngine:
             self._exposed.began(record.key)
         audit.created(record.scope, record.task_id, record.task_type, submission.declared_as or record.component)
         return record
-
-    async def _keep(self, record: TaskRecord, submission: Submission) -> None:
-        quota = self._limits.quota(submission.caller)
-        if not await self._store.create(record, submission.snapshot, quota) and quota is not None:
-            raise TooManyTasksError(quota.most)
 
     async def _is_taken_back(self, record: TaskRecord) -> bool:
         has_begun = False

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine.record import Caller, Quota
+from mcp_celery.engine.record import Caller, JSONObject, Quota
+from mcp_celery.errors import ArgumentsTooLargeError
+from mcp_celery.jsonable import json_text
+
+RECORD_BYTES: Final = 2_048
+"""What a task is counted with besides its request and its result: its record and its places in indices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +24,9 @@ class TaskLimits:
         poll_interval_ms: When the component does not say.
         settle_interval_ms: How often an open task's stored result is looked at, where that is a request of its own.
         max_input_bytes: How large the answers may be that one request brings, as JSON.
+        max_argument_bytes: How large a request may be that becomes a task: the JSON of its parameters.
         max_open_tasks: How many open tasks a requestor may have, None for any number.
+        max_stored_bytes: How many bytes may be kept for a requestor, None for any number.
         max_failed_lookups: How many look-ups of a requestor may fail in a window, None for any number.
         lookup_window_ms: How long a window is.
     """
@@ -28,7 +36,9 @@ class TaskLimits:
     poll_interval_ms: int
     settle_interval_ms: int = 2_000
     max_input_bytes: int = 1_048_576
+    max_argument_bytes: int = 4_194_304
     max_open_tasks: int | None = None
+    max_stored_bytes: int | None = None
     max_failed_lookups: int | None = None
     lookup_window_ms: int = 60_000
 
@@ -38,7 +48,16 @@ class TaskLimits:
         return max(1, min(wanted, self.max_ttl_ms))
 
     def quota(self, caller: Caller) -> Quota | None:
-        """How many open tasks a caller may have, None for any number."""
-        if self.max_open_tasks is None or caller.requestor is None:
+        """How much a caller may have, None for any number."""
+        if caller.requestor is None or (self.max_open_tasks is None and self.max_stored_bytes is None):
             return None
-        return Quota(caller.requestor, self.max_open_tasks)
+        return Quota(caller.requestor, tasks=self.max_open_tasks, bytes=self.max_stored_bytes)
+
+    def require_fit(self, params: JSONObject) -> None:
+        """Refuse a request that is too large to become a task.
+
+        Raises:
+            ArgumentsTooLargeError: Its parameters are.
+        """
+        if (size := len(json_text(params).encode())) > self.max_argument_bytes:
+            raise ArgumentsTooLargeError(size, self.max_argument_bytes)

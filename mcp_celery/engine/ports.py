@@ -40,17 +40,19 @@ class TaskStore(QuestionStore, Protocol):
     Every method raises ``StoreUnavailableError`` when the store does not answer in time.
     """
 
-    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> bool:
+    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
         """Keep a new record and its snapshot until the record's ttl ends.
 
         Args:
             record: The new task.
             snapshot: The creating request's context.
-            quota: Whose open tasks it is one of, until it ends or expires; None where nobody counts.
+            quota: Whose tasks it is one of, and how many of them there may be; None where none are counted.
 
-        Returns:
-            False: The requestor has as many open tasks as it may, and nothing was kept. Counted in one step, so that no
-            two servers fill the last place.
+        Raises:
+            TooManyTasksError: The requestor has as many open tasks as it may, and nothing was kept. Counted in one
+                step, so that no two servers fill the last place.
+            TooManyBytesError: As many bytes are kept for the requestor as may be, and nothing was kept.
+            StoreFullError: The store has hardly any memory left, and nothing was kept.
         """
         ...
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from mcp_celery.engine.plan import ExposedWork
 from mcp_celery.engine.status import OPEN, TERMINAL, TaskStatus
+from mcp_celery.errors import LimitExceededError, TooManyBytesError, TooManyTasksError
 from mcp_celery.keys import TaskType, build_task_key, celery_job_id, parse_task_key
 
 JSONObject = dict[str, Any]
@@ -53,15 +54,28 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """How many open tasks a requestor may have.
+    """How much a requestor may have.
 
     Attributes:
         requestor: Whose tasks count, as in :class:`Caller`.
-        most: How many.
+        tasks: How many open tasks, None for any number.
+        bytes: How many bytes of requests, records and results, None for any number.
     """
 
     requestor: str
-    most: int
+    tasks: int | None = None
+    bytes: int | None = None
+
+    def refusal(self, first_expires_ms: int | None) -> LimitExceededError:
+        """Why no task is created.
+
+        Args:
+            first_expires_ms: There are too many bytes, and the first of the tasks expires then. None: there are too
+                many open tasks.
+        """
+        if first_expires_ms is None:
+            return TooManyTasksError(self.tasks or 0)
+        return TooManyBytesError(self.bytes or 0, retry_after_ms=first_expires_ms)
 
 
 @dataclass(frozen=True, slots=True)

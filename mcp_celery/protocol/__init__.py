@@ -3,6 +3,7 @@
 from mcp_celery.protocol.components import (
     asks_first,
     can_ask_first,
+    declared_arguments,
     declared_resource,
     is_resumable,
     list_components,
@@ -27,6 +28,7 @@ __all__ = [
     "around",
     "asks_first",
     "can_ask_first",
+    "declared_arguments",
     "declared_resource",
     "fit",
     "is_resumable",

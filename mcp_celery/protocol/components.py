@@ -11,7 +11,7 @@ from mcp.server.mcpserver.exceptions import ResourceError
 from mcp.server.mcpserver.resolve import find_resolved_parameters, returns_input_required
 from mcp.shared.exceptions import MCPError
 from mcp_types import ToolAnnotations
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from mcp_celery.config import AskWhen
 from mcp_celery.engine import JSONObject
@@ -89,6 +89,36 @@ def _tool_refusal(tool: Any, name: str, arguments: JSONObject) -> str | None:
     except Exception:  # noqa: BLE001 - a validator may raise anything
         return f"Invalid arguments for tool {name!r}"
     return None
+
+
+def declared_arguments(
+    server: MCPServer[Any], task_type: TaskType, component: str, arguments: JSONObject
+) -> JSONObject:
+    """Those of a request's arguments that its component declares; the SDK ignores the others.
+
+    A tool whose model takes any name, or looks at all of the input itself, declares all of them. So does a prompt:
+    its function is called with what comes.
+    """
+    managers: Any = server
+    tool = managers._tool_manager.get_tool(component) if task_type == "tool" else None
+    names = None if tool is None else _declared_names(tool.fn_metadata.arg_model)
+    return arguments if names is None else {name: value for name, value in arguments.items() if name in names}
+
+
+@lru_cache(maxsize=1024)
+def _declared_names(model: type[BaseModel]) -> frozenset[str] | None:
+    """The names under which a model reads its fields, None for any."""
+    if model.model_config.get("extra") in ("allow", "forbid") or model.__pydantic_decorators__.model_validators:
+        return None
+    names = set[str]()
+    for name, info in model.model_fields.items():
+        names.add(name)
+        for alias in (info.alias, info.validation_alias):
+            if isinstance(alias, str):
+                names.add(alias)
+            elif alias is not None:
+                return None  # a path into the input, or a choice of several
+    return frozenset(names)
 
 
 def tool_meta(server: MCPServer[Any], name: str) -> JSONObject:

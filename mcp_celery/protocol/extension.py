@@ -107,7 +107,8 @@ class TasksExtension(Extension):
         return as_task and not params.input_responses and self._host.asks_first(params.name)
 
     def _submission(self, ctx: RequestContext, params: CallToolRequestParams, config: TaskConfig) -> Submission:
-        request = {**_answers(params), "name": params.name, "arguments": params.arguments or {}}
+        arguments = self._host.declared_arguments("tool", params.name, params.arguments or {})
+        request = {**_answers(params), "name": params.name, "arguments": arguments}
         return Submission(
             caller=caller_of_request(ctx),
             task_type="tool",

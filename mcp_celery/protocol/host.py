@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mcp_celery.config import Foreground, TaskConfig, TaskMeta
 from mcp_celery.context import TaskContextSnapshot
@@ -57,6 +57,7 @@ class TaskHost:
         task_types: The kinds of components of which at least one may run as a task.
         refusal: Why a component would not take a request's arguments, None where it would. Asked before any state
             exists.
+        declared_arguments: Those of a request's arguments that its component declares.
         asks_first: Whether a tool's first questions are asked in the foreground, before there is a task.
         immediate_response: What a tool has a model told while its task runs, None for nothing.
         foreground: Where tools run for callers that get no task, where they do not say.
@@ -72,6 +73,7 @@ class TaskHost:
     config: Callable[[TaskType, str], tuple[str, TaskConfig]]
     task_types: Callable[[], frozenset[TaskType]]
     refusal: Callable[[TaskType, str, JSONObject], str | None]
+    declared_arguments: Callable[[TaskType, str, JSONObject], JSONObject]
     asks_first: Callable[[str], bool]
     immediate_response: Callable[[str], str | None]
     foreground: Foreground
@@ -110,6 +112,9 @@ class TaskHost:
             raise TaskModeError(f"{task_type.capitalize()} {component!r} does not run as a task")
         if refusal is not None:
             raise InvalidRequestError(refusal)
+        if arguments:
+            declared = self.declared_arguments(task_type, component, arguments)
+            snapshot = replace(snapshot, params={**snapshot.params, "arguments": declared})
         return Submission(
             caller=caller,
             task_type=task_type,

@@ -3,7 +3,16 @@
 from mcp_celery.store.bus import RedisTaskBus
 from mcp_celery.store.connection import connect
 from mcp_celery.store.exposed import RedisExposed
+from mcp_celery.store.memory import StoreMemory
 from mcp_celery.store.records import RedisJobLedger, RedisTaskStore
 from mcp_celery.store.recovery import RedisRecovery
 
-__all__ = ["RedisExposed", "RedisJobLedger", "RedisRecovery", "RedisTaskBus", "RedisTaskStore", "connect"]
+__all__ = [
+    "RedisExposed",
+    "RedisJobLedger",
+    "RedisRecovery",
+    "RedisTaskBus",
+    "RedisTaskStore",
+    "StoreMemory",
+    "connect",
+]

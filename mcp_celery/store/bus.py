@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from mcp_celery.background import ended
 from mcp_celery.engine import TaskHints, TaskRef
 from mcp_celery.errors import StoreUnavailableError
-from mcp_celery.keys import RedisKeys
+from mcp_celery.redis_keys import RedisKeys
 
 logger = logging.getLogger(__name__)
 

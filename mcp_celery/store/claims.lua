@@ -22,8 +22,9 @@ local function let_go(record, claims)
 end
 
 -- Give back what an open task holds, when it has ended: its place among its requestor's open tasks, and the request that
--- created it, whose arguments and token no job will need. The reaper need not revoke its job.
-local function give_back(record)
+-- created it, whose arguments and token no job will need. The reaper need not revoke its job. `result_bytes`: of its
+-- result, where that is in this Redis.
+local function give_back(record, result_bytes)
   local task = redis.call('HMGET', record, 'key', 'counted_in', 'snapshot_key')
   if task[2] then
     redis.call('ZREM', task[2], task[1])
@@ -31,12 +32,13 @@ local function give_back(record)
   if task[3] then
     redis.call('DEL', task[3])
   end
+  keep_bytes_of_ended(record, result_bytes or 0)
   remember(record)
 end
 
 -- Let go of a task that has ended.
-local function let_go_for_good(record, claims)
+local function let_go_for_good(record, claims, result_bytes)
   let_go(record, claims)
-  give_back(record)
+  give_back(record, result_bytes)
 end
 

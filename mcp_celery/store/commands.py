@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from mcp_celery import audit
 from mcp_celery.engine import (
+    RECORD_BYTES,
     TERMINAL,
     Caller,
     Change,
@@ -27,7 +28,8 @@ from mcp_celery.engine import (
     TaskRef,
     sources_of,
 )
-from mcp_celery.keys import INDEX_LIFETIME_MS, RedisKeys, celery_job_id, is_shortened
+from mcp_celery.keys import celery_job_id, is_shortened
+from mcp_celery.redis_keys import INDEX_LIFETIME_MS, RedisKeys
 from mcp_celery.store.codec import (
     decode_questions,
     decode_record,
@@ -53,9 +55,8 @@ _NAMES: Final = (
     *("beat", "sweep", "recover"),
     "watch",
 )
-_BEFORE_EACH: Final = "".join(
-    (f"local INDEX_LIFETIME_MS = {INDEX_LIFETIME_MS}\n", *map(_script, ("common", "claims", "questions")))
-)
+_CONSTANTS: Final = f"local INDEX_LIFETIME_MS = {INDEX_LIFETIME_MS}\nlocal RECORD_BYTES = {RECORD_BYTES}\n"
+_BEFORE_EACH: Final = "".join((_CONSTANTS, *map(_script, ("common", "bytes", "claims", "questions"))))
 SCRIPTS: Final = {name: _BEFORE_EACH + _script(name) for name in _NAMES}
 
 
@@ -106,10 +107,8 @@ def _stored_task(reply: Any, decode: Decode | None) -> StoredTask:
 
 def create(
     keys: RedisKeys, record: TaskRecord, snapshot: str, quota: Quota | None, result_key: ResultKey | None
-) -> Command[bool]:
-    """Keep a new record, its written snapshot, its place in a list, and the way back from a shortened Celery id. False:
-    the quota is used up.
-    """
+) -> Command[None]:
+    """Keep a new record, its written snapshot, its place in a list, and the way back from a shortened Celery id."""
     fields = encode_record(record) | {
         "snapshot_key": keys.snapshot(record.scope, record.task_id),
         "remembered_in": keys.remembered,
@@ -122,21 +121,30 @@ def create(
     shortened = is_shortened(job_id)
     if shortened:
         fields["alias"] = alias
-    position, most = "", ""
+    position, most_tasks, most_bytes = "", "", ""
     index = keys.index(record.scope, record.issuer, record.session) if record.listed else None
     if index is not None:
         names.append(index)
         position = record.position
         fields |= {"listed_in": index, "listed_at": position}
-    if quota is not None:
+    if quota is not None and quota.tasks is not None:
         names.append(keys.counted("open", quota.requestor))
-        most = quota.most
+        most_tasks = quota.tasks
         fields["counted_in"] = names[-1]
+    if quota is not None and quota.bytes is not None:
+        names.append(keys.counted("stored", quota.requestor))
+        most_bytes = quota.bytes
+        fields["stored_in"] = names[-1]
     flat = [text for pair in fields.items() for text in pair]
     kept = [record.expires_at_ms, snapshot, record.key, int(shortened)]
     listed = [position, record.ttl_ms, keys.records(record.scope)]
     look_at = "" if record.work is None else record.created_at_ms
-    return Command("create", names, [*kept, *listed, most, look_at, *flat], lambda reply: reply == 1)
+
+    def parse(reply: Any) -> None:
+        if quota is not None and (left := cast(int, reply)) != 1:
+            raise quota.refusal(None if left == 0 else -left)
+
+    return Command("create", names, [*kept, *listed, most_tasks, look_at, most_bytes, *flat], parse)
 
 
 def count_failed_lookups(keys: RedisKeys, requestor: str, number: int, *, window_ms: int) -> Command[FailedLookups]:

@@ -4,10 +4,10 @@
 -- KEYS[2]  string: the snapshot of the creating request
 -- KEYS[3]  sorted set: every task, by when it expires
 -- KEYS[4]  hash: what is known of tasks when their records have expired
--- Also writes what the record's fields `alias`, `listed_in` and `counted_in` name.
+-- Also writes what the record's fields `alias`, `listed_in`, `counted_in` and `stored_in` name.
 -- ARGV[1]  what the names of the workers' claims begin with
 -- Returns  0 when the job has begun: its message has arrived although it seemed lost, and the task stays; else 1.
-local record = redis.call('HMGET', KEYS[1], 'key', 'alias', 'listed_in', 'listed_at', 'started_retries')
+local record = redis.call('HMGET', KEYS[1], 'key', 'alias', 'listed_in', 'listed_at', 'started_retries', 'stored_in')
 if record[5] then
   return 0
 end
@@ -15,6 +15,9 @@ let_go_for_good(KEYS[1], ARGV[1])
 if record[1] then
   redis.call('ZREM', KEYS[3], record[1])
   redis.call('HDEL', KEYS[4], record[1])
+end
+if record[6] then
+  keep_bytes(record[6], record[1], 0)
 end
 if record[3] then
   redis.call('ZREM', record[3], record[4])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from mcp_celery.engine.watcher import DueTasks
-from mcp_celery.keys import RedisKeys
+from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.store.codec import decode_record, flat_to_mapping
 from mcp_celery.store.commands import Command
 from mcp_celery.store.records import RedisTaskStore

@@ -26,6 +26,6 @@ redis.call('HSET', KEYS[1], unpack(ARGV, 6))
 if current[3] then
   settle_questions(KEYS[1], KEYS[4], KEYS[5])
 end
-let_go_for_good(KEYS[1], ARGV[4])
+let_go_for_good(KEYS[1], ARGV[4], #ARGV[3])
 tell(KEYS[1], KEYS[2], ARGV[5])
 return 1

@@ -5,14 +5,17 @@ local function keep_question(record, questions, key, question)
   redis.call('HSET', questions, key, redis.call('HINCRBY', record, 'asked', 1) .. ':' .. question)
 end
 
--- Let a record end so many ms after its creation (`known`: its fields created_at_ms, ttl_ms and key; sixth, counted_in).
+-- Let a record end so many ms after its creation (`known`: its fields created_at_ms, ttl_ms and key; sixth and seventh,
+-- counted_in and stored_in).
 local function end_after(record, expiry, known, ttl)
   local ends = string.format('%.0f', known[1] + ttl)
   redis.call('HSET', record, 'ttl_ms', string.format('%.0f', ttl))
   redis.call('PEXPIREAT', record, ends)
   add_to_index(expiry, ends, known[3])
-  if known[6] then
-    redis.call('ZADD', known[6], 'XX', ends, known[3])
+  for i = 6, 7 do
+    if known[i] then
+      redis.call('ZADD', known[i], 'XX', ends, known[3])
+    end
   end
 end
 
@@ -28,7 +31,8 @@ end
 -- Let a task that waits live until a time (ms since the epoch; '' for no longer than it does), but no longer than `most`
 -- ms in all; and everything that belongs to it for as long as its record.
 local function live_until(record, others, expiry, time, most)
-  local known = redis.call('HMGET', record, 'created_at_ms', 'ttl_ms', 'key', 'alias', 'listed_in', 'counted_in')
+  local known = redis.call('HMGET', record, 'created_at_ms', 'ttl_ms', 'key', 'alias', 'listed_in', 'counted_in',
+    'stored_in')
   if time ~= '' then
     local ttl = math.min(tonumber(time) - tonumber(known[1]), tonumber(most))
     if ttl > tonumber(known[2]) then
@@ -43,6 +47,9 @@ local function live_until(record, others, expiry, time, most)
     if known[i] then
       live_at_least(known[i], left)
     end
+  end
+  if known[7] then
+    count_bytes_for(known[7], left)
   end
 end
 

@@ -18,7 +18,7 @@ from mcp_celery.engine import (
     encode_answer,
     encode_question,
 )
-from mcp_celery.keys import RedisKeys
+from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.store.codec import decode_record, flat_to_mapping
 from mcp_celery.store.commands import Command, ResultKey, asked, moved
 

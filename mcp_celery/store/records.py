@@ -14,6 +14,7 @@ from redis.retry import Retry
 
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
+    RECORD_BYTES,
     Caller,
     Change,
     Changed,
@@ -26,12 +27,14 @@ from mcp_celery.engine import (
     TaskRecord,
     TaskRef,
 )
-from mcp_celery.errors import StoreUnavailableError
-from mcp_celery.keys import RedisKeys, is_shortened, parse_task_key, task_key_from_job_id
+from mcp_celery.errors import StoreFullError, StoreUnavailableError
+from mcp_celery.keys import is_shortened, parse_task_key, task_key_from_job_id
+from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.sealing import SnapshotCodec
 from mcp_celery.store import commands
 from mcp_celery.store.codec import continued
 from mcp_celery.store.commands import SCRIPTS, Command, Decode, ResultKey
+from mcp_celery.store.memory import RETRY_AFTER_MS, MemoryInfo, StoreMemory
 from mcp_celery.store.questions import RedisQuestions
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ class RedisTaskStore(RedisQuestions):
         result_key: Where the result backend keeps a job's result, None when it is not in this Redis.
         decode_result: Reads what the result backend stored.
         snapshots: How snapshots are written.
+        memory: Says whether there is memory for one more task, None for always.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class RedisTaskStore(RedisQuestions):
         result_key: ResultKey | None = None,
         decode_result: Decode | None = None,
         snapshots: SnapshotCodec | None = None,
+        memory: StoreMemory | None = None,
     ) -> None:
         self.client = client
         self.keys = keys
@@ -67,12 +72,24 @@ class RedisTaskStore(RedisQuestions):
         self._result_key = result_key
         self._decode_result = decode_result
         self._snapshots = snapshots or SnapshotCodec()
+        self._memory = memory
         self._scripts = {name: client.register_script(text) for name, text in SCRIPTS.items()}
 
-    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> bool:
-        """Keep a new record and what belongs to it, unless the quota is used up."""
+    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
+        """Keep a new record and what belongs to it, unless the quota or the memory is used up."""
         written = self._snapshots.write(snapshot, self.keys.snapshot(record.scope, record.task_id))
-        return await self.run(commands.create(self.keys, record, written, quota, self._result_key))
+        memory, size = self._memory, RECORD_BYTES + len(written)
+        if memory is not None and not await memory.has_room(size, self._memory_info):
+            raise StoreFullError(memory.most_percent, retry_after_ms=RETRY_AFTER_MS)
+        try:
+            await self.run(commands.create(self.keys, record, written, quota, self._result_key))
+        except StoreUnavailableError as error:
+            if isinstance(error.__cause__, redis.OutOfMemoryError):
+                raise StoreFullError(100, retry_after_ms=RETRY_AFTER_MS) from error
+            raise
+
+    async def _memory_info(self) -> MemoryInfo:
+        return await self.guarded(cast(Any, self.client).info("memory"))
 
     async def count_failed_lookups(self, requestor: str, number: int, *, window_ms: int) -> FailedLookups:
         """Count look-ups of a requestor that found nothing."""

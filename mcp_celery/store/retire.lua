@@ -8,7 +8,8 @@
 -- Also shortens what the record's fields `alias` and `result_key` name.
 -- ARGV[1]  when it goes, in ms since the epoch
 -- Returns  nothing.
-local known = redis.call('HMGET', KEYS[1], 'created_at_ms', 'ttl_ms', 'key', 'alias', 'result_key', 'counted_in')
+local known = redis.call('HMGET', KEYS[1], 'created_at_ms', 'ttl_ms', 'key', 'alias', 'result_key', 'counted_in',
+  'stored_in')
 if not known[1] then
   return
 end

@@ -10,6 +10,7 @@ from dataclasses import replace
 from mcp_celery import audit
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
+    RECORD_BYTES,
     Caller,
     Change,
     Changed,
@@ -68,18 +69,23 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
                 kept = None
             yield kept
 
-    def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> bool:
+    def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
         """As ``TaskStore.create``."""
         with self._found(record.ref):
-            if quota is not None and self._open_tasks(quota.requestor) >= quota.most:
-                return False
             written = self._snapshots.write(snapshot, _place(record.ref)).encode()
+            if quota is not None:
+                self._require_room(quota, RECORD_BYTES + len(written))
             self._kept[record.ref] = Kept(record, written, None if quota is None else quota.requestor)
-            return True
 
-    def _open_tasks(self, requestor: str) -> int:
-        mine = [kept.record for kept in self._kept.values() if kept.requestor == requestor]
-        return sum(record.is_open and record.expires_at_ms > self._clock() for record in mine)
+    def _require_room(self, quota: Quota, size: int) -> None:
+        now = self._clock()
+        mine = [kept for kept in self._kept.values() if kept.requestor == quota.requestor]
+        alive = [kept for kept in mine if kept.record.expires_at_ms > now]
+        stored = sum(RECORD_BYTES + len(kept.snapshot) for kept in alive)
+        if quota.bytes is not None and stored + size > quota.bytes:
+            raise quota.refusal(min((kept.record.expires_at_ms - now for kept in alive), default=1))
+        if quota.tasks is not None and sum(kept.record.is_open for kept in alive) >= quota.tasks:
+            raise quota.refusal(None)
 
     def count_failed_lookups(self, requestor: str, number: int, *, window_ms: int) -> FailedLookups:
         """As ``TaskStore.count_failed_lookups``."""
@@ -248,9 +254,9 @@ class MemoryTaskStore(MemoryQuestionStore):
         self.ledger = MemoryJobLedger(bus, clock, results, snapshots)
         super().__init__(self.ledger)
 
-    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> bool:
+    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
         """Keep a new record and its snapshot until the record's ttl ends, unless the quota is used up."""
-        return self.ledger.create(record, snapshot, quota)
+        self.ledger.create(record, snapshot, quota)
 
     async def count_failed_lookups(self, requestor: str, number: int, *, window_ms: int) -> FailedLookups:
         """Count look-ups of a requestor that found nothing."""

@@ -17,7 +17,8 @@ from typing import Any, cast
 import pytest
 import redis
 
-from mcp_celery.keys import RedisKeys, build_task_key, celery_job_id
+from mcp_celery.keys import build_task_key, celery_job_id
+from mcp_celery.redis_keys import RedisKeys
 from tests.support.deployment import Deployment, deployed
 from tests.support.flower import run_flower
 from tests.support.servers.callers import NOBODYS_QUEUE, Bearer

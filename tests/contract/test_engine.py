@@ -377,7 +377,7 @@ class Unanswered:
         self.create_in = world.store.create
         self.created: list[TaskRef] = []
 
-    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> bool:
+    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
         await self.create_in(record, snapshot, quota)
         self.created.append(record.ref)
         raise StoreUnavailableError

@@ -54,7 +54,7 @@ class Finishing:
 @pytest.fixture(params=["store", "ledger"])
 async def job(in_redis: RedisWorld, request: pytest.FixtureRequest) -> Finishing:
     record = a_record()
-    assert await in_redis.store.create(record, SNAPSHOT)
+    await in_redis.store.create(record, SNAPSHOT)
     return Finishing(in_redis, record, request.param)
 
 

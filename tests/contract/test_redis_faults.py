@@ -20,7 +20,7 @@ from redis.asyncio.connection import UnixDomainSocketConnection
 
 from mcp_celery.embedded import EmbeddedStore
 from mcp_celery.engine import Change, Claim, TaskEngine, TaskRecord
-from mcp_celery.errors import StoreUnavailableError
+from mcp_celery.errors import LIMIT_EXCEEDED, StoreFullError, StoreUnavailableError
 from mcp_celery.settings import celery_url
 from mcp_celery.testing import MemoryTaskQueue
 from tests.support.leaks import no_eternal_keys, no_processes_left
@@ -377,3 +377,15 @@ def test_celery_reaches_a_socket_whose_path_needs_quoting(own_store: OwnStore) -
     assert app.backend.get_result("job") == {"number": 2}
     app.backend.client.close()  # pyright: ignore[reportAttributeAccessIssue]
     app.close()
+
+
+async def test_redis_that_is_full_is_not_reported_as_down(own_world: RedisWorld) -> None:
+    client: Any = own_world.client
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(StoreFullError) as refusal:
+            await own_world.store.create(a_record(), SNAPSHOT)
+    finally:
+        client.config_set("maxmemory", 0)
+    assert refusal.value.code == LIMIT_EXCEEDED
+    assert refusal.value.data == {"limit": "store_memory", "most": 100, "retryAfterMs": 5_000}

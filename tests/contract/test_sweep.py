@@ -9,7 +9,7 @@ import pytest
 
 from mcp_celery.engine import Asking, Change, Claim, ExposedWork, NextLeg, Question, TaskRecord, now_ms
 from mcp_celery.engine.recovery import Expiring, RecoveryPolicy, Sweep
-from mcp_celery.keys import INDEX_LIFETIME_MS
+from mcp_celery.redis_keys import INDEX_LIFETIME_MS
 from mcp_celery.store import RedisRecovery
 from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
 
@@ -35,7 +35,7 @@ def put(world: RedisWorld, index: str, **minutes_from_now: int) -> None:
 
 async def created(world: RedisWorld, *, minutes: int, work: ExposedWork | None = None) -> TaskRecord:
     record = replace(a_record(ttl_ms=minutes * MINUTE_MS), work=work)
-    assert await world.store.create(record, SNAPSHOT)
+    await world.store.create(record, SNAPSHOT)
     return record
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -190,7 +191,8 @@ def test_nothing_outside_a_job_can_wait_in_it(recwarn: pytest.WarningsRecorder) 
 def test_no_job_is_lost_or_told_twice(seed: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     chance = random.Random(seed)
-    pool = Pool(limit=20, threads=6)
+    limit = 20
+    pool = Pool(limit=limit, threads=6)
     jobs = list[Job]()
 
     async def coroutine(seconds: float) -> float:
@@ -208,20 +210,25 @@ def test_no_job_is_lost_or_told_twice(seed: int, caplog: pytest.LogCaptureFixtur
             time.sleep(0.0005)
         return seconds
 
-    def fails() -> None:
-        raise chance.choice([ValueError, SystemExit])
+    def fails(error: type[BaseException]) -> None:
+        raise error
 
     for n in range(600):
         seconds = chance.random() * 0.02
         work = chance.choice([coroutine, coroutine, function])
-        body: Callable[[], Any] = fails if chance.random() < 0.05 else lambda work=work, s=seconds: work(s)
+        # Chosen here: in the jobs' threads, the order of the choices would be another in each run.
+        error = chance.choice([ValueError, SystemExit])
+        does_fail = chance.random() < 0.05
+        body: Callable[[], Any] = partial(fails, error) if does_fail else partial(work, seconds)
         limits = {name: chance.random() * 0.02 for name in ("soft_seconds", "hard_seconds") if chance.random() < 0.3}
         jobs.append(pool.submit(body, on_loop=chance.random() < 0.7 or work is coroutine, **limits))
         if chance.random() < 0.3:
             victim = chance.choice(jobs)
             threading.Timer(chance.random() * 0.01, victim.terminate, args=(15,)).start()
         if n % 50 == 0:
-            pool.dispatcher.resize(chance.choice([-5, 5]))
+            by = chance.choice([-5, 5]) if limit > 5 else 5  # where none may run, none ends
+            limit += by
+            pool.dispatcher.resize(by)
     ends = Counter[str]()
     for job in jobs:
         pool.end_of(job)

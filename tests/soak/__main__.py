@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from mcp_celery.keys import RedisKeys
+from mcp_celery.redis_keys import RedisKeys
 from tests.soak import audit
 from tests.soak.chaos import Chaos, Plant
 from tests.soak.load import Load

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 import redis
 
-from mcp_celery.keys import RedisKeys
+from mcp_celery.redis_keys import RedisKeys
 from tests.soak.load import FOREGROUND, Call
 from tests.soak.server import REFUSED
 

@@ -16,9 +16,9 @@ from mcp.client import Client
 from mcp_celery import Settings, TaskConfig, TaskContextSnapshot, TaskServer
 from mcp_celery.composition import CeleryTasks
 from mcp_celery.engine import Caller, JSONObject, Submission, TaskEngine, TaskRecord, TaskView
-from mcp_celery.keys import RedisKeys
 from mcp_celery.names import job_name
 from mcp_celery.queue import CeleryQueue
+from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.server import tasks_of
 from tests.support.waiting import eventually, soon
 

@@ -26,7 +26,7 @@ from mcp_celery.engine import (
     now_ms,
 )
 from mcp_celery.engine.ids import new_task_id
-from mcp_celery.keys import RedisKeys
+from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.store import RedisJobLedger, RedisTaskBus, RedisTaskStore, connect
 from mcp_celery.testing import MemoryBackend, MemoryTaskQueue, MemoryTaskResults, MemoryTaskStore
 from tests.support.leaks import no_eternal_keys

@@ -83,9 +83,9 @@ class Store(MemoryTaskStore):
         self.kept: list[TaskRef] = []
         self.fails_to_delete = False
 
-    async def create(self, record: TaskRecord, snapshot: Any, quota: Quota | None = None) -> bool:
+    async def create(self, record: TaskRecord, snapshot: Any, quota: Quota | None = None) -> None:
         self.kept.append(record.ref)
-        return await super().create(record, snapshot, quota)
+        await super().create(record, snapshot, quota)
 
     async def delete(self, ref: TaskRef) -> bool:
         await anyio.lowlevel.checkpoint()

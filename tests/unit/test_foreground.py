@@ -85,9 +85,9 @@ class Store(MemoryTaskStore):
     created = 0
     refused = 0
 
-    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> bool:
+    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
         self.created += 1
-        return await super().create(record, snapshot, quota)
+        await super().create(record, snapshot, quota)
 
     async def load(self, ref: TaskRef) -> StoredTask | None:
         try:
@@ -111,6 +111,7 @@ class Site:
             config=lambda _type, name: (name, self.config),
             task_types=lambda: frozenset({"tool"}),
             refusal=lambda _type, _name, _arguments: None,
+            declared_arguments=lambda _type, _name, arguments: arguments,
             asks_first=lambda _name: False,
             immediate_response=lambda _name: None,
             foreground="server",

@@ -124,7 +124,7 @@ class Stage:
 
     async def created(self, **values: object) -> TaskRecord:
         record = replace(a_record(), **values)  # pyright: ignore[reportArgumentType]
-        assert await self.backend.store.create(record, SNAPSHOT)
+        await self.backend.store.create(record, SNAPSHOT)
         return record
 
     async def sweep(self, found: Sweep) -> bool:

@@ -1,0 +1,39 @@
+-- In front of every script: how many bytes are kept for a requestor. An index has its tasks by when they expire; a hash
+-- beside it has the bytes of each, and under '' those of all.
+
+-- Note how many bytes are kept of a task.
+local function keep_bytes(index, task, bytes)
+  local sizes = index .. ':bytes'
+  local before = tonumber(redis.call('HGET', sizes, task) or 0)
+  redis.call('HINCRBY', sizes, '', bytes - before)
+  if bytes > 0 then
+    redis.call('HSET', sizes, task, bytes)
+  else
+    redis.call('HDEL', sizes, task)
+    redis.call('ZREM', index, task)
+  end
+end
+
+-- How many bytes are kept of tasks that have not expired; that task aside.
+local function kept_bytes(index, task)
+  for _, expired in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now_ms(), 'LIMIT', 0, 1000)) do
+    keep_bytes(index, expired, 0)
+  end
+  local sizes = redis.call('HMGET', index .. ':bytes', '', task)
+  return tonumber(sizes[1] or 0) - tonumber(sizes[2] or 0)
+end
+
+-- Let the books live as long as a task, and a minute: they count it for as long as it is there.
+local function count_bytes_for(index, left)
+  for _, key in ipairs({index, index .. ':bytes'}) do
+    live_at_least(key, left + 60000)
+  end
+end
+
+-- Note how many bytes are kept of a task that has ended: a record, and its result where it is in this Redis.
+local function keep_bytes_of_ended(record, result_bytes)
+  local task = redis.call('HMGET', record, 'stored_in', 'key')
+  if task[1] then
+    keep_bytes(task[1], task[2], RECORD_BYTES + result_bytes)
+  end
+end
