@@ -28,6 +28,7 @@ from mcp_celery.names import job_name
 from mcp_celery.publisher import Publisher
 from mcp_celery.queues import queue_of
 from mcp_celery.shown import shown_arguments
+from mcp_celery.within import within
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class CeleryQueue:
             return
         revoke = self._revokes.start(self._tell_of_revoke(job_ids, terminate=terminate), name="mcp-celery-revoke")
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with within(self._timeout_seconds):
                 await asyncio.shield(revoke)
         except TimeoutError:
             logger.warning("could not tell the workers to revoke %s in time", job_ids[0])
@@ -140,7 +141,7 @@ class CeleryQueue:
     ) -> Answer:
         publisher = publisher or self._single
         try:
-            async with asyncio.timeout(self._timeout_seconds + longer_seconds):
+            async with within(self._timeout_seconds + longer_seconds):
                 return await publisher.do(work)
         except (KombuError, OSError, TimeoutError, *publisher.broker_errors(), *publisher.refusals()) as error:
             logger.warning("the broker (MCP_CELERY_BROKER_URL) failed: %s", type(error).__name__)

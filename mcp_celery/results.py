@@ -21,6 +21,7 @@ from kombu.exceptions import SerializationError, SerializerNotInstalled
 
 from mcp_celery.engine import UNREADABLE, StoredResult
 from mcp_celery.settings import celery_url
+from mcp_celery.within import within
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class CeleryResults:
     async def read(self, job_id: str) -> StoredResult | None:
         """The job's stored result, read off the event loop. None: none yet, or the backend does not answer."""
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with within(self._timeout_seconds):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, job_id)
         except Exception as error:  # noqa: BLE001 - backends raise their drivers' own errors, which have no common root
             logger.warning("the result backend did not answer: %s", type(error).__name__)
@@ -89,7 +90,7 @@ class CeleryResults:
             while unread:
                 # A reader returns well before it would be given up, unless the backend hangs.
                 until = monotonic() + self._timeout_seconds / 2
-                async with asyncio.timeout(self._timeout_seconds):
+                async with within(self._timeout_seconds):
                     await asyncio.get_running_loop().run_in_executor(self._threads, read, unread, found, until)
         except Exception as error:  # noqa: BLE001 - as above
             logger.warning("the result backend did not answer: %s", type(error).__name__)
@@ -98,7 +99,7 @@ class CeleryResults:
     async def forget(self, job_ids: Sequence[str]) -> None:
         """Forget the stored results of jobs, off the event loop; what fails to be forgotten lives its own time."""
         try:
-            async with asyncio.timeout(self._timeout_seconds + FORGET_SECONDS * len(job_ids)):
+            async with within(self._timeout_seconds + FORGET_SECONDS * len(job_ids)):
                 await asyncio.get_running_loop().run_in_executor(self._threads, self._forget, job_ids)
         except Exception as error:  # noqa: BLE001 - as above
             logger.warning("the result backend did not forget %d results: %s", len(job_ids), type(error).__name__)

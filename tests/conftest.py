@@ -1,8 +1,8 @@
 """For every test: which tests run, on which pool of Celery, and beside which others.
 
 Options:
-    --quick: Leave out what `make test` leaves out: of the integration tests all but those marked `smoke`; and each test
-        runs on one pool.
+    --quick: Leave out what `make test` leaves out: of the integration tests all but one case of each of those marked
+        `smoke`; and each test runs on one pool.
     --all-pools: Run each test on every pool.
     --long: Run the tests marked `long` as well.
     --differential-seed N: Make the tools of the differential tests from this seed.
@@ -36,7 +36,7 @@ PROCESSES_PER_CORE: Final = 2
 ACROSS_MODULES: Final = frozenset({"deployment", "shared_worker"})
 """Fixtures of a whole folder, or of the session, that start processes."""
 SMOKE_ONLY: Final = frozenset({"browser", "differential", "integration", "peers", "pool"})
-"""Folders of which `--quick` runs only the tests marked `smoke`."""
+"""Folders of which `--quick` runs only the tests marked `smoke`, and of each of those one case."""
 
 # A machine that is slow for a moment is no fault of the code: hypothesis times nothing.
 _untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -112,7 +112,9 @@ def _selected(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator[p
     for item in items:
         if item.get_closest_marker("long") and not config.getoption("--long"):
             continue
-        if quick and _is_slow(item) and not item.get_closest_marker("smoke"):
+        if quick and _is_slow(item):
+            if item.get_closest_marker("smoke"):
+                variants[item.nodeid.partition("[")[0]].append(item)
             continue
         variants[_without_pool(item)].append(item)
     for test, found in variants.items():

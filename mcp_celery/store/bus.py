@@ -24,6 +24,7 @@ from mcp_celery.background import ended
 from mcp_celery.engine import TaskHints, TaskRef
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.redis_keys import RedisKeys
+from mcp_celery.within import within
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class RedisTaskBus:
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._stay_connected(), name="mcp-celery-bus")
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with within(self._timeout_seconds):
                 for channel in joined:
                     await channel.confirmed.wait()
         except TimeoutError:
@@ -161,7 +162,7 @@ class RedisTaskBus:
         while True:
             try:
                 async with _Connection(self._client.connection_pool) as connection:
-                    async with asyncio.timeout(self._timeout_seconds):
+                    async with within(self._timeout_seconds):
                         await connection.subscribe(_IDLE_CHANNEL)
                     if failures:
                         logger.info("the task store (MCP_CELERY_REDIS_URL) answers again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from typing import Any, TypeVar, cast
@@ -36,6 +35,7 @@ from mcp_celery.store.codec import continued
 from mcp_celery.store.commands import SCRIPTS, Command, Decode, ResultKey
 from mcp_celery.store.memory import RETRY_AFTER_MS, MemoryInfo, StoreMemory
 from mcp_celery.store.questions import RedisQuestions
+from mcp_celery.within import within
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class RedisTaskStore(RedisQuestions):
             StoreUnavailableError: The store did not answer in time.
         """
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with within(self._timeout_seconds):
                 return await call
         except (redis.RedisError, OSError, TimeoutError) as error:
             logger.warning("the task store (MCP_CELERY_REDIS_URL) failed: %s", _reason(error))

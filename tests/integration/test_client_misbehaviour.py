@@ -48,11 +48,6 @@ BUFFERS: Final = 12 * 1024 * 1024
 
 
 @pytest.fixture(autouse=True)
-def every_key_has_a_lifetime() -> None:
-    """No store is used here."""
-
-
-@pytest.fixture(autouse=True)
 def quick_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(push_module, "ACKNOWLEDGE_SECONDS", 0.5)
 
@@ -111,6 +106,7 @@ def most_asked(method: str, seconds: float) -> int:
             return 3  # the test asks once, and the SDK may have something to ask before
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(("revision", "kind"), KINDS)
 async def test_a_spoiled_message_is_a_matter_of_its_task_alone(
@@ -145,6 +141,7 @@ async def test_a_spoiled_message_is_a_matter_of_its_task_alone(
         assert ends == ["faulty"]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(("revision", "kind"), [("2026-07-28", "server/discover"), ("2025-11-25", "initialize")])
 async def test_a_spoiled_handshake_fails_or_succeeds_soon_and_the_next_one_succeeds(

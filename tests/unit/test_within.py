@@ -1,0 +1,50 @@
+"""A time-out that counts only the time in which this process ran."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from mcp_celery.within import within
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_what_is_in_time_goes_through() -> None:
+    async with within(60):
+        await asyncio.sleep(0)
+
+
+async def test_what_takes_longer_is_a_timeout() -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with within(0.1):
+            await asyncio.Event().wait()
+    assert time.monotonic() - began >= 0.1
+
+
+async def test_time_in_which_the_process_did_not_run_counts_for_nothing() -> None:
+    answered = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.05, time.sleep, 0.4)  # nothing runs; the answer has arrived meanwhile
+    loop.call_later(0.1, answered.set)
+    async with within(0.2):
+        await answered.wait()
+
+
+async def test_an_error_and_a_cancellation_from_outside_stay_what_they_are() -> None:
+    with pytest.raises(KeyError):
+        async with within(60):
+            raise KeyError
+
+    async def wait() -> None:
+        async with within(60):
+            await asyncio.Event().wait()
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
