@@ -9,7 +9,7 @@ SOURCES := mcp_celery workers config tests bench
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all test-long test-pythons test-stress test-browser test-faults test-peers coverage \
-  mutants soak screenshots conformance bench lint format docs constraints clean
+  mutants fuzz soak screenshots conformance bench lint format docs constraints clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ test-peers: $(READY) ## Test with clients of other makers, each in a venv of its
 
 mutants: $(READY) ## Break the engine and the Lua scripts in small ways, and see that a test fails; ALL=1 for all modules
 	@$(BIN)/python -m tests.mutants $(if $(ALL),--all) $(ARGS)
+
+fuzz: $(READY) ## Send 10,000 malformed requests of both revisions to servers; ARGS="--fuzz-seed 7" sends others
+	@$(PYTEST) tests/integration/test_malformed_requests.py --requests 10000 $(ARGS)
 
 soak: $(READY) ## Kill everything at random under load, and audit what became of it; ARGS="--minutes 20 --write"
 	@$(BIN)/python -m tests.soak $(ARGS)

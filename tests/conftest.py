@@ -6,6 +6,7 @@ Options:
     --all-pools: Run each test on every pool.
     --long: Run the tests marked `long` as well.
     --differential-seed N: Make the tools of the differential tests from this seed.
+    --requests N, --fuzz-seed N: How many malformed requests are sent to servers, and which.
     --screenshots FOLDER: Keep the pictures that the browser's tests take.
 """
 
@@ -51,6 +52,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--all-pools", action="store_true", help="run each test on every pool of Celery")
     group.addoption("--long", action="store_true", help="run the tests marked `long` as well")
     group.addoption("--differential-seed", type=int, metavar="N", help="the seed of the tools of tests/differential")
+    group.addoption("--requests", type=int, default=1_000, metavar="N", help="how many malformed requests are sent")
+    group.addoption("--fuzz-seed", type=int, default=1, metavar="N", help="which malformed requests are sent")
     group.addoption("--screenshots", type=Path, metavar="FOLDER", help="keep pictures of Flower's pages there")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, Final, cast
@@ -68,12 +69,23 @@ def refusal(server: MCPServer[Any], task_type: TaskType, component: str, argumen
     if task_type == "resource":
         return None if declared_resource(server, component) else f"Unknown resource: {component}"
     if task_type == "prompt":
-        prompt = managers._prompt_manager.get_prompt(component)
-        if prompt is None:
-            return f"Unknown prompt: {component}"
-        missing = sorted({one.name for one in prompt.arguments or () if one.required} - arguments.keys())
-        return f"Missing required arguments: {', '.join(missing)}" if missing else None
+        return _prompt_refusal(managers._prompt_manager.get_prompt(component), component, arguments)
     return _tool_refusal(managers._tool_manager.get_tool(component), component, arguments)
+
+
+def _prompt_refusal(prompt: Any, name: str, arguments: JSONObject) -> str | None:
+    if prompt is None:
+        return f"Unknown prompt: {name}"
+    if missing := sorted({one.name for one in prompt.arguments or () if one.required} - arguments.keys()):
+        return f"Missing required arguments: {', '.join(missing)}"
+    unknown = arguments.keys() - {one.name for one in prompt.arguments or ()}
+    if unknown and not _takes_any(prompt.fn):  # its function would be called with them, and raise
+        return f"Arguments that prompt {name!r} does not declare: {', '.join(map(repr, sorted(unknown)))}"[:300]
+    return None
+
+
+def _takes_any(fn: Callable[..., Any]) -> bool:
+    return any(one.kind is one.VAR_KEYWORD for one in inspect.signature(fn).parameters.values())
 
 
 def _tool_refusal(tool: Any, name: str, arguments: JSONObject) -> str | None:
@@ -96,8 +108,7 @@ def declared_arguments(
 ) -> JSONObject:
     """Those of a request's arguments that its component declares; the SDK ignores the others.
 
-    A tool whose model takes any name, or looks at all of the input itself, declares all of them. So does a prompt:
-    its function is called with what comes.
+    A tool whose model takes any name, or looks at all of the input itself, declares all of them.
     """
     managers: Any = server
     tool = managers._tool_manager.get_tool(component) if task_type == "tool" else None

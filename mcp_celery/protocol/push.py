@@ -122,14 +122,14 @@ class TaskPush:
                 await ctx.session.send_notification(cast(Any, notification), ctx.request_id)
 
         result: HandlerResult = None
-        refusal: MCPError | None = None
+        refusal: Exception | None = None
         async with anyio.create_task_group() as group:
             group.start_soon(tell)
             try:
                 # The stream outlives its last task: it ends when the client closes it, or the server shuts down.
                 result = await call_next(replace(ctx, session=cast(ServerSession, session)))
-            except MCPError as error:
-                refusal = error  # raised below: the group would wrap it
+            except Exception as error:  # noqa: BLE001 - raised below: the group would wrap it
+                refusal = error
             group.cancel_scope.cancel()
         if refusal is not None:
             raise refusal

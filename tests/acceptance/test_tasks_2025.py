@@ -127,6 +127,11 @@ async def test_a_task_of_another_form_is_refused(session: Session, task: Any) ->
         ),
         ("tools/call", {"name": "no_such_tool"}, "Unknown tool: no_such_tool"),
         ("prompts/get", {"name": "briefing"}, "Missing required arguments: topic"),
+        (
+            "prompts/get",
+            {"name": "briefing", "arguments": {"topic": "tides", "other": 1}},
+            "Arguments that prompt 'briefing' does not declare: 'other'",
+        ),
         ("prompts/get", {"name": "no_such_prompt"}, "Unknown prompt: no_such_prompt"),
         ("resources/read", {"uri": "fixture://nowhere"}, "Unknown resource: fixture://nowhere"),
     ],
