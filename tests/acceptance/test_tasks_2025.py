@@ -129,7 +129,7 @@ async def test_a_task_of_another_form_is_refused(session: Session, task: Any) ->
         ("prompts/get", {"name": "briefing"}, "Missing required arguments: topic"),
         (
             "prompts/get",
-            {"name": "briefing", "arguments": {"topic": "tides", "other": 1}},
+            {"name": "briefing", "arguments": {"topic": "tides", "other": "1"}},
             "Arguments that prompt 'briefing' does not declare: 'other'",
         ),
         ("prompts/get", {"name": "no_such_prompt"}, "Unknown prompt: no_such_prompt"),
