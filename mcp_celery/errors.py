@@ -112,7 +112,7 @@ class ArgumentsTooLargeError(McpCeleryError):
     """A request that was to become a task is larger than ``MCP_CELERY_MAX_ARGUMENT_BYTES``; none was created.
 
     Args:
-        size: Of its parameters, as JSON, in bytes.
+        size: Of its parameters and ``_meta``, as JSON, in bytes.
         most: The limit in bytes.
     """
 
@@ -120,7 +120,7 @@ class ArgumentsTooLargeError(McpCeleryError):
 
     def __init__(self, size: int, most: int) -> None:
         super().__init__(
-            f"The arguments are too large for a task: {size} bytes as JSON; this server takes {most} "
+            f"The request is too large for a task: {size} bytes as JSON; this server takes {most} "
             "(MCP_CELERY_MAX_ARGUMENT_BYTES)"
         )
 

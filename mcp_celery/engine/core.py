@@ -97,7 +97,7 @@ class TaskEngine:
             QueueUnavailableError: Nothing was created; the record was taken back.
             InvalidRequestError: An exposed job's work cannot be made of these arguments; nothing was created.
         """
-        self._limits.require_fit(submission.snapshot.params)
+        self._limits.require_fit(submission.snapshot)
         plan = None if self._exposed is None else await self._exposed.plan(submission)
         if plan is not None:
             # Nothing of the caller is kept for a worker that could not read it.

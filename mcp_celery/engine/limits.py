@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine.record import Caller, JSONObject, Quota
+from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine.record import Caller, Quota
 from mcp_celery.errors import ArgumentsTooLargeError
 from mcp_celery.jsonable import json_text
 
@@ -24,7 +25,7 @@ class TaskLimits:
         poll_interval_ms: When the component does not say.
         settle_interval_ms: How often an open task's stored result is looked at, where that is a request of its own.
         max_input_bytes: How large the answers may be that one request brings, as JSON.
-        max_argument_bytes: How large a request may be that becomes a task: the JSON of its parameters.
+        max_argument_bytes: How large a request may be that becomes a task: the JSON of its parameters and ``_meta``.
         max_open_tasks: How many open tasks a requestor may have, None for any number.
         max_stored_bytes: How many bytes may be kept for a requestor, None for any number.
         max_failed_lookups: How many look-ups of a requestor may fail in a window, None for any number.
@@ -53,11 +54,12 @@ class TaskLimits:
             return None
         return Quota(caller.requestor, tasks=self.max_open_tasks, bytes=self.max_stored_bytes)
 
-    def require_fit(self, params: JSONObject) -> None:
+    def require_fit(self, snapshot: TaskContextSnapshot) -> None:
         """Refuse a request that is too large to become a task.
 
         Raises:
-            ArgumentsTooLargeError: Its parameters are.
+            ArgumentsTooLargeError: It is, with all that its client says of itself.
         """
-        if (size := len(json_text(params).encode())) > self.max_argument_bytes:
+        sent = (snapshot.params, snapshot.meta, snapshot.client_info, snapshot.client_capabilities)
+        if (size := len(json_text(sent).encode())) > self.max_argument_bytes:
             raise ArgumentsTooLargeError(size, self.max_argument_bytes)

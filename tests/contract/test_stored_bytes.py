@@ -158,13 +158,13 @@ class TestInRedis:
 
 class TestArguments:
     async def test_a_request_that_is_too_large_becomes_no_task(self, world: World, queue: Watchful) -> None:
-        limits = replace(LIMITS, max_argument_bytes=100)
+        limits = replace(LIMITS, max_argument_bytes=200)
         engine = TaskEngine(store=world.store, queue=queue, bus=world.bus, results=world.results, limits=limits)
-        with pytest.raises(ArgumentsTooLargeError) as refusal:
-            await engine.submit(replace(a_submission(), snapshot=BIG))
-        assert refusal.value.code == INVALID_PARAMS
-        assert "MCP_CELERY_MAX_ARGUMENT_BYTES" in str(refusal.value)
-        assert "100 " in str(refusal.value)
+        for big in (BIG, replace(BIG, params={}, meta={"junk": "x" * 200})):
+            with pytest.raises(ArgumentsTooLargeError) as refusal:
+                await engine.submit(replace(a_submission(), snapshot=big))
+            assert refusal.value.code == INVALID_PARAMS
+            assert "this server takes 200 (MCP_CELERY_MAX_ARGUMENT_BYTES)" in str(refusal.value)
         assert (await engine.list(ALICE)).records == []
 
 
