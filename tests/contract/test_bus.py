@@ -252,3 +252,17 @@ class TestInRedisOnly:
             heard_raw.get_message(timeout=5)
             await tell(in_redis, ref)
             assert heard_raw.get_message(timeout=5)["data"] == b"2"  # pyright: ignore[reportOptionalSubscript]
+
+    async def test_what_anybody_publishes_is_a_hint_at_most(self, in_redis: RedisWorld) -> None:
+        """Who may publish in Redis can have a task looked at. It tells nobody anything, and stops no hint."""
+        mine, other = await some_tasks(in_redis, 2)
+        async with in_redis.bus.subscribe([mine]) as hints:
+            channel = in_redis.keys.channel(mine.scope, mine.task_id)
+            for garbage in (b"", b"-1", b"\xff\x00", b"9" * 5_000, b'{"status":"completed"}', b"x" * 1_000_000):
+                in_redis.client.publish(channel, garbage)
+                in_redis.client.publish(in_redis.keys.channel(other.scope, other.task_id), garbage)
+            await tell(in_redis, mine)
+            assert await heard(hints) == mine
+        stored = await in_redis.store.load(mine)
+        assert stored is not None
+        assert stored.record.status == "working"
