@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import anyio
@@ -41,6 +40,7 @@ from mcp_celery.errors import (
     LimitExceededError,
     McpCeleryError,
     QueueUnavailableError,
+    StoredDataError,
     TaskNotFoundError,
     TooManyTasksError,
 )
@@ -208,8 +208,12 @@ class TaskEngine:
         more = len(found) > PAGE_SIZE
         records: list[TaskRecord] = []
         for stored in shown:
-            with suppress(TaskNotFoundError):  # it expired while its part was read
+            try:
                 records.append((await self.settling.settled(stored)).record)
+            except TaskNotFoundError:
+                continue  # it expired while its part was read
+            except StoredDataError as error:
+                logger.error("task %s is left out of a list: %s", stored.record.task_id, error.reason)
         return TaskPage(records, cursor_at(shown[-1].record.position) if more else None)
 
     async def view(self, stored: StoredTask) -> TaskView:

@@ -12,7 +12,7 @@ local function end_after(record, expiry, known, ttl)
   redis.call('PEXPIREAT', record, ends)
   add_to_index(expiry, ends, known[3])
   if known[6] then
-    redis.call('ZADD', known[6], 'XX', ends, known[3])
+    unless_other_type('ZADD', known[6], 'XX', ends, known[3])
   end
 end
 

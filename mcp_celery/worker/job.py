@@ -22,7 +22,7 @@ from mcp_celery.engine import (
     result_lost,
     success,
 )
-from mcp_celery.errors import JobFailedError, StoreUnavailableError
+from mcp_celery.errors import JobFailedError, McpCeleryError, StoredDataError, StoreUnavailableError
 from mcp_celery.keys import TaskType
 from mcp_celery.names import job_name
 from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, in_job
@@ -125,8 +125,10 @@ class WorkerRuntime:
                 return
             try:
                 patiently_blocking(lambda: self.change(ref, change))
-            except StoreUnavailableError:
+            except McpCeleryError:
                 logger.error("could not tell that task %s is %s", ref.task_id, change.to)
+        except StoredDataError as error:
+            logger.error("could not tell that task %s is %s: %s", ref.task_id, change.to, error.reason)
 
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """Apply a change to a task. Blocks the calling thread; on the asyncio pool it suspends the calling job alone.
@@ -194,7 +196,7 @@ class ComponentJob(_CeleryTask):
         change = replace(success(outcome), attempt=int(request.kwargs["attempt"]))
         try:
             self.runtime.finish(task_ref(request.kwargs), change, result)
-        except StoreUnavailableError:
+        except (StoreUnavailableError, StoredDataError):
             return False
         outcome.told = True
         return True
