@@ -211,6 +211,23 @@ class TooManyLookupsError(LimitExceededError):
         )
 
 
+class TooManyStreamsError(LimitExceededError):
+    """The requestor holds as many streams open at this process as ``MCP_CELERY_MAX_STREAMS_PER_SCOPE`` allows.
+
+    Args:
+        most: The limit.
+    """
+
+    limit = "open_streams"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"You have as many subscription streams open as this server allows ({most}); close one, or name more tasks "
+            "in one",
+            most=most,
+        )
+
+
 class ResultUnavailableError(McpCeleryError):
     """The task completed, but the result backend no longer has, or cannot give, its result."""
 

@@ -33,6 +33,7 @@ from mcp_celery.engine.record import (
     now_ms,
 )
 from mcp_celery.engine.settling import Settling
+from mcp_celery.engine.streams import OpenStreams
 from mcp_celery.engine.submission import Submission
 from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
@@ -62,6 +63,7 @@ class TaskEngine:
 
     Attributes:
         settling: What brings a record up to what is stored of its jobs.
+        streams: Which streams callers hold open at this engine.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class TaskEngine:
         self._bus = bus
         self._limits = limits
         self._lookups = Lookups(store, limits)
+        self.streams = OpenStreams(limits)
         self._exposed = exposed
         self.settling = Settling(store, results, exposed=exposed, interval_ms=limits.settle_interval_ms)
         self._answers = Answers(store, queue, declared, max_input_bytes=limits.max_input_bytes)
@@ -294,12 +297,10 @@ class TaskEngine:
             task_ids: Ids of any origin; those that are not the caller's are left out of ``TaskWatch.accepted``.
             results: Whether a completed task is told with its result.
         """
-        refs: list[TaskRef] = []
-        for task_id in dict.fromkeys(task_ids):
-            if is_wire_task_id(task_id):
-                refs.append(TaskRef(caller.scope, task_id))
-            else:
-                audit.refused(caller.scope, None, "malformed")
+        asked = dict.fromkeys(task_ids)
+        refs = [TaskRef(caller.scope, task_id) for task_id in asked if is_wire_task_id(task_id)]
+        if malformed := len(asked) - len(refs):
+            audit.refused(caller.scope, None, "malformed", malformed)
         view = self.view if results else self.status_view
         return TaskWatch(caller, refs, store=self._store, lookups=self._lookups, bus=self._bus, view=view)
 

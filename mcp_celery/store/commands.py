@@ -51,6 +51,7 @@ def _script(name: str) -> str:
 
 _NAMES: Final = (
     *("create", "delete", "retire", "keep", "load", "page", "transition", "finish", "start", "claim", "failed"),
+    "present",
     *("ask", "heard", "withdraw", "park", "answer", "published"),
     *("beat", "sweep", "recover"),
     "watch",
@@ -118,6 +119,16 @@ def load(
 
     names = [keys.record(ref.scope, ref.task_id), keys.questions(ref.scope, ref.task_id)]
     return Command("load", names, [], parse)
+
+
+def present(keys: RedisKeys, refs: Sequence[TaskRef]) -> Command[list[TaskRef]]:
+    """Which of several tasks there are."""
+    return Command(
+        "present",
+        [keys.record(ref.scope, ref.task_id) for ref in refs],
+        [],
+        lambda reply: [refs[position - 1] for position in cast("list[int]", reply)],
+    )
 
 
 def page(

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import redis
 import redis.asyncio
@@ -39,6 +39,10 @@ from mcp_celery.store.unreadable import is_data_error, key_of, log_removed, reas
 logger = logging.getLogger(__name__)
 
 Reply = TypeVar("Reply")
+FOUND_TOGETHER: Final = 1_000
+"""How many tasks are looked for at a time."""
+LOADED_TOGETHER: Final = 100
+"""How many are read at a time, perhaps with their results."""
 
 
 class RedisTaskStore(RedisQuestions):
@@ -90,6 +94,42 @@ class RedisTaskStore(RedisQuestions):
         stored = await self.run(commands.load(self.keys, ref, self._decode_result, unreadable))
         await self.remove("HDEL", self.keys.questions(ref.scope, ref.task_id), unreadable)
         return stored
+
+    async def present(self, refs: Sequence[TaskRef]) -> list[TaskRef]:
+        """Those of several tasks that there are, in the order given."""
+        found: list[TaskRef] = []
+        for start in range(0, len(refs), FOUND_TOGETHER):
+            found += await self.run(commands.present(self.keys, refs[start : start + FOUND_TOGETHER]))
+        return found
+
+    async def load_many(self, refs: Sequence[TaskRef]) -> list[StoredTask | None]:
+        """As :meth:`load`, of several tasks together. None also for one that cannot be read, which is logged."""
+        found: list[StoredTask | None] = []
+        for start in range(0, len(refs), LOADED_TOGETHER):
+            found += await self._load_together(refs[start : start + LOADED_TOGETHER])
+        return found
+
+    async def _load_together(self, refs: Sequence[TaskRef]) -> list[StoredTask | None]:
+        pipeline = self.client.pipeline(transaction=False)
+        asked: list[Command[StoredTask | None]] = []
+        unreadable: list[list[bytes]] = []
+        for ref in refs:
+            unreadable.append([])
+            asked.append(commands.load(self.keys, ref, self._decode_result, unreadable[-1]))
+            await self._scripts["load"](keys=list(asked[-1].keys), args=[], client=pipeline)
+        replies = cast("list[Any]", await self.guarded(pipeline.execute(raise_on_error=False)))
+        found: list[StoredTask | None] = []
+        for command, reply in zip(asked, replies, strict=True):
+            try:
+                if isinstance(reply, Exception):
+                    raise _told(reply, command.keys[0])
+                found.append(commands.read(command, reply))
+            except StoredDataError as error:
+                logger.error("a task is left out of those that are asked for together: %s", error.reason)
+                found.append(None)
+        for ref, keys in zip(refs, unreadable, strict=True):
+            await self.remove("HDEL", self.keys.questions(ref.scope, ref.task_id), keys)
+        return found
 
     async def page(self, owner: Caller, *, before: str | None, limit: int) -> list[StoredTask]:
         """An owner's tasks that are alive, the newest first."""

@@ -155,11 +155,15 @@ def put(world: RedisWorld, kind: str, key: str, entries: Sequence[str | bytes]) 
     client.pexpire(key, 60_000)
 
 
+def publish_nothing(_job_ids: Sequence[str], _producer: object) -> None:
+    """The queue in memory publishes nothing."""
+
+
 class Exposure:
     """Exposes whatever is asked for."""
 
     async def plan(self, submission: Submission) -> Plan | None:
-        return Plan("shop.sell", ExposedWork(), lambda *_: None, expires=submission.config.expires)
+        return Plan("shop.sell", ExposedWork(), publish_nothing, expires=submission.config.expires)
 
     def returned(self, component: str, value: Any) -> JSONObject:
         return {"content": [{"type": "text", "text": repr(value)}]}

@@ -32,7 +32,7 @@ _NEAREST: Final = {
     **dict.fromkeys(("answer", "ask", "heard", "park", "published", "withdraw"), "contract/test_questions.py"),
     **dict.fromkeys(("beat", "sweep"), "contract/test_sweep.py"),
     "reply": "contract/test_damage.py",
-    **dict.fromkeys(("create", "delete", "failed"), "contract/test_limits.py"),
+    **dict.fromkeys(("create", "delete", "failed", "present"), "contract/test_limits.py"),
     "finish": "contract/test_finish.py",
     "recover": "contract/test_recovery.py",
     "page": "contract/test_list.py",
