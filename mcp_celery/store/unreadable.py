@@ -37,6 +37,8 @@ def is_data_error(error: BaseException) -> bool:
     >>> is_data_error(redis.ConnectionError("lost"))
     False
     """
+    if isinstance(error, redis.DataError):
+        return True  # nothing was sent: a value came from what was read, and has no form in Redis
     text = str(error)
     if type(error) is not redis.ResponseError or _OUTAGES.search(text):
         return False
