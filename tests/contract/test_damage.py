@@ -399,3 +399,24 @@ async def test_another_key_of_a_task_is_not_taken_for_its_own(
     assert site.queue.published == []
     for index in (site.keys.due, site.keys.exposed):
         assert removed(caplog, index) == {shown(other): 1}
+
+
+async def test_a_creation_repairs_what_it_writes_to(in_redis: RedisWorld, caplog: pytest.LogCaptureFixture) -> None:
+    site, client = Site(in_redis), cast("Any", in_redis.client)
+    put(in_redis, "list", site.keys.remembered, ["a"])
+    put(in_redis, "zset", _list(site.keys, a_record()), ["no position"])
+    task = await site.created()
+    assert client.hkeys(site.keys.remembered) == [task.key.encode()]
+    assert client.zrange(_list(site.keys, task), 0, -1) == [task.position.encode()]
+    assert len(caplog.messages) == 2
+
+
+async def test_a_sweep_deletes_what_no_creation_has_repaired(in_redis: RedisWorld) -> None:
+    site = Site(in_redis)
+    task = await site.created(ttl_ms=30)
+    in_redis.client.delete(site.keys.remembered)
+    put(in_redis, "list", site.keys.remembered, ["a"])
+    found = await site.recovery.sweep("me", POLICY)
+    assert found is not None
+    assert [one.key for one in found.expiring] == [task.key]
+    assert not in_redis.client.exists(site.keys.remembered)

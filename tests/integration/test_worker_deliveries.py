@@ -150,7 +150,11 @@ async def test_a_forged_name_ends_no_task_of_another_server(
     async with live_server(build, settings.model_copy(update=values)) as other:
         record = await other.submit("add", {"a": 1, "b": 2})
         for name in (other.job_name("add"), other.job_name("no_such_tool"), f"mcp.{'x' * 1_000}.tool.add"):
-            message = {"kwargs": {"key": record.key, "attempt": 1}, "retries": 9, "queue": live.tasks.queue_name}
+            message: dict[str, Any] = {
+                "kwargs": {"key": record.key, "attempt": 1},
+                "retries": 9,
+                "queue": live.tasks.queue_name,
+            }
             live.app.send_task(name, task_id=f"forged-{len(name)}", ignore_result=True, **message)
         assert await live.text_of("add", {"a": 1, "b": 2}) == "3"
         await eventually(lambda: worker.process.logs_since_mark().count("this worker does not serve") == 3)
@@ -176,8 +180,13 @@ def malformed(queue: str, good: JSONObject) -> list[bytes]:
     def body(value: object) -> str:
         return base64.b64encode(json.dumps(value).encode()).decode()
 
+    def sent_with(kwargs: object) -> list[Any]:
+        options: dict[str, Any] = {}
+        return [[], kwargs, options]
+
     arguments: list[Any] = [{}, {"key": "no key", "attempt": 1}, {"key": 5, "attempt": 1}, [], None, {"attempt": 1}]
-    arguments += [{"key": "anon:gone:tool:add", "attempt": attempt} for attempt in ("x", None, [], 1e400)]
+    attempts: list[Any] = ["x", None, [], 1e400]
+    arguments += [{"key": "anon:gone:tool:add", "attempt": attempt} for attempt in attempts]
     arguments += [{"key": "anon:\ud800:tool:add", "attempt": 1}]
     messages: list[object] = [
         [], {}, 5, "text", None, {"properties": 5}, {"properties": {}}, {"properties": {"delivery_tag": "t"}},
@@ -188,7 +197,7 @@ def malformed(queue: str, good: JSONObject) -> list[bytes]:
         altered(headers={"task": "unknown"}, body=body("no list")), altered(headers={"retries": "many"}),
         altered(headers={"eta": "soon"}), altered(headers={"expires": 7}), altered(**{"content-type": "x/y"}),
         altered(body="%%%"), altered(body=base64.b64encode(b"{").decode()), altered(body=body([1])),
-        altered(body=body({"args": 1})), *(altered(body=body([[], one, {}])) for one in arguments),
+        altered(body=body({"args": 1})), *(altered(body=body(sent_with(one))) for one in arguments),
     ]  # fmt: skip
     without_id = altered()
     del without_id["headers"]["id"]
