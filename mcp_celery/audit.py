@@ -11,7 +11,8 @@ or a field of its own.
 ``task.ended``     INFO    a task got its last status, whoever gave it; with ``task_status``
 ``task.retrieved`` INFO    a caller was given the outcome, asked for or pushed; with ``task_status``. DEBUG: a caller
                            polled a task that has not ended
-``task.refused``   INFO    a caller asked for a task that is not there or not its own; with ``reason``
+``task.refused``   INFO    a caller asked for a task that is not there or not its own; with ``reason``, and ``number``
+                           where one request asked for several
 ``task.limited``   INFO    a request was refused because of a limit, before anything was created or read; with ``limit``
 ================== ======= ============================================================================================
 """
@@ -58,17 +59,24 @@ def retrieved(scope: str | None, task_id: str, status: str, *, is_open: bool) ->
         _log(level, "task.retrieved", scope, task_id, f"status={status}", {"task_status": status})
 
 
-def refused(scope: str | None, task_id: str | None, reason: Literal["unknown", "issuer", "malformed"]) -> None:
+def refused(
+    scope: str | None, task_id: str | None, reason: Literal["unknown", "issuer", "malformed"], number: int = 1
+) -> None:
     """A caller asked for a task that it may not have.
 
     Args:
         scope: Who asked.
-        task_id: What for; None for what cannot be an id of ours, which is not repeated.
+        task_id: What for; None for what cannot be an id of ours, which is not repeated. Of several tasks that a request
+            names, the first.
         reason: ``unknown``: there is none, it has expired, or it is another caller's; ``issuer``: it belongs to the
             same subject of another issuer; ``malformed``: it cannot be an id of ours.
+        number: How many tasks the request names that are refused for this reason.
     """
     if logger.isEnabledFor(logging.INFO):
-        _log(logging.INFO, "task.refused", scope, task_id, f"reason={reason}", {"reason": reason})
+        details, extra = f"reason={reason}", {"reason": reason}
+        if number > 1:
+            details, extra = f"{details} number={number}", {**extra, "number": str(number)}
+        _log(logging.INFO, "task.refused", scope, task_id, details, extra)
 
 
 def limited(scope: str | None, limit: str) -> None:

@@ -69,6 +69,18 @@ class StoreUnavailableError(McpCeleryError):
         super().__init__("The task store is unavailable; try again later")
 
 
+class StoredDataError(McpCeleryError):
+    """The record store answers, but what it holds of a task is damaged: another type, or fields that cannot be read.
+
+    Args:
+        reason: What is wrong, for the log. It names the key.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The task cannot be read: what the task store holds of it is damaged")
+        self.reason = reason
+
+
 class SnapshotUnreadableError(McpCeleryError):
     """The caller's context of a task is kept, but cannot be read. Without it no job can run.
 
@@ -250,6 +262,23 @@ class TooManyLookupsError(LimitExceededError):
             f"ask again in {-(-retry_after_ms // 1000)} s",
             most=most,
             retry_after_ms=retry_after_ms,
+        )
+
+
+class TooManyStreamsError(LimitExceededError):
+    """The requestor holds as many streams open at this process as ``MCP_CELERY_MAX_STREAMS_PER_SCOPE`` allows.
+
+    Args:
+        most: The limit.
+    """
+
+    limit = "open_streams"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"You have as many subscription streams open as this server allows ({most}); close one, or name more tasks "
+            "in one",
+            most=most,
         )
 
 

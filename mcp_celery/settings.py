@@ -92,6 +92,12 @@ class Settings(BaseSettings):
         description="Whether it reads them also when Celery's events tell of a change (workers with `-E`).",
     )
     max_listen_tasks: int = Field(1_000, gt=0, description="Task ids that one `subscriptions/listen` may name.")
+    max_streams_per_scope: int = Field(
+        256,
+        gt=0,
+        description="Streams (`subscriptions/listen`) that one caller may hold open at one server process; "
+        "further ones are refused.",
+    )
     max_tasks_per_scope: int = Field(
         10_000, gt=0, description="Open tasks that one caller may have; further ones are refused."
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import anyio
@@ -34,6 +33,7 @@ from mcp_celery.engine.record import (
     now_ms,
 )
 from mcp_celery.engine.settling import Settling
+from mcp_celery.engine.streams import OpenStreams
 from mcp_celery.engine.submission import Submission
 from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
@@ -41,6 +41,7 @@ from mcp_celery.errors import (
     LimitExceededError,
     McpCeleryError,
     QueueUnavailableError,
+    StoredDataError,
     TaskNotFoundError,
 )
 
@@ -61,6 +62,7 @@ class TaskEngine:
 
     Attributes:
         settling: What brings a record up to what is stored of its jobs.
+        streams: Which streams callers hold open at this engine.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class TaskEngine:
         self._bus = bus
         self._limits = limits
         self._lookups = Lookups(store, limits)
+        self.streams = OpenStreams(limits)
         self._exposed = exposed
         self.settling = Settling(store, results, exposed=exposed, interval_ms=limits.settle_interval_ms)
         self._answers = Answers(store, queue, declared, max_input_bytes=limits.max_input_bytes)
@@ -204,8 +207,12 @@ class TaskEngine:
         more = len(found) > PAGE_SIZE
         records: list[TaskRecord] = []
         for stored in shown:
-            with suppress(TaskNotFoundError):  # it expired while its part was read
+            try:
                 records.append((await self.settling.settled(stored)).record)
+            except TaskNotFoundError:
+                continue  # it expired while its part was read
+            except StoredDataError as error:
+                logger.error("task %s is left out of a list: %s", stored.record.task_id, error.reason)
         return TaskPage(records, cursor_at(shown[-1].record.position) if more else None)
 
     async def view(self, stored: StoredTask) -> TaskView:
@@ -286,12 +293,10 @@ class TaskEngine:
             task_ids: Ids of any origin; those that are not the caller's are left out of ``TaskWatch.accepted``.
             results: Whether a completed task is told with its result.
         """
-        refs: list[TaskRef] = []
-        for task_id in dict.fromkeys(task_ids):
-            if is_wire_task_id(task_id):
-                refs.append(TaskRef(caller.scope, task_id))
-            else:
-                audit.refused(caller.scope, None, "malformed")
+        asked = dict.fromkeys(task_ids)
+        refs = [TaskRef(caller.scope, task_id) for task_id in asked if is_wire_task_id(task_id)]
+        if malformed := len(asked) - len(refs):
+            audit.refused(caller.scope, None, "malformed", malformed)
         view = self.view if results else self.status_view
         return TaskWatch(caller, refs, store=self._store, lookups=self._lookups, bus=self._bus, view=view)
 

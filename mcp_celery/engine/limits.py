@@ -30,6 +30,7 @@ class TaskLimits:
         max_stored_bytes: How many bytes may be kept for a requestor, None for any number.
         max_failed_lookups: How many look-ups of a requestor may fail in a window, None for any number.
         lookup_window_ms: How long a window is.
+        max_open_streams: How many streams a requestor may hold open at one process, None for any number.
     """
 
     default_ttl_ms: int
@@ -42,6 +43,7 @@ class TaskLimits:
     max_stored_bytes: int | None = None
     max_failed_lookups: int | None = None
     lookup_window_ms: int = 60_000
+    max_open_streams: int | None = None
 
     def granted_ttl_ms(self, asked: int | None, config: TaskConfig) -> int:
         """The time to live of a new task: what the client asks, else the component, else the default; clamped."""

@@ -11,6 +11,7 @@ are refused.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from mcp_celery import audit
@@ -93,6 +94,39 @@ class Lookups:
             audit.refused(ref.scope, ref.task_id, "unknown" if stored is None else "issuer")
             return None
         return stored
+
+    async def present(self, caller: Caller, refs: Sequence[TaskRef]) -> Sequence[TaskRef]:
+        """Those of several tasks that there may be for a caller. The others are counted before anything is read.
+
+        Raises:
+            TooManyLookupsError: There is none, and the caller has asked for too many of those.
+            StoreUnavailableError: The store did not answer.
+        """
+        found = await self._store.present(refs)
+        if number := len(refs) - len(found):
+            await (self.failed if found else self.missed)(caller, number)
+            there = set(found)
+            first = next(ref for ref in refs if ref not in there)
+            audit.refused(first.scope, first.task_id, "unknown", number)
+        return found
+
+    async def own_many(self, caller: Caller, refs: Sequence[TaskRef]) -> Sequence[StoredTask | None]:
+        """As :meth:`own`, of several tasks together, each in its place. Failures are counted.
+
+        Raises:
+            TooManyLookupsError: None is the caller's, and it has asked for too many of those.
+            StoreUnavailableError: The store did not answer.
+        """
+        found = await self._store.load_many(refs)
+        gone = [ref for ref, stored in zip(refs, found, strict=True) if stored is None]
+        others = [stored.record.ref for stored in found if stored is not None and stored.record.issuer != caller.issuer]
+        if number := len(gone) + len(others):
+            await (self.failed if number < len(refs) else self.missed)(caller, number)
+        if gone:
+            audit.refused(gone[0].scope, gone[0].task_id, "unknown", len(gone))
+        if others:
+            audit.refused(others[0].scope, others[0].task_id, "issuer", len(others))
+        return [None if stored is None or stored.record.issuer != caller.issuer else stored for stored in found]
 
     async def missed(self, caller: Caller, number: int = 1) -> None:
         """Count a caller's failures, and refuse to tell of them where there are too many.

@@ -62,6 +62,14 @@ class TaskStore(QuestionStore, Protocol):
         """
         ...
 
+    async def present(self, refs: Sequence[TaskRef]) -> Sequence[TaskRef]:
+        """Those of several tasks that there are, in the order given. Much cheaper than to load them."""
+        ...
+
+    async def load_many(self, refs: Sequence[TaskRef]) -> Sequence[StoredTask | None]:
+        """As :meth:`load`, of several tasks together, each in its place. None also for one that cannot be read."""
+        ...
+
     async def page(self, owner: Caller, *, before: str | None, limit: int) -> list[StoredTask]:
         """An owner's tasks that are alive, the newest first; of an open one with its stored result, if at hand.
 

@@ -13,7 +13,7 @@ from mcp_celery.engine.legs import Declared, Republisher
 from mcp_celery.engine.ports import TaskQueue, TaskStore
 from mcp_celery.engine.record import TaskRef
 from mcp_celery.engine.recovery import BATCH, Expiring, Loss, RecoveryPolicy, RecoveryStore, TaskResultsBin, Verdict
-from mcp_celery.errors import QueueUnavailableError, StoreUnavailableError
+from mcp_celery.errors import McpCeleryError, QueueUnavailableError, StoredDataError, StoreUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Reaper:
         """Let another process reap at once."""
         try:
             await self._store.resign(self._id)
-        except StoreUnavailableError:
+        except McpCeleryError:
             logger.debug("another process will reap when this one's election ends")
 
     async def sweep(self) -> bool:
@@ -94,7 +94,12 @@ class Reaper:
             self._trusts_deaths_at = self._now() + self._policy.lease_ms / 1000
         if self._now() >= self._trusts_deaths_at:
             for worker in found.dead:
-                await self._reap(worker)
+                try:
+                    await self._reap(worker)
+                except StoreUnavailableError:
+                    raise
+                except Exception:
+                    logger.exception("what worker %s had could not be decided on", worker)  # others may be dead too
         await self._publish_due(found.due)
         await self._expire(found.expiring)
         return sum(one.left_ms <= -self._policy.lease_ms for one in found.expiring) >= BATCH
@@ -123,32 +128,46 @@ class Reaper:
             verdict = await self._store.recover(key, worker, loss, self._policy, before_ms=before_ms)
             verdicts[verdict] += 1
             if verdict == "again":
-                await self._publish(key)
+                await self._try_to_publish(key)
             if verdict == "alive":
                 break
         return verdicts
 
     async def _publish_due(self, keys: Sequence[str]) -> None:
         for key in keys:
-            try:
-                if not await self._publish(key):
-                    return  # the broker is not asked for each
-            except StoreUnavailableError:
-                raise
-            except Exception:
-                logger.exception("the job of task %s is due, and cannot be published", key)
+            if not await self._try_to_publish(key):
+                return  # the broker is not asked for each
 
-    async def _publish(self, key: str) -> bool:
-        """Publish a job that is due.
+    async def _try_to_publish(self, key: str) -> bool:
+        """Publish a job that is due. What stands in the way of one concerns no other.
 
         Returns:
             False: The broker did not take it; a later sweep tries again.
+        """
+        try:
+            return await self._publish(key)
+        except StoreUnavailableError:
+            raise
+        except StoredDataError as error:
+            await self._store.drop_due(key, error.reason)
+        except Exception:
+            logger.exception("the job of task %s is due, and cannot be published", key)
+        return True
+
+    async def _publish(self, key: str) -> bool:
+        """As :meth:`_try_to_publish`.
+
+        Raises:
+            StoredDataError: What is kept of its task cannot be read.
         """
         stored = await self._tasks.load(TaskRef.of_key(key))
         if stored is None:
             await self._store.forget_due(key)
             return True
         record = stored.record
+        if record.key != key:
+            await self._store.drop_due(key, "it is not the key of its task")
+            return True
         if record.status == "working" and record.claim is None:
             if record.redeliveries:
                 # A result that an earlier attempt stored would settle this one.

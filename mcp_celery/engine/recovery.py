@@ -137,6 +137,10 @@ class RecoveryStore(Protocol):
         """A job that was due is published, or its task is gone."""
         ...
 
+    async def drop_due(self, key: str, reason: str) -> None:
+        """A job that is due cannot be published, because what is kept of its task cannot be read. It is logged."""
+        ...
+
     async def forget(self, expired: Sequence[Expiring]) -> None:
         """Forget that tasks were to expire, and the claims on them."""
         ...

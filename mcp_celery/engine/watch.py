@@ -19,7 +19,7 @@ from mcp_celery.engine.lookups import Lookups
 from mcp_celery.engine.ports import TaskBus, TaskHints, TaskStore
 from mcp_celery.engine.record import Caller, TaskRef
 from mcp_celery.engine.views import StoredTask, TaskView
-from mcp_celery.errors import McpCeleryError, StoreUnavailableError, TaskNotFoundError
+from mcp_celery.errors import McpCeleryError, StoredDataError, StoreUnavailableError, TaskNotFoundError
 
 logger = logging.getLogger(__name__)
 
@@ -58,18 +58,16 @@ class TaskWatch:
 
     async def __aenter__(self) -> Self:
         self._lookups.admit(self._caller)
+        # Nothing is subscribed to and read for ids that name nothing.
+        refs = await self._lookups.present(self._caller, self._refs)
         async with AsyncExitStack() as stack:
-            self._hints = hints = await stack.enter_async_context(self._bus.subscribe(self._refs))
-            for ref in self._refs:
-                stored = await self._lookups.own(self._caller, ref)
+            self._hints = hints = await stack.enter_async_context(self._bus.subscribe(refs))
+            for ref, stored in zip(refs, await self._lookups.own_many(self._caller, refs), strict=True):
                 if stored is None:
                     await hints.drop(ref)
                     continue
                 self._revisions[ref] = 0
                 self._ready.append(stored)
-            if failed := len(self._refs) - len(self._revisions):
-                count = self._lookups.failed if self._revisions else self._lookups.missed
-                await count(self._caller, failed)
             self._stack = stack.pop_all()
         return self
 
@@ -120,7 +118,8 @@ class TaskWatch:
             return None
         except McpCeleryError as error:
             # One task that cannot be shown must not end the stream of the others.
-            logger.error("cannot tell task %s to its followers: %s", ref.task_id, error)
+            reason = error.reason if isinstance(error, StoredDataError) else error
+            logger.error("cannot tell task %s to its followers: %s", ref.task_id, reason)
             view = None
         if view is None:
             await self._forget(ref)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -28,8 +29,10 @@ from mcp_celery.context import (
     provide_token_source,
 )
 from mcp_celery.engine import Caller, JSONObject
-from mcp_celery.errors import McpCeleryError
+from mcp_celery.errors import McpCeleryError, StoredDataError
 from mcp_celery.protocol.v2026_07_28 import EXTENSION, REVISIONS
+
+logger = logging.getLogger(__name__)
 
 RequestContext = ServerRequestContext[Any, Any]
 
@@ -181,4 +184,6 @@ def as_rpc_errors() -> Generator[None]:
     try:
         yield
     except McpCeleryError as error:
+        if isinstance(error, StoredDataError):
+            logger.error("a request for a task was answered with an error: %s", error.reason)
         raise MCPError(error.code, str(error), error.data) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, cast
 
@@ -29,7 +30,7 @@ from mcp_types import (
 from pydantic import ValidationError
 from pydantic.type_adapter import TypeAdapter
 
-from mcp_celery.engine import TaskView, TaskWatch
+from mcp_celery.engine import Caller, TaskView, TaskWatch
 from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_request
 from mcp_celery.protocol.host import TaskHost
 from mcp_celery.protocol.v2026_07_28 import (
@@ -79,20 +80,31 @@ class TaskPush:
         self._host = host
 
     async def __call__(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:
-        """Serve ``subscriptions/listen`` requests that name tasks; everything else passes.
+        """Serve ``subscriptions/listen`` requests that name tasks; everything else passes. All of them are counted.
 
         Raises:
             MCPError: -32021 when the request does not declare the extension; -32602 for ids of another form or too many
-                of them; -32603 when the store does not answer.
+                of them; -32005 when the caller has too many streams, or has asked for too many tasks that are not
+                there; -32603 when the store does not answer.
         """
         if ctx.method != "subscriptions/listen" or ctx.protocol_version not in REVISIONS or ctx.request_id is None:
             return await call_next(ctx)
         task_ids = _task_ids(ctx.params, self._host.max_listen_tasks)
-        if task_ids is None:
-            return await call_next(ctx)
-        require_client_extension(ctx, EXTENSION)
+        if task_ids is not None:
+            require_client_extension(ctx, EXTENSION)
+        caller = caller_of_request(ctx)
+        with ExitStack() as place:
+            with as_rpc_errors():
+                place.enter_context(self._host.engine().streams.place_for(caller))
+            if task_ids is None:
+                return await call_next(ctx)
+            return await self._follow(ctx, call_next, caller, task_ids)
+
+    async def _follow(
+        self, ctx: RequestContext, call_next: CallNext, caller: Caller, task_ids: list[str]
+    ) -> HandlerResult:
         with as_rpc_errors():
-            watch = self._host.engine().watch(caller_of_request(ctx), task_ids)
+            watch = self._host.engine().watch(caller, task_ids)
             await watch.__aenter__()
         try:
             return await self._serve(ctx, call_next, watch)

@@ -1,26 +1,26 @@
 -- In front of every script: how many bytes are kept for a requestor. An index has its tasks by when they expire; a hash
 -- beside it has the bytes of each, and under '' those of all.
 
--- Note how many bytes are kept of a task.
-local function keep_bytes(index, task, bytes)
+-- Note how many bytes are kept of a task. `call`: on_index, or unless_other_type where a record names the index.
+local function keep_bytes(index, task, bytes, call)
   local sizes = index .. ':bytes'
-  local before = tonumber(redis.call('HGET', sizes, task) or 0)
-  redis.call('HINCRBY', sizes, '', bytes - before)
+  local before = tonumber(call('HGET', sizes, task) or 0) or 0
+  call('HINCRBY', sizes, '', bytes - before)
   if bytes > 0 then
-    redis.call('HSET', sizes, task, bytes)
+    call('HSET', sizes, task, bytes)
   else
-    redis.call('HDEL', sizes, task)
-    redis.call('ZREM', index, task)
+    call('HDEL', sizes, task)
+    call('ZREM', index, task)
   end
 end
 
 -- How many bytes are kept of tasks that have not expired; that task aside.
 local function kept_bytes(index, task)
-  for _, expired in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now_ms(), 'LIMIT', 0, 1000)) do
-    keep_bytes(index, expired, 0)
+  for _, expired in ipairs(on_index('ZRANGEBYSCORE', index, '-inf', now_ms(), 'LIMIT', 0, 1000)) do
+    keep_bytes(index, expired, 0, on_index)
   end
-  local sizes = redis.call('HMGET', index .. ':bytes', '', task)
-  return tonumber(sizes[1] or 0) - tonumber(sizes[2] or 0)
+  local sizes = on_index('HMGET', index .. ':bytes', '', task)
+  return (tonumber(sizes[1] or 0) or 0) - (tonumber(sizes[2] or 0) or 0)
 end
 
 -- Let the books live as long as a task, and a minute: they count it for as long as it is there.
@@ -34,6 +34,6 @@ end
 local function keep_bytes_of_ended(record, result_bytes)
   local task = redis.call('HMGET', record, 'stored_in', 'key')
   if task[1] then
-    keep_bytes(task[1], task[2], RECORD_BYTES + result_bytes)
+    keep_bytes(task[1], task[2], RECORD_BYTES + result_bytes, unless_other_type)
   end
 end

@@ -5,9 +5,9 @@
 local function take(record, claims, worker, retries)
   local held = redis.call('HMGET', record, 'claim_worker', 'key')
   if held[1] and held[1] ~= worker then
-    redis.call('SREM', claims .. held[1], held[2])
+    on_index('SREM', claims .. held[1], held[2])
   end
-  redis.call('SADD', claims .. worker, held[2])
+  on_index('SADD', claims .. worker, held[2])
   redis.call('PEXPIRE', claims .. worker, INDEX_LIFETIME_MS)
   redis.call('HSET', record, 'claim_worker', worker, 'claim_retries', retries)
   remember(record)
@@ -17,7 +17,7 @@ end
 local function let_go(record, claims)
   local held = redis.call('HMGET', record, 'claim_worker', 'key')
   if held[1] then
-    redis.call('SREM', claims .. held[1], held[2])
+    on_index('SREM', claims .. held[1], held[2])
   end
 end
 
@@ -27,7 +27,7 @@ end
 local function give_back(record, result_bytes)
   local task = redis.call('HMGET', record, 'key', 'counted_in', 'snapshot_key')
   if task[2] then
-    redis.call('ZREM', task[2], task[1])
+    unless_other_type('ZREM', task[2], task[1])
   end
   if task[3] then
     redis.call('DEL', task[3])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar, cast
 
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
@@ -15,16 +15,21 @@ from mcp_celery.engine import (
     Question,
     RpcError,
     TaskRecord,
-    TaskStatus,
     decode_answer,
     decode_question,
     leg_answers,
     next_round,
 )
-from mcp_celery.jsonable import json_text, utf8_text
-from mcp_celery.keys import TaskType
+from mcp_celery.engine.ids import is_wire_task_id
+from mcp_celery.engine.status import MOVES
+from mcp_celery.jsonable import finite_number, json_text, utf8_text
+from mcp_celery.keys import MAX_LEGS, METHODS
+from mcp_celery.store.unreadable import UNREADABLE
 
 Fields = dict[str, str]
+Name = TypeVar("Name", bound=str)
+_MAX_TIME_MS: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
 
 
 def encode_record(record: TaskRecord) -> Fields:
@@ -82,21 +87,26 @@ def flat_to_mapping(flat: Sequence[bytes]) -> dict[str, str]:
 
 
 def decode_record(fields: Mapping[str, str]) -> TaskRecord:
-    """The record in a hash."""
+    """The record in a hash.
+
+    Raises:
+        ValueError: A field cannot be read.
+        KeyError: A field is missing.
+    """
     get = fields.get
     return TaskRecord(
-        task_id=fields["task_id"],
+        task_id=_task_id(fields["task_id"]),
         scope=get("scope"),
         issuer=get("issuer"),
         session=get("session"),
         job_name=get("job_name"),
-        task_type=cast(TaskType, fields["type"]),
-        component=fields["component"],
-        created_at_ms=int(fields["created_at_ms"]),
-        updated_at_ms=int(fields["updated_at_ms"]),
-        ttl_ms=int(fields["ttl_ms"]),
+        task_type=_one_of(METHODS, fields["type"]),
+        component=_some(fields["component"]),
+        created_at_ms=_time(fields["created_at_ms"]),
+        updated_at_ms=_time(fields["updated_at_ms"]),
+        ttl_ms=_time(fields["ttl_ms"]),
         poll_interval_ms=int(fields["poll_interval_ms"]),
-        status=cast(TaskStatus, fields["status"]),
+        status=_one_of(MOVES, fields["status"]),
         status_message=get("status_message") or None,
         is_error=get("is_error") == "1",
         error=_error(get("error")),
@@ -107,7 +117,7 @@ def decode_record(fields: Mapping[str, str]) -> TaskRecord:
         redeliveries=int(get("redeliveries") or 0),
         idempotent=get("idempotent") == "1",
         listed="unlisted" not in fields,
-        leg=int(fields["leg"]),
+        leg=leg_number(int(fields["leg"])),
         claim=_claim(fields),
         started_at_ms=int(fields["started_at_ms"]) if "started_at_ms" in fields else None,
         start_before_ms=int(fields["start_before_ms"]) if "start_before_ms" in fields else None,
@@ -117,22 +127,89 @@ def decode_record(fields: Mapping[str, str]) -> TaskRecord:
 
 
 def decode_work(text: str | None) -> ExposedWork | None:
-    """What a record says of exposed work."""
-    return None if text is None else ExposedWork(*cast("tuple[int, int, bool]", json.loads(text)))
+    """What a record says of exposed work.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    if text is None:
+        return None
+    parts, gathered, terminate = cast("tuple[int, int, bool]", json.loads(text))
+    if not 0 <= gathered <= leg_number(parts):
+        raise ValueError("the number of gathered jobs is not within their number")
+    return ExposedWork(parts, gathered, bool(terminate))
+
+
+def leg_number(number: int) -> int:
+    """The number of a task's job, for which there is a Celery id.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if not isinstance(number, int) or not 1 <= number <= MAX_LEGS:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"the number of a job must be within 1…{MAX_LEGS}")
+    return number
+
+
+def _task_id(text: str) -> str:
+    """An id of which a Celery id can be made.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not is_wire_task_id(text):
+        raise ValueError("the task's id is none of ours")
+    return text
+
+
+def _some(text: str) -> str:
+    """A text that is not empty.
+
+    Raises:
+        ValueError: It is.
+    """
+    if not text:
+        raise ValueError("a name is empty")
+    return text
+
+
+def _time(text: str) -> int:
+    """A time or a duration in ms that a date can be made of.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not 0 <= (number := int(text)) <= _MAX_TIME_MS:
+        raise ValueError("a time is out of range")
+    return number
+
+
+def _one_of(names: Iterable[Name], text: str) -> Name:
+    """The name of that text.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    for name in names:
+        if name == text:
+            return name
+    raise ValueError(f"unknown value of a field: {text[:50]!r}")
 
 
 def _error(text: str | None) -> RpcError | None:
     if text is None:
         return None
-    code, message, data = cast("tuple[int, str, Any]", json.loads(text))
-    return RpcError(code, message, data)
+    code, message, data = cast("tuple[Any, Any, Any]", json.loads(text))
+    return RpcError(int(code), str(message), data)
 
 
 def _progress(text: str | None) -> Progress | None:
     if text is None:
         return None
-    value, total = cast("tuple[float, float | None]", json.loads(text))
-    return Progress(value, total)
+    value, total = cast("tuple[object, object]", json.loads(text))
+    if (number := finite_number(value)) is None:
+        raise ValueError("a progress is no number")
+    return Progress(number, finite_number(total))
 
 
 def _claim(fields: Mapping[str, str]) -> Claim | None:
@@ -141,10 +218,21 @@ def _claim(fields: Mapping[str, str]) -> Claim | None:
     return Claim(fields["claim_worker"], int(fields["claim_at_ms"]))
 
 
-def decode_questions(fields: Mapping[str, str]) -> list[Question]:
-    """The questions in a hash, in the order of asking."""
-    placed = [(*text.split(":", 1), key) for key, text in fields.items()]
-    return [decode_question(key, text) for _, text, key in sorted(placed, key=lambda one: int(one[0]))]
+def decode_questions(flat: Sequence[bytes], unreadable: list[bytes]) -> list[Question]:
+    """The questions in a hash, in the order of asking.
+
+    Args:
+        flat: The hash as Lua returns it.
+        unreadable: Gets the keys of those that cannot be read, which are left out.
+    """
+    placed: list[tuple[int, Question]] = []
+    for key, kept in zip(flat[::2], flat[1::2], strict=True):
+        try:
+            place, text = kept.decode().split(":", 1)
+            placed.append((int(place), decode_question(key.decode(), text)))
+        except UNREADABLE:
+            unreadable.append(key)
+    return [question for _, question in sorted(placed, key=lambda one: one[0])]
 
 
 def continued(snapshot: TaskContextSnapshot, leg: int, answers: Mapping[str, str]) -> TaskContextSnapshot:

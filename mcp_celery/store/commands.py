@@ -28,6 +28,7 @@ from mcp_celery.engine import (
     TaskRef,
     sources_of,
 )
+from mcp_celery.errors import StoredDataError
 from mcp_celery.keys import celery_job_id, is_shortened
 from mcp_celery.redis_keys import INDEX_LIFETIME_MS, RedisKeys
 from mcp_celery.store.codec import (
@@ -37,6 +38,7 @@ from mcp_celery.store.codec import (
     encode_record,
     flat_to_mapping,
 )
+from mcp_celery.store.unreadable import REMOVED_MARK, UNREADABLE, reason_of, shown, unwrapped
 
 Reply = TypeVar("Reply")
 ResultKey = Callable[[str], str]
@@ -51,13 +53,20 @@ def _script(name: str) -> str:
 
 _NAMES: Final = (
     *("create", "delete", "retire", "keep", "load", "page", "transition", "finish", "start", "claim", "failed"),
+    "present",
     *("ask", "heard", "withdraw", "park", "answer", "published"),
     *("beat", "sweep", "recover"),
     "watch",
+    "index",
 )
-_CONSTANTS: Final = f"local INDEX_LIFETIME_MS = {INDEX_LIFETIME_MS}\nlocal RECORD_BYTES = {RECORD_BYTES}\n"
-_BEFORE_EACH: Final = "".join((_CONSTANTS, *map(_script, ("common", "bytes", "claims", "questions"))))
-SCRIPTS: Final = {name: _BEFORE_EACH + _script(name) for name in _NAMES}
+_CONSTANTS: Final = (
+    f"local INDEX_LIFETIME_MS, RECORD_BYTES, REMOVED_MARK = {INDEX_LIFETIME_MS}, {RECORD_BYTES}, '{REMOVED_MARK}'\n"
+)
+_BEFORE_EACH: Final = "".join(
+    (_CONSTANTS, *map(_script, ("common", "bytes", "claims", "questions")), "local function act()\n")
+)
+_BEHIND_EACH: Final = "\nend\n" + _script("reply")
+SCRIPTS: Final = {name: _BEFORE_EACH + _script(name) + _BEHIND_EACH for name in _NAMES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,32 +86,86 @@ class Command(Generic[Reply]):
     parse: Callable[[Any], Reply]
 
 
-def load(keys: RedisKeys, ref: TaskRef, decode: Decode | None) -> Command[StoredTask | None]:
-    """Read a record, with the job's stored result where ``decode`` can read it."""
+def read(command: Command[Reply], reply: Any) -> Reply:
+    """The answer in a script's reply. What the script removed is logged.
+
+    Raises:
+        StoredDataError: The reply holds fields that cannot be read.
+    """
+    try:
+        return command.parse(unwrapped(reply))
+    except UNREADABLE as error:
+        raise StoredDataError(f"{shown(command.keys[0])} cannot be read: {reason_of(error)}") from error
+
+
+def on_index(command: str, index: str, *args: str | bytes) -> Command[Any]:
+    """Call one of Redis' own commands on an index, which is deleted first if it has another type."""
+    return Command("index", [index], [command, *args], lambda reply: reply)
+
+
+def load(
+    keys: RedisKeys, ref: TaskRef, decode: Decode | None, unreadable: list[bytes] | None = None
+) -> Command[StoredTask | None]:
+    """Read a record, with the job's stored result where ``decode`` can read it.
+
+    Args:
+        keys: Names of the keys.
+        ref: The task.
+        decode: Reads what the result backend stored.
+        unreadable: Gets the keys of its questions that cannot be read.
+    """
 
     def parse(reply: Any) -> StoredTask | None:
-        return None if reply is None else _stored_task(reply, decode)
+        return None if reply is None else _stored_task(reply, decode, unreadable)
 
     names = [keys.record(ref.scope, ref.task_id), keys.questions(ref.scope, ref.task_id)]
     return Command("load", names, [], parse)
 
 
+def present(keys: RedisKeys, refs: Sequence[TaskRef]) -> Command[list[TaskRef]]:
+    """Which of several tasks there are."""
+    return Command(
+        "present",
+        [keys.record(ref.scope, ref.task_id) for ref in refs],
+        [],
+        lambda reply: [refs[position - 1] for position in cast("list[int]", reply)],
+    )
+
+
 def page(
-    keys: RedisKeys, index: str, owner: Caller, *, before: str | None, limit: int, decode: Decode | None
+    keys: RedisKeys,
+    index: str,
+    owner: Caller,
+    unreadable: list[bytes],
+    *,
+    before: str | None,
+    limit: int,
+    decode: Decode | None,
 ) -> Command[list[StoredTask]]:
-    """Read a part of an owner's list, the newest task first."""
+    """Read a part of an owner's list, the newest task first. ``unreadable`` gets the positions of what is damaged."""
+
+    def parse(reply: Any) -> list[StoredTask]:
+        found: list[StoredTask] = []
+        for position, *stored in cast("list[list[Any]]", reply):
+            try:
+                found.append(_stored_task(stored, decode))
+            except UNREADABLE:
+                unreadable.append(position)
+        return found
+
     return Command(
         "page",
         [index],
         [keys.records(owner.scope), "+" if before is None else f"({before}", limit],
-        lambda reply: [_stored_task(one, decode) for one in reply],
+        parse,
     )
 
 
-def _stored_task(reply: Any, decode: Decode | None) -> StoredTask:
+def _stored_task(reply: Any, decode: Decode | None, unreadable: list[bytes] | None = None) -> StoredTask:
     flat, stored, questions = cast("tuple[list[bytes], bytes | None, list[bytes]]", reply)
     result = None if stored is None or decode is None else decode(stored)
-    return StoredTask(decode_record(flat_to_mapping(flat)), result, decode_questions(flat_to_mapping(questions)))
+    asked = decode_questions(questions, [] if unreadable is None else unreadable)
+    return StoredTask(decode_record(flat_to_mapping(flat)), result, asked)
 
 
 def create(

@@ -25,18 +25,54 @@ local function tell(record, channel, at)
   redis.call('PUBLISH', channel, redis.call('HINCRBY', record, 'revision', 1))
 end
 
+-- What this script removed because it cannot be read: {key, member}, or {key, false} for a whole key. The reply says so (reply.lua).
+local removed_as_unreadable = {}
+
+-- Remove a member that cannot be read from an index (`command`: ZREM, SREM or HDEL).
+local function remove_unreadable(command, index, member)
+  redis.call(command, index, member)
+  removed_as_unreadable[#removed_as_unreadable + 1] = {index, member}
+end
+
+-- Call a command. Returns nil where the key holds another type than the command is for.
+local function unless_other_type(...)
+  local reply = redis.pcall(...)
+  if type(reply) ~= 'table' or not reply.err then
+    return reply
+  end
+  if string.find(reply.err, 'WRONGTYPE', 1, true) or string.find(reply.err, 'not an integer', 1, true) then
+    return nil
+  end
+  return redis.call(...) -- raises the error
+end
+
+-- Call a command on a key that all tasks share. One of another type would stop every task, so it is deleted first.
+local function on_index(command, index, ...)
+  local reply = unless_other_type(command, index, ...)
+  if reply == nil then
+    redis.call('DEL', index)
+    removed_as_unreadable[#removed_as_unreadable + 1] = {index, false}
+    reply = redis.call(command, index, ...)
+  end
+  return reply
+end
+
 -- Add to an index, which lives on after its last entry.
 local function add_to_index(index, score, member)
-  redis.call('ZADD', index, score, member)
+  on_index('ZADD', index, score, member)
   redis.call('PEXPIRE', index, INDEX_LIFETIME_MS)
 end
 
 -- Keep what the reaper must know of a task when its record has expired: its leg, whether it is open, the worker that has
 -- its job, and its exposed work. Records of the release before do not name the hash.
-local function remember(record)
+-- `call`: on_index where the record has just been written; else its fields may be forged, and no key that they name is
+-- deleted.
+local function remember(record, call)
   local task = redis.call('HMGET', record, 'remembered_in', 'key', 'leg', 'status', 'claim_worker', 'work')
   if task[1] then
-    redis.call('HSET', task[1], task[2], cjson.encode({tonumber(task[3]), is_open(task[4]), task[5], task[6]}))
+    local known = {tonumber(task[3]), is_open(task[4]), task[5], task[6]}
+    call = call or unless_other_type
+    call('HSET', task[1], task[2], cjson.encode(known))
     redis.call('PEXPIRE', task[1], INDEX_LIFETIME_MS)
   end
 end

@@ -37,7 +37,7 @@ if ARGV[10] ~= '' then
 end
 if ARGV[8] ~= '' then
   local open = KEYS[last]
-  redis.call('ZREMRANGEBYSCORE', open, '-inf', now_ms())
+  on_index('ZREMRANGEBYSCORE', open, '-inf', now_ms())
   -- It counts already when this script is asked again because its answer was lost.
   if redis.call('ZCARD', open) >= tonumber(ARGV[8]) and not redis.call('ZSCORE', open, ARGV[3]) then
     return 0
@@ -46,13 +46,13 @@ if ARGV[8] ~= '' then
   live_at_least(open, ARGV[6])
 end
 if stored then
-  redis.call('ZADD', stored, ARGV[1], ARGV[3])
-  keep_bytes(stored, ARGV[3], bytes)
+  on_index('ZADD', stored, ARGV[1], ARGV[3])
+  keep_bytes(stored, ARGV[3], bytes, on_index)
   count_bytes_for(stored, tonumber(ARGV[6]))
 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 11))
 redis.call('PEXPIREAT', KEYS[1], ARGV[1])
-remember(KEYS[1])
+remember(KEYS[1], on_index)
 redis.call('SET', KEYS[2], ARGV[2], 'PXAT', ARGV[1])
 add_to_index(KEYS[3], ARGV[1], ARGV[3])
 if ARGV[4] == '1' then
@@ -62,11 +62,14 @@ if ARGV[9] ~= '' then
   add_to_index(KEYS[5], ARGV[9], ARGV[3])
 end
 if ARGV[5] ~= '' then
-  redis.call('ZADD', KEYS[6], 0, ARGV[5])
+  on_index('ZADD', KEYS[6], 0, ARGV[5])
   live_at_least(KEYS[6], ARGV[6])
   -- Two looks for each task that comes keep the expired ones below half of the list, whatever their lifetimes.
   for _, position in ipairs(redis.call('ZRANDMEMBER', KEYS[6], 2)) do
-    if redis.call('EXISTS', ARGV[7] .. string.sub(position, string.find(position, ':', 1, true) + 1)) == 0 then
+    local mark = string.find(position, ':', 1, true)
+    if not mark then
+      remove_unreadable('ZREM', KEYS[6], position)
+    elseif redis.call('EXISTS', ARGV[7] .. string.sub(position, mark + 1)) == 0 then
       redis.call('ZREM', KEYS[6], position)
     end
   end

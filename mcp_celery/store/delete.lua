@@ -13,14 +13,14 @@ if record[5] then
 end
 let_go_for_good(KEYS[1], ARGV[1])
 if record[1] then
-  redis.call('ZREM', KEYS[3], record[1])
-  redis.call('HDEL', KEYS[4], record[1])
+  on_index('ZREM', KEYS[3], record[1])
+  on_index('HDEL', KEYS[4], record[1])
 end
 if record[6] then
-  keep_bytes(record[6], record[1], 0)
+  keep_bytes(record[6], record[1], 0, unless_other_type)
 end
 if record[3] then
-  redis.call('ZREM', record[3], record[4])
+  unless_other_type('ZREM', record[3], record[4])
 end
 redis.call('DEL', KEYS[1], KEYS[2], record[2] or KEYS[2])
 return 1

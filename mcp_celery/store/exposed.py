@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
+from mcp_celery.engine import TaskRecord
 from mcp_celery.engine.watcher import DueTasks
+from mcp_celery.errors import StoredDataError
 from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.store.codec import decode_record, flat_to_mapping
 from mcp_celery.store.commands import Command
 from mcp_celery.store.records import RedisTaskStore
+from mcp_celery.store.unreadable import UNREADABLE
 
 
 class RedisExposed:
@@ -25,10 +29,17 @@ class RedisExposed:
 
     async def due(self, interval_ms: int, limit: int) -> DueTasks:
         """The tasks that nobody has looked at for an interval; they are the caller's for the next."""
+        unreadable: list[bytes] = []
 
         def parse(reply: Any) -> DueTasks:
-            is_open, records = cast("tuple[int, list[list[bytes]]]", reply)
-            return DueTasks(is_open, [decode_record(flat_to_mapping(one)) for one in records])
+            is_open, found = cast("tuple[int, list[Any]]", reply)
+            records: list[TaskRecord] = []
+            for key, flat in zip(found[::2], found[1::2], strict=True):
+                try:
+                    records.append(decode_record(flat_to_mapping(flat)))
+                except UNREADABLE:
+                    unreadable.append(key)
+            return DueTasks(is_open - len(unreadable), records)
 
         command = Command(
             "watch",
@@ -36,9 +47,12 @@ class RedisExposed:
             [interval_ms, limit, self._keys.all_records],
             parse,
         )
-        return await self._store.run(command)
+        found = await self._store.run(command)
+        await self._store.remove("ZREM", self._keys.exposed, unreadable)
+        return found
 
     async def hurry(self, keys: Sequence[str]) -> None:
         """Let tasks, given by their compound keys, be due at once; what is no open one of exposed jobs is ignored."""
         index = self._keys.exposed
-        await self._store.guarded(self._store.client.zadd(index, dict.fromkeys(keys, 0), xx=True))
+        with suppress(StoredDataError):  # it is no index: the next look, which follows, says so and deletes it
+            await self._store.guarded(self._store.client.zadd(index, dict.fromkeys(keys, 0), xx=True))

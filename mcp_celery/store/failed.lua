@@ -4,7 +4,7 @@
 -- ARGV[1]  how many more
 -- ARGV[2]  how long a window is, in ms
 -- Returns  {how many there have been, what is left of the window in ms}.
-local number = redis.call('INCRBY', KEYS[1], ARGV[1])
+local number = on_index('INCRBY', KEYS[1], ARGV[1])
 if number == tonumber(ARGV[1]) then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end

@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  hash: the task record
 -- KEYS[2]  hash: the questions
--- Also reads the key named in the record's field `result_key`, and writes nothing.
+-- Also reads the key named in the record's field `result_key`.
 -- Returns  nil when there is no record, else {flattened record, stored result or false, flattened questions}.
 local record = redis.call('HGETALL', KEYS[1])
 if #record == 0 then
@@ -19,6 +19,6 @@ end
 -- A failed or cancelled task is told by its record alone; an open one may have a result that nobody told of.
 local result = false
 if result_key and status ~= 'failed' and status ~= 'cancelled' then
-  result = redis.call('GET', result_key)
+  result = unless_other_type('GET', result_key) or false
 end
-return {record, result, status == 'input_required' and redis.call('HGETALL', KEYS[2]) or {}}
+return {record, result, status == 'input_required' and on_index('HGETALL', KEYS[2]) or {}}

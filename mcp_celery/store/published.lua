@@ -8,4 +8,4 @@ local current = redis.call('HMGET', KEYS[1], 'attempt', 'key')
 if current[1] ~= ARGV[1] then
   return 0
 end
-return redis.call('ZREM', KEYS[2], current[2])
+return on_index('ZREM', KEYS[2], current[2])

@@ -14,7 +14,7 @@ local function end_after(record, expiry, known, ttl)
   add_to_index(expiry, ends, known[3])
   for i = 6, 7 do
     if known[i] then
-      redis.call('ZADD', known[i], 'XX', ends, known[3])
+      unless_other_type('ZADD', known[i], 'XX', ends, known[3])
     end
   end
 end

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from typing import Any, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar, cast
 
 import redis
 import redis.asyncio
@@ -26,8 +27,8 @@ from mcp_celery.engine import (
     TaskRecord,
     TaskRef,
 )
-from mcp_celery.errors import StoreFullError, StoreUnavailableError
-from mcp_celery.keys import is_shortened, parse_task_key, task_key_from_job_id
+from mcp_celery.errors import SnapshotUnreadableError, StoredDataError, StoreFullError, StoreUnavailableError
+from mcp_celery.keys import is_shortened, task_key_from_job_id
 from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.sealing import SnapshotCodec
 from mcp_celery.store import commands
@@ -35,11 +36,16 @@ from mcp_celery.store.codec import continued
 from mcp_celery.store.commands import SCRIPTS, Command, Decode, ResultKey
 from mcp_celery.store.memory import RETRY_AFTER_MS, MemoryInfo, StoreMemory
 from mcp_celery.store.questions import RedisQuestions
+from mcp_celery.store.unreadable import is_data_error, key_of, log_removed, reason_of, shown
 from mcp_celery.within import within
 
 logger = logging.getLogger(__name__)
 
 Reply = TypeVar("Reply")
+FOUND_TOGETHER: Final = 1_000
+"""How many tasks are looked for at a time."""
+LOADED_TOGETHER: Final = 100
+"""How many are read at a time, perhaps with their results."""
 
 
 class RedisTaskStore(RedisQuestions):
@@ -101,15 +107,61 @@ class RedisTaskStore(RedisQuestions):
 
     async def load(self, ref: TaskRef) -> StoredTask | None:
         """The record, with the job's stored result where it is in this Redis."""
-        return await self.run(commands.load(self.keys, ref, self._decode_result))
+        unreadable: list[bytes] = []
+        stored = await self.run(commands.load(self.keys, ref, self._decode_result, unreadable))
+        await self.remove("HDEL", self.keys.questions(ref.scope, ref.task_id), unreadable)
+        return stored
+
+    async def present(self, refs: Sequence[TaskRef]) -> list[TaskRef]:
+        """Those of several tasks that there are, in the order given."""
+        found: list[TaskRef] = []
+        for start in range(0, len(refs), FOUND_TOGETHER):
+            found += await self.run(commands.present(self.keys, refs[start : start + FOUND_TOGETHER]))
+        return found
+
+    async def load_many(self, refs: Sequence[TaskRef]) -> list[StoredTask | None]:
+        """As :meth:`load`, of several tasks together. None also for one that cannot be read, which is logged."""
+        found: list[StoredTask | None] = []
+        for start in range(0, len(refs), LOADED_TOGETHER):
+            found += await self._load_together(refs[start : start + LOADED_TOGETHER])
+        return found
+
+    async def _load_together(self, refs: Sequence[TaskRef]) -> list[StoredTask | None]:
+        pipeline = self.client.pipeline(transaction=False)
+        asked: list[Command[StoredTask | None]] = []
+        unreadable: list[list[bytes]] = []
+        for ref in refs:
+            unreadable.append([])
+            asked.append(commands.load(self.keys, ref, self._decode_result, unreadable[-1]))
+            await self._scripts["load"](keys=list(asked[-1].keys), args=[], client=pipeline)
+        replies = cast("list[Any]", await self.guarded(pipeline.execute(raise_on_error=False)))
+        found: list[StoredTask | None] = []
+        for command, reply in zip(asked, replies, strict=True):
+            try:
+                if isinstance(reply, Exception):
+                    raise _told(reply, command.keys[0])
+                found.append(commands.read(command, reply))
+            except StoredDataError as error:
+                logger.error("a task is left out of those that are asked for together: %s", error.reason)
+                found.append(None)
+        for ref, keys in zip(refs, unreadable, strict=True):
+            await self.remove("HDEL", self.keys.questions(ref.scope, ref.task_id), keys)
+        return found
 
     async def page(self, owner: Caller, *, before: str | None, limit: int) -> list[StoredTask]:
         """An owner's tasks that are alive, the newest first."""
         index = self.keys.index(owner.scope, owner.issuer, owner.session)
         if index is None:
             return []
-        command = commands.page(self.keys, index, owner, before=before, limit=limit, decode=self._decode_result)
-        return await self.run(command)
+        while True:
+            unreadable: list[bytes] = []
+            command = commands.page(
+                self.keys, index, owner, unreadable, before=before, limit=limit, decode=self._decode_result
+            )
+            found = await self.run(command)
+            if not unreadable:
+                return found
+            await self.remove("ZREM", index, unreadable)  # what follows in the list takes their place
 
     async def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """Apply a change in one step, and publish it."""
@@ -130,7 +182,11 @@ class RedisTaskStore(RedisQuestions):
 
     async def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
         """The creating request's context, to publish a task's job anew."""
-        return self._read(ref, await self.guarded(self.client.get(self.keys.snapshot(ref.scope, ref.task_id))))
+        try:
+            written = await self.guarded(self.client.get(self.keys.snapshot(ref.scope, ref.task_id)))
+        except StoredDataError as error:
+            raise SnapshotUnreadableError(error.reason) from None
+        return self._read(ref, written)
 
     def _read(self, ref: TaskRef, written: bytes | None) -> TaskContextSnapshot | None:
         return None if written is None else self._snapshots.read(written, self.keys.snapshot(ref.scope, ref.task_id))
@@ -156,22 +212,53 @@ class RedisTaskStore(RedisQuestions):
 
         Raises:
             StoreUnavailableError: The store did not answer in time.
+            StoredDataError: What it holds under the command's keys cannot be used.
         """
         script = self._scripts[command.script]
-        return command.parse(await self.guarded(script(keys=list(command.keys), args=list(command.args))))
+        reply = await self.guarded(script(keys=list(command.keys), args=list(command.args)), key=command.keys[0])
+        return commands.read(command, reply)
 
-    async def guarded(self, call: Any) -> Any:
-        """Await one of redis-py's own calls.
+    async def on_index(self, command: str, index: str, *args: str | bytes) -> Any:
+        """Call one of Redis' own commands on an index, which is deleted first if it has another type.
 
         Raises:
             StoreUnavailableError: The store did not answer in time.
+        """
+        return await self.run(commands.on_index(command, index, *args))
+
+    async def remove(self, command: str, index: str, members: Sequence[str | bytes], reason: str = "") -> None:
+        """Remove members that cannot be read from an index, and log each.
+
+        Args:
+            command: ZREM, SREM or HDEL.
+            index: The key.
+            members: None where nothing is to be removed.
+            reason: What is wrong with them.
+
+        Raises:
+            StoreUnavailableError: The store did not answer in time.
+        """
+        if members:
+            await self.on_index(command, index, *members)
+        for member in members:
+            log_removed(index, member, reason)
+
+    async def guarded(self, call: Any, *, key: str = "a key") -> Any:
+        """Await one of redis-py's own calls.
+
+        Args:
+            call: The call.
+            key: Which key it is for, for the error's text.
+
+        Raises:
+            StoreUnavailableError: The store did not answer in time.
+            StoredDataError: What it holds there cannot be used.
         """
         try:
             async with within(self._timeout_seconds):
                 return await call
         except (redis.RedisError, OSError, TimeoutError) as error:
-            logger.warning("the task store (MCP_CELERY_REDIS_URL) failed: %s", _reason(error))
-            raise StoreUnavailableError from error
+            raise _told(error, key) from error
 
 
 class RedisJobLedger:
@@ -210,18 +297,19 @@ class RedisJobLedger:
         key = self._key_of_shortened(job_id) if is_shortened(job_id) else task_key_from_job_id(job_id)
         if key is None:
             return None
-        parts = parse_task_key(key)
-        stored = self._run(commands.load(self._keys, TaskRef(parts.task_scope, parts.client_task_id), None))
+        stored = self._run(commands.load(self._keys, TaskRef.of_key(key), None))
         return stored.record if stored is not None and stored.record.job_id == job_id else None
 
     def _key_of_shortened(self, job_id: str) -> str | None:
         """The compound key of a shortened Celery id, whose alias is that of the task's first leg."""
+        alias = self._keys.job_alias(job_id)
+        found = cast("bytes | None", self._run(commands.on_index("GET", alias)))
         try:
-            found = cast("bytes | None", self._client.get(self._keys.job_alias(job_id.partition("!")[0])))
-        except redis.RedisError as error:
-            logger.warning("the task store (MCP_CELERY_REDIS_URL) failed: %s", _reason(error))
-            raise StoreUnavailableError from error
-        return None if found is None else found.decode()
+            return None if found is None else key_of(found)
+        except ValueError as error:
+            self._run(commands.on_index("DEL", alias))
+            log_removed(alias, found, reason_of(error))
+            return None
 
     def close(self) -> None:
         """Close every connection of this process."""
@@ -230,12 +318,15 @@ class RedisJobLedger:
     def _run(self, command: Command[Reply]) -> Reply:
         script = self._scripts[command.script]
         try:
-            return command.parse(script(keys=list(command.keys), args=list(command.args)))
+            reply = script(keys=list(command.keys), args=list(command.args))
         except redis.RedisError as error:
-            logger.warning("the task store (MCP_CELERY_REDIS_URL) failed: %s", _reason(error))
-            raise StoreUnavailableError from error
+            raise _told(error, command.keys[0]) from error
+        return commands.read(command, reply)
 
 
-def _reason(error: BaseException) -> str:
-    """An error's kind and text on one line; redis-py's texts name the address, never the password."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+def _told(error: Exception, key: str) -> StoreUnavailableError | StoredDataError:
+    """What an error of redis-py means. An outage is logged here, and damage where it is dealt with."""
+    if is_data_error(error):
+        return StoredDataError(f"{shown(key)} cannot be used: {reason_of(error)}")
+    logger.warning("the task store (MCP_CELERY_REDIS_URL) failed: %s", reason_of(error))
+    return StoreUnavailableError()

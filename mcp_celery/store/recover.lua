@@ -21,19 +21,19 @@
 -- Returns  'alive' when the worker lives after all, 'nothing' when there is nothing to do, 'again' when the job is to be
 --          published again, 'failed' when the task has failed.
 local now = now_ms()
-local beat = redis.call('ZSCORE', KEYS[3], ARGV[1])
+local beat = on_index('ZSCORE', KEYS[3], ARGV[1])
 if ARGV[3] == 'died' and beat and tonumber(beat) > now then
   return 'alive'
 end
 local task = redis.call('HMGET', KEYS[1], 'status', 'claim_worker', 'claim_retries', 'retries', 'started_retries',
-  'idempotent', 'redeliveries', 'claim_at_ms', 'asked')
+  'idempotent', 'redeliveries', 'claim_at_ms', 'asked', 'key')
 local delivered = tonumber(task[3] or 0)
 local begun = has_begun(task[5], delivered)
 if ARGV[3] == 'disconnected' and (begun or tonumber(task[8] or 0) >= tonumber(ARGV[4])) then
   return 'nothing'
 end
-redis.call('SREM', KEYS[4], ARGV[2])
-if not is_open(task[1]) or task[2] ~= ARGV[1] then
+on_index('SREM', KEYS[4], ARGV[2])
+if not is_open(task[1]) or task[2] ~= ARGV[1] or task[10] ~= ARGV[2] then
   return 'nothing'
 end
 if tonumber(task[4] or 0) > delivered then

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 from mcp_celery.engine import OPEN, TaskRef
 from mcp_celery.engine.recovery import BATCH, Expiring, Loss, RecoveryPolicy, Sweep, Verdict
-from mcp_celery.store.codec import decode_work
+from mcp_celery.errors import StoredDataError
+from mcp_celery.store.codec import decode_work, leg_number
 from mcp_celery.store.commands import Command, asked, fields_of, moved, noted
 from mcp_celery.store.records import RedisTaskStore
+from mcp_celery.store.unreadable import UNREADABLE, key_of
 
 STATUS_MESSAGE = "Trying again: the worker that had the job has died"
 AHEAD = 10_000
@@ -39,7 +41,7 @@ class RedisRecovery:
         keys = self._keys
         command: Command[Any] = Command(
             "sweep",
-            [keys.reaper, keys.workers, keys.expiry, keys.due],
+            [keys.reaper, keys.workers, keys.expiry, keys.due, keys.remembered],
             [reaper, policy.lease_ms, policy.lease_ms, PUBLISHING_MS, BATCH, AHEAD],
             lambda reply: reply,
         )
@@ -48,8 +50,31 @@ class RedisRecovery:
             return None
         now, dead, over, soon, due = cast("tuple[int, list[bytes], list[bytes], list[bytes], list[bytes]]", reply)
         expiring = [*over, *soon]
-        left = {key.decode(): int(float(at)) - now for key, at in zip(expiring[::2], expiring[1::2], strict=True)}
-        return Sweep(_texts(dead), await self._expiring(left), _texts(due))
+        left: dict[str, int] = {}
+        unreadable: list[bytes] = []
+        for member, at in zip(expiring[::2], expiring[1::2], strict=True):
+            try:
+                left[key_of(member)] = int(float(at)) - now
+            except (ValueError, OverflowError):
+                unreadable.append(member)
+        await self._store.remove("ZREM", keys.expiry, unreadable)
+        workers = await self._readable("ZREM", keys.workers, dead, bytes.decode)
+        due_keys = await self._readable("ZREM", keys.due, due, key_of)
+        return Sweep(workers, await self._expiring(left), due_keys)
+
+    async def _readable(
+        self, command: str, index: str, members: Sequence[bytes], read: Callable[[bytes], str]
+    ) -> list[str]:
+        """The members of an index. Those that cannot be read are removed from it."""
+        found: list[str] = []
+        unreadable: list[bytes] = []
+        for member in members:
+            try:
+                found.append(read(member))
+            except ValueError:
+                unreadable.append(member)
+        await self._store.remove(command, index, unreadable)
+        return found
 
     async def _expiring(self, left: dict[str, int]) -> Sequence[Expiring]:
         """What is known of tasks that expire, by how many ms are left."""
@@ -57,38 +82,52 @@ class RedisRecovery:
             return ()
         client = cast(Any, self._store.client)
         texts = cast("list[bytes | None]", await self._store.guarded(client.hmget(self._keys.remembered, [*left])))
-        found = {key: _remembered(key, left[key], text) for key, text in zip(left, texts, strict=True) if text}
+        found: dict[str, Expiring] = {}
+        unreadable: list[str] = []
+        for key, text in zip(left, texts, strict=True):
+            if text is None:
+                continue
+            try:
+                found[key] = _remembered(key, left[key], text)
+            except UNREADABLE:
+                unreadable.append(key)
+        await self._store.remove("HDEL", self._keys.remembered, unreadable)
         if unknown := [key for key in left if key not in found]:
             found |= await self._of_records(unknown, left)
         return [found[key] for key in left]
 
     async def _of_records(self, unknown: Sequence[str], left: dict[str, int]) -> dict[str, Expiring]:
-        """The same of tasks that 0.1.0 created, which kept it in their records alone."""
+        """The same of tasks that 0.1.0 created, which kept it in their records alone, and of those of which what is
+        remembered cannot be read.
+        """
         pipeline = self._store.client.pipeline(transaction=False)
         for key in unknown:
             ref = TaskRef.of_key(key)
             pipeline.hmget(self._keys.record(ref.scope, ref.task_id), ["leg", "status", "claim_worker", "work"])
-        records = cast("list[list[bytes | None]]", await self._store.guarded(pipeline.execute()))
-        texts = [[None if field is None else field.decode() for field in record] for record in records]
-        return {
-            key: Expiring(key, left[key], int(leg or 1), status in OPEN, worker, decode_work(work))
-            for key, (leg, status, worker, work) in zip(unknown, texts, strict=True)
-        }
+        replies = cast("list[Any]", await self._store.guarded(pipeline.execute(raise_on_error=False)))
+        found: dict[str, Expiring] = {}
+        for key, reply in zip(unknown, replies, strict=True):
+            try:
+                found[key] = _of_record(key, left[key], reply)
+            except UNREADABLE:
+                # Nothing is known of it: its results are forgotten when its time is over, and no job is revoked.
+                found[key] = Expiring(key, left[key])
+        return found
 
     async def resign(self, reaper: str) -> None:
         """Let another process reap at once."""
-        if await self._store.guarded(self._store.client.get(self._keys.reaper)) == reaper.encode():
-            await self._store.guarded(self._store.client.delete(self._keys.reaper))
+        if await self._store.on_index("GET", self._keys.reaper) == reaper.encode():
+            await self._store.on_index("DEL", self._keys.reaper)
 
     async def claimed(self, worker: str) -> Sequence[str]:
         """Compound keys of the tasks whose job a worker has."""
-        client = cast(Any, self._store.client)
-        return _texts(await self._store.guarded(client.smembers(self._keys.claims(worker))))
+        claims = self._keys.claims(worker)
+        return await self._readable("SREM", claims, await self._store.on_index("SMEMBERS", claims), key_of)
 
     async def recover(
         self, key: str, worker: str, loss: Loss, policy: RecoveryPolicy, *, before_ms: int = 0
     ) -> Verdict:
-        """Decide on a task whose job a worker had."""
+        """Decide on a task whose job a worker had. Nothing is to be done for one whose record cannot be read."""
         keys, ref = self._keys, TaskRef.of_key(key)
         in_work, too_often = fields_of(policy.died_in_work), fields_of(policy.died_too_often)
 
@@ -97,49 +136,56 @@ class RedisRecovery:
             noted(ref, policy.died_in_work, accepted=verdict == "failed")
             return verdict
 
-        return await self._store.run(
-            Command(
-                "recover",
-                [*moved(keys, ref), keys.workers, keys.claims(worker), keys.due, *asked(keys, ref)],
-                [
-                    worker,
-                    key,
-                    loss,
-                    before_ms,
-                    policy.max_redeliveries,
-                    STATUS_MESSAGE,
-                    len(in_work),
-                    *in_work,
-                    *too_often,
-                ],
-                parse,
-            )
+        command = Command(
+            "recover",
+            [*moved(keys, ref), keys.workers, keys.claims(worker), keys.due, *asked(keys, ref)],
+            [worker, key, loss, before_ms, policy.max_redeliveries, STATUS_MESSAGE, len(in_work), *in_work, *too_often],
+            parse,
         )
+        try:
+            return await self._store.run(command)
+        except StoredDataError as error:
+            await self._store.remove("SREM", keys.claims(worker), [key], error.reason)
+            return "nothing"
 
     async def bury(self, worker: str) -> None:
         """Forget a worker."""
-        await self._store.guarded(self._store.client.zrem(self._keys.workers, worker))
+        await self._store.on_index("ZREM", self._keys.workers, worker)
 
     async def forget_due(self, key: str) -> None:
         """A job that was due is published."""
-        await self._store.guarded(self._store.client.zrem(self._keys.due, key))
+        await self._store.on_index("ZREM", self._keys.due, key)
+
+    async def drop_due(self, key: str, reason: str) -> None:
+        """A job that is due cannot be published, because what is kept of its task cannot be read."""
+        await self._store.remove("ZREM", self._keys.due, [key], reason)
 
     async def forget(self, expired: Sequence[Expiring]) -> None:
         """Forget that tasks were to expire, and the claims on them."""
-        pipeline = self._store.client.pipeline(transaction=False)
-        pipeline.zrem(self._keys.expiry, *(one.key for one in expired))
-        cast(Any, pipeline).hdel(self._keys.remembered, *(one.key for one in expired))
+        claims: dict[str, list[str]] = {}
         for one in expired:
             if one.worker is not None:
-                cast(Any, pipeline).srem(self._keys.claims(one.worker), one.key)
-        await self._store.guarded(pipeline.execute())
-
-
-def _texts(found: Iterable[bytes]) -> list[str]:
-    return [one.decode() for one in found]
+                claims.setdefault(self._keys.claims(one.worker), []).append(one.key)
+        keys = [one.key for one in expired]
+        await self._store.on_index("ZREM", self._keys.expiry, *keys)
+        await self._store.on_index("HDEL", self._keys.remembered, *keys)
+        for index, held in claims.items():
+            await self._store.on_index("SREM", index, *held)
 
 
 def _remembered(key: str, left_ms: int, text: bytes) -> Expiring:
     """What ``remember`` of common.lua keeps of a task; it writes false for what there is not."""
     leg, is_open, worker, work = cast("tuple[int, bool, str | Literal[False], str | Literal[False]]", json.loads(text))
-    return Expiring(key, left_ms, leg, is_open, worker or None, decode_work(work or None))
+    return Expiring(key, left_ms, leg_number(leg), bool(is_open), _worker(worker or None), decode_work(work or None))
+
+
+def _of_record(key: str, left_ms: int, reply: Any) -> Expiring:
+    """The same of a record's fields, or of the error that Redis has given instead."""
+    leg, status, worker, work = [None if field is None else field.decode() for field in reply]
+    return Expiring(key, left_ms, leg_number(int(leg or 1)), status in OPEN, worker, decode_work(work))
+
+
+def _worker(name: object) -> str | None:
+    if name is not None and not isinstance(name, str):
+        raise ValueError("the name of a worker is no text")
+    return name

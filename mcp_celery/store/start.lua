@@ -33,7 +33,7 @@ if ARGV[5] ~= '' and (current[5] ~= ARGV[5] or current[6] ~= ARGV[2]) then
 end
 local answers = {}
 if current[8] then
-  answers = redis.call('HGETALL', KEYS[4])
+  answers = on_index('HGETALL', KEYS[4])
   if not again then
     redis.call('DEL', KEYS[3])
   end
@@ -42,4 +42,4 @@ if left_behind then
   redis.call('HSET', KEYS[1], 'status', 'working')
   tell(KEYS[1], KEYS[5], ARGV[3])
 end
-return {redis.call('GET', KEYS[2]) or '', current[7], answers}
+return {unless_other_type('GET', KEYS[2]) or '', current[7], answers}

@@ -4,6 +4,7 @@
 -- KEYS[2]  sorted set: the workers, by the time until which their last heartbeat holds
 -- KEYS[3]  sorted set: every task, by when it expires
 -- KEYS[4]  sorted set: tasks whose next job is still to be published, by since when
+-- KEYS[5]  hash: what is known of tasks when their records have expired
 -- ARGV[1]  the process that asks
 -- ARGV[2]  for how long it is elected, in ms
 -- ARGV[3]  how far to look ahead and back for tasks that expire, in ms; those before that are forgotten
@@ -12,16 +13,18 @@
 -- ARGV[6]  the most of those that expire about now
 -- Returns  nil when another process reaps, else {now in ms, dead workers, tasks to forget and their times, expiring tasks and
 --          their times, tasks due}.
-local elected = redis.call('GET', KEYS[1])
-if elected and elected ~= ARGV[1] then
+local elected = on_index('GET', KEYS[1])
+-- A process is elected for a time. What stands there for ever was not written by one.
+if elected and elected ~= ARGV[1] and redis.call('PTTL', KEYS[1]) > 0 then
   return nil
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+on_index('HLEN', KEYS[5])
 local now = now_ms()
 return {
   now,
-  redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[5]),
-  redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now - ARGV[3], 'WITHSCORES', 'LIMIT', 0, ARGV[5]),
-  redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now - ARGV[3], now + ARGV[3], 'WITHSCORES', 'LIMIT', 0, ARGV[6]),
-  redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now - ARGV[4], 'LIMIT', 0, ARGV[5]),
+  on_index('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[5]),
+  on_index('ZRANGEBYSCORE', KEYS[3], '-inf', now - ARGV[3], 'WITHSCORES', 'LIMIT', 0, ARGV[5]),
+  on_index('ZRANGEBYSCORE', KEYS[3], '(' .. now - ARGV[3], now + ARGV[3], 'WITHSCORES', 'LIMIT', 0, ARGV[6]),
+  on_index('ZRANGEBYSCORE', KEYS[4], '-inf', now - ARGV[4], 'LIMIT', 0, ARGV[5]),
 }

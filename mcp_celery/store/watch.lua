@@ -1,18 +1,22 @@
 -- The tasks of exposed jobs whose results it is time to look at. Whoever asks has them for one interval, so that servers
--- share them; those that have ended or expired are taken off the index.
+-- share them; those that have ended or expired, and what cannot be read, are taken off the index.
 --
 -- KEYS[1]  sorted set: open tasks of exposed jobs, by when to look at their results
 -- ARGV[1]  the interval, in ms
 -- ARGV[2]  how many tasks at most
 -- ARGV[3]  what the keys of records begin with
 -- Also reads the records.
--- Returns  {how many tasks are open, flattened records of those that are due}.
+-- Returns  {how many tasks are open, compound keys and flattened records, in turn, of those that are due}.
 local now, found = now_ms(), {}
-for _, key in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])) do
+for _, key in ipairs(on_index('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])) do
   local owner = string.match(key, '^auth:[^:]+:[^:]+') or string.match(key, '^anon:[^:]+')
-  local record = ARGV[3] .. owner
-  if is_open(redis.call('HGET', record, 'status')) then
+  local record = owner and ARGV[3] .. owner
+  local task = record and unless_other_type('HMGET', record, 'status', 'key')
+  if not task or (task[1] and task[2] ~= key) then
+    remove_unreadable('ZREM', KEYS[1], key)
+  elseif is_open(task[1]) then
     add_to_index(KEYS[1], now + ARGV[1], key)
+    found[#found + 1] = key
     found[#found + 1] = redis.call('HGETALL', record)
   else
     redis.call('ZREM', KEYS[1], key)

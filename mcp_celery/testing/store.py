@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -265,6 +265,14 @@ class MemoryTaskStore(MemoryQuestionStore):
     async def load(self, ref: TaskRef) -> StoredTask | None:
         """The record, with the job's stored result where ``results`` was given."""
         return self.ledger.load(ref)
+
+    async def present(self, refs: Sequence[TaskRef]) -> list[TaskRef]:
+        """Those of several tasks that there are."""
+        return [ref for ref in refs if self.ledger.load(ref) is not None]
+
+    async def load_many(self, refs: Sequence[TaskRef]) -> list[StoredTask | None]:
+        """As :meth:`load`, of several tasks."""
+        return [self.ledger.load(ref) for ref in refs]
 
     async def page(self, owner: Caller, *, before: str | None, limit: int) -> list[StoredTask]:
         """An owner's tasks that are alive, the newest first."""

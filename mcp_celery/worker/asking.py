@@ -42,7 +42,7 @@ from mcp_celery.engine import (
     now_ms,
     require_usable_form,
 )
-from mcp_celery.errors import StoreUnavailableError
+from mcp_celery.errors import McpCeleryError, StoreUnavailableError
 from mcp_celery.schemas import UnusableSchemaError
 from mcp_celery.worker.call import JobCall
 from mcp_celery.worker.patience import PAUSE_SECONDS
@@ -173,7 +173,7 @@ class Asker:
         with anyio.CancelScope(shield=True):
             try:
                 answers = await self._store.withdraw(self._ref, keys, attempt=self._call.attempt, at_ms=now_ms())
-            except StoreUnavailableError:
+            except McpCeleryError:
                 logger.warning("a question of task %s could not be withdrawn", self._ref.task_id)
         return answers
 

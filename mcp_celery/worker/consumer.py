@@ -10,17 +10,25 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from celery.worker import state
 from kombu.common import ignore_errors
 
+from mcp_celery.worker.intake import tolerate
+
 if TYPE_CHECKING:
 
     class _Consumer:
+        app: Any
         connection: Any
+        connection_errors: tuple[type[BaseException], ...]
+        channel_errors: tuple[type[BaseException], ...]
         hub: Any
 
+        def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], None]: ...
+        def ensure_connected(self, conn: Any) -> Any: ...
         def _flush_events(self) -> None: ...
         def shutdown(self) -> None: ...
         def on_connection_error_after_connected(self, exc: BaseException) -> None: ...
@@ -34,9 +42,38 @@ EVENTS_SECONDS: Final = 0.05
 
 
 class Consumer(_Consumer):
-    """Celery's, but it lets go of a lost connection, whatever state that is in, and sends events in groups."""
+    """Celery's, but it lets go of a lost connection, whatever state that is in, outlives items that are no messages,
+    and and sends events in groups.
+    """
 
     _events_due = float("-inf")
+
+    def connection_for_read(self, heartbeat: float | None = None) -> Any:
+        """Connect to the broker. What is no message in a queue is dropped."""
+        connection = self.app.connection_for_read(heartbeat=heartbeat)
+        tolerate(connection)
+        return self.ensure_connected(connection)
+
+    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], None]:
+        """What is called with each message. One that Celery cannot read is rejected, and ends no worker."""
+        handle = super().create_task_handler(*args, **options)
+        # kombu counts KeyError among the errors of a connection, so that a message without an id would have the worker
+        # connect again and get the message again, without end.
+        lost = tuple(
+            error for error in (*self.connection_errors, *self.channel_errors) if not issubclass(error, LookupError)
+        )
+
+        def on_task_received(message: Any) -> None:
+            try:
+                handle(message)
+            except lost:
+                raise
+            except Exception as error:  # noqa: BLE001 - Celery and kombu read the message's fields as they are
+                logger.error("rejected a message that cannot be read: %s", type(error).__name__)
+                if not message.acknowledged:
+                    message.reject_log_error(logger, self.connection_errors)
+
+        return on_task_received
 
     def on_send_event_buffered(self) -> None:
         """Have the events of jobs sent soon. Celery would send them each time that the loop is idle."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +22,7 @@ from mcp_celery.engine import (
     result_lost,
     success,
 )
-from mcp_celery.errors import JobFailedError, StoreUnavailableError
+from mcp_celery.errors import JobFailedError, McpCeleryError, StoredDataError, StoreUnavailableError
 from mcp_celery.keys import TaskType
 from mcp_celery.names import job_name
 from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, in_job
@@ -111,13 +111,18 @@ class WorkerRuntime:
         if runner is not None:
             await runner.aclose()
 
-    def tell(self, kwargs: Mapping[str, Any], change: Change) -> None:
+    def tell(self, kwargs: Any, change: Change) -> None:
         """Apply a change to the task of a job's message, for the attempt that it was sent for.
 
         Raises nothing. A store that does not answer is told later: by the heart where that beats in this process, so
         that a worker's parent is not held up; else the child of the job waits.
         """
-        ref, change = task_ref(kwargs), replace(change, attempt=int(kwargs["attempt"]))
+        try:
+            ref, attempt = task_of(kwargs)
+        except MalformedJobError as error:
+            logger.error("nobody can be told that a job is %s: %s", change.to, error)
+            return
+        change = replace(change, attempt=attempt)
         try:
             self.change(ref, change)
         except StoreUnavailableError:
@@ -125,8 +130,10 @@ class WorkerRuntime:
                 return
             try:
                 patiently_blocking(lambda: self.change(ref, change))
-            except StoreUnavailableError:
+            except McpCeleryError:
                 logger.error("could not tell that task %s is %s", ref.task_id, change.to)
+        except StoredDataError as error:
+            logger.error("could not tell that task %s is %s: %s", ref.task_id, change.to, error.reason)
 
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """Apply a change to a task. Blocks the calling thread; on the asyncio pool it suspends the calling job alone.
@@ -191,10 +198,10 @@ class ComponentJob(_CeleryTask):
 
     def _finish(self, request: Any, outcome: JobOutcome, result: EncodedResult) -> bool:
         """Store a result and move its task together. False: the store did not answer; then each is tried alone."""
-        change = replace(success(outcome), attempt=int(request.kwargs["attempt"]))
+        ref, attempt = task_of(request.kwargs)
         try:
-            self.runtime.finish(task_ref(request.kwargs), change, result)
-        except StoreUnavailableError:
+            self.runtime.finish(ref, replace(success(outcome), attempt=attempt), result)
+        except (StoreUnavailableError, StoredDataError):
             return False
         outcome.told = True
         return True
@@ -217,6 +224,11 @@ class ComponentJob(_CeleryTask):
             JobFailedError: It ended in a JSON-RPC error.
         """
         request: Any = self.request
+        try:
+            _, attempt = task_of({"key": key, "attempt": attempt})
+        except MalformedJobError as error:
+            logger.error("job %.200r does not run: %s", request.id, error)
+            raise Ignore from None
         call = JobCall(
             job_id=request.id,
             key=key,
@@ -260,9 +272,25 @@ class ComponentJob(_CeleryTask):
         )
 
 
-def task_ref(kwargs: Mapping[str, Any]) -> TaskRef:
-    """Where the task of a job's message is kept."""
-    return TaskRef.of_key(kwargs["key"])
+class MalformedJobError(ValueError):
+    """The arguments of a job's message name no task. Anybody who can write to the broker can send such a message."""
+
+
+def task_of(kwargs: Any) -> tuple[TaskRef, int]:
+    """Where the task of a job's message is kept, and the attempt that the message is for.
+
+    Args:
+        kwargs: The message's arguments, whatever they are.
+
+    Raises:
+        MalformedJobError: They name no task.
+    """
+    try:
+        key = kwargs["key"]
+        key.encode()  # a lone surrogate cannot be sent to the store
+        return TaskRef.of_key(key), int(kwargs["attempt"])
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise MalformedJobError(f"the arguments of its message name no task ({type(error).__name__})") from None
 
 
 def job_class(task_type: TaskType, component: str, config: TaskConfig, runtime: WorkerRuntime) -> type[ComponentJob]:

@@ -31,7 +31,7 @@ from mcp_celery.engine import (
     now_ms,
     too_large,
 )
-from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, SnapshotUnreadableError
+from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, SnapshotUnreadableError, StoredDataError
 from mcp_celery.formats import FORMAT
 from mcp_celery.jsonable import NotJSONError, is_sendable
 from mcp_celery.keys import MAX_LEGS, METHODS, celery_job_id
@@ -263,6 +263,9 @@ class JobRunner:
             )
         except SnapshotUnreadableError as error:
             logger.warning("the context of task %s cannot be restored: %s", ref.task_id, error.reason)
+            raise JobFailedError(INTERNAL_ERROR, str(error)) from None
+        except StoredDataError as error:
+            logger.error("job %s does not run: %s", call.job_id, error.reason)
             raise JobFailedError(INTERNAL_ERROR, str(error)) from None
         if snapshot is None:
             await self._say_refused(store, call)

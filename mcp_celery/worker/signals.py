@@ -30,8 +30,8 @@ from celery import signals
 
 from mcp_celery.engine import Change, Claim, JobOutcome, failure, now_ms, revoked, success
 from mcp_celery.engine import expired as job_expired
-from mcp_celery.errors import JobFailedError, StoreUnavailableError
-from mcp_celery.worker.job import ComponentJob, WorkerRuntime, task_ref
+from mcp_celery.errors import JobFailedError, StoredDataError, StoreUnavailableError
+from mcp_celery.worker.job import ComponentJob, MalformedJobError, WorkerRuntime, task_of
 from mcp_celery.worker.steps import runtimes
 
 logger = logging.getLogger(__name__)
@@ -47,14 +47,15 @@ def on_received(request: Any = None, **_: Any) -> None:
         return
     claim = Claim(job.runtime.heart.worker_id(request.hostname), now_ms())
     try:
-        job.runtime.ledger(job.runtime.namespace).claim(
-            task_ref(request.kwargs),
-            attempt=int(request.kwargs["attempt"]),
-            retries=int(request.request_dict.get("retries") or 0),
-            claim=claim,
-        )
+        ref, attempt = task_of(request.kwargs)
+        retries = _retries_of(request.request_dict)
+        job.runtime.ledger(job.runtime.namespace).claim(ref, attempt=attempt, retries=retries, claim=claim)
     except StoreUnavailableError:
         logger.warning("job %s is received, but its claim could not be noted", request.id)
+    except StoredDataError as error:
+        logger.error("job %s is received, but its claim could not be noted: %s", request.id, error.reason)
+    except MalformedJobError as error:
+        logger.error("job %.200r is received, but cannot be claimed: %s", request.id, error)
 
 
 def on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
@@ -99,37 +100,59 @@ def _time_of(retry: Any) -> int | None:
 
 
 def _retries_of(headers: Mapping[str, Any]) -> int:
-    """Celery's count of retries of a delivery."""
-    return int(headers.get("retries") or 0)
+    """Celery's count of retries of a delivery.
+
+    Raises:
+        MalformedJobError: It is none.
+    """
+    try:
+        return int(headers.get("retries") or 0)
+    except (ValueError, TypeError, ArithmeticError):
+        raise MalformedJobError("the count of its retries is no number") from None
 
 
 def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, **_: Any) -> None:
     """An operator revoked the job, or it expired in the queue. After our own cancel the record has ended already."""
     if not isinstance(sender, ComponentJob):
         return
-    # A message that is delivered again while its job runs may have expired: the job goes on.
-    change = job_expired(_retries_of(request.request_dict)) if expired else revoked()
+    try:
+        # A message that is delivered again while its job runs may have expired: the job goes on.
+        change = job_expired(_retries_of(request.request_dict)) if expired else revoked()
+    except MalformedJobError as error:
+        logger.error("job %.200r has expired, but its task cannot be told: %s", request.id, error)
+        return
     sender.runtime.tell(request.kwargs, change)
 
 
-def on_unknown(sender: Any = None, message: Any = None, name: str = "", **_: Any) -> None:
-    """A job of ours that this worker, whose consumer says so, does not know: failed, never ``working`` for ever."""
-    tag, _dot, rest = name.partition(".")
+def on_unknown(sender: Any = None, message: Any = None, name: Any = None, **_: Any) -> None:
+    """A job of ours that this worker, whose consumer says so, does not know: failed, never ``working`` for ever.
+
+    The name alone says whose job it is, and anybody who can write to the queue chooses it. So a worker ends tasks of
+    the servers that it serves, and of no other: that one learns from Celery's stored result that its job was rejected.
+    """
+    tag, _dot, rest = name.partition(".") if isinstance(name, str) else ("", "", "")
     namespace = rest.partition(".")[0]
-    served = runtimes(sender.app)
-    if tag != "mcp" or not namespace or not served:
+    if tag != "mcp" or not namespace:
+        return
+    runtime = next((one for one in runtimes(sender.app) if one.namespace == namespace), None)
+    if runtime is None:
+        logger.error(
+            "rejected job %.200r, which is of a server that this worker does not serve: if it was not forged, that "
+            "server and this worker share a queue (MCP_CELERY_QUEUE, or task_routes)",
+            name,
+        )
         return
     try:
         _args, kwargs, _embed = message.payload
-        ref, attempt = task_ref(kwargs), int(kwargs["attempt"])
+        ref, attempt = task_of(kwargs)
         retries = _retries_of(message.headers)
-    except (ValueError, KeyError, TypeError):
-        logger.warning("an unknown job %r is not ours", name)
+    except Exception as error:  # noqa: BLE001 - whatever kombu raises for a body that it cannot read
+        logger.warning("an unknown job %.200r names no task: %s", name, type(error).__name__)
         return
     change = replace(failure("NotRegistered"), attempt=attempt, unless_begun=retries)
     try:
-        served[0].ledger(namespace).change(ref, change)
-    except StoreUnavailableError:
+        runtime.ledger(namespace).change(ref, change)
+    except (StoreUnavailableError, StoredDataError):
         logger.error("could not tell that task %s failed: no worker knows its component", ref.task_id)
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 
@@ -211,6 +211,44 @@ async def test_a_full_queue_refuses_in_both_revisions_and_nothing_is_made(idle_d
         assert (await session.call("slow_compute", task={}, seconds=0)).error == expected
         assert (await session.call("slow_compute", seconds=0)).result["content"][0]["text"] == "done"
         assert idle_deployment.our_keys() == keys
+
+
+# --- Streams
+
+
+async def test_one_stream_too_many_is_refused_until_another_is_closed(idle_deployment: Deployment) -> None:
+    url = idle_deployment.serve(MCP_CELERY_MAX_STREAMS_PER_SCOPE="2")
+    too_many = {
+        "code": LIMIT_EXCEEDED,
+        "message": "You have as many subscription streams open as this server allows (2); close one, or name more "
+        "tasks in one",
+        "data": {"limit": "open_streams", "most": 2},
+    }
+
+    async def refusal_of(wire: Wire) -> JSON | None:
+        """The error of a stream that is refused; None where it is opened, and closed again."""
+        try:
+            async with wire.listen([mine]) as events:
+                assert (await anext(events))["method"] == "notifications/subscriptions/acknowledged"
+        except AssertionError as refused:
+            (message,) = refused.args
+            return cast(JSON, message)["error"]
+        return None
+
+    async with Wire(url, headers=somewhere()) as wire, Wire(url, headers=somewhere()) as other:
+        mine = (await wire.create("slow_compute", seconds=0))["taskId"]
+        async with wire.listen([mine]) as first:
+            await anext(first)
+            async with wire.listen(["gone"]) as second:
+                await anext(second)
+                assert await refusal_of(wire) == too_many
+                assert await refusal_of(other) is None
+                assert (await wire.get(mine))["taskId"] == mine
+
+            async def has_room() -> bool:
+                return await refusal_of(wire) is None
+
+            await eventually(has_room, what="a place when a stream is closed")
 
 
 # --- Failed look-ups

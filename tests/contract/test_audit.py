@@ -47,7 +47,7 @@ class Told:
         return found
 
 
-DETAILS = ("task_type", "component", "task_status", "reason", "limit")
+DETAILS = ("task_type", "component", "task_status", "reason", "limit", "number")
 
 
 @pytest.fixture
@@ -164,6 +164,20 @@ async def test_what_cannot_be_an_id_is_not_repeated(engine: TaskEngine, told: To
         await engine.get(ALICE, task_id)
     async with engine.watch(ALICE, [task_id]):
         assert told.lines() == [line("task.refused", None, reason="malformed")] * 2
+
+
+async def test_a_request_for_many_tasks_has_one_line_for_each_reason(engine: TaskEngine, told: Told) -> None:
+    mine = [(await engine.submit(a_submission())).task_id for _ in range(2)]
+    told.lines()
+    gone = [f"gone-{number}" for number in range(1_000)]
+    async with engine.watch(ALICE, [mine[0], *gone, "no id", "no id either"]) as watch:
+        assert watch.accepted == mine[:1]
+    malformed, unknown = told.lines()
+    assert malformed == line("task.refused", None, reason="malformed", number="2")
+    assert unknown == line("task.refused", "gone-0", reason="unknown", number="1000")
+    stranger = Caller(ALICE.scope, "https://elsewhere.example")
+    async with engine.watch(stranger, mine):
+        assert told.lines() == [line("task.refused", mine[0], reason="issuer", number="2")]
 
 
 @pytest.mark.parametrize("part", ["a\nevent=task.created", 'a" task=forged', "\x1b[31m", " \u2028", "a\\", "ü" * 1000])

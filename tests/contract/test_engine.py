@@ -372,6 +372,7 @@ class Unanswered:
         self.delete, self.snapshot = world.store.delete, world.store.snapshot
         self.ask, self.heard, self.withdraw = world.store.ask, world.store.heard, world.store.withdraw
         self.park, self.answer, self.published = world.store.park, world.store.answer, world.store.published
+        self.present, self.load_many = world.store.present, world.store.load_many
         self.page, self.retire, self.keep = world.store.page, world.store.retire, world.store.keep
         self.count_failed_lookups = world.store.count_failed_lookups
         self.create_in = world.store.create

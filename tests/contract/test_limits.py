@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -20,22 +21,28 @@ from mcp_celery.engine import (
     NextLeg,
     Question,
     Quota,
+    StoredTask,
     TaskEngine,
+    TaskHints,
     TaskRecord,
+    TaskRef,
     TaskWatch,
     now_ms,
     success,
 )
 from mcp_celery.engine.recovery import RecoveryPolicy
+from mcp_celery.engine.streams import OpenStreams
 from mcp_celery.errors import (
     LIMIT_EXCEEDED,
     QueueFullError,
     QueueUnavailableError,
     TaskNotFoundError,
     TooManyLookupsError,
+    TooManyStreamsError,
     TooManyTasksError,
 )
 from mcp_celery.store import RedisRecovery
+from mcp_celery.store.records import LOADED_TOGETHER
 from tests.support.waiting import eventually
 from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, RedisWorld, Watchful, World, a_record, a_submission
 
@@ -363,3 +370,78 @@ class TestFailedLookups:
             counted = await world.store.count_failed_lookups("alice", number, window_ms=window_ms)
             assert counted.number == total
             assert 20_000 < counted.left_ms <= 40_000
+
+
+class TestSubscriptions:
+    async def test_what_is_not_there_is_counted_before_anything_is_subscribed_to_or_read(
+        self, world: World, queue: Watchful, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine = limited(world, queue, max_failed_lookups=3)
+        somebody = Caller(requestor="192.0.2.7", is_shared=True)
+        subscribed: list[int] = []
+        read: list[int] = []
+        subscribe, load_many = world.bus.subscribe, world.store.load_many
+
+        def subscribing(refs: Sequence[TaskRef]) -> AbstractAsyncContextManager[TaskHints]:
+            subscribed.append(len(refs))
+            return subscribe(refs)
+
+        async def loading(refs: Sequence[TaskRef]) -> Sequence[StoredTask | None]:
+            read.append(len(refs))
+            return await load_many(refs)
+
+        async def unused(ref: TaskRef) -> StoredTask | None:
+            raise AssertionError(ref)
+
+        mine = [(await engine.submit(a_submission(somebody))).task_id for _ in range(2)]
+        monkeypatch.setattr(world.bus, "subscribe", subscribing)
+        monkeypatch.setattr(world.store, "load_many", loading)
+        monkeypatch.setattr(world.store, "load", unused)
+        gone = [f"gone-{number}" for number in range(900)]
+        assert await listen(engine, somebody, *gone, *mine) == mine
+        assert (subscribed, read) == ([2], [2])
+        for _ in range(2):
+            with pytest.raises(TooManyLookupsError):
+                await listen(engine, somebody, *gone)
+        assert (subscribed, read) == ([2], [2])
+
+    async def test_many_tasks_are_accepted_in_the_order_asked(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue)
+        mine = [(await engine.submit(a_submission(ME))).task_id for _ in range(LOADED_TOGETHER + 1)]
+        asked = [name for task_id in mine for name in (task_id, f"not-{task_id}")]
+        assert await listen(engine, ME, *asked) == mine
+
+    async def test_a_damaged_record_keeps_no_other_from_its_followers(
+        self, in_redis: RedisWorld, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        engine = limited(in_redis, Watchful(in_redis.store))
+        first, damaged, last = [(await engine.submit(a_submission(ME))).ref for _ in range(3)]
+        key = in_redis.keys.record(damaged.scope, damaged.task_id)
+        in_redis.client.hset(key, "attempt", "many")
+        assert await listen(engine, ME, first.task_id, damaged.task_id, last.task_id) == [first.task_id, last.task_id]
+        (line,) = [line for line in caplog.messages if key in line]
+        assert line.startswith("a task is left out of those that are asked for together: ")
+
+
+class TestStreams:
+    def test_each_requestor_has_its_own_places_and_gets_them_back(self) -> None:
+        streams = OpenStreams(replace(LIMITS, max_open_streams=2))
+        with streams.place_for(ME):
+            with streams.place_for(ME), streams.place_for(YOU):
+                with pytest.raises(TooManyStreamsError) as refusal, streams.place_for(ME):
+                    pytest.fail("one stream too many")
+                assert refusal.value.data == {"limit": "open_streams", "most": 2}
+                assert str(refusal.value) == (
+                    "You have as many subscription streams open as this server allows (2); close one, or name more "
+                    "tasks in one"
+                )
+            with streams.place_for(ME):
+                pass
+
+    def test_whom_nobody_counts_may_have_any_number(self) -> None:
+        streams = OpenStreams(replace(LIMITS, max_open_streams=1))
+        with streams.place_for(ALICE), streams.place_for(ALICE):
+            pass
+        unlimited = OpenStreams(LIMITS)
+        with unlimited.place_for(ME), unlimited.place_for(ME):
+            pass

@@ -52,8 +52,9 @@ async def test_a_heartbeat_holds_as_long_as_it_says(in_redis: RedisWorld) -> Non
 
 
 async def test_a_job_is_due_when_who_made_it_due_has_had_the_time_to_publish_it(in_redis: RedisWorld) -> None:
-    put(in_redis, in_redis.keys.due, long_ago=-1, now=0)
-    assert list((await swept(in_redis)).due) == ["long_ago"]
+    long_ago, now = a_record().key, a_record().key
+    put(in_redis, in_redis.keys.due, **{long_ago: -1, now: 0})
+    assert list((await swept(in_redis)).due) == [long_ago]
 
 
 async def test_tasks_are_told_that_expire_within_a_lease_or_have_ever_since(in_redis: RedisWorld) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import uuid
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
 
 from mcp_celery import Settings, TaskServer
-from mcp_celery.engine import RpcError, TaskRecord
+from mcp_celery.engine import JSONObject, RpcError, TaskRecord
 from mcp_celery.engine.outcome import FAILURE_REASONS
 from mcp_celery.errors import INTERNAL_ERROR
 from tests.integration.conftest import TOOLS, Starter, lines, settings_for, texts_of
@@ -117,16 +120,113 @@ async def test_a_component_that_the_worker_does_not_know_fails(live: LiveServer)
 
 
 async def test_a_job_of_another_server_that_strays_into_the_queue_fails_there(
-    live: LiveServer, settings: Settings
+    live: LiveServer, worker: WorkerNode, settings: Settings
 ) -> None:
     def build(**options: Any) -> TaskServer:
         return TaskServer("stray", **options)
 
     values = {"namespace": f"stray-{settings.namespace}", "queue": live.tasks.queue_name}
     async with live_server(build, settings.model_copy(update=values)) as stray:
-        record = (await stray.run("add", {"a": 1, "b": 2})).record
-    assert record.status == "failed"
-    assert record.error == RpcError(INTERNAL_ERROR, FAILURE_REASONS["NotRegistered"])
+        record = await stray.submit("add", {"a": 1, "b": 2})
+
+        async def settled() -> TaskRecord | None:
+            found = (await stray.engine.get(ANYONE, record.task_id)).record
+            return None if found.is_open else found
+
+        failed = await eventually(settled, what="the server has read what Celery stored of its job")
+    assert failed is not None
+    assert failed.status == "failed"
+    assert failed.error == RpcError(INTERNAL_ERROR, FAILURE_REASONS["NotRegistered"])
+    assert f"rejected job '{record.job_name or stray.job_name('add')}'" in worker.process.logs_since_mark()
+
+
+async def test_a_forged_name_ends_no_task_of_another_server(
+    live: LiveServer, worker: WorkerNode, settings: Settings
+) -> None:
+    def build(**options: Any) -> TaskServer:
+        return TaskServer("other", **options)
+
+    values = {"namespace": f"other-{settings.namespace}", "queue": f"nobody-{settings.namespace}"}
+    async with live_server(build, settings.model_copy(update=values)) as other:
+        record = await other.submit("add", {"a": 1, "b": 2})
+        for name in (other.job_name("add"), other.job_name("no_such_tool"), f"mcp.{'x' * 1_000}.tool.add"):
+            message: dict[str, Any] = {
+                "kwargs": {"key": record.key, "attempt": 1},
+                "retries": 9,
+                "queue": live.tasks.queue_name,
+            }
+            live.app.send_task(name, task_id=f"forged-{len(name)}", ignore_result=True, **message)
+        assert await live.text_of("add", {"a": 1, "b": 2}) == "3"
+        await eventually(lambda: worker.process.logs_since_mark().count("this worker does not serve") == 3)
+        assert (await other.now(record)).status == "working"
+        with other.redis() as client:
+            client.delete(values["queue"])
+
+
+def malformed(queue: str, good: JSONObject) -> list[bytes]:
+    """Items of a Redis list that are no messages, and messages that are no jobs of ours.
+
+    Args:
+        queue: Where they go.
+        good: A message that is one.
+    """
+
+    def altered(without: str = "", **changes: Any) -> JSONObject:
+        headers = {**good["headers"], "id": "malformed", **changes.pop("headers", {})}
+        properties = {**good["properties"], "delivery_tag": str(uuid.uuid4()), **changes.pop("properties", {})}
+        message = {**good, "headers": headers, "properties": properties, **changes}
+        return {name: value for name, value in message.items() if name != without}
+
+    def body(value: object) -> str:
+        return base64.b64encode(json.dumps(value).encode()).decode()
+
+    def sent_with(kwargs: object) -> list[Any]:
+        options: dict[str, Any] = {}
+        return [[], kwargs, options]
+
+    arguments: list[Any] = [{}, {"key": "no key", "attempt": 1}, {"key": 5, "attempt": 1}, [], None, {"attempt": 1}]
+    attempts: list[Any] = ["x", None, [], 1e400]
+    arguments += [{"key": "anon:gone:tool:add", "attempt": attempt} for attempt in attempts]
+    arguments += [{"key": "anon:\ud800:tool:add", "attempt": 1}]
+    messages: list[object] = [
+        [], {}, 5, "text", None, {"properties": 5}, {"properties": {}}, {"properties": {"delivery_tag": "t"}},
+        altered("properties"), altered("headers"), altered("body"), altered(body=5),
+        altered(properties={"delivery_tag": None}), altered(properties={"delivery_tag": []}),
+        altered(properties={"delivery_info": None}), altered(properties={"body_encoding": "rot13"}),
+        altered(headers={"task": [1]}), altered(headers={"task": None}), altered(headers={"task": "mcp.x.tool.y"}),
+        altered(headers={"task": "unknown"}, body=body("no list")), altered(headers={"retries": "many"}),
+        altered(headers={"eta": "soon"}), altered(headers={"expires": 7}), altered(**{"content-type": "x/y"}),
+        altered(body="%%%"), altered(body=base64.b64encode(b"{").decode()), altered(body=body([1])),
+        altered(body=body({"args": 1})), *(altered(body=body(sent_with(one))) for one in arguments),
+    ]  # fmt: skip
+    without_id = altered()
+    del without_id["headers"]["id"]
+    return [
+        b"\xff\xfe",
+        b"",
+        b"garbage",
+        b"[" * 100_000,
+        *(json.dumps(one).encode() for one in (*messages, without_id)),
+    ]
+
+
+@pytest.mark.each_pool
+async def test_items_that_are_no_messages_end_no_worker(live: LiveServer, worker: WorkerNode) -> None:
+    queue, elsewhere = live.tasks.queue_name, f"samples-{uuid.uuid4().hex}"
+    key = "anon:sample:tool:add"
+    live.app.send_task(live.job_name("add"), kwargs={"key": key, "attempt": 1}, queue=elsewhere)
+    with live.redis() as client:
+        good = json.loads(cast("str", client.rpop(elsewhere)))
+        good["properties"]["delivery_info"]["routing_key"] = queue
+        client.lpush(queue, *malformed(queue, good))
+    assert await live.text_of("add", {"a": 1, "b": 2}) == "3"
+    said = worker.process.logs_since_mark()
+    assert "dropped an item that is no message of Celery's from a queue" in said
+    assert "rejected a message that cannot be read" in said
+    assert "but cannot be claimed: the arguments of its message name no task" in said
+    assert "Unrecoverable error" not in said
+    assert "Signal handler" not in said
+    assert "Restarting" not in said
 
 
 @pytest.mark.shows("L26")

@@ -12,7 +12,7 @@ from mcp_celery.store.codec import decode_record, encode_change, encode_record, 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 some_texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
-milliseconds = st.integers(0, 2**53)
+milliseconds = st.integers(0, 253_402_300_799_999)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
@@ -22,7 +22,7 @@ statuses: st.SearchStrategy[TaskStatus] = st.sampled_from(get_args(TaskStatus))
 task_types: st.SearchStrategy[TaskType] = st.sampled_from(get_args(TaskType))
 new_records = st.builds(
     TaskRecord,
-    task_id=some_texts,
+    task_id=st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
     scope=st.none() | some_texts,
     issuer=st.none() | texts,
     session=st.none() | some_texts,
@@ -39,7 +39,7 @@ new_records = st.builds(
     leg=st.integers(1, 9999),
     revision=st.integers(1, 2**40),
 )
-numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False)
+numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 changes = st.builds(
     Change,
     to=statuses,

@@ -10,10 +10,10 @@ from typing import Final
 import pytest
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine import Change, Claim, ExposedWork, TaskRecord
+from mcp_celery.engine import Change, Claim, ExposedWork, StoredTask, TaskRecord, TaskRef
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import Expiring, Loss, RecoveryPolicy, Sweep, Verdict
-from mcp_celery.errors import QueueUnavailableError, StoreUnavailableError
+from mcp_celery.errors import QueueUnavailableError, StoredDataError, StoreUnavailableError
 from mcp_celery.testing import MemoryBackend, MemoryTaskQueue
 from tests.support.worlds import SNAPSHOT, a_record
 
@@ -47,7 +47,10 @@ class Script:
     resigned: list[str] = field(default_factory=list[str])
     buried: list[str] = field(default_factory=list[str])
     not_due: list[str] = field(default_factory=list[str])
+    dropped: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     forgotten: list[Expiring] = field(default_factory=list[Expiring])
+    damaged: set[str] = field(default_factory=set[str])
+    """Workers whose claims cannot be read."""
 
     async def beat(self, worker: str, lease_ms: int) -> None:
         raise AssertionError((worker, lease_ms))
@@ -66,6 +69,8 @@ class Script:
             raise self.fails
 
     async def claimed(self, worker: str) -> Sequence[str]:
+        if worker in self.damaged:
+            raise ValueError(worker)
         return self.claims.get(worker, [])
 
     async def recover(
@@ -79,6 +84,9 @@ class Script:
 
     async def forget_due(self, key: str) -> None:
         self.not_due.append(key)
+
+    async def drop_due(self, key: str, reason: str) -> None:
+        self.dropped.append((key, reason))
 
     async def forget(self, expired: Sequence[Expiring]) -> None:
         self.forgotten += expired
@@ -186,6 +194,25 @@ class TestDeaths:
         assert [key for key, *_ in stage.script.recovered] == [first.key]
         assert (stage.script.buried, stage.published) == ([], [])
 
+    async def test_one_of_whom_nothing_can_be_decided_keeps_no_other_waiting(
+        self, stage: Stage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        stage.script.damaged = {"w1"}
+        record = await stage.created()
+        await stage.trusted_sweep(replace(dead("w1", "w2"), due=[record.key]))
+        assert stage.script.buried == ["w2"]
+        assert stage.published == [record.task_id]
+        assert caplog.messages[0] == "what worker w1 had could not be decided on"
+
+    async def test_a_job_that_cannot_be_published_again_keeps_no_other_from_it(self, stage: Stage) -> None:
+        first, second = [await stage.created() for _ in range(2)]
+        stage.queue.trouble[first.task_id] = RuntimeError("cannot be serialized")
+        stage.script.claims = {"w1": [first.key, second.key]}
+        stage.script.verdicts = {first.key: "again", second.key: "again"}
+        await stage.trusted_sweep(dead("w1"))
+        assert stage.published == [second.task_id]
+        assert stage.script.buried == ["w1"]
+
     async def test_the_verdicts_are_counted(self, stage: Stage) -> None:
         stage.script.claims = {"w1": ["k1", "k2", "k3"]}
         stage.script.verdicts = {"k1": "failed", "k3": "failed"}
@@ -265,6 +292,25 @@ class TestDueJobs:
         await stage.sweep(due(first, second))
         assert stage.published == [second.task_id]
         assert caplog.messages == [f"the job of task {first.key} is due, and cannot be published"]
+
+    async def test_one_that_cannot_be_read_is_dropped_and_keeps_no_other_from_it(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        damaged, other = [await stage.created() for _ in range(2)]
+        load = stage.backend.store.load
+
+        async def loaded(ref: TaskRef) -> StoredTask | None:
+            if ref == damaged.ref:
+                raise StoredDataError("a record of another type")
+            return await load(ref)
+
+        monkeypatch.setattr(stage.backend.store, "load", loaded)
+        await stage.sweep(replace(NOTHING, due=[damaged.key, other.key + "s", other.key]))
+        assert stage.script.dropped == [
+            (damaged.key, "a record of another type"),
+            (other.key + "s", "it is not the key of its task"),
+        ]
+        assert stage.published == [other.task_id]
 
     async def test_a_store_that_does_not_answer_ends_the_sweep(self, stage: Stage) -> None:
         record = await stage.created()

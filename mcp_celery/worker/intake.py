@@ -1,0 +1,87 @@
+"""Items of a queue that are no messages of Celery's. They are dropped and logged, and end no worker.
+
+With Redis as broker, kombu 5.7 takes an item off its list before it reads it, and an error of the reading ends the
+worker's loop, and with it the worker. What is dropped here is gone from the queue already.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import redis
+from kombu import Connection
+from kombu.transport import virtual
+
+logger = logging.getLogger(__name__)
+
+_NO_MESSAGE: Final = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    redis.DataError,
+)
+"""What kombu raises for an item that is no message."""
+
+if TYPE_CHECKING:
+
+    class _Channel:
+        client: Any
+        active_queues: Any
+
+        def basic_consume(
+            self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **options: Any
+        ) -> Any: ...
+        def _brpop_read(self, **options: Any) -> bool: ...
+else:
+    _Channel = object
+
+
+class TolerantChannel(_Channel):
+    """A mixin for the channels of kombu's Redis transports."""
+
+    _is_handed_on = False
+
+    def basic_consume(
+        self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **options: Any
+    ) -> Any:
+        """Consume from a queue, and note when a message is handed on: errors from then on are not the item's."""
+
+        def hand_on(message: Any) -> Any:
+            self._is_handed_on = True
+            return callback(message)
+
+        return super().basic_consume(queue, no_ack, hand_on, consumer_tag, **options)
+
+    def _brpop_read(self, **options: Any) -> bool:
+        """Take the next item. One that is no message is dropped."""
+        self._is_handed_on = False
+        was_connected = self.client.connection is not None  # a channel that is half closed raises AttributeError too
+        try:
+            return super()._brpop_read(**options)
+        except _NO_MESSAGE as error:
+            if self._is_handed_on or not was_connected or self.client.connection is None:
+                raise
+            logger.error(
+                "dropped an item that is no message of Celery's from a queue (one of %s): %s",
+                ", ".join(sorted(str(queue) for queue in self.active_queues)),
+                type(error).__name__,
+            )
+            return True
+
+
+def tolerate(connection: Connection) -> None:
+    """Have a connection that is not open yet drop what is no message. Other brokers than Redis need nothing."""
+    transport: Any = connection.transport
+    if isinstance(transport, virtual.Transport) and hasattr(transport.Channel, "_brpop_read"):
+        transport.Channel = _tolerant(transport.Channel)
+
+
+@functools.cache
+def _tolerant(channel: type[Any]) -> type[Any]:
+    return type(channel.__name__, (TolerantChannel, channel), {})
