@@ -27,6 +27,7 @@ from typing import Final, Literal
 LOGGER: Final = "mcp_celery.tasks"
 logger = logging.getLogger(LOGGER)
 
+Reason = Literal["unknown", "issuer", "scopes", "malformed"]
 _MAX_CHARS: Final = 200
 """Of a quoted value. Scopes and names are short; what is not must not fill the log."""
 
@@ -59,9 +60,7 @@ def retrieved(scope: str | None, task_id: str, status: str, *, is_open: bool) ->
         _log(level, "task.retrieved", scope, task_id, f"status={status}", {"task_status": status})
 
 
-def refused(
-    scope: str | None, task_id: str | None, reason: Literal["unknown", "issuer", "malformed"], number: int = 1
-) -> None:
+def refused(scope: str | None, task_id: str | None, reason: Reason, number: int = 1) -> None:
     """A caller asked for a task that it may not have.
 
     Args:
@@ -69,7 +68,8 @@ def refused(
         task_id: What for; None for what cannot be an id of ours, which is not repeated. Of several tasks that a request
             names, the first.
         reason: ``unknown``: there is none, it has expired, or it is another caller's; ``issuer``: it belongs to the
-            same subject of another issuer; ``malformed``: it cannot be an id of ours.
+            same subject of another issuer; ``scopes``: the token lacks scopes that its component needs; ``malformed``:
+            it cannot be an id of ours.
         number: How many tasks the request names that are refused for this reason.
     """
     if logger.isEnabledFor(logging.INFO):

@@ -67,6 +67,8 @@ class TaskConfig:
         input_timeout: Seconds that a tool waits for the answer to a question that it *awaits* (``ctx.elicit``, …). Then
             it gets a ``cancel`` answer; for sampling and roots, which have none, an error. Also how long a job on a
             worker waits for a client that follows no task to send its call again with answers (2026-07-28).
+        required_scopes: OAuth scopes that a caller's token must have, to use the component, as a task or not, and to
+            read, answer or cancel its tasks.
         show_arguments: Names of arguments whose values may be shown in Flower and Celery's events. All others are
             hidden, because arguments hold what people say to a model.
 
@@ -92,6 +94,7 @@ class TaskConfig:
     ask: AskWhen | None = None
     foreground: Foreground | None = None
     input_timeout: float = 3600.0
+    required_scopes: tuple[str, ...] | list[str] = ()
     show_arguments: tuple[str, ...] | list[str] = ()
 
     def __post_init__(self) -> None:
@@ -108,6 +111,8 @@ class TaskConfig:
             raise ConfigurationError(f"TaskConfig(priority={self.priority!r}): must be within 0…255")
         if self.queue is not None and not self.queue:
             raise ConfigurationError("TaskConfig(queue=''): a queue's name must not be empty")
+        if isinstance(self.required_scopes, str):  # each of its letters would be one
+            raise ConfigurationError(f"TaskConfig(required_scopes={self.required_scopes!r}): expected a list of scopes")
         self._check_retries()
 
     def _check_choices(self) -> None:

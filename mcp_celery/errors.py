@@ -7,10 +7,12 @@ line that names the setting or the value at fault, and nothing that the caller d
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from mcp_celery.jsonable import json_text
 
+INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
@@ -54,6 +56,21 @@ class TaskModeError(McpCeleryError):
     """A component was asked for in a way that its ``TaskConfig.mode`` does not allow."""
 
     code = METHOD_NOT_FOUND
+
+
+class MissingScopesError(McpCeleryError):
+    """The caller's token lacks OAuth scopes that ``TaskConfig.required_scopes`` names.
+
+    Args:
+        component: What it asked for.
+        required: The scopes that it needs.
+    """
+
+    code = INVALID_REQUEST
+
+    def __init__(self, component: str, required: Sequence[str]) -> None:
+        super().__init__(f"{component.capitalize()} needs a token with the scopes {', '.join(required)}")
+        self.data = {"requiredScopes": list(required)}
 
 
 class InvalidRequestError(McpCeleryError):

@@ -80,7 +80,7 @@ class TaskEngine:
         self._queue = queue
         self._bus = bus
         self._limits = limits
-        self._lookups = Lookups(store, limits)
+        self._lookups = Lookups(store, limits, declared)
         self.streams = OpenStreams(limits)
         self._exposed = exposed
         self.settling = Settling(store, results, exposed=exposed, interval_ms=limits.settle_interval_ms)
@@ -207,6 +207,8 @@ class TaskEngine:
         more = len(found) > PAGE_SIZE
         records: list[TaskRecord] = []
         for stored in shown:
+            if not self._lookups.has_scopes(caller, stored.record):
+                continue
             try:
                 records.append((await self.settling.settled(stored)).record)
             except TaskNotFoundError:

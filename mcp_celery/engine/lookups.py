@@ -16,9 +16,10 @@ from typing import Final
 
 from mcp_celery import audit
 from mcp_celery.engine.ids import is_wire_task_id
+from mcp_celery.engine.legs import Declared, as_itself
 from mcp_celery.engine.limits import TaskLimits
 from mcp_celery.engine.ports import TaskStore
-from mcp_celery.engine.record import Caller, TaskRef
+from mcp_celery.engine.record import Caller, TaskRecord, TaskRef
 from mcp_celery.engine.views import StoredTask
 from mcp_celery.errors import StoreUnavailableError, TaskNotFoundError, TooManyLookupsError
 
@@ -32,10 +33,12 @@ class Lookups:
     Args:
         store: Where records are kept, and failures counted.
         limits: How many of them a requestor may have.
+        declared: What the tasks' components declare.
     """
 
-    def __init__(self, store: TaskStore, limits: TaskLimits) -> None:
+    def __init__(self, store: TaskStore, limits: TaskLimits, declared: Declared = as_itself) -> None:
         self._store = store
+        self._declared = declared
         self._most = limits.max_failed_lookups
         self._window_ms = limits.lookup_window_ms
         self._refused_until: dict[str, float] = {}
@@ -90,10 +93,25 @@ class Lookups:
             StoreUnavailableError: The store did not answer.
         """
         stored = await self._store.load(ref)
-        if stored is None or stored.record.issuer != caller.issuer:
-            audit.refused(ref.scope, ref.task_id, "unknown" if stored is None else "issuer")
+        if (reason := self._refusal(caller, stored)) is not None:
+            audit.refused(ref.scope, ref.task_id, reason)
             return None
         return stored
+
+    def _refusal(self, caller: Caller, stored: StoredTask | None) -> audit.Reason | None:
+        """Why a task is not shown to a caller."""
+        if stored is None:
+            return "unknown"
+        if stored.record.issuer != caller.issuer:
+            return "issuer"
+        return None if self.has_scopes(caller, stored.record) else "scopes"
+
+    def has_scopes(self, caller: Caller, record: TaskRecord) -> bool:
+        """Whether a caller's token has the OAuth scopes that the task's component needs."""
+        if caller.token_scopes is None:
+            return True
+        config = self._declared(record.task_type, record.component)[1]
+        return caller.token_scopes.issuperset(config.required_scopes)
 
     async def present(self, caller: Caller, refs: Sequence[TaskRef]) -> Sequence[TaskRef]:
         """Those of several tasks that there may be for a caller. The others are counted before anything is read.
@@ -118,15 +136,14 @@ class Lookups:
             StoreUnavailableError: The store did not answer.
         """
         found = await self._store.load_many(refs)
-        gone = [ref for ref, stored in zip(refs, found, strict=True) if stored is None]
-        others = [stored.record.ref for stored in found if stored is not None and stored.record.issuer != caller.issuer]
-        if number := len(gone) + len(others):
+        reasons = [self._refusal(caller, stored) for stored in found]
+        if number := len(refs) - reasons.count(None):
             await (self.failed if number < len(refs) else self.missed)(caller, number)
-        if gone:
-            audit.refused(gone[0].scope, gone[0].task_id, "unknown", len(gone))
-        if others:
-            audit.refused(others[0].scope, others[0].task_id, "issuer", len(others))
-        return [None if stored is None or stored.record.issuer != caller.issuer else stored for stored in found]
+        told: set[audit.Reason] = {reason for reason in reasons if reason is not None}
+        for reason in sorted(told):
+            first = refs[reasons.index(reason)]
+            audit.refused(first.scope, first.task_id, reason, reasons.count(reason))
+        return [stored if reason is None else None for stored, reason in zip(found, reasons, strict=True)]
 
     async def missed(self, caller: Caller, number: int = 1) -> None:
         """Count a caller's failures, and refuse to tell of them where there are too many.

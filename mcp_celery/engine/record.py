@@ -33,6 +33,7 @@ class Caller:
         session: The session it asks in, None where there is none.
     requestor: Who it is to the limits; None for whom they do not concern.
     is_shared: Whether others may be the same requestor, as behind one address.
+    token_scopes: OAuth scopes of its token, None for whom no component's scopes concern: the server and its jobs.
     """
 
     scope: str | None = None
@@ -40,6 +41,7 @@ class Caller:
     session: str | None = None
     requestor: str | None = None
     is_shared: bool = False
+    token_scopes: frozenset[str] | None = field(default=None, compare=False)
 
     @property
     def owner(self) -> Caller:

@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Network, ip_address
 from typing import Any, Final, cast
 
@@ -54,6 +55,17 @@ def caller_of_request(ctx: RequestContext | None) -> Caller:
     """
     scope, issuer = get_task_scope(), get_task_issuer()
     session = None if ctx is None else session_of(ctx)
+    trusted = ctx is None or get_task_context() is not None
+    return replace(_caller(ctx, scope, issuer, session), token_scopes=None if trusted else granted_scopes())
+
+
+def granted_scopes() -> frozenset[str]:
+    """The OAuth scopes of the current request's token; none where there is no token."""
+    token = get_access_token()
+    return frozenset() if token is None else frozenset(token.scopes)
+
+
+def _caller(ctx: RequestContext | None, scope: str | None, issuer: str | None, session: str | None) -> Caller:
     if scope is not None:
         return Caller(scope, issuer, session, json.dumps(["scope", scope, issuer]))
     if session is not None or ctx is None:

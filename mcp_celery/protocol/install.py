@@ -17,6 +17,7 @@ from mcp_celery.protocol.host import TaskHost
 from mcp_celery.protocol.middleware import CoreTasksMiddleware
 from mcp_celery.protocol.polling import PolledOutputs
 from mcp_celery.protocol.push import TaskPush
+from mcp_celery.protocol.scopes import RequiredScopes
 
 Running = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -70,7 +71,7 @@ class _SubjectNamingVerifier:
 
 def middleware_of(host: TaskHost) -> tuple[ServerMiddleware[Any], ...]:
     """The middleware that a server with tasks needs, the outermost first."""
-    return contained, PolledOutputs(host), CoreTasksMiddleware(host), TaskPush(host)
+    return contained, RequiredScopes(host), PolledOutputs(host), CoreTasksMiddleware(host), TaskPush(host)
 
 
 def around(

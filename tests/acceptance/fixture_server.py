@@ -27,6 +27,7 @@ TOKENS = {
     # what a bearer of the token is: client, subject, issuer
     "alice": ("app", "alice", "https://one.example"),
     "bob": ("app", "bob", "https://one.example"),
+    "alice-who-writes": ("app", "alice", "https://one.example"),
     "alice-elsewhere": ("app", "alice", "https://two.example"),
     "machine": ("robot", None, None),
     "mallory": ("app", "mallory", "https://one.example"),
@@ -65,8 +66,9 @@ class Verifier:
         if token not in TOKENS:
             return None
         client, subject, issuer = TOKENS[token]
+        scopes = ["use", "write"] if token == "alice-who-writes" else ["use"]
         claims = None if issuer is None else {"iss": issuer}
-        return AccessToken(token=token, client_id=client, scopes=["use"], subject=subject, claims=claims)
+        return AccessToken(token=token, client_id=client, scopes=scopes, subject=subject, claims=claims)
 
 
 @asynccontextmanager
@@ -80,6 +82,10 @@ def add_tools(server: TaskServer) -> TaskServer:  # noqa: C901 - many tools, non
     @server.tool()
     def greet(name: str) -> str:
         return f"Hello, {name}!"
+
+    @server.tool(task=TaskConfig(required_scopes=["use", "write"], foreground="server"))
+    async def needs_write() -> str:
+        return "written"
 
     @server.tool(task=True)
     async def slow_compute(seconds: float = 1.0, label: str = "") -> str:

@@ -1,0 +1,48 @@
+"""OAuth scopes that a component needs of its caller's token, for a request of any revision, as a task or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mcp.server.context import CallNext, HandlerResult
+
+from mcp_celery.context import get_task_context
+from mcp_celery.errors import MissingScopesError
+from mcp_celery.keys import METHODS, TaskType
+from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, granted_scopes
+from mcp_celery.protocol.host import TaskHost, component_of
+
+_TASK_TYPES: Final[Mapping[str, TaskType]] = {method: task_type for task_type, method in METHODS.items()}
+
+
+class RequiredScopes:
+    """Middleware for ``MCPServer(middleware=[…])``.
+
+    Args:
+        host: The server it speaks for.
+    """
+
+    def __init__(self, host: TaskHost) -> None:
+        self._host = host
+
+    async def __call__(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:
+        """Let requests pass whose token has what their component needs.
+
+        Raises:
+            MCPError: -32600, naming the scopes; nothing was created.
+        """
+        task_type = _TASK_TYPES.get(ctx.method)
+        if task_type is not None and get_task_context() is None:
+            with as_rpc_errors():
+                self._require(task_type, dict(ctx.params or {}))
+        return await call_next(ctx)
+
+    def _require(self, task_type: TaskType, params: dict[str, Any]) -> None:
+        try:
+            component = component_of(task_type, params)
+        except KeyError:
+            return  # the SDK refuses it
+        required = self._host.config(task_type, component)[1].required_scopes
+        if not granted_scopes().issuperset(required):
+            raise MissingScopesError(f"{task_type} {component!r}"[:200], required)
