@@ -4,17 +4,13 @@ The app has a lifespan, which opens the server's connections and closes them: th
 makes uvicorn say so where it cannot), and an app that mounts this one has to enter it.
 
 Requests are answered that name this machine as their ``Host``, which keeps web pages elsewhere from reaching it by DNS
-rebinding. A server with a public name says that name as well::
-
-    server.streamable_http_app(
-        transport_security=TransportSecuritySettings(
-            allowed_hosts=["mcp.example.com"], allowed_origins=["https://mcp.example.com"]
-        )
-    )
+rebinding. A server with a public name has it in ``MCP_CELERY_ALLOWED_HOSTS=mcp.example.com``, and web pages that may
+use it in ``MCP_CELERY_ALLOWED_ORIGINS=https://app.example.com``.
 """
 
 from __future__ import annotations
 
+from mcp_celery.web import http_app
 from workers.demo import server
 
-app = server.streamable_http_app(host="127.0.0.1")
+app = http_app(server)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Final
 
@@ -12,12 +13,14 @@ import uvicorn
 from mcp.server import MCPServer
 
 from mcp_celery.cli.errors import StartError, start_errors
-from mcp_celery.composition import check
+from mcp_celery.composition import check, settings_of
+from mcp_celery.hosts import AllowedNames, is_loopback
 from mcp_celery.server import load_server
+from mcp_celery.settings import Settings
+from mcp_celery.web.app import MCP_PATH, http_app
 
 logger = logging.getLogger("uvicorn.error")
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-MCP_PATH: Final = "/mcp"
 SHUTDOWN_SECONDS: Final = 3
 """A client's listen stream stays open for as long as the client wants; a shutdown must not wait for it."""
 
@@ -63,13 +66,23 @@ def url_of(bound: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{MCP_PATH}"
 
 
-def serve(server: str, host: str, port: int, transport: str, fd: int | None) -> None:
+def serve(
+    server: str,
+    host: str,
+    port: int,
+    allowed_hosts: Sequence[str],
+    allowed_origins: Sequence[str],
+    transport: str,
+    fd: int | None,
+) -> None:
     """Serve until a signal comes, or the client on stdio has gone.
 
     Args:
         server: The user's server as ``module:attribute``.
         host: Address to listen on.
         port: Port to listen on; 0: a free one.
+        allowed_hosts: Names by which clients reach the server, besides ``MCP_CELERY_ALLOWED_HOSTS``.
+        allowed_origins: Origins of web pages that may use it, besides ``MCP_CELERY_ALLOWED_ORIGINS``.
         transport: ``http`` or ``stdio``.
         fd: An inherited socket that is bound to the address; None: one is bound here.
     """
@@ -77,19 +90,43 @@ def serve(server: str, host: str, port: int, transport: str, fd: int | None) -> 
     with start_errors(), redirect_stdout(sys.stderr):
         loaded = load_server(server)
         check(loaded)
+        settings = settings_of(loaded)
     # The SDK's log handler renders each line for a terminal; a server writes one for each task.
     logging.basicConfig(level=loaded.settings.log_level, format=LOG_FORMAT, force=True)
     if transport == "stdio":
         loaded.run("stdio")
-    else:
-        _serve_http(loaded, host, socket.socket(fileno=fd) if fd is not None else bind(host, port))
+        return
+    hosts = [*settings.allowed_host_names, *allowed_hosts]
+    origins = [*settings.allowed_origin_names, *allowed_origins]
+    bound = socket.socket(fileno=fd) if fd is not None else bind(host, port)
+    if not is_loopback(host):
+        _warn(loaded, host, hosts)
+    names = AllowedNames.listening_on(host, hosts=hosts, origins=origins)
+    _serve_http(loaded, settings, names, bound)
 
 
-def _serve_http(server: MCPServer, host: str, bound: socket.socket) -> None:
+def _warn(server: MCPServer, host: str, hosts: Sequence[str]) -> None:
+    """Warn about a server that other machines can reach, if it lacks authentication or an allowed host."""
+    if server.settings.auth is None:
+        logger.warning(
+            "The server listens on %s without authentication: everyone who can connect can use it. Pass `auth=` and "
+            "`token_verifier=` to the server, or put a proxy that authenticates in front of it",
+            host,
+        )
+    if not hosts:
+        logger.warning(
+            "The server listens on %s, but accepts only localhost, 127.0.0.1, [::1] and that address as Host: pass the "
+            "name that clients use with --allowed-host or MCP_CELERY_ALLOWED_HOSTS",
+            host,
+        )
+
+
+def _serve_http(server: MCPServer, settings: Settings, names: AllowedNames, bound: socket.socket) -> None:
+    host, port = bound.getsockname()[:2]
     config = uvicorn.Config(
-        server.streamable_http_app(streamable_http_path=MCP_PATH, host=host),
+        http_app(server, settings=settings, names=names),
         host=host,
-        port=bound.getsockname()[1],
+        port=port,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     with bound:

@@ -57,6 +57,9 @@ class TestRefusals:
         ("name", "value", "reason"),
         [
             ("FOREGROUND", "client", "'server' or 'worker'"),
+            ("ALLOWED_HOSTS", "mcp.example.com,https://mcp.example.com", "a host name or address"),
+            ("ALLOWED_ORIGINS", "app.example.com", "scheme://host"),
+            ("ALLOWED_ORIGINS", "https://app.example.com/page", "scheme://host"),
             ("REDIS_URL", "127.0.0.1:6379", "redis://"),
             ("REDIS_URL", "amqp://guest@localhost//", "redis://"),
             ("REDIS_URL", "redis://localhost:port/0", "port"),
