@@ -112,6 +112,29 @@ class Settings(BaseSettings):
     allowed_origins: str = Field(
         "", description="Comma-separated origins of web pages that may use the server, besides this machine's loopback."
     )
+    http_max_header_bytes: int = Field(
+        65_536, gt=0, description="Size of an HTTP request's line and headers; larger ones are refused with 431."
+    )
+    http_max_headers: int = Field(
+        100, gt=0, description="Number of an HTTP request's headers; more are refused with 431."
+    )
+    http_max_body_bytes: int = Field(
+        4_194_304, gt=0, description="Size of an HTTP request's body; larger ones are refused with 413."
+    )
+    http_max_unfinished_bytes: int = Field(
+        268_435_456,
+        gt=0,
+        description="Size of all incomplete HTTP bodies of one server process; further ones are refused with 503.",
+    )
+    http_receive_timeout_ms: int = Field(
+        30_000,
+        gt=0,
+        description="Time for an HTTP request's headers to arrive, and again for its body; late ones are refused "
+        "with 408. Responses have no limit.",
+    )
+    http_max_connections: int = Field(
+        4_000, gt=0, description="Open connections of one server process; further ones are refused with 503."
+    )
 
     @field_validator("redis_url")
     @classmethod

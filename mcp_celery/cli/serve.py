@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import resource
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
+from dataclasses import replace
 from typing import Final
 
 import uvicorn
@@ -18,9 +20,13 @@ from mcp_celery.hosts import AllowedNames, is_loopback
 from mcp_celery.server import load_server
 from mcp_celery.settings import Settings
 from mcp_celery.web.app import MCP_PATH, http_app
+from mcp_celery.web.limits import HttpLimits
+from mcp_celery.web.protocol import bounded_protocol
 
 logger = logging.getLogger("uvicorn.error")
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+OTHER_FILES: Final = 256
+"""Files that a server may open besides clients' connections: those to store and broker, and the tools' own."""
 SHUTDOWN_SECONDS: Final = 3
 """A client's listen stream stays open for as long as the client wants; a shutdown must not wait for it."""
 
@@ -127,10 +133,46 @@ def _serve_http(server: MCPServer, settings: Settings, names: AllowedNames, boun
         http_app(server, settings=settings, names=names),
         host=host,
         port=port,
+        http=bounded_protocol(fitted_to_open_files(HttpLimits.of(settings))),
+        # MCP uses no WebSockets, and the protocol above does not limit them.
+        ws="none",
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     with bound:
         _AnnouncingServer(config, url_of(bound)).run(sockets=[bound])
+
+
+def fitted_to_open_files(limits: HttpLimits) -> HttpLimits:
+    """Raise the process's limit of open files to fit its connections; where that is refused, lower the connections.
+
+    A process that has reached its limit of open files can neither accept connections nor connect to its store, so the
+    limit of connections has to be the lower one.
+
+    Args:
+        limits: The configured limits.
+
+    Returns:
+        The limits with as many connections as the process can open.
+    """
+    needed = limits.max_connections + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return limits
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        soft = allowed
+    if soft >= needed:
+        return limits
+    fitting = max(1, soft - OTHER_FILES)
+    logger.warning(
+        "The server accepts at most %d connections instead of MCP_CELERY_HTTP_MAX_CONNECTIONS=%d, because the process "
+        "may open only %d files: raise that limit with ulimit -n",
+        fitting,
+        limits.max_connections,
+        soft,
+    )
+    return replace(limits, max_connections=fitting)
 
 
 class _AnnouncingServer(uvicorn.Server):

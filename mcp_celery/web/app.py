@@ -1,4 +1,4 @@
-"""The ASGI app of a server: the SDK's, with a check of names in front of it."""
+"""The ASGI app of a server: the SDK's, with limits and names in front of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from mcp_celery.composition import settings_of
 from mcp_celery.hosts import AllowedNames
 from mcp_celery.settings import Settings
+from mcp_celery.web.limits import HttpLimits, RequestLimits
 from mcp_celery.web.names import AllowedNamesOnly
 
 MCP_PATH: Final = "/mcp"
@@ -25,7 +26,8 @@ def http_app(
 ) -> Starlette:
     """Make the app that serves an MCP server over Streamable HTTP, as ``mcp-celery serve`` does.
 
-    Requests to the MCP endpoint are refused whose ``Host`` or ``Origin`` is not allowed.
+    Requests are refused whose headers or body are too large or too slow (``MCP_CELERY_HTTP_…``), and those to the MCP
+    endpoint whose ``Host`` or ``Origin`` is not allowed.
 
     Args:
         server: The server.
@@ -46,8 +48,11 @@ def http_app(
     )
     app = server.streamable_http_app(
         streamable_http_path=path,
+        max_request_body_size=settings.http_max_body_bytes,
         # The same checks, which are `AllowedNamesOnly`'s here whatever the address.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
+    # The last one added is the first to see a request.
     app.add_middleware(AllowedNamesOnly, names=names, path=path)
+    app.add_middleware(RequestLimits, limits=HttpLimits.of(settings))
     return app
