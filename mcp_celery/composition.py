@@ -320,6 +320,15 @@ def check(server: MCPServer[Any]) -> None:
         _tasks[server].check()
 
 
+def settings_of(server: MCPServer[Any]) -> Settings:
+    """Return the settings that a server was made with; for one that runs no tasks, those of the environment.
+
+    Raises:
+        ConfigurationError: A setting is refused; the message names it.
+    """
+    return _tasks[server].settings if server in _tasks else Settings.load()
+
+
 def tasks_of(server: MCPServer[Any]) -> CeleryTasks:
     """The task side of a server.
 

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mcp_celery.config import DEFAULT_MAX_RESULT_BYTES, Foreground
 from mcp_celery.errors import ConfigurationError
+from mcp_celery.hosts import host_pattern, origin_pattern
 from mcp_celery.sealing_keys import HOW_TO_MAKE_A_KEY, MIN_KEY_BYTES
 
 ENV_PREFIX: Final = "MCP_CELERY_"
@@ -124,6 +125,37 @@ class Settings(BaseSettings):
     max_failed_lookups_per_minute: int = Field(
         1_000, gt=0, description="Requests for tasks that are not there, after which a caller is refused for a while."
     )
+    allowed_hosts: str = Field(
+        "",
+        description="Comma-separated names by which clients reach the server (`Host`), besides this machine's loopback "
+        "and the address it listens on; `*` for any.",
+    )
+    allowed_origins: str = Field(
+        "", description="Comma-separated origins of web pages that may use the server, besides this machine's loopback."
+    )
+    http_max_header_bytes: int = Field(
+        65_536, gt=0, description="Size of an HTTP request's line and headers; larger ones are refused with 431."
+    )
+    http_max_headers: int = Field(
+        100, gt=0, description="Number of an HTTP request's headers; more are refused with 431."
+    )
+    http_max_body_bytes: int = Field(
+        4_194_304, gt=0, description="Size of an HTTP request's body; larger ones are refused with 413."
+    )
+    http_max_unfinished_bytes: int = Field(
+        268_435_456,
+        gt=0,
+        description="Size of all incomplete HTTP bodies of one server process; further ones are refused with 503.",
+    )
+    http_receive_timeout_ms: int = Field(
+        30_000,
+        gt=0,
+        description="Time for an HTTP request's headers to arrive, and again for its body; late ones are refused "
+        "with 408. Responses have no limit.",
+    )
+    http_max_connections: int = Field(
+        4_000, gt=0, description="Open connections of one server process; further ones are refused with 503."
+    )
 
     @field_validator("redis_url")
     @classmethod
@@ -172,6 +204,16 @@ class Settings(BaseSettings):
         if not all(_HEADER_NAME.fullmatch(name) for name in _parts(value)):
             raise ValueError("expected names of HTTP headers with commas between them")
         return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, value: str) -> str:
+        return ",".join(host_pattern(one) for one in _parts(value))
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        return ",".join(origin_pattern(one) for one in _parts(value))
 
     @field_validator("encryption_keys")
     @classmethod
@@ -231,6 +273,16 @@ class Settings(BaseSettings):
     def header_names(self) -> frozenset[str]:
         """The allowlist of request headers, in lower case."""
         return frozenset(name.lower() for name in _parts(self.snapshot_headers))
+
+    @property
+    def allowed_host_names(self) -> tuple[str, ...]:
+        """The further names by which clients reach the server."""
+        return tuple(_parts(self.allowed_hosts))
+
+    @property
+    def allowed_origin_names(self) -> tuple[str, ...]:
+        """The further origins of web pages that may use the server."""
+        return tuple(_parts(self.allowed_origins))
 
     @property
     def key_ring(self) -> tuple[str, ...]:

@@ -1,20 +1,20 @@
-"""The demo server for an ASGI host: ``uvicorn workers.asgi:app``. Copy it for a server of yours.
+"""The demo server for an ASGI host: ``uvicorn workers.asgi:app --http mcp_celery.web:BoundedHttpProtocol --ws none``.
+Copy it for a server of yours.
 
 The app has a lifespan, which opens the server's connections and closes them: the host has to run it (``--lifespan on``
 makes uvicorn say so where it cannot), and an app that mounts this one has to enter it.
 
 Requests are answered that name this machine as their ``Host``, which keeps web pages elsewhere from reaching it by DNS
-rebinding. A server with a public name says that name as well::
+rebinding. A server with a public name has it in ``MCP_CELERY_ALLOWED_HOSTS=mcp.example.com``, and web pages that may
+use it in ``MCP_CELERY_ALLOWED_ORIGINS=https://app.example.com``.
 
-    server.streamable_http_app(
-        transport_security=TransportSecuritySettings(
-            allowed_hosts=["mcp.example.com"], allowed_origins=["https://mcp.example.com"]
-        )
-    )
+The app limits headers and bodies (``MCP_CELERY_HTTP_…``). An app never sees unfinished headers and the number of
+connections, so ``--http`` names a protocol that limits them.
 """
 
 from __future__ import annotations
 
+from mcp_celery.web import http_app
 from workers.demo import server
 
-app = server.streamable_http_app(host="127.0.0.1")
+app = http_app(server)

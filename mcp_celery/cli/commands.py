@@ -10,6 +10,8 @@ import click
 from mcp_celery.cli.arguments import JSONCommand, split_pairs
 from mcp_celery.cli.body import Body
 from mcp_celery.cli.options import (
+    ALLOWED_HOST,
+    ALLOWED_ORIGIN,
     CONCURRENCY,
     DATA_DIR,
     HEADER,
@@ -129,7 +131,7 @@ dev = click.Command(
     SERVER is `module:attribute`. The store is a private one, unless MCP_CELERY_REDIS_URL names another. Ctrl-C stops
     everything: running jobs have five seconds to finish, a second Ctrl-C stops them sooner.
     """,
-    params=[SERVER, HOST, PORT, DATA_DIR, POOL, CONCURRENCY],
+    params=[SERVER, HOST, PORT, ALLOWED_HOST, ALLOWED_ORIGIN, DATA_DIR, POOL, CONCURRENCY],
 )
 
 keygen = click.Command(
@@ -153,6 +155,8 @@ serve = click.Command(
         SERVER,
         HOST,
         PORT,
+        ALLOWED_HOST,
+        ALLOWED_ORIGIN,
         click.Option(
             ["--transport"],
             type=click.Choice(["http", "stdio"]),

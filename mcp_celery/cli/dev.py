@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,18 +14,30 @@ from mcp_celery.cli.output import Terminal, typed
 from mcp_celery.cli.stack import Stack, StopRequested, run_stack
 
 
-def dev(server: str, host: str, port: int, data_dir: Path | None, pool: str, concurrency: int | None) -> None:
+def dev(
+    server: str,
+    host: str,
+    port: int,
+    allowed_hosts: Sequence[str],
+    allowed_origins: Sequence[str],
+    data_dir: Path | None,
+    pool: str,
+    concurrency: int | None,
+) -> None:
     """Run a server with all it needs, until a signal comes.
 
     Args:
         server: The user's server as ``module:attribute``.
         host: Address to listen on.
         port: Port to listen on; 0: a free one.
+        allowed_hosts: Further names by which clients reach the server.
+        allowed_origins: Further origins of web pages that may use it.
         data_dir: Folder of the private store; None: the one of the current folder.
         pool: One of `POOLS`.
         concurrency: Jobs at a time; None: the pool's default.
     """
     stack = Stack.prepare(server, host=host, port=port, data_dir=data_dir, pool=pool, concurrency=concurrency)
+    stack = replace(stack, allowed_hosts=tuple(allowed_hosts), allowed_origins=tuple(allowed_origins))
 
     async def announce_and_stay(redis_url: str) -> None:
         click.echo(f"\n{server} answers at {stack.url} (Ctrl-C stops everything)")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from mcp_celery.cli.arguments import parsed_object
+from mcp_celery.hosts import host_pattern, origin_pattern
 
 POOLS: Final[Mapping[str, tuple[str, ...]]] = {
     "asyncio": (),
@@ -28,10 +29,40 @@ def default_concurrency(pool: str) -> int | None:
     return None if pool == "asyncio" else min(MOST_DEFAULT_PROCESSES, os.cpu_count() or 1)
 
 
+def _checked(
+    check: Callable[[str], str],
+) -> Callable[[click.Context, click.Parameter, Sequence[str]], tuple[str, ...]]:
+    def each(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+        checked: list[str] = []
+        for value in values:
+            try:
+                checked.append(check(value))
+            except ValueError as error:
+                raise click.BadParameter(f"{value!r}: {error}") from error
+        return tuple(checked)
+
+    return each
+
+
 SERVER: Final = click.Argument(["server"], metavar="MODULE:ATTR")
 HOST: Final = click.Option(["--host"], default="127.0.0.1", show_default=True, help="Address to listen on.")
 PORT: Final = click.Option(
     ["--port"], type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0: a free one."
+)
+ALLOWED_HOST: Final = click.Option(
+    ["--allowed-host", "allowed_hosts"],
+    multiple=True,
+    callback=_checked(host_pattern),
+    metavar="NAME[:PORT]",
+    help="A name by which clients reach the server, besides this machine's loopback and --host; may be repeated. "
+    "Requests that say another Host are refused; * allows any.",
+)
+ALLOWED_ORIGIN: Final = click.Option(
+    ["--allowed-origin", "allowed_origins"],
+    multiple=True,
+    callback=_checked(origin_pattern),
+    metavar="SCHEME://NAME[:PORT]",
+    help="An origin of web pages that may use the server, besides this machine's loopback; may be repeated.",
 )
 DATA_DIR: Final = click.Option(
     ["--data-dir"],

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import logging
+import resource
 import socket
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import replace
 from typing import Final
 
 import uvicorn
 from mcp.server import MCPServer
 
 from mcp_celery.cli.errors import StartError, start_errors
-from mcp_celery.composition import check
+from mcp_celery.composition import check, settings_of
+from mcp_celery.hosts import AllowedNames, is_loopback
 from mcp_celery.server import load_server
+from mcp_celery.settings import Settings
+from mcp_celery.web.app import MCP_PATH, http_app
+from mcp_celery.web.limits import HttpLimits
+from mcp_celery.web.protocol import bounded_protocol
 
 logger = logging.getLogger("uvicorn.error")
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-MCP_PATH: Final = "/mcp"
+OTHER_FILES: Final = 256
+"""Files that a server may open besides clients' connections: those to store and broker, and the tools' own."""
 SHUTDOWN_SECONDS: Final = 3
 """A client's listen stream stays open for as long as the client wants; a shutdown must not wait for it."""
 
@@ -63,13 +72,23 @@ def url_of(bound: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{MCP_PATH}"
 
 
-def serve(server: str, host: str, port: int, transport: str, fd: int | None) -> None:
+def serve(
+    server: str,
+    host: str,
+    port: int,
+    allowed_hosts: Sequence[str],
+    allowed_origins: Sequence[str],
+    transport: str,
+    fd: int | None,
+) -> None:
     """Serve until a signal comes, or the client on stdio has gone.
 
     Args:
         server: The user's server as ``module:attribute``.
         host: Address to listen on.
         port: Port to listen on; 0: a free one.
+        allowed_hosts: Names by which clients reach the server, besides ``MCP_CELERY_ALLOWED_HOSTS``.
+        allowed_origins: Origins of web pages that may use it, besides ``MCP_CELERY_ALLOWED_ORIGINS``.
         transport: ``http`` or ``stdio``.
         fd: An inherited socket that is bound to the address; None: one is bound here.
     """
@@ -77,23 +96,83 @@ def serve(server: str, host: str, port: int, transport: str, fd: int | None) -> 
     with start_errors(), redirect_stdout(sys.stderr):
         loaded = load_server(server)
         check(loaded)
+        settings = settings_of(loaded)
     # The SDK's log handler renders each line for a terminal; a server writes one for each task.
     logging.basicConfig(level=loaded.settings.log_level, format=LOG_FORMAT, force=True)
     if transport == "stdio":
         loaded.run("stdio")
-    else:
-        _serve_http(loaded, host, socket.socket(fileno=fd) if fd is not None else bind(host, port))
+        return
+    hosts = [*settings.allowed_host_names, *allowed_hosts]
+    origins = [*settings.allowed_origin_names, *allowed_origins]
+    bound = socket.socket(fileno=fd) if fd is not None else bind(host, port)
+    if not is_loopback(host):
+        _warn(loaded, host, hosts)
+    names = AllowedNames.listening_on(host, hosts=hosts, origins=origins)
+    _serve_http(loaded, settings, names, bound)
 
 
-def _serve_http(server: MCPServer, host: str, bound: socket.socket) -> None:
+def _warn(server: MCPServer, host: str, hosts: Sequence[str]) -> None:
+    """Warn about a server that other machines can reach, if it lacks authentication or an allowed host."""
+    if server.settings.auth is None:
+        logger.warning(
+            "The server listens on %s without authentication: everyone who can connect can use it. Pass `auth=` and "
+            "`token_verifier=` to the server, or put a proxy that authenticates in front of it",
+            host,
+        )
+    if not hosts:
+        logger.warning(
+            "The server listens on %s, but accepts only localhost, 127.0.0.1, [::1] and that address as Host: pass the "
+            "name that clients use with --allowed-host or MCP_CELERY_ALLOWED_HOSTS",
+            host,
+        )
+
+
+def _serve_http(server: MCPServer, settings: Settings, names: AllowedNames, bound: socket.socket) -> None:
+    host, port = bound.getsockname()[:2]
     config = uvicorn.Config(
-        server.streamable_http_app(streamable_http_path=MCP_PATH, host=host),
+        http_app(server, settings=settings, names=names),
         host=host,
-        port=bound.getsockname()[1],
+        port=port,
+        http=bounded_protocol(fitted_to_open_files(HttpLimits.of(settings))),
+        # MCP uses no WebSockets, and the protocol above does not limit them.
+        ws="none",
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     with bound:
         _AnnouncingServer(config, url_of(bound)).run(sockets=[bound])
+
+
+def fitted_to_open_files(limits: HttpLimits) -> HttpLimits:
+    """Raise the process's limit of open files to fit its connections; where that is refused, lower the connections.
+
+    A process that has reached its limit of open files can neither accept connections nor connect to its store, so the
+    limit of connections has to be the lower one.
+
+    Args:
+        limits: The configured limits.
+
+    Returns:
+        The limits with as many connections as the process can open.
+    """
+    needed = limits.max_connections + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return limits
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        soft = allowed
+    if soft >= needed:
+        return limits
+    fitting = max(1, soft - OTHER_FILES)
+    logger.warning(
+        "The server accepts at most %d connections instead of MCP_CELERY_HTTP_MAX_CONNECTIONS=%d, because the process "
+        "may open only %d files: raise that limit with ulimit -n",
+        fitting,
+        limits.max_connections,
+        soft,
+    )
+    return replace(limits, max_connections=fitting)
 
 
 class _AnnouncingServer(uvicorn.Server):

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -49,6 +50,8 @@ class Stack:
         data_dir: Folder of the private store.
         pool: One of `POOLS`.
         concurrency: Jobs at a time; None: as the app's configuration says.
+        allowed_hosts: Further names by which clients reach the server.
+        allowed_origins: Further origins of web pages that may use it.
     """
 
     server: str
@@ -59,6 +62,8 @@ class Stack:
     data_dir: Path
     pool: str
     concurrency: int | None
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
 
     @classmethod
     def prepare(
@@ -115,9 +120,11 @@ class Stack:
         """The MCP server, which inherits the socket that is bound already."""
         host, port = self.bound.getsockname()[:2]
         options = {"--host": host, "--port": str(port), "--fd": str(self.bound.fileno())}
+        names = [("--allowed-host", one) for one in self.allowed_hosts]
+        names += [("--allowed-origin", one) for one in self.allowed_origins]
         return ChildSpec(
             name="server",
-            argv=[sys.executable, "-m", "mcp_celery", "serve", self.server, *_flat(options)],
+            argv=[sys.executable, "-m", "mcp_celery", "serve", self.server, *_flat(options), *chain(*names)],
             env={**self.env(redis_url), **PROMPT_OUTPUT},
             pass_fds=(self.bound.fileno(),),
         )

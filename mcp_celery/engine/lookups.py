@@ -136,7 +136,7 @@ class Lookups:
             StoreUnavailableError: The store did not answer.
         """
         found = await self._store.load_many(refs)
-        reasons = [self._refusal(caller, stored) for stored in found]
+        reasons: list[audit.Reason | None] = [self._refusal(caller, stored) for stored in found]
         if number := len(refs) - reasons.count(None):
             await (self.failed if number < len(refs) else self.missed)(caller, number)
         told: set[audit.Reason] = {reason for reason in reasons if reason is not None}

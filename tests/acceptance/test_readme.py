@@ -112,7 +112,10 @@ async def test_three_processes_are_a_deployment(folder: Path, store_url: str) ->
         result, _ = await report(url)
         async with httpx2.AsyncClient() as http:
             page = await http.get(f"http://127.0.0.1:{flower_port}/")
+            names = ("mcp.example.com", "evil.example")
+            statuses = [(await http.post(url, json={}, headers={"host": name})).status_code for name in names]
     assert "12 months" in result
+    assert statuses == [400, 421]  # no JSON-RPC, and not the name of the command line
     assert page.status_code == 200
 
 

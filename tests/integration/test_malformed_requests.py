@@ -105,6 +105,7 @@ def _fault(message: Any) -> str | None:
     return None
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("attribute", [None, "guarded"], ids=["open", "bearers"])
 async def test_each_is_answered_and_none_is_the_servers_fault(
     site: Deployment, http: httpx2.AsyncClient, attribute: str | None, request: pytest.FixtureRequest

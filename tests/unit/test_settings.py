@@ -42,7 +42,8 @@ NUMBERS = [
     "DEFAULT_TTL_MS", "MAX_TTL_MS", "POLL_INTERVAL_MS", "PROGRESS_INTERVAL_MS", "STORE_TIMEOUT_MS",
     "PUBLISH_TIMEOUT_MS", "REDIS_MAX_CONNECTIONS", "MAX_LISTEN_TASKS", "MAX_TASKS_PER_SCOPE", "MAX_QUEUE_LENGTH",
     "MAX_FAILED_LOOKUPS_PER_MINUTE", "MAX_ARGUMENT_BYTES", "MAX_STORED_BYTES_PER_SCOPE", "MAX_STORE_MEMORY_PERCENT",
-    "MAX_STREAMS_PER_SCOPE",
+    "MAX_STREAMS_PER_SCOPE", "HTTP_MAX_HEADER_BYTES", "HTTP_MAX_HEADERS", "HTTP_MAX_BODY_BYTES",
+    "HTTP_MAX_UNFINISHED_BYTES", "HTTP_RECEIVE_TIMEOUT_MS", "HTTP_MAX_CONNECTIONS",
 ]  # fmt: skip
 
 
@@ -58,6 +59,9 @@ class TestRefusals:
         ("name", "value", "reason"),
         [
             ("FOREGROUND", "client", "'server' or 'worker'"),
+            ("ALLOWED_HOSTS", "mcp.example.com,https://mcp.example.com", "a host name or address"),
+            ("ALLOWED_ORIGINS", "app.example.com", "scheme://host"),
+            ("ALLOWED_ORIGINS", "https://app.example.com/page", "scheme://host"),
             ("REDIS_URL", "127.0.0.1:6379", "redis://"),
             ("REDIS_URL", "amqp://guest@localhost//", "redis://"),
             ("REDIS_URL", "redis://localhost:port/0", "port"),
