@@ -31,6 +31,8 @@ class RedisRecovery:
     def __init__(self, store: RedisTaskStore) -> None:
         self._store = store
         self._keys = store.keys
+        self._expected = frozenset[str]()
+        """The tasks that the last sweep saw expire, whose keys need not be taken apart again."""
 
     async def beat(self, worker: str, lease_ms: int) -> None:
         """Say that a worker lives."""
@@ -54,9 +56,11 @@ class RedisRecovery:
         unreadable: list[bytes] = []
         for member, at in zip(expiring[::2], expiring[1::2], strict=True):
             try:
-                left[key_of(member)] = int(float(at)) - now
+                key = member.decode()
+                left[key if key in self._expected else key_of(member)] = int(float(at)) - now
             except (ValueError, OverflowError):
                 unreadable.append(member)
+        self._expected = frozenset(left)
         await self._store.remove("ZREM", keys.expiry, unreadable)
         workers = await self._readable("ZREM", keys.workers, dead, bytes.decode)
         due_keys = await self._readable("ZREM", keys.due, due, key_of)

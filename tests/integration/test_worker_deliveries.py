@@ -224,6 +224,7 @@ async def test_items_that_are_no_messages_end_no_worker(live: LiveServer, worker
     assert "dropped an item that is no message of Celery's from a queue" in said
     assert "rejected a message that cannot be read" in said
     assert "but cannot be claimed: the arguments of its message name no task" in said
+    assert "does not run: the arguments of its message name no task" in said
     assert "Unrecoverable error" not in said
     assert "Signal handler" not in said
     assert "Restarting" not in said
