@@ -13,6 +13,7 @@ from mcp.server import MCPServer
 
 from mcp_celery.cli.errors import StartError, start_errors
 from mcp_celery.composition import check
+from mcp_celery.logs import LogFormatter, contain
 from mcp_celery.server import load_server
 
 logger = logging.getLogger("uvicorn.error")
@@ -78,7 +79,9 @@ def serve(server: str, host: str, port: int, transport: str, fd: int | None) -> 
         loaded = load_server(server)
         check(loaded)
     # The SDK's log handler renders each line for a terminal; a server writes one for each task.
-    logging.basicConfig(level=loaded.settings.log_level, format=LOG_FORMAT, force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter(LOG_FORMAT))
+    logging.basicConfig(level=loaded.settings.log_level, handlers=[handler], force=True)
     if transport == "stdio":
         loaded.run("stdio")
     else:
@@ -92,6 +95,7 @@ def _serve_http(server: MCPServer, host: str, bound: socket.socket) -> None:
         port=bound.getsockname()[1],
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
+    contain(logging.getLogger("uvicorn"))
     with bound:
         _AnnouncingServer(config, url_of(bound)).run(sockets=[bound])
 
