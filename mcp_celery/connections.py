@@ -218,6 +218,7 @@ class Connections:
             max_input_bytes=self._settings.max_input_bytes,
             max_open_tasks=self._settings.max_tasks_per_scope,
             max_failed_lookups=self._settings.max_failed_lookups_per_minute,
+            hide_anonymous_ids=self._settings.hide_anonymous_ids,
         )
         separate = None if results.lives_in(self._settings.redis_url) else results
         exposed = ExposedTasks(self._exposed, results, max_result_bytes=self._settings.max_result_bytes)

@@ -1,8 +1,8 @@
 """Keeps log lines safe to read: escapes characters that a terminal would obey, and shortens ids of anonymous tasks.
 
 The id of an anonymous task is the right to read it, so a reader of logs must not get it. Its first characters remain,
-and tell an operator which task a line is about. Every log line of ours that names a task uses :func:`shown_task_id` or
-:func:`with_short_ids`; :class:`ShortIds` does the same for Celery's lines.
+and tell an operator which task a line is about. Every log line of ours that names a task by its id uses
+:func:`shown_task_id`. :class:`ShortIds` shortens the ids in compound keys and Celery ids, in our lines and in Celery's.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ from mcp_celery.escaping import escaped
 SHOWN_CHARS: Final = 8
 """How much of an anonymous task's id a log line shows: 48 of its 256 bits."""
 _ANONYMOUS: Final = re.compile(rf"(?<![A-Za-z0-9])(?<!auth:)(anon:[A-Za-z0-9_-]{{{SHOWN_CHARS}}})[A-Za-z0-9_-]+")
+_NEXT_LINE: Final = "\n    "
 _CELERY_LOGGERS: Final = (
     "celery.app.trace",
+    "celery.pool",
     "celery.worker.consumer.consumer",
     "celery.worker.control",
     "celery.worker.request",
     "celery.worker.strategy",
+    # Our asyncio pool, which is usable without the rest of this package.
+    "mcp_celery.worker.aio.dispatcher",
+    "mcp_celery.worker.aio.job",
+    "mcp_celery.worker.aio.stalls",
 )
-"""The loggers of Celery's worker that name jobs."""
+"""The loggers of Celery's worker, and of its pool, that name jobs."""
 
 
 def shown_task_id(scope: str | None, task_id: str) -> str:
@@ -78,15 +84,22 @@ def _short(value: Any) -> Any:
 _short_ids: Final = ShortIds()
 
 
+def get_logger(name: str) -> logging.Logger:
+    """The logger of a module whose lines name jobs by their Celery ids or compound keys: it shortens both."""
+    logger = logging.getLogger(name)
+    logger.addFilter(_short_ids)  # adding it again changes nothing
+    return logger
+
+
 def shorten_ids_of_celery() -> None:
     """Have the log lines of Celery's worker show the ids of anonymous tasks shortened, whoever formats them."""
     for name in _CELERY_LOGGERS:
-        logging.getLogger(name).addFilter(_short_ids)  # adding it again changes nothing
+        get_logger(name)
 
 
 class LogFormatter(logging.Formatter):
     """Formats log records, whoever logs them, so that no text in them can move a cursor, recolour a terminal, reorder a
-    line or begin a line of its own. Only tracebacks have several lines.
+    line or pass for another record: the further lines of a message are indented.
 
     Args:
         fmt: As for ``logging.Formatter``.
@@ -109,7 +122,7 @@ class LogFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format a record; other handlers find it unchanged."""
         safe = copy.copy(record)
-        safe.msg, safe.args = escaped(record.getMessage(), keep="\t"), None
+        safe.msg, safe.args = escaped(record.getMessage(), keep="\n\t").replace("\n", _NEXT_LINE), None
         vars(safe).pop(
             "color_message", None
         )  # uvicorn's: the same message again, with the arguments still to be put in

@@ -21,6 +21,7 @@ class TaskLimits:
         max_open_tasks: How many open tasks a requestor may have, None for any number.
         max_failed_lookups: How many look-ups of a requestor may fail in a window, None for any number.
         lookup_window_ms: How long a window is.
+        hide_anonymous_ids: Whether Celery's ids show a digest in place of an anonymous task's id.
     """
 
     default_ttl_ms: int
@@ -31,6 +32,7 @@ class TaskLimits:
     max_open_tasks: int | None = None
     max_failed_lookups: int | None = None
     lookup_window_ms: int = 60_000
+    hide_anonymous_ids: bool = False
 
     def granted_ttl_ms(self, asked: int | None, config: TaskConfig) -> int:
         """The time to live of a new task: what the client asks, else the component, else the default; clamped."""

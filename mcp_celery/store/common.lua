@@ -32,11 +32,12 @@ local function add_to_index(index, score, member)
 end
 
 -- Keep what the reaper must know of a task when its record has expired: its leg, whether it is open, the worker that has
--- its job, and its exposed work. Records of the release before do not name the hash.
+-- its job, its exposed work, and whether its Celery ids hide its own. Records of the release before do not name the hash.
 local function remember(record)
-  local task = redis.call('HMGET', record, 'remembered_in', 'key', 'leg', 'status', 'claim_worker', 'work')
+  local task = redis.call('HMGET', record, 'remembered_in', 'key', 'leg', 'status', 'claim_worker', 'work', 'hides_id')
   if task[1] then
-    redis.call('HSET', task[1], task[2], cjson.encode({tonumber(task[3]), is_open(task[4]), task[5], task[6]}))
+    local known = {tonumber(task[3]), is_open(task[4]), task[5], task[6], task[7]}
+    redis.call('HSET', task[1], task[2], cjson.encode(known))
     redis.call('PEXPIRE', task[1], INDEX_LIFETIME_MS)
   end
 end

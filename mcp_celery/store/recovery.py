@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from mcp_celery.engine import OPEN, TaskRef
 from mcp_celery.engine.recovery import BATCH, Expiring, Loss, RecoveryPolicy, Sweep, Verdict
@@ -141,5 +141,6 @@ def _texts(found: Iterable[bytes]) -> list[str]:
 
 def _remembered(key: str, left_ms: int, text: bytes) -> Expiring:
     """What ``remember`` of common.lua keeps of a task; it writes false for what there is not."""
-    leg, is_open, worker, work = cast("tuple[int, bool, str | Literal[False], str | Literal[False]]", json.loads(text))
-    return Expiring(key, left_ms, leg, is_open, worker or None, decode_work(work or None))
+    leg, is_open, worker, work, *rest = cast("list[Any]", json.loads(text))
+    hides_id = bool(rest and rest[0])  # releases before did not write it
+    return Expiring(key, left_ms, leg, is_open, worker or None, decode_work(work or None), hides_id)

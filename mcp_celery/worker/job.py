@@ -126,7 +126,7 @@ class WorkerRuntime:
             try:
                 patiently_blocking(lambda: self.change(ref, change))
             except StoreUnavailableError:
-                logger.error("could not tell that task %s is %s", ref.task_id, change.to)
+                logger.error("could not tell that task %s is %s", ref.shown_id, change.to)
 
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """Apply a change to a task. Blocks the calling thread; on the asyncio pool it suspends the calling job alone.

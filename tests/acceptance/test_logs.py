@@ -1,4 +1,4 @@
-"""What the logs of real servers and workers hold: no character that a terminal would obey."""
+"""What the logs of real servers and workers hold: no character that a terminal would obey, no right to read a task."""
 
 from __future__ import annotations
 

@@ -76,6 +76,16 @@ async def test_the_life_of_a_task(world: World, engine: TaskEngine, told: Told) 
     assert told.lines() == [line("task.retrieved", task_id, task_status="completed")]
 
 
+async def test_an_id_that_is_the_right_to_read_is_shortened(engine: TaskEngine, told: Told) -> None:
+    anyone = Caller()
+    task_id = (await engine.submit(a_submission(anyone))).task_id
+    await engine.cancel(anyone, task_id)
+    await engine.get(anyone, task_id)
+    lines = told.lines()
+    assert [found["event"] for found in lines] == ["task.created", "task.ended", "task.retrieved"]
+    assert {found["task_id"] for found in lines} == {f"{task_id[:8]}…"}
+
+
 async def test_polls_of_an_open_task_are_told_to_those_who_ask_for_more(
     engine: TaskEngine, told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,9 +143,9 @@ async def test_who_asks_for_anothers_task_is_told_and_the_task_is_not_retrieved(
         for ask in (engine.get, engine.cancel, engine.find, engine.wait):
             with pytest.raises(TaskNotFoundError):
                 await ask(stranger, task_id)
-            assert told.lines() == [line("task.refused", task_id, stranger.scope, reason=reason)]
+            assert told.lines() == [line("task.refused", f"{task_id[:8]}…", stranger.scope, reason=reason)]
         async with engine.watch(stranger, [task_id]):
-            assert told.lines() == [line("task.refused", task_id, stranger.scope, reason=reason)]
+            assert told.lines() == [line("task.refused", f"{task_id[:8]}…", stranger.scope, reason=reason)]
 
 
 async def test_what_a_limit_refuses_is_told_and_nothing_else(world: World, queue: Watchful, told: Told) -> None:

@@ -61,10 +61,10 @@ def handler() -> Generator[logging.Handler]:
 
 
 class TestFormatter:
-    def test_a_message_can_neither_move_the_cursor_nor_begin_a_line(self) -> None:
+    def test_a_message_can_neither_move_the_cursor_nor_pass_for_another(self) -> None:
         text = "a\x1b[2J\x9b31m\u202e\r\nlevel=ERROR\tb"
         line = LogFormatter("%(levelname)s %(message)s").format(record("said %s", text))
-        assert line == "ERROR said a\\u001b[2J\\u009b31m\\u202e\\u000d\\u000alevel=ERROR\tb"
+        assert line == "ERROR said a\\u001b[2J\\u009b31m\\u202e\\u000d\n    level=ERROR\tb"
 
     def test_a_traceback_keeps_its_lines(self) -> None:
         made = record("failed", stack_info="Stack:\n\x9b")
