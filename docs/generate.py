@@ -29,6 +29,12 @@ result backend may be anything of Celery's, for example `amqp://…` and `db+pos
 they are the Redis URL. `rpc://` and `disabled://` are refused as result backends: the first delivers each result once,
 to the process that sent the job, and the second keeps none.
 
+## The command line's own
+
+`mcp-celery call` and `mcp-celery task` read one variable, which no server and no worker reads:
+`MCP_CELERY_CLIENT_HEADERS` holds HTTP headers of each request, as `NAME: VALUE`, one a line. They are sent to whatever
+URL is typed. A `--header` of the same name wins.
+
 ## Time to live
 
 A task is kept for the time that was granted when it was created: what its component declares

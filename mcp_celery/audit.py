@@ -2,7 +2,8 @@
 
 The logger is ``mcp_celery.tasks``. A message is ``key=value``, and every value is an attribute of the log record too:
 loggers that write JSON need not parse it. Scopes come from tokens and are quoted as JSON, so that none can begin a line
-or a field of its own.
+or a field of its own. Of an anonymous task's id, which is the right to read it, the first characters are shown, and of
+any id that was refused.
 
 ================== ======= ============================================================================================
 ``event``          level   when
@@ -23,6 +24,8 @@ import json
 import logging
 from collections.abc import Mapping
 from typing import Final, Literal
+
+from mcp_celery.logs import shown_task_id
 
 LOGGER: Final = "mcp_celery.tasks"
 logger = logging.getLogger(LOGGER)
@@ -73,10 +76,12 @@ def refused(scope: str | None, task_id: str | None, reason: Reason, number: int 
         number: How many tasks the request names that are refused for this reason.
     """
     if logger.isEnabledFor(logging.INFO):
+        # Whoever asked: the id may be an anonymous task's.
+        shown = None if task_id is None else shown_task_id(None, task_id)
         details, extra = f"reason={reason}", {"reason": reason}
         if number > 1:
             details, extra = f"{details} number={number}", {**extra, "number": str(number)}
-        _log(logging.INFO, "task.refused", scope, task_id, details, extra)
+        _log(logging.INFO, "task.refused", scope, shown, details, extra)
 
 
 def limited(scope: str | None, limit: str) -> None:
@@ -93,8 +98,9 @@ def limited(scope: str | None, limit: str) -> None:
 def _log(
     level: int, event: str, scope: str | None, task_id: str | None, details: str, extra: Mapping[str, str]
 ) -> None:
-    fields = {"event": event, "task_scope": None if scope is None else scope[:_MAX_CHARS], "task_id": task_id, **extra}
-    logger.log(level, "event=%s scope=%s task=%s %s", event, _quoted(scope), task_id or "-", details, extra=fields)
+    shown = None if task_id is None else shown_task_id(scope, task_id)
+    fields = {"event": event, "task_scope": None if scope is None else scope[:_MAX_CHARS], "task_id": shown, **extra}
+    logger.log(level, "event=%s scope=%s task=%s %s", event, _quoted(scope), shown or "-", details, extra=fields)
 
 
 def _quoted(text: str | None) -> str:

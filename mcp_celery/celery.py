@@ -6,6 +6,7 @@ server's queue. Only a worker needs a server: the other commands do without.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 import click
@@ -16,6 +17,7 @@ from celery.fixups.django import fixup as fixup_django
 from mcp_celery.composition import CeleryTasks
 from mcp_celery.default_app import default_app as app
 from mcp_celery.errors import ConfigurationError
+from mcp_celery.logs import contain
 from mcp_celery.server import load_tasks
 from mcp_celery.settings import Settings
 from mcp_celery.worker import require_json
@@ -98,10 +100,17 @@ def _size_asyncio_pool(instance: Any = None, conf: Any = None, options: Any = No
         conf.setdefault(GROW_TO_SETTING, ASYNCIO_GROW_TO)
 
 
+def _contain_logs(logger: logging.Logger, **_: Any) -> None:
+    """Escape what must not reach a terminal, in the lines of the handlers that Celery has made."""
+    contain(logger)
+
+
 django_fixup = fixup_django(app)
 """What Celery does for Django in the apps that it makes, kept alive here; None where ``DJANGO_SETTINGS_MODULE`` is not
 set. It may make this app the default one, so it is not done where the app is only imported.
 """
+signals.after_setup_logger.connect(_contain_logs, weak=False, dispatch_uid="mcp_celery.contain_logs")
+signals.after_setup_task_logger.connect(_contain_logs, weak=False, dispatch_uid="mcp_celery.contain_task_logs")
 signals.celeryd_init.connect(_size_asyncio_pool, weak=False, dispatch_uid="mcp_celery.size_asyncio_pool")
 signals.import_modules.connect(_import_server, weak=False, dispatch_uid="mcp_celery.import_server")
 app.steps["worker"].add(RequireServer)

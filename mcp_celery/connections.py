@@ -230,6 +230,7 @@ class Connections:
             max_stored_bytes=self._settings.max_stored_bytes_per_scope,
             max_failed_lookups=self._settings.max_failed_lookups_per_minute,
             max_open_streams=self._settings.max_streams_per_scope,
+            hide_anonymous_ids=self._settings.hide_anonymous_ids,
         )
         separate = None if results.lives_in(self._settings.redis_url) else results
         exposed = ExposedTasks(self._exposed, results, max_result_bytes=self._settings.max_result_bytes)

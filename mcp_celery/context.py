@@ -92,8 +92,16 @@ def scope_of(client_id: str, subject: str | None) -> str:
 
 
 def get_task_issuer() -> str | None:
-    """The issuer that the caller's token names (``iss``). A subject is unique only for its issuer."""
-    token = _token_source()
+    """The issuer that the caller's token names (``iss``). A subject is unique only for its issuer.
+
+    In a job it is that of the task's creating request, also when the caller's token has expired meanwhile.
+    """
+    if (current := _current.get()) is not None:
+        return current.snapshot.issuer
+    return _issuer_of(_token_source())
+
+
+def _issuer_of(token: AccessTokenLike | None) -> str | None:
     issuer = None if token is None else (token.claims or {}).get("iss")
     return None if issuer is None else str(issuer)
 
@@ -150,6 +158,7 @@ class TaskContextSnapshot:
         traceparent: The request's place in a distributed trace (W3C Trace Context).
         tracestate: What tracing systems add to it.
         meta: The request's further ``_meta``, without the keys that are reserved to MCP.
+        inherited_issuer: Issuer of the caller where a job made the request after the caller's token had expired.
         format: The form in which it was written, which its server reads results in; see :mod:`mcp_celery.formats`.
     """
 
@@ -165,7 +174,13 @@ class TaskContextSnapshot:
     traceparent: str | None = None
     tracestate: str | None = None
     meta: dict[str, Any] | None = field(default=None, repr=False)
+    inherited_issuer: str | None = None
     format: int = FORMAT
+
+    @property
+    def issuer(self) -> str | None:
+        """Issuer of the caller, whose task this is; None where its token named none."""
+        return self.inherited_issuer if self.token is None else _issuer_of(self.token)
 
     @classmethod
     def capture(  # noqa: PLR0913 - one for each attribute
@@ -206,6 +221,7 @@ class TaskContextSnapshot:
             traceparent=traceparent,
             tracestate=tracestate,
             meta=meta,
+            inherited_issuer=get_task_issuer() if token is None else None,
         )
 
     def to_json(self, *, with_token: bool = False) -> str:

@@ -9,7 +9,6 @@ worker's, and are not kept here. No worker claims such a job, so the reaper leav
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -24,11 +23,12 @@ from mcp_celery.config import TaskConfig
 from mcp_celery.engine import JSONObject, Submission, TaskRecord, failure
 from mcp_celery.errors import QueueUnavailableError
 from mcp_celery.keys import TaskType
+from mcp_celery.logs import get_logger
 from mcp_celery.queue import name_of_job
 from mcp_celery.shown import shown_arguments
 from mcp_celery.worker import ComponentJob, WorkerRuntime, bind_jobs
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Components = Mapping[tuple[TaskType, str], TaskConfig]
 

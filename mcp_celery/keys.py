@@ -7,6 +7,7 @@ presents somebody else's task id computes another key and finds nothing: isolati
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 from urllib.parse import quote, unquote
@@ -26,6 +27,9 @@ _TASK_TYPES: Final[frozenset[str]] = frozenset(get_args(TaskType))
 _FORMS: Final = "'auth:{scope}:{task}:{type}:{component}' or 'anon:{task}:{type}:{component}'"
 _DIGEST_MARK: Final = "~~"
 """Opens a segment that gave way to a digest. No quoted segment holds it, because ``~`` itself is quoted."""
+_SHOWN_CHARS: Final = 8
+"""What stands of an anonymous task's id before its digest: as much as a log line shows, so that both can be matched."""
+_NOT_SHOWN: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,22 +151,26 @@ def task_redis_prefix(task_scope: str | None, *, prefix: str = "mcp_celery") -> 
     return f"{prefix}:task:anon" if task_scope is None else f"{prefix}:task:auth:{quote_segment(task_scope)}"
 
 
-def celery_job_id(key: str, leg: int = 1) -> str:
+def celery_job_id(key: str, leg: int = 1, *, hide_anonymous: bool = False) -> str:
     """The Celery id of a task's job: the compound key in an alphabet that every part of Celery can carry.
 
     ``%`` is written ``~`` (``~`` itself is quoted first), since Flower's Revoke button posts the id raw and loses ids
-    with ``%``, ``?`` or ``#``. At most 155 bytes: over that the scope, then the component, give way to a digest; the
-    task id never does, and the record keeps the full key. Later legs of a task append ``!2``, ``!3``, …, because a
+    with ``%``, ``?`` or ``#``. At most 155 bytes: over that the scope, then the component, give way to a digest, and
+    the record keeps the full key. The task id never does for its length; that of an anonymous task, which is the right
+    to read it, does where Celery's ids are not to show it. Later legs of a task append ``!2``, ``!3``, …, because a
     result backend ignores a second result for one id.
 
     >>> celery_job_id("auth:client-a:task456:resource:file%3A%2F%2Fdata.txt")
     'auth:client-a:task456:resource:file~3A~2F~2Fdata.txt'
     >>> celery_job_id("anon:task456:tool:my_tool", leg=2)
     'anon:task456:tool:my_tool!2'
+    >>> celery_job_id("anon:q3Xw81abcdefghij:tool:my_tool", hide_anonymous=True)
+    'anon:q3Xw81ab~~0552740228610825298f68fa3906d6f9:tool:my_tool'
 
     Args:
         key: A compound key.
         leg: Which job of the task, from 1.
+        hide_anonymous: Whether a digest, behind its first characters, takes the place of an anonymous task's id.
 
     Returns:
         An id of ASCII letters, digits and ``_ . - ~ : !``.
@@ -175,6 +183,8 @@ def celery_job_id(key: str, leg: int = 1) -> str:
     parse_task_key(key)
     *head, component = key.replace("~", "%7E").replace("%", "~").split(":")
     room = MAX_JOB_ID_BYTES - _LEG_SUFFIX_BYTES
+    if hide_anonymous and head[0] == "anon":
+        head[1] = _NOT_SHOWN.split(head[1][:_SHOWN_CHARS])[0] + digest(head[1])
     stem = ":".join([*head, component])
     if len(stem) > room and head[0] == "auth" and len(head[1]) > _DIGEST_BYTES:
         head[1] = digest(head[1])
@@ -192,6 +202,12 @@ def digest(segment: str) -> str:
 
 
 _DIGEST_BYTES: Final = len(digest(""))
+
+
+def hides_id(job_id: str) -> bool:
+    """Whether a digest stands in this Celery id for the id of an anonymous task."""
+    tag, _, rest = job_id.partition(":")
+    return tag == "anon" and _DIGEST_MARK in rest.partition(":")[0]
 
 
 def is_shortened(job_id: str) -> bool:

@@ -9,7 +9,6 @@ longer. No ``AsyncResult`` is made and no result subscription opened: ``app.amqp
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -24,13 +23,14 @@ from mcp_celery.backlog import LOOK_SECONDS, Backlog
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import Submission, TaskRecord
 from mcp_celery.errors import QueueFullError, QueueUnavailableError
+from mcp_celery.logs import get_logger
 from mcp_celery.names import job_name
 from mcp_celery.publisher import Publisher
 from mcp_celery.queues import queue_of
 from mcp_celery.shown import shown_arguments
 from mcp_celery.within import within
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 PART_SECONDS: Final = 0.01
 """How much longer publishing may take for each job of a task that has several."""

@@ -122,6 +122,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Jobs that may wait for a worker in one queue; further tasks are refused. Default: any number.",
     )
+    hide_anonymous_ids: bool = Field(
+        False,
+        description="Whether Celery's ids, which Flower shows, have a digest in place of an anonymous task's id, which "
+        "is the right to read the task.",
+    )
     max_failed_lookups_per_minute: int = Field(
         1_000, gt=0, description="Requests for tasks that are not there, after which a caller is refused for a while."
     )

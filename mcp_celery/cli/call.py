@@ -10,6 +10,7 @@ from mcp.client import Client
 
 from mcp_celery.cli.arguments import typed_arguments
 from mcp_celery.cli.attend import Attendant, run
+from mcp_celery.cli.headers import Headers
 from mcp_celery.cli.outcome import ClientError, Outcome, outcome_of
 from mcp_celery.cli.remote import Remote, print_json, print_tool_result
 from mcp_celery.client import TaskState, call_tool_task
@@ -21,7 +22,7 @@ MOST_PAGES: Final = 100
 def call(
     url: str,
     tool: str,
-    headers: dict[str, str],
+    headers: Headers,
     pairs: dict[str, str],
     given: tuple[dict[str, Any] | None, bool],
     task: bool,

@@ -30,6 +30,7 @@ from mcp_celery.cli.stack import Stack, StopRequested, run_stack
 from mcp_celery.cli.store import REDIS_URL
 from mcp_celery.client import TaskHandle, TasksClient, call_tool_task, resilient_http
 from mcp_celery.keys import build_task_key, celery_job_id
+from mcp_celery.settings import Settings
 
 SERVER: Final = "workers.demo:server"
 SERVER_FILE: Final = Path("workers/demo.py")
@@ -58,7 +59,8 @@ class Indexed:
     @property
     def job_id(self) -> str:
         """The Celery id of the task's job; the demo's client is an anonymous one."""
-        return celery_job_id(build_task_key(None, self.task_id, "tool", TOOL))
+        key = build_task_key(None, self.task_id, "tool", TOOL)
+        return celery_job_id(key, hide_anonymous=Settings.load().hide_anonymous_ids)
 
 
 def demo() -> None:

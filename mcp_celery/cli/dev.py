@@ -7,11 +7,15 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import click
 
 from mcp_celery.cli.output import Terminal, typed
 from mcp_celery.cli.stack import Stack, StopRequested, run_stack
+
+FLOWER_CONFIGURATION: Final = Path("config/flowerconfig.py")
+"""Where a checkout of the project has it, and where its users copy it."""
 
 
 def dev(
@@ -57,4 +61,6 @@ def flower_command(env: Mapping[str, str]) -> str:
         env: Variables that the app's settings come from.
     """
     settings = [f"{name}={shlex.quote(value)}" for name, value in env.items()]
-    return " ".join([*settings, typed("celery"), "-A mcp_celery flower"])
+    # Flower itself would listen on every address.
+    configuration = [f"--conf={FLOWER_CONFIGURATION}"] if FLOWER_CONFIGURATION.is_file() else []
+    return " ".join([*settings, typed("celery"), "-A mcp_celery flower --address=127.0.0.1", *configuration])

@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 
 from mcp_celery.cli.arguments import parsed_object
+from mcp_celery.cli.headers import HEADERS_VARIABLE, Headers, read_headers
 from mcp_celery.hosts import host_pattern, origin_pattern
 
 POOLS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -86,14 +87,8 @@ def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> st
     return value
 
 
-def _headers(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for value in values:
-        name, colon, content = value.partition(":")
-        if not (colon and name.strip() and value.isprintable() and value.isascii()):
-            raise click.BadParameter("'NAME: VALUE' is wanted, in ASCII")  # without what was given: it may be a secret
-        headers[name.strip()] = content.strip()
-    return headers
+def _headers(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> Headers:
+    return read_headers(values)
 
 
 def _given(
@@ -107,8 +102,9 @@ HEADER: Final = click.Option(
     ["-H", "--header", "headers"],
     multiple=True,
     callback=_headers,
-    metavar="'NAME: VALUE'",
-    help="Sent with each request.",
+    metavar="'NAME: VALUE'|@FILE",
+    help="Sent with each request. Other users of this machine see the command line: put secrets into a file, one "
+    f"header a line, or into the variable {HEADERS_VARIABLE}.",
 )
 TASK_ID: Final = click.Argument(["task_id"])
 MACHINE: Final = click.Option(["--json", "machine"], is_flag=True, help="Print JSON, for machines.")

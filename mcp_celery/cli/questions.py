@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import mcp_types as types
 from mcp.client.session import ClientRequestContext
 from rich.console import Console
 
+from mcp_celery.cli.interrupting import abortable
 from mcp_celery.cli.lines import Lines
+from mcp_celery.cli.outcome import ClientError, Outcome
 from mcp_celery.cli.render import print_line, printable
-from mcp_celery.schemas import first_error
+from mcp_celery.schemas import UnusableSchemaError, first_error, require_usable
 
 WAYS_OUT: Final[Mapping[str, types.ElicitResult]] = {
     "/decline": types.ElicitResult(action="decline"),
@@ -22,6 +25,8 @@ WAYS_OUT: Final[Mapping[str, types.ElicitResult]] = {
 }
 YES: Final = frozenset({"y", "yes", "true", "1"})
 NO: Final = frozenset({"n", "no", "false", "0"})
+
+LONGEST_REASON: Final = 300
 
 Schema = Mapping[str, Any]
 
@@ -36,6 +41,18 @@ class WayOutError(Exception):
     def __init__(self, result: types.ElicitResult) -> None:
         super().__init__(result.action)
         self.result = result
+
+
+class OddQuestionError(ClientError):
+    """The server asks for something that cannot be asked.
+
+    Args:
+        reason: What is wrong with its form.
+    """
+
+    def __init__(self, reason: str) -> None:
+        shown = reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON] + "…"
+        super().__init__(f"the server's form cannot be asked: {shown}", Outcome.FAILED)
 
 
 class Prompter:
@@ -54,15 +71,25 @@ class Prompter:
         self._turn = asyncio.Lock()
         self._open_prompt = ""
 
-    async def elicit(self, context: ClientRequestContext, params: types.ElicitRequestParams) -> types.ElicitResult:  # noqa: ARG002
+    async def elicit(
+        self,
+        context: ClientRequestContext,  # noqa: ARG002
+        params: types.ElicitRequestParams,
+    ) -> types.ElicitResult | types.ErrorData:
         """Answer ``elicitation/create``; the elicitation callback of a client."""
-        return await self.ask(params)
+        try:
+            return await self.ask(params)
+        except OddQuestionError as error:
+            return types.ErrorData(code=types.INVALID_PARAMS, message=str(error))
 
     async def ask(self, params: types.ElicitRequestParams) -> types.ElicitResult:
         """Ask what a server wants to know.
 
         Args:
             params: A form, or a page to visit.
+
+        Raises:
+            OddQuestionError: The form cannot be asked.
         """
         async with self._turn:
             with self._paused():
@@ -74,6 +101,8 @@ class Prompter:
                 except WayOutError as out:
                     print_line(self._console, f"  ({out})")
                     return out.result
+                except UnusableSchemaError as error:
+                    raise OddQuestionError(str(error)) from None
                 except asyncio.CancelledError:
                     print_line(self._console, "\n  (no longer asked)")
                     raise
@@ -100,7 +129,7 @@ class Prompter:
         return types.ElicitResult(action="accept" if answer else "decline")
 
     async def _fill_in(self, schema: Schema) -> types.ElicitResult:
-        properties: Mapping[str, Schema] = schema.get("properties") or {}
+        properties = fields_of(schema)
         required: list[str] = schema.get("required") or []
         print_line(self._console, "  (/decline or /cancel instead of an answer)")
         if not properties:
@@ -129,9 +158,38 @@ class Prompter:
             if not line and (default is not None or optional):
                 return default
             try:
-                return value_of(line, field)
+                with abortable():
+                    return value_of(line, field)
+            except UnusableSchemaError:
+                raise
             except ValueError as error:
                 print_line(self._console, f"  {error}")
+            except KeyboardInterrupt:  # what comes of it, the loop's handler decides
+                print_line(self._console, "  (the answer is not checked to the end)")
+
+
+def fields_of(schema: Schema) -> dict[str, Schema]:
+    """The fields of a form, each with the definitions that the form has for all of them.
+
+    Args:
+        schema: A ``requestedSchema``, as the server sent it.
+
+    Returns:
+        The JSON Schema of each field by its name.
+
+    Raises:
+        UnusableSchemaError: It is no form; the text names what the server sent.
+    """
+    try:
+        require_usable(schema)
+    except RecursionError:
+        raise UnusableSchemaError("it is nested too deeply") from None
+    properties: dict[str, Any] = schema.get("properties") or {}
+    for name, field in properties.items():
+        if not isinstance(field, dict):
+            raise UnusableSchemaError(f"its field {name!r} is {field!r} and not an object")
+    shared = {"$defs": schema["$defs"]} if "$defs" in schema else {}
+    return {name: {**shared, **field} for name, field in properties.items()}
 
 
 def _prompt_of(name: str, field: Schema) -> str:
@@ -147,12 +205,15 @@ def _prompt_of(name: str, field: Schema) -> str:
 
 def choices_of(field: Schema) -> dict[str, str]:
     """What may be chosen, with the title of each: every way in which MCP writes an enumeration."""
-    field = field.get("items") or field
-    if titled := field.get("oneOf") or field.get("anyOf"):
-        return {str(one["const"]): str(one.get("title", one["const"])) for one in titled if "const" in one}
+    if isinstance(items := field.get("items"), dict):
+        field = cast("Schema", items)
+    titled: list[Any] = field.get("oneOf") or field.get("anyOf") or []
+    if found := [cast("Schema", one) for one in titled if isinstance(one, dict) and "const" in one]:
+        return {str(one["const"]): str(one.get("title", one["const"])) for one in found}
     values: list[Any] = field.get("enum") or []
-    titles: list[Any] = field.get("enumNames") or values
-    return {str(value): str(title) for value, title in zip(values, titles, strict=False)}
+    titles: Any = field.get("enumNames")
+    shown = cast("list[Any]", titles) if isinstance(titles, list) else values
+    return {str(value): str(title) for value, title in zip(values, shown, strict=False)}
 
 
 def value_of(text: str, field: Schema) -> Any:
@@ -166,6 +227,7 @@ def value_of(text: str, field: Schema) -> Any:
         field: The JSON schema of the value.
 
     Raises:
+        UnusableSchemaError: No value can be checked against the schema.
         ValueError: It is none; with a text for the user.
     """
     value = _converted(text.strip(), field)
@@ -182,9 +244,12 @@ def _converted(text: str, field: Schema) -> Any:
             return text.lower() in YES
         case "integer" | "number" as kind:
             try:
-                return int(text) if kind == "integer" else float(text)
+                number = int(text) if kind == "integer" else float(text)
             except ValueError:
                 raise ValueError(f"{text!r} is no {kind}") from None
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{text!r} is no {kind} that JSON has")
+            return number
         case "array":
             return [part.strip() for part in text.split(",") if part.strip()]
         case _:

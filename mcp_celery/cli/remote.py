@@ -15,10 +15,12 @@ from mcp.client import Client
 from mcp.client.session import ElicitationFnT
 from rich.console import Console
 
+from mcp_celery.cli.headers import Headers
 from mcp_celery.cli.output import typed
 from mcp_celery.cli.render import print_line
 from mcp_celery.cli.results import print_result, text_of
 from mcp_celery.client import TasksClient, TaskState, resilient_http
+from mcp_celery.escaping import escaped
 
 PACKAGE: Final = "mcp-celery-backend"
 
@@ -34,7 +36,7 @@ class Remote:
     """
 
     url: str
-    headers: dict[str, str]
+    headers: Headers
     machine: bool
 
     def client(self, *, elicitation: ElicitationFnT | None = None, tasks: bool = True) -> Client:
@@ -45,7 +47,7 @@ class Remote:
             tasks: Whether the server may make tasks.
         """
         return Client(
-            resilient_http(self.url, headers=self.headers),
+            resilient_http(self.url, headers=self.headers.sent),
             extensions=[TasksClient()] if tasks else None,
             elicitation_callback=elicitation,
             client_info=types.Implementation(name="mcp-celery", version=version(PACKAGE)),
@@ -53,10 +55,7 @@ class Remote:
 
     def resume_command(self, task_id: str) -> str:
         """What to type to go on with a task; headers without their values, which may be secret."""
-        command = [typed("mcp-celery"), "task", "watch", self.url, task_id]
-        for name in self.headers:
-            command += ["--header", f"{name}: …"]
-        return shlex.join(command)
+        return shlex.join([typed("mcp-celery"), "task", "watch", self.url, task_id, *self.headers.options])
 
     def print_state(self, state: TaskState, *, name: str) -> None:
         """Print what is known of a task: its result, or how it stands.
@@ -80,13 +79,15 @@ class Remote:
 def print_json(state: TaskState, *, has_task: bool = True) -> None:
     """Print a task for machines, on one line: the fields of SEP-2663, and ``progress``.
 
+    Control and bidi characters are escaped: a terminal must not obey what a server sends, and JSON keeps its value.
+
     Args:
         state: What is known of it.
         has_task: Whether there is a task; else it is the result of a plain call.
     """
     left_out = None if has_task else {"task_id"}
     told = state.model_dump(by_alias=True, mode="json", exclude_none=True, exclude_defaults=True, exclude=left_out)
-    click.echo(json.dumps(told, ensure_ascii=False))
+    click.echo(escaped(json.dumps(told, ensure_ascii=False)))
 
 
 def print_tool_result(result: types.CallToolResult, *, name: str) -> None:

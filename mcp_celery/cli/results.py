@@ -6,8 +6,9 @@ import base64
 import binascii
 import itertools
 import json
-import mimetypes
 import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -18,6 +19,37 @@ from rich.table import Table
 from mcp_celery.cli.render import print_line, printable
 
 LONGEST_NAME: Final = 60
+NOT_SAVED: Final = "(a file too many: not saved)"
+MOST_FILES: Final = 100
+MOST_BYTES: Final = 64 * 1024 * 1024
+"""How much of one result is saved: a server must not fill the disk of who calls its tools."""
+ENDINGS: Final[Mapping[str, str]] = {
+    "application/json": ".json",
+    "application/pdf": ".pdf",
+    "application/zip": ".zip",
+    "audio/aac": ".aac",
+    "audio/flac": ".flac",
+    "audio/mp4": ".m4a",
+    "audio/mpeg": ".mp3",
+    "audio/ogg": ".ogg",
+    "audio/wav": ".wav",
+    "audio/webm": ".webm",
+    "audio/x-wav": ".wav",
+    "image/avif": ".avif",
+    "image/bmp": ".bmp",
+    "image/gif": ".gif",
+    "image/jpeg": ".jpg",
+    "image/png": ".png",
+    "image/tiff": ".tiff",
+    "image/webp": ".webp",
+    "text/csv": ".csv",
+    "text/plain": ".txt",
+    "video/mp4": ".mp4",
+    "video/webm": ".webm",
+}
+"""What a file's name ends in, by its media type: kinds that a double click shows and does not run. Any other is a
+``.bin``, web pages and SVG among them, since both may hold scripts.
+"""
 
 
 def print_result(console: Console, result: types.CallToolResult, *, name: str, folder: Path) -> None:
@@ -27,12 +59,14 @@ def print_result(console: Console, result: types.CallToolResult, *, name: str, f
         console: Where to.
         result: The result.
         name: What files are named after.
-        folder: Where images, sounds and other binary contents are saved; nothing there is overwritten.
+        folder: Where images, sounds and other binary contents are saved, up to `MOST_FILES` and `MOST_BYTES`; nothing
+            there is overwritten, and none of the files is executable.
 
     Raises:
         OSError: A file cannot be written.
         ValueError: A binary content is none.
     """
+    files = _Folder(folder, name)
     structured = result.structured_content
     if structured is not None:
         print_structured(console, structured)
@@ -42,15 +76,77 @@ def print_result(console: Console, result: types.CallToolResult, *, name: str, f
                 if structured is None or not _repeats(text, structured):
                     print_line(console, text)
             case types.ImageContent(data=data, mime_type=kind) | types.AudioContent(data=data, mime_type=kind):
-                print_line(console, f"Saved {_save(data, kind, name, folder)}")
+                print_line(console, NOT_SAVED if (path := files.save(data, kind)) is None else f"Saved {path}")
             case types.ResourceLink(uri=uri, name=title):
                 print_line(console, f"{title}: {uri}")
             case types.EmbeddedResource(resource=types.TextResourceContents(uri=uri, text=text)):
                 print_line(console, f"{uri}\n{text}")
             case types.EmbeddedResource(resource=types.BlobResourceContents(uri=uri, blob=data, mime_type=kind)):
-                print_line(console, f"{uri}: saved {_save(data, kind, name, folder)}")
+                path = files.save(data, kind)
+                print_line(console, f"{uri}: {NOT_SAVED if path is None else f'saved {path}'}")
             case _:
                 print_line(console, f"({block.type}: nothing that can be shown here)")
+    if files.left_out:
+        print_line(
+            console,
+            f"Not saved: {files.left_out} contents. At most {MOST_FILES} files and {MOST_BYTES >> 20} MiB of a result "
+            "are saved; --json prints all of it",
+        )
+
+
+class _Folder:
+    """Saves contents of one result as files. The server chooses neither their names nor how much is written.
+
+    Args:
+        folder: Where to; nothing there is overwritten.
+        name: What the files are named after.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:LONGEST_NAME] or "result"
+        self._files = 0
+        self._bytes = 0
+        self._numbers: Counter[str] = Counter()
+        self.left_out = 0
+
+    def save(self, data: str, kind: str | None) -> Path | None:
+        """Save a content, unless it would be a file too many or too large.
+
+        Args:
+            data: The content in base64.
+            kind: Its media type, as the server says.
+
+        Returns:
+            The file, None where it was not saved.
+
+        Raises:
+            OSError: The file cannot be written.
+            ValueError: The content is not base64.
+        """
+        if self._files == MOST_FILES or self._bytes + len(data) * 3 // 4 > MOST_BYTES:
+            self.left_out += 1
+            return None
+        try:
+            content = base64.b64decode(data, validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"the server sent a content that is not base64: {error}") from error
+        path = self._write(content, ENDINGS.get((kind or "").partition(";")[0].strip().lower(), ".bin"))
+        self._files += 1
+        self._bytes += len(content)
+        return path
+
+    def _write(self, content: bytes, ending: str) -> Path:
+        for number in itertools.count(self._numbers[ending] + 1):
+            path = self._folder / f"{self._stem}-{number}{ending}"
+            try:
+                with path.open("xb") as file:  # neither overwrites a file nor follows a link, and makes none executable
+                    file.write(content)
+            except FileExistsError:
+                continue
+            self._numbers[ending] = number
+            return path
+        raise AssertionError  # count() does not end
 
 
 def text_of(result: types.CallToolResult) -> str:
@@ -115,21 +211,3 @@ def _cell(value: Any) -> str:
             return ""
         case _:
             return json.dumps(value, ensure_ascii=False)
-
-
-def _save(data: str, kind: str | None, name: str, folder: Path) -> Path:
-    try:
-        content = base64.b64decode(data, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"the server sent a content that is not base64: {error}") from error
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:LONGEST_NAME] or "result"
-    ending = mimetypes.guess_extension(kind or "") or ".bin"
-    for number in itertools.count(1):
-        path = folder / f"{stem}-{number}{ending}"
-        try:
-            with path.open("xb") as file:
-                file.write(content)
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError  # count() does not end

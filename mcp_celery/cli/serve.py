@@ -17,6 +17,7 @@ from mcp.server import MCPServer
 from mcp_celery.cli.errors import StartError, start_errors
 from mcp_celery.composition import check, settings_of
 from mcp_celery.hosts import AllowedNames, is_loopback
+from mcp_celery.logs import LogFormatter, contain
 from mcp_celery.server import load_server
 from mcp_celery.settings import Settings
 from mcp_celery.web.app import MCP_PATH, http_app
@@ -98,7 +99,9 @@ def serve(
         check(loaded)
         settings = settings_of(loaded)
     # The SDK's log handler renders each line for a terminal; a server writes one for each task.
-    logging.basicConfig(level=loaded.settings.log_level, format=LOG_FORMAT, force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter(LOG_FORMAT))
+    logging.basicConfig(level=loaded.settings.log_level, handlers=[handler], force=True)
     if transport == "stdio":
         loaded.run("stdio")
         return
@@ -138,6 +141,7 @@ def _serve_http(server: MCPServer, settings: Settings, names: AllowedNames, boun
         ws="none",
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
+    contain(logging.getLogger("uvicorn"))
     with bound:
         _AnnouncingServer(config, url_of(bound)).run(sockets=[bound])
 

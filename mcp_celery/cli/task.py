@@ -8,12 +8,13 @@ import mcp_types as types
 from pydantic import ValidationError
 
 from mcp_celery.cli.attend import Attendant, run
+from mcp_celery.cli.headers import Headers
 from mcp_celery.cli.outcome import ClientError, Outcome, outcome_of
 from mcp_celery.cli.remote import Remote
 from mcp_celery.client import TaskHandle
 
 
-def get(url: str, task_id: str, headers: dict[str, str], machine: bool) -> None:
+def get(url: str, task_id: str, headers: Headers, machine: bool) -> None:
     """Print how a task stands, and its result where it has one."""
 
     async def body(attendant: Attendant) -> Outcome:
@@ -25,7 +26,7 @@ def get(url: str, task_id: str, headers: dict[str, str], machine: bool) -> None:
     run(Remote(url=url, headers=headers, machine=machine), body)
 
 
-def watch(url: str, task_id: str, headers: dict[str, str], machine: bool) -> None:
+def watch(url: str, task_id: str, headers: Headers, machine: bool) -> None:
     """Follow a task to its end, answer its questions at the prompt, and print its result; for machines each change."""
 
     async def body(attendant: Attendant) -> Outcome:
@@ -36,7 +37,7 @@ def watch(url: str, task_id: str, headers: dict[str, str], machine: bool) -> Non
     run(Remote(url=url, headers=headers, machine=machine), body)
 
 
-def cancel(url: str, task_id: str, headers: dict[str, str], machine: bool) -> None:
+def cancel(url: str, task_id: str, headers: Headers, machine: bool) -> None:
     """Ask the server to cancel a task, and print how it stands then."""
 
     async def body(attendant: Attendant) -> Outcome:
@@ -49,7 +50,7 @@ def cancel(url: str, task_id: str, headers: dict[str, str], machine: bool) -> No
     run(Remote(url=url, headers=headers, machine=machine), body)
 
 
-def answer(url: str, task_id: str, headers: dict[str, str], given: tuple[dict[str, Any] | None, bool]) -> None:
+def answer(url: str, task_id: str, headers: Headers, given: tuple[dict[str, Any] | None, bool]) -> None:
     """Answer what a task asks now, with what was given or else at the prompt, and print how it stands then."""
     answers, machine = given
 

@@ -121,6 +121,7 @@ class TaskEngine:
             poll_interval_ms=submission.config.poll_interval_ms or self._limits.poll_interval_ms,
             idempotent=submission.config.acks_late,
             listed=submission.listed,
+            hides_id=self._limits.hide_anonymous_ids and submission.caller.scope is None,
             start_before_ms=too_late_from(created, submission.config.expires if plan is None else plan.expires),
             work=None if plan is None else plan.work,
         )
@@ -147,7 +148,7 @@ class TaskEngine:
             try:
                 has_begun = not await self._store.delete(record.ref)
             except McpCeleryError as error:
-                logger.warning("task %s was not published and could not be taken back: %s", record.task_id, error)
+                logger.warning("task %s was not published and could not be taken back: %s", record.shown_id, error)
             if record.work is not None:
                 await self._revoke(record)  # it would run: nothing of ours is asked whether it may
         return not has_begun

@@ -6,7 +6,6 @@ dies in between, or a broker that does not answer, only delays a leg: the reaper
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -20,8 +19,9 @@ from mcp_celery.engine.submission import Submission
 from mcp_celery.engine.views import StoredTask
 from mcp_celery.errors import McpCeleryError, SnapshotUnreadableError, TaskNotFoundError
 from mcp_celery.keys import TaskType
+from mcp_celery.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Declared = Callable[[TaskType, str], tuple[str, TaskConfig]]
 """What a component was declared as (a resource: its template), and its configuration."""
@@ -63,7 +63,7 @@ class Republisher:
         try:
             snapshot = await self._store.snapshot(record.ref)
         except SnapshotUnreadableError as error:
-            logger.warning("the context of task %s cannot be restored: %s", record.task_id, error.reason)
+            logger.warning("the context of task %s cannot be restored: %s", record.shown_id, error.reason)
             await self._store.change(record.ref, replace(failure(type(error).__name__), attempt=record.attempt))
             return
         if snapshot is None:
@@ -119,6 +119,6 @@ class Answers:
             await self._legs.publish(record)
             await self._store.published(record.ref, attempt=record.attempt)
         except McpCeleryError as error:
-            logger.warning("leg %d of task %s could not be published yet: %s", record.leg, record.task_id, error)
+            logger.warning("leg %d of task %s could not be published yet: %s", record.leg, record.shown_id, error)
         else:
-            logger.info("task goes on: scope=%r task=%s job=%s", record.scope, record.task_id, record.job_id)
+            logger.info("task goes on: scope=%r task=%s job=%s", record.scope, record.shown_id, record.job_id)

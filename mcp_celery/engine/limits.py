@@ -31,6 +31,7 @@ class TaskLimits:
         max_failed_lookups: How many look-ups of a requestor may fail in a window, None for any number.
         lookup_window_ms: How long a window is.
         max_open_streams: How many streams a requestor may hold open at one process, None for any number.
+        hide_anonymous_ids: Whether Celery's ids show a digest in place of an anonymous task's id.
     """
 
     default_ttl_ms: int
@@ -44,6 +45,7 @@ class TaskLimits:
     max_failed_lookups: int | None = None
     lookup_window_ms: int = 60_000
     max_open_streams: int | None = None
+    hide_anonymous_ids: bool = False
 
     def granted_ttl_ms(self, asked: int | None, config: TaskConfig) -> int:
         """The time to live of a new task: what the client asks, else the component, else the default; clamped."""

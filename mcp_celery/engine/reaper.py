@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections import Counter
 from collections.abc import Sequence
@@ -14,8 +13,9 @@ from mcp_celery.engine.ports import TaskQueue, TaskStore
 from mcp_celery.engine.record import TaskRef
 from mcp_celery.engine.recovery import BATCH, Expiring, Loss, RecoveryPolicy, RecoveryStore, TaskResultsBin, Verdict
 from mcp_celery.errors import McpCeleryError, QueueUnavailableError, StoredDataError, StoreUnavailableError
+from mcp_celery.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Reaper:

@@ -11,6 +11,7 @@ from mcp_celery.engine.plan import ExposedWork
 from mcp_celery.engine.status import OPEN, TERMINAL, TaskStatus
 from mcp_celery.errors import LimitExceededError, TooManyBytesError, TooManyTasksError
 from mcp_celery.keys import TaskType, build_task_key, celery_job_id, parse_task_key
+from mcp_celery.logs import shown_task_id
 
 JSONObject = dict[str, Any]
 
@@ -97,6 +98,11 @@ class TaskRef:
         parts = parse_task_key(key)
         return cls(parts.task_scope, parts.client_task_id)
 
+    @property
+    def shown_id(self) -> str:
+        """The task's id as a log line shows it."""
+        return shown_task_id(self.scope, self.task_id)
+
 
 @dataclass(frozen=True, slots=True)
 class RpcError:
@@ -172,6 +178,7 @@ class TaskRecord:
         idempotent: Whether a body that has begun may begin again when its worker dies.
         listed: Whether its owner's list shows the task.
         leg: Which job of the task, from 1.
+        hides_id: Whether its Celery ids have a digest in place of the task's id.
         claim: The worker that received the job, None while it is queued.
         started_at_ms: When the body of this attempt began, None before.
         start_before_ms: When a body that has not begun is too late, None for never.
@@ -205,6 +212,7 @@ class TaskRecord:
     start_before_ms: int | None = None
     session: str | None = None
     job_name: str | None = None
+    hides_id: bool = False
     work: ExposedWork | None = None
     revision: int = 1
 
@@ -212,6 +220,11 @@ class TaskRecord:
     def ref(self) -> TaskRef:
         """Where the record is kept."""
         return TaskRef(self.scope, self.task_id)
+
+    @property
+    def shown_id(self) -> str:
+        """The task's id as a log line shows it."""
+        return self.ref.shown_id
 
     @property
     def owner(self) -> Caller:
@@ -231,14 +244,14 @@ class TaskRecord:
     @property
     def job_id(self) -> str:
         """The Celery id of the current leg."""
-        return celery_job_id(self.key, self.leg)
+        return celery_job_id(self.key, self.leg, hide_anonymous=self.hides_id)
 
     @property
     def job_ids(self) -> list[str]:
         """The Celery ids of the jobs that the task has now: of exposed work all of its parts."""
         if self.work is None:
             return [self.job_id]
-        return [celery_job_id(self.key, part) for part in range(1, self.work.parts + 1)]
+        return [celery_job_id(self.key, part, hide_anonymous=self.hides_id) for part in range(1, self.work.parts + 1)]
 
     @property
     def expires_at_ms(self) -> int:

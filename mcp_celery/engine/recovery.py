@@ -65,6 +65,7 @@ class Expiring:
         is_open: Whether that job waits or runs.
         worker: Which worker has claimed it, None for none.
         work: Of exposed jobs, which no worker claims; else None.
+        hides_id: Whether its Celery ids have a digest in place of the task's id.
     """
 
     key: str
@@ -73,6 +74,7 @@ class Expiring:
     is_open: bool = False
     worker: str | None = None
     work: ExposedWork | None = None
+    hides_id: bool = False
 
     @property
     def open_job_ids(self) -> list[str]:
@@ -82,9 +84,10 @@ class Expiring:
     @property
     def job_ids(self) -> list[str]:
         """The Celery ids of its jobs, the last one first."""
+        numbers = range(self.leg, 0, -1)
         if self.work is not None:
-            return [celery_job_id(self.key, part) for part in range(1, self.work.parts + 1)]
-        return [celery_job_id(self.key, leg) for leg in range(self.leg, 0, -1)]
+            numbers = range(1, self.work.parts + 1)
+        return [celery_job_id(self.key, number, hide_anonymous=self.hides_id) for number in numbers]
 
 
 @dataclass(frozen=True, slots=True)

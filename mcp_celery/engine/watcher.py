@@ -140,10 +140,10 @@ class Watcher:
             except StoreUnavailableError:
                 raise
             except TaskNotFoundError:
-                logger.debug("task %s has expired while its results were read", record.task_id)
+                logger.debug("task %s has expired while its results were read", record.shown_id)
             except McpCeleryError as error:
-                logger.error("task %s cannot be told what became of its job: %s", record.task_id, error)
+                logger.error("task %s cannot be told what became of its job: %s", record.shown_id, error)
             except Exception:
                 # One task whose result cannot be converted must not keep the others waiting.
-                logger.exception("task %s cannot be told what became of its job", record.task_id)
+                logger.exception("task %s cannot be told what became of its job", record.shown_id)
         return any(results is not None for results in found)

@@ -21,6 +21,7 @@ from mcp_types import INTERNAL_ERROR, CallToolResult
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import RETIRED_MS, Caller, JSONObject, Submission, TaskEngine, TaskRecord
 from mcp_celery.errors import McpCeleryError, TaskNotFoundError
+from mcp_celery.logs import shown_task_id
 from mcp_celery.protocol.attendance import attend, questions_for, require_there
 from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_request
 from mcp_celery.protocol.core_tasks import require_result
@@ -172,15 +173,16 @@ def _goes_on(host: TaskHost, polling: Polling, record: TaskRecord) -> CallToolRe
 
 
 async def _cancel(engine: TaskEngine, caller: Caller, task_id: str) -> None:
+    shown = shown_task_id(caller.scope, task_id)
     try:
         await until_taken(lambda: engine.cancel(caller, task_id))
     except TaskNotFoundError:
         return
     except TimeoutError:
-        logger.warning("the job of task %s goes on, though its caller is gone: the store does not answer", task_id)
+        logger.warning("the job of task %s goes on, though its caller is gone: the store does not answer", shown)
         return
     except McpCeleryError as error:
-        logger.warning("the job of task %s goes on, though its caller is gone: %s", task_id, error)
+        logger.warning("the job of task %s goes on, though its caller is gone: %s", shown, error)
         return
     await _retire(engine, caller, task_id)
 
@@ -189,4 +191,4 @@ async def _retire(engine: TaskEngine, caller: Caller, task_id: str, *, after_ms:
     try:
         await engine.retire(caller, task_id, after_ms=after_ms)
     except McpCeleryError as error:
-        logger.info("task %s is kept for its time to live: %s", task_id, error)
+        logger.info("task %s is kept for its time to live: %s", shown_task_id(caller.scope, task_id), error)

@@ -126,7 +126,7 @@ class TaskPush:
                     logger.info(
                         "did not push the state of task %s: it has %d bytes, more than the %d that one event may "
                         "have; its client gets it by polling",
-                        view.record.task_id,
+                        view.record.shown_id,
                         size,
                         largest,
                     )

@@ -30,6 +30,7 @@ from mcp_celery.errors import (
     StoreUnavailableError,
     TaskNotFoundError,
 )
+from mcp_celery.logs import shown_task_id
 from mcp_celery.protocol.caller import RequestContext, has_left
 from mcp_celery.protocol.v2025_11_25 import ClientAnswer, ClientRequest, related_to
 
@@ -227,9 +228,10 @@ class Relay:
         try:
             await until_taken(lambda: give(self._engine, self._caller, self._task_id, key, answer))
         except TaskNotFoundError:
-            logger.info("task %s was gone when an answer to it came", self._task_id)
+            logger.info("task %s was gone when an answer to it came", shown_task_id(self._caller.scope, self._task_id))
         except TimeoutError:
-            logger.warning("an answer to task %s was lost: the task store does not take it", self._task_id)
+            shown = shown_task_id(self._caller.scope, self._task_id)
+            logger.warning("an answer to task %s was lost: the task store does not take it", shown)
 
 
 async def until_taken(attempt: Callable[[], Awaitable[object]]) -> None:
@@ -271,5 +273,6 @@ async def give(engine: TaskEngine, caller: Caller, task_id: str, key: str, answe
     try:
         await engine.respond(caller, task_id, {key: answer})
     except (InvalidAnswerError, AnswersTooLargeError) as error:
-        logger.warning("the client of task %s gave an answer that cannot be taken: %s", task_id, error)
+        shown = shown_task_id(caller.scope, task_id)
+        logger.warning("the client of task %s gave an answer that cannot be taken: %s", shown, error)
         await engine.respond(caller, task_id, {key: RpcError(error.code, str(error))})

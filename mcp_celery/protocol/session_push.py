@@ -116,10 +116,10 @@ async def _tell(
                             return
                         relay.show(view)
             except StoreUnavailableError as error:
-                logger.warning("a session is not told of its task %s for now: %s", created.task_id, error)
+                logger.warning("a session is not told of its task %s for now: %s", created.shown_id, error)
                 await asyncio.sleep(_FOLLOW_AGAIN_SECONDS)
             except McpCeleryError as error:
-                logger.warning("a session is not told of its task %s: %s", created.task_id, error)
+                logger.warning("a session is not told of its task %s: %s", created.shown_id, error)
                 return
             else:
                 return

@@ -29,7 +29,7 @@ from mcp_celery.engine import (
     sources_of,
 )
 from mcp_celery.errors import StoredDataError
-from mcp_celery.keys import celery_job_id, is_shortened
+from mcp_celery.keys import is_shortened
 from mcp_celery.redis_keys import INDEX_LIFETIME_MS, RedisKeys
 from mcp_celery.store.codec import (
     decode_questions,
@@ -179,7 +179,7 @@ def create(
     job_id = record.job_id
     if result_key is not None:
         fields["result_key"] = result_key(job_id)
-    alias = keys.job_alias(celery_job_id(record.key))
+    alias = keys.job_alias(job_id)
     names = [*_kept(keys, record.ref), keys.expiry, alias, keys.exposed]
     shortened = is_shortened(job_id)
     if shortened:

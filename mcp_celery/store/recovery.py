@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from mcp_celery.engine import OPEN, TaskRef
 from mcp_celery.engine.recovery import BATCH, Expiring, Loss, RecoveryPolicy, Sweep, Verdict
@@ -17,6 +17,8 @@ from mcp_celery.store.unreadable import UNREADABLE, key_of
 STATUS_MESSAGE = "Trying again: the worker that had the job has died"
 AHEAD = 10_000
 """The most tasks to remember that are about to expire, or just have: with more, some are not revoked when they do."""
+FIELDS = ["leg", "status", "claim_worker", "work", "hides_id"]
+"""Of a record: what ``remember`` of common.lua keeps."""
 PUBLISHING_MS = 10_000
 """Whoever makes a job due publishes it at once; after this time the reaper takes it that nobody did."""
 
@@ -107,7 +109,7 @@ class RedisRecovery:
         pipeline = self._store.client.pipeline(transaction=False)
         for key in unknown:
             ref = TaskRef.of_key(key)
-            pipeline.hmget(self._keys.record(ref.scope, ref.task_id), ["leg", "status", "claim_worker", "work"])
+            pipeline.hmget(self._keys.record(ref.scope, ref.task_id), FIELDS)
         replies = cast("list[Any]", await self._store.guarded(pipeline.execute(raise_on_error=False)))
         found: dict[str, Expiring] = {}
         for key, reply in zip(unknown, replies, strict=True):
@@ -179,14 +181,19 @@ class RedisRecovery:
 
 def _remembered(key: str, left_ms: int, text: bytes) -> Expiring:
     """What ``remember`` of common.lua keeps of a task; it writes false for what there is not."""
-    leg, is_open, worker, work = cast("tuple[int, bool, str | Literal[False], str | Literal[False]]", json.loads(text))
-    return Expiring(key, left_ms, leg_number(leg), bool(is_open), _worker(worker or None), decode_work(work or None))
+    leg, is_open, worker, work, *rest = cast("list[Any]", json.loads(text))
+    hides_id = bool(rest and rest[0])
+    return Expiring(
+        key, left_ms, leg_number(leg), bool(is_open), _worker(worker or None), decode_work(work or None), hides_id
+    )
 
 
 def _of_record(key: str, left_ms: int, reply: Any) -> Expiring:
     """The same of a record's fields, or of the error that Redis has given instead."""
-    leg, status, worker, work = [None if field is None else field.decode() for field in reply]
-    return Expiring(key, left_ms, leg_number(int(leg or 1)), status in OPEN, worker, decode_work(work))
+    leg, status, worker, work, hides_id = [None if field is None else field.decode() for field in reply]
+    return Expiring(
+        key, left_ms, leg_number(int(leg or 1)), status in OPEN, worker, decode_work(work), hides_id is not None
+    )
 
 
 def _worker(name: object) -> str | None:

@@ -8,6 +8,7 @@ from celery import Celery
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.keys import TaskType
+from mcp_celery.logs import shorten_ids_of_celery
 from mcp_celery.steps import add_steps
 from mcp_celery.worker.asking import InputLifetimes
 from mcp_celery.worker.job import ComponentJob, WorkerRuntime, job_class
@@ -44,6 +45,7 @@ def register(app: Celery, runtime: WorkerRuntime, components: Mapping[tuple[Task
     for job in jobs.values():
         app.register_task(job)
     connect(runtime)
+    shorten_ids_of_celery()
     add_steps(app)
     return list(jobs)
 
@@ -65,6 +67,7 @@ def bind_jobs(
     for job in jobs.values():
         job.bind(app)
     connect_outcomes()
+    shorten_ids_of_celery()
     return jobs
 
 

@@ -8,7 +8,6 @@ asyncio pool in a thread, because a backend that takes long would stop all jobs 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -16,11 +15,12 @@ from typing import Any, Final
 from celery.backends.redis import RedisBackend
 
 from mcp_celery.engine import LARGE_RESULT_BYTES, EncodedResult, JobOutcome
+from mcp_celery.logs import get_logger
 from mcp_celery.worker.aio.current import await_in_job, in_job
 
 _STORING: Final = frozenset({"store_result"})
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Finish = Callable[[Any, JobOutcome, EncodedResult], bool]
 

@@ -131,9 +131,9 @@ class WorkerRuntime:
             try:
                 patiently_blocking(lambda: self.change(ref, change))
             except McpCeleryError:
-                logger.error("could not tell that task %s is %s", ref.task_id, change.to)
+                logger.error("could not tell that task %s is %s", ref.shown_id, change.to)
         except StoredDataError as error:
-            logger.error("could not tell that task %s is %s: %s", ref.task_id, change.to, error.reason)
+            logger.error("could not tell that task %s is %s: %s", ref.shown_id, change.to, error.reason)
 
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """Apply a change to a task. Blocks the calling thread; on the asyncio pool it suspends the calling job alone.

@@ -7,7 +7,6 @@ store. After our own cancel there is nothing left to do: it has moved the record
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Collection
@@ -17,9 +16,10 @@ from celery import Celery, bootsteps
 
 from mcp_celery.engine import revoked
 from mcp_celery.errors import StoreUnavailableError
+from mcp_celery.logs import get_logger
 from mcp_celery.worker.steps import runtimes
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LOOK_EVERY_SECONDS: Final = 0.25
 STORE_PAUSE_SECONDS: Final = 1.0

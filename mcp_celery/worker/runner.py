@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -34,7 +33,8 @@ from mcp_celery.engine import (
 from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, SnapshotUnreadableError, StoredDataError
 from mcp_celery.formats import FORMAT
 from mcp_celery.jsonable import NotJSONError, is_sendable
-from mcp_celery.keys import MAX_LEGS, METHODS, celery_job_id
+from mcp_celery.keys import MAX_LEGS, METHODS, celery_job_id, hides_id
+from mcp_celery.logs import get_logger
 from mcp_celery.worker.aio.current import current_job
 from mcp_celery.worker.asking import Asker, InputLifetimes, require_askable
 from mcp_celery.worker.call import JobCall
@@ -44,7 +44,7 @@ from mcp_celery.worker.patience import patiently
 from mcp_celery.worker.progress import ProgressReporter
 from mcp_celery.worker.request import NOT_SERIALIZED, error_data, handle, request_context
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _ROUND_PAUSES_SECONDS: Final = (0.05, 0.1, 0.2, *[0.25] * 7)
 """After each round without a question; as many rounds as the SDK's client would make."""
@@ -262,7 +262,7 @@ class JobRunner:
                 )
             )
         except SnapshotUnreadableError as error:
-            logger.warning("the context of task %s cannot be restored: %s", ref.task_id, error.reason)
+            logger.warning("the context of task %s cannot be restored: %s", ref.shown_id, error.reason)
             raise JobFailedError(INTERNAL_ERROR, str(error)) from None
         except StoredDataError as error:
             logger.error("job %s does not run: %s", call.job_id, error.reason)
@@ -318,7 +318,10 @@ class JobRunner:
             questions.append(question)
         if call.leg == MAX_LEGS:
             raise MCPError(INTERNAL_ERROR, "The component asked for input too often")
-        leg = NextLeg(job_id=celery_job_id(call.key, call.leg + 1), request_state=result.request_state)
+        leg = NextLeg(
+            job_id=celery_job_id(call.key, call.leg + 1, hide_anonymous=hides_id(call.job_id)),
+            request_state=result.request_state,
+        )
         extension = self._lifetimes.extension(snapshot, None)
         asking = Asking(attempt=call.attempt, at_ms=now_ms(), extension=extension)
         await progress.flush()

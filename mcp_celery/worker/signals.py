@@ -19,7 +19,6 @@ since the store does not answer, is stored later (``WorkerRuntime.tell``).
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -31,10 +30,11 @@ from celery import signals
 from mcp_celery.engine import Change, Claim, JobOutcome, failure, now_ms, revoked, success
 from mcp_celery.engine import expired as job_expired
 from mcp_celery.errors import JobFailedError, StoredDataError, StoreUnavailableError
+from mcp_celery.logs import get_logger
 from mcp_celery.worker.job import ComponentJob, MalformedJobError, WorkerRuntime, task_of
 from mcp_celery.worker.steps import runtimes
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _live: Final[weakref.WeakSet[WorkerRuntime]] = weakref.WeakSet()
 """Those of the workers of this process: each worker that is started makes its own."""
@@ -153,7 +153,7 @@ def on_unknown(sender: Any = None, message: Any = None, name: Any = None, **_: A
     try:
         runtime.ledger(namespace).change(ref, change)
     except (StoreUnavailableError, StoredDataError):
-        logger.error("could not tell that task %s failed: no worker knows its component", ref.task_id)
+        logger.error("could not tell that task %s failed: no worker knows its component", ref.shown_id)
 
 
 def on_worker_end(sender: Any = None, **_: Any) -> None:

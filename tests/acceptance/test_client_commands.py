@@ -17,11 +17,12 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
 from mcp_celery.cli.main import cli
-from tests.support.deployment import ROOT, Deployment, answering_url, deployed, process
+from tests.support.deployment import ROOT, Deployment, answering_url, deployed, process, wait_until
 from tests.support.programs import forked_command
 from tests.support.signals import interruptible
 
@@ -35,7 +36,7 @@ class Mcp:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __call__(self, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str, typed: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*forked_command("mcp_celery"), *arguments],
             input=typed,
@@ -43,15 +44,16 @@ class Mcp:
             text=True,
             timeout=GIVE_UP_SECONDS,
             cwd=self.folder,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | variables,
             check=False,
         )
 
     @contextmanager
-    def at_a_terminal(self, *arguments: str) -> Generator[Terminal]:
+    def at_a_terminal(self, *arguments: str, forked: bool = True) -> Generator[Terminal]:
+        """Run a command at a terminal. One that is not forked is the terminal's own process."""
         master, slave = pty.openpty()
         running = subprocess.Popen(
-            [*forked_command("mcp_celery"), *arguments],
+            [*(forked_command("mcp_celery") if forked else (sys.executable, "-m", "mcp_celery")), *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -113,6 +115,12 @@ class Terminal:
     def interrupt(self) -> None:
         """As Ctrl-C does."""
         self._running.send_signal(signal.SIGINT)
+
+    def computes(self, seconds: float) -> None:
+        """Wait until the command, which is not forked, has used the processor for so long."""
+        process = psutil.Process(self._running.pid)
+        before = process.cpu_times().user
+        wait_until(lambda: process.cpu_times().user >= before + seconds, "the command computes")
 
     def end(self) -> int:
         deadline = time.monotonic() + GIVE_UP_SECONDS
@@ -204,6 +212,47 @@ def test_headers_reach_the_server(mcp: Mcp, deployment: Deployment) -> None:
     assert mcp("call", guarded, "greet", "--arg", "name=Ada").returncode != 0
     done = mcp("call", guarded, "greet", "--arg", "name=Ada", "-H", "Authorization: Bearer alice")
     assert done.stdout == "Hello, Ada!\n", done.stderr
+
+
+def test_headers_need_not_stand_in_the_process_list(mcp: Mcp, deployment: Deployment) -> None:
+    guarded = deployment.serve("guarded")
+    greet = ("call", guarded, "greet", "--arg", "name=Ada")
+    secret = mcp.folder / "headers"
+    secret.write_text("X-Other: 1\r\n\nAuthorization: Bearer alice\n")
+    assert mcp(*greet, "-H", "@headers").stdout == "Hello, Ada!\n"
+    by_variable = mcp(*greet, MCP_CELERY_CLIENT_HEADERS="Authorization: Bearer alice")
+    assert by_variable.stdout == "Hello, Ada!\n", by_variable.stderr
+    overridden = mcp(*greet, "-H", "authorization: Bearer wrong", MCP_CELERY_CLIENT_HEADERS=secret.read_text())
+    assert overridden.returncode != 0, "what is typed wins over the variable"
+
+
+def test_the_command_that_goes_on_with_a_task_names_the_file_of_headers(mcp: Mcp, asking: str) -> None:
+    (mcp.folder / "headers").write_text("X-Secret: hidden")
+    with mcp.at_a_terminal("call", asking, "hang", "-H", "@headers", "-H", "X-Too: hidden") as terminal:
+        terminal.until("hanging")
+        terminal.interrupt()
+        terminal.until(r"\[w\]ait on\?")
+        terminal.type("d\r")
+        found = terminal.until(r"task watch \S+ \S+ (.*)\r\n")
+        assert shlex.split(found[1]) == ["--header", "@headers", "--header", "X-Too: …"]
+        assert terminal.end() == 6
+
+
+@pytest.mark.parametrize(
+    ("header", "variable", "says"),
+    [
+        ("@missing", "", "@missing cannot be read: No such file"),
+        ("@.", "", "@. cannot be read: Is a directory"),
+        ("@headers", "", "@headers, line 2: 'NAME: VALUE' is wanted"),
+        ("X: 1", "X: 1\nsecret", "MCP_CELERY_CLIENT_HEADERS, line 2: 'NAME: VALUE' is wanted"),
+    ],
+)
+def test_headers_that_cannot_be_read(mcp: Mcp, header: str, variable: str, says: str) -> None:
+    (mcp.folder / "headers").write_text("A: 1\nsecret\n")
+    done = mcp("call", "http://127.0.0.1:1/mcp", "x", "-H", header, MCP_CELERY_CLIENT_HEADERS=variable)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "secret" not in done.stderr.replace("put secrets", "")
 
 
 def test_a_task_is_left_running_found_and_cancelled(mcp: Mcp, url: str, tmp_path: Path) -> None:
@@ -356,6 +405,55 @@ def test_a_question_that_nobody_here_can_answer(mcp: Mcp, asking: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        ('{"properties": 7}', "it is no JSON Schema: 7 is not of type 'object'"),
+        ('{"properties": {"a": true}}', "its field 'a' is True and not an object"),
+    ],
+)
+def test_a_form_that_is_none_is_told(mcp: Mcp, asking: str, form: str, says: str) -> None:
+    done = mcp("call", asking, "odd", "--json", json.dumps({"text": form}), typed="x\n")
+    assert done.returncode == 1
+    found = re.search(
+        r"^Error: question 'odd' of task (\S+): (the server's form cannot be asked: .*)$", done.stderr, re.MULTILINE
+    )
+    assert found, done.stderr
+    assert found[2] == f"the server's form cannot be asked: {says}"
+    answered = mcp("task", "answer", asking, found[1], typed="x\n")
+    assert (answered.returncode, answered.stderr.splitlines()[-1]) == (1, f"Error: {found[2]}")
+
+
+def test_ctrl_c_is_heard_while_an_answer_is_checked(mcp: Mcp, asking: str) -> None:
+    with mcp.at_a_terminal("call", asking, "tangle", forked=False) as terminal:
+        terminal.until("knot: ")
+        terminal.type("x\r")
+        terminal.computes(0.3)
+        terminal.interrupt()
+        terminal.until(r"\[w\]ait on\?")
+        terminal.type("w\r")
+        terminal.until("knot: ")
+        terminal.type("/decline\r")
+        terminal.until("decline")
+        assert terminal.end() == 0
+
+
+def test_a_server_chooses_neither_what_files_are_nor_how_many(mcp: Mcp, asking: str) -> None:
+    outside = mcp.folder / "outside"
+    (mcp.folder / "flood-2.bin").symlink_to(outside)
+    done = mcp("call", asking, "flood")
+    assert done.returncode == 0
+    names = {path.name for path in mcp.folder.iterdir()}
+    assert names == {
+        *(f"flood-{number}.bin" for number in range(1, 7)),
+        "flood-1.png",
+        *(f"flood-{number}.gif" for number in range(1, 95)),
+    }
+    assert not outside.exists(), "a link is not followed"
+    assert not any(path.stat().st_mode & 0o111 for path in mcp.folder.iterdir() if not path.is_symlink())
+    assert "Not saved: 56 contents. At most 100 files and 64 MiB of a result are saved" in done.stdout
+
+
 def test_images_are_saved_and_nothing_is_overwritten(mcp: Mcp, asking: str) -> None:
     (mcp.folder / "paint-2.png").write_text("mine")
     done = mcp("call", asking, "paint")
@@ -377,6 +475,14 @@ def test_what_a_server_sends_cannot_move_the_cursor(mcp: Mcp, asking: str) -> No
     assert "said {'text': '7'}" in done.stdout
     assert re.search(r"│ Grace\s+│ 1906\s+│ \[b\]x\[/b\]\s+│", done.stdout)
     assert re.search(r"(?m)^ 50%  working  step 1", done.stderr)
+
+
+def test_json_for_machines_cannot_move_the_cursor_either(mcp: Mcp, asking: str) -> None:
+    text = "\x9b31m red \x7f \u202e reversed \u2066 \u200b \U000e0041 é 🎉"
+    done = mcp("call", asking, "echo", "--json", json.dumps({"text": text}), "--json")
+    assert not re.search("[\x7f-\x9f\u200b\u202e\u2066\U000e0041]", done.stdout)
+    assert json.loads(done.stdout)["result"]["content"] == [{"type": "text", "text": text}], "its value is the same"
+    assert "é 🎉" in done.stdout
 
 
 @pytest.mark.parametrize(

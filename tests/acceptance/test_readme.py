@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import socket
 import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -103,12 +105,16 @@ async def test_three_processes_are_a_deployment(folder: Path, store_url: str) ->
     settings = dict(line.removeprefix("export ").split("=", 1) for line in exports)
     settings |= {"MCP_CELERY_REDIS_URL": store_url, "MCP_CELERY_NAMESPACE": f"readme-{os.getpid()}"}
     flower_port = reserve_port()
+    (folder / "config").mkdir()
+    shutil.copy(ROOT / "config" / "flowerconfig.py", folder / "config")
     with ExitStack() as stack:
         log, server = stack.enter_context(typed(serve.replace("8000", "0"), folder, **settings))
         stack.enter_context(typed(worker, folder, **settings))
         stack.enter_context(typed(flower, folder, **settings, FLOWER_PORT=str(flower_port)))
         url = answering_url(log, server)
         wait_until(lambda: is_listening(flower_port), "Flower listens")
+        with socket.socket() as elsewhere:
+            assert elsewhere.connect_ex(("127.0.0.2", flower_port)), "Flower listens on 127.0.0.1 alone"
         result, _ = await report(url)
         async with httpx2.AsyncClient() as http:
             page = await http.get(f"http://127.0.0.1:{flower_port}/")

@@ -76,6 +76,16 @@ async def test_the_life_of_a_task(world: World, engine: TaskEngine, told: Told) 
     assert told.lines() == [line("task.retrieved", task_id, task_status="completed")]
 
 
+async def test_an_id_that_is_the_right_to_read_is_shortened(engine: TaskEngine, told: Told) -> None:
+    anyone = Caller()
+    task_id = (await engine.submit(a_submission(anyone))).task_id
+    await engine.cancel(anyone, task_id)
+    await engine.get(anyone, task_id)
+    lines = told.lines()
+    assert [found["event"] for found in lines] == ["task.created", "task.ended", "task.retrieved"]
+    assert {found["task_id"] for found in lines} == {f"{task_id[:8]}…"}
+
+
 async def test_polls_of_an_open_task_are_told_to_those_who_ask_for_more(
     engine: TaskEngine, told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,9 +143,9 @@ async def test_who_asks_for_anothers_task_is_told_and_the_task_is_not_retrieved(
         for ask in (engine.get, engine.cancel, engine.find, engine.wait):
             with pytest.raises(TaskNotFoundError):
                 await ask(stranger, task_id)
-            assert told.lines() == [line("task.refused", task_id, stranger.scope, reason=reason)]
+            assert told.lines() == [line("task.refused", f"{task_id[:8]}…", stranger.scope, reason=reason)]
         async with engine.watch(stranger, [task_id]):
-            assert told.lines() == [line("task.refused", task_id, stranger.scope, reason=reason)]
+            assert told.lines() == [line("task.refused", f"{task_id[:8]}…", stranger.scope, reason=reason)]
 
 
 async def test_what_a_limit_refuses_is_told_and_nothing_else(world: World, queue: Watchful, told: Told) -> None:
@@ -177,7 +187,7 @@ async def test_a_request_for_many_tasks_has_one_line_for_each_reason(engine: Tas
     assert unknown == line("task.refused", "gone-0", reason="unknown", number="1000")
     stranger = Caller(ALICE.scope, "https://elsewhere.example")
     async with engine.watch(stranger, mine):
-        assert told.lines() == [line("task.refused", mine[0], reason="issuer", number="2")]
+        assert told.lines() == [line("task.refused", f"{mine[0][:8]}…", reason="issuer", number="2")]
 
 
 @pytest.mark.parametrize("part", ["a\nevent=task.created", 'a" task=forged', "\x1b[31m", " \u2028", "a\\", "ü" * 1000])

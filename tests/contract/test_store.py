@@ -451,6 +451,13 @@ class TestFind:
         record = await created(world, scope=scope, leg=leg)
         assert world.ledger.find(record.job_id) == record
 
+    async def test_a_task_is_found_by_an_id_that_hides_its_own(self, in_redis: RedisWorld) -> None:
+        record = replace(a_record(scope=None), hides_id=True, issuer=None)
+        await in_redis.store.create(record, SNAPSHOT)
+        assert record.task_id not in record.job_id
+        assert in_redis.ledger.find(record.job_id) == await load(in_redis, record.ref) == record
+        assert in_redis.ledger.find(replace(record, hides_id=False).job_id) is None
+
     @pytest.mark.parametrize("scope", ["alice", "s" * 500], ids=["whole", "shortened"])
     async def test_a_job_of_another_leg_is_not_the_task(self, world: World, scope: str) -> None:
         record = await created(world, scope=scope)
@@ -478,6 +485,13 @@ class TestInRedisOnly:
     async def test_an_id_that_holds_its_key_needs_no_alias(self, in_redis: RedisWorld) -> None:
         await created(in_redis)
         assert len(in_redis.tasks_keys_left()) == 3
+
+    async def test_a_task_is_found_by_an_id_that_hides_its_own(self, in_redis: RedisWorld) -> None:
+        record = replace(a_record(scope=None), hides_id=True, issuer=None)
+        await in_redis.store.create(record, SNAPSHOT)
+        assert record.task_id not in record.job_id
+        assert in_redis.ledger.find(record.job_id) == await load(in_redis, record.ref) == record
+        assert in_redis.ledger.find(replace(record, hides_id=False).job_id) is None
 
     @pytest.mark.parametrize("scope", ["alice", "s" * 500], ids=["whole", "shortened"])
     async def test_a_task_that_is_taken_back_leaves_no_key(self, in_redis: RedisWorld, scope: str) -> None:

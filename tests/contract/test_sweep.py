@@ -93,6 +93,20 @@ async def test_of_a_task_that_no_sweep_saw_before_it_expired_the_same_is_known(i
     assert not world.client.exists(world.keys.remembered, world.keys.expiry, world.keys.claims("w1"))
 
 
+async def test_whether_the_jobs_of_an_expired_task_hide_its_id_is_known(in_redis: RedisWorld) -> None:
+    record = replace(a_record(ttl_ms=3 * MINUTE_MS, scope=None), hides_id=True)
+    await in_redis.store.create(record, SNAPSHOT)
+    (found,) = (await swept(in_redis)).expiring
+    assert (found.hides_id, found.job_ids) == (True, [record.job_id])
+
+
+async def test_what_the_release_before_remembered_is_read(in_redis: RedisWorld) -> None:
+    record = await created(in_redis, minutes=3)
+    in_redis.client.hset(in_redis.keys.remembered, record.key, "[2,true,false,false]")
+    (found,) = (await swept(in_redis)).expiring
+    assert replace(found, left_ms=0) == Expiring(record.key, 0, leg=2, is_open=True)
+
+
 async def test_what_0_1_0_kept_of_a_task_that_expires_is_read(in_redis: RedisWorld) -> None:
     record = await created(in_redis, minutes=3, work=ExposedWork(parts=2))
     in_redis.client.delete(in_redis.keys.remembered)

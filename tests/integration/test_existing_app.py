@@ -15,6 +15,7 @@ import workers.existing_app
 from mcp_celery.settings import celery_url
 from tests.support.deployment import Deployment, deployed
 from tests.support.nodes import ROOT, EmbeddedStoreContainer
+from tests.support.waiting import eventually
 from tests.support.wire import Wire, follow
 
 pytestmark = pytest.mark.anyio
@@ -53,6 +54,17 @@ async def test_a_tool_runs_what_the_shop_has(shop: Deployment) -> None:
     assert seen[-1]["result"]["structuredContent"] == REPORT
     assert any(state.get("statusMessage", "").startswith("2026-0") for state in seen[:-1])
     assert "more orders" in compared[-1]["result"]["structuredContent"]["result"]
+
+
+async def test_the_shops_log_shows_whose_job_it_is_and_not_the_right_to_read_it(shop: Deployment) -> None:
+    """The shop's worker has Celery's own format, and anonymous callers."""
+    async with Wire(shop.serve()) as wire:
+        task_id = (await wire.create("compare_years", first=2025, second=2026))["taskId"]
+        await follow(wire, task_id)
+    log = "worker-prefork.log"
+    await eventually(lambda: f"[anon:{task_id[:8]}…:tool:compare_years] succeeded" in shop.logs()[log])
+    assert f"[anon:{task_id[:8]}…:tool:compare_years] received" in shop.logs()[log]
+    assert [name for name, text in shop.logs().items() if task_id in text] == []
 
 
 @pytest.mark.shows("C9")

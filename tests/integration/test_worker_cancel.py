@@ -14,6 +14,7 @@ from celery.worker import state
 
 from mcp_celery import Settings
 from mcp_celery.engine import Caller, TaskRecord
+from mcp_celery.logs import with_short_ids
 from tests.integration.conftest import Starter, lines, settings_for, worker_environment
 from tests.support.live import ANYONE, Gate, LiveServer, live_server
 from tests.support.nodes import ROOT, EmbeddedStoreContainer, Pool, WorkerProcess, environment
@@ -349,7 +350,9 @@ class TestOverRestarts:
                 await live.publish_again(record, {**submissions, "retried": retried}[name])
             await goes_on(live)
             for record in records.values():
-                await eventually(lambda record=record: f"job {record.job_id} does not run" in second.logs())
+                await eventually(
+                    lambda record=record: f"job {with_short_ids(record.job_id)} does not run" in second.logs()
+                )
             for name, record in records.items():
                 assert await live.now(record) == cancelled[name]
         assert (lines(tmp_path / "held"), lines(tmp_path / "queued")) == ([], [])

@@ -14,6 +14,7 @@ import redis
 from mcp_celery import Settings, TaskConfig, TaskContextSnapshot
 from mcp_celery.context import CallerToken
 from mcp_celery.engine import Caller, TaskView
+from mcp_celery.errors import TaskNotFoundError
 from tests.integration.conftest import Starter, settings_for
 from tests.support.live import REVISION, LiveServer, live_server
 from tests.support.nodes import EmbeddedStoreContainer, Pool, WorkerProcess
@@ -147,6 +148,23 @@ async def test_a_token_may_expire_while_its_job_runs(live: LiveServer) -> None:
             found = await live.structured("outlive", **asked_by(bearer))
     assert found["before"]["token"]["subject"] == "alice"
     assert found["after"] == {**found["before"], "token": None}
+
+
+@pytest.mark.smoke
+@pytest.mark.shows("C7")
+async def test_tasks_of_a_job_whose_token_has_expired_keep_its_issuer(live: LiveServer) -> None:
+    """And those of a task that such a job has made. Another subject of the same name cannot read them."""
+    expired = replace(ALICE, expires_at=int(time.time()) - 1)
+    child = await live.text_of("delegate", {"generations": 2}, **asked_by(expired))
+    view = await live.engine.wait(Caller(ALICE.scope, ALICE.issuer), child)
+    assert view.result is not None, view.record
+    grandchild = view.result["content"][0]["text"]
+    for task_id in (child, grandchild):
+        record = (await live.engine.wait(Caller(ALICE.scope, ALICE.issuer), task_id)).record
+        assert (record.status, record.issuer) == ("completed", ALICE.issuer)
+        for stranger in (Caller(ALICE.scope, None), Caller(ALICE.scope, "https://two.example")):
+            with pytest.raises(TaskNotFoundError):
+                await live.engine.get(stranger, task_id)
 
 
 def reason_of(view: TaskView) -> tuple[str, str | None, int | None]:

@@ -16,6 +16,7 @@ from mcp_celery import Settings, TaskServer
 from mcp_celery.engine import JSONObject, RpcError, TaskRecord
 from mcp_celery.engine.outcome import FAILURE_REASONS
 from mcp_celery.errors import INTERNAL_ERROR
+from mcp_celery.logs import with_short_ids
 from tests.integration.conftest import TOOLS, Starter, lines, settings_for, texts_of
 from tests.support.live import ANYONE, EventLog, Gate, LiveServer, live_server
 from tests.support.nodes import EmbeddedStoreContainer, Pool, WorkerNode
@@ -40,7 +41,7 @@ async def busy(live: LiveServer, gate: Gate) -> AsyncGenerator[Gate]:
 
 async def refused(worker: WorkerNode, record: TaskRecord) -> None:
     """Wait until the worker has met a delivery that must not run."""
-    await eventually(lambda: f"job {record.job_id} does not run" in worker.process.logs_since_mark())
+    await eventually(lambda: f"job {with_short_ids(record.job_id)} does not run" in worker.process.logs_since_mark())
 
 
 @pytest.mark.smoke
@@ -239,7 +240,9 @@ async def test_a_job_cancelled_in_the_queue_never_runs(
     after = await live.submit("touch", {"path": str(tmp_path / "after")})
     busy.open()
     await live.end_of(after)
-    await eventually(lambda: record.job_id in worker.process.logs_since_mark(), what="the worker has met the job")
+    await eventually(
+        lambda: with_short_ids(record.job_id) in worker.process.logs_since_mark(), what="the worker has met the job"
+    )
     assert (await live.now(record)).status == "cancelled"
     assert lines(tmp_path / "ran") == []
 
@@ -255,7 +258,7 @@ async def test_a_job_cancelled_while_no_worker_is_there_never_runs(
         await live.engine.cancel(ANYONE, record.task_id)
         worker = own.worker(TOOLS, pool, settings, concurrency=1)
         assert await live.text_of("add", {"a": 1, "b": 1}) == "2"
-        await eventually(lambda: f"job {record.job_id} does not run" in worker.logs())
+        await eventually(lambda: f"job {with_short_ids(record.job_id)} does not run" in worker.logs())
         assert (await live.now(record)).status == "cancelled"
     assert lines(tmp_path / "ran") == []
 

@@ -8,6 +8,7 @@ import pytest
 
 from mcp_celery import TaskConfig
 from mcp_celery.engine import TaskRecord
+from mcp_celery.logs import with_short_ids
 from mcp_celery.shown import HIDDEN
 from tests.integration.conftest import texts_of
 from tests.support.live import EventLog, Gate, LiveServer
@@ -50,7 +51,7 @@ async def test_arguments_and_result_are_in_no_event_and_no_log_line(
     assert received["args"] == "()"
     assert received["kwargs"] == f"{{'text': {HIDDEN}}}"
     assert SECRET not in texts_of(events.all())
-    assert record.job_id in worker.process.logs_since_mark()
+    assert with_short_ids(record.job_id) in worker.process.logs_since_mark()
     assert SECRET not in worker.process.logs_since_mark()
 
 
@@ -70,7 +71,7 @@ async def test_an_error_is_seen_by_its_code_only(live: LiveServer, worker: Worke
     failed = await told(events, record, "task-failed")
     assert "-32050" in failed["exception"]
     assert SECRET not in texts_of(events.all())
-    assert record.job_id in worker.process.logs_since_mark()
+    assert with_short_ids(record.job_id) in worker.process.logs_since_mark()
     assert SECRET not in worker.process.logs_since_mark()
 
 

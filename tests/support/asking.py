@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from typing import Any
 
 import mcp_types as types
@@ -33,7 +34,7 @@ class Asking(Scripted):
         async def part(text: str = "", number: int = 0) -> str:
             return f"{text} {number} in the foreground".strip()
 
-        for name in ("show", "ask", "visit", "paint", "fail", "hang", "wrong"):
+        for name in ("show", "echo", "ask", "odd", "tangle", "visit", "paint", "flood", "fail", "hang", "wrong"):
             self.server.add_tool(part, name=name, structured_output=False)
 
     async def intercept_tool_call(
@@ -69,6 +70,23 @@ class Asking(Scripted):
         answer = await self.answered(task_id, "person")
         self.complete(task_id, f"{answer['action']}: {answer.get('content')}")
 
+    async def play_echo(self, task_id: str, arguments: JSON) -> None:
+        self.complete(task_id, arguments["text"])
+
+    async def play_odd(self, task_id: str, arguments: JSON) -> None:
+        """Asks with a form that is none."""
+        params = {"mode": "form", "message": "Well?", "requestedSchema": json.loads(arguments["text"])}
+        self.ask(task_id, odd={"method": "elicitation/create", "params": params})
+        self.complete(task_id, (await self.answered(task_id, "odd"))["action"])
+
+    async def play_tangle(self, task_id: str, arguments: JSON) -> None:
+        """Asks with a form against which no value can be checked in anybody's lifetime."""
+        deeper = {f"d{one}": {"allOf": [{"$ref": f"#/$defs/d{one - 1}"}] * 2} for one in range(1, 60)}
+        question = elicitation("Well?", knot={"type": "string", "$ref": "#/$defs/d59"})
+        question["params"]["requestedSchema"]["$defs"] = {"d0": {"type": "string"}, **deeper}
+        self.ask(task_id, tangle=question)
+        self.complete(task_id, (await self.answered(task_id, "tangle"))["action"])
+
     async def play_visit(self, task_id: str, arguments: JSON) -> None:
         params = {"mode": "url", "message": "Please sign in.", "url": "https://login.example/"}
         self.ask(task_id, visit={"method": "elicitation/create", "params": params})
@@ -80,6 +98,20 @@ class Asking(Scripted):
         blob = {"type": "resource", "resource": {"uri": "file:///b", "blob": PIXEL}}
         text = {"type": "resource", "resource": {"uri": "file:///c", "text": "read me"}}
         self.set(task_id, "completed", result={"content": [image, image, link, blob, text]})
+
+    async def play_flood(self, task_id: str, arguments: JSON) -> None:
+        """Files of kinds that run, and more of them than anybody wants."""
+        kinds = (
+            "application/x-sh",
+            "text/html",
+            "image/svg+xml",
+            "application/x-msdownload",
+            "../../x",
+            "IMAGE/PNG; a=b",
+        )
+        odd = [{"type": "image", "data": PIXEL, "mimeType": kind} for kind in kinds]
+        many = [{"type": "image", "data": PIXEL, "mimeType": "image/gif"}] * 150
+        self.set(task_id, "completed", result={"content": [*odd, *many]})
 
     async def play_fail(self, task_id: str, arguments: JSON) -> None:
         if arguments.get("text") == "tool":

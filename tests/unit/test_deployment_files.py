@@ -136,5 +136,10 @@ class TestFormatTask:
         assert re.fullmatch(r"digest-[0-9a-f]{32} · resource digest-[0-9a-f]{32}", shown(celery_job_id(key)))
         assert shown(celery_job_id(build_task_key("s" * 200, "id", "tool", "build"))).endswith(" · tool build")
 
+    def test_where_an_id_is_hidden_the_rest_is_readable(self, shown: Callable[[str], str]) -> None:
+        assert (
+            shown(celery_job_id(build_task_key(None, "id", "tool", "x"), hide_anonymous=True)) == "anonymous · tool x"
+        )
+
     def test_other_peoples_jobs_stay_as_they_are(self, shown: Callable[[str], str]) -> None:
         assert shown("4c4b0ba4-0d8a-4a2a-8e56-0c6e3bd1c2f5") == "as it was"

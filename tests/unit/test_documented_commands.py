@@ -86,6 +86,16 @@ def test_documented_commands_are_there_with_their_options(page: Path) -> None:
     assert [(words, wrong) for words in command_lines(page.read_text()) if (wrong := wrong_in(words))] == []
 
 
+def test_flower_listens_on_this_machine_alone_wherever_it_is_started() -> None:
+    """It would listen on every address. Our configuration says the same as the option."""
+    pages = [*PAGES, ROOT / "Procfile", ROOT / "docs" / "operations.md"]
+    lines = [words for page in pages for words in command_lines(page.read_text()) if "flower" in words]
+    lines += [shlex.split(line) for line in (ROOT / "Procfile").read_text().splitlines() if line.startswith("flower:")]
+    assert lines
+    assert [line for line in lines if not {"--address=127.0.0.1", "--conf=config/flowerconfig.py"} & {*line}] == []
+    assert 'address = "127.0.0.1"' in (ROOT / "config" / "flowerconfig.py").read_text()
+
+
 def test_command_lines_are_found_and_wrong_ones_are_noticed() -> None:
     inline = "`celery -A x control revoke ID [--terminate]` or `A=b mcp-celery serve m:s --prot 1`"
     text = f"{inline}\n```sh\ncelery -A x statu\n```"

@@ -14,6 +14,7 @@ from mcp_celery.keys import (
     build_task_key,
     celery_job_id,
     get_client_task_id_from_key,
+    hides_id,
     is_shortened,
     parse_task_key,
     task_key_from_job_id,
@@ -138,6 +139,27 @@ class TestCeleryId:
         assert (tag, rest) == ("auth", ["i" * 43, "tool", "build_report"])
         assert scope.startswith("~~")
         assert is_shortened(job_id)
+
+    @given(own_parts, legs)
+    def test_of_an_anonymous_task_it_may_hide_the_id(self, found: TaskKeyParts, leg: int) -> None:
+        key = key_of(found)
+        job_id = celery_job_id(key, leg, hide_anonymous=True)
+        if found.task_scope is not None:
+            assert job_id == celery_job_id(key, leg)
+            assert not hides_id(job_id)
+            return
+        assert len(job_id) <= MAX_JOB_ID_BYTES
+        assert re.fullmatch(r"[A-Za-z0-9_.~:!-]+", job_id)
+        assert hides_id(job_id)
+        assert is_shortened(job_id)
+        assert task_key_from_job_id(job_id) is None
+        assert re.fullmatch(r"[A-Za-z0-9_-]{0,8}~~[0-9a-f]{32}", job_id.split(":")[1])
+
+    def test_a_hidden_id_can_be_matched_with_a_log_line(self) -> None:
+        key = build_task_key(None, "q3Xw81ab" + "i" * 35, "tool", "x")
+        assert re.fullmatch(r"anon:q3Xw81ab~~[0-9a-f]{32}:tool:x!2", celery_job_id(key, 2, hide_anonymous=True))
+        assert not hides_id(celery_job_id(key))
+        assert not hides_id(celery_job_id(build_task_key(None, "i" * 43, "tool", "c" * 150)))
 
     @pytest.mark.shows("C2")
     def test_then_the_component_and_never_the_task_id(self) -> None:

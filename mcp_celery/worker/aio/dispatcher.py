@@ -184,7 +184,7 @@ class Dispatcher:
             logger.warning(
                 "Task %s was ended %.0f s ago (%s) and still holds its slot: it swallows CancelledError, or is in a "
                 "blocking call, which cannot be interrupted",
-                job,
+                str(job),
                 job.unwinds_since(),
                 reason,
             )

@@ -247,7 +247,7 @@ class Job:
         except Exception as error:
             if self.verdict is not None:
                 if not isinstance(error, Ignore):
-                    logger.warning("%s raised while it was ended: %r", self, error, exc_info=True)
+                    logger.warning("%s raised while it was ended: %r", str(self), error, exc_info=True)
                 raise asyncio.CancelledError from error
             raise
         if self.verdict is not None:

@@ -11,6 +11,7 @@ import pytest
 
 from mcp_celery import Settings
 from mcp_celery.errors import QueueUnavailableError
+from mcp_celery.logs import with_short_ids
 from tests.integration.conftest import Starter, settings_for
 from tests.support.brokers import RabbitProcess
 from tests.support.live import Gate, LiveServer, live_server
@@ -88,7 +89,9 @@ async def test_a_job_that_lasts_longer_than_the_consumer_timeout_runs_once_and_e
     record = await live.submit("hold", {"gate": str(gate)})
     await gate.reached()
     await eventually(
-        lambda: f"job {record.job_id} does not run" in worker.logs(), what="delivered again", seconds=PATIENCE_SECONDS
+        lambda: f"job {with_short_ids(record.job_id)} does not run" in worker.logs(),
+        what="delivered again",
+        seconds=PATIENCE_SECONDS,
     )
     assert "PRECONDITION_FAILED" in worker.logs()
     assert (await live.now(record)).status == "working"

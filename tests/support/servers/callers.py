@@ -22,6 +22,7 @@ from pydantic import AnyHttpUrl
 from mcp_celery import (
     Settings,
     TaskConfig,
+    TaskMeta,
     TaskServer,
     get_task_context,
     get_task_scope,
@@ -142,6 +143,14 @@ def build(  # noqa: C901 - many tools, none of them complex
             while get_access_token() is not None:  # noqa: ASYNC110 - time is what is waited for
                 await asyncio.sleep(0.01)
         return {"before": before, "after": identity(ctx)}
+
+    @server.tool()
+    async def delegate(ctx: Context, generations: int) -> str:
+        """Leaves the work to another task; gives its id, or says that nothing is left to do."""
+        if generations == 0:
+            return "done"
+        arguments = {"generations": generations - 1}
+        return (await server.call_tool("delegate", arguments, ctx, task_meta=TaskMeta())).task_id
 
     @server.tool()
     async def greet(name: Annotated[str, Resolve(caller_name)]) -> str:

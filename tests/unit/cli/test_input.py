@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import mcp_types as types
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from mcp_celery.cli.arguments import parsed_object, split_pairs, typed_arguments
 from mcp_celery.cli.lines import Lines
-from mcp_celery.cli.questions import choices_of, value_of
+from mcp_celery.cli.questions import Prompter, choices_of, value_of
 from mcp_celery.cli.render import printable
-from mcp_celery.cli.results import print_result, print_structured
+from mcp_celery.cli.results import MOST_BYTES, print_result, print_structured
 
 pytestmark = pytest.mark.anyio
 
@@ -65,6 +68,7 @@ def test_answers_become_values(text: str, schema: dict[str, Any], value: object)
         ("perhaps", {"type": "boolean"}, "y or n"),
         ("seven", {"type": "integer"}, "'seven' is no integer"),
         ("7.5", {"type": "integer"}, "is no integer"),
+        ("nan", {"type": "number"}, "'nan' is no number that JSON has"),
         ("-1", {"type": "number", "minimum": 0}, "minimum"),
         ("c", {"type": "array", "items": {"enum": ["a"]}}, "not one of"),
         ("c", {"oneOf": [{"const": "a"}]}, "not valid"),
@@ -82,6 +86,97 @@ def test_choices_are_found_however_they_are_written() -> None:
     assert choices_of({"enum": ["r", "g"], "enumNames": ["Red", "Green"]}) == {"r": "Red", "g": "Green"}
     assert choices_of({"items": {"enum": ["r"]}}) == {"r": "r"}
     assert choices_of({"type": "string"}) == {}
+
+
+class Typed(Lines):
+    """What somebody types, over and over."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__()
+        self._typed = [*lines]
+
+    async def read(self) -> str | None:
+        return self._typed.pop(0) if self._typed else None
+
+
+async def asked(schema: Any, *lines: str) -> types.ElicitResult | types.ErrorData:
+    """What the server is answered to a form."""
+    prompter = Prompter(Console(file=io.StringIO(), width=200), Typed(*lines), nullcontext)
+    params = types.ElicitRequestFormParams(message="?", requested_schema=schema)
+    return await prompter.elicit(cast(Any, None), params)
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        ({"properties": 7}, "7 is not of type 'object'"),
+        ({"properties": {"a": True}}, "its field 'a' is True and not an object"),
+        ({"required": 7}, "7 is not of type 'array'"),
+        ({"properties": {"a": {"enum": 7}}}, "7 is not of type 'array'"),
+        ({"properties": {"a": {"minLength": "x"}}}, "'x' is not of type 'integer'"),
+        ({"properties": {"a": {"pattern": "("}}}, "is not a 'regex'"),
+        ({"properties": {"a": {"pattern": "(?=a)"}}}, "cannot be matched in linear time"),
+        ({"properties": {"a": {"$ref": "https://evil.example/x"}}}, "nothing is fetched"),
+        ({"properties": {"a": {"$dynamicRef": "#nowhere"}}}, "nothing is fetched"),
+        ({"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"$ref": "#/$defs/a"}}}, "without end"),
+        ({"properties": {"a": {"title": ["x" * 5000]}}}, "…"),
+    ],
+)
+async def test_a_form_that_is_none_is_refused(form: Any, says: str) -> None:
+    answer = await asked(form, "x", "x")
+    assert isinstance(answer, types.ErrorData)
+    assert answer.message.startswith("the server's form cannot be asked: ")
+    assert says in answer.message
+    assert len(answer.message) < 400
+
+
+async def test_a_form_may_define_what_its_fields_share() -> None:
+    form = {"properties": {"a": {"$ref": "#/$defs/colour"}}, "$defs": {"colour": {"enum": ["red"]}}}
+    assert await asked(form, "blue", "red") == types.ElicitResult(action="accept", content={"a": "red"})
+
+
+KEYWORDS = [
+    "properties",
+    "required",
+    "type",
+    "enum",
+    "enumNames",
+    "oneOf",
+    "anyOf",
+    "items",
+    "const",
+    "title",
+    "default",
+    "description",
+    "format",
+    "pattern",
+    "minLength",
+    "$ref",
+    "$defs",
+    "#/$defs/a",
+    "a",
+    "string",
+    "array",
+    "number",
+]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 2) | st.sampled_from(KEYWORDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYWORDS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(
+    form=st.dictionaries(st.sampled_from(KEYWORDS), VALUES, max_size=4),
+    fields=st.dictionaries(st.sampled_from(["a", "b"]), VALUES, max_size=2),
+    lines=st.lists(st.sampled_from(["x", "", "1", "a,b", "nan", "y"]), max_size=4),
+)
+def test_no_form_ends_the_command_with_an_error_of_ours(
+    form: dict[str, Any], fields: dict[str, Any], lines: list[str]
+) -> None:
+    answer = asyncio.run(asked({"properties": fields, **form}, *lines))
+    assert isinstance(answer, types.ElicitResult | types.ErrorData)
 
 
 async def test_lines_of_a_pipe_come_as_they_are_asked_for() -> None:
@@ -137,3 +232,14 @@ def test_a_content_that_is_no_base64_is_told(tmp_path: Path) -> None:
     out = io.StringIO()
     print_result(Console(file=out, width=300), result, name="../x", folder=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["x-1.bin"]
+
+
+def test_a_content_that_is_too_large_is_not_saved(tmp_path: Path) -> None:
+    large = types.ImageContent(data="A" * (MOST_BYTES // 3 * 4 + 4), mime_type="image/png")
+    small = types.ImageContent(data="AAAA", mime_type="image/png")
+    result = types.CallToolResult(content=[small, large, small])
+    out = io.StringIO()
+    print_result(Console(file=out, width=300), result, name="x", folder=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"x-1.png", "x-2.png"}
+    assert "(a file too many: not saved)\n" in out.getvalue()
+    assert "Not saved: 1 contents. At most 100 files and 64 MiB" in out.getvalue()

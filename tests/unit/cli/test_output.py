@@ -11,6 +11,7 @@ import pytest
 from celery.concurrency import get_implementation
 from rich.console import Console
 
+from mcp_celery.cli.dev import flower_command
 from mcp_celery.cli.options import POOLS
 from mcp_celery.cli.output import KEPT_LINES, LogTail, Terminal, typed
 from mcp_celery.cli.render import LANGUAGES_SHOWN, ProgressView, print_index
@@ -71,6 +72,15 @@ def test_a_program_is_named_as_it_can_be_typed(monkeypatch: pytest.MonkeyPatch, 
     assert typed("not-installed") == "not-installed"
     monkeypatch.setenv("PATH", str(folder))
     assert typed("celery") == "celery"
+
+
+def test_the_command_of_flower_listens_on_this_machine_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert flower_command({"A": "b c"}).startswith("A='b c' ")
+    assert flower_command({}).endswith("celery -A mcp_celery flower --address=127.0.0.1")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "flowerconfig.py").touch()
+    assert flower_command({}).endswith(" flower --address=127.0.0.1 --conf=config/flowerconfig.py")
 
 
 def update(status: str, progress: int | None = None, message: str | None = None) -> TaskState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import socket
 from pathlib import Path
@@ -40,6 +41,9 @@ def test_there_are_no_more_connections_than_files(
     connections: int,
     raised: int | None,
 ) -> None:
+    monkeypatch.setattr(
+        logging.getLogger("uvicorn"), "propagate", True
+    )  # a server that ran here before sets it to False
     asked: list[tuple[int, int]] = []
 
     def getrlimit(_kind: int) -> tuple[int, int]:
