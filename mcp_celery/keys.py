@@ -6,6 +6,7 @@ presents somebody else's task id computes another key and finds nothing: isolati
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import re
 from dataclasses import dataclass
@@ -151,26 +152,36 @@ def task_redis_prefix(task_scope: str | None, *, prefix: str = "mcp_celery") -> 
     return f"{prefix}:task:anon" if task_scope is None else f"{prefix}:task:auth:{quote_segment(task_scope)}"
 
 
-def celery_job_id(key: str, leg: int = 1, *, hide_anonymous: bool = False) -> str:
+class Hidden(enum.IntFlag):
+    """For which parts of a task's compound key its Celery ids have a digest, whatever their length."""
+
+    NOTHING = 0
+    TASK_ID = 1
+    """Of an anonymous task: it is the right to read the task."""
+    COMPONENT = 2
+    """The URI of a resource, whose arguments are not to be shown."""
+
+
+def celery_job_id(key: str, leg: int = 1, *, hidden: Hidden = Hidden.NOTHING) -> str:
     """The Celery id of a task's job: the compound key in an alphabet that every part of Celery can carry.
 
     ``%`` is written ``~`` (``~`` itself is quoted first), since Flower's Revoke button posts the id raw and loses ids
     with ``%``, ``?`` or ``#``. At most 155 bytes: over that the scope, then the component, give way to a digest, and
-    the record keeps the full key. The task id never does for its length; that of an anonymous task, which is the right
-    to read it, does where Celery's ids are not to show it. Later legs of a task append ``!2``, ``!3``, …, because a
+    the record keeps the full key. The task id never does for its length. What Celery's ids are not to show gives way
+    in any case. Later legs of a task append ``!2``, ``!3``, …, because a
     result backend ignores a second result for one id.
 
     >>> celery_job_id("auth:client-a:task456:resource:file%3A%2F%2Fdata.txt")
     'auth:client-a:task456:resource:file~3A~2F~2Fdata.txt'
     >>> celery_job_id("anon:task456:tool:my_tool", leg=2)
     'anon:task456:tool:my_tool!2'
-    >>> celery_job_id("anon:q3Xw81abcdefghij:tool:my_tool", hide_anonymous=True)
+    >>> celery_job_id("anon:q3Xw81abcdefghij:tool:my_tool", hidden=Hidden.TASK_ID)
     'anon:q3Xw81ab~~0552740228610825298f68fa3906d6f9:tool:my_tool'
 
     Args:
         key: A compound key.
         leg: Which job of the task, from 1.
-        hide_anonymous: Whether a digest, behind its first characters, takes the place of an anonymous task's id.
+        hidden: What it is not to show. Of the id of an anonymous task its first characters stay, before the digest.
 
     Returns:
         An id of ASCII letters, digits and ``_ . - ~ : !``.
@@ -183,7 +194,9 @@ def celery_job_id(key: str, leg: int = 1, *, hide_anonymous: bool = False) -> st
     parse_task_key(key)
     *head, component = key.replace("~", "%7E").replace("%", "~").split(":")
     room = MAX_JOB_ID_BYTES - _LEG_SUFFIX_BYTES
-    if hide_anonymous and head[0] == "anon":
+    if Hidden.COMPONENT in hidden:
+        component = digest(component)
+    if Hidden.TASK_ID in hidden and head[0] == "anon":
         head[1] = _NOT_SHOWN.split(head[1][:_SHOWN_CHARS])[0] + digest(head[1])
     stem = ":".join([*head, component])
     if len(stem) > room and head[0] == "auth" and len(head[1]) > _DIGEST_BYTES:
@@ -204,10 +217,13 @@ def digest(segment: str) -> str:
 _DIGEST_BYTES: Final = len(digest(""))
 
 
-def hides_id(job_id: str) -> bool:
-    """Whether a digest stands in this Celery id for the id of an anonymous task."""
-    tag, _, rest = job_id.partition(":")
-    return tag == "anon" and _DIGEST_MARK in rest.partition(":")[0]
+def later_job_id(job_id: str, leg: int) -> str:
+    """The Celery id of a later job of the task whose job has this one.
+
+    >>> later_job_id("anon:task456:tool:my_tool!2", 3)
+    'anon:task456:tool:my_tool!3'
+    """
+    return f"{job_id.partition('!')[0]}!{leg}"
 
 
 def is_shortened(job_id: str) -> bool:

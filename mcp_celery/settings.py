@@ -161,6 +161,14 @@ class Settings(BaseSettings):
     http_max_connections: int = Field(
         4_000, gt=0, description="Open connections of one server process; further ones are refused with 503."
     )
+    http_max_sessions: int = Field(
+        10_000,
+        gt=0,
+        description="Open sessions (2025-11-25) of one server process; further ones are refused with 503.",
+    )
+    http_session_idle_seconds: int = Field(
+        1_800, gt=0, description="Time without a request after which a session ends. Its tasks go on."
+    )
 
     @field_validator("redis_url")
     @classmethod

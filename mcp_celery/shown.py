@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,6 +22,19 @@ def shown_arguments(params: Mapping[str, Any], config: TaskConfig) -> str:
         f"{name!r}: {_short(value) if name in config.show_arguments else HIDDEN}" for name, value in arguments.items()
     ]
     return "{" + ", ".join(shown) + "}"
+
+
+def names_in(template: str) -> frozenset[str]:
+    """The arguments of a resource's URI template.
+
+    >>> sorted(names_in("reports://{year}/{+path}{?page,size*}"))
+    ['page', 'path', 'size', 'year']
+    """
+    return frozenset(
+        name.rstrip("*").partition(":")[0]
+        for expression in re.findall(r"\{[+#./;?&]?([^{}]*)\}", template)
+        for name in expression.split(",")
+    )
 
 
 def _short(value: object) -> str:

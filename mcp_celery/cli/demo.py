@@ -29,7 +29,7 @@ from mcp_celery.cli.stack import SERVER as SERVER_VARIABLE
 from mcp_celery.cli.stack import Stack, StopRequested, run_stack
 from mcp_celery.cli.store import REDIS_URL
 from mcp_celery.client import TaskHandle, TasksClient, call_tool_task, resilient_http
-from mcp_celery.keys import build_task_key, celery_job_id
+from mcp_celery.keys import Hidden, build_task_key, celery_job_id
 from mcp_celery.settings import Settings
 
 SERVER: Final = "workers.demo:server"
@@ -60,7 +60,8 @@ class Indexed:
     def job_id(self) -> str:
         """The Celery id of the task's job; the demo's client is an anonymous one."""
         key = build_task_key(None, self.task_id, "tool", TOOL)
-        return celery_job_id(key, hide_anonymous=Settings.load().hide_anonymous_ids)
+        hides_ids = Settings.load().hide_anonymous_ids
+        return celery_job_id(key, hidden=Hidden.TASK_ID if hides_ids else Hidden.NOTHING)
 
 
 def demo() -> None:

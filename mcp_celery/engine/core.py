@@ -44,6 +44,8 @@ from mcp_celery.errors import (
     StoredDataError,
     TaskNotFoundError,
 )
+from mcp_celery.keys import Hidden
+from mcp_celery.shown import names_in
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +123,7 @@ class TaskEngine:
             poll_interval_ms=submission.config.poll_interval_ms or self._limits.poll_interval_ms,
             idempotent=submission.config.acks_late,
             listed=submission.listed,
-            hides_id=self._limits.hide_anonymous_ids and submission.caller.scope is None,
+            hidden=self._hidden(submission),
             start_before_ms=too_late_from(created, submission.config.expires if plan is None else plan.expires),
             work=None if plan is None else plan.work,
         )
@@ -141,6 +143,13 @@ class TaskEngine:
             self._exposed.began(record.key)
         audit.created(record.scope, record.task_id, record.task_type, submission.declared_as or record.component)
         return record
+
+    def _hidden(self, submission: Submission) -> Hidden:
+        """What the task's Celery ids do not show."""
+        is_id = self._limits.hide_anonymous_ids and submission.caller.scope is None
+        arguments = names_in(submission.declared_as or "") if submission.task_type == "resource" else frozenset[str]()
+        is_uri = not arguments.issubset(submission.config.show_arguments)
+        return (Hidden.TASK_ID if is_id else Hidden.NOTHING) | (Hidden.COMPONENT if is_uri else Hidden.NOTHING)
 
     async def _is_taken_back(self, record: TaskRecord) -> bool:
         has_begun = False

@@ -10,7 +10,7 @@ from typing import Any, Final
 from mcp_celery.engine.plan import ExposedWork
 from mcp_celery.engine.status import OPEN, TERMINAL, TaskStatus
 from mcp_celery.errors import LimitExceededError, TooManyBytesError, TooManyTasksError
-from mcp_celery.keys import TaskType, build_task_key, celery_job_id, parse_task_key
+from mcp_celery.keys import Hidden, TaskType, build_task_key, celery_job_id, parse_task_key
 from mcp_celery.logs import shown_task_id
 
 JSONObject = dict[str, Any]
@@ -178,7 +178,7 @@ class TaskRecord:
         idempotent: Whether a body that has begun may begin again when its worker dies.
         listed: Whether its owner's list shows the task.
         leg: Which job of the task, from 1.
-        hides_id: Whether its Celery ids have a digest in place of the task's id.
+        hidden: What its Celery ids do not show of its key.
         claim: The worker that received the job, None while it is queued.
         started_at_ms: When the body of this attempt began, None before.
         start_before_ms: When a body that has not begun is too late, None for never.
@@ -212,7 +212,7 @@ class TaskRecord:
     start_before_ms: int | None = None
     session: str | None = None
     job_name: str | None = None
-    hides_id: bool = False
+    hidden: Hidden = Hidden.NOTHING
     work: ExposedWork | None = None
     revision: int = 1
 
@@ -244,14 +244,14 @@ class TaskRecord:
     @property
     def job_id(self) -> str:
         """The Celery id of the current leg."""
-        return celery_job_id(self.key, self.leg, hide_anonymous=self.hides_id)
+        return celery_job_id(self.key, self.leg, hidden=self.hidden)
 
     @property
     def job_ids(self) -> list[str]:
         """The Celery ids of the jobs that the task has now: of exposed work all of its parts."""
         if self.work is None:
             return [self.job_id]
-        return [celery_job_id(self.key, part, hide_anonymous=self.hides_id) for part in range(1, self.work.parts + 1)]
+        return [celery_job_id(self.key, part, hidden=self.hidden) for part in range(1, self.work.parts + 1)]
 
     @property
     def expires_at_ms(self) -> int:

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from mcp_celery.engine.outcome import failure
 from mcp_celery.engine.plan import ExposedWork
 from mcp_celery.engine.record import Change
-from mcp_celery.keys import celery_job_id
+from mcp_celery.keys import Hidden, celery_job_id
 
 BATCH = 1_000
 """The most of one kind that a sweep takes up."""
@@ -65,7 +65,7 @@ class Expiring:
         is_open: Whether that job waits or runs.
         worker: Which worker has claimed it, None for none.
         work: Of exposed jobs, which no worker claims; else None.
-        hides_id: Whether its Celery ids have a digest in place of the task's id.
+        hidden: What its Celery ids do not show of its key.
     """
 
     key: str
@@ -74,7 +74,7 @@ class Expiring:
     is_open: bool = False
     worker: str | None = None
     work: ExposedWork | None = None
-    hides_id: bool = False
+    hidden: Hidden = Hidden.NOTHING
 
     @property
     def open_job_ids(self) -> list[str]:
@@ -87,7 +87,7 @@ class Expiring:
         numbers = range(self.leg, 0, -1)
         if self.work is not None:
             numbers = range(1, self.work.parts + 1)
-        return [celery_job_id(self.key, number, hide_anonymous=self.hides_id) for number in numbers]
+        return [celery_job_id(self.key, number, hidden=self.hidden) for number in numbers]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from mcp_celery.engine import (
 from mcp_celery.engine.ids import is_wire_task_id
 from mcp_celery.engine.status import MOVES
 from mcp_celery.jsonable import finite_number, json_text, utf8_text
-from mcp_celery.keys import MAX_LEGS, METHODS
+from mcp_celery.keys import MAX_LEGS, METHODS, Hidden
 from mcp_celery.store.unreadable import UNREADABLE
 
 Fields = dict[str, str]
@@ -53,7 +53,7 @@ def encode_record(record: TaskRecord) -> Fields:
         "idempotent": "1" if record.idempotent else None,
         "unlisted": None if record.listed else "1",
         "leg": str(record.leg),
-        "hides_id": "1" if record.hides_id else None,
+        "hidden": str(int(record.hidden)) if record.hidden else None,
         "start_before_ms": None if record.start_before_ms is None else str(record.start_before_ms),
         "work": None if (work := record.work) is None else json.dumps([work.parts, work.gathered, work.terminate]),
         "revision": str(record.revision),
@@ -119,7 +119,7 @@ def decode_record(fields: Mapping[str, str]) -> TaskRecord:
         idempotent=get("idempotent") == "1",
         listed="unlisted" not in fields,
         leg=leg_number(int(fields["leg"])),
-        hides_id="hides_id" in fields,
+        hidden=Hidden(int(get("hidden") or 0)),
         claim=_claim(fields),
         started_at_ms=int(fields["started_at_ms"]) if "started_at_ms" in fields else None,
         start_before_ms=int(fields["start_before_ms"]) if "start_before_ms" in fields else None,

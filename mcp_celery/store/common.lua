@@ -64,11 +64,11 @@ local function add_to_index(index, score, member)
 end
 
 -- Keep what the reaper must know of a task when its record has expired: its leg, whether it is open, the worker that has
--- its job, its exposed work, and whether its Celery ids hide its own. Records of the release before do not name the hash.
+-- its job, its exposed work, and what its Celery ids hide. Records of the release before do not name the hash.
 -- `call`: on_index where the record has just been written; else its fields may be forged, and no key that they name is
 -- deleted.
 local function remember(record, call)
-  local task = redis.call('HMGET', record, 'remembered_in', 'key', 'leg', 'status', 'claim_worker', 'work', 'hides_id')
+  local task = redis.call('HMGET', record, 'remembered_in', 'key', 'leg', 'status', 'claim_worker', 'work', 'hidden')
   if task[1] then
     local known = {tonumber(task[3]), is_open(task[4]), task[5], task[6], task[7]}
     call = call or unless_other_type

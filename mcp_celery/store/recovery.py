@@ -9,6 +9,7 @@ from typing import Any, cast
 from mcp_celery.engine import OPEN, TaskRef
 from mcp_celery.engine.recovery import BATCH, Expiring, Loss, RecoveryPolicy, Sweep, Verdict
 from mcp_celery.errors import StoredDataError
+from mcp_celery.keys import Hidden
 from mcp_celery.store.codec import decode_work, leg_number
 from mcp_celery.store.commands import Command, asked, fields_of, moved, noted
 from mcp_celery.store.records import RedisTaskStore
@@ -17,7 +18,7 @@ from mcp_celery.store.unreadable import UNREADABLE, key_of
 STATUS_MESSAGE = "Trying again: the worker that had the job has died"
 AHEAD = 10_000
 """The most tasks to remember that are about to expire, or just have: with more, some are not revoked when they do."""
-FIELDS = ["leg", "status", "claim_worker", "work", "hides_id"]
+FIELDS = ["leg", "status", "claim_worker", "work", "hidden"]
 """Of a record: what ``remember`` of common.lua keeps."""
 PUBLISHING_MS = 10_000
 """Whoever makes a job due publishes it at once; after this time the reaper takes it that nobody did."""
@@ -182,17 +183,17 @@ class RedisRecovery:
 def _remembered(key: str, left_ms: int, text: bytes) -> Expiring:
     """What ``remember`` of common.lua keeps of a task; it writes false for what there is not."""
     leg, is_open, worker, work, *rest = cast("list[Any]", json.loads(text))
-    hides_id = bool(rest and rest[0])
+    hidden = Hidden(int(rest[0])) if rest and rest[0] else Hidden.NOTHING
     return Expiring(
-        key, left_ms, leg_number(leg), bool(is_open), _worker(worker or None), decode_work(work or None), hides_id
+        key, left_ms, leg_number(leg), bool(is_open), _worker(worker or None), decode_work(work or None), hidden
     )
 
 
 def _of_record(key: str, left_ms: int, reply: Any) -> Expiring:
     """The same of a record's fields, or of the error that Redis has given instead."""
-    leg, status, worker, work, hides_id = [None if field is None else field.decode() for field in reply]
+    leg, status, worker, work, hidden = [None if field is None else field.decode() for field in reply]
     return Expiring(
-        key, left_ms, leg_number(int(leg or 1)), status in OPEN, worker, decode_work(work), hides_id is not None
+        key, left_ms, leg_number(int(leg or 1)), status in OPEN, worker, decode_work(work), Hidden(int(hidden or 0))
     )
 
 

@@ -49,6 +49,8 @@ def http_app(
     app = server.streamable_http_app(
         streamable_http_path=path,
         max_request_body_size=settings.http_max_body_bytes,
+        max_sessions=settings.http_max_sessions,
+        session_idle_timeout=settings.http_session_idle_seconds,
         # The same checks, which are `AllowedNamesOnly`'s here whatever the address.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )

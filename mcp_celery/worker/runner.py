@@ -33,7 +33,7 @@ from mcp_celery.engine import (
 from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, SnapshotUnreadableError, StoredDataError
 from mcp_celery.formats import FORMAT
 from mcp_celery.jsonable import NotJSONError, is_sendable
-from mcp_celery.keys import MAX_LEGS, METHODS, celery_job_id, hides_id
+from mcp_celery.keys import MAX_LEGS, METHODS, later_job_id
 from mcp_celery.logs import get_logger
 from mcp_celery.worker.aio.current import current_job
 from mcp_celery.worker.asking import Asker, InputLifetimes, require_askable
@@ -319,7 +319,7 @@ class JobRunner:
         if call.leg == MAX_LEGS:
             raise MCPError(INTERNAL_ERROR, "The component asked for input too often")
         leg = NextLeg(
-            job_id=celery_job_id(call.key, call.leg + 1, hide_anonymous=hides_id(call.job_id)),
+            job_id=later_job_id(call.job_id, call.leg + 1),
             request_state=result.request_state,
         )
         extension = self._lifetimes.extension(snapshot, None)

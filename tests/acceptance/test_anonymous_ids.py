@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_celery.keys import build_task_key, celery_job_id
+from mcp_celery.keys import Hidden, build_task_key, celery_job_id
 from tests.support.deployment import ROOT, Deployment, deployed
 from tests.support.flower import run_flower
 from tests.support.waiting import eventually
@@ -60,7 +60,7 @@ async def test_logs_tell_tasks_apart_and_do_not_give_them_away(deployment: Deplo
         nobodys = "n" * 43
         await wire.ask("tasks/get", {"taskId": nobodys})
     shown, key = f"{task_id[:8]}…", build_task_key(None, task_id, "tool", "ask")
-    jobs = [celery_job_id(key, leg, hide_anonymous=True) if hidden else f"anon:{shown}:tool:ask" for leg in (1, 2)]
+    jobs = [celery_job_id(key, leg, hidden=Hidden.TASK_ID) if hidden else f"anon:{shown}:tool:ask" for leg in (1, 2)]
     server_log = f"server-{deployment.servers}.log"
     for log, text in (
         (server_log, f"event=task.created scope=null task={shown} "),
@@ -82,7 +82,9 @@ async def test_an_operator_sees_the_right_to_read_only_where_it_is_not_hidden(
     with run_flower(deployment, "--conf=config/flowerconfig.py") as flower:
         async with Wire(deployment.serve()) as wire:
             task_id = str((await wire.create("hold", path=str(tmp_path / "never")))["taskId"])
-            job_id = celery_job_id(build_task_key(None, task_id, "tool", "hold"), hide_anonymous=hidden)
+            job_id = celery_job_id(
+                build_task_key(None, task_id, "tool", "hold"), hidden=Hidden.TASK_ID if hidden else Hidden.NOTHING
+            )
             await eventually(lambda: job_id in flower.get("/api/tasks"), what="Flower lists the job")
             shown = [flower.get("/api/tasks"), flower.get(f"/task/{job_id}"), control(deployment, "inspect", "active")]
             assert all(job_id in one for one in shown)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import httpx2
 import psutil
 import pytest
 import uvicorn
@@ -324,3 +325,27 @@ async def test_the_middleware_limits_any_app() -> None:
     finally:
         runner.should_exit = True
         await running
+
+
+# --- Sessions
+
+
+async def test_sessions_are_limited_and_end_when_nothing_is_asked(place: Deployment) -> None:
+    url = place.serve(MCP_CELERY_HTTP_MAX_SESSIONS="1", MCP_CELERY_HTTP_SESSION_IDLE_SECONDS="1")
+    params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "one", "version": "1"}}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
+    headers = {"accept": "application/json, text/event-stream"}
+    async with httpx2.AsyncClient(timeout=60, headers=headers) as http:
+        opened = await http.post(url, json=body)
+        assert opened.status_code == 200
+        ping = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
+        session = {"mcp-session-id": opened.headers["mcp-session-id"]}
+
+        async def is_admitted() -> bool:
+            answer = await http.post(url, json=body)
+            assert answer.status_code in (200, 503), answer.text
+            return answer.status_code == 200
+
+        await eventually(is_admitted, what="the idle session has ended")
+        assert not await is_admitted()
+        assert (await http.post(url, json=ping, headers=session)).status_code == 404

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncGenerator
 from datetime import datetime
@@ -579,3 +580,14 @@ async def test_the_capability_of_this_era_alone_gives_no_tasks_of_the_other(url:
         assert (await modern.ask("tools/call", {"name": "failing_job", "task": {}})).error["code"] == -32021
         plain = await modern.ask("tools/call", {"name": "slow_compute", "arguments": {"seconds": 0}, "task": {}})
     assert plain.result["resultType"] == "complete"
+
+
+async def test_celerys_id_does_not_show_the_arguments_of_a_resource(idle_deployment: Deployment) -> None:
+    async with over_http(idle_deployment.serve()) as session:
+        for uri in ("fixture://pages/4711", "fixture://archive"):
+            await session.ask("resources/read", {"uri": uri}, task={})
+    queue: Any = idle_deployment.redis.lrange(f"mcp.{idle_deployment.namespace}", 0, -1)
+    archive, page = (json.loads(message)["headers"] for message in queue)
+    assert re.fullmatch(r"anon:[\w-]{43}:resource:~~[0-9a-f]{32}", page["id"])
+    assert "4711" not in str(page)
+    assert archive["id"].endswith(":resource:fixture~3A~2F~2Farchive")

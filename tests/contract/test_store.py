@@ -31,6 +31,7 @@ from mcp_celery.engine import (
     now_ms,
 )
 from mcp_celery.errors import SnapshotUnreadableError
+from mcp_celery.keys import Hidden
 from mcp_celery.testing import MemoryTaskBus, MemoryTaskQueue, MemoryTaskResults, MemoryTaskStore
 from tests.support.waiting import eventually
 from tests.support.worlds import SNAPSHOT, RedisWorld, World, a_record
@@ -452,11 +453,11 @@ class TestFind:
         assert world.ledger.find(record.job_id) == record
 
     async def test_a_task_is_found_by_an_id_that_hides_its_own(self, in_redis: RedisWorld) -> None:
-        record = replace(a_record(scope=None), hides_id=True, issuer=None)
+        record = replace(a_record(scope=None), hidden=Hidden.TASK_ID, issuer=None)
         await in_redis.store.create(record, SNAPSHOT)
         assert record.task_id not in record.job_id
         assert in_redis.ledger.find(record.job_id) == await load(in_redis, record.ref) == record
-        assert in_redis.ledger.find(replace(record, hides_id=False).job_id) is None
+        assert in_redis.ledger.find(replace(record, hidden=Hidden.NOTHING).job_id) is None
 
     @pytest.mark.parametrize("scope", ["alice", "s" * 500], ids=["whole", "shortened"])
     async def test_a_job_of_another_leg_is_not_the_task(self, world: World, scope: str) -> None:
@@ -487,11 +488,11 @@ class TestInRedisOnly:
         assert len(in_redis.tasks_keys_left()) == 3
 
     async def test_a_task_is_found_by_an_id_that_hides_its_own(self, in_redis: RedisWorld) -> None:
-        record = replace(a_record(scope=None), hides_id=True, issuer=None)
+        record = replace(a_record(scope=None), hidden=Hidden.TASK_ID, issuer=None)
         await in_redis.store.create(record, SNAPSHOT)
         assert record.task_id not in record.job_id
         assert in_redis.ledger.find(record.job_id) == await load(in_redis, record.ref) == record
-        assert in_redis.ledger.find(replace(record, hides_id=False).job_id) is None
+        assert in_redis.ledger.find(replace(record, hidden=Hidden.NOTHING).job_id) is None
 
     @pytest.mark.parametrize("scope", ["alice", "s" * 500], ids=["whole", "shortened"])
     async def test_a_task_that_is_taken_back_leaves_no_key(self, in_redis: RedisWorld, scope: str) -> None:

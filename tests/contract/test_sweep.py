@@ -9,6 +9,7 @@ import pytest
 
 from mcp_celery.engine import Asking, Change, Claim, ExposedWork, NextLeg, Question, TaskRecord, now_ms
 from mcp_celery.engine.recovery import Expiring, RecoveryPolicy, Sweep
+from mcp_celery.keys import Hidden
 from mcp_celery.redis_keys import INDEX_LIFETIME_MS
 from mcp_celery.store import RedisRecovery
 from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
@@ -94,10 +95,10 @@ async def test_of_a_task_that_no_sweep_saw_before_it_expired_the_same_is_known(i
 
 
 async def test_whether_the_jobs_of_an_expired_task_hide_its_id_is_known(in_redis: RedisWorld) -> None:
-    record = replace(a_record(ttl_ms=3 * MINUTE_MS, scope=None), hides_id=True)
+    record = replace(a_record(ttl_ms=3 * MINUTE_MS, scope=None), hidden=Hidden.TASK_ID)
     await in_redis.store.create(record, SNAPSHOT)
     (found,) = (await swept(in_redis)).expiring
-    assert (found.hides_id, found.job_ids) == (True, [record.job_id])
+    assert (found.hidden, found.job_ids) == (Hidden.TASK_ID, [record.job_id])
 
 
 async def test_what_the_release_before_remembered_is_read(in_redis: RedisWorld) -> None:

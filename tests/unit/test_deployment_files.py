@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import tornado.options
 
-from mcp_celery.keys import build_task_key, celery_job_id
+from mcp_celery.keys import Hidden, build_task_key, celery_job_id
 from mcp_celery.settings import ENV_PREFIX, Settings
 
 environ: Any = import_module("honcho.environ")  # which says nothing of its types
@@ -138,7 +138,7 @@ class TestFormatTask:
 
     def test_where_an_id_is_hidden_the_rest_is_readable(self, shown: Callable[[str], str]) -> None:
         assert (
-            shown(celery_job_id(build_task_key(None, "id", "tool", "x"), hide_anonymous=True)) == "anonymous · tool x"
+            shown(celery_job_id(build_task_key(None, "id", "tool", "x"), hidden=Hidden.TASK_ID)) == "anonymous · tool x"
         )
 
     def test_other_peoples_jobs_stay_as_they_are(self, shown: Callable[[str], str]) -> None:

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from mcp_celery.engine.ids import is_wire_task_id
 from mcp_celery.keys import (
     MAX_JOB_ID_BYTES,
+    Hidden,
     TaskKeyParts,
     TaskType,
     build_task_key,
     celery_job_id,
     get_client_task_id_from_key,
-    hides_id,
     is_shortened,
+    later_job_id,
     parse_task_key,
     task_key_from_job_id,
     task_redis_prefix,
@@ -143,23 +144,26 @@ class TestCeleryId:
     @given(own_parts, legs)
     def test_of_an_anonymous_task_it_may_hide_the_id(self, found: TaskKeyParts, leg: int) -> None:
         key = key_of(found)
-        job_id = celery_job_id(key, leg, hide_anonymous=True)
+        job_id = celery_job_id(key, leg, hidden=Hidden.TASK_ID)
         if found.task_scope is not None:
             assert job_id == celery_job_id(key, leg)
-            assert not hides_id(job_id)
             return
         assert len(job_id) <= MAX_JOB_ID_BYTES
         assert re.fullmatch(r"[A-Za-z0-9_.~:!-]+", job_id)
-        assert hides_id(job_id)
         assert is_shortened(job_id)
         assert task_key_from_job_id(job_id) is None
         assert re.fullmatch(r"[A-Za-z0-9_-]{0,8}~~[0-9a-f]{32}", job_id.split(":")[1])
 
     def test_a_hidden_id_can_be_matched_with_a_log_line(self) -> None:
         key = build_task_key(None, "q3Xw81ab" + "i" * 35, "tool", "x")
-        assert re.fullmatch(r"anon:q3Xw81ab~~[0-9a-f]{32}:tool:x!2", celery_job_id(key, 2, hide_anonymous=True))
-        assert not hides_id(celery_job_id(key))
-        assert not hides_id(celery_job_id(build_task_key(None, "i" * 43, "tool", "c" * 150)))
+        assert re.fullmatch(r"anon:q3Xw81ab~~[0-9a-f]{32}:tool:x!2", celery_job_id(key, 2, hidden=Hidden.TASK_ID))
+
+    def test_a_resources_uri_may_be_hidden(self) -> None:
+        key = build_task_key("app", "task456", "resource", "reports://private/7")
+        job_id = celery_job_id(key, hidden=Hidden.COMPONENT)
+        assert re.fullmatch(r"auth:app:task456:resource:~~[0-9a-f]{32}", job_id)
+        assert is_shortened(job_id)
+        assert later_job_id(job_id, 2) == celery_job_id(key, 2, hidden=Hidden.COMPONENT)
 
     @pytest.mark.shows("C2")
     def test_then_the_component_and_never_the_task_id(self) -> None:
