@@ -88,7 +88,15 @@ class TaskStore(QuestionStore, Protocol):
         ...
 
     async def start(
-        self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str = "", worker: str = ""
+        self,
+        ref: TaskRef,
+        *,
+        attempt: int,
+        retries: int,
+        at_ms: int,
+        delivery: str = "",
+        worker: str = "",
+        key: str = "",
     ) -> TaskContextSnapshot | None:
         """Let the body of a job begin, once for each (attempt, retries).
 
@@ -100,6 +108,7 @@ class TaskStore(QuestionStore, Protocol):
             delivery: Tells this delivery from every other, so that it may ask again when the answer was lost; by
                 default each call is another's.
             worker: Who begins it, as in its claim; '' for nobody whose death would concern the task.
+            key: The compound key in the job's message, which may be forged; '' where there is no message.
 
         Returns:
             The snapshot, its params with the answers for which the leg before ended and with the state it left; or None

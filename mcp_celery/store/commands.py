@@ -316,7 +316,7 @@ class Started(NamedTuple):
 
 
 def start(
-    keys: RedisKeys, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str, worker: str
+    keys: RedisKeys, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str, worker: str, key: str
 ) -> Command[Started | None]:
     """Let a body begin, and give what it begins with. None: it must not."""
     record, channel = moved(keys, ref)
@@ -330,7 +330,7 @@ def start(
     return Command(
         "start",
         [record, keys.snapshot(ref.scope, ref.task_id), *asked(keys, ref), channel],
-        [attempt, retries, at_ms, delivery, worker, keys.claims("")],
+        [attempt, retries, at_ms, delivery, worker, keys.claims(""), key],
         parse,
     )
 

@@ -168,13 +168,21 @@ class RedisTaskStore(RedisQuestions):
         return await self.run(commands.change(self.keys, ref, change))
 
     async def start(
-        self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str = "", worker: str = ""
+        self,
+        ref: TaskRef,
+        *,
+        attempt: int,
+        retries: int,
+        at_ms: int,
+        delivery: str = "",
+        worker: str = "",
+        key: str = "",
     ) -> TaskContextSnapshot | None:
         """Let the body of a job begin, once for each (attempt, retries)."""
         # Some name it needs in any case: the connection asks again by itself when it breaks before the answer.
         delivery = delivery or secrets.token_hex(8)
         command = commands.start(
-            self.keys, ref, attempt=attempt, retries=retries, at_ms=at_ms, delivery=delivery, worker=worker
+            self.keys, ref, attempt=attempt, retries=retries, at_ms=at_ms, delivery=delivery, worker=worker, key=key
         )
         started = await self.run(command)
         snapshot = None if started is None else self._read(ref, started.snapshot)

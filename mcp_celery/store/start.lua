@@ -11,10 +11,14 @@
 -- ARGV[4]  a name of this delivery, which may ask again when the answer was lost
 -- ARGV[5]  the worker, or ''
 -- ARGV[6]  what the names of the workers' claims begin with
+-- ARGV[7]  the compound key in the message, which may be forged; '' where there is no message
 -- Returns  nil when the body must not run, else {the snapshot ('' when it is gone), the leg, flattened answers to what
 --          the leg before asked}.
 local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'started_retries', 'started_by',
-  'claim_worker', 'claim_retries', 'leg', 'asked', 'parked')
+  'claim_worker', 'claim_retries', 'leg', 'asked', 'parked', 'key')
+if ARGV[7] ~= '' and ARGV[7] ~= current[10] then
+  return nil
+end
 -- A job that comes again may find questions that its body awaited and could not withdraw: they go. Those that a job
 -- returned stay, for no job begins until they are answered.
 local left_behind = current[1] == 'input_required' and current[8] and not current[9]

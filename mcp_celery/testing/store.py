@@ -142,11 +142,19 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
             return Changed(True, kept.record)
 
     def start(
-        self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str = "", worker: str = ""
+        self,
+        ref: TaskRef,
+        *,
+        attempt: int,
+        retries: int,
+        at_ms: int,
+        delivery: str = "",
+        worker: str = "",
+        key: str = "",
     ) -> TaskContextSnapshot | None:
         """As ``TaskStore.start``."""
         with self._found(ref) as kept:
-            if kept is None or not kept.may_start(attempt):
+            if kept is None or not kept.may_start(attempt) or (key and key != kept.record.key):
                 return None
             again = delivery and (retries, delivery) == (kept.started_retries, kept.started_by)
             if retries <= kept.started_retries and not again:
@@ -283,10 +291,20 @@ class MemoryTaskStore(MemoryQuestionStore):
         return self.ledger.change(ref, change)
 
     async def start(
-        self, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str = "", worker: str = ""
+        self,
+        ref: TaskRef,
+        *,
+        attempt: int,
+        retries: int,
+        at_ms: int,
+        delivery: str = "",
+        worker: str = "",
+        key: str = "",
     ) -> TaskContextSnapshot | None:
         """Let the body of a job begin, once for each (attempt, retries)."""
-        return self.ledger.start(ref, attempt=attempt, retries=retries, at_ms=at_ms, delivery=delivery, worker=worker)
+        return self.ledger.start(
+            ref, attempt=attempt, retries=retries, at_ms=at_ms, delivery=delivery, worker=worker, key=key
+        )
 
     async def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
         """The creating request's context, to publish a task's job anew."""

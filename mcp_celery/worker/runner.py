@@ -259,6 +259,7 @@ class JobRunner:
                     at_ms=now_ms(),
                     delivery=delivery,
                     worker=call.worker,
+                    key=call.key,
                 )
             )
         except SnapshotUnreadableError as error:

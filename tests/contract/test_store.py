@@ -284,6 +284,12 @@ class TestStarts:
         assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1_790_000_000_000) == SNAPSHOT
         assert await load(world, record.ref) == replace(record, started_at_ms=1_790_000_000_000)
 
+    async def test_a_message_with_another_key_of_the_task_starts_nothing(self, world: World) -> None:
+        record = await created(world)
+        for forged in (replace(record, component="other").key, replace(record, task_type="prompt").key, "no key"):
+            assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1, key=forged) is None
+        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1, key=record.key) == SNAPSHOT
+
     async def test_it_starts_once_for_each_attempt_and_retry(self, world: World) -> None:
         record = await created(world)
         granted = [

@@ -6,6 +6,7 @@ import base64
 import json
 import uuid
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -94,6 +95,23 @@ async def test_a_message_for_an_earlier_attempt_does_not_run(
         client.hset(live.keys.record(None, record.task_id), "attempt", 2)
     busy.open()
     await refused(worker, record)
+    assert (await live.now(record)).status == "working"
+    assert lines(tmp_path / "ran") == []
+
+
+async def test_a_message_that_names_another_component_does_not_run(
+    live: LiveServer, worker: WorkerNode, busy: Gate, tmp_path: Path
+) -> None:
+    """Who can write to the broker cannot have a caller's open task run as another tool's."""
+    record = await live.submit("touch", {"path": str(tmp_path / "ran")})
+    forged = replace(record, component="touch_hourly")
+    with live.redis() as client:
+        client.delete(f"mcp.{live.tasks.namespace}")  # the task's own message
+    kwargs = {"key": forged.key, "attempt": 1, "leg": 1}
+    queue = f"mcp.{live.tasks.namespace}"
+    live.app.send_task(live.job_name("touch_hourly"), task_id=forged.job_id, kwargs=kwargs, queue=queue)
+    busy.open()
+    await refused(worker, forged)
     assert (await live.now(record)).status == "working"
     assert lines(tmp_path / "ran") == []
 
