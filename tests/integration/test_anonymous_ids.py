@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from mcp_celery.embedded import EmbeddedStore
 from mcp_celery.keys import Hidden, build_task_key, celery_job_id
 from tests.support.deployment import ROOT, Deployment, deployed
 from tests.support.flower import run_flower
+from tests.support.nodes import short_folder
 from tests.support.waiting import eventually
 from tests.support.wire import Wire, follow
 
@@ -26,6 +28,12 @@ LOG = "worker-asyncio.log"
 def hidden(request: pytest.FixtureRequest) -> bool:
     """Whether Celery's ids hide those of anonymous tasks."""
     return request.param
+
+
+@pytest.fixture(scope="module")
+def store_url() -> Iterator[str]:
+    with short_folder() as folder, EmbeddedStore.open(folder / "store") as store:
+        yield store.url
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +58,7 @@ async def asks(wire: Wire, task_id: str) -> bool:
     return task["status"] == "input_required"
 
 
+@pytest.mark.smoke
 async def test_logs_tell_tasks_apart_and_do_not_give_them_away(deployment: Deployment, hidden: bool) -> None:
     async with Wire(deployment.serve(), capabilities={"elicitation": {}}) as wire:
         task_id = str((await wire.create("ask"))["taskId"])
