@@ -582,6 +582,7 @@ async def test_the_capability_of_this_era_alone_gives_no_tasks_of_the_other(url:
     assert plain.result["resultType"] == "complete"
 
 
+@pytest.mark.shows("C2")
 async def test_celerys_id_does_not_show_the_arguments_of_a_resource(idle_deployment: Deployment) -> None:
     async with over_http(idle_deployment.serve()) as session:
         for uri in ("fixture://pages/4711", "fixture://archive"):
