@@ -15,8 +15,8 @@ Redis key                              holds                            lifetime
 ``{prefix}:{ns}:list:auth:…``          sorted set: positions of the     that of its longest-lived task
 ``{prefix}:{ns}:list:session:DIGEST``  tasks that an owner may list
 ``{prefix}:{ns}:open:DIGEST``          sorted set: open tasks of one    the same
-``{prefix}:{ns}:stored:DIGEST``        sorted set: tasks of one         the same and a minute
-``{prefix}:{ns}:stored:DIGEST:bytes``  hash: the bytes kept of each     the same and a minute
+``{prefix}:{ns}:stored:DIGEST``        sorted set: tasks of one         the same and a second
+``{prefix}:{ns}:stored:DIGEST:bytes``  hash: the bytes kept of each     the same and a second
 ``{prefix}:{ns}:failed:DIGEST``        string: failed look-ups of one   a minute from the first
 ``{prefix}:{ns}:expiry``               sorted set: tasks by their end   31 days from its last entry, as are the next
 ``{prefix}:{ns}:remembered``           hash: what the reaper must know

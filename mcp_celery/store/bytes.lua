@@ -23,10 +23,10 @@ local function kept_bytes(index, task)
   return (tonumber(sizes[1] or 0) or 0) - (tonumber(sizes[2] or 0) or 0)
 end
 
--- Let the books live as long as a task, and a minute: they count it for as long as it is there.
+-- Let the books live as long as a task, and a second: they count it for as long as it is there.
 local function count_bytes_for(index, left)
   for _, key in ipairs({index, index .. ':bytes'}) do
-    live_at_least(key, left + 60000)
+    live_at_least(key, left + 1000)
   end
 end
 
