@@ -52,14 +52,14 @@ async def test_what_a_tool_logs_is_escaped_by_its_worker(deployment: Deployment)
 
 
 async def test_what_a_client_sends_is_escaped_by_the_server(deployment: Deployment) -> None:
-    """The SDK logs a ``Host`` that it refuses as it came."""
+    """The SDK logs a session that it does not know as it came, and we a ``Host`` that is not allowed."""
     address = urlsplit(deployment.serve())
-    with socket.create_connection((str(address.hostname), address.port or 0)) as connection:
-        head = (
-            b"POST /mcp HTTP/1.1\r\nHost: evil\x9b31m\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
-        )
-        connection.sendall(head)
-        assert connection.recv(64).startswith(b"HTTP/1.1 421")
+    for headers, status in ((b"Host: localhost\r\nMcp-Session-Id: evil\x9b31m", 404), (b"Host: evil\x9b31m", 421)):
+        with socket.create_connection((str(address.hostname), address.port or 0)) as connection:
+            rest = b"\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+            connection.sendall(b"POST /mcp HTTP/1.1\r\n" + headers + rest)
+            assert connection.recv(64).startswith(f"HTTP/1.1 {status}".encode())
     log = f"server-{deployment.servers}.log"
-    assert (await lines_with(deployment, log, "Invalid Host header"))[0].endswith(": evil\\u009b31m")
+    assert (await lines_with(deployment, log, "unknown or expired session"))[0].endswith(": evil\\u009b31m")
+    assert "the Host 'evil\\x9b31m'" in (await lines_with(deployment, log, "Refused a request"))[0]
     assert "\x9b" not in deployment.logs()[log]
