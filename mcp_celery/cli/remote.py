@@ -55,7 +55,10 @@ class Remote:
 
     def resume_command(self, task_id: str) -> str:
         """What to type to go on with a task; headers without their values, which may be secret."""
-        return shlex.join([typed("mcp-celery"), "task", "watch", self.url, task_id, *self.headers.options])
+        target, options = [self.url, task_id], self.headers.options
+        # Ids of other servers may begin with a hyphen, as options do.
+        ordered = [*options, "--", *target] if task_id.startswith("-") else [*target, *options]
+        return shlex.join([typed("mcp-celery"), "task", "watch", *ordered])
 
     def print_state(self, state: TaskState, *, name: str) -> None:
         """Print what is known of a task: its result, or how it stands.

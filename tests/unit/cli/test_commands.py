@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,11 @@ import click
 import pytest
 
 from mcp_celery.cli.body import Body
+from mcp_celery.cli.commands import watch
+from mcp_celery.cli.headers import Headers
 from mcp_celery.cli.main import cli
+from mcp_celery.cli.remote import Remote
+from mcp_celery.engine.ids import new_task_id
 
 HEAVY = frozenset({"mcp", "mcp_types", "celery", "kombu", "redis", "pydantic", "uvicorn", "rich", "httpx2", "asyncio"})
 
@@ -114,3 +119,23 @@ def test_a_server_loads_no_client() -> None:
     assert status == 2
     assert "mcp_celery.server" in names
     assert names & CLIENT_SIDE == set()
+
+
+@pytest.mark.parametrize(
+    ("task_id", "command"),
+    [
+        ("abc", "task watch http://x/mcp abc -H 'A: b'"),
+        ("-Xabc", "task watch -H 'A: b' -- http://x/mcp -Xabc"),
+    ],
+)
+def test_the_command_to_go_on_takes_ids_that_begin_with_a_hyphen(task_id: str, command: str) -> None:
+    remote = Remote(url="http://x/mcp", headers=Headers({"A": "secret"}, ("-H", "A: b")), machine=False)
+    typed = remote.resume_command(task_id)
+    assert typed.endswith(command)
+    words = shlex.split(typed)
+    parsed = watch.make_context("watch", words[words.index("watch") + 1 :]).params
+    assert (parsed["url"], parsed["task_id"]) == ("http://x/mcp", task_id)
+
+
+def test_no_id_of_ours_begins_with_a_hyphen() -> None:
+    assert all(new_task_id()[0].isalnum() for _ in range(2_000))

@@ -41,9 +41,9 @@ def test_there_are_no_more_connections_than_files(
     connections: int,
     raised: int | None,
 ) -> None:
-    monkeypatch.setattr(
-        logging.getLogger("uvicorn"), "propagate", True
-    )  # a server that ran here before sets it to False
+    # What servers that ran in this process before have set.
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
+    caplog.set_level(logging.WARNING, "uvicorn.error")
     asked: list[tuple[int, int]] = []
 
     def getrlimit(_kind: int) -> tuple[int, int]:
