@@ -434,7 +434,8 @@ async def test_arguments_are_shown_where_they_are_declared_to_be(wire: Wire, exp
 
 
 async def test_what_has_outlived_its_time_is_ended_and_forgotten(alone: Deployment, gate: Gate) -> None:
-    async with over_http(alone.serve(MCP_CELERY_HEARTBEAT_MS="1000", MCP_CELERY_EXPOSED_INTERVAL_MS="100")) as session:
+    # Results are forgotten three heartbeats after the end: time for the worker to store that it ended the job.
+    async with over_http(alone.serve(MCP_CELERY_HEARTBEAT_MS="3000", MCP_CELERY_EXPOSED_INTERVAL_MS="100")) as session:
         created = await session.call("wait_or_end", task={"ttl": 3_000}, gate=str(gate))
         task_id = created.result["task"]["taskId"]
         (process,) = await gate.reached()

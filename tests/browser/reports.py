@@ -56,6 +56,6 @@ async def leave_a_mark(path: str) -> str:
     return "marked"
 
 
-@server.resource(ARCHIVE, task=True)
+@server.resource(ARCHIVE, task=TaskConfig(show_arguments=["shelf", "name"]))
 async def archived(shelf: str, name: str) -> str:
     return f"{name} of {shelf}"

@@ -126,7 +126,7 @@ async def read_as_task(deployment: Deployment, uri: str) -> TaskRecord:
         task_type="resource",
         component=uri,
         declared_as=ARCHIVE,
-        config=TaskConfig(),
+        config=TaskConfig(show_arguments=["shelf", "name"]),
         snapshot=TaskContextSnapshot(protocol_version=REVISION, params={"uri": uri}, request_id="request-1"),
     )
     async with tasks.running(), asyncio.timeout(PATIENCE_SECONDS):
