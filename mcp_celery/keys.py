@@ -17,6 +17,8 @@ TaskType = Literal["tool", "prompt", "resource"]
 
 METHODS: Final[dict[TaskType, str]] = {"tool": "tools/call", "prompt": "prompts/get", "resource": "resources/read"}
 """The MCP request that a component is asked with."""
+ASKED_WITH: Final[dict[str, TaskType]] = {method: task_type for task_type, method in METHODS.items()}
+"""The kind of component that an MCP request asks, by its method."""
 
 MAX_JOB_ID_BYTES: Final = 155
 """What SQLAlchemy's result backend can hold; RabbitMQ's ``correlation_id`` ends at 255."""

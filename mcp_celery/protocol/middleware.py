@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
@@ -17,12 +17,10 @@ from mcp_types.methods import validate_client_request
 from pydantic import ValidationError
 
 from mcp_celery.engine import JSONObject
-from mcp_celery.keys import METHODS, TaskType
+from mcp_celery.keys import ASKED_WITH, TaskType
 from mcp_celery.protocol.caller import RequestContext, session_of
 from mcp_celery.protocol.host import TaskHost, component_of
 from mcp_celery.protocol.v2025_11_25 import CREATE, REVISION, Augmented, encode_capability
-
-_TASK_TYPES: Final[Mapping[str, TaskType]] = {method: task_type for task_type, method in METHODS.items()}
 
 
 class CoreTasksMiddleware:
@@ -50,7 +48,7 @@ class CoreTasksMiddleware:
             return self._with_capability(ctx, await call_next(ctx))
         if ctx.method == "tools/list" and ctx.protocol_version == REVISION:
             return self._with_task_support(await call_next(ctx))
-        if (task_type := _TASK_TYPES.get(ctx.method)) is not None:
+        if (task_type := ASKED_WITH.get(ctx.method)) is not None:
             return await call_next(self._routed(ctx, task_type))
         return await call_next(ctx)
 

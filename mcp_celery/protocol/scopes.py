@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from mcp.server.context import CallNext, HandlerResult
 
 from mcp_celery.context import get_task_context
 from mcp_celery.errors import MissingScopesError
-from mcp_celery.keys import METHODS, TaskType
+from mcp_celery.keys import ASKED_WITH, TaskType
 from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, granted_scopes
 from mcp_celery.protocol.host import TaskHost, component_of
-
-_TASK_TYPES: Final[Mapping[str, TaskType]] = {method: task_type for task_type, method in METHODS.items()}
 
 
 class RequiredScopes:
@@ -32,7 +29,7 @@ class RequiredScopes:
         Raises:
             MCPError: -32600, naming the scopes; nothing was created.
         """
-        task_type = _TASK_TYPES.get(ctx.method)
+        task_type = ASKED_WITH.get(ctx.method)
         if task_type is not None and get_task_context() is None:
             with as_rpc_errors():
                 self._require(task_type, dict(ctx.params or {}))
