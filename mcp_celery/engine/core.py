@@ -35,6 +35,7 @@ from mcp_celery.engine.record import (
 from mcp_celery.engine.settling import Settling
 from mcp_celery.engine.streams import OpenStreams
 from mcp_celery.engine.submission import Submission
+from mcp_celery.engine.transitions import UNOBSERVED, Observers, Transition
 from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
 from mcp_celery.errors import (
@@ -61,6 +62,7 @@ class TaskEngine:
         limits: What the server grants.
         declared: What is known of a component, to publish the next leg of its task.
         exposed: What becomes of exposed jobs, None where there are none.
+        observers: To whom it reports that tasks were submitted.
 
     Attributes:
         settling: What brings a record up to what is stored of its jobs.
@@ -77,6 +79,7 @@ class TaskEngine:
         limits: TaskLimits,
         declared: Declared = as_itself,
         exposed: ExposedTasks | None = None,
+        observers: Observers = UNOBSERVED,
     ) -> None:
         self._store = store
         self._queue = queue
@@ -85,6 +88,7 @@ class TaskEngine:
         self._lookups = Lookups(store, limits, declared)
         self.streams = OpenStreams(limits)
         self._exposed = exposed
+        self._observers = observers
         self.settling = Settling(store, results, exposed=exposed, interval_ms=limits.settle_interval_ms)
         self._answers = Answers(store, queue, declared, max_input_bytes=limits.max_input_bytes)
 
@@ -126,6 +130,7 @@ class TaskEngine:
             hidden=self._hidden(submission),
             start_before_ms=too_late_from(created, submission.config.expires if plan is None else plan.expires),
             work=None if plan is None else plan.work,
+            declared_as=submission.declared_as,
         )
         try:
             async with self._queue.place_for(submission):
@@ -141,7 +146,7 @@ class TaskEngine:
             # The broker had the message, and was too slow to say so: the job runs.
         if self._exposed is not None and plan is not None:
             self._exposed.began(record.key)
-        audit.created(record.scope, record.task_id, record.task_type, submission.declared_as or record.component)
+        self._observers.notify(Transition.of_record(record, "submitted", before=None, at_ms=created))
         return record
 
     def _hidden(self, submission: Submission) -> Hidden:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from mcp_celery.engine import TaskEngine, TaskLimits, now_ms
+from mcp_celery.engine import UNOBSERVED, Observers, TaskEngine, TaskLimits, now_ms
 from mcp_celery.testing.bus import MemoryTaskBus
 from mcp_celery.testing.queue import MemoryTaskQueue
 from mcp_celery.testing.results import MemoryTaskResults
@@ -39,17 +39,25 @@ DEFAULT_LIMITS: Final = TaskLimits(default_ttl_ms=3_600_000, max_ttl_ms=86_400_0
 
 @dataclass
 class MemoryBackend:
-    """Everything an engine needs, in memory; ``clock`` gives milliseconds since the epoch."""
+    """Everything an engine needs, in memory.
+
+    Args:
+        clock: Gives milliseconds since the epoch.
+        observers: To whom changes of tasks are reported.
+    """
 
     clock: Callable[[], int] = now_ms
+    observers: Observers = UNOBSERVED
     bus: MemoryTaskBus = field(default_factory=MemoryTaskBus)
     results: MemoryTaskResults = field(default_factory=MemoryTaskResults)
     queue: MemoryTaskQueue = field(default_factory=MemoryTaskQueue)
     store: MemoryTaskStore = field(init=False)
 
     def __post_init__(self) -> None:
-        self.store = MemoryTaskStore(self.bus, clock=self.clock, results=self.results)
+        self.store = MemoryTaskStore(self.bus, clock=self.clock, results=self.results, observers=self.observers)
 
     def engine(self, limits: TaskLimits = DEFAULT_LIMITS) -> TaskEngine:
         """An engine over this backend."""
-        return TaskEngine(store=self.store, queue=self.queue, bus=self.bus, results=None, limits=limits)
+        return TaskEngine(
+            store=self.store, queue=self.queue, bus=self.bus, results=None, limits=limits, observers=self.observers
+        )

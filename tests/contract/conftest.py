@@ -52,4 +52,11 @@ def queue(world: World) -> Watchful:
 
 @pytest.fixture
 def engine(world: World, queue: Watchful) -> TaskEngine:
-    return TaskEngine(store=world.store, queue=queue, bus=world.bus, results=world.results, limits=LIMITS)
+    return TaskEngine(
+        store=world.store,
+        queue=queue,
+        bus=world.bus,
+        results=world.results,
+        limits=LIMITS,
+        observers=world.observers,
+    )

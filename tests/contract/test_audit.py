@@ -150,7 +150,9 @@ async def test_who_asks_for_anothers_task_is_told_and_the_task_is_not_retrieved(
 
 async def test_what_a_limit_refuses_is_told_and_nothing_else(world: World, queue: Watchful, told: Told) -> None:
     limits = replace(LIMITS, max_open_tasks=1, max_failed_lookups=1)
-    engine = TaskEngine(store=world.store, queue=queue, bus=world.bus, results=None, limits=limits)
+    engine = TaskEngine(
+        store=world.store, queue=queue, bus=world.bus, results=None, limits=limits, observers=world.observers
+    )
     alice = replace(ALICE, requestor="alice")
     for deed, event in (
         (engine.submit(a_submission(alice)), "task.created"),

@@ -56,7 +56,14 @@ def caller_of(token: CallerToken | None) -> Caller:
 
 
 async def test_none_of_them_reaches_anothers_task(world: World, queue: Watchful) -> None:
-    engine = TaskEngine(store=world.store, queue=queue, bus=world.bus, results=world.results, limits=LIMITS)
+    engine = TaskEngine(
+        store=world.store,
+        queue=queue,
+        bus=world.bus,
+        results=world.results,
+        limits=LIMITS,
+        observers=world.observers,
+    )
     callers = [caller_of(token) for token in (*TOKENS, None)]
     assert len(set(callers)) == len(callers) == 22
     tasks = {caller: (await engine.submit(a_submission(caller))).task_id for caller in callers}
