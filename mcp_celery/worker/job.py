@@ -294,16 +294,7 @@ def task_of(kwargs: Any) -> tuple[TaskRef, int]:
 
 
 def job_class(task_type: TaskType, component: str, config: TaskConfig, runtime: WorkerRuntime) -> type[ComponentJob]:
-    """The class of one component's job. Celery keeps annotations and limits on classes, so each job has its own.
-
-    What the component declares are attributes of the class, so the host's ``task_annotations`` may override them.
-    """
+    """The class of one component's job. Celery keeps annotations and limits on classes, so each job has its own."""
     name = job_name(runtime.namespace, task_type, component)
-    declared = {
-        "rate_limit": config.rate_limit,
-        "time_limit": config.time_limit,
-        "soft_time_limit": config.soft_time_limit,
-    }
-    attributes: dict[str, Any] = {option: value for option, value in declared.items() if value is not None}
-    attributes |= {"name": name, "max_retries": config.max_retries, "config": config, "runtime": runtime}
+    attributes = {**config.celery_options("class"), "name": name, "config": config, "runtime": runtime}
     return type("ComponentJob", (ComponentJob,), attributes)
