@@ -14,5 +14,6 @@
 ``stalls``       says which job keeps the loop from all others
 ===============  ===================================================================================================
 
-Nothing here knows MCP, and nothing of ours is imported: the pool serves any Celery app.
+Nothing here knows MCP, and of the rest of the package only ``mcp_celery.background`` is imported: the pool serves any
+Celery app.
 """
