@@ -144,6 +144,7 @@ class CallerToken:
 
 
 _IN_PROCESS_REVISION: Final = "2025-11-25"
+"""The revision that results of tasks submitted in the server's own process are shaped for."""
 
 
 class _Pipeline(Protocol):
