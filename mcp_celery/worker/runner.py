@@ -35,12 +35,12 @@ from mcp_celery.formats import FORMAT
 from mcp_celery.jsonable import NotJSONError, is_sendable
 from mcp_celery.keys import MAX_LEGS, METHODS, later_job_id
 from mcp_celery.logs import get_logger
+from mcp_celery.retry import JOB_GIVES_UP_SECONDS, until_store_answers
 from mcp_celery.worker.aio.current import current_job
 from mcp_celery.worker.asking import Asker, InputLifetimes, require_askable
 from mcp_celery.worker.call import JobCall
 from mcp_celery.worker.caller import as_caller
 from mcp_celery.worker.lifespan import ServerLifespan
-from mcp_celery.worker.patience import patiently
 from mcp_celery.worker.progress import ProgressReporter
 from mcp_celery.worker.request import NOT_SERIALIZED, error_data, handle, request_context
 
@@ -251,7 +251,7 @@ class JobRunner:
     async def _start(self, store: TaskStore, ref: TaskRef, call: JobCall) -> TaskContextSnapshot:
         delivery = secrets.token_hex(8)  # so that a start whose answer was lost is granted to it again
         try:
-            snapshot = await patiently(
+            snapshot = await until_store_answers(
                 lambda: store.start(
                     ref,
                     attempt=call.attempt,
@@ -260,7 +260,8 @@ class JobRunner:
                     delivery=delivery,
                     worker=call.worker,
                     key=call.key,
-                )
+                ),
+                give_up_seconds=JOB_GIVES_UP_SECONDS,
             )
         except SnapshotUnreadableError as error:
             logger.warning("the context of task %s cannot be restored: %s", ref.shown_id, error.reason)
@@ -274,7 +275,8 @@ class JobRunner:
         return snapshot
 
     async def _say_refused(self, store: TaskStore, call: JobCall) -> None:
-        if await patiently(lambda: store.load(call.ref)) is None:
+        found = await until_store_answers(lambda: store.load(call.ref), give_up_seconds=JOB_GIVES_UP_SECONDS)
+        if found is None:
             logger.warning(
                 "job %s does not run: there is no record of its task, which has expired or was taken back; or this "
                 "worker has another MCP_CELERY_REDIS_URL or MCP_CELERY_KEY_PREFIX than its server",
@@ -326,7 +328,10 @@ class JobRunner:
         extension = self._lifetimes.extension(snapshot, None)
         asking = Asking(attempt=call.attempt, at_ms=now_ms(), extension=extension)
         await progress.flush()
-        if await patiently(lambda: store.park(call.ref, questions, asking, leg)):
+        parked = await until_store_answers(
+            lambda: store.park(call.ref, questions, asking, leg), give_up_seconds=JOB_GIVES_UP_SECONDS
+        )
+        if parked:
             logger.info("job %s ended with questions; the answers begin %s", call.job_id, leg.job_id)
         # No news of the task: its current attempt is the next job's by now, and an outcome of this one is refused.
         return JobOutcome({"resultType": result.result_type})
