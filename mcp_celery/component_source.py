@@ -195,7 +195,10 @@ class ComponentSource(Protocol):
         ...
 
     async def components(self) -> Sequence[Component]:
-        """List every component, mounted ones included; of a component with versions one."""
+        """List every component, those of mounted servers included. A component with versions is listed once for each.
+
+        The version that a request gets by default comes first. The versions share one Celery job.
+        """
         ...
 
     async def find(self, task_type: TaskType, identifier: str, meta: RequestMeta | None = None) -> Component | None:

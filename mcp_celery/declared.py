@@ -122,7 +122,7 @@ class DeclaredComponents:
             missing.pop(key, None)
             if config.supports_tasks():
                 _check(config, one)
-                found[key] = config
+                found.setdefault(key, config)
         for task_type, component in missing:
             raise ConfigurationError(f"the MCP server {self.source.name!r} has no {task_type} {component!r}")
         return found

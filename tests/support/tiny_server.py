@@ -7,10 +7,11 @@ can be mounted in each other, and it has handlers, a lifespan and a check of arg
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, cast, get_origin, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import anyio
 from mcp.server.context import HandlerResult, ServerMiddleware, ServerRequestContext
@@ -44,6 +45,8 @@ from mcp_celery.engine import JSONObject
 from mcp_celery.keys import TaskType
 from mcp_celery.protocol import around
 
+logger = logging.getLogger(__name__)
+
 VERSION = "tiny/version"
 """Key of ``_meta`` by which a client names a tool's version. Without it a call is of the newest."""
 Handling = ServerRequestContext[Any, Any]
@@ -58,8 +61,6 @@ class TinyTool:
     function: Callable[..., Any]
     metadata: FuncMetadata
     config: TaskConfig | None = None
-    description: str = ""
-    annotations: ToolAnnotations | None = None
     version: str = ""
 
     async def run(self, ctx: Handling, params: CallToolRequestParams) -> CallToolResult | InputRequiredResult:
@@ -85,10 +86,10 @@ class TinyServer:
         )
         self.lowlevel.add_request_handler("tools/call", CallToolRequestParams, self.call)
 
-    def tool(self, *, task: TaskConfig | None = None, version: str = "") -> Callable[[Any], Any]:
+    def tool(self, name: str = "", *, task: TaskConfig | None = None, version: str = "") -> Callable[[Any], Any]:
         def decorate(function: Any) -> Any:
             metadata = func_metadata(function, skip_names=_context_parameters(function))
-            self.tools.append(TinyTool(function.__name__, function, metadata, task, version=version))
+            self.tools.append(TinyTool(name or function.__name__, function, metadata, task, version=version))
             return function
 
         return decorate
@@ -104,12 +105,12 @@ class TinyServer:
         found = [one for one in self.tools if one.name == name and version in (None, one.version)]
         return max(found, key=lambda one: one.version, default=None)
 
-    async def list_tools(self) -> dict[str, TinyTool]:
+    async def list_tools(self) -> list[tuple[str, TinyTool]]:
         await asyncio.sleep(0)
-        newest = {one.name: one for one in sorted(self.tools, key=lambda one: one.version)}
+        found = [(one.name, one) for one in sorted(self.tools, key=lambda one: one.version, reverse=True)]
         for prefix, server in self.mounted.items():
-            newest |= {f"{prefix}.{name}": tool for name, tool in (await server.list_tools()).items()}
-        return newest
+            found += [(f"{prefix}.{name}", tool) for name, tool in await server.list_tools()]
+        return found
 
     async def find(self, ctx: Handling, params: CallToolRequestParams) -> TinyTool:
         tool = await self.get_tool(params.name, _version(ctx.meta))
@@ -124,11 +125,11 @@ class TinyServer:
             return CallToolResult(content=[TextContent(type="text", text=f"tiny: {error}")], is_error=True)
 
     async def _list_tools(self, _: Handling, __: PaginatedRequestParams | None) -> ListToolsResult:
-        shown = [
-            Tool(name=name, input_schema=tool.metadata.arg_model.model_json_schema(), annotations=tool.annotations)
-            for name, tool in (await self.list_tools()).items()
-        ]
-        return ListToolsResult(tools=shown)
+        shown = {
+            name: Tool(name=name, input_schema=tool.metadata.arg_model.model_json_schema())
+            for name, tool in reversed(await self.list_tools())
+        }
+        return ListToolsResult(tools=list(shown.values()))
 
 
 class TinySource:
@@ -144,7 +145,7 @@ class TinySource:
         self.lowlevel = server.lowlevel
 
     async def components(self) -> Sequence[Component]:
-        return [TinyComponent(name, tool) for name, tool in (await self.server.list_tools()).items()]
+        return [TinyComponent(name, tool) for name, tool in await self.server.list_tools()]
 
     async def find(self, task_type: TaskType, identifier: str, meta: RequestMeta | None = None) -> Component | None:
         tool = await self.server.get_tool(identifier, _version(meta)) if task_type == "tool" else None
@@ -168,7 +169,7 @@ class TinySource:
         )
         if arguments is not None:
             metadata.arg_model = arguments
-        self.server.tools.append(TinyTool(name, function, metadata, None, description, annotations))
+        self.server.tools.append(TinyTool(name, function, metadata))
         return metadata
 
     def fit(self, extension: Extension, middleware: Sequence[ServerMiddleware[Any]], running: Running) -> None:
@@ -190,8 +191,9 @@ class TinySource:
                 return await self.server.call(ctx, params)
             except MCPError:
                 raise
-            except Exception as error:  # noqa: BLE001 - a tool may raise anything
+            except Exception as error:
                 request.require_result(error)
+                logger.exception("a tool broke")
                 return CallToolResult(content=[TextContent(type="text", text="tiny: it broke")], is_error=True)
 
         return await compose_tool_call_handler(self.server.extensions, call)(
@@ -252,7 +254,8 @@ def _version(meta: RequestMeta | None) -> str | None:
 
 
 def _context_parameters(function: Callable[..., Any]) -> Sequence[str]:
-    return [name for name, hint in get_type_hints(function).items() if (get_origin(hint) or hint) is Context]
+    hints = get_type_hints(function).items()
+    return [name for name, hint in hints if isinstance(hint, type) and issubclass(hint, Context)]
 
 
 def _gated(binding: MethodBinding) -> RequestHandler:
