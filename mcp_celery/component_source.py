@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mcp.server.context import HandlerResult, ServerMiddleware, ServerRequestContext
-from mcp.server.extension import Extension
+from mcp.server.extension import Extension, RequestHandler
 from mcp.server.lowlevel.server import Server
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp_types import ToolAnnotations
@@ -136,12 +136,14 @@ class JobRequest:
     Attributes:
         context: For the SDK's handlers. Progress, log messages and questions on it reach the task.
         params: The request's parameters, validated.
+        handler: The low-level server's handler of the request's method.
         channel: The same task.
         let_through: Exceptions of the component that are Celery's business: it retries the job, or ends it.
     """
 
     context: ServerRequestContext[Any, Any]
     params: BaseModel
+    handler: RequestHandler
     channel: JobChannel
     let_through: tuple[type[Exception], ...]
 

@@ -145,11 +145,7 @@ class MCPServerSource:
         return self.lowlevel.lifespan(self.lowlevel)
 
     async def run(self, request: JobRequest) -> HandlerResult:
-        method = request.context.method
-        entry = self.lowlevel.get_request_handler(method)
-        if entry is None:
-            raise LookupError(f"the MCP server {self.name!r} has no handler of {method}")
-        handler = self._tool_handler(request) if method == "tools/call" else entry.handler
+        handler = self._tool_handler(request) if request.context.method == "tools/call" else request.handler
         return await handler(request.context, request.params)
 
     def _tool_handler(self, request: JobRequest) -> RequestHandler:

@@ -166,7 +166,7 @@ async def handle(
     if entry is None:
         raise MCPError(METHOD_NOT_FOUND, f"This server does not serve {ctx.method}")
     params = entry.params_type.model_validate(ctx.params or {}, by_name=False)
-    request = JobRequest(ctx, params, channel, let_through)
+    request = JobRequest(ctx, params, entry.handler, channel, let_through)
     try:
         with containing(f"the component of {ctx.method}", cancelled=channel.is_abandoned):
             result = await source.run(request)

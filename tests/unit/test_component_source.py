@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from celery import Celery
 from mcp.server import MCPServer
 from mcp_types import InputRequiredResult, ToolAnnotations
 
-from mcp_celery import CeleryTasks, Settings, TaskConfig
+from mcp_celery import CeleryTasks, Settings, TaskConfig, mcp_server_source
 from mcp_celery.component_source import Component, ComponentRaised, JobRequest
 from mcp_celery.composition import source_of, tasks_of
 from mcp_celery.declared import DeclaredComponents
@@ -185,9 +187,19 @@ class TestTasks:
             http_app(thing)
 
 
+def test_private_names_of_mcp_server_are_in_one_module() -> None:
+    names = re.compile(
+        r"\b(_tool_manager|_prompt_manager|_resource_manager|_lowlevel_server|_apply_extension|_token_verifier"
+        r"|_install_extension_interceptor|_subscriptions\b|session_manager)\b"
+    )
+    package = Path(mcp_server_source.__file__).parent
+    using = {one.name for one in package.rglob("*.py") if names.search(one.read_text(encoding="utf-8"))}
+    assert using == {"mcp_server_source.py"}
+
+
 def test_what_celery_decides_on_is_no_result_even_where_it_is_only_the_cause() -> None:
     request: Any = JobRequest
-    made: JobRequest = request(None, None, None, (ConnectionError,))
+    made: JobRequest = request(None, None, None, None, (ConnectionError,))
     wrapped = ValueError("the server's own")
     wrapped.__cause__ = ConnectionResetError("gone")
     with pytest.raises(ComponentRaised) as raised:
