@@ -222,7 +222,7 @@ class TaskEngine:
         more = len(found) > PAGE_SIZE
         records: list[TaskRecord] = []
         for stored in shown:
-            if not self._lookups.has_scopes(caller, stored.record):
+            if not await self._lookups.has_scopes(caller, stored.record):
                 continue
             try:
                 records.append((await self.settling.settled(stored)).record)

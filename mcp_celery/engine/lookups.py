@@ -97,24 +97,24 @@ class Lookups:
             StoreUnavailableError: The store did not answer.
         """
         stored = await self._store.load(ref)
-        if (reason := self._refusal(caller, stored)) is not None:
+        if (reason := await self._refusal(caller, stored)) is not None:
             audit.refused(ref.scope, ref.task_id, reason)
             return None
         return stored
 
-    def _refusal(self, caller: Caller, stored: StoredTask | None) -> audit.Reason | None:
+    async def _refusal(self, caller: Caller, stored: StoredTask | None) -> audit.Reason | None:
         """Why a task is not shown to a caller."""
         if stored is None:
             return "unknown"
         if stored.record.issuer != caller.issuer:
             return "issuer"
-        return None if self.has_scopes(caller, stored.record) else "scopes"
+        return None if await self.has_scopes(caller, stored.record) else "scopes"
 
-    def has_scopes(self, caller: Caller, record: TaskRecord) -> bool:
+    async def has_scopes(self, caller: Caller, record: TaskRecord) -> bool:
         """Whether a caller's token has the OAuth scopes that the task's component needs."""
         if caller.token_scopes is None:
             return True
-        config = self._declared(record.task_type, record.component)[1]
+        _, config = await self._declared(record.task_type, record.component)
         return caller.token_scopes.issuperset(config.required_scopes)
 
     async def present(self, caller: Caller, refs: Sequence[TaskRef]) -> Sequence[TaskRef]:
@@ -140,7 +140,7 @@ class Lookups:
             StoreUnavailableError: The store did not answer.
         """
         found = await self._store.load_many(refs)
-        reasons: list[audit.Reason | None] = [self._refusal(caller, stored) for stored in found]
+        reasons: list[audit.Reason | None] = [await self._refusal(caller, stored) for stored in found]
         if number := len(refs) - reasons.count(None):
             await (self.failed if number < len(refs) else self.missed)(caller, number)
         told: set[audit.Reason] = {reason for reason in reasons if reason is not None}

@@ -1,42 +1,21 @@
 """The wire: which requests become tasks, how tasks are shown, and how changes are pushed."""
 
-from mcp_celery.protocol.components import (
-    asks_first,
-    can_ask_first,
-    declared_arguments,
-    declared_resource,
-    is_resumable,
-    list_components,
-    may_be_repeated,
-    refusal,
-    tool_meta,
-)
 from mcp_celery.protocol.extension import TasksExtension
 from mcp_celery.protocol.host import Polling, TaskHost
 from mcp_celery.protocol.in_process import SubmittedTask, submit
-from mcp_celery.protocol.install import around, fit, middleware_of, name_subjects
+from mcp_celery.protocol.install import SubjectNamingVerifier, around, middleware_of
 from mcp_celery.protocol.polling import add_polling_tools
 from mcp_celery.protocol.v2025_11_25 import IMMEDIATE_RESPONSE
 
 __all__ = [
     "IMMEDIATE_RESPONSE",
     "Polling",
+    "SubjectNamingVerifier",
     "SubmittedTask",
     "TaskHost",
     "TasksExtension",
     "add_polling_tools",
     "around",
-    "asks_first",
-    "can_ask_first",
-    "declared_arguments",
-    "declared_resource",
-    "fit",
-    "is_resumable",
-    "list_components",
-    "may_be_repeated",
     "middleware_of",
-    "name_subjects",
-    "refusal",
     "submit",
-    "tool_meta",
 ]

@@ -45,23 +45,23 @@ class CoreTasksMiddleware:
         if ctx.method == CREATE:
             raise MCPError(METHOD_NOT_FOUND, "Method not found", CREATE)
         if ctx.method == "initialize":
-            return self._with_capability(ctx, await call_next(ctx))
+            return await self._with_capability(ctx, await call_next(ctx))
         if ctx.method == "tools/list" and ctx.protocol_version == REVISION:
-            return self._with_task_support(await call_next(ctx))
+            return await self._with_task_support(await call_next(ctx))
         if (task_type := ASKED_WITH.get(ctx.method)) is not None:
-            return await call_next(self._routed(ctx, task_type))
+            return await call_next(await self._routed(ctx, task_type))
         return await call_next(ctx)
 
-    def _routed(self, ctx: RequestContext, task_type: TaskType) -> RequestContext:
+    async def _routed(self, ctx: RequestContext, task_type: TaskType) -> RequestContext:
         """The request, as a request for a task where it asks for one."""
         params = ctx.params or {}
         asks = ctx.protocol_version == REVISION and params.get("task") is not None
         if not asks and task_type == "tool":
             return ctx  # the extension's interceptor knows what to do
-        if task_type not in self._host.task_types():
+        if task_type not in await self._host.components.task_types():
             return ctx  # not declared, so `task` means nothing
         if not asks:
-            self._require_no_task(ctx.method, task_type, params)
+            await self._require_no_task(ctx, task_type, params)
             return ctx
         validate_client_request(ctx.method, ctx.protocol_version, params)
         try:
@@ -70,28 +70,29 @@ class CoreTasksMiddleware:
             raise MCPError(INVALID_PARAMS, "task.ttl must be a positive number of milliseconds") from None
         return replace(ctx, method=CREATE, params={"taskType": task_type, "request": dict(params)})
 
-    def _require_no_task(self, method: str, task_type: TaskType, params: Mapping[str, Any]) -> None:
+    async def _require_no_task(self, ctx: RequestContext, task_type: TaskType, params: Mapping[str, Any]) -> None:
         try:
             component = component_of(task_type, dict(params))
         except KeyError:
             return  # the SDK refuses it
-        if self._host.config(task_type, component)[1].mode == "required":
-            raise MCPError(METHOD_NOT_FOUND, f"{task_type.capitalize()} {component!r} runs only as a task", method)
+        found = await self._host.components.find(task_type, component, ctx.meta)
+        if found.config.mode == "required":
+            raise MCPError(METHOD_NOT_FOUND, f"{task_type.capitalize()} {component!r} runs only as a task", ctx.method)
 
-    def _with_capability(self, ctx: RequestContext, result: HandlerResult) -> HandlerResult:
-        task_types = self._host.task_types()
+    async def _with_capability(self, ctx: RequestContext, result: HandlerResult) -> HandlerResult:
+        task_types = await self._host.components.task_types()
         if not isinstance(result, dict) or result.get("protocolVersion") != REVISION or not task_types:
             return result
         tasks = encode_capability(task_types, lists=session_of(ctx) is not None)
         return {**result, "capabilities": {**result["capabilities"], "tasks": tasks}}
 
-    def _with_task_support(self, result: HandlerResult) -> HandlerResult:
+    async def _with_task_support(self, result: HandlerResult) -> HandlerResult:
         if not isinstance(result, dict):
             return result
-        return {**result, "tools": [self._supporting(tool) for tool in cast("list[JSONObject]", result["tools"])]}
+        return {**result, "tools": [await self._supporting(tool) for tool in cast("list[JSONObject]", result["tools"])]}
 
-    def _supporting(self, tool: JSONObject) -> JSONObject:
-        config = self._host.config("tool", tool["name"])[1]
+    async def _supporting(self, tool: JSONObject) -> JSONObject:
+        config = (await self._host.components.find("tool", tool["name"])).config
         if not config.supports_tasks():
             return tool
         # Where other clients are given a task as well, it is not required that they ask for one.

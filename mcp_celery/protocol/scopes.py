@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mcp.server.context import CallNext, HandlerResult
 
 from mcp_celery.context import get_task_context
@@ -32,14 +30,14 @@ class RequiredScopes:
         task_type = ASKED_WITH.get(ctx.method)
         if task_type is not None and get_task_context() is None:
             with as_rpc_errors():
-                self._require(task_type, dict(ctx.params or {}))
+                await self._require(ctx, task_type)
         return await call_next(ctx)
 
-    def _require(self, task_type: TaskType, params: dict[str, Any]) -> None:
+    async def _require(self, ctx: RequestContext, task_type: TaskType) -> None:
         try:
-            component = component_of(task_type, params)
+            component = component_of(task_type, dict(ctx.params or {}))
         except KeyError:
             return  # the SDK refuses it
-        required = self._host.config(task_type, component)[1].required_scopes
+        required = (await self._host.components.find(task_type, component, ctx.meta)).config.required_scopes
         if not granted_scopes().issuperset(required):
             raise MissingScopesError(f"{task_type} {component!r}"[:200], required)

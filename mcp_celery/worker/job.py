@@ -13,6 +13,7 @@ import celery
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.utils.time import get_exponential_backoff_interval
 
+from mcp_celery.component_source import ComponentRaised
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import (
     Change,
@@ -32,7 +33,6 @@ from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, in_job
 from mcp_celery.worker.backend import JobBackend
 from mcp_celery.worker.heart import Heart, Living
 from mcp_celery.worker.loop import ProcessLoop
-from mcp_celery.worker.request import ComponentRaised
 from mcp_celery.worker.runner import JobCall, JobRefused, JobRunner
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
-from mcp.server import MCPServer
 from mcp.shared.exceptions import MCPError
 from mcp_types import InputRequiredResult
 
+from mcp_celery.component_source import ComponentSource
 from mcp_celery.context import TaskContext, TaskContextSnapshot, restore_task_snapshot
 from mcp_celery.engine import (
     Asking,
@@ -42,7 +42,7 @@ from mcp_celery.worker.call import JobCall
 from mcp_celery.worker.caller import as_caller
 from mcp_celery.worker.lifespan import ServerLifespan
 from mcp_celery.worker.progress import ProgressReporter
-from mcp_celery.worker.request import NOT_SERIALIZED, error_data, handle, request_context
+from mcp_celery.worker.request import NOT_SERIALIZED, JobDispatchContext, error_data, handle, request_context
 
 logger = get_logger(__name__)
 
@@ -91,7 +91,7 @@ class JobRunner:
     """Runs jobs of one server on one event loop.
 
     Args:
-        server: Whose components run.
+        source: The server whose components run.
         namespace: Its namespace.
         open_store: Makes the loop's store, when the first job needs it.
         open_bus: Makes the loop's bus, when the first job waits for input.
@@ -102,7 +102,7 @@ class JobRunner:
 
     def __init__(
         self,
-        server: MCPServer[Any],
+        source: ComponentSource,
         *,
         namespace: str,
         open_store: Callable[[], ClosableTaskStore],
@@ -111,7 +111,7 @@ class JobRunner:
         progress_interval_seconds: float,
         max_result_bytes: int,
     ) -> None:
-        self._server = server
+        self._source = source
         self._namespace = namespace
         self._open_store = open_store
         self._open_bus = open_bus
@@ -121,7 +121,7 @@ class JobRunner:
         self._store: ClosableTaskStore | None = None
         self._bus: ClosableTaskBus | None = None
         self._hinted: set[str] = set()
-        self._lifespan = ServerLifespan(server)
+        self._lifespan = ServerLifespan(source)
         self._running: dict[str, _Running] = {}
 
     async def run(self, call: JobCall) -> JobOutcome:
@@ -293,9 +293,10 @@ class JobRunner:
         except Exception as error:  # whatever the user's lifespan raises; it is logged where it was raised
             raise MCPError(INTERNAL_ERROR, "The server's lifespan could not be entered in the worker") from error
         for pause in _ROUND_PAUSES_SECONDS:
-            ctx = request_context(method, snapshot, progress, asker, state)
+            channel = JobDispatchContext(snapshot, progress, asker)
+            ctx = request_context(method, snapshot, channel, state)
             result = await handle(
-                self._server, ctx, progress, revision=snapshot.protocol_version, let_through=call.let_through
+                self._source, ctx, channel, revision=snapshot.protocol_version, let_through=call.let_through
             )
             if not isinstance(result, InputRequiredResult) or result.input_requests:
                 return result

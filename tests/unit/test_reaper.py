@@ -14,6 +14,7 @@ from mcp_celery.engine import Change, Claim, ExposedWork, StoredTask, TaskRecord
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import Expiring, Loss, RecoveryPolicy, Sweep, Verdict
 from mcp_celery.errors import QueueUnavailableError, StoredDataError, StoreUnavailableError
+from mcp_celery.keys import TaskType
 from mcp_celery.testing import MemoryBackend, MemoryTaskQueue
 from tests.support.worlds import SNAPSHOT, a_record
 
@@ -109,6 +110,10 @@ class Queue(MemoryTaskQueue):
         self.revokes.append((list(job_ids), terminate))
 
 
+async def declared(_: TaskType, component: str) -> tuple[str, TaskConfig]:
+    return component, TaskConfig(queue="declared")
+
+
 class Stage:
     """A reaper among what it uses, with a clock that a test moves."""
 
@@ -122,7 +127,7 @@ class Stage:
             tasks=self.backend.store,
             queue=self.queue,
             results=self,
-            declared=lambda _, component: (component, TaskConfig(queue="declared")),
+            declared=declared,
             policy=policy,
         )
         monkeypatch.setattr(Reaper, "_now", staticmethod(lambda: self.now))
