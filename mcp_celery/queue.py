@@ -23,6 +23,7 @@ from mcp_celery.backlog import LOOK_SECONDS, Backlog
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import Submission, TaskRecord
 from mcp_celery.errors import QueueFullError, QueueUnavailableError
+from mcp_celery.formats import FORMAT, FORMAT_HEADER
 from mcp_celery.logs import get_logger
 from mcp_celery.names import job_name
 from mcp_celery.publisher import Publisher
@@ -194,6 +195,7 @@ class CeleryQueue:
             kwargsrepr=shown_arguments(submission.snapshot.params, config),
             ignore_result=False,
         )
+        message.headers[FORMAT_HEADER] = FORMAT
         options = self._route(name, config) | config.celery_options("property")
         if (priority := self._app.conf.task_default_priority) is not None:
             options.setdefault("priority", priority)

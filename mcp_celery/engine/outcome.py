@@ -37,6 +37,7 @@ FAILURE_REASONS: Final[Mapping[str, str]] = {
     "WorkersDied": "The worker that had the job has died, too often for the job to be tried again",
     "ResultLost": "The job completed, but its result could not be stored in the result backend",
     "SnapshotUnreadableError": "The request's context cannot be restored, so the job cannot run",
+    "NewerFormatError": "The job was published by a later release of mcp-celery-backend than its worker's",
     "UnreadableResult": "The job's result is stored in a form that the server cannot read: see accept_content and "
     "result_serializer",
 }

@@ -153,7 +153,10 @@ class Reaper:
         except StoreUnavailableError:
             raise
         except StoredDataError as error:
-            await self._store.drop_due(key, error.reason)
+            if error.is_newer:
+                logger.error("left the job of task %s to processes of a later release: %s", key, error.reason)
+            else:
+                await self._store.drop_due(key, error.reason)
         except Exception:
             logger.exception("the job of task %s is due, and cannot be published", key)
         return True

@@ -5,6 +5,7 @@ The async store and the blocking ledger differ only in how they send a :class:`C
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -31,6 +32,7 @@ from mcp_celery.engine import (
     sources_of,
 )
 from mcp_celery.errors import StoredDataError
+from mcp_celery.formats import NewerFormatError
 from mcp_celery.keys import is_shortened
 from mcp_celery.redis_keys import INDEX_LIFETIME_MS, RedisKeys
 from mcp_celery.store.codec import (
@@ -43,6 +45,8 @@ from mcp_celery.store.codec import (
 from mcp_celery.store.fields import LUA
 from mcp_celery.store.replies import REPLY_MARK, opened
 from mcp_celery.store.unreadable import UNREADABLE, reason_of, shown
+
+logger = logging.getLogger(__name__)
 
 Reply = TypeVar("Reply")
 ResultKey = Callable[[str], str]
@@ -107,7 +111,8 @@ def read(command: Command[Reply], reply: Any, observers: Observers = UNOBSERVED)
     try:
         return command.parse(own)
     except UNREADABLE as error:
-        raise StoredDataError(f"{shown(command.keys[0])} cannot be read: {reason_of(error)}") from error
+        reason = f"{shown(command.keys[0])} cannot be read: {reason_of(error)}"
+        raise StoredDataError(reason, is_newer=isinstance(error, NewerFormatError)) from error
 
 
 def on_index(command: str, index: str, *args: str | bytes) -> Command[Any]:
@@ -161,6 +166,8 @@ def page(
         for position, *stored in cast("list[list[Any]]", reply):
             try:
                 found.append(_stored_task(stored, decode))
+            except NewerFormatError as error:
+                logger.error("left a task out of a list: %s", error)
             except UNREADABLE:
                 unreadable.append(position)
         return found
