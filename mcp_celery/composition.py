@@ -26,6 +26,8 @@ from mcp_celery.keys import TaskType
 from mcp_celery.names import default_queue_name, slug
 from mcp_celery.protocol import (
     IMMEDIATE_RESPONSE,
+    REQUESTING_REVISION,
+    RESULT_VERSION,
     Polling,
     SubmittedTask,
     TaskHost,
@@ -38,11 +40,12 @@ from mcp_celery.protocol import (
     middleware_of,
     name_subjects,
     refusal,
+    revision_named,
     submit,
     tool_meta,
 )
 from mcp_celery.settings import Settings
-from mcp_celery.worker import InputLifetimes, JobRunner, WorkerRuntime, register
+from mcp_celery.worker import InputLifetimes, JobRevisions, JobRunner, WorkerRuntime, register
 
 Declarations = Mapping[str, bool | TaskConfig]
 _tasks: WeakKeyDictionary[MCPServer[Any], CeleryTasks] = WeakKeyDictionary()
@@ -83,7 +86,9 @@ class CeleryTasks(Exposing):
         self.settings = settings or Settings.load()
         self.celery = celery or default_app
         self.default = as_config(task)
-        self._exposed = ExposedCatalog(timeout_seconds=self.settings.publish_timeout_ms / 1000)
+        self._exposed = ExposedCatalog(
+            timeout_seconds=self.settings.publish_timeout_ms / 1000, result_version=RESULT_VERSION
+        )
         self._declared = DeclaredComponents(self.default)
         named: dict[TaskType, Declarations | None] = {"tool": tools, "prompt": prompts, "resource": resources}
         for task_type, declarations in named.items():
@@ -214,7 +219,7 @@ class CeleryTasks(Exposing):
             StoreUnavailableError: Nothing was created.
             QueueUnavailableError: Nothing was created.
         """
-        return await submit(self._host, task_type, params, context, meta)
+        return await submit(self._host, task_type, params, context, meta, REQUESTING_REVISION)
 
     def add_polling_tools(self, *, after: float = 5.0, prefix: str = "") -> None:
         """Give clients that know no tasks tools to follow one, as ``TaskServer.add_polling_tools``."""
@@ -307,6 +312,7 @@ class CeleryTasks(Exposing):
             lifetimes=InputLifetimes(self.settings.default_ttl_ms, self.connections.max_ttl_ms()),
             progress_interval_seconds=self.settings.progress_interval_ms / 1000,
             max_result_bytes=self.settings.max_result_bytes,
+            revisions=JobRevisions(revision_named, REQUESTING_REVISION.version),
         )
 
 

@@ -59,6 +59,7 @@ class TaskEngine:
         bus: Who tells of changes.
         results: Celery's result backend, None where ``store.load`` reads it in the same step.
         limits: What the server grants.
+        answer_version: The protocol version at which workers read answers to questions.
         declared: What is known of a component, to publish the next leg of its task.
         exposed: What becomes of exposed jobs, None where there are none.
 
@@ -75,6 +76,7 @@ class TaskEngine:
         bus: TaskBus,
         results: TaskResults | None,
         limits: TaskLimits,
+        answer_version: str,
         declared: Declared = as_itself,
         exposed: ExposedTasks | None = None,
     ) -> None:
@@ -86,7 +88,7 @@ class TaskEngine:
         self.streams = OpenStreams(limits)
         self._exposed = exposed
         self.settling = Settling(store, results, exposed=exposed, interval_ms=limits.settle_interval_ms)
-        self._answers = Answers(store, queue, declared, max_input_bytes=limits.max_input_bytes)
+        self._answers = Answers(store, queue, declared, version=answer_version, max_input_bytes=limits.max_input_bytes)
 
     async def submit(self, submission: Submission) -> TaskRecord:
         """Create a task and publish its job.

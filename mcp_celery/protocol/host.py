@@ -10,7 +10,7 @@ from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import Caller, JSONObject, Submission, TaskEngine
 from mcp_celery.errors import InvalidRequestError, TaskModeError
 from mcp_celery.keys import TaskType
-from mcp_celery.protocol.relay import Turns
+from mcp_celery.protocol.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from mcp_celery.context import subject_of
 from mcp_celery.protocol.contained import contained
 from mcp_celery.protocol.extension import TasksExtension
 from mcp_celery.protocol.host import TaskHost
-from mcp_celery.protocol.middleware import CoreTasksMiddleware
 from mcp_celery.protocol.polling import PolledOutputs
-from mcp_celery.protocol.push import TaskPush
-from mcp_celery.protocol.scopes import RequiredScopes
+from mcp_celery.protocol.requirements import Requirements
+from mcp_celery.protocol.v2025_11_25.middleware import CoreTasksMiddleware
+from mcp_celery.protocol.v2026_07_28.push import TaskPush
 
 Running = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -30,7 +30,7 @@ def fit(
     Args:
         server: Not serving yet.
         extension: Its methods and its ``tools/call`` interceptor.
-        middleware: For both eras.
+        middleware: For all revisions.
         running: Entered before the server's own lifespan, and left after it.
 
     Raises:
@@ -71,7 +71,7 @@ class _SubjectNamingVerifier:
 
 def middleware_of(host: TaskHost) -> tuple[ServerMiddleware[Any], ...]:
     """The middleware that a server with tasks needs, the outermost first."""
-    return contained, RequiredScopes(host), PolledOutputs(host), CoreTasksMiddleware(host), TaskPush(host)
+    return contained, Requirements(host), PolledOutputs(host), CoreTasksMiddleware(host), TaskPush(host)
 
 
 def around(

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.embedded import EmbeddedStore
 from mcp_celery.engine import TaskEngine
@@ -52,4 +53,11 @@ def queue(world: World) -> Watchful:
 
 @pytest.fixture
 def engine(world: World, queue: Watchful) -> TaskEngine:
-    return TaskEngine(store=world.store, queue=queue, bus=world.bus, results=world.results, limits=LIMITS)
+    return TaskEngine(
+        store=world.store,
+        queue=queue,
+        bus=world.bus,
+        results=world.results,
+        limits=LIMITS,
+        answer_version=LATEST_HANDSHAKE_VERSION,
+    )

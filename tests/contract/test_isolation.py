@@ -7,6 +7,7 @@ from itertools import permutations
 from typing import Any, Final
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.context import CallerToken, scope_of, subject_of
 from mcp_celery.engine import Caller, TaskEngine
@@ -56,7 +57,14 @@ def caller_of(token: CallerToken | None) -> Caller:
 
 
 async def test_none_of_them_reaches_anothers_task(world: World, queue: Watchful) -> None:
-    engine = TaskEngine(store=world.store, queue=queue, bus=world.bus, results=world.results, limits=LIMITS)
+    engine = TaskEngine(
+        store=world.store,
+        queue=queue,
+        bus=world.bus,
+        results=world.results,
+        limits=LIMITS,
+        answer_version=LATEST_HANDSHAKE_VERSION,
+    )
     callers = [caller_of(token) for token in (*TOKENS, None)]
     assert len(set(callers)) == len(callers) == 22
     tasks = {caller: (await engine.submit(a_submission(caller))).task_id for caller in callers}

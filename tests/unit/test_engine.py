@@ -11,6 +11,7 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery import audit
 from mcp_celery.config import TaskConfig
@@ -124,7 +125,13 @@ class Desk:
         self.queue = Queue(self.store)
         self.exposed = None if exposure is None else ExposedTasks(exposure, self.results)
         self.engine = TaskEngine(
-            store=self.store, queue=self.queue, bus=backend.bus, results=None, limits=limits, exposed=self.exposed
+            store=self.store,
+            queue=self.queue,
+            bus=backend.bus,
+            results=None,
+            limits=limits,
+            answer_version=LATEST_HANDSHAKE_VERSION,
+            exposed=self.exposed,
         )
 
     async def load(self, ref: TaskRef) -> TaskRecord | None:
