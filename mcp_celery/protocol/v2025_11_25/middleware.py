@@ -51,11 +51,10 @@ class CoreTasksMiddleware:
         if ctx.method == "tools/list":
             return self._with_task_support(await call_next(ctx))
         task_type = ASKED_WITH.get(ctx.method)
-        if task_type is None or not revision_of(ctx).asks_for_task(ctx):
-            return await call_next(ctx)
-        if task_type not in self._host.task_types():
-            return await call_next(ctx)  # the server does not declare such tasks, so `task` means nothing
-        return await call_next(_routed(ctx, task_type))
+        # Where no component of the type runs as a task the server declares no such tasks, and `task` means nothing.
+        if task_type and revision_of(ctx).asks_for_task(ctx) and task_type in self._host.task_types():
+            return await call_next(_routed(ctx, task_type))
+        return await call_next(ctx)
 
     def _with_capability(self, ctx: RequestContext, result: HandlerResult) -> HandlerResult:
         task_types = self._host.task_types()

@@ -17,12 +17,12 @@ from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from mcp_celery.client.channel import REQUEST_SECONDS, TaskChannel
+from mcp_celery.client.channel import TaskChannel
 from mcp_celery.client.errors import AnswerError, InvalidTaskError, TaskError
 from mcp_celery.client.followed import FollowedTask
 from mcp_celery.client.wire import JSON, Dispensable, TaskState, parse_task
 
-REVISION: Final = "2025-11-25"
+VERSION: Final = "2025-11-25"
 RESULT_SECONDS: Final = 240.0
 """How long one ``tasks/result`` is held open for questions; less than the SDK lets a stream be silent."""
 MOST_PAGES: Final = 1000
@@ -36,12 +36,6 @@ _TRANSPORT_SAYS: Final = frozenset({"Session terminated", "Server returned an er
 """What the SDK's HTTP transport answers for a server; the codes are those that a task may have failed with."""
 
 logger = logging.getLogger(__name__)
-
-
-def has_core_tasks(session: ClientSession) -> bool:
-    """Whether a session speaks the revision that has tasks in its core, and its server declares them."""
-    declared = session.server_capabilities
-    return session.protocol_version == REVISION and declared is not None and declared.tasks is not None
 
 
 class CoreTask(TaskState):
@@ -67,11 +61,28 @@ class CoreTaskChannel(TaskChannel):
         session: The client's session.
     """
 
+    notification = "notifications/tasks/status"
+    state_type = CoreTask
+    listens = False
+    result_type = ANY_RESULT
+
     def __init__(self, session: ClientSession) -> None:
         super().__init__(session)
         self._run_as_tasks: dict[str, bool] = {}
 
-    async def runs_as_task(self, tool: str, seconds: float | None) -> bool:
+    @staticmethod
+    def is_spoken_on(session: ClientSession) -> bool:
+        """Whether a session speaks this revision with a server that declares tasks."""
+        declared = session.server_capabilities
+        return session.protocol_version == VERSION and declared is not None and declared.tasks is not None
+
+    def require_tasks(self, task_id: str) -> None:
+        """There are tasks."""
+
+    def require_requests(self, what: str) -> None:
+        """There are requests that ask for tasks."""
+
+    async def _runs_as_task(self, tool: str, seconds: float | None) -> bool:
         """Whether a tool's ``execution.taskSupport`` lets it run as a task; one that is not listed does not.
 
         Args:
@@ -98,24 +109,24 @@ class CoreTaskChannel(TaskChannel):
                 cursors.append(page.next_cursor)  # None at the end, which has been before like any that is repeated
         return self._run_as_tasks.get(tool, False)
 
-    async def create(self, method: str, params: JSON, ttl: int | None, seconds: float | None) -> CoreTask | JSON:
-        """Send a request that is to become a task.
-
-        Args:
-            method: The request's.
-            params: Its parameters.
-            ttl: How long the server shall keep the task, in milliseconds; None: as it likes.
-            seconds: How long to wait for the answer; None: as the client has it.
-
-        Returns:
-            The task; or the request's result, where the server made none of it.
+    async def request_task(
+        self, method: str, params: JSON, ttl: int | None, seconds: float | None
+    ) -> CoreTask | JSON | None:
+        """Send the request with ``task``, unless it is for a component that does not run as a task.
 
         Raises:
             MCPError: The server refused, or the connection failed.
-            InvalidTaskError: What the server sent is no task.
+            InvalidTaskError: What the server sent is no task, or no list of tools.
         """
+        if method == "tools/call" and not await self._runs_as_task(params["name"], seconds):
+            return None
         task = {} if ttl is None else {"ttl": ttl}
-        answer = await self._send(method, {**params, "task": task}, seconds or self._seconds)
+        try:
+            answer = await self._send(method, {**params, "task": task}, seconds or self._seconds)
+        except MCPError as error:
+            if error.code != types.METHOD_NOT_FOUND:
+                raise
+            return None
         if not isinstance(answer.get("task"), dict):
             return answer
         return await self._with_result(parse_task(answer["task"], model=CoreTask))
@@ -179,7 +190,7 @@ class CoreTaskChannel(TaskChannel):
             AnswerError: Always.
         """
         raise AnswerError(
-            task_id, f"questions of task {task_id} go to the client's callbacks: revision {REVISION} has no other way"
+            task_id, f"questions of task {task_id} go to the client's callbacks: revision {VERSION} has no other way"
         )
 
     async def list(self) -> list[TaskState]:
@@ -187,8 +198,12 @@ class CoreTaskChannel(TaskChannel):
 
         Raises:
             MCPError: The server's refusal, or the connection's failure.
+            TaskError: The server does not declare a list of tasks.
             InvalidTaskError: What the server sent is no list of tasks.
         """
+        declared = self.session.server_capabilities
+        if declared is None or declared.tasks is None or declared.tasks.list is None:
+            raise TaskError("", "the server does not list tasks: it declares no capability tasks.list")
         tasks: list[TaskState] = []
         seen: list[object] = []
         params: JSON = {}
@@ -204,9 +219,9 @@ class CoreTaskChannel(TaskChannel):
             params = {"cursor": cursor}
         raise InvalidTaskError("", "the server's list of tasks is none, or has no end")
 
-    @property
-    def _seconds(self) -> float:
-        return self._private._session_read_timeout_seconds or REQUEST_SECONDS
+    def questions(self, recheck: Callable[[str], Awaitable[None]], patience_seconds: float) -> CoreQuestions:  # noqa: ARG002
+        """The server asks the client's callbacks on a ``tasks/result``."""
+        return CoreQuestions(self, recheck)
 
     async def _send(self, method: str, params: JSON, seconds: float) -> JSON:
         request: JSON = {"method": method, "params": params}
