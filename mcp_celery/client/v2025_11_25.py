@@ -16,6 +16,7 @@ from mcp.client.session import ClientSession
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from typing_extensions import override
 
 from mcp_celery.client.channel import TaskChannel
 from mcp_celery.client.errors import AnswerError, InvalidTaskError, TaskError
@@ -49,6 +50,7 @@ class CoreTask(TaskState):
         return self
 
     @property
+    @override
     def lacks_result(self) -> bool:
         """Whether there is a result, or an error, to be asked for."""
         return self.status in ("completed", "failed") and self.result is None and self.error is None
@@ -76,11 +78,13 @@ class CoreTaskChannel(TaskChannel):
         declared = session.server_capabilities
         return session.protocol_version == VERSION and declared is not None and declared.tasks is not None
 
+    @override
     def require_tasks(self, task_id: str) -> None:
-        """There are tasks."""
+        pass
 
+    @override
     def require_requests(self, what: str) -> None:
-        """There are requests that ask for tasks."""
+        pass
 
     async def _runs_as_task(self, tool: str, seconds: float | None) -> bool:
         """Whether a tool's ``execution.taskSupport`` lets it run as a task; one that is not listed does not.
@@ -109,15 +113,10 @@ class CoreTaskChannel(TaskChannel):
                 cursors.append(page.next_cursor)  # None at the end, which has been before like any that is repeated
         return self._run_as_tasks.get(tool, False)
 
+    @override
     async def request_task(
         self, method: str, params: JSON, ttl: int | None, seconds: float | None
     ) -> CoreTask | JSON | None:
-        """Send the request with ``task``, unless it is for a component that does not run as a task.
-
-        Raises:
-            MCPError: The server refused, or the connection failed.
-            InvalidTaskError: What the server sent is no task, or no list of tools.
-        """
         if method == "tools/call" and not await self._runs_as_task(params["name"], seconds):
             return None
         task = {} if ttl is None else {"ttl": ttl}
@@ -126,19 +125,16 @@ class CoreTaskChannel(TaskChannel):
         except MCPError as error:
             if error.code != types.METHOD_NOT_FOUND:
                 raise
-            return None
+            return None  # the component does not run as a task
         if not isinstance(answer.get("task"), dict):
             return answer
         return await self._with_result(parse_task(answer["task"], model=CoreTask))
 
+    @override
     async def get(self, task_id: str) -> TaskState:
         """``tasks/get``, and ``tasks/result`` of a task that has one.
 
         A result that tells of a tool's own error is a completed task here, as in the revisions after this one.
-
-        Raises:
-            MCPError: The server's refusal, or the connection's failure.
-            InvalidTaskError: What the server sent is no state of this task.
         """
         answer = await self._send("tasks/get", {"taskId": task_id}, self._seconds)
         return await self._with_result(parse_task(answer, task_id, CoreTask))
@@ -167,13 +163,8 @@ class CoreTaskChannel(TaskChannel):
         """
         return await self._send("tasks/result", {"taskId": task_id}, seconds)
 
+    @override
     async def cancel(self, task_id: str) -> None:
-        """``tasks/cancel``. A task that has ended is left as it is.
-
-        Raises:
-            MCPError: The server's refusal, or the connection's failure.
-            TaskError: The server goes on with the task.
-        """
         try:
             await self._send("tasks/cancel", {"taskId": task_id}, self._seconds)
         except MCPError as error:
@@ -183,24 +174,14 @@ class CoreTaskChannel(TaskChannel):
             if not (await self.get(task_id)).is_final:
                 raise TaskError(task_id, f"the server does not cancel task {task_id}: {error}") from error
 
-    async def update(self, task_id: str, responses: Mapping[str, Any]) -> NoReturn:  # noqa: ARG002
-        """There is no such method in this revision.
-
-        Raises:
-            AnswerError: Always.
-        """
+    @override
+    async def update(self, task_id: str, responses: Mapping[str, Any]) -> NoReturn:
         raise AnswerError(
             task_id, f"questions of task {task_id} go to the client's callbacks: revision {VERSION} has no other way"
         )
 
+    @override
     async def list(self) -> list[TaskState]:
-        """``tasks/list``, page by page.
-
-        Raises:
-            MCPError: The server's refusal, or the connection's failure.
-            TaskError: The server does not declare a list of tasks.
-            InvalidTaskError: What the server sent is no list of tasks.
-        """
         declared = self.session.server_capabilities
         if declared is None or declared.tasks is None or declared.tasks.list is None:
             raise TaskError("", "the server does not list tasks: it declares no capability tasks.list")
@@ -219,8 +200,8 @@ class CoreTaskChannel(TaskChannel):
             params = {"cursor": cursor}
         raise InvalidTaskError("", "the server's list of tasks is none, or has no end")
 
-    def questions(self, recheck: Callable[[str], Awaitable[None]], patience_seconds: float) -> CoreQuestions:  # noqa: ARG002
-        """The server asks the client's callbacks on a ``tasks/result``."""
+    @override
+    def questions(self, recheck: Callable[[str], Awaitable[None]], patience_seconds: float) -> CoreQuestions:
         return CoreQuestions(self, recheck)
 
     async def _send(self, method: str, params: JSON, seconds: float) -> JSON:

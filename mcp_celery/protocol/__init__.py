@@ -17,7 +17,7 @@ from mcp_celery.protocol.in_process import SubmittedTask, submit
 from mcp_celery.protocol.install import around, fit, middleware_of, name_subjects
 from mcp_celery.protocol.polling import add_polling_tools
 from mcp_celery.protocol.revisions import REQUESTING_REVISION, RESULT_VERSION, revision_named
-from mcp_celery.protocol.v2025_11_25.wire import IMMEDIATE_RESPONSE
+from mcp_celery.protocol.shared_wire import IMMEDIATE_RESPONSE
 
 __all__ = [
     "IMMEDIATE_RESPONSE",

@@ -14,15 +14,13 @@ from mcp_types import CallToolRequestParams
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import get_task_context
 from mcp_celery.engine import JSONObject, Submission
+from mcp_celery.protocol.additions import added_methods
 from mcp_celery.protocol.caller import as_rpc_errors, caller_of_request, snapshot_of
 from mcp_celery.protocol.foreground import continued_task, go_on, run_on_worker
 from mcp_celery.protocol.host import TaskHost
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.revisions import TASK_VERSIONS, revision_of, task_revision_of
-from mcp_celery.protocol.shared_wire import TaskIdParams
-from mcp_celery.protocol.v2025_11_25.handlers import CoreTasks
-from mcp_celery.protocol.v2026_07_28.handlers import TaskUpdates
-from mcp_celery.protocol.v2026_07_28.wire import EXTENSION
+from mcp_celery.protocol.shared_wire import EXTENSION, TaskIdParams
 
 
 class TasksExtension(Extension):
@@ -36,14 +34,14 @@ class TasksExtension(Extension):
 
     def __init__(self, host: TaskHost) -> None:
         self._host = host
-        self._others = [*CoreTasks(host).methods(), *TaskUpdates(host).methods()]
+        self._added = added_methods(host)
 
     def methods(self) -> Sequence[MethodBinding]:
         """The request methods that the extension adds."""
         return [
             MethodBinding("tasks/get", TaskIdParams, self._get, TASK_VERSIONS),
             MethodBinding("tasks/cancel", TaskIdParams, self._cancel, TASK_VERSIONS),
-            *self._others,
+            *self._added,
         ]
 
     async def intercept_tool_call(

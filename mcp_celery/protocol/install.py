@@ -11,13 +11,12 @@ from mcp.server.auth.provider import AccessToken, TokenVerifier
 from mcp.server.context import ServerMiddleware
 
 from mcp_celery.context import subject_of
+from mcp_celery.protocol.additions import added_middleware
 from mcp_celery.protocol.contained import contained
 from mcp_celery.protocol.extension import TasksExtension
 from mcp_celery.protocol.host import TaskHost
 from mcp_celery.protocol.polling import PolledOutputs
 from mcp_celery.protocol.requirements import Requirements
-from mcp_celery.protocol.v2025_11_25.middleware import CoreTasksMiddleware
-from mcp_celery.protocol.v2026_07_28.push import TaskPush
 
 Running = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -71,7 +70,7 @@ class _SubjectNamingVerifier:
 
 def middleware_of(host: TaskHost) -> tuple[ServerMiddleware[Any], ...]:
     """The middleware that a server with tasks needs, the outermost first."""
-    return contained, Requirements(host), PolledOutputs(host), CoreTasksMiddleware(host), TaskPush(host)
+    return contained, Requirements(host), PolledOutputs(host), *added_middleware(host)
 
 
 def around(

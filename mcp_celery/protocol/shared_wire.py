@@ -11,6 +11,10 @@ from pydantic import Field
 
 from mcp_celery.engine import RpcError, TaskRecord
 
+EXTENSION: Final = "io.modelcontextprotocol/tasks"
+"""The extension that the server declares to clients of every revision."""
+IMMEDIATE_RESPONSE: Final = "io.modelcontextprotocol/model-immediate-response"
+"""In a tool's ``meta``: what a model is told at once in the result's place, passed on with the task's creation."""
 REQUEST_CANCELLED: Final = -32800
 """What the SDK answers, before 2026-07-28, to a request that was cancelled."""
 UNLIMITED_MS: Final = 2**53

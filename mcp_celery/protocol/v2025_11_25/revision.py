@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS
+from typing_extensions import override
 
 from mcp_celery.engine import Caller, JSONObject, TaskEngine, TaskRecord, TaskView
 from mcp_celery.protocol.handshake import HandshakeRevision
@@ -14,33 +15,28 @@ from mcp_celery.protocol.v2025_11_25.wire import encode_created, encode_result, 
 class Revision20251125(HandshakeRevision, TaskRevision):
     """A request asks for a task by ``task`` in its parameters; the server asks questions by requests of its own."""
 
+    @override
     def asks_for_task(self, ctx: RequestContext) -> bool:
-        """Whether its parameters have ``task``."""
         return (ctx.params or {}).get("task") is not None
 
+    @override
     def encode_task(self, record: TaskRecord) -> JSONObject:
-        """``Task``."""
         return encode_task(record)
 
+    @override
     def encode_created(self, record: TaskRecord, immediate_response: str | None) -> JSONObject:
-        """``CreateTaskResult``."""
         return encode_created(record, immediate_response)
 
+    @override
     def encode_result(self, view: TaskView) -> JSONObject:
-        """The answer to ``tasks/result``."""
         return encode_result(view)
 
+    @override
     async def get_task(self, engine: TaskEngine, caller: Caller, task_id: str) -> JSONObject:
-        """Answer with the task; its client asks for the result in addition."""
-        return encode_task(await engine.status(caller, task_id))
+        return encode_task(await engine.status(caller, task_id))  # the client asks for the result in addition
 
+    @override
     async def cancel_task(self, engine: TaskEngine, caller: Caller, task_id: str) -> JSONObject:
-        """Answer with the cancelled task.
-
-        Raises:
-            MCPError: -32602 for a task that has ended.
-            McpCeleryError: As ``TaskEngine.cancel``.
-        """
         _require_open(await engine.status(caller, task_id))
         record = await engine.cancel(caller, task_id)
         if record.status != "cancelled":

@@ -15,12 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_celery.engine import JSONObject, Progress, TaskPage, TaskRecord, TaskStatus, TaskView
 from mcp_celery.keys import METHODS, TaskType
-from mcp_celery.protocol.shared_wire import UNLIMITED_MS, encode_time
+from mcp_celery.protocol.shared_wire import IMMEDIATE_RESPONSE, UNLIMITED_MS, encode_time
 
 VERSION: Final = "2025-11-25"
 RELATED_TASK: Final = "io.modelcontextprotocol/related-task"
-IMMEDIATE_RESPONSE: Final = "io.modelcontextprotocol/model-immediate-response"
-"""In a tool's ``meta``: what a model is told at once in the result's place, passed on with the task's creation."""
 STATUS_NOTIFICATION: Final = "notifications/tasks/status"
 PROGRESS_NOTIFICATION: Final = "notifications/progress"
 CREATE: Final = "mcp_celery/createTask"

@@ -34,8 +34,8 @@ from mcp_celery.engine import Caller, TaskView, TaskWatch
 from mcp_celery.protocol.caller import as_rpc_errors, caller_of_request
 from mcp_celery.protocol.host import TaskHost
 from mcp_celery.protocol.revision import RequestContext
+from mcp_celery.protocol.shared_wire import EXTENSION
 from mcp_celery.protocol.v2026_07_28.wire import (
-    EXTENSION,
     MAX_EVENT_BYTES_META_KEY,
     VERSIONS,
     TaskNotification,

@@ -6,10 +6,12 @@ from mcp.server.mcpserver.server import require_client_extension
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
 from mcp_types import HEADER_MISMATCH, INTERNAL_ERROR, ErrorData
+from typing_extensions import override
 
 from mcp_celery.engine import Caller, JSONObject, TaskEngine, TaskRecord, TaskView
 from mcp_celery.protocol.revision import RequestContext, TaskRevision
-from mcp_celery.protocol.v2026_07_28.wire import EXTENSION, encode_created, encode_detailed, encode_result, encode_task
+from mcp_celery.protocol.shared_wire import EXTENSION
+from mcp_celery.protocol.v2026_07_28.wire import encode_created, encode_detailed, encode_result, encode_task
 
 
 class Revision20260728(TaskRevision):
@@ -20,19 +22,16 @@ class Revision20260728(TaskRevision):
     has_sessions = False
     has_fixed_ttl = False
 
+    @override
     def follows_tasks(self, ctx: RequestContext) -> bool:
-        """Whether the request declares the extension."""
         capabilities = ctx.session.client_capabilities
         return bool(capabilities and capabilities.extensions and EXTENSION in capabilities.extensions)
 
-    def refuse_call(self, ctx: RequestContext, tool: str) -> None:  # noqa: ARG002
-        """Name the extension that the request lacks.
-
-        Raises:
-            MCPError: -32021.
-        """
+    @override
+    def refuse_call(self, ctx: RequestContext, tool: str) -> None:
         require_client_extension(ctx, EXTENSION)
 
+    @override
     def admit(self, ctx: RequestContext, task_id: str) -> None:
         """Refuse a request that does not declare the extension, or whose ``Mcp-Name`` header names another task.
 
@@ -47,35 +46,35 @@ class Revision20260728(TaskRevision):
                 HEADER_MISMATCH, f"{MCP_NAME_HEADER} header does not match the request body's 'taskId' parameter"
             )
 
+    @override
     def encode_task(self, record: TaskRecord) -> JSONObject:
-        """The fields that every task object has."""
         return encode_task(record)
 
-    def encode_created(self, record: TaskRecord, immediate_response: str | None) -> JSONObject:  # noqa: ARG002
-        """``CreateTaskResult``, which has no place for an immediate response."""
-        return encode_created(record)
+    @override
+    def encode_created(self, record: TaskRecord, immediate_response: str | None) -> JSONObject:
+        return encode_created(record)  # it has no place for an immediate response
 
+    @override
     def encode_result(self, view: TaskView) -> JSONObject:
-        """The result with its ``resultType``."""
         return encode_result(view)
 
+    @override
     async def get_task(self, engine: TaskEngine, caller: Caller, task_id: str) -> JSONObject:
-        """Answer with the task, its result, its error or its open questions."""
         return encode_detailed(await engine.get(caller, task_id))
 
+    @override
     async def cancel_task(self, engine: TaskEngine, caller: Caller, task_id: str) -> JSONObject:
-        """Acknowledge; a task that has ended stays as it is."""
-        await engine.cancel(caller, task_id)
+        await engine.cancel(caller, task_id)  # a task that has ended stays as it is
         return {}
 
+    @override
     def questions_to_return(self, view: TaskView) -> JSONObject:
-        """All open questions."""
         return dict(view.input_requests)
 
-    def crash(self, text: str) -> MCPError:  # noqa: ARG002
-        """The SDK keeps the exception's text to its log."""
-        return MCPError(INTERNAL_ERROR, "Internal server error")
+    @override
+    def crash(self, text: str) -> MCPError:
+        return MCPError(INTERNAL_ERROR, "Internal server error")  # the SDK keeps the text to its log
 
+    @override
     def dump_error(self, error: ErrorData) -> JSONObject:
-        """The SDK leaves out the fields that are None."""
         return error.model_dump(mode="json", by_alias=True, exclude_none=True)

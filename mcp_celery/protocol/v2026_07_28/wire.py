@@ -16,7 +16,6 @@ from mcp_celery.engine import JSONObject, TaskRecord, TaskView
 from mcp_celery.errors import INTERNAL_ERROR
 from mcp_celery.protocol.shared_wire import TaskIdParams, encode_time
 
-EXTENSION: Final = "io.modelcontextprotocol/tasks"
 VERSIONS: Final = frozenset(MODERN_PROTOCOL_VERSIONS)
 PROGRESS_META_KEY: Final = "mcp-celery/progress"
 """``{"progress": 3, "total": 10}`` in a task's ``_meta``: the numbers behind ``statusMessage``."""
