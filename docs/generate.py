@@ -1,10 +1,15 @@
-"""Writes ``docs/configuration.md`` from the settings model: ``python docs/generate.py`` (``make docs``)."""
+"""Writes ``docs/configuration.md`` from the settings model and ``TaskConfig``: ``make docs``."""
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Final
 
+from mcp_celery.config import CeleryOption, Channel, TaskConfig, celery_options_of
 from mcp_celery.settings import ENV_PREFIX, Settings
 
 TARGET = Path(__file__).with_name("configuration.md")
@@ -15,7 +20,7 @@ Every setting is an environment variable. A value that is zero, negative, contra
 start, with an error that names the variable. Servers and workers of one namespace must agree on all of them; the
 timeouts and limits at the end may differ.
 
-This page is made from the settings model by `make docs`.
+This page is made from the settings model and from `TaskConfig` by `make docs`.
 
 | Variable | Default | |
 |---|---|---|
@@ -56,30 +61,32 @@ TaskConfig(
     mode="required",  # "forbidden", "optional" (task=True) or "required"
     ttl=timedelta(hours=2),  # or milliseconds
     poll_interval=2_000,  # for clients without push; milliseconds or a timedelta
-    queue="gpu",  # else task_routes, else mcp.{namespace}
-    priority=5,
-    time_limit=600,  # seconds; the job is ended
-    soft_time_limit=540,  # seconds; SoftTimeLimitExceeded is raised in the job
-    rate_limit="10/m",  # how often a worker starts it
-    autoretry_for=(ConnectionError,),  # upon these it runs again …
-    max_retries=3,  # … so often; None: for ever
-    retry_backoff=True,  # … after 1, 2, 4, … seconds
-    retry_backoff_max=600,  # … but no longer than this
-    retry_jitter=True,  # … at a random time up to it
-    acks_late=False,  # True: harmless to run twice for one call
-    foreground="worker",  # where a tool runs for clients that follow no task; "server": not as a job
-    expires=3600,  # seconds; a job that nobody began by then fails
-    ask="during",  # when returned questions are asked: "before" there is a task, or "during" it
-    input_timeout=600,  # seconds that an awaited question waits for its answer; 3600 by default
-    show_arguments=["dataset"],  # values that Flower and events may show; all others are hidden
+    queue="gpu",
+    time_limit=600,
+    autoretry_for=(ConnectionError,),
+    retry_backoff=True,  # after 1, 2, 4, … seconds
+    show_arguments=["dataset"],
 )
 ```
 
-A value that Celery would reject is refused when the component is declared. Limits are attributes of the job's class, so
-`task_annotations` of the Celery app override them: `{"mcp.reports.tool.train": {"time_limit": 60}}`. A job's queue is
-what the component declares, else a matching `task_routes` entry (`{"mcp.*.resource.*": {"queue": "reads"}}`), else
-the server's own.
+A value that Celery would reject is refused when the component is declared. `task_annotations` of the Celery app
+override attributes of a job's class: `{"mcp.reports.tool.train": {"time_limit": 60}}`. A job's queue is what the
+component declares, else a matching `task_routes` entry (`{"mcp.*.resource.*": {"queue": "reads"}}`), else the server's
+own.
+
+The last column says how an option reaches Celery. The class of an [exposed job](exposing-jobs.md) is declared
+elsewhere, so options of such a job go with its messages.
+
+| Option | Default | | Celery takes it as |
+|---|---|---|---|
 """
+
+CHANNELS: Final[dict[Channel, str]] = {
+    "class": "attribute of the job's class",
+    "header": "header of the message",
+    "property": "property of the message",
+    "route": "queue of the message",
+}
 
 
 def text() -> str:
@@ -88,7 +95,30 @@ def text() -> str:
     for name, field in Settings.model_fields.items():
         default = "none" if field.default in (None, "") else f"`{field.default}`"
         rows.append(f"| `{ENV_PREFIX}{name.upper()}` | {default} | {field.description} |")
-    return HEAD + "\n".join(rows) + "\n" + TAIL
+    return HEAD + "\n".join(rows) + "\n" + TAIL + "\n".join(options()) + "\n"
+
+
+def channel_of(how: CeleryOption) -> str:
+    """How an option reaches Celery, in words."""
+    if how.exposed is None:
+        return f"{CHANNELS[how.own]}; no effect on exposed jobs"
+    return (
+        CHANNELS[how.own] if how.exposed == how.own else f"{CHANNELS[how.own]}; exposed jobs: {CHANNELS[how.exposed]}"
+    )
+
+
+def options() -> list[str]:
+    """A row for each option of a component, with what the docstring of ``TaskConfig`` says of it."""
+    arguments = inspect.cleandoc(TaskConfig.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
+    described = dict(re.findall(r"^    (\w+): (.*?)(?=\n    \w+: |\Z)", arguments, re.MULTILINE | re.DOTALL))
+    taken = celery_options_of(TaskConfig)
+    rows: list[str] = []
+    for field in fields(TaskConfig):
+        meaning = " ".join(described[field.name].split()).replace("``", "`")
+        default = "none" if field.default in (None, ()) else f"`{field.default!r}`"
+        channel = channel_of(taken[field.name]) if field.name in taken else ""
+        rows.append(f"| `{field.name}` | {default} | {meaning} | {channel} |")
+    return rows
 
 
 if __name__ == "__main__":

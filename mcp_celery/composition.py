@@ -2,53 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
-from typing import Any
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from celery import Celery, signals
 from mcp.server import MCPServer
-from mcp.server.context import ServerMiddleware
 from mcp.server.mcpserver import Context
 from mcp_types import ToolAnnotations
 
+from mcp_celery.component_source import ComponentSource
 from mcp_celery.config import TaskConfig, TaskMeta, as_config
 from mcp_celery.connections import Connections
 from mcp_celery.context import register_task_server
-from mcp_celery.declared import DeclaredComponents
+from mcp_celery.declared import ComponentKey, DeclaredComponents
 from mcp_celery.default_app import configured_queue, default_app
 from mcp_celery.eager import EagerJobs, EagerQueue
 from mcp_celery.engine import JSONObject, TaskEngine
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedCatalog, ExposedTool, Exposing
 from mcp_celery.keys import TaskType
+from mcp_celery.mcp_server_source import MCPServerSource
 from mcp_celery.names import default_queue_name, slug
 from mcp_celery.protocol import (
-    IMMEDIATE_RESPONSE,
     REQUESTING_REVISION,
     RESULT_VERSION,
-    Polling,
     SubmittedTask,
     TaskHost,
     TasksExtension,
     add_polling_tools,
-    asks_first,
-    declared_arguments,
-    fit,
-    is_resumable,
     middleware_of,
-    name_subjects,
-    refusal,
     revision_named,
     submit,
-    tool_meta,
 )
 from mcp_celery.settings import Settings
 from mcp_celery.worker import InputLifetimes, JobRevisions, JobRunner, WorkerRuntime, register
 
 Declarations = Mapping[str, bool | TaskConfig]
-_tasks: WeakKeyDictionary[MCPServer[Any], CeleryTasks] = WeakKeyDictionary()
+Found = TypeVar("Found")
+_tasks: WeakKeyDictionary[Any, CeleryTasks] = WeakKeyDictionary()
 
 
 class CeleryTasks(Exposing):
@@ -89,80 +84,82 @@ class CeleryTasks(Exposing):
         self._exposed = ExposedCatalog(
             timeout_seconds=self.settings.publish_timeout_ms / 1000, result_version=RESULT_VERSION
         )
-        self._declared = DeclaredComponents(self.default)
+        self._declarations: dict[ComponentKey, TaskConfig] = {}
+        self._listed: dict[ComponentKey, TaskConfig] = {}
         named: dict[TaskType, Declarations | None] = {"tool": tools, "prompt": prompts, "resource": resources}
         for task_type, declarations in named.items():
             for component, declared in (declarations or {}).items():
                 self.declare(task_type, component, as_config(declared))
-        self._server: MCPServer[Any] | None = None
+        self._host: TaskHost | None = None
         self._connections: Connections | None = None
         self._eager_jobs: EagerJobs | None = None
-        self._polling: Polling | None = None
-        self._host = host = TaskHost(
-            engine=self.engine,
-            config=self.config,
-            task_types=self.task_types,
-            refusal=lambda task_type, component, arguments: refusal(self.server, task_type, component, arguments),
-            declared_arguments=lambda task_type, component, arguments: declared_arguments(
-                self.server, task_type, component, arguments
-            ),
-            immediate_response=lambda name: tool_meta(self.server, name).get(IMMEDIATE_RESPONSE),
-            asks_first=lambda name: asks_first(self.server, name, self.config("tool", name)[1].ask),
-            foreground=self.settings.foreground,
-            polling=lambda: self._polling,
-            is_resumable=lambda: is_resumable(self.server),
-            header_names=self.settings.header_names,
-            max_listen_tasks=self.settings.max_listen_tasks,
-            max_push_bytes=self.settings.max_push_bytes,
-        )
-        self.extension = TasksExtension(host)
-        self.middleware: tuple[ServerMiddleware[Any], ...] = middleware_of(host)
 
-    def install(self, server: MCPServer[Any]) -> None:
+    def install(self, server: MCPServer[Any] | ComponentSource) -> None:
         """Fit a server that exists already, before it serves.
+
+        Args:
+            server: The server, or the port to one of another kind.
 
         Raises:
             ConfigurationError: The server runs tasks already, or its name gives no namespace.
         """
-        if server in _tasks:
-            raise ConfigurationError(f"the MCP server {server.name!r} runs tasks already")
-        self.attach(server)
-        fit(server, self.extension, self.middleware, self.running)
+        source = _as_source(server)
+        if _find(source.server) is not None:
+            raise ConfigurationError(f"the MCP server {source.name!r} runs tasks already")
+        self.attach(source)
+        source.fit(TasksExtension(self.host), middleware_of(self.host), self.running)
 
-    def attach(self, server: MCPServer[Any]) -> None:
+    def attach(self, server: MCPServer[Any] | ComponentSource) -> None:
         """Say whose tasks these are.
 
         Raises:
             ConfigurationError: The server's name gives no namespace.
         """
+        source = _as_source(server)
         try:
-            self.namespace = self.settings.namespace or slug(server.name)
+            self.namespace = self.settings.namespace or slug(source.name)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
+        components = DeclaredComponents(source, self._declarations, self.default)
         self._connections = Connections(
             self.settings,
             self.celery,
             namespace=self.namespace,
             queue_name=lambda: self.queue_name,
-            declared=self.config,
+            declared=components.config,
             exposed=self._exposed,
             eager=self._eager_queue,
         )
-        self._server = server
-        name_subjects(server)
-        _tasks[server] = self
-        register_task_server(self.namespace, server)
+        self._host = TaskHost(
+            engine=self.engine,
+            components=components,
+            foreground=self.settings.foreground,
+            header_names=self.settings.header_names,
+            max_listen_tasks=self.settings.max_listen_tasks,
+            max_push_bytes=self.settings.max_push_bytes,
+        )
+        _tasks[source.server] = self
+        register_task_server(self.namespace, source.server)
 
     @property
-    def server(self) -> MCPServer[Any]:
-        """Whose tasks these are.
+    def host(self) -> TaskHost:
+        """What the protocol knows of the server whose tasks these are.
 
         Raises:
-            ConfigurationError: Nobody's yet.
+            ConfigurationError: These tasks belong to no server yet.
         """
-        if self._server is None:
+        if self._host is None:
             raise ConfigurationError("these tasks belong to no server yet: call CeleryTasks.install(server)")
-        return self._server
+        return self._host
+
+    @property
+    def source(self) -> ComponentSource:
+        """The server whose tasks these are.
+
+        Raises:
+            ConfigurationError: These tasks belong to no server yet.
+        """
+        return self.host.components.source
 
     @property
     def connections(self) -> Connections:
@@ -183,14 +180,16 @@ class CeleryTasks(Exposing):
         """
         return self.connections.engine()
 
-    def running(self) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
         """Hold the connections of the running event loop; the last to leave closes them.
 
         Raises:
             ConfigurationError: On entry: the result backend cannot hold tasks, or a declared component does not exist.
         """
-        self.components()
-        return self.connections.running()
+        self._listed = await self.host.components.that_run()
+        async with self.connections.running():
+            yield
 
     def check(self) -> None:
         """See that tasks can be served, before anything is started.
@@ -219,21 +218,22 @@ class CeleryTasks(Exposing):
             StoreUnavailableError: Nothing was created.
             QueueUnavailableError: Nothing was created.
         """
-        return await submit(self._host, task_type, params, context, meta, REQUESTING_REVISION)
+        ctx = None if context is None else context.request_context
+        return await submit(self.host, task_type, params, ctx, meta, REQUESTING_REVISION)
 
     def add_polling_tools(self, *, after: float = 5.0, prefix: str = "") -> None:
         """Give clients that know no tasks tools to follow one, as ``TaskServer.add_polling_tools``."""
-        self._polling = add_polling_tools(self.server, self._host, after=after, prefix=prefix)
-        for name in self._polling.names:
+        polling = add_polling_tools(self.host, after=after, prefix=prefix)
+        for name in polling.names:
             self.declare("tool", name, TaskConfig.from_bool(False))
 
     def declare(self, task_type: TaskType, component: str, config: TaskConfig) -> None:
         """Note what a component declares."""
-        self._declared.declare(task_type, component, config)
+        self._declarations[task_type, component] = config
 
     def withdraw(self, task_type: TaskType, component: str) -> None:
         """Forget a component."""
-        self._declared.withdraw(task_type, component)
+        self._declarations.pop((task_type, component), None)
         if task_type == "tool":
             self._exposed.remove(component)
 
@@ -241,20 +241,17 @@ class CeleryTasks(Exposing):
         return self.celery
 
     def add_exposed(self, exposed: ExposedTool, annotations: ToolAnnotations | None) -> None:
-        self._exposed.add(self.server, exposed, annotations)
+        self._exposed.add(self.source, exposed, annotations)
         self.declare("tool", exposed.offer.tool_name, exposed.offer.config)
 
     def config(self, task_type: TaskType, identifier: str) -> tuple[str, TaskConfig]:
-        """As :meth:`DeclaredComponents.config`."""
-        return self._declared.config(self.server, task_type, identifier)
+        """As :meth:`DeclaredComponents.config`, for code that cannot await: it waits in the calling thread."""
+        return _wait_for(lambda: self.host.components.config(task_type, identifier))
 
-    def task_types(self) -> frozenset[TaskType]:
-        """The kinds of components of which at least one may run as a task."""
-        return self._declared.task_types(self.server)
-
-    def components(self) -> dict[tuple[TaskType, str], TaskConfig]:
-        """As :meth:`DeclaredComponents.that_run`."""
-        return self._declared.that_run(self.server)
+    def components(self) -> dict[ComponentKey, TaskConfig]:
+        """As :meth:`DeclaredComponents.that_run`, for code that cannot await: it waits in the calling thread."""
+        self._listed = _wait_for(self.host.components.that_run)
+        return self._listed
 
     @property
     def queue_name(self) -> str:
@@ -267,7 +264,7 @@ class CeleryTasks(Exposing):
     @property
     def queue_names(self) -> tuple[str, ...]:
         """Every queue that the components use, the server's own first."""
-        named = {config.queue for config in self._own_components().values() if config.queue}
+        named = {config.queue for config in self._own(self.components()).values() if config.queue}
         return (self.queue_name, *sorted(named - {self.queue_name}))
 
     def register_jobs(self, app: Celery) -> list[str]:
@@ -279,15 +276,15 @@ class CeleryTasks(Exposing):
         Raises:
             ConfigurationError: A declared component does not exist.
         """
-        register_task_server(self.namespace, self.server)
+        register_task_server(self.namespace, self.source.server)
         # Not before: Celery sets up logging only after its modules are imported.
         uid = f"mcp_celery.say_what_is_kept.{self.namespace}"
         signals.celeryd_after_setup.connect(self.connections.say_what_is_kept, weak=False, dispatch_uid=uid)
-        return register(app, self._make_runtime(), self._own_components())
+        return register(app, self._make_runtime(), self._own(self.components()))
 
     def _eager_queue(self) -> EagerQueue:
         if self._eager_jobs is None:
-            self._eager_jobs = EagerJobs(self.celery, self._make_runtime(), self._own_components)
+            self._eager_jobs = EagerJobs(self.celery, self._make_runtime(), lambda: self._own(self._listed))
         return self._eager_jobs.queue()
 
     def _make_runtime(self) -> WorkerRuntime:
@@ -299,13 +296,13 @@ class CeleryTasks(Exposing):
             results_are_here=self.connections.results_are_here(),
         )
 
-    def _own_components(self) -> dict[tuple[TaskType, str], TaskConfig]:
+    def _own(self, components: Mapping[ComponentKey, TaskConfig]) -> dict[ComponentKey, TaskConfig]:
         """Those whose jobs are ours: all but the exposed ones."""
-        return {one: config for one, config in self.components().items() if one not in self._exposed}
+        return {one: config for one, config in components.items() if one not in self._exposed}
 
     def _make_runner(self) -> JobRunner:
         return JobRunner(
-            self.server,
+            self.source,
             namespace=self.namespace,
             open_store=self.connections.open_store,
             open_bus=self.connections.open_bus,
@@ -316,35 +313,66 @@ class CeleryTasks(Exposing):
         )
 
 
-def check(server: MCPServer[Any]) -> None:
+def check(server: object) -> None:
     """See that a server's tasks can be served, where it runs any.
 
     Raises:
         ConfigurationError: The result backend cannot hold tasks, or a declared component does not exist.
     """
-    if server in _tasks:
-        _tasks[server].check()
+    if (tasks := _find(server)) is not None:
+        tasks.check()
 
 
-def settings_of(server: MCPServer[Any]) -> Settings:
+def settings_of(server: object) -> Settings:
     """Return the settings that a server was made with; for one that runs no tasks, those of the environment.
 
     Raises:
         ConfigurationError: A setting is refused; the message names it.
     """
-    return _tasks[server].settings if server in _tasks else Settings.load()
+    tasks = _find(server)
+    return Settings.load() if tasks is None else tasks.settings
 
 
-def tasks_of(server: MCPServer[Any]) -> CeleryTasks:
+def source_of(server: object) -> ComponentSource:
+    """The port to a server: an ``MCPServer``, or a server of another kind that runs tasks.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    if (tasks := _find(server)) is not None:
+        return tasks.source
+    if isinstance(server, MCPServer):
+        return _as_source(cast("MCPServer[Any]", server))
+    raise ConfigurationError(f"a {type(server).__name__} is not an MCP server")
+
+
+def tasks_of(server: object) -> CeleryTasks:
     """The task side of a server.
 
     Raises:
         ConfigurationError: The server has none.
     """
-    found = _tasks.get(server)
+    found = _find(server)
     if found is None:
         raise ConfigurationError(
-            f"the MCP server {server.name!r} runs no tasks: make it a mcp_celery.TaskServer, "
+            f"the MCP server {source_of(server).name!r} runs no tasks: make it a mcp_celery.TaskServer, "
             "or call mcp_celery.CeleryTasks(…).install(server)"
         )
     return found
+
+
+def _find(server: object) -> CeleryTasks | None:
+    try:
+        return _tasks.get(server)
+    except TypeError:  # an object that cannot be a key, and so no server
+        return None
+
+
+def _as_source(server: MCPServer[Any] | ComponentSource) -> ComponentSource:
+    return MCPServerSource(server) if isinstance(server, MCPServer) else server
+
+
+def _wait_for(ask: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
+    """Run a coroutine in a thread with an event loop of its own, since the caller's thread may run one already."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(lambda: asyncio.run(ask())).result()

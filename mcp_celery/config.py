@@ -1,4 +1,8 @@
-"""What a component declares about running as a task (:class:`TaskConfig`), what a request asks (:class:`TaskMeta`)."""
+"""What a component declares about running as a task (:class:`TaskConfig`), what a request asks (:class:`TaskMeta`).
+
+The fields of :class:`TaskConfig` are the one list of the options that Celery gets. A new one is declared with
+:func:`celery_option`, and the code that makes jobs and messages passes it on.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,9 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 from mcp_celery.errors import ConfigurationError
 
@@ -28,10 +32,43 @@ whose end the server waits.
 DEFAULT_MAX_RESULT_BYTES: Final = 32 * 1024 * 1024
 """Of ``MCP_CELERY_MAX_RESULT_BYTES``; clients are made to take results of this size."""
 
+Channel = Literal["class", "header", "property", "route"]
+"""How Celery takes an option. ``class``: as an attribute of the job's class, which the host's ``task_annotations``
+override. ``header`` and ``property``: with the job's message. ``route``: it chooses the queue of the message.
+"""
+
+T = TypeVar("T")
+
+_CELERY: Final = "celery"
 _RATE_LIMIT: Final = re.compile(r"\d+(\.\d+)?(/[smh])?")
 _MODES: Final[tuple[str, ...]] = get_args(TaskMode)
 _ASK_WHEN: Final[tuple[str | None, ...]] = (None, *get_args(AskWhen))
 _FOREGROUND: Final[tuple[str | None, ...]] = (None, *get_args(Foreground))
+
+
+@dataclass(frozen=True, slots=True)
+class CeleryOption:
+    """How Celery takes an option.
+
+    Attributes:
+        own: For a component's job.
+        exposed: For an existing job that is exposed as a tool. Its class is declared elsewhere, so nothing goes there;
+            None: the option has no effect on it.
+    """
+
+    own: Channel
+    exposed: Channel | None
+
+
+def celery_option(default: T, own: Channel, *, exposed: Channel | None) -> T:
+    """Declare a field of :class:`TaskConfig` that is an option of Celery's, with Celery's name.
+
+    Args:
+        default: Its default. None is left out of messages.
+        own: As :attr:`CeleryOption.own`.
+        exposed: As :attr:`CeleryOption.exposed`.
+    """
+    return field(default=default, metadata={_CELERY: CeleryOption(own, exposed)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,18 +116,18 @@ class TaskConfig:
     mode: TaskMode = "optional"
     poll_interval: timedelta | int | None = None
     ttl: timedelta | int | None = None
-    queue: str | None = None
-    priority: int | None = None
-    time_limit: float | None = None
-    soft_time_limit: float | None = None
-    rate_limit: str | float | None = None
+    queue: str | None = celery_option(None, "route", exposed="route")
+    priority: int | None = celery_option(None, "property", exposed="property")
+    time_limit: float | None = celery_option(None, "class", exposed="header")
+    soft_time_limit: float | None = celery_option(None, "class", exposed="header")
+    rate_limit: str | float | None = celery_option(None, "class", exposed=None)
     autoretry_for: tuple[type[Exception], ...] = ()
-    max_retries: int | None = 3
+    max_retries: int | None = celery_option(3, "class", exposed=None)
     retry_backoff: bool | int = False
     retry_backoff_max: int = 600
     retry_jitter: bool = True
     acks_late: bool = False
-    expires: float | None = None
+    expires: float | None = celery_option(None, "header", exposed="header")
     ask: AskWhen | None = None
     foreground: Foreground | None = None
     input_timeout: float = 3600.0
@@ -158,6 +195,24 @@ class TaskConfig:
         """
         return self.mode != "forbidden"
 
+    def celery_options(self, channel: Channel, *, exposed: bool = False) -> dict[str, Any]:
+        """The options that Celery takes by one channel.
+
+        >>> TaskConfig(priority=5, expires=60).celery_options("header")
+        {'expires': 60}
+
+        Args:
+            channel: Which one.
+            exposed: Whether the job is an existing one that is exposed as a tool.
+
+        Returns:
+            Celery's names and the declared values. None is a value for a class (``max_retries=None``: for ever); a
+            message carries no None.
+        """
+        named = celery_options_of(type(self)).items()
+        values = {name: getattr(self, name) for name, how in named if channel == (how.exposed if exposed else how.own)}
+        return values if channel == "class" else {name: one for name, one in values.items() if one is not None}
+
     @property
     def poll_interval_ms(self) -> int | None:
         """The declared poll interval in milliseconds, None where the server's setting holds."""
@@ -193,6 +248,12 @@ class TaskConfig:
             raise ConfigurationError(
                 f"{name!r} cannot run as a task here: it is a sync function; declare it `async def`"
             )
+
+
+@functools.cache
+def celery_options_of(config: type[TaskConfig]) -> dict[str, CeleryOption]:
+    """The options of a kind of configuration that Celery takes, by name."""
+    return {one.name: one.metadata[_CELERY] for one in fields(config) if _CELERY in one.metadata}
 
 
 def as_config(task: bool | TaskConfig) -> TaskConfig:

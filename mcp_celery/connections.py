@@ -18,7 +18,15 @@ from mcp.server.request_state import AESGCMRequestStateCodec
 
 from mcp_celery.background import ended
 from mcp_celery.default_app import default_app
-from mcp_celery.engine import Declared, ExposedTasks, TaskEngine, TaskLimits, TaskQueue
+from mcp_celery.engine import (
+    Declared,
+    ExposedTasks,
+    Observers,
+    TaskEngine,
+    TaskLimits,
+    TaskQueue,
+    write_audit_log,
+)
 from mcp_celery.engine.begun import Beginnings
 from mcp_celery.engine.life import WorkerLife
 from mcp_celery.engine.reaper import Reaper
@@ -44,6 +52,9 @@ from mcp_celery.store import (
 )
 
 logger = logging.getLogger(__name__)
+
+OBSERVERS: Final = Observers(write_audit_log)
+"""To whom this process reports changes of tasks."""
 
 _UNUSABLE_BACKENDS: Final = {
     "RPCBackend": "delivers each result once, to the process that sent the job",
@@ -201,6 +212,7 @@ class Connections:
             decode_result=results.decode if here else None,
             snapshots=self._snapshots,
             memory=StoreMemory(self._settings.max_store_memory_percent),
+            observers=OBSERVERS,
         )
 
     def open_bus(self) -> RedisTaskBus:
@@ -244,10 +256,17 @@ class Connections:
             answer_version=REQUESTING_REVISION.version,
             declared=self._declared,
             exposed=exposed,
+            observers=OBSERVERS,
         )
         recovery = RedisRecovery(store)
         reaper = Reaper(
-            store=recovery, tasks=store, queue=queue, results=results, declared=self._declared, policy=self._policy
+            store=recovery,
+            tasks=store,
+            queue=queue,
+            results=results,
+            declared=self._declared,
+            policy=self._policy,
+            observers=OBSERVERS,
         )
         background = [asyncio.create_task(reaper.run(), name="mcp-celery-reaper")]
         if self._exposed:
@@ -285,7 +304,9 @@ class Connections:
         )
 
     def _open_ledger(self, namespace: str) -> RedisJobLedger:
-        return RedisJobLedger(self._settings.redis_url, self._keys(namespace), timeout_seconds=self._store_timeout)
+        return RedisJobLedger(
+            self._settings.redis_url, self._keys(namespace), timeout_seconds=self._store_timeout, observers=OBSERVERS
+        )
 
     def _results(self) -> CeleryResults:
         try:

@@ -46,6 +46,14 @@ def containing(what: str, *, cancelled: Callable[[], bool] = _never) -> Generato
         raise ComponentExitedError(type(error).__name__) from error
 
 
+def text_of_error(error: Exception) -> str:
+    """The text of an exception of user code; its type's name where it fails to give one."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - __str__ of user code raises anything
+        return type(error).__name__
+
+
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

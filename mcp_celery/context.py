@@ -1,18 +1,18 @@
 """Who asks and where we are: the caller's scope, the running task's context, and the snapshot that carries them over.
 
-Plain values, context variables and weak maps only. How to reach the caller's token is injected by ``protocol/`` and
-``worker/`` (:func:`provide_token_source`), so that nothing here imports the SDK, Celery or Redis.
+Plain values, context variables and weak maps only: nothing here imports the SDK, Celery or Redis.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 from weakref import WeakValueDictionary
 
 from mcp_celery.formats import FORMAT, UNNUMBERED, NewerFormatError, is_readable
@@ -38,15 +38,24 @@ class AccessTokenLike(Protocol):
     def token(self) -> str: ...
 
 
-def _no_token() -> AccessTokenLike | None:
-    return None
+_SDK_AUTHENTICATION: Final = "mcp.server.auth.middleware.auth_context"
 
 
-_token_source: Callable[[], AccessTokenLike | None] = _no_token
+def _sdk_token() -> AccessTokenLike | None:
+    """The access token of the request that the SDK serves.
+
+    The SDK keeps the token in a context variable of its own. Importing the SDK takes a second, and a process that has
+    not imported it serves no request, so this function looks for the module instead of importing it.
+    """
+    authentication = sys.modules.get(_SDK_AUTHENTICATION)
+    return None if authentication is None else authentication.get_access_token()
+
+
+_token_source: Callable[[], AccessTokenLike | None] = _sdk_token
 
 
 def provide_token_source(source: Callable[[], AccessTokenLike | None]) -> None:
-    """Say how the current caller's access token is reached (the SDK keeps it in a context variable).
+    """Replace the way to the current caller's access token, for servers that keep it elsewhere than the SDK.
 
     Args:
         source: Returns the current request's token, None for an anonymous caller.
@@ -134,6 +143,10 @@ class CallerToken:
         return bool(self.expires_at) and self.expires_at <= time.time()
 
 
+_IN_PROCESS_REVISION: Final = "2025-11-25"
+"""The revision that results of tasks submitted in the server's own process are shaped for."""
+
+
 class _Pipeline(Protocol):
     def set(self, name: str, value: str, *, px: int) -> Any: ...
 
@@ -183,45 +196,38 @@ class TaskContextSnapshot:
         return self.inherited_issuer if self.token is None else _issuer_of(self.token)
 
     @classmethod
-    def capture(  # noqa: PLR0913 - one for each attribute
+    def capture(
         cls,
         *,
-        protocol_version: str,
-        params: dict[str, Any] | None = None,
-        request_id: str | int | None = None,
-        client_info: dict[str, Any] | None = None,
-        client_capabilities: dict[str, Any] | None = None,
+        protocol_version: str | None = None,
         headers: Mapping[str, str] | None = None,
         header_names: frozenset[str] = frozenset(),
-        session_id: str | None = None,
-        progress_token: str | int | None = None,
-        traceparent: str | None = None,
-        tracestate: str | None = None,
-        meta: dict[str, Any] | None = None,
+        **values: Any,
     ) -> Self:
-        """Take the snapshot of the current request; the token comes from the injected source.
+        """Take the snapshot of the current request: the caller, and what the arguments say of the request.
+
+        >>> TaskContextSnapshot.capture().token is None
+        True
 
         Args:
-            header_names: Lower-case names of the headers to keep; everything else is left behind.
-            **: As the attributes of the class.
+            protocol_version: The caller's protocol revision. None: in a job that of the task's creating request,
+                elsewhere that of requests made in the server's own process.
+            headers: HTTP request headers.
+            header_names: Lower-case names of the headers to keep.
+            **values: The further attributes of the class, except the caller's (``token``, ``inherited_issuer``).
         """
+        current = _current.get()
+        if protocol_version is None:
+            protocol_version = _IN_PROCESS_REVISION if current is None else current.snapshot.protocol_version
         token = _token_source()
         return cls(
             protocol_version=protocol_version,
-            params=params or {},
-            request_id=request_id,
-            client_info=client_info,
-            client_capabilities=client_capabilities,
             headers=None if headers is None else _kept(headers, header_names),
-            session_id=session_id,
             token=None
             if token is None
             else CallerToken(**{one.name: getattr(token, one.name) for one in fields(CallerToken)}),
-            progress_token=progress_token,
-            traceparent=traceparent,
-            tracestate=tracestate,
-            meta=meta,
             inherited_issuer=get_task_issuer() if token is None else None,
+            **values,
         )
 
     def to_json(self, *, with_token: bool = False) -> str:
@@ -236,8 +242,11 @@ class TaskContextSnapshot:
         return json.dumps(found, default=str)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str | bytes) -> Self:
         """Read :meth:`to_json`'s text, in this form or an earlier one.
+
+        Args:
+            text: The text, or its bytes in UTF-8.
 
         Raises:
             NewerFormatError: A later release wrote it.
@@ -253,7 +262,7 @@ class TaskContextSnapshot:
                     **{one.name: token[one.name] for one in fields(CallerToken) if one.name in token}
                 )
             return cls(**known)
-        except (TypeError, KeyError, json.JSONDecodeError) as error:
+        except (TypeError, KeyError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError("not a task context snapshot") from error
 
     def save(self, pipeline: _Pipeline, key: str, ttl_ms: int) -> None:
@@ -293,6 +302,16 @@ class TaskContext:
     namespace: str
     attempt: int
     snapshot: TaskContextSnapshot
+
+    @property
+    def task_id(self) -> str:
+        """The id that the client holds."""
+        return self.key.client_task_id
+
+    @property
+    def task_scope(self) -> str | None:
+        """The scope that the task is kept under, None for an anonymous caller's."""
+        return self.key.task_scope
 
 
 _current: ContextVar[TaskContext | None] = ContextVar("mcp_celery_task", default=None)

@@ -30,7 +30,7 @@ class McpCeleryError(Exception):
     """JSON value with details for programs, on the wire too."""
 
 
-class ConfigurationError(McpCeleryError):
+class ConfigurationError(McpCeleryError, ValueError):
     """A setting or a declaration is wrong; the message names it. Raised at start, never while a request is served."""
 
 

@@ -104,16 +104,20 @@ def parse_task_key(key: str) -> TaskKeyParts:
         Its parts, unquoted.
 
     Raises:
-        ValueError: The key has another form. Keys by session (``{session_id}:{task}:{type}:{component}``) are refused
-            by name: tasks kept under a session are lost when the client reconnects.
+        ValueError: The key is no text, or has another form; the message shows the expected one. For a key by session
+            (``{session_id}:{task}:{type}:{component}``), the earlier form, the message explains why it is refused.
     """
+    if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - it may come from a message
+        raise ValueError(f"malformed task key {_shown(key)}; expected {_FORMS}")  # noqa: TRY004 - as for any other form
     tag, *segments = key.split(":")
     scope: str | None = None
     if tag == "auth" and len(segments) == 4:
         scope = unquote(segments.pop(0))
     elif tag not in ("auth", "anon") and len(segments) == 3:
         raise ValueError(
-            f"task key {_shown(key)} has the form of a key by session, which is no longer used; expected {_FORMS}"
+            f"task key {_shown(key)} has the earlier form of a key by session, '{{session_id}}:{{task}}:{{type}}:"
+            "{component}'; it is refused because a client that reconnects has another session, and would lose its "
+            f"task; expected {_FORMS}"
         )
     if tag not in ("auth", "anon") or len(segments) != 3:
         raise ValueError(f"malformed task key {_shown(key)}; expected {_FORMS}")
@@ -123,8 +127,10 @@ def parse_task_key(key: str) -> TaskKeyParts:
     return TaskKeyParts(scope, unquote(client_task_id), cast(TaskType, task_type), unquote(component))
 
 
-def _shown(key: str) -> str:
-    return repr(key if len(key) <= 200 else key[:200] + "…")
+def _shown(key: object) -> str:
+    """A key for an error, cut at 200 characters."""
+    shown = repr(key)
+    return shown if len(shown) <= 200 else shown[:200] + "…"
 
 
 def get_client_task_id_from_key(key: str) -> str:

@@ -184,9 +184,9 @@ class CeleryQueue:
             name,
             (),
             arguments,
-            # A message also has a life of its own (AMQP's expiration), which is not set: the broker would drop the job
-            # without a word, and a worker that meets an expired one says so.
-            expires=config.expires,
+            # Of these `expires` is not the message's own expiration (AMQP), upon which the broker would drop the job
+            # without a word: a worker that meets an expired job reports it.
+            **config.celery_options("header"),
             retries=record.retries,
             eta=None if record.retry_at_ms is None else datetime.fromtimestamp(record.retry_at_ms / 1000, UTC),
             create_sent_event=self._app.conf.task_send_sent_event,
@@ -194,10 +194,8 @@ class CeleryQueue:
             kwargsrepr=shown_arguments(submission.snapshot.params, config),
             ignore_result=False,
         )
-        options = self._route(name, config)
-        if config.priority is not None:
-            options["priority"] = config.priority
-        elif (priority := self._app.conf.task_default_priority) is not None:
+        options = self._route(name, config) | config.celery_options("property")
+        if (priority := self._app.conf.task_default_priority) is not None:
             options.setdefault("priority", priority)
         # Else a broker that takes a message and does not confirm it would hold the thread, and every later publish.
         options |= {"timeout": self._timeout_seconds, "confirm_timeout": self._timeout_seconds}

@@ -84,7 +84,7 @@ class SnapshotCodec:
 
 def _parsed(text: bytes) -> TaskContextSnapshot:
     try:
-        return TaskContextSnapshot.from_json(text.decode())
+        return TaskContextSnapshot.from_json(text)
     except NewerFormatError as error:
         raise SnapshotUnreadableError(str(error)) from None
     except ValueError:

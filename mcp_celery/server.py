@@ -8,27 +8,28 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, overload
 
 from celery import Celery
 from mcp.server import MCPServer
 from mcp.server.context import ServerMiddleware
 from mcp.server.extension import Extension
 from mcp.server.lowlevel.helper_types import ReadResourceContents
-from mcp.server.lowlevel.server import lifespan as no_lifespan
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, GetPromptResult, Icon, InputRequiredResult, ToolAnnotations
 from pydantic import AnyUrl
 
-from mcp_celery.composition import CeleryTasks, tasks_of
+from mcp_celery.component_source import ComponentSource
+from mcp_celery.composition import CeleryTasks, source_of, tasks_of
 from mcp_celery.config import TaskConfig, TaskMeta, as_config
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedTool, Exposing
 from mcp_celery.keys import TaskType
-from mcp_celery.protocol import SubmittedTask, around
+from mcp_celery.mcp_server_source import MCPServerSource
+from mcp_celery.protocol import SubmittedTask
 from mcp_celery.settings import Settings
 
-__all__ = ["TaskServer", "load_server", "load_tasks", "tasks_of"]
+__all__ = ["TaskServer", "load_source", "load_tasks", "tasks_of"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Lifespan = Callable[[MCPServer[Any]], AbstractAsyncContextManager[Any]]
@@ -72,15 +73,10 @@ class TaskServer(MCPServer[Any], Exposing):
         **options: Any,
     ) -> None:
         # Before the SDK's part, which adds the extensions' tools.
-        self._celery_tasks = tasks = CeleryTasks(celery=celery, settings=settings, task=task)
-        super().__init__(
-            name,
-            lifespan=around(tasks.running, lifespan or no_lifespan),
-            extensions=[*extensions, tasks.extension],
-            middleware=[*middleware, *tasks.middleware],
-            **options,
-        )
-        tasks.attach(self)
+        self._celery_tasks = CeleryTasks(celery=celery, settings=settings, task=task)
+        self._source = MCPServerSource(self)
+        super().__init__(name, lifespan=lifespan, extensions=extensions, middleware=middleware, **options)
+        self._celery_tasks.install(self._source)
 
     def tool(
         self,
@@ -134,7 +130,7 @@ class TaskServer(MCPServer[Any], Exposing):
         """
         tool_name = name or getattr(fn, "__name__", "")
         (self._celery_tasks.default if task is None else as_config(task)).validate_function(fn, tool_name)
-        known = self._tool_manager.get_tool(tool_name) is not None
+        known = self._source.has_tool(tool_name)
         super().add_tool(fn, name, title, description, annotations, icons, meta, structured_output)
         if not known:  # the SDK ignores a second tool of one name
             self._declare("tool", tool_name, task)
@@ -182,7 +178,7 @@ class TaskServer(MCPServer[Any], Exposing):
         def decorate(fn: Function) -> Function:
             prompt_name = name or getattr(fn, "__name__", "")
             as_config(task or False).validate_function(fn, prompt_name)
-            known = self._prompt_manager.get_prompt(prompt_name) is not None
+            known = self._source.has_prompt(prompt_name)
             register(fn)
             if not known:
                 self._declare("prompt", prompt_name, task)
@@ -301,7 +297,7 @@ class TaskServer(MCPServer[Any], Exposing):
 
 
 @functools.cache
-def load_server(spec: str) -> MCPServer[Any]:
+def load_source(spec: str) -> ComponentSource:
     """Import a server.
 
     Args:
@@ -321,21 +317,22 @@ def load_server(spec: str) -> MCPServer[Any]:
     found: object = getattr(module, attribute, None)
     if found is None:
         raise ConfigurationError(f"module {module_name!r} has no attribute {attribute!r}")
-    if not isinstance(found, MCPServer):
-        raise ConfigurationError(f"{spec!r} is a {type(found).__name__}, not an MCP server")
-    return cast("MCPServer[Any]", found)
+    try:
+        return source_of(found)
+    except ConfigurationError:
+        raise ConfigurationError(f"{spec!r} is a {type(found).__name__}, not an MCP server") from None
 
 
 def load_tasks(spec: str) -> CeleryTasks:
     """Import a server as a worker does, and find its task side.
 
     Args:
-        spec: As for :func:`load_server`.
+        spec: As for :func:`load_source`.
 
     Raises:
-        ConfigurationError: As for :func:`load_server`, or the server runs no tasks.
+        ConfigurationError: As for :func:`load_source`, or the server runs no tasks.
     """
     if (folder := str(Path.cwd())) not in sys.path:
         # Celery finds modules in the current folder only while it imports them; tools may import later.
         sys.path.insert(0, folder)
-    return tasks_of(load_server(spec))
+    return tasks_of(load_source(spec).server)

@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import Final
 
 import uvicorn
-from mcp.server import MCPServer
 
 from mcp_celery.cli.errors import StartError, start_errors
+from mcp_celery.component_source import ComponentSource
 from mcp_celery.composition import check, settings_of
 from mcp_celery.hosts import AllowedNames, is_loopback
 from mcp_celery.logs import LogFormatter, contain
-from mcp_celery.server import load_server
+from mcp_celery.server import load_source
 from mcp_celery.settings import Settings
 from mcp_celery.web.app import MCP_PATH, http_app
 from mcp_celery.web.limits import HttpLimits
@@ -95,28 +95,28 @@ def serve(
     """
     # A module may print while it is imported.
     with start_errors(), redirect_stdout(sys.stderr):
-        loaded = load_server(server)
-        check(loaded)
-        settings = settings_of(loaded)
+        source = load_source(server)
+        check(source.server)
+        settings = settings_of(source.server)
     # The SDK's log handler renders each line for a terminal; a server writes one for each task.
     handler = logging.StreamHandler()
     handler.setFormatter(LogFormatter(LOG_FORMAT))
-    logging.basicConfig(level=loaded.settings.log_level, handlers=[handler], force=True)
+    logging.basicConfig(level=source.log_level, handlers=[handler], force=True)
     if transport == "stdio":
-        loaded.run("stdio")
+        source.run_stdio()
         return
     hosts = [*settings.allowed_host_names, *allowed_hosts]
     origins = [*settings.allowed_origin_names, *allowed_origins]
     bound = socket.socket(fileno=fd) if fd is not None else bind(host, port)
     if not is_loopback(host):
-        _warn(loaded, host, hosts)
+        _warn(source, host, hosts)
     names = AllowedNames.listening_on(host, hosts=hosts, origins=origins)
-    _serve_http(loaded, settings, names, bound)
+    _serve_http(source, settings, names, bound)
 
 
-def _warn(server: MCPServer, host: str, hosts: Sequence[str]) -> None:
+def _warn(source: ComponentSource, host: str, hosts: Sequence[str]) -> None:
     """Warn about a server that other machines can reach, if it lacks authentication or an allowed host."""
-    if server.settings.auth is None:
+    if not source.authenticates:
         logger.warning(
             "The server listens on %s without authentication: everyone who can connect can use it. Pass `auth=` and "
             "`token_verifier=` to the server, or put a proxy that authenticates in front of it",
@@ -130,10 +130,10 @@ def _warn(server: MCPServer, host: str, hosts: Sequence[str]) -> None:
         )
 
 
-def _serve_http(server: MCPServer, settings: Settings, names: AllowedNames, bound: socket.socket) -> None:
+def _serve_http(source: ComponentSource, settings: Settings, names: AllowedNames, bound: socket.socket) -> None:
     host, port = bound.getsockname()[:2]
     config = uvicorn.Config(
-        http_app(server, settings=settings, names=names),
+        http_app(source.server, settings=settings, names=names),
         host=host,
         port=port,
         http=bounded_protocol(fitted_to_open_files(HttpLimits.of(settings))),

@@ -22,7 +22,7 @@ from mcp_celery.cli.serve import bind, reachable, url_of
 from mcp_celery.cli.store import REDIS_URL, ask_store, leave_store_command, private_store, raise_when_gone
 from mcp_celery.cli.supervisor import ChildSpec, StopSignals, Supervisor, unless_interrupted
 from mcp_celery.embedded import default_data_dir
-from mcp_celery.server import load_server, tasks_of
+from mcp_celery.server import load_source, tasks_of
 from mcp_celery.settings import ENV_PREFIX, Settings
 
 SERVER: Final = f"{ENV_PREFIX}SERVER"
@@ -84,7 +84,7 @@ class Stack:
         """
         with start_errors():
             Settings.load()
-            queues = tasks_of(load_server(server)).queue_names
+            queues = tasks_of(load_source(server).server).queue_names
         bound = bind(host, port)
         return cls(
             server=server,

@@ -68,6 +68,15 @@ from mcp_celery.engine.record import (
 )
 from mcp_celery.engine.status import MOVES, OPEN, TERMINAL, TaskStatus, sources_of
 from mcp_celery.engine.submission import Submission
+from mcp_celery.engine.transitions import (
+    UNOBSERVED,
+    Cause,
+    Observer,
+    Observers,
+    Transition,
+    cause_of,
+    write_audit_log,
+)
 from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
 
@@ -83,11 +92,13 @@ __all__ = [
     "RETIRED_MS",
     "SAMPLE",
     "TERMINAL",
+    "UNOBSERVED",
     "UNREADABLE",
     "Answer",
     "Answered",
     "Asking",
     "Caller",
+    "Cause",
     "Change",
     "Changed",
     "Claim",
@@ -103,6 +114,8 @@ __all__ = [
     "JobOutcome",
     "JobResults",
     "NextLeg",
+    "Observer",
+    "Observers",
     "Plan",
     "Progress",
     "Question",
@@ -125,6 +138,8 @@ __all__ = [
     "TaskStore",
     "TaskView",
     "TaskWatch",
+    "Transition",
+    "cause_of",
     "decode_answer",
     "decode_question",
     "encode_answer",
@@ -143,4 +158,5 @@ __all__ = [
     "sources_of",
     "success",
     "too_large",
+    "write_audit_log",
 ]

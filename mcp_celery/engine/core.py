@@ -35,6 +35,7 @@ from mcp_celery.engine.record import (
 from mcp_celery.engine.settling import Settling
 from mcp_celery.engine.streams import OpenStreams
 from mcp_celery.engine.submission import Submission
+from mcp_celery.engine.transitions import UNOBSERVED, Observers, Transition
 from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
 from mcp_celery.errors import (
@@ -62,13 +63,14 @@ class TaskEngine:
         answer_version: The protocol version at which workers read answers to questions.
         declared: What is known of a component, to publish the next leg of its task.
         exposed: What becomes of exposed jobs, None where there are none.
+        observers: To whom it reports that tasks were submitted.
 
     Attributes:
         settling: What brings a record up to what is stored of its jobs.
         streams: Which streams callers hold open at this engine.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its ports, and what they are set to
         self,
         *,
         store: TaskStore,
@@ -79,6 +81,7 @@ class TaskEngine:
         answer_version: str,
         declared: Declared = as_itself,
         exposed: ExposedTasks | None = None,
+        observers: Observers = UNOBSERVED,
     ) -> None:
         self._store = store
         self._queue = queue
@@ -87,6 +90,7 @@ class TaskEngine:
         self._lookups = Lookups(store, limits, declared)
         self.streams = OpenStreams(limits)
         self._exposed = exposed
+        self._observers = observers
         self.settling = Settling(store, results, exposed=exposed, interval_ms=limits.settle_interval_ms)
         self._answers = Answers(store, queue, declared, version=answer_version, max_input_bytes=limits.max_input_bytes)
 
@@ -128,6 +132,7 @@ class TaskEngine:
             hidden=self._hidden(submission),
             start_before_ms=too_late_from(created, submission.config.expires if plan is None else plan.expires),
             work=None if plan is None else plan.work,
+            declared_as=submission.declared_as,
         )
         try:
             async with self._queue.place_for(submission):
@@ -143,7 +148,7 @@ class TaskEngine:
             # The broker had the message, and was too slow to say so: the job runs.
         if self._exposed is not None and plan is not None:
             self._exposed.began(record.key)
-        audit.created(record.scope, record.task_id, record.task_type, submission.declared_as or record.component)
+        self._observers.notify(Transition.of_record(record, "submitted", before=None, at_ms=created))
         return record
 
     def _hidden(self, submission: Submission) -> Hidden:
@@ -219,7 +224,7 @@ class TaskEngine:
         more = len(found) > PAGE_SIZE
         records: list[TaskRecord] = []
         for stored in shown:
-            if not self._lookups.has_scopes(caller, stored.record):
+            if not await self._lookups.has_scopes(caller, stored.record):
                 continue
             try:
                 records.append((await self.settling.settled(stored)).record)

@@ -6,7 +6,7 @@ dies in between, or a broker that does not answer, only delays a leg: the reaper
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -23,11 +23,11 @@ from mcp_celery.logs import get_logger
 
 logger = get_logger(__name__)
 
-Declared = Callable[[TaskType, str], tuple[str, TaskConfig]]
+Declared = Callable[[TaskType, str], Awaitable[tuple[str, TaskConfig]]]
 """What a component was declared as (a resource: its template), and its configuration."""
 
 
-def as_itself(_: TaskType, component: str) -> tuple[str, TaskConfig]:
+async def as_itself(_: TaskType, component: str) -> tuple[str, TaskConfig]:
     """A component that declares nothing."""
     return component, TaskConfig()
 
@@ -68,7 +68,7 @@ class Republisher:
             return
         if snapshot is None:
             return  # expired meanwhile
-        declared_as, config = self._declared(record.task_type, record.component)
+        declared_as, config = await self._declared(record.task_type, record.component)
         submission = Submission(
             caller=Caller(record.scope, record.issuer),
             task_type=record.task_type,
@@ -107,7 +107,7 @@ class Answers:
         if not answers:
             return record
         now = now_ms()
-        _, config = self._declared(record.task_type, record.component)
+        _, config = await self._declared(record.task_type, record.component)
         too_late = too_late_from(now, config.expires)
         answered = await self._store.answer(record.ref, answers, at_ms=now, start_before_ms=too_late)
         if answered is None:

@@ -10,11 +10,12 @@ from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.record import Change, TaskRef
 from mcp_celery.engine.recovery import RecoveryPolicy, RecoveryStore
 from mcp_celery.errors import StoreUnavailableError
+from mcp_celery.retry import until_store_answers
 
 logger = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 1.0
-"""How soon a store that did not answer is asked again."""
+"""How soon a heartbeat follows one that the store did not answer."""
 
 
 class WorkerLife:
@@ -60,13 +61,7 @@ class WorkerLife:
 
     async def tell(self, ref: TaskRef, change: Change) -> None:
         """Apply a change of a job that has ended, however long the store does not answer."""
-        while True:
-            try:
-                await self._tasks.change(ref, change)
-            except StoreUnavailableError:
-                await asyncio.sleep(AGAIN_SECONDS)
-            else:
-                return
+        await until_store_answers(lambda: self._tasks.change(ref, change))
 
     async def take_back(self, before_ms: int) -> None:
         """Let go what the worker had not begun when its connection to the broker broke.
@@ -76,13 +71,7 @@ class WorkerLife:
         Args:
             before_ms: Since when it is connected again; what it claimed since is of the new connection.
         """
-        while True:
-            try:
-                await self._reaper.settle(self._worker, "disconnected", before_ms)
-            except StoreUnavailableError:
-                await asyncio.sleep(AGAIN_SECONDS)
-            else:
-                return
+        await until_store_answers(lambda: self._reaper.settle(self._worker, "disconnected", before_ms))
 
     async def end(self) -> None:
         """Decide at once on what the worker had, which has stopped."""

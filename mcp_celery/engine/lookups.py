@@ -14,6 +14,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from cachetools import TLRUCache
+
 from mcp_celery import audit
 from mcp_celery.engine.ids import is_wire_task_id
 from mcp_celery.engine.legs import Declared, as_itself
@@ -24,7 +26,12 @@ from mcp_celery.engine.views import StoredTask
 from mcp_celery.errors import StoreUnavailableError, TaskNotFoundError, TooManyLookupsError
 
 _REMEMBERED: Final = 10_000
-"""The most requestors that one server refuses at a time; with more, the first of them may fail once again."""
+"""The most requestors that one server refuses at a time. With more, the one that asked longest ago may fail again."""
+
+
+def _until(_requestor: str, until: float, _now: float) -> float:
+    """When a server forgets that it refuses a requestor: when its window has ended."""
+    return until
 
 
 class Lookups:
@@ -41,7 +48,7 @@ class Lookups:
         self._declared = declared
         self._most = limits.max_failed_lookups
         self._window_ms = limits.lookup_window_ms
-        self._refused_until: dict[str, float] = {}
+        self._refused_until: TLRUCache[str, float] = TLRUCache(_REMEMBERED, _until, timer=time.monotonic)
 
     def admit(self, caller: Caller) -> None:
         """Refuse a caller with too many failures. It is not looked for it, so it learns nothing, and costs nothing.
@@ -61,11 +68,8 @@ class Lookups:
 
     def _refused_ms(self, caller: Caller) -> int:
         """For how long a caller is still refused."""
-        requestor = caller.requestor or ""
-        left_ms = round((self._refused_until.get(requestor, 0.0) - time.monotonic()) * 1000)
-        if left_ms <= 0:
-            self._refused_until.pop(requestor, None)
-        return max(left_ms, 0)
+        until = self._refused_until.get(caller.requestor or "", 0.0)
+        return max(round((until - time.monotonic()) * 1000), 0)
 
     async def load(self, caller: Caller, task_id: str) -> StoredTask:
         """A caller's own task.
@@ -93,24 +97,24 @@ class Lookups:
             StoreUnavailableError: The store did not answer.
         """
         stored = await self._store.load(ref)
-        if (reason := self._refusal(caller, stored)) is not None:
+        if (reason := await self._refusal(caller, stored)) is not None:
             audit.refused(ref.scope, ref.task_id, reason)
             return None
         return stored
 
-    def _refusal(self, caller: Caller, stored: StoredTask | None) -> audit.Reason | None:
+    async def _refusal(self, caller: Caller, stored: StoredTask | None) -> audit.Reason | None:
         """Why a task is not shown to a caller."""
         if stored is None:
             return "unknown"
         if stored.record.issuer != caller.issuer:
             return "issuer"
-        return None if self.has_scopes(caller, stored.record) else "scopes"
+        return None if await self.has_scopes(caller, stored.record) else "scopes"
 
-    def has_scopes(self, caller: Caller, record: TaskRecord) -> bool:
+    async def has_scopes(self, caller: Caller, record: TaskRecord) -> bool:
         """Whether a caller's token has the OAuth scopes that the task's component needs."""
         if caller.token_scopes is None:
             return True
-        config = self._declared(record.task_type, record.component)[1]
+        _, config = await self._declared(record.task_type, record.component)
         return caller.token_scopes.issuperset(config.required_scopes)
 
     async def present(self, caller: Caller, refs: Sequence[TaskRef]) -> Sequence[TaskRef]:
@@ -136,7 +140,7 @@ class Lookups:
             StoreUnavailableError: The store did not answer.
         """
         found = await self._store.load_many(refs)
-        reasons: list[audit.Reason | None] = [self._refusal(caller, stored) for stored in found]
+        reasons: list[audit.Reason | None] = [await self._refusal(caller, stored) for stored in found]
         if number := len(refs) - reasons.count(None):
             await (self.failed if number < len(refs) else self.missed)(caller, number)
         told: set[audit.Reason] = {reason for reason in reasons if reason is not None}
@@ -163,7 +167,4 @@ class Lookups:
         except StoreUnavailableError:
             return
         if counted.number >= self._most:
-            refused = self._refused_until
-            refused[caller.requestor] = time.monotonic() + counted.left_ms / 1000
-            while len(refused) > _REMEMBERED:
-                refused.pop(next(iter(refused)))
+            self._refused_until[caller.requestor] = time.monotonic() + counted.left_ms / 1000

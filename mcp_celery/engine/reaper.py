@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from mcp_celery.engine.legs import Declared, Republisher
 from mcp_celery.engine.ports import TaskQueue, TaskStore
-from mcp_celery.engine.record import TaskRef
+from mcp_celery.engine.record import TaskRef, now_ms
 from mcp_celery.engine.recovery import BATCH, Expiring, Loss, RecoveryPolicy, RecoveryStore, TaskResultsBin, Verdict
+from mcp_celery.engine.transitions import UNOBSERVED, Observers, Transition
 from mcp_celery.errors import McpCeleryError, QueueUnavailableError, StoredDataError, StoreUnavailableError
 from mcp_celery.logs import get_logger
 
@@ -28,6 +29,7 @@ class Reaper:
         results: Where stored results are forgotten.
         declared: What the components declare, for their jobs' queues and options.
         policy: How soon, how often.
+        observers: To whom it reports that open tasks expired.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Reaper:
         results: TaskResultsBin,
         declared: Declared,
         policy: RecoveryPolicy,
+        observers: Observers = UNOBSERVED,
     ) -> None:
         self._store = store
         self._tasks = tasks
@@ -46,6 +49,7 @@ class Reaper:
         self._results = results
         self._jobs = Republisher(tasks, queue, declared)
         self._policy = policy
+        self._observers = observers
         self._id = secrets.token_hex(8)
         self._seen: dict[str, Expiring] = {}
         self._trusts_deaths_at: float | None = None
@@ -192,7 +196,19 @@ class Reaper:
                 logger.info("job %s is revoked: its task has outlived its time to live", last.job_ids[0])
                 terminate = last.work is None or last.work.terminate
                 await self._queue.revoke(*last.open_job_ids, terminate=terminate)
-                self._seen[key] = replace(last, is_open=False)
+                self._seen[key] = replace(last, status=None)
+                self._observers.notify(
+                    Transition.of_key(
+                        last.key,
+                        last.declared_as,
+                        before=last.status,
+                        after=None,
+                        attempt=last.attempt,
+                        leg=last.leg,
+                        cause="expired",
+                        at_ms=now_ms(),
+                    )
+                )
         # A job that is ended has a result too, which a worker stores in its own time.
         over = [self._seen.pop(one.key) for one in expiring if one.left_ms <= -self._policy.lease_ms]
         if over:

@@ -32,9 +32,9 @@ class Caller:
         scope: The scope of its tasks, None for an anonymous caller.
         issuer: Issuer of its token, None where the token names none.
         session: The session it asks in, None where there is none.
-    requestor: Who it is to the limits; None for whom they do not concern.
-    is_shared: Whether others may be the same requestor, as behind one address.
-    token_scopes: OAuth scopes of its token, None for whom no component's scopes concern: the server and its jobs.
+        requestor: Who it is to the limits; None for whom they do not concern.
+        is_shared: Whether others may be the same requestor, as behind one address.
+        token_scopes: OAuth scopes of its token, None for whom no component's scopes concern: the server and its jobs.
     """
 
     scope: str | None = None
@@ -184,6 +184,7 @@ class TaskRecord:
         start_before_ms: When a body that has not begun is too late, None for never.
         work: Of a task whose jobs other people's workers run; None for a component's own job.
         revision: Counts the changes, so that readers can tell news from repetition.
+        declared_as: The URI template of a resource, None where the component is declared under its own name.
     """
 
     task_id: str
@@ -215,6 +216,7 @@ class TaskRecord:
     hidden: Hidden = Hidden.NOTHING
     work: ExposedWork | None = None
     revision: int = 1
+    declared_as: str | None = None
 
     @property
     def ref(self) -> TaskRef:

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from mcp_celery.engine.outcome import failure
 from mcp_celery.engine.plan import ExposedWork
 from mcp_celery.engine.record import Change
+from mcp_celery.engine.status import OPEN, TaskStatus
 from mcp_celery.keys import Hidden, celery_job_id
 
 BATCH = 1_000
@@ -62,19 +63,28 @@ class Expiring:
         key: Its compound key.
         left_ms: Until then; not above 0: it is over, and of the record nothing is left.
         leg: Which job it has.
-        is_open: Whether that job waits or runs.
+        status: Its last status, None where it is not known or its job has been revoked.
         worker: Which worker has claimed it, None for none.
         work: Of exposed jobs, which no worker claims; else None.
         hidden: What its Celery ids do not show of its key.
+        attempt: Which publication of the job counts.
+        declared_as: The URI template of its component, None for the component's own name.
     """
 
     key: str
     left_ms: int
     leg: int = 1
-    is_open: bool = False
+    status: TaskStatus | None = None
     worker: str | None = None
     work: ExposedWork | None = None
     hidden: Hidden = Hidden.NOTHING
+    attempt: int = 1
+    declared_as: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its job waits or runs."""
+        return self.status in OPEN
 
     @property
     def open_job_ids(self) -> list[str]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
+
+from cachetools import TTLCache
 
 from mcp_celery.engine.exposed import ExposedTasks
 from mcp_celery.engine.outcome import JobOutcome, expired, settlement
@@ -12,7 +15,7 @@ from mcp_celery.engine.record import Change, StoredResult, TaskRecord, TaskRef, 
 from mcp_celery.engine.views import StoredTask
 from mcp_celery.errors import ResultUnavailableError, TaskNotFoundError
 
-_LOOKS_REMEMBERED = 10_000
+_LOOKS_REMEMBERED: Final = 10_000
 
 
 class Settling:
@@ -37,7 +40,7 @@ class Settling:
         self._results = results
         self._exposed = exposed
         self._interval_ms = interval_ms
-        self._looked_at_ms: dict[TaskRef, int] = {}
+        self._looked_at: TTLCache[TaskRef, None] = TTLCache(_LOOKS_REMEMBERED, interval_ms, timer=now_ms)
 
     async def settled(self, stored: StoredTask) -> StoredTask:
         """A task whose record is not behind Celery's stored result.
@@ -48,7 +51,6 @@ class Settling:
         """
         record = stored.record
         if not record.is_open:
-            self._looked_at_ms.pop(record.ref, None)
             return stored
         if record.work is not None:
             results = await self._results_of(stored)
@@ -112,13 +114,8 @@ class Settling:
         return await self._results.read(record.job_id)
 
     def _is_time_to_look(self, record: TaskRecord) -> bool:
-        """Whether nobody here has looked at an open task's result for ``interval_ms``."""
-        now = now_ms()
-        looked = self._looked_at_ms
-        if now - looked.get(record.ref, record.created_at_ms) < self._interval_ms:
+        """Whether this process has not looked at an open task's result for ``interval_ms``."""
+        if record.ref in self._looked_at or now_ms() - record.created_at_ms < self._interval_ms:
             return False
-        looked.pop(record.ref, None)
-        looked[record.ref] = now
-        while len(looked) > _LOOKS_REMEMBERED:
-            looked.pop(next(iter(looked)))
+        self._looked_at[record.ref] = None
         return True

@@ -1,4 +1,4 @@
-"""Exposed tools as the SDK's. Provisional seam: the tool manager of an ``MCPServer``.
+"""Exposed tools as tools of a server.
 
 The SDK makes schema and validation of a function's signature. An exposed tool has no function in the server, so it gets
 a stand-in with the signature of the job, without the parameters that no caller sees.
@@ -10,53 +10,47 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, cast
 
-from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import InvalidSignature
-from mcp.server.mcpserver.tools import Tool
-from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, create_model
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
-from mcp_celery.engine import JSONObject
+from mcp_celery.component_source import ComponentSource
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed.tools import ExposedTool
 
 _NO_SCHEMA: Final = (PydanticUserError, PydanticUndefinedAnnotation)
 
 
-def add_tool(server: MCPServer[Any], exposed: ExposedTool, annotations: ToolAnnotations | None) -> Tool:
+def add_tool(source: ComponentSource, exposed: ExposedTool, annotations: ToolAnnotations | None) -> FuncMetadata:
     """Add an exposed tool to a server.
 
     Returns:
-        It as the SDK holds it.
+        How its arguments are validated, and its results converted.
 
     Raises:
         ConfigurationError: The server has a tool of that name, or no schema can be made of the signature or the model;
             nothing was added.
     """
     offer = exposed.offer
-    managers: Any = server
-    if managers._tool_manager.get_tool(offer.tool_name) is not None:
-        raise ConfigurationError(f"the MCP server {server.name!r} has a tool {offer.tool_name!r} already; give name=…")
-    model, parameters = (None, None) if offer.model is None else _arguments_model(offer.tool_name, offer.model)
+    if source.has_tool(offer.tool_name):
+        raise ConfigurationError(f"the MCP server {source.name!r} has a tool {offer.tool_name!r} already; give name=…")
+    arguments = None if offer.model is None else _arguments_model(offer.tool_name, offer.model)
     try:
-        server.add_tool(
+        return source.add_tool(
             _stand_in(offer.tool_name, exposed.signature, offer.description),
             offer.tool_name,
             description=offer.description,
             annotations=annotations,
             structured_output=offer.structured_output,
+            arguments=arguments,
         )
     except (InvalidSignature, *_NO_SCHEMA) as error:
         raise ConfigurationError(
             f"{offer.tool_name!r} cannot be exposed: no schema can be made of its signature ({_first_line(error)}); "
             "describe it with arguments=…"
         ) from error
-    tool: Tool = managers._tool_manager.get_tool(offer.tool_name)
-    if model is not None and parameters is not None:
-        tool.fn_metadata.arg_model, tool.parameters = model, parameters
-    return tool
 
 
 def _stand_in(name: str, signature: inspect.Signature, description: str) -> Callable[..., Any]:
@@ -76,15 +70,16 @@ def _stand_in(name: str, signature: inspect.Signature, description: str) -> Call
     return standing
 
 
-def _arguments_model(name: str, model: type[BaseModel]) -> tuple[type[ArgModelBase], JSONObject]:
-    """A model that somebody wrote for the arguments of a job, as the SDK takes it, and its schema."""
+def _arguments_model(name: str, model: type[BaseModel]) -> type[ArgModelBase]:
+    """A model that somebody wrote for the arguments of a job, as the SDK takes it."""
     try:
         made = cast("type[ArgModelBase]", create_model(model.__name__, __base__=(model, ArgModelBase)))
-        return made, made.model_json_schema(by_alias=True)
+        made.model_json_schema(by_alias=True)  # raises where there is none
     except _NO_SCHEMA as error:
         raise ConfigurationError(
             f"{name!r} cannot be exposed: no schema can be made of arguments={model.__name__} ({_first_line(error)})"
         ) from error
+    return made
 
 
 def _first_line(error: Exception) -> str:

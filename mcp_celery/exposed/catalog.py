@@ -7,13 +7,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from mcp.server import MCPServer
-from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp_types import CallToolResult, TextContent, ToolAnnotations
 from mcp_types.methods import serialize_server_result
 from pydantic import ValidationError
 
+from mcp_celery.component_source import ComponentSource
 from mcp_celery.engine import MAX_MESSAGE_CHARS, JSONObject, Plan, Submission
 from mcp_celery.errors import InvalidRequestError
 from mcp_celery.exposed.adding import add_tool
@@ -41,7 +40,7 @@ class ExposedCatalog:
     def __init__(self, *, timeout_seconds: float, result_version: str) -> None:
         self._timeout_seconds = timeout_seconds
         self._result_version = result_version
-        self._offered: dict[str, tuple[ExposedTool, Tool]] = {}
+        self._offered: dict[str, tuple[ExposedTool, FuncMetadata]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._offered)
@@ -50,13 +49,13 @@ class ExposedCatalog:
         task_type, name = component
         return task_type == "tool" and name in self._offered
 
-    def add(self, server: MCPServer[Any], exposed: ExposedTool, annotations: ToolAnnotations | None) -> None:
+    def add(self, source: ComponentSource, exposed: ExposedTool, annotations: ToolAnnotations | None) -> None:
         """Let an exposed tool be one of a server's.
 
         Raises:
             ConfigurationError: The server has a tool of that name, or the SDK refuses the signature.
         """
-        self._offered[exposed.offer.tool_name] = (exposed, add_tool(server, exposed, annotations))
+        self._offered[exposed.offer.tool_name] = (exposed, add_tool(source, exposed, annotations))
 
     def remove(self, component: str) -> None:
         """Forget a tool. Of its tasks that are open the results are still told."""
@@ -67,13 +66,12 @@ class ExposedCatalog:
         found = self._offered.get(submission.component) if submission.task_type == "tool" else None
         if found is None:
             return None
-        exposed, tool = found
-        metadata = tool.fn_metadata
+        exposed, metadata = found
         raw: JSONObject = submission.snapshot.params.get("arguments") or {}
         try:
             arguments = metadata.arg_model.model_validate(metadata.pre_parse_json(raw))
         except ValidationError as error:
-            raise InvalidRequestError(f"Invalid arguments for tool {tool.name!r}") from error
+            raise InvalidRequestError(f"Invalid arguments for tool {submission.component!r}") from error
         declared = given(arguments, defaults=exposed.offer.model is not None)
         return await exposed.plan(declared, self._timeout_seconds)
 
@@ -81,7 +79,7 @@ class ExposedCatalog:
         """The wire result of a tool whose job returned a value."""
         found = self._offered.get(component)
         try:
-            metadata = _UNDECLARED if found is None else found[1].fn_metadata
+            metadata = _UNDECLARED if found is None else found[1]
             return self._on_wire(cast(CallToolResult, metadata.convert_result(value)))
         except Exception as error:  # noqa: BLE001 - a validator may raise anything
             # As a tool whose return value does not fit its declaration. The texts of such errors quote the value.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +9,7 @@ import kombu
 from celery import Celery
 from celery.utils.time import maybe_iso8601
 
-from mcp_celery.config import TaskConfig
+from mcp_celery.config import TaskConfig, celery_options_of
 from mcp_celery.engine import JSONObject
 from mcp_celery.exposed.jobs import FoundJob
 from mcp_celery.queues import queue_of
@@ -18,9 +17,9 @@ from mcp_celery.queues import queue_of
 
 def options_of(app: Celery, job: FoundJob, config: TaskConfig) -> dict[str, Any]:
     """The options of a job's message: what its task declares, and before that what is declared for the tool."""
-    declared: Mapping[str, Any] = {} if job.task is None else job.task._get_exec_options()
-    ours = {name: getattr(config, name) for name in ("priority", "expires", "time_limit", "soft_time_limit")}
-    options = {name: value for name, value in {**declared, **_set(ours)}.items() if value is not None}
+    declared: dict[str, Any] = {} if job.task is None else job.task._get_exec_options()
+    options = {name: value for name, value in declared.items() if value is not None}
+    options |= config.celery_options("header", exposed=True) | config.celery_options("property", exposed=True)
     if config.queue is not None:
         for name in ("exchange", "routing_key"):
             options.pop(name, None)
@@ -32,10 +31,6 @@ def expires_of(app: Celery, job: FoundJob, config: TaskConfig) -> float | dateti
     """When a job is too late to begin: seconds from its publication, or a time; None for never."""
     expires = options_of(app, job, config).get("expires")
     return maybe_iso8601(expires) if isinstance(expires, str) else expires
-
-
-def _set(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def queue_name_of(app: Celery, job: FoundJob, arguments: JSONObject, config: TaskConfig) -> str | None:
@@ -78,8 +73,8 @@ def publish_job(
         timeout_seconds: How long it may take.
     """
     options = options_of(app, job, config)
-    expires, time_limit = options.pop("expires", None), options.pop("time_limit", None)
-    soft_time_limit = options.pop("soft_time_limit", None)
+    of_headers = [name for name, how in celery_options_of(type(config)).items() if how.exposed == "header"]
+    headers = {name: options.pop(name) for name in of_headers if name in options}
     amqp: Any = app.amqp
     options = _routed(app, job, arguments, options)
     message = amqp.create_task_message(
@@ -87,9 +82,7 @@ def publish_job(
         job.name,
         (),
         arguments,
-        expires=expires,
-        time_limit=time_limit,
-        soft_time_limit=soft_time_limit,
+        **headers,
         create_sent_event=app.conf.task_send_sent_event,
         argsrepr="()",
         kwargsrepr=shown,

@@ -15,7 +15,7 @@ from celery import Celery
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel, RootModel
 
-from mcp_celery.config import TaskConfig
+from mcp_celery.config import TaskConfig, celery_options_of
 from mcp_celery.engine import ExposedWork, JSONObject, Plan
 from mcp_celery.errors import ConfigurationError, InvalidRequestError
 from mcp_celery.exposed.arguments import sendable, signature_of, visible_signature
@@ -28,7 +28,6 @@ from mcp_celery.shown import shown_arguments
 logger = logging.getLogger(__name__)
 
 _OF_EVERY_TASK: Final = ("mode", "poll_interval", "ttl", "foreground")
-_OF_A_MESSAGE: Final = ("queue", "priority", "time_limit", "soft_time_limit", "expires", "show_arguments")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +217,8 @@ def config_of_job(config: TaskConfig, name: str) -> TaskConfig:
     Raises:
         ConfigurationError: An option has no effect on a job that is declared elsewhere.
     """
-    return _checked(config, name, (*_OF_EVERY_TASK, *_OF_A_MESSAGE), "set it where the job is declared")
+    taken = [option for option, how in celery_options_of(type(config)).items() if how.exposed is not None]
+    return _checked(config, name, (*_OF_EVERY_TASK, *taken, "show_arguments"), "set it where the job is declared")
 
 
 def config_of_canvas(config: TaskConfig, name: str) -> TaskConfig:
@@ -231,9 +231,8 @@ def config_of_canvas(config: TaskConfig, name: str) -> TaskConfig:
 
 
 def _checked(config: TaskConfig, name: str, allowed: Sequence[str], instead: str) -> TaskConfig:
-    default = TaskConfig()
     for field in fields(config):
-        if field.name not in allowed and getattr(config, field.name) != getattr(default, field.name):
+        if field.name not in allowed and getattr(config, field.name) != field.default:
             raise ConfigurationError(f"{name!r} is exposed: TaskConfig({field.name}=…) has no effect; {instead}")
     if config.mode == "forbidden" or config.foreground == "server":
         raise ConfigurationError(f"{name!r} is exposed: it runs in its own workers, so it cannot be kept from them")

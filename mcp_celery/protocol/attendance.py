@@ -111,7 +111,7 @@ def _left() -> MCPError:
 
 def _may_come_back(host: TaskHost, ctx: RequestContext) -> bool:
     """Whether the client can take up a stream that it dropped."""
-    return connection_of(ctx).session_id is not None and host.is_resumable()
+    return connection_of(ctx).session_id is not None and host.components.source.is_resumable
 
 
 async def _end_when_gone(ctx: RequestContext, presence: anyio.CancelScope) -> None:

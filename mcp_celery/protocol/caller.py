@@ -18,13 +18,7 @@ from opentelemetry.propagate import inject
 from pydantic import BaseModel
 from starlette.requests import Request
 
-from mcp_celery.context import (
-    TaskContextSnapshot,
-    get_task_context,
-    get_task_issuer,
-    get_task_scope,
-    provide_token_source,
-)
+from mcp_celery.context import TaskContextSnapshot, get_task_context, get_task_issuer, get_task_scope
 from mcp_celery.engine import Caller, JSONObject
 from mcp_celery.errors import McpCeleryError, StoredDataError
 from mcp_celery.protocol.revision import RequestContext
@@ -38,8 +32,6 @@ _PROCESS: Final = secrets.token_urlsafe(32)
 """Tells this process from every other."""
 _HOME_BITS: Final = 64
 """Of an IPv6 address: the rest of it, whoever has one can choose."""
-
-provide_token_source(get_access_token)
 
 
 def caller_of_request(ctx: RequestContext | None) -> Caller:

@@ -11,8 +11,8 @@ from mcp.server.context import CallNext, HandlerResult
 from mcp.server.extension import Extension, MethodBinding
 from mcp_types import CallToolRequestParams
 
-from mcp_celery.config import TaskConfig
 from mcp_celery.context import get_task_context
+from mcp_celery.declared import DeclaredComponent
 from mcp_celery.engine import JSONObject, Submission
 from mcp_celery.protocol.additions import added_methods
 from mcp_celery.protocol.caller import as_rpc_errors, caller_of_request, snapshot_of
@@ -55,7 +55,8 @@ class TasksExtension(Extension):
                 (-32601 on revisions that have no extensions); -32603 when the task cannot be created, -32005 when a
                 limit is reached, also for a tool that may run in the foreground.
         """
-        config = self._host.config("tool", params.name)[1]
+        found = await self._host.components.find("tool", params.name, ctx.meta)
+        config = found.config
         if get_task_context() is not None or not config.supports_tasks():
             return await call_next(ctx)
         if (task_id := continued_task(params.request_state)) is not None:
@@ -64,33 +65,32 @@ class TasksExtension(Extension):
         as_task = revision.follows_tasks(ctx)
         if config.mode == "required" and not as_task and self._host.polling_of(config) is None:
             revision.refuse_call(ctx, params.name)
-        if self._stays_here(params, config, as_task=as_task):
+        if await self._stays_here(params, found, as_task=as_task):
             return await call_next(ctx)
-        submission = self._submission(ctx, params, config)
+        submission = self._submission(ctx, params, found)
         if not as_task:
             return await run_on_worker(self._host, ctx, submission)
         with as_rpc_errors():
-            record = await self._host.engine().submit(submission)
-        immediate = self._host.immediate_response(params.name)
-        return task_revision_of(ctx).encode_created(record, immediate)
+            return task_revision_of(ctx).encode_created(await self._host.engine().submit(submission))
 
-    def _stays_here(self, params: CallToolRequestParams, config: TaskConfig, *, as_task: bool) -> bool:
+    async def _stays_here(self, params: CallToolRequestParams, found: DeclaredComponent, *, as_task: bool) -> bool:
         """Whether a call is served by the server itself."""
+        config = found.config
         runs_here = (config.foreground or self._host.foreground) == "server"
         if not as_task and runs_here and self._host.polling_of(config) is None:
             return True
-        if self._host.refusal("tool", params.name, params.arguments or {}):
+        if await found.refusal(params.arguments or {}):
             return True  # invalid arguments are refused in the SDK's own words, and before the body
-        return as_task and not params.input_responses and self._host.asks_first(params.name)
+        return as_task and not params.input_responses and found.asks_first
 
-    def _submission(self, ctx: RequestContext, params: CallToolRequestParams, config: TaskConfig) -> Submission:
-        arguments = self._host.declared_arguments("tool", params.name, params.arguments or {})
+    def _submission(self, ctx: RequestContext, params: CallToolRequestParams, found: DeclaredComponent) -> Submission:
+        arguments = found.declared_arguments(params.arguments or {})
         request = {**_answers(params), "name": params.name, "arguments": arguments}
         return Submission(
             caller=caller_of_request(ctx),
             task_type="tool",
             component=params.name,
-            config=config,
+            config=found.config,
             snapshot=snapshot_of(ctx, request, self._host.header_names),
         )
 

@@ -66,7 +66,7 @@ async def run_on_worker(host: TaskHost, ctx: RequestContext, submission: Submiss
             return await _answer(host, ctx, submission.config, caller, record.task_id)
         async with _cancelled_without_answer(host.engine(), caller, record.task_id):
             await require_there(host, ctx)
-        return _goes_on(host, polling, record)
+        return await _goes_on(host, polling, record)
 
 
 def continued_task(request_state: str | None) -> str | None:
@@ -161,7 +161,7 @@ async def _answer(
         return view.result or {}
     if questions or polling is None:
         return {"resultType": "input_required", "inputRequests": questions, "requestState": _STATE + task_id}
-    return _goes_on(host, polling, record)
+    return await _goes_on(host, polling, record)
 
 
 def _ttl_ms(polling: Polling | None) -> int | None:
@@ -169,8 +169,8 @@ def _ttl_ms(polling: Polling | None) -> int | None:
     return UNLIMITED_MS if polling is None else None
 
 
-def _goes_on(host: TaskHost, polling: Polling, record: TaskRecord) -> CallToolResult:
-    return first_answer(record, polling, host.immediate_response(record.component))
+async def _goes_on(host: TaskHost, polling: Polling, record: TaskRecord) -> CallToolResult:
+    return first_answer(record, polling, await host.immediate_response(record.component))
 
 
 async def _cancel(engine: TaskEngine, caller: Caller, task_id: str) -> None:

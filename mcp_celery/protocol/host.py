@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from mcp_celery.config import Foreground, TaskConfig, TaskMeta
 from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.declared import DeclaredComponents
 from mcp_celery.engine import Caller, JSONObject, Submission, TaskEngine
 from mcp_celery.errors import InvalidRequestError, TaskModeError
 from mcp_celery.keys import TaskType
+from mcp_celery.protocol.shared_wire import IMMEDIATE_RESPONSE
 from mcp_celery.protocol.turns import Turns
 
 
@@ -46,50 +48,41 @@ class Polling:
         return self.status, self.result, self.cancel
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TaskHost:
     """What the protocol needs of the server it speaks for.
 
     Attributes:
         engine: Gives the running event loop's engine.
-        config: What a component was declared as (a resource's template, else its own name), and what it declares;
-            ``forbidden`` for one that declares nothing.
-        task_types: The kinds of components of which at least one may run as a task.
-        refusal: Why a component would not take a request's arguments, None where it would. Asked before any state
-            exists.
-        declared_arguments: Those of a request's arguments that its component declares.
-        asks_first: Whether a tool's first questions are asked in the foreground, before there is a task.
-        immediate_response: What a tool has a model told while its task runs, None for nothing.
+        components: The server's components, with what they declare.
         foreground: Where tools run for callers that get no task, where they do not say.
-        polling: How clients that know no tasks follow one, None where they do not.
-        is_resumable: Whether the clients of sessions can take up a stream that they lost.
         header_names: Lower-case names of the request headers that a job may see.
         max_listen_tasks: How many task ids one subscription may name.
         max_push_bytes: Size of the largest notification of a task, as JSON, where its client names no other.
+        polling: How clients that know no tasks follow one, None where they do not.
         turns: Whose turn it is to ask a question, of all who ask in this process.
     """
 
     engine: Callable[[], TaskEngine]
-    config: Callable[[TaskType, str], tuple[str, TaskConfig]]
-    task_types: Callable[[], frozenset[TaskType]]
-    refusal: Callable[[TaskType, str, JSONObject], str | None]
-    declared_arguments: Callable[[TaskType, str, JSONObject], JSONObject]
-    asks_first: Callable[[str], bool]
-    immediate_response: Callable[[str], str | None]
+    components: DeclaredComponents
     foreground: Foreground
-    polling: Callable[[], Polling | None]
-    is_resumable: Callable[[], bool]
     header_names: frozenset[str]
     max_listen_tasks: int
     max_push_bytes: int
+    polling: Polling | None = None
     turns: Turns = field(default_factory=Turns)
 
     def polling_of(self, config: TaskConfig) -> Polling | None:
         """How a client that knows no tasks follows one of a tool, None where it gets none."""
         stays_here = config.mode == "optional" and config.foreground == "server"
-        return self.polling() if config.supports_tasks() and not stays_here else None
+        return self.polling if config.supports_tasks() and not stays_here else None
 
-    def submission(
+    async def immediate_response(self, tool: str) -> str | None:
+        """What a tool has a model told while its task runs, None for nothing."""
+        component = (await self.components.find("tool", tool)).component
+        return None if component is None else component.meta.get(IMMEDIATE_RESPONSE)
+
+    async def submission(
         self, task_type: TaskType, snapshot: TaskContextSnapshot, caller: Caller, meta: TaskMeta
     ) -> Submission:
         """A request that asks to become a task, checked.
@@ -106,23 +99,23 @@ class TaskHost:
         """
         component = component_of(task_type, snapshot.params)
         arguments: JSONObject = snapshot.params.get("arguments") or {}
-        declared_as, config = self.config(task_type, component)
-        refusal = self.refusal(task_type, component, arguments)
-        if refusal is None and not config.supports_tasks():
+        found = await self.components.find(task_type, component, snapshot.meta)
+        refusal = await found.refusal(arguments)
+        if refusal is None and not found.config.supports_tasks():
             raise TaskModeError(f"{task_type.capitalize()} {component!r} does not run as a task")
         if refusal is not None:
             raise InvalidRequestError(refusal)
         if arguments:
-            declared = self.declared_arguments(task_type, component, arguments)
+            declared = found.declared_arguments(arguments)
             snapshot = replace(snapshot, params={**snapshot.params, "arguments": declared})
         return Submission(
             caller=caller,
             task_type=task_type,
             component=component,
-            config=config,
+            config=found.config,
             snapshot=snapshot,
             ttl_ms=meta.ttl,
-            declared_as=declared_as,
+            declared_as=found.declared_as,
             job_name=meta.fn_key,
         )
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, GetPromptResult, ReadResourceResult, Task
 from mcp_types.methods import parse_server_result
 
@@ -80,7 +77,7 @@ async def submit(
     host: TaskHost,
     task_type: TaskType,
     params: JSONObject,
-    context: Context[Any] | None,
+    ctx: RequestContext | None,
     meta: TaskMeta,
     revision: TaskRevision,
 ) -> SubmittedTask:
@@ -90,7 +87,7 @@ async def submit(
         host: The server whose component shall run.
         task_type: Kind of the component.
         params: Parameters of the MCP request.
-        context: The context of the request that is being served, None outside one.
+        ctx: The request that is being served, None outside one.
         meta: What is asked about the task.
         revision: Whose form of a task the SDK has a model of; outside a request the task is made under it.
 
@@ -105,12 +102,11 @@ async def submit(
         params = json_value(params)
     except NotJSONError as error:
         raise InvalidRequestError(f"A task takes arguments that are JSON: {error}") from error
-    ctx: RequestContext | None = None if context is None else context.request_context
     snapshot = (
         TaskContextSnapshot.capture(protocol_version=revision.version, params=params)
         if ctx is None
         else snapshot_of(ctx, params, host.header_names)
     )
     engine = host.engine()
-    record = await engine.submit(host.submission(task_type, snapshot, caller_of_request(ctx), meta))
+    record = await engine.submit(await host.submission(task_type, snapshot, caller_of_request(ctx), meta))
     return SubmittedTask(engine, record, revision)

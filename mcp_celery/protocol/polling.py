@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Final, cast
 
-from mcp.server import MCPServer
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
@@ -21,7 +20,6 @@ from mcp_celery.engine import JSONObject, TaskRecord, TaskStatus
 from mcp_celery.errors import ConfigurationError, McpCeleryError
 from mcp_celery.protocol.attendance import attend
 from mcp_celery.protocol.caller import caller_of_request
-from mcp_celery.protocol.components import has_tool
 from mcp_celery.protocol.host import Polling, TaskHost
 from mcp_celery.protocol.relay import give_back
 from mcp_celery.protocol.revision import RequestContext
@@ -93,12 +91,11 @@ def first_answer(record: TaskRecord, polling: Polling, immediate_response: str |
     )
 
 
-def add_polling_tools(server: MCPServer[Any], host: TaskHost, *, after: float, prefix: str) -> Polling:
+def add_polling_tools(host: TaskHost, *, after: float, prefix: str) -> Polling:
     """Register the three tools.
 
     Args:
-        server: Where.
-        host: The same server, as the protocol sees it.
+        host: The server.
         after: Seconds that a call's first answer waits for the end.
         prefix: What the tools' names begin with.
 
@@ -111,20 +108,21 @@ def add_polling_tools(server: MCPServer[Any], host: TaskHost, *, after: float, p
     if not 0 <= after <= MAX_WAIT_SECONDS:
         raise ConfigurationError(f"add_polling_tools(after={after!r}): must be within 0…{MAX_WAIT_SECONDS:g} seconds")
     polling = Polling(after, prefix)
+    source = host.components.source
     for name in polling.names:
-        if has_tool(server, name):
+        if source.has_tool(name):
             raise ConfigurationError(f"add_polling_tools(prefix={prefix!r}): there is a tool {name!r} already")
     looks = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     stops = ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False)
     tools = _PollingTools(host, polling)
-    server.add_tool(
+    source.add_tool(
         tools.task_status,
         polling.status,
         description="Show how a background task stands: whether it runs, how far it is, whether it has ended. "
         f"Does not wait; to get the result use {polling.result}.",
         annotations=looks,
     )
-    server.add_tool(
+    source.add_tool(
         tools.task_result,
         polling.result,
         description="Wait for a background task to end and return its result, exactly as the tool that began it would "
@@ -133,12 +131,13 @@ def add_polling_tools(server: MCPServer[Any], host: TaskHost, *, after: float, p
         annotations=looks,
         structured_output=False,
     )
-    server.add_tool(
+    source.add_tool(
         tools.task_cancel,
         polling.cancel,
         description="Stop a background task for good. A task that has ended stays as it is.",
         annotations=stops,
     )
+    host.polling = polling
     return polling
 
 
@@ -220,12 +219,12 @@ class PolledOutputs:
         result = await call_next(ctx)
         if ctx.method != "tools/list" or not isinstance(result, dict):
             return result
-        if self._host.polling() is None or revision_of(ctx).follows_tasks(ctx):
+        if self._host.polling is None or revision_of(ctx).follows_tasks(ctx):
             return result
-        return {**result, "tools": [self._admitting(tool) for tool in cast("list[JSONObject]", result["tools"])]}
+        return {**result, "tools": [await self._admitting(tool) for tool in cast("list[JSONObject]", result["tools"])]}
 
-    def _admitting(self, tool: JSONObject) -> JSONObject:
-        config = self._host.config("tool", tool["name"])[1]
+    async def _admitting(self, tool: JSONObject) -> JSONObject:
+        config = (await self._host.components.find("tool", tool["name"])).config
         if "outputSchema" not in tool or self._host.polling_of(config) is None:
             return tool
         return {**tool, "outputSchema": admitting_a_task(tool["outputSchema"])}

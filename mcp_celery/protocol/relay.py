@@ -23,17 +23,12 @@ from pydantic import ConfigDict, ValidationError
 
 from mcp_celery.background import BackgroundTasks
 from mcp_celery.engine import Answer, Caller, JSONObject, RpcError, TaskEngine, TaskView, missing_capability
-from mcp_celery.errors import (
-    AnswersTooLargeError,
-    InvalidAnswerError,
-    McpCeleryError,
-    StoreUnavailableError,
-    TaskNotFoundError,
-)
+from mcp_celery.errors import AnswersTooLargeError, InvalidAnswerError, McpCeleryError, TaskNotFoundError
 from mcp_celery.logs import shown_task_id
 from mcp_celery.protocol.caller import has_left
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.turns import Turns
+from mcp_celery.retry import until_store_answers
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +36,6 @@ _LOOK_SECONDS: Final = 1.0
 """How often it is looked whether a client that has been asked is still there."""
 _DELIVERY_SECONDS: Final = 30.0
 """How long what a client wants waits for a store that does not take it."""
-_DELIVERY_PAUSE_SECONDS: Final = 0.5
 
 _LOST_FOR_GOOD: Final = (CONNECTION_CLOSED, "Connection closed")
 """What the SDK answers for a client whose channel has ended; the code alone is one that clients use too."""
@@ -240,13 +234,7 @@ async def until_taken(attempt: Callable[[], Awaitable[object]]) -> None:
         TimeoutError: It did not.
     """
     with anyio.fail_after(_DELIVERY_SECONDS):
-        while True:
-            try:
-                await attempt()
-            except StoreUnavailableError:
-                await asyncio.sleep(_DELIVERY_PAUSE_SECONDS)
-            else:
-                return
+        await until_store_answers(attempt)
 
 
 async def give_back(engine: TaskEngine, caller: Caller, task_id: str, responses: Mapping[str, Answer]) -> None:

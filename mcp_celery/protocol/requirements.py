@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND
@@ -36,15 +34,15 @@ class Requirements:
         """
         task_type = ASKED_WITH.get(ctx.method)
         if task_type is not None:
-            self._require(ctx, task_type, dict(ctx.params or {}))
+            await self._require(ctx, task_type)
         return await call_next(ctx)
 
-    def _require(self, ctx: RequestContext, task_type: TaskType, params: dict[str, Any]) -> None:
+    async def _require(self, ctx: RequestContext, task_type: TaskType) -> None:
         try:
-            component = component_of(task_type, params)
+            component = component_of(task_type, dict(ctx.params or {}))
         except KeyError:
             return  # the SDK refuses it
-        config = self._host.config(task_type, component)[1]
+        config = (await self._host.components.find(task_type, component, ctx.meta)).config
         if get_task_context() is None and not granted_scopes().issuperset(config.required_scopes):
             with as_rpc_errors():
                 raise MissingScopesError(f"{task_type} {component!r}"[:200], config.required_scopes)

@@ -90,13 +90,8 @@ class TaskRevision(Revision):
         """A task without its result."""
 
     @abstractmethod
-    def encode_created(self, record: TaskRecord, immediate_response: str | None) -> JSONObject:
-        """The answer to a request that became a task.
-
-        Args:
-            record: The new task.
-            immediate_response: What the server tells the model at once, None for nothing.
-        """
+    def encode_created(self, record: TaskRecord) -> JSONObject:
+        """The answer to a request that became a task."""
 
     @abstractmethod
     def encode_result(self, view: TaskView) -> JSONObject:

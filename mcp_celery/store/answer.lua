@@ -36,5 +36,6 @@ if taken == 1 then
     end
   end
   tell(KEYS[1], KEYS[2], ARGV[1])
+  note(KEYS[1], 'answered', current[1], ARGV[1])
 end
 return {taken, due, redis.call('HGETALL', KEYS[1])}

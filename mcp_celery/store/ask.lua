@@ -24,4 +24,5 @@ keep_question(KEYS[1], KEYS[3], ARGV[5], ARGV[6])
 redis.call('HSET', KEYS[1], 'status', 'input_required')
 live_until(KEYS[1], {KEYS[3], KEYS[4], KEYS[5]}, KEYS[6], ARGV[3], ARGV[4])
 tell(KEYS[1], KEYS[2], ARGV[2])
+note(KEYS[1], 'asked', current[1], ARGV[2])
 return 1

@@ -17,4 +17,5 @@ if has_begun(current[3], ARGV[2]) then
 end
 take(KEYS[1], ARGV[5], ARGV[3], ARGV[2])
 redis.call('HSET', KEYS[1], 'claim_at_ms', ARGV[4])
+note(KEYS[1], 'claimed', current[1], ARGV[4])
 return 1

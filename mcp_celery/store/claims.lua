@@ -21,16 +21,14 @@ local function let_go(record, claims)
   end
 end
 
--- Give back what an open task holds, when it has ended: its place among its requestor's open tasks, and the request that
--- created it, whose arguments and token no job will need. The reaper need not revoke its job. `result_bytes`: of its
--- result, where that is in this Redis.
+-- Give back what an open task holds, when it has ended: its counters, and the request that created it, whose arguments
+-- and token no job will need. The reaper need not revoke its job. `result_bytes`: of its result, where that is in this
+-- Redis.
 local function give_back(record, result_bytes)
-  local task = redis.call('HMGET', record, 'key', 'counted_in', 'snapshot_key')
-  if task[2] then
-    unless_other_type('ZREM', task[2], task[1])
-  end
-  if task[3] then
-    redis.call('DEL', task[3])
+  release_counters(record)
+  local snapshot = redis.call('HGET', record, 'snapshot_key')
+  if snapshot then
+    redis.call('DEL', snapshot)
   end
   keep_bytes_of_ended(record, result_bytes or 0)
   remember(record)

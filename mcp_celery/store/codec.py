@@ -22,6 +22,7 @@ from mcp_celery.engine import (
 )
 from mcp_celery.engine.ids import is_wire_task_id
 from mcp_celery.engine.status import MOVES
+from mcp_celery.formats import FORMAT, UNNUMBERED, NewerFormatError, is_readable
 from mcp_celery.jsonable import finite_number, json_text, utf8_text
 from mcp_celery.keys import MAX_LEGS, METHODS, Hidden
 from mcp_celery.store.unreadable import UNREADABLE
@@ -57,6 +58,8 @@ def encode_record(record: TaskRecord) -> Fields:
         "start_before_ms": None if record.start_before_ms is None else str(record.start_before_ms),
         "work": None if (work := record.work) is None else json.dumps([work.parts, work.gathered, work.terminate]),
         "revision": str(record.revision),
+        "declared_as": record.declared_as,
+        "format": str(FORMAT),
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -91,23 +94,26 @@ def decode_record(fields: Mapping[str, str]) -> TaskRecord:
     """The record in a hash.
 
     Raises:
+        NewerFormatError: A later release wrote it.
         ValueError: A field cannot be read.
         KeyError: A field is missing.
     """
     get = fields.get
+    if not is_readable(form := int(get("format") or UNNUMBERED)):
+        raise NewerFormatError("the record", form)
     return TaskRecord(
         task_id=_task_id(fields["task_id"]),
         scope=get("scope"),
         issuer=get("issuer"),
         session=get("session"),
         job_name=get("job_name"),
-        task_type=_one_of(METHODS, fields["type"]),
+        task_type=one_of(METHODS, fields["type"]),
         component=_some(fields["component"]),
         created_at_ms=_time(fields["created_at_ms"]),
         updated_at_ms=_time(fields["updated_at_ms"]),
         ttl_ms=_time(fields["ttl_ms"]),
         poll_interval_ms=int(fields["poll_interval_ms"]),
-        status=_one_of(MOVES, fields["status"]),
+        status=one_of(MOVES, fields["status"]),
         status_message=get("status_message") or None,
         is_error=get("is_error") == "1",
         error=_error(get("error")),
@@ -125,6 +131,7 @@ def decode_record(fields: Mapping[str, str]) -> TaskRecord:
         start_before_ms=int(fields["start_before_ms"]) if "start_before_ms" in fields else None,
         work=decode_work(get("work")),
         revision=int(fields["revision"]),
+        declared_as=get("declared_as"),
     )
 
 
@@ -186,8 +193,8 @@ def _time(text: str) -> int:
     return number
 
 
-def _one_of(names: Iterable[Name], text: str) -> Name:
-    """The name of that text.
+def one_of(names: Iterable[Name], text: object) -> Name:
+    """The name that a text is.
 
     Raises:
         ValueError: It is none of them.
@@ -195,7 +202,7 @@ def _one_of(names: Iterable[Name], text: str) -> Name:
     for name in names:
         if name == text:
             return name
-    raise ValueError(f"unknown value of a field: {text[:50]!r}")
+    raise ValueError(f"unknown value of a field: {text!r:.50}")
 
 
 def _error(text: str | None) -> RpcError | None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
-from mcp_celery import audit
 from mcp_celery.engine import (
     RECORD_BYTES,
     TERMINAL,
+    UNOBSERVED,
     Caller,
     Change,
     Changed,
@@ -21,11 +21,13 @@ from mcp_celery.engine import (
     EncodedResult,
     Extension,
     FailedLookups,
+    Observers,
     Quota,
     StoredResult,
     StoredTask,
     TaskRecord,
     TaskRef,
+    cause_of,
     sources_of,
 )
 from mcp_celery.errors import StoredDataError
@@ -38,7 +40,9 @@ from mcp_celery.store.codec import (
     encode_record,
     flat_to_mapping,
 )
-from mcp_celery.store.unreadable import REMOVED_MARK, UNREADABLE, reason_of, shown, unwrapped
+from mcp_celery.store.fields import LUA
+from mcp_celery.store.replies import REPLY_MARK, opened
+from mcp_celery.store.unreadable import UNREADABLE, reason_of, shown
 
 Reply = TypeVar("Reply")
 ResultKey = Callable[[str], str]
@@ -60,7 +64,7 @@ _NAMES: Final = (
     "index",
 )
 _CONSTANTS: Final = (
-    f"local INDEX_LIFETIME_MS, RECORD_BYTES, REMOVED_MARK = {INDEX_LIFETIME_MS}, {RECORD_BYTES}, '{REMOVED_MARK}'\n"
+    f"local INDEX_LIFETIME_MS, RECORD_BYTES, REPLY_MARK = {INDEX_LIFETIME_MS}, {RECORD_BYTES}, '{REPLY_MARK}'\n{LUA}"
 )
 _BEFORE_EACH: Final = "".join(
     (_CONSTANTS, *map(_script, ("common", "bytes", "claims", "questions")), "local function act()\n")
@@ -86,14 +90,22 @@ class Command(Generic[Reply]):
     parse: Callable[[Any], Reply]
 
 
-def read(command: Command[Reply], reply: Any) -> Reply:
+def read(command: Command[Reply], reply: Any, observers: Observers = UNOBSERVED) -> Reply:
     """The answer in a script's reply. What the script removed is logged.
+
+    Args:
+        command: What was called.
+        reply: The script's reply.
+        observers: To whom the changes are reported that the script made.
 
     Raises:
         StoredDataError: The reply holds fields that cannot be read.
     """
+    own, transitions = opened(reply)
+    for transition in transitions:
+        observers.notify(transition)
     try:
-        return command.parse(unwrapped(reply))
+        return command.parse(own)
     except UNREADABLE as error:
         raise StoredDataError(f"{shown(command.keys[0])} cannot be read: {reason_of(error)}") from error
 
@@ -184,16 +196,18 @@ def create(
     shortened = is_shortened(job_id)
     if shortened:
         fields["alias"] = alias
-    position, most_tasks, most_bytes = "", "", ""
+    position, most_bytes = "", ""
+    counters: list[tuple[str, int]] = []
     index = keys.index(record.scope, record.issuer, record.session) if record.listed else None
     if index is not None:
         names.append(index)
         position = record.position
         fields |= {"listed_in": index, "listed_at": position}
     if quota is not None and quota.tasks is not None:
-        names.append(keys.counted("open", quota.requestor))
-        most_tasks = quota.tasks
-        fields["counted_in"] = names[-1]
+        counters.append((keys.counted("open", quota.requestor), quota.tasks))
+    if counters:
+        names += [name for name, _ in counters]
+        fields["counted_in"] = "\n".join(name for name, _ in counters)
     if quota is not None and quota.bytes is not None:
         names.append(keys.counted("stored", quota.requestor))
         most_bytes = quota.bytes
@@ -204,10 +218,11 @@ def create(
     look_at = "" if record.work is None else record.created_at_ms
 
     def parse(reply: Any) -> None:
-        if quota is not None and (left := cast(int, reply)) != 1:
-            raise quota.refusal(None if left == 0 else -left)
+        if quota is not None and (refused := cast(int, reply)) != 0:
+            raise quota.refusal(None if refused > 0 else -refused)
 
-    return Command("create", names, [*kept, *listed, most_tasks, look_at, most_bytes, *flat], parse)
+    limits = [most for _, most in counters]
+    return Command("create", names, [*kept, *listed, len(limits), look_at, most_bytes, *limits, *flat], parse)
 
 
 def count_failed_lookups(keys: RedisKeys, requestor: str, number: int, *, window_ms: int) -> Command[FailedLookups]:
@@ -241,8 +256,8 @@ def finish(keys: RedisKeys, ref: TaskRef, change: Change, result: EncodedResult)
     return Command(
         "finish",
         [*moved(keys, ref), result.key, *asked(keys, ref)],
-        [*_allowed(change), result.payload, keys.claims(""), change.at_ms, *fields_of(change)],
-        lambda reply: noted(ref, change, accepted=reply == 1),
+        [*_allowed(change), result.payload, keys.claims(""), change.at_ms, cause_of(change), *fields_of(change)],
+        lambda reply: reply == 1,
     )
 
 
@@ -253,7 +268,7 @@ def change(keys: RedisKeys, ref: TaskRef, change: Change) -> Command[Changed | N
         if reply is None:
             return None
         moved, flat = cast("tuple[int, list[bytes]]", reply)
-        return Changed(noted(ref, change, accepted=moved == 1), decode_record(flat_to_mapping(flat)))
+        return Changed(moved == 1, decode_record(flat_to_mapping(flat)))
 
     return Command(
         "transition",
@@ -263,17 +278,11 @@ def change(keys: RedisKeys, ref: TaskRef, change: Change) -> Command[Changed | N
             "" if change.unless_begun is None else change.unless_begun,
             keys.claims("") if change.to in TERMINAL else "",
             change.at_ms,
+            cause_of(change),
             *fields_of(change),
         ],
         parse,
     )
-
-
-def noted(ref: TaskRef, change: Change, *, accepted: bool) -> bool:
-    """Note a task's end, which is accepted once, whoever tells it."""
-    if accepted and change.to in TERMINAL:
-        audit.ended(ref.scope, ref.task_id, change.to)
-    return accepted
 
 
 def _kept(keys: RedisKeys, ref: TaskRef) -> list[str]:

@@ -28,6 +28,16 @@ end
 -- What this script removed because it cannot be read: {key, member}, or {key, false} for a whole key. The reply says so (reply.lua).
 local removed_as_unreadable = {}
 
+-- What this script changed of tasks. The reply says so (reply.lua), and the process that called the script tells its
+-- observers (mcp_celery/engine/transitions.py).
+local transitions = {}
+
+-- Note a change of a task that the record has by now. `before`: its status before; `at`: ms since the epoch.
+local function note(record, cause, before, at)
+  local task = redis.call('HMGET', record, 'key', 'declared_as', 'status', 'attempt', 'leg')
+  transitions[#transitions + 1] = {cause, before, string.format('%.0f', tonumber(at)), unpack(task, 1, 5)}
+end
+
 -- Remove a member that cannot be read from an index (`command`: ZREM, SREM or HDEL).
 local function remove_unreadable(command, index, member)
   redis.call(command, index, member)
@@ -63,17 +73,42 @@ local function add_to_index(index, score, member)
   redis.call('PEXPIRE', index, INDEX_LIFETIME_MS)
 end
 
--- Keep what the reaper must know of a task when its record has expired: its leg, whether it is open, the worker that has
--- its job, its exposed work, and what its Celery ids hide. Records of the release before do not name the hash.
+-- Keep what the reaper must know of a task when its record has expired: its leg, its status, the worker that has its job,
+-- its exposed work, what its Celery ids hide, its attempt, and what its component is declared as. Records of the release
+-- before do not name the hash.
 -- `call`: on_index where the record has just been written; else its fields may be forged, and no key that they name is
 -- deleted.
 local function remember(record, call)
-  local task = redis.call('HMGET', record, 'remembered_in', 'key', 'leg', 'status', 'claim_worker', 'work', 'hidden')
+  local task = redis.call('HMGET', record, 'remembered_in', 'key', 'leg', 'status', 'claim_worker', 'work', 'hidden',
+    'attempt', 'declared_as')
   if task[1] then
-    local known = {tonumber(task[3]), is_open(task[4]), task[5], task[6], task[7]}
+    local known = {tonumber(task[3]), task[4], task[5], task[6], task[7], tonumber(task[8]), task[9]}
     call = call or unless_other_type
     call('HSET', task[1], task[2], cjson.encode(known))
     redis.call('PEXPIRE', task[1], INDEX_LIFETIME_MS)
+  end
+end
+
+-- Delete fields of a record: one of the lists RESET_BY_… that are made from fields.py.
+local function reset(record, fields)
+  redis.call('HDEL', record, unpack(fields))
+end
+
+-- The counters that an open task occupies: sorted sets of compound keys, by when the tasks expire. A record names one a
+-- line.
+local function counters(counted_in)
+  local found = {}
+  for counter in string.gmatch(counted_in or '', '[^\n]+') do
+    found[#found + 1] = counter
+  end
+  return found
+end
+
+-- Release the counters of a task that has ended.
+local function release_counters(record)
+  local task = redis.call('HMGET', record, 'key', 'counted_in')
+  for _, counter in ipairs(counters(task[2])) do
+    unless_other_type('ZREM', counter, task[1])
   end
 end
 

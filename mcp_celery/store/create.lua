@@ -1,6 +1,6 @@
 -- Keep a new task: its record, its snapshot, its place in its owner's list and, for a shortened Celery id, the way back
--- to its key. All expire together; the list lives as long as its longest-lived task. Where the requestor's open tasks or
--- bytes are limited it counts among them until it ends or expires; above a limit nothing is kept.
+-- to its key. All expire together; the list lives as long as its longest-lived task. It occupies counters until it ends
+-- or expires, and its bytes are counted for as long as they are kept; above a limit nothing is kept.
 --
 -- KEYS[1]  hash: the task record
 -- KEYS[2]  string: the snapshot of the creating request
@@ -8,9 +8,8 @@
 -- KEYS[4]  string: the compound key of a shortened Celery id
 -- KEYS[5]  sorted set: open tasks of exposed jobs, by when to look at their results
 -- KEYS[6]  sorted set, where ARGV[5] is not '': the owner's list
--- The last of KEYS, where ARGV[8] or ARGV[10] is not '', in this order:
---   sorted set: the requestor's open tasks, by when they expire
---   sorted set: the requestor's tasks of which bytes are kept, by when they expire
+-- Then as many sorted sets as ARGV[8] says: the counters, which hold open tasks by when they expire
+-- The last of KEYS, where ARGV[10] is not '': sorted set: the requestor's tasks of which bytes are kept, likewise
 -- ARGV[1]  when all of it expires, in ms since the epoch
 -- ARGV[2]  the snapshot
 -- ARGV[3]  the compound key
@@ -18,12 +17,12 @@
 -- ARGV[5]  the task's position in the list, or ''
 -- ARGV[6]  the task's lifetime in ms
 -- ARGV[7]  what the keys of the owner's records begin with
--- ARGV[8]  how many open tasks the requestor may have, or '' for any number
+-- ARGV[8]  how many counters the task occupies
 -- ARGV[9]  of a task of exposed jobs: when to look at their results first, in ms since the epoch; else ''
 -- ARGV[10] how many bytes may be kept for the requestor, or '' for any number
--- ARGV[11…] fields and their values, in turn
--- Returns  1 if it is kept; 0 when the requestor has as many open tasks as it may; when as many bytes are kept for it as
---          may be, below 0: in so many ms the first of its tasks expires.
+-- ARGV[11…] for each counter, how many tasks it may hold; then fields and their values, in turn
+-- Returns  0 if it is kept; the place of the first counter that is full, from 1; when as many bytes are kept for the
+--          requestor as may be, below 0: in so many ms the first of its tasks expires.
 local last = #KEYS
 local bytes = RECORD_BYTES + #ARGV[2]
 local stored
@@ -35,22 +34,26 @@ if ARGV[10] ~= '' then
     return first and math.min(now_ms() - tonumber(first), -1) or -tonumber(ARGV[6])
   end
 end
-if ARGV[8] ~= '' then
-  local open = KEYS[last]
-  on_index('ZREMRANGEBYSCORE', open, '-inf', now_ms())
+local number = tonumber(ARGV[8])
+local first_counter = last - number
+for place = 1, number do
+  local counter = KEYS[first_counter + place]
+  on_index('ZREMRANGEBYSCORE', counter, '-inf', now_ms())
   -- It counts already when this script is asked again because its answer was lost.
-  if redis.call('ZCARD', open) >= tonumber(ARGV[8]) and not redis.call('ZSCORE', open, ARGV[3]) then
-    return 0
+  if redis.call('ZCARD', counter) >= tonumber(ARGV[10 + place]) and not redis.call('ZSCORE', counter, ARGV[3]) then
+    return place
   end
-  redis.call('ZADD', open, ARGV[1], ARGV[3])
-  live_at_least(open, ARGV[6])
+end
+for place = 1, number do
+  redis.call('ZADD', KEYS[first_counter + place], ARGV[1], ARGV[3])
+  live_at_least(KEYS[first_counter + place], ARGV[6])
 end
 if stored then
   on_index('ZADD', stored, ARGV[1], ARGV[3])
   keep_bytes(stored, ARGV[3], bytes, on_index)
   count_bytes_for(stored, tonumber(ARGV[6]))
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 11))
+redis.call('HSET', KEYS[1], unpack(ARGV, 11 + number))
 redis.call('PEXPIREAT', KEYS[1], ARGV[1])
 remember(KEYS[1], on_index)
 redis.call('SET', KEYS[2], ARGV[2], 'PXAT', ARGV[1])
@@ -74,4 +77,4 @@ if ARGV[5] ~= '' then
     end
   end
 end
-return 1
+return 0

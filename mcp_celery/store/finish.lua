@@ -10,7 +10,8 @@
 -- ARGV[3]  the result, as the result backend would have encoded it
 -- ARGV[4]  what the names of the workers' claims begin with
 -- ARGV[5]  when it is made, in ms since the epoch
--- ARGV[6…] fields and their new values, in turn
+-- ARGV[6]  the cause, as mcp_celery/engine/transitions.py names it
+-- ARGV[7…] fields and their new values, in turn
 -- Returns  nil when there is no record, 1 if moved, 0 if refused. The result lives as long as the record. That of a
 --          refused move is not stored: it would stand in the way of the attempt that counts.
 local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'asked')
@@ -22,10 +23,11 @@ if not string.find(ARGV[1], ',' .. current[1] .. ',', 1, true) or ARGV[2] ~= cur
 end
 redis.call('SET', KEYS[3], ARGV[3], 'PX', rest_of_life(KEYS[1]))
 redis.call('PUBLISH', KEYS[3], ARGV[3])
-redis.call('HSET', KEYS[1], unpack(ARGV, 6))
+redis.call('HSET', KEYS[1], unpack(ARGV, 7))
 if current[3] then
   settle_questions(KEYS[1], KEYS[4], KEYS[5])
 end
 let_go_for_good(KEYS[1], ARGV[4], #ARGV[3])
 tell(KEYS[1], KEYS[2], ARGV[5])
+note(KEYS[1], ARGV[6], current[1], ARGV[5])
 return 1

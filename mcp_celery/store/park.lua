@@ -25,8 +25,7 @@ for i = 8, #ARGV, 2 do
   keep_question(KEYS[1], KEYS[3], ARGV[i], ARGV[i + 1])
 end
 let_go(KEYS[1], ARGV[7])
-redis.call('HDEL', KEYS[1], 'claim_worker', 'claim_retries', 'claim_at_ms',
-  'retries', 'retry_at_ms', 'started_retries', 'started_at_ms', 'started_by', 'start_before_ms')
+reset(KEYS[1], RESET_BY_LEG)
 redis.call('HSET', KEYS[1], 'status', 'input_required', 'parked', '1')
 redis.call('HINCRBY', KEYS[1], 'leg', 1)
 redis.call('HINCRBY', KEYS[1], 'attempt', 1)
@@ -36,4 +35,5 @@ end
 remember(KEYS[1])
 live_until(KEYS[1], {KEYS[3], KEYS[4], KEYS[5]}, KEYS[6], ARGV[3], ARGV[4])
 tell(KEYS[1], KEYS[2], ARGV[2])
+note(KEYS[1], 'parked', current[1], ARGV[2])
 return 1

@@ -12,10 +12,11 @@ local function end_after(record, expiry, known, ttl)
   redis.call('HSET', record, 'ttl_ms', string.format('%.0f', ttl))
   redis.call('PEXPIREAT', record, ends)
   add_to_index(expiry, ends, known[3])
-  for i = 6, 7 do
-    if known[i] then
-      unless_other_type('ZADD', known[i], 'XX', ends, known[3])
-    end
+  for _, counter in ipairs(counters(known[6])) do
+    unless_other_type('ZADD', counter, 'XX', ends, known[3])
+  end
+  if known[7] then
+    unless_other_type('ZADD', known[7], 'XX', ends, known[3])
   end
 end
 
@@ -43,10 +44,11 @@ local function live_until(record, others, expiry, time, most)
   if known[4] then
     redis.call('PEXPIRE', known[4], left)
   end
-  for i = 5, 6 do
-    if known[i] then
-      live_at_least(known[i], left)
-    end
+  if known[5] then
+    live_at_least(known[5], left)
+  end
+  for _, counter in ipairs(counters(known[6])) do
+    live_at_least(counter, left)
   end
   if known[7] then
     count_bytes_for(known[7], left)

@@ -15,6 +15,7 @@ from redis.retry import Retry
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
     RECORD_BYTES,
+    UNOBSERVED,
     Caller,
     Change,
     Changed,
@@ -22,6 +23,7 @@ from mcp_celery.engine import (
     EncodedResult,
     Extension,
     FailedLookups,
+    Observers,
     Quota,
     StoredTask,
     TaskRecord,
@@ -59,6 +61,7 @@ class RedisTaskStore(RedisQuestions):
         decode_result: Reads what the result backend stored.
         snapshots: How snapshots are written.
         memory: Says whether there is memory for one more task, None for always.
+        observers: To whom changes of tasks are reported.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class RedisTaskStore(RedisQuestions):
         decode_result: Decode | None = None,
         snapshots: SnapshotCodec | None = None,
         memory: StoreMemory | None = None,
+        observers: Observers = UNOBSERVED,
     ) -> None:
         self.client = client
         self.keys = keys
@@ -79,6 +83,7 @@ class RedisTaskStore(RedisQuestions):
         self._decode_result = decode_result
         self._snapshots = snapshots or SnapshotCodec()
         self._memory = memory
+        self._observers = observers
         self._scripts = {name: client.register_script(text) for name, text in SCRIPTS.items()}
 
     async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
@@ -224,7 +229,7 @@ class RedisTaskStore(RedisQuestions):
         """
         script = self._scripts[command.script]
         reply = await self.guarded(script(keys=list(command.keys), args=list(command.args)), key=command.keys[0])
-        return commands.read(command, reply)
+        return commands.read(command, reply, self._observers)
 
     async def on_index(self, command: str, index: str, *args: str | bytes) -> Any:
         """Call one of Redis' own commands on an index, which is deleted first if it has another type.
@@ -276,10 +281,12 @@ class RedisJobLedger:
         url: ``MCP_CELERY_REDIS_URL``.
         keys: Names of the keys.
         timeout_seconds: How long a call may take.
+        observers: To whom changes of tasks are reported.
     """
 
-    def __init__(self, url: str, keys: RedisKeys, *, timeout_seconds: float) -> None:
+    def __init__(self, url: str, keys: RedisKeys, *, timeout_seconds: float, observers: Observers = UNOBSERVED) -> None:
         self._keys = keys
+        self._observers = observers
         self._client = redis.Redis.from_url(
             url,
             socket_timeout=timeout_seconds,
@@ -329,7 +336,7 @@ class RedisJobLedger:
             reply = script(keys=list(command.keys), args=list(command.args))
         except redis.RedisError as error:
             raise _told(error, command.keys[0]) from error
-        return commands.read(command, reply)
+        return commands.read(command, reply, self._observers)
 
 
 def _told(error: Exception, key: str) -> StoreUnavailableError | StoredDataError:

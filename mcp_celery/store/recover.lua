@@ -41,7 +41,7 @@ if tonumber(task[4] or 0) > delivered then
 end
 
 local function release()
-  redis.call('HDEL', KEYS[1], 'claim_worker', 'claim_retries', 'claim_at_ms')
+  reset(KEYS[1], RESET_BY_RELEASE)
   add_to_index(KEYS[5], now, ARGV[2])
 end
 
@@ -58,7 +58,7 @@ elseif tonumber(task[7] or 0) >= tonumber(ARGV[5]) then
 else
   answer = 'again'
   release()
-  redis.call('HDEL', KEYS[1], 'started_retries', 'started_at_ms', 'started_by')
+  reset(KEYS[1], RESET_BY_ATTEMPT)
   if begun then
     redis.call('HDEL', KEYS[1], 'start_before_ms') -- it was in time
   end
@@ -74,4 +74,5 @@ if task[9] then
   settle_questions(KEYS[1], KEYS[6], KEYS[7])
 end
 tell(KEYS[1], KEYS[2], now)
+note(KEYS[1], answer == 'again' and 'recovered' or 'failed', task[1], now)
 return answer

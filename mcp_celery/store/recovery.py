@@ -6,19 +6,19 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from mcp_celery.engine import OPEN, TaskRef
+from mcp_celery.engine import MOVES, TaskRef
 from mcp_celery.engine.recovery import BATCH, Expiring, Loss, RecoveryPolicy, Sweep, Verdict
 from mcp_celery.errors import StoredDataError
 from mcp_celery.keys import Hidden
-from mcp_celery.store.codec import decode_work, leg_number
-from mcp_celery.store.commands import Command, asked, fields_of, moved, noted
+from mcp_celery.store.codec import decode_work, leg_number, one_of
+from mcp_celery.store.commands import Command, asked, fields_of, moved
 from mcp_celery.store.records import RedisTaskStore
 from mcp_celery.store.unreadable import UNREADABLE, key_of
 
 STATUS_MESSAGE = "Trying again: the worker that had the job has died"
 AHEAD = 10_000
 """The most tasks to remember that are about to expire, or just have: with more, some are not revoked when they do."""
-FIELDS = ["leg", "status", "claim_worker", "work", "hidden"]
+FIELDS = ["leg", "status", "claim_worker", "work", "hidden", "attempt", "declared_as"]
 """Of a record: what ``remember`` of common.lua keeps."""
 PUBLISHING_MS = 10_000
 """Whoever makes a job due publishes it at once; after this time the reaper takes it that nobody did."""
@@ -139,9 +139,7 @@ class RedisRecovery:
         in_work, too_often = fields_of(policy.died_in_work), fields_of(policy.died_too_often)
 
         def parse(reply: Any) -> Verdict:
-            verdict = cast(Verdict, reply.decode())
-            noted(ref, policy.died_in_work, accepted=verdict == "failed")
-            return verdict
+            return reply.decode()
 
         command = Command(
             "recover",
@@ -182,22 +180,42 @@ class RedisRecovery:
 
 def _remembered(key: str, left_ms: int, text: bytes) -> Expiring:
     """What ``remember`` of common.lua keeps of a task; it writes false for what there is not."""
-    leg, is_open, worker, work, *rest = cast("list[Any]", json.loads(text))
-    hidden = Hidden(int(rest[0])) if rest and rest[0] else Hidden.NOTHING
+    # An earlier release wrote only the first four or five, and whether the task was open in place of its status.
+    leg, status, worker, work, *later = cast("list[Any]", json.loads(text))
+    hidden, attempt, declared_as = (*later, None, None, None)[:3]
+    if isinstance(status, bool):
+        status = "working" if status else None
     return Expiring(
-        key, left_ms, leg_number(leg), bool(is_open), _worker(worker or None), decode_work(work or None), hidden
+        key,
+        left_ms,
+        leg_number(leg),
+        None if status is None else one_of(MOVES, status),
+        _text(worker or None),
+        decode_work(work or None),
+        Hidden(int(hidden or 0)),
+        int(attempt or 1),
+        _text(declared_as or None),
     )
 
 
 def _of_record(key: str, left_ms: int, reply: Any) -> Expiring:
     """The same of a record's fields, or of the error that Redis has given instead."""
-    leg, status, worker, work, hidden = [None if field is None else field.decode() for field in reply]
+    texts: list[str | None] = [None if field is None else field.decode() for field in reply]
+    leg, status, worker, work, hidden, attempt, declared_as = texts
     return Expiring(
-        key, left_ms, leg_number(int(leg or 1)), status in OPEN, worker, decode_work(work), Hidden(int(hidden or 0))
+        key,
+        left_ms,
+        leg_number(int(leg or 1)),
+        None if status is None else one_of(MOVES, status),
+        worker,
+        decode_work(work),
+        Hidden(int(hidden or 0)),
+        int(attempt or 1),
+        declared_as,
     )
 
 
-def _worker(name: object) -> str | None:
+def _text(name: object) -> str | None:
     if name is not None and not isinstance(name, str):
-        raise ValueError("the name of a worker is no text")
+        raise ValueError("a name is no text")
     return name

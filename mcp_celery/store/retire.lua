@@ -9,7 +9,7 @@
 -- ARGV[1]  when it goes, in ms since the epoch
 -- Returns  nothing.
 local known = redis.call('HMGET', KEYS[1], 'created_at_ms', 'ttl_ms', 'key', 'alias', 'result_key', 'counted_in',
-  'stored_in')
+  'stored_in', 'status')
 if not known[1] then
   return
 end
@@ -17,4 +17,5 @@ local ttl = math.max(ARGV[1] - known[1], 1)
 if ttl < tonumber(known[2]) then
   end_after(KEYS[1], KEYS[5], known, ttl)
   live_with(KEYS[1], {KEYS[2], KEYS[3], KEYS[4], known[4] or KEYS[4], known[5] or KEYS[4]})
+  note(KEYS[1], 'retired', known[8], now_ms())
 end

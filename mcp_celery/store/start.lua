@@ -46,4 +46,5 @@ if left_behind then
   redis.call('HSET', KEYS[1], 'status', 'working')
   tell(KEYS[1], KEYS[5], ARGV[3])
 end
+note(KEYS[1], 'started', current[1], ARGV[3])
 return {unless_other_type('GET', KEYS[2]) or '', current[7], answers}

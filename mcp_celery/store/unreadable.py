@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Final
 
 import redis
 
@@ -18,8 +17,6 @@ from mcp_celery.keys import celery_job_id
 
 logger = logging.getLogger(__name__)
 
-REMOVED_MARK: Final = "mcp_celery:removed"
-"""Opens the reply of a script that removed something (``reply.lua``)."""
 UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What decoders raise for text that is not what they expect."""
 
@@ -84,18 +81,6 @@ def log_removed(key: bytes | str, member: bytes | str | None, reason: str = "") 
     else:
         why = reason or "it is no entry of ours"
         logger.error("removed %s from %s in the task store: %s", shown(member), shown(key), why)
-
-
-def unwrapped(reply: Any) -> Any:
-    """A script's own reply. What it removed is logged."""
-    if not isinstance(reply, list):
-        return reply
-    parts = cast("list[Any]", reply)
-    if not parts or parts[0] != REMOVED_MARK.encode():
-        return parts
-    for key, member in cast("Sequence[tuple[bytes, bytes | None]]", parts[1]):
-        log_removed(key, member)
-    return parts[2] if len(parts) > 2 else None
 
 
 def reason_of(error: BaseException) -> str:

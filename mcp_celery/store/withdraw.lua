@@ -21,4 +21,5 @@ if current[1] == 'input_required' and redis.call('EXISTS', KEYS[3]) == 0 then
   redis.call('HSET', KEYS[1], 'status', 'working')
 end
 tell(KEYS[1], KEYS[2], ARGV[2])
+note(KEYS[1], 'withdrawn', current[1], ARGV[2])
 return answers

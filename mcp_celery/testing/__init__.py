@@ -19,7 +19,7 @@ from typing import Final
 
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
-from mcp_celery.engine import TaskEngine, TaskLimits, now_ms
+from mcp_celery.engine import UNOBSERVED, Observers, TaskEngine, TaskLimits, now_ms
 from mcp_celery.testing.bus import MemoryTaskBus
 from mcp_celery.testing.queue import MemoryTaskQueue
 from mcp_celery.testing.results import MemoryTaskResults
@@ -41,16 +41,22 @@ DEFAULT_LIMITS: Final = TaskLimits(default_ttl_ms=3_600_000, max_ttl_ms=86_400_0
 
 @dataclass
 class MemoryBackend:
-    """Everything an engine needs, in memory; ``clock`` gives milliseconds since the epoch."""
+    """Everything an engine needs, in memory.
+
+    Args:
+        clock: Gives milliseconds since the epoch.
+        observers: To whom changes of tasks are reported.
+    """
 
     clock: Callable[[], int] = now_ms
+    observers: Observers = UNOBSERVED
     bus: MemoryTaskBus = field(default_factory=MemoryTaskBus)
     results: MemoryTaskResults = field(default_factory=MemoryTaskResults)
     queue: MemoryTaskQueue = field(default_factory=MemoryTaskQueue)
     store: MemoryTaskStore = field(init=False)
 
     def __post_init__(self) -> None:
-        self.store = MemoryTaskStore(self.bus, clock=self.clock, results=self.results)
+        self.store = MemoryTaskStore(self.bus, clock=self.clock, results=self.results, observers=self.observers)
 
     def engine(self, limits: TaskLimits = DEFAULT_LIMITS) -> TaskEngine:
         """An engine over this backend."""
@@ -61,4 +67,5 @@ class MemoryBackend:
             results=None,
             limits=limits,
             answer_version=LATEST_HANDSHAKE_VERSION,
+            observers=self.observers,
         )

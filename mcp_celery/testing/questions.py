@@ -10,12 +10,16 @@ from mcp_celery.engine import (
     Answer,
     Answered,
     Asking,
+    Cause,
     Changed,
     Extension,
     NextLeg,
+    Observers,
     Question,
     TaskRecord,
     TaskRef,
+    TaskStatus,
+    Transition,
     decode_answer,
     encode_answer,
 )
@@ -73,6 +77,7 @@ class MemoryQuestions:
     """
 
     _bus: MemoryTaskBus
+    _observers: Observers
     due: set[TaskRef]
 
     def _found(self, ref: TaskRef) -> AbstractContextManager[Kept | None]:
@@ -85,7 +90,7 @@ class MemoryQuestions:
                 return False
             if question.key not in kept.questions and question.key not in kept.answers:
                 kept.questions[question.key] = question
-                self._move(kept, asking)
+                self._move(kept, asking, "asked")
             return True
 
     def park(self, ref: TaskRef, questions: Sequence[Question], asking: Asking, leg: NextLeg) -> bool:
@@ -108,18 +113,23 @@ class MemoryQuestions:
                 started_at_ms=None,
                 start_before_ms=None,
             )
-            self._move(kept, asking)
+            self._move(kept, asking, "parked")
             return True
 
-    def _move(self, kept: Kept, asking: Asking) -> None:
+    def _move(self, kept: Kept, asking: Asking, cause: Cause) -> None:
         if asking.extension is not None:
             kept.extend(asking.extension)
+        before = kept.record.status
         kept.record = replace(kept.record, status="input_required")
-        self._tell(kept, asking.at_ms)
+        self._tell(kept, asking.at_ms, cause, before)
 
-    def _tell(self, kept: Kept, at_ms: int) -> None:
+    def _tell(self, kept: Kept, at_ms: int, cause: Cause, before: TaskStatus) -> None:
         kept.count_change(at_ms)
         self._bus.tell(kept.record.ref)
+        self._report(kept, cause, before, at_ms)
+
+    def _report(self, kept: Kept, cause: Cause, before: TaskStatus, at_ms: int) -> None:
+        self._observers.notify(Transition.of_record(kept.record, cause, before=before, at_ms=at_ms))
 
     def heard(self, ref: TaskRef, key: str, *, attempt: int) -> Answer | bool:
         """As ``QuestionStore.heard``."""
@@ -135,10 +145,11 @@ class MemoryQuestions:
                 return {}
             answers = {key: decode_answer(kept.answers.pop(key)) for key in keys if key in kept.answers}
             withdrawn = [key for key in keys if kept.questions.pop(key, None) is not None]
+            before = kept.record.status
             if withdrawn and not kept.questions:
                 kept.record = replace(kept.record, status="working")
             if withdrawn:
-                self._tell(kept, at_ms)
+                self._tell(kept, at_ms, "withdrawn", before)
             return answers
 
     def answer(
@@ -150,6 +161,7 @@ class MemoryQuestions:
                 return None
             taken = [key for key in answers if kept.questions.pop(key, None) is not None]
             kept.answers.update({key: encode_answer(answers[key]) for key in taken})
+            before = kept.record.status
             is_due = bool(taken) and not kept.questions and kept.is_parked
             if taken and not kept.questions:
                 kept.record = replace(kept.record, status="working")
@@ -158,7 +170,7 @@ class MemoryQuestions:
                 self.due.add(ref)
                 kept.record = replace(kept.record, start_before_ms=start_before_ms)
             if taken:
-                self._tell(kept, at_ms)
+                self._tell(kept, at_ms, "answered", before)
             return Answered(Changed(bool(taken), kept.record), is_due)
 
     def published(self, ref: TaskRef, *, attempt: int) -> None:

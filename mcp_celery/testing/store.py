@@ -7,20 +7,22 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from mcp_celery import audit
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
     RECORD_BYTES,
+    UNOBSERVED,
     Caller,
     Change,
     Changed,
     Claim,
     Extension,
     FailedLookups,
+    Observers,
     Quota,
     StoredTask,
     TaskRecord,
     TaskRef,
+    cause_of,
     decode_answer,
     leg_answers,
     next_round,
@@ -48,8 +50,10 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
         clock: Callable[[], int],
         results: MemoryTaskResults | None,
         snapshots: SnapshotCodec | None,
+        observers: Observers,
     ) -> None:
         self._bus = bus
+        self._observers = observers
         self._snapshots = snapshots or SnapshotCodec()
         self._clock = clock
         self._results = results
@@ -136,9 +140,9 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
             kept.count_change(change.at_ms)
             kept.settle_questions()
             self._bus.tell(ref)
+            self._report(kept, cause_of(change), record.status, change.at_ms)
             if kept.record.is_terminal:
                 kept.snapshot = b""
-                audit.ended(ref.scope, ref.task_id, change.to)
             return Changed(True, kept.record)
 
     def start(
@@ -163,6 +167,7 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
             claim = kept.record.claim
             if worker and (claim is None or claim.worker != worker):
                 claim = replace(claim, worker=worker) if claim else Claim(worker, at_ms)
+            before = kept.record.status
             kept.record = replace(kept.record, started_at_ms=at_ms, claim=claim)
             if not again:
                 kept.questions.clear()
@@ -170,6 +175,7 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
                     kept.record = replace(kept.record, status="working")
                     kept.count_change(at_ms)
                     self._bus.tell(ref)
+            self._report(kept, "started", before, at_ms)
             snapshot = self._snapshots.read(kept.snapshot, _place(ref))
             if kept.record.leg == 1:
                 return snapshot
@@ -189,6 +195,7 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
             if retries <= kept.started_retries:
                 return False
             kept.record = replace(kept.record, claim=claim)
+            self._report(kept, "claimed", kept.record.status, claim.at_ms)
             return True
 
     def find(self, job_id: str) -> TaskRecord | None:
@@ -210,7 +217,9 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
         with self._found(ref) as kept:
             if kept is not None:
                 ttl_ms = max(at_ms - kept.record.created_at_ms, 1)
-                kept.record = replace(kept.record, ttl_ms=min(kept.record.ttl_ms, ttl_ms))
+                if ttl_ms < kept.record.ttl_ms:
+                    kept.record = replace(kept.record, ttl_ms=ttl_ms)
+                    self._report(kept, "retired", kept.record.status, self._clock())
 
     def keep(self, ref: TaskRef, extension: Extension) -> None:
         """As ``TaskStore.keep``."""
@@ -246,6 +255,7 @@ class MemoryTaskStore(MemoryQuestionStore):
         clock: Milliseconds since the epoch; a test that lets tasks expire gives its own.
         results: The result backend, where ``load`` shall read a job's result in the same step; else None.
         snapshots: How snapshots are written; by default as they are, without access tokens.
+        observers: To whom changes of tasks are reported.
 
     Attributes:
         ledger: The blocking view of the same records; its ``fail()`` and ``recover()`` hold for both.
@@ -258,8 +268,9 @@ class MemoryTaskStore(MemoryQuestionStore):
         clock: Callable[[], int] = now_ms,
         results: MemoryTaskResults | None = None,
         snapshots: SnapshotCodec | None = None,
+        observers: Observers = UNOBSERVED,
     ) -> None:
-        self.ledger = MemoryJobLedger(bus, clock, results, snapshots)
+        self.ledger = MemoryJobLedger(bus, clock, results, snapshots, observers)
         super().__init__(self.ledger)
 
     async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:

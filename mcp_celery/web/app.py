@@ -1,14 +1,12 @@
-"""The ASGI app of a server: the SDK's, with limits and names in front of it."""
+"""The ASGI app of a server: its own, with limits and names in front of it."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from mcp.server import MCPServer
-from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 
-from mcp_celery.composition import settings_of
+from mcp_celery.composition import settings_of, source_of
 from mcp_celery.hosts import AllowedNames
 from mcp_celery.settings import Settings
 from mcp_celery.web.limits import HttpLimits, RequestLimits
@@ -18,7 +16,7 @@ MCP_PATH: Final = "/mcp"
 
 
 def http_app(
-    server: MCPServer[Any],
+    server: object,
     *,
     settings: Settings | None = None,
     names: AllowedNames | None = None,
@@ -30,7 +28,7 @@ def http_app(
     endpoint whose ``Host`` or ``Origin`` is not allowed.
 
     Args:
-        server: The server.
+        server: An ``MCPServer``, or a server of another kind that has tasks.
         settings: None: the server's own, or those of the environment.
         names: What requests may say in ``Host`` and ``Origin``. None: this machine's loopback, and
             ``MCP_CELERY_ALLOWED_HOSTS`` and ``MCP_CELERY_ALLOWED_ORIGINS``.
@@ -40,19 +38,17 @@ def http_app(
         An app with a lifespan, which opens the server's connections and closes them.
 
     Raises:
-        ConfigurationError: A setting is refused; the message names it.
+        ConfigurationError: A setting is refused; the message names it. Or it is no server of a kind that is known.
     """
     settings = settings or settings_of(server)
     names = names or AllowedNames.listening_on(
         "127.0.0.1", hosts=settings.allowed_host_names, origins=settings.allowed_origin_names
     )
-    app = server.streamable_http_app(
-        streamable_http_path=path,
-        max_request_body_size=settings.http_max_body_bytes,
+    app = source_of(server).http_app(
+        path=path,
+        max_body_bytes=settings.http_max_body_bytes,
         max_sessions=settings.http_max_sessions,
-        session_idle_timeout=settings.http_session_idle_seconds,
-        # The same checks, which are `AllowedNamesOnly`'s here whatever the address.
-        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+        session_idle_seconds=settings.http_session_idle_seconds,
     )
     # The last one added is the first to see a request.
     app.add_middleware(AllowedNamesOnly, names=names, path=path)

@@ -41,10 +41,10 @@ from mcp_celery.engine import (
     now_ms,
     require_usable_form,
 )
-from mcp_celery.errors import McpCeleryError, StoreUnavailableError
+from mcp_celery.errors import McpCeleryError
+from mcp_celery.retry import until_store_answers
 from mcp_celery.schemas import UnusableSchemaError
 from mcp_celery.worker.call import JobCall
-from mcp_celery.worker.patience import PAUSE_SECONDS
 from mcp_celery.worker.revision import CallerRevision
 
 logger = logging.getLogger(__name__)
@@ -153,19 +153,20 @@ class Asker:
 
     async def _answer(self, question: Question, wait_ms: int) -> Answer:
         asked = False
-        while True:
-            try:
-                async with self._bus().subscribe([self._ref]) as hints:
-                    asked = asked or await self._store.ask(self._ref, question, self._asking(wait_ms))
-                    while True:
-                        heard = await self._store.heard(self._ref, question.key, attempt=self._call.attempt)
-                        if not isinstance(heard, bool):
-                            return heard
-                        if not heard:
-                            raise MCPError(INTERNAL_ERROR, "The task has ended; its question will not be answered")
-                        await _next_hint(hints)
-            except StoreUnavailableError:
-                await asyncio.sleep(PAUSE_SECONDS)
+
+        async def answer() -> Answer:
+            nonlocal asked
+            async with self._bus().subscribe([self._ref]) as hints:
+                asked = asked or await self._store.ask(self._ref, question, self._asking(wait_ms))
+                while True:
+                    heard = await self._store.heard(self._ref, question.key, attempt=self._call.attempt)
+                    if not isinstance(heard, bool):
+                        return heard
+                    if not heard:
+                        raise MCPError(INTERNAL_ERROR, "The task has ended; its question will not be answered")
+                    await _next_hint(hints)
+
+        return await until_store_answers(answer)
 
     def _asking(self, wait_ms: int) -> Asking:
         extension = self._lifetimes.extension(self._revision, wait_ms)

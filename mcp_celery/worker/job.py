@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +13,7 @@ import celery
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.utils.time import get_exponential_backoff_interval
 
+from mcp_celery.component_source import ComponentRaised
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import (
     Change,
@@ -25,12 +28,11 @@ from mcp_celery.engine import (
 from mcp_celery.errors import JobFailedError, McpCeleryError, StoredDataError, StoreUnavailableError
 from mcp_celery.keys import TaskType
 from mcp_celery.names import job_name
+from mcp_celery.retry import until_store_answers_blocking
 from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, in_job
 from mcp_celery.worker.backend import JobBackend
 from mcp_celery.worker.heart import Heart, Living
 from mcp_celery.worker.loop import ProcessLoop
-from mcp_celery.worker.patience import patiently_blocking
-from mcp_celery.worker.request import ComponentRaised
 from mcp_celery.worker.runner import JobCall, JobRefused, JobRunner
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,14 @@ if TYPE_CHECKING:
     _CeleryTask = celery.Task[..., JobOutcome]
 else:
     _CeleryTask = celery.Task
+
+
+def _sleep(seconds: float) -> None:
+    """Block the calling thread; on the asyncio pool suspend the calling job alone."""
+    if in_job():
+        await_in_job(asyncio.sleep(seconds))
+    else:
+        time.sleep(seconds)
 
 
 class WorkerLedger(JobLedger, Protocol):
@@ -129,7 +139,7 @@ class WorkerRuntime:
             if self.heart.tell_later(ref, change):
                 return
             try:
-                patiently_blocking(lambda: self.change(ref, change))
+                until_store_answers_blocking(lambda: self.change(ref, change), _sleep)
             except McpCeleryError:
                 logger.error("could not tell that task %s is %s", ref.shown_id, change.to)
         except StoredDataError as error:
@@ -151,7 +161,7 @@ class WorkerRuntime:
         Raises:
             StoreUnavailableError: It did not for a minute.
         """
-        return patiently_blocking(lambda: self._finish(ref, change, result))
+        return until_store_answers_blocking(lambda: self._finish(ref, change, result), _sleep)
 
     def _finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
         if in_job() and self._runner is not None:
@@ -294,16 +304,7 @@ def task_of(kwargs: Any) -> tuple[TaskRef, int]:
 
 
 def job_class(task_type: TaskType, component: str, config: TaskConfig, runtime: WorkerRuntime) -> type[ComponentJob]:
-    """The class of one component's job. Celery keeps annotations and limits on classes, so each job has its own.
-
-    What the component declares are attributes of the class, so the host's ``task_annotations`` may override them.
-    """
+    """The class of one component's job. Celery keeps annotations and limits on classes, so each job has its own."""
     name = job_name(runtime.namespace, task_type, component)
-    declared = {
-        "rate_limit": config.rate_limit,
-        "time_limit": config.time_limit,
-        "soft_time_limit": config.soft_time_limit,
-    }
-    attributes: dict[str, Any] = {option: value for option, value in declared.items() if value is not None}
-    attributes |= {"name": name, "max_retries": config.max_retries, "config": config, "runtime": runtime}
+    attributes = {**config.celery_options("class"), "name": name, "config": config, "runtime": runtime}
     return type("ComponentJob", (ComponentJob,), attributes)

@@ -10,10 +10,8 @@ import contextvars
 import logging
 from typing import Any
 
-from mcp.server import MCPServer
-
+from mcp_celery.component_source import ComponentSource
 from mcp_celery.containing import containing
-from mcp_celery.worker.request import lowlevel
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +20,11 @@ class ServerLifespan:
     """Enters a server's lifespan once for an event loop, in a task of its own: it is left where it was entered.
 
     Args:
-        server: The server whose lifespan it is.
+        source: The server whose lifespan it is.
     """
 
-    def __init__(self, server: MCPServer[Any]) -> None:
-        self._server = server
+    def __init__(self, source: ComponentSource) -> None:
+        self._source = source
         self._host: asyncio.Task[None] | None = None
         self._state: asyncio.Future[Any] | None = None
         self._leave = asyncio.Event()
@@ -46,10 +44,9 @@ class ServerLifespan:
         return await asyncio.shield(self._state)
 
     async def _live(self, state: asyncio.Future[Any]) -> None:
-        low = lowlevel(self._server)
         try:
             with containing("the server's lifespan"):
-                async with low.lifespan(low) as yielded:
+                async with self._source.lifespan() as yielded:
                     state.set_result(yielded)
                     await self._leave.wait()
         except Exception as error:

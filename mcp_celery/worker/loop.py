@@ -16,8 +16,9 @@ import threading
 import time
 from collections.abc import Coroutine
 from concurrent.futures import TimeoutError as WaitTimeoutError
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
+from mcp_celery.worker.aio.awaited import Awaited
 from mcp_celery.worker.aio.threads import raise_in_thread
 
 logger = logging.getLogger(__name__)
@@ -93,20 +94,20 @@ class ProcessLoop:
             BaseException: What the coroutine raises, or what was raised in the waiting thread meanwhile; the coroutine
                 is then cancelled, and its ``finally`` blocks have run.
         """
-        call = _Call(coroutine, self._running())
+        call = Awaited(coroutine, self._running())
         try:
-            return call.wait()
+            return call.result()
         except asyncio.CancelledError:
             if self._ending:
                 raise  # `stop` cancelled it: the job is a lost worker's
             # An `Exception`, so that Celery treats it like any other and the thread goes on to the next job.
             raise CancelledInsideError("the component cancelled the asyncio task of its job") from None
         except SystemExit:  # prefork's child is asked to end (SIGTERM, as Celery's terminate sends it)
-            call.unwind()
+            _unwind(call)
             interrupt_threads()
             raise
         except BaseException:
-            call.unwind()
+            _unwind(call)
             raise
 
     def stop(self, *last: Coroutine[Any, Any, None]) -> None:
@@ -134,38 +135,11 @@ class ProcessLoop:
         self._forget()
 
 
-class _Call(Generic[T]):
-    """A coroutine on the loop and the thread that waits for it.
-
-    Not ``asyncio.run_coroutine_threadsafe``: cancelling its future answers at once, before ``finally`` blocks have run.
-    """
-
-    def __init__(self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> None:
-        self._coroutine = coroutine
-        self._loop = loop
-        self._task: asyncio.Task[T] | None = None
-        self._ended = threading.Event()
-        loop.call_soon_threadsafe(self._start)
-
-    def _start(self) -> None:
-        self._task = self._loop.create_task(self._coroutine)
-        self._task.add_done_callback(lambda _: self._ended.set())
-
-    def wait(self) -> T:
-        self._ended.wait()
-        return cast("asyncio.Task[T]", self._task).result()  # it has ended, therefore it was started
-
-    def unwind(self) -> None:
-        """Cancel an interrupted coroutine, and wait for its end: the next job must not meet it."""
-        if self._ended.is_set():
-            return
-        self._loop.call_soon_threadsafe(self._cancel)
-        if not self._ended.wait(UNWIND_SECONDS):
-            logger.warning("an interrupted job did not end within %.0f s and goes on in the background", UNWIND_SECONDS)
-
-    def _cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+def _unwind(call: Awaited[Any]) -> None:
+    """Cancel an interrupted coroutine, and wait for its end: the next job must not meet it."""
+    call.cancel()
+    if not call.ends_within(UNWIND_SECONDS):
+        logger.warning("an interrupted job did not end within %.0f s and goes on in the background", UNWIND_SECONDS)
 
 
 def interrupt_threads() -> None:

@@ -3,24 +3,19 @@
 The SDK's ``Context`` reads everything from a ``ServerRequestContext``; that one is rebuilt here from the snapshot of
 the creating request, over a dispatch context of our own that has no wire. The connection declares the last version at
 which the SDK sends questions as requests; at later versions it would return them. Provisional seams of the SDK, all in
-this module: ``Connection.from_envelope``, ``ServerSession(...)``, and the low-level server behind an ``MCPServer``.
+this module: ``Connection.from_envelope`` and ``ServerSession(...)``.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import anyio
-from mcp.server import MCPServer
 from mcp.server.connection import Connection
-from mcp.server.context import HandlerResult, ServerRequestContext
-from mcp.server.extension import RequestHandler, compose_tool_call_handler
-from mcp.server.lowlevel.helper_types import ReadResourceContents
-from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from mcp.server.context import ServerRequestContext
 from mcp.server.session import ServerSession
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError, NoBackChannelError
@@ -29,17 +24,15 @@ from mcp_types import (
     INTERNAL_ERROR,
     LOG_LEVEL_META_KEY,
     METHOD_NOT_FOUND,
-    CallToolRequestParams,
-    CallToolResult,
     InputRequiredResult,
     LoggingLevel,
     RequestId,
-    TextContent,
 )
 from mcp_types import methods as spec_methods
-from pydantic import AnyUrl, BaseModel, ValidationError
+from pydantic import BaseModel
 
-from mcp_celery.containing import containing
+from mcp_celery.component_source import ComponentRaised, ComponentSource, JobRequest
+from mcp_celery.containing import containing, text_of_error
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import ASKABLE, JSONObject
 from mcp_celery.errors import ComponentExitedError
@@ -87,6 +80,14 @@ class JobDispatchContext:
         if method == "notifications/message" and params is not None:
             await self._progress.say(params.get("data"))
 
+    def is_abandoned(self) -> bool:
+        """Whether nobody waits for the job any more."""
+        return self._progress.abandoned
+
+    def check(self) -> None:
+        """Stop a component whose task has ended, as :meth:`JobChannel.check`."""
+        self._progress.check()
+
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """``ctx.report_progress``."""
         await self._progress.report(progress, total, message)
@@ -106,25 +107,17 @@ class _JobSession(ServerSession):
 
 
 def request_context(
-    method: str,
-    snapshot: TaskContextSnapshot,
-    progress: ProgressReporter,
-    asker: Asker,
-    lifespan_state: Any,
-    *,
-    asking_version: str,
+    method: str, snapshot: TaskContextSnapshot, channel: JobDispatchContext, lifespan_state: Any, *, asking_version: str
 ) -> ServerRequestContext[Any, Any]:
     """The context that the server's handlers run with.
 
     Args:
         method: MCP method, for example ``tools/call``.
         snapshot: The creating request and its context.
-        progress: Where progress and messages go.
-        asker: Where questions go.
+        channel: Where progress, messages and questions go.
         lifespan_state: What the server's lifespan yielded in this process.
         asking_version: The protocol version at which the SDK sends questions as requests.
     """
-    channel = JobDispatchContext(snapshot, progress, asker)
     # Only the caller's own version reads the state of rounds that were answered before.
     version = snapshot.protocol_version if "requestState" in snapshot.params else asking_version
     connection = Connection.from_envelope(version, snapshot.client_info, snapshot.client_capabilities, outbound=channel)
@@ -141,32 +134,20 @@ def request_context(
     )
 
 
-class ComponentRaised(Exception):  # noqa: N818 - an outcome, not an error
-    """The component raised an exception that is Celery's business, and no result.
-
-    Args:
-        reason: What it raised.
-    """
-
-    def __init__(self, reason: Exception) -> None:
-        super().__init__(type(reason).__name__)
-        self.reason = reason
-
-
 async def handle(
-    server: MCPServer[Any],
+    source: ComponentSource,
     ctx: ServerRequestContext[Any, Any],
-    progress: ProgressReporter,
+    channel: JobDispatchContext,
     *,
     revision: CallerRevision,
     let_through: tuple[type[Exception], ...],
 ) -> JSONObject | InputRequiredResult:
-    """Serve a request with the handler that serves it in the foreground, extensions' interceptors included.
+    """Serve a request as the server serves it in the foreground, and shape its result for the caller.
 
     Args:
-        server: Whose component runs.
+        source: The server whose component runs.
         ctx: From :func:`request_context`.
-        progress: The same as its.
+        channel: The same as its.
         revision: The caller's, for which the result is shaped.
         let_through: Exceptions of the component that are not made a result of.
 
@@ -179,25 +160,24 @@ async def handle(
         ComponentRaised: The component raised one of ``let_through``.
         asyncio.CancelledError: The job was cancelled.
     """
-    entry = lowlevel(server).get_request_handler(ctx.method)
+    entry = source.lowlevel.get_request_handler(ctx.method)
     if entry is None:
         raise MCPError(METHOD_NOT_FOUND, f"This server does not serve {ctx.method}")
     params = entry.params_type.model_validate(ctx.params or {}, by_name=False)
-    handler = _tool_handler(server, progress, let_through) if ctx.method == "tools/call" else entry.handler
+    request = JobRequest(ctx, params, entry.handler, channel, let_through)
     try:
-        with containing(f"the component of {ctx.method}", cancelled=lambda: progress.abandoned):
-            result = await handler(ctx, params)
+        with containing(f"the component of {ctx.method}", cancelled=channel.is_abandoned):
+            result = await source.run(request)
     except ComponentRaised:
         raise
     except ComponentExitedError as error:
         raise MCPError(error.code, str(error)) from None
     except Exception as error:
-        if (reason := _in_chain(error, let_through)) is not None:
-            raise ComponentRaised(reason) from None
+        request.require_result(error)
         if isinstance(error, MCPError):
             raise
         logger.exception("%s raised", ctx.method)
-        raise revision.crash(_text(error)) from error
+        raise revision.crash(text_of_error(error)) from error
     try:
         if spec_methods.is_input_required(result):
             return InputRequiredResult.model_validate(result, by_name=False)
@@ -227,73 +207,3 @@ def error_data(error: MCPError, revision: CallerRevision) -> Any:
     except Exception:  # noqa: BLE001 - serializers of user code raise anything
         raise NotJSONError(error.data) from None
     return json_value(dumped.get("data"))
-
-
-def _text(error: Exception) -> str:
-    """The text of an exception of user code, which may fail to give one."""
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - __str__ of user code raises anything
-        return type(error).__name__
-
-
-class _JobContext(Context[Any, Any]):
-    """The SDK's, except that a job that nobody waits for is told so also where it would not use its channel."""
-
-    _progress: ProgressReporter
-
-    def __init__(self, progress: ProgressReporter, **options: Any) -> None:
-        super().__init__(**options)
-        self._progress = progress
-
-    async def read_resource(self, uri: str | AnyUrl) -> Iterable[ReadResourceContents]:
-        self._progress.check()
-        return await super().read_resource(uri)
-
-
-def _tool_handler(
-    server: MCPServer[Any], progress: ProgressReporter, let_through: tuple[type[Exception], ...]
-) -> RequestHandler:
-    """The SDK's handler of ``tools/call``, with a context of ours.
-
-    It does not make a result of an exception in ``let_through``.
-    """
-    private: Any = server
-
-    async def call(ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams) -> HandlerResult:
-        context = _JobContext(
-            progress,
-            request_context=ctx,
-            mcp_server=server,
-            input_params=params,
-            subscriptions=private._subscriptions,
-        )
-        try:
-            return await server.call_tool(params.name, params.arguments or {}, context)
-        except MCPError:
-            raise
-        except Exception as error:  # noqa: BLE001 - as the SDK: whatever a tool raises is its result
-            if (reason := _in_chain(error, let_through)) is not None:
-                raise ComponentRaised(reason) from None
-            deliberate = isinstance(error, ToolError) and not isinstance(error, UnexpectedToolError)
-            log, text = logger.info if deliberate else logger.exception, _text(error)
-            # What was wrong with which argument is for the caller: its value is in the text.
-            rejected = isinstance(error.__cause__, ValidationError)
-            log("Tool %r failed: %r", params.name, "its arguments were rejected" if rejected else text)
-            return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
-
-    return compose_tool_call_handler(private._extensions, call)
-
-
-def _in_chain(error: BaseException | None, wanted: tuple[type[Exception], ...]) -> Exception | None:
-    """The first of ``wanted`` among an exception and those that led to it: the SDK wraps what a component raises."""
-    while error is not None:
-        if isinstance(error, wanted):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def lowlevel(server: MCPServer[Any]) -> Any:
-    """The low-level server behind an ``MCPServer``. The SDK has no public way to it (2.3.0)."""
-    return server._lowlevel_server  # pyright: ignore[reportPrivateUsage]

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
-from mcp.server import MCPServer
 from mcp.shared.exceptions import MCPError
 from mcp_types import InputRequiredResult
 
+from mcp_celery.component_source import ComponentSource
 from mcp_celery.context import TaskContext, TaskContextSnapshot, restore_task_snapshot
 from mcp_celery.engine import (
     Asking,
@@ -35,14 +35,14 @@ from mcp_celery.formats import FORMAT
 from mcp_celery.jsonable import NotJSONError, is_sendable
 from mcp_celery.keys import MAX_LEGS, METHODS, later_job_id
 from mcp_celery.logs import get_logger
+from mcp_celery.retry import JOB_GIVES_UP_SECONDS, until_store_answers
 from mcp_celery.worker.aio.current import current_job
 from mcp_celery.worker.asking import Asker, InputLifetimes, require_askable
 from mcp_celery.worker.call import JobCall
 from mcp_celery.worker.caller import as_caller
 from mcp_celery.worker.lifespan import ServerLifespan
-from mcp_celery.worker.patience import patiently
 from mcp_celery.worker.progress import ProgressReporter
-from mcp_celery.worker.request import NOT_SERIALIZED, error_data, handle, request_context
+from mcp_celery.worker.request import NOT_SERIALIZED, JobDispatchContext, error_data, handle, request_context
 from mcp_celery.worker.revision import CallerRevision, JobRevisions
 
 logger = get_logger(__name__)
@@ -92,7 +92,7 @@ class JobRunner:
     """Runs jobs of one server on one event loop.
 
     Args:
-        server: Whose components run.
+        source: The server whose components run.
         namespace: Its namespace.
         open_store: Makes the loop's store, when the first job needs it.
         open_bus: Makes the loop's bus, when the first job waits for input.
@@ -104,7 +104,7 @@ class JobRunner:
 
     def __init__(
         self,
-        server: MCPServer[Any],
+        source: ComponentSource,
         *,
         namespace: str,
         open_store: Callable[[], ClosableTaskStore],
@@ -114,7 +114,7 @@ class JobRunner:
         max_result_bytes: int,
         revisions: JobRevisions,
     ) -> None:
-        self._server = server
+        self._source = source
         self._namespace = namespace
         self._open_store = open_store
         self._open_bus = open_bus
@@ -125,7 +125,7 @@ class JobRunner:
         self._store: ClosableTaskStore | None = None
         self._bus: ClosableTaskBus | None = None
         self._hinted: set[str] = set()
-        self._lifespan = ServerLifespan(server)
+        self._lifespan = ServerLifespan(source)
         self._running: dict[str, _Running] = {}
 
     async def run(self, call: JobCall) -> JobOutcome:
@@ -258,7 +258,7 @@ class JobRunner:
     async def _start(self, store: TaskStore, ref: TaskRef, call: JobCall) -> TaskContextSnapshot:
         delivery = secrets.token_hex(8)  # so that a start whose answer was lost is granted to it again
         try:
-            snapshot = await patiently(
+            snapshot = await until_store_answers(
                 lambda: store.start(
                     ref,
                     attempt=call.attempt,
@@ -267,7 +267,8 @@ class JobRunner:
                     delivery=delivery,
                     worker=call.worker,
                     key=call.key,
-                )
+                ),
+                give_up_seconds=JOB_GIVES_UP_SECONDS,
             )
         except SnapshotUnreadableError as error:
             logger.warning("the context of task %s cannot be restored: %s", ref.shown_id, error.reason)
@@ -281,7 +282,8 @@ class JobRunner:
         return snapshot
 
     async def _say_refused(self, store: TaskStore, call: JobCall) -> None:
-        if await patiently(lambda: store.load(call.ref)) is None:
+        found = await until_store_answers(lambda: store.load(call.ref), give_up_seconds=JOB_GIVES_UP_SECONDS)
+        if found is None:
             logger.warning(
                 "job %s does not run: there is no record of its task, which has expired or was taken back; or this "
                 "worker has another MCP_CELERY_REDIS_URL or MCP_CELERY_KEY_PREFIX than its server",
@@ -304,10 +306,9 @@ class JobRunner:
         except Exception as error:  # whatever the user's lifespan raises; it is logged where it was raised
             raise MCPError(INTERNAL_ERROR, "The server's lifespan could not be entered in the worker") from error
         for pause in _ROUND_PAUSES_SECONDS:
-            ctx = request_context(
-                method, snapshot, progress, asker, state, asking_version=self._revisions.asking_version
-            )
-            result = await handle(self._server, ctx, progress, revision=revision, let_through=call.let_through)
+            channel = JobDispatchContext(snapshot, progress, asker)
+            ctx = request_context(method, snapshot, channel, state, asking_version=self._revisions.asking_version)
+            result = await handle(self._source, ctx, channel, revision=revision, let_through=call.let_through)
             if not isinstance(result, InputRequiredResult) or result.input_requests:
                 return result
             # It asks nobody, only to be called again with its state, as a client would after a moment.
@@ -340,7 +341,10 @@ class JobRunner:
         extension = self._lifetimes.extension(revision, None)
         asking = Asking(attempt=call.attempt, at_ms=now_ms(), extension=extension)
         await progress.flush()
-        if await patiently(lambda: store.park(call.ref, questions, asking, leg)):
+        parked = await until_store_answers(
+            lambda: store.park(call.ref, questions, asking, leg), give_up_seconds=JOB_GIVES_UP_SECONDS
+        )
+        if parked:
             logger.info("job %s ended with questions; the answers begin %s", call.job_id, leg.job_id)
         # No news of the task: its current attempt is the next job's by now, and an outcome of this one is refused.
         return JobOutcome({"resultType": result.result_type})

@@ -262,7 +262,7 @@ async def test_a_change_is_pushed_on_any_replica(wire: Wire, exposing: Deploymen
 
 
 async def test_celerys_events_tell_before_the_next_look(alone: Deployment, gate: Gate, gates: Gates) -> None:
-    """No request looks at the result, the record is read in the store, and the watcher looks once in ten minutes."""
+    """No request looks at the result: the record is read in the store. The watcher looks once in ten minutes."""
     store: Any = alone.redis
 
     async def is_told() -> bool:

@@ -60,4 +60,5 @@ def engine(world: World, queue: Watchful) -> TaskEngine:
         results=world.results,
         limits=LIMITS,
         answer_version=LATEST_HANDSHAKE_VERSION,
+        observers=world.observers,
     )

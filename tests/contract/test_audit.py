@@ -158,6 +158,7 @@ async def test_what_a_limit_refuses_is_told_and_nothing_else(world: World, queue
         results=None,
         limits=limits,
         answer_version=LATEST_HANDSHAKE_VERSION,
+        observers=world.observers,
     )
     alice = replace(ALICE, requestor="alice")
     for deed, event in (

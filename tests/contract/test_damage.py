@@ -13,7 +13,6 @@ from typing import Any, Final, cast
 import pytest
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
-from mcp_celery.config import TaskConfig
 from mcp_celery.connections import ended
 from mcp_celery.engine import (
     Claim,
@@ -28,6 +27,7 @@ from mcp_celery.engine import (
     TaskRecord,
     now_ms,
 )
+from mcp_celery.engine.legs import as_itself
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import RecoveryPolicy
 from mcp_celery.engine.watcher import Watcher
@@ -208,7 +208,7 @@ class Site:
             tasks=world.store,
             queue=self.queue,
             results=self.bin,
-            declared=lambda _, component: (component, TaskConfig()),
+            declared=as_itself,
             policy=POLICY,
         )
         self.watcher = Watcher(RedisExposed(world.store), exposed, self.engine.settling, interval_ms=20)

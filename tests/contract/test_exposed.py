@@ -29,6 +29,7 @@ from mcp_celery.engine import (
     TaskView,
 )
 from mcp_celery.engine.begun import Beginnings
+from mcp_celery.engine.legs import as_itself
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import RecoveryPolicy
 from mcp_celery.engine.settling import Settling
@@ -434,7 +435,7 @@ async def test_what_expires_is_revoked_and_forgotten_with_all_its_parts(in_redis
         tasks=in_redis.store,
         queue=shop.queue,
         results=forgotten,
-        declared=lambda _, component: (component, TaskConfig()),
+        declared=as_itself,
         policy=RecoveryPolicy(heartbeat_ms=100, max_redeliveries=1),
     )
     record = await shop.engine.submit(a_submission(ttl_ms=1_000))

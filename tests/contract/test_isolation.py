@@ -64,6 +64,7 @@ async def test_none_of_them_reaches_anothers_task(world: World, queue: Watchful)
         results=world.results,
         limits=LIMITS,
         answer_version=LATEST_HANDSHAKE_VERSION,
+        observers=world.observers,
     )
     callers = [caller_of(token) for token in (*TOKENS, None)]
     assert len(set(callers)) == len(callers) == 22

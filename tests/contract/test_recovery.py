@@ -61,7 +61,7 @@ class Process:
         return [(record.task_id, record.attempt) for record, _ in self.queue.published]
 
 
-def declared(_: TaskType, component: str) -> tuple[str, TaskConfig]:
+async def declared(_: TaskType, component: str) -> tuple[str, TaskConfig]:
     return component, TaskConfig(queue="declared")
 
 

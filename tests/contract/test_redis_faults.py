@@ -23,6 +23,7 @@ from mcp_celery.embedded import EmbeddedStore
 from mcp_celery.engine import Change, Claim, TaskEngine, TaskRecord
 from mcp_celery.errors import LIMIT_EXCEEDED, StoreFullError, StoreUnavailableError
 from mcp_celery.settings import celery_url
+from mcp_celery.store.replies import opened
 from mcp_celery.testing import MemoryTaskQueue
 from tests.support.leaks import no_eternal_keys, no_processes_left
 from tests.support.waiting import eventually, eventually_sync, soon
@@ -188,7 +189,7 @@ class TestLostAnswers:
         await own_world.store.start(a_record().ref, attempt=1, retries=0, at_ms=1)  # the script is loaded
         lost = lose_the_next_answer(monkeypatch)
         assert await own_world.store.start(task.ref, attempt=1, retries=0, at_ms=1) == SNAPSHOT
-        assert lost == [[SNAPSHOT.to_json().encode(), b"1", []]]
+        assert [opened(reply).own for reply in lost] == [[SNAPSHOT.to_json().encode(), b"1", []]]
         assert await own_world.store.start(task.ref, attempt=1, retries=0, at_ms=1) is None
 
     async def test_a_change_is_made_once(self, own_world: RedisWorld, monkeypatch: pytest.MonkeyPatch) -> None:

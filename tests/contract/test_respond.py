@@ -32,7 +32,7 @@ NOBODY: JSONObject = {"action": "accept", "content": {}}
 CONFIG = TaskConfig(queue="gpu", expires=30)
 
 
-def declared(_: TaskType, component: str) -> tuple[str, TaskConfig]:
+async def declared(_: TaskType, component: str) -> tuple[str, TaskConfig]:
     return f"declared {component}", CONFIG
 
 

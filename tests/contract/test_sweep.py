@@ -85,10 +85,10 @@ async def test_of_a_task_that_no_sweep_saw_before_it_expired_the_same_is_known(i
     world.client.delete(*(world.keys.record(one.scope, one.task_id) for one in tasks))
     found = (await swept(world)).expiring
     assert {one.key: replace(one, left_ms=0) for one in found} == {
-        exposed.key: Expiring(exposed.key, 0, is_open=True, work=work),
-        ended.key: Expiring(ended.key, 0),
-        continued.key: Expiring(continued.key, 0, leg=2, is_open=True),
-        claimed.key: Expiring(claimed.key, 0, is_open=True, worker="w1"),
+        exposed.key: Expiring(exposed.key, 0, status="working", work=work),
+        ended.key: Expiring(ended.key, 0, status="cancelled"),
+        continued.key: Expiring(continued.key, 0, leg=2, status="input_required", attempt=2),
+        claimed.key: Expiring(claimed.key, 0, status="working", worker="w1"),
     }
     await RedisRecovery(world.store).forget(found)
     assert not world.client.exists(world.keys.remembered, world.keys.expiry, world.keys.claims("w1"))
@@ -105,14 +105,14 @@ async def test_what_the_release_before_remembered_is_read(in_redis: RedisWorld) 
     record = await created(in_redis, minutes=3)
     in_redis.client.hset(in_redis.keys.remembered, record.key, "[2,true,false,false]")
     (found,) = (await swept(in_redis)).expiring
-    assert replace(found, left_ms=0) == Expiring(record.key, 0, leg=2, is_open=True)
+    assert replace(found, left_ms=0) == Expiring(record.key, 0, leg=2, status="working")
 
 
 async def test_what_0_1_0_kept_of_a_task_that_expires_is_read(in_redis: RedisWorld) -> None:
     record = await created(in_redis, minutes=3, work=ExposedWork(parts=2))
     in_redis.client.delete(in_redis.keys.remembered)
     (found,) = (await swept(in_redis)).expiring
-    assert replace(found, left_ms=0) == Expiring(record.key, 0, is_open=True, work=ExposedWork(parts=2))
+    assert replace(found, left_ms=0) == Expiring(record.key, 0, status="working", work=ExposedWork(parts=2))
 
 
 async def test_an_election_ends_with_a_lease(in_redis: RedisWorld) -> None:

@@ -63,6 +63,7 @@ def test_a_hard_limit_cancels_the_coroutine_and_is_a_failure(worker: Worker) -> 
     state, error = end_of(job)
     assert (state, repr(error)) == ("FAILURE", "TimeLimitExceeded(0.3)")
     worker.noted(job, "cleaned")
+    worker.noted(job, "failure TimeLimitExceeded in MainThread")  # by another thread
     assert sorted(worker.notes(job)) == ["begun", "cancelled", "cleaned", "failure TimeLimitExceeded in MainThread"]
     eventually_sync(lambda: not worker.ask("stats")["pool"]["running"])
     assert state_of(job) == "FAILURE"

@@ -14,6 +14,7 @@ from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
     Caller,
     JobLedger,
+    Observers,
     StoredResult,
     Submission,
     TaskBus,
@@ -23,7 +24,9 @@ from mcp_celery.engine import (
     TaskRef,
     TaskResults,
     TaskStore,
+    Transition,
     now_ms,
+    write_audit_log,
 )
 from mcp_celery.engine.ids import new_task_id
 from mcp_celery.redis_keys import RedisKeys
@@ -54,6 +57,12 @@ class World(Protocol):
     def bus(self) -> TaskBus: ...
     @property
     def results(self) -> TaskResults | None: ...
+    @property
+    def observers(self) -> Observers: ...
+    @property
+    def transitions(self) -> list[Transition]:
+        """What has been reported so far."""
+        ...
 
     def put_result(self, job_id: str, state: str, value: object) -> None:
         """Store a job's result as Celery does."""
@@ -74,10 +83,14 @@ class World(Protocol):
 
 class MemoryWorld:
     def __init__(self, *, results_apart: bool) -> None:
+        self.transitions: list[Transition] = []
+        self.observers = Observers(self.transitions.append, write_audit_log)
         backend = MemoryBackend()
         self._results = backend.results
         self.bus = backend.bus
-        self.store = MemoryTaskStore(self.bus, results=None if results_apart else self._results)
+        self.store = MemoryTaskStore(
+            self.bus, results=None if results_apart else self._results, observers=self.observers
+        )
         self.ledger = self.store.ledger
         self.results = self._results if results_apart else None
 
@@ -96,6 +109,8 @@ class MemoryWorld:
 
 class RedisWorld:
     def __init__(self, url: str, *, prefix: str | None = None, results_apart: bool = False, **options: Any) -> None:
+        self.transitions: list[Transition] = []
+        self.observers = Observers(self.transitions.append, write_audit_log)
         self.url = url
         self.prefix = prefix or f"test-{uuid.uuid4().hex}"
         self.keys = RedisKeys(self.prefix, "contract")
@@ -109,8 +124,9 @@ class RedisWorld:
             timeout_seconds=timeout,
             result_key=None if results_apart else self._result_key,
             decode_result=None if results_apart else _decode,
+            observers=self.observers,
         )
-        self.ledger = RedisJobLedger(url, self.keys, timeout_seconds=timeout)
+        self.ledger = RedisJobLedger(url, self.keys, timeout_seconds=timeout, observers=self.observers)
         self.bus = RedisTaskBus(
             connect(url, max_connections=2, timeout_seconds=timeout), self.keys, timeout_seconds=timeout
         )

@@ -14,7 +14,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 some_texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 milliseconds = st.integers(0, 253_402_300_799_999)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=5,
 )

@@ -107,6 +107,10 @@ class TestValues:
     def test_a_request_asks_nothing_by_default(self) -> None:
         assert TaskMeta() == TaskMeta(ttl=None, fn_key=None)
 
+    def test_a_request_asks_for_a_time_and_a_job(self) -> None:
+        asked = TaskMeta(60_000, "mcp.reports.tool.train")
+        assert (asked.ttl, asked.fn_key) == (60_000, "mcp.reports.tool.train")
+
 
 class TestFunctions:
     @pytest.mark.parametrize(
@@ -133,6 +137,10 @@ class TestFunctions:
     def test_generators_are_refused_by_name(self, fn: Callable[..., Any]) -> None:
         with pytest.raises(ConfigurationError, match=r"'my_tool'.*generator"):
             TaskConfig().validate_function(fn, "my_tool")
+
+    def test_a_refusal_is_a_value_error(self) -> None:
+        with pytest.raises(ValueError, match="my_tool"):
+            TaskConfig(mode="required").validate_function(generator_tool, "my_tool")
 
     def test_a_lambda_needs_a_name(self) -> None:
         TaskConfig().validate_function(lambda: None, "named")

@@ -2,6 +2,8 @@
 
 import gc
 import json
+import subprocess
+import sys
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -72,6 +74,20 @@ class Token:
     token: str = "the-secret-itself"
 
 
+ALONE = """
+import sys
+from mcp_celery.context import get_task_scope
+assert get_task_scope() is None
+assert "mcp" not in sys.modules
+from mcp.server.auth.middleware.auth_context import auth_context_var
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+auth_context_var.set(AuthenticatedUser(AccessToken(token="t", client_id="client-a", scopes=[], subject="alice")))
+print(get_task_scope())
+"""
+"""What a program does that imports nothing else of the package."""
+
+
 class Session:
     """Anything that can be referred to weakly."""
 
@@ -121,6 +137,10 @@ class TestScope:
         provide_token_source(lambda: Token(subject=subject, claims=claims))
         assert get_task_scope() == scope
 
+    def test_it_is_known_as_soon_as_the_module_is_imported(self) -> None:
+        ran = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True)
+        assert ran.stdout == "client-a|alice\n"
+
     def test_without_a_subject_it_is_the_client(self) -> None:
         provide_token_source(lambda: Token(subject=None))
         assert get_task_scope() == "client-a"
@@ -144,6 +164,19 @@ class TestSnapshot:
     @given(snapshots)
     def test_it_survives_json(self, snapshot: TaskContextSnapshot) -> None:
         assert TaskContextSnapshot.from_json(snapshot.to_json()) == snapshot
+        assert TaskContextSnapshot.from_json(snapshot.to_json().encode()) == snapshot
+
+    def test_it_is_captured_without_arguments(self) -> None:
+        provide_token_source(Token)
+        captured = TaskContextSnapshot.capture()
+        assert captured.token is not None
+        assert captured.token.client_id == "client-a"
+        assert captured == TaskContextSnapshot(protocol_version="2025-11-25", token=captured.token)
+
+    def test_captured_in_a_job_it_has_the_revision_of_the_jobs_request(self) -> None:
+        with restore_task_snapshot(context()):
+            assert TaskContextSnapshot.capture() == TaskContextSnapshot(protocol_version="2026-07-28")
+            assert TaskContextSnapshot.capture(protocol_version="x").protocol_version == "x"
 
     def test_fields_of_a_later_version_are_ignored(self) -> None:
         text = '{"protocol_version": "2026-07-28", "later": 1, "token": {"client_id": "a", "scopes": [], "later": 2}}'
@@ -158,10 +191,10 @@ class TestSnapshot:
 
     @pytest.mark.parametrize(
         "text",
-        ["", "{", "null", "3", "[]", "{}", '"protocol_version"', '{"protocol_version": "x", "token": "t"}',
+        ["", b"\xff", "{", "null", "3", "[]", "{}", '"protocol_version"', '{"protocol_version": "x", "token": "t"}',
          '{"protocol_version": "x", "token": {}}'],
     )  # fmt: skip
-    def test_anything_else_is_refused(self, text: str) -> None:
+    def test_anything_else_is_refused(self, text: str | bytes) -> None:
         with pytest.raises(ValueError, match="not a task context snapshot"):
             TaskContextSnapshot.from_json(text)
 
@@ -256,6 +289,13 @@ class TestCurrentTask:
             assert get_task_context() is own
             assert get_task_session_id() == "session-1"
         assert get_task_context() is None
+
+    @pytest.mark.parametrize("scope", [None, "client-a|alice"])
+    def test_a_job_knows_its_tasks_id_and_scope(self, scope: str | None) -> None:
+        with restore_task_snapshot(replace(context(), key=TaskKeyParts(scope, "task456", "tool", "my_tool"))):
+            here = get_task_context()
+        assert here is not None
+        assert (here.task_id, here.task_scope) == ("task456", scope)
 
     def test_its_scope_is_the_tasks_whatever_became_of_the_token(self) -> None:
         provide_token_source(Token)

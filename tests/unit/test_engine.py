@@ -17,12 +17,14 @@ from mcp_celery import audit
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import (
     ELICIT,
+    UNOBSERVED,
     Asking,
     Caller,
     Change,
     ExposedTasks,
     ExposedWork,
     JobOutcome,
+    Observers,
     Plan,
     Question,
     Quota,
@@ -31,6 +33,7 @@ from mcp_celery.engine import (
     TaskLimits,
     TaskRecord,
     TaskRef,
+    write_audit_log,
 )
 from mcp_celery.engine.record import RETIRED_MS
 from mcp_celery.errors import (
@@ -132,6 +135,7 @@ class Desk:
             limits=limits,
             answer_version=LATEST_HANDSHAKE_VERSION,
             exposed=self.exposed,
+            observers=Observers(write_audit_log),
         )
 
     async def load(self, ref: TaskRef) -> TaskRecord | None:
@@ -143,8 +147,8 @@ class Desk:
 def time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("core", "legs"):
         monkeypatch.setattr(f"mcp_celery.engine.{module}.now_ms", lambda: NOW_MS)
-    monkeypatch.setattr(MemoryTaskStore.__init__, "__kwdefaults__",
-                        {"clock": lambda: NOW_MS, "results": None, "snapshots": None})  # fmt: skip
+    defaults = {"clock": lambda: NOW_MS, "results": None, "snapshots": None, "observers": UNOBSERVED}
+    monkeypatch.setattr(MemoryTaskStore.__init__, "__kwdefaults__", defaults)
 
 
 class TestTheRecord:

@@ -28,6 +28,7 @@ from mcp_celery.exposed.arguments import sendable
 from mcp_celery.exposed.canvas import Canvas, canvas_of
 from mcp_celery.exposed.jobs import find_job
 from mcp_celery.exposed.tools import ExposedCanvas, ExposedJob, Offer
+from mcp_celery.mcp_server_source import MCPServerSource
 
 pytestmark = pytest.mark.anyio
 
@@ -177,7 +178,7 @@ def offered(jobs: Jobs, name: str, *show_errors: str, model: type[BaseModel] | N
     offer = Offer("tool", "", TaskConfig(), model, None, show_errors)
     catalog = ExposedCatalog(timeout_seconds=1.0, result_version=LATEST_MODERN_VERSION)
     exposed = ExposedJob(offer, jobs.app, find_job(jobs.app, name), hide=(), fixed={}, terminate=False)
-    catalog.add(MCPServer("shop"), exposed, None)
+    catalog.add(MCPServerSource(MCPServer("shop")), exposed, None)
     return catalog
 
 

@@ -18,6 +18,7 @@ from starlette.requests import Request
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.declared import DeclaredComponents
 from mcp_celery.engine import (
     ELICIT,
     Asking,
@@ -41,6 +42,7 @@ from mcp_celery.protocol.host import Polling, TaskHost
 from mcp_celery.protocol.shared_wire import TaskIdParams
 from mcp_celery.protocol.v2025_11_25.handlers import CoreTasks
 from mcp_celery.testing import DEFAULT_LIMITS, MemoryBackend, MemoryTaskStore
+from tests.support.tiny_server import TinyServer, TinySource
 from tests.support.waiting import eventually, soon
 
 pytestmark = pytest.mark.anyio
@@ -104,19 +106,11 @@ class Site:
         self.backend = MemoryBackend()
         self.store = self.backend.store = Store(self.backend.bus, results=self.backend.results)
         self.config = TaskConfig(foreground="worker", ttl=600_000, input_timeout=30)
-        self.polling: Polling | None = None
         engine = self.backend.engine(replace(DEFAULT_LIMITS, max_failed_lookups=1))
         self.host = TaskHost(
             engine=lambda: engine,
-            config=lambda _type, name: (name, self.config),
-            task_types=lambda: frozenset({"tool"}),
-            refusal=lambda _type, _name, _arguments: None,
-            declared_arguments=lambda _type, _name, arguments: arguments,
-            asks_first=lambda _name: False,
-            immediate_response=lambda _name: None,
+            components=DeclaredComponents(TinySource(TinyServer("site")), {}, self.config),
             foreground="server",
-            polling=lambda: self.polling,
-            is_resumable=lambda: False,
             header_names=frozenset(),
             max_listen_tasks=1,
             max_push_bytes=262_144,
@@ -217,7 +211,7 @@ async def test_a_client_that_leaves_while_the_store_is_away_cancels_the_job_when
 async def test_a_client_that_leaves_before_its_job_is_published_leaves_none(
     site: Site, after: float, leaves: str
 ) -> None:
-    site.polling = Polling(after=after, prefix="")
+    site.host.polling = Polling(after=after, prefix="")
     site.backend.queue.hold()
     ctx = site.request(CORE, session_id="session-1")
     has_left = asyncio.Event()
@@ -253,7 +247,7 @@ async def test_a_client_that_leaves_before_its_job_is_published_leaves_none(
 
 
 async def test_the_time_that_a_client_takes_to_answer_does_not_count(site: Site) -> None:
-    site.polling = Polling(after=1.5, prefix="")
+    site.host.polling = Polling(after=1.5, prefix="")
 
     async def slowly() -> JSONObject:
         await asyncio.sleep(1.6)
@@ -274,7 +268,7 @@ async def test_the_time_that_a_client_takes_to_answer_does_not_count(site: Site)
 async def test_a_job_whose_client_does_not_come_back_with_answers_goes_when_its_questions_are_too_old(
     site: Site, polling: Polling | None
 ) -> None:
-    site.polling = polling
+    site.host.polling = polling
     ctx = site.request(MODERN)
     calling = site.run(ctx)
     job = await site.job()
@@ -332,7 +326,7 @@ async def test_a_question_is_asked_once_however_many_wait(site: Site, other: str
         return ADA
 
     core = CoreTasks(site.host)
-    site.polling = Polling(after=0, prefix="")
+    site.host.polling = Polling(after=0, prefix="")
     ctx = site.request(CORE, ada)
     await site.run(ctx)
     job = await site.job()

@@ -1,6 +1,7 @@
 """The compound key, its Celery id and the Redis keys: nothing that goes in is lost, confused or able to break out."""
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -44,6 +45,21 @@ class TestCompoundKey:
     def test_parsing_gives_back_what_was_built(self, found: TaskKeyParts) -> None:
         assert parse_task_key(key_of(found)) == found
 
+    @pytest.mark.parametrize(
+        ("scope", "task_type", "component", "key"),
+        [
+            ("client-a", "tool", "my_tool", "auth:client-a:task456:tool:my_tool"),
+            ("client-a|alice", "prompt", "brief", "auth:client-a%7Calice:task456:prompt:brief"),
+            (None, "tool", "my_tool", "anon:task456:tool:my_tool"),
+            (None, "resource", "file://data.txt", "anon:task456:resource:file%3A%2F%2Fdata.txt"),
+        ],
+    )
+    def test_it_has_one_form_for_each_kind_of_caller(
+        self, scope: str | None, task_type: TaskType, component: str, key: str
+    ) -> None:
+        assert build_task_key(scope, "task456", task_type, component) == key
+        assert parse_task_key(key) == TaskKeyParts(scope, "task456", task_type, component)
+
     @given(parts, parts)
     def test_different_parts_have_different_keys(self, one: TaskKeyParts, other: TaskKeyParts) -> None:
         assert (key_of(one) == key_of(other)) == (one == other)
@@ -82,8 +98,15 @@ class TestCompoundKey:
             with pytest.raises(ValueError, match=re.escape("'auth:{scope}:{task}:{type}:{component}'")):
                 read(malformed)
 
-    def test_a_key_by_session_is_refused_by_name(self) -> None:
-        with pytest.raises(ValueError, match=r"key by session.*'auth:\{scope\}"):
+    @pytest.mark.parametrize("key", [None, 7, 1.5, b"anon:task456:tool:my_tool", ["x" * 10_000], object()], ids=type)
+    def test_what_is_no_text_is_refused_with_the_expected_form(self, key: Any) -> None:
+        for read in (parse_task_key, get_client_task_id_from_key, celery_job_id):
+            with pytest.raises(ValueError, match=r"malformed task key .*'auth:\{scope\}") as refusal:
+                read(key)
+            assert len(str(refusal.value)) < 500
+
+    def test_a_key_by_session_is_refused_with_the_reason(self) -> None:
+        with pytest.raises(ValueError, match=r"key by session.*would lose its task.*'auth:\{scope\}"):
             parse_task_key("4f1c2d:task456:tool:my_tool")
 
     def test_a_refusal_does_not_repeat_a_long_key(self) -> None:

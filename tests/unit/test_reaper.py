@@ -14,6 +14,7 @@ from mcp_celery.engine import Change, Claim, ExposedWork, StoredTask, TaskRecord
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import Expiring, Loss, RecoveryPolicy, Sweep, Verdict
 from mcp_celery.errors import QueueUnavailableError, StoredDataError, StoreUnavailableError
+from mcp_celery.keys import TaskType
 from mcp_celery.testing import MemoryBackend, MemoryTaskQueue
 from tests.support.worlds import SNAPSHOT, a_record
 
@@ -109,6 +110,10 @@ class Queue(MemoryTaskQueue):
         self.revokes.append((list(job_ids), terminate))
 
 
+async def declared(_: TaskType, component: str) -> tuple[str, TaskConfig]:
+    return component, TaskConfig(queue="declared")
+
+
 class Stage:
     """A reaper among what it uses, with a clock that a test moves."""
 
@@ -122,7 +127,7 @@ class Stage:
             tasks=self.backend.store,
             queue=self.queue,
             results=self,
-            declared=lambda _, component: (component, TaskConfig(queue="declared")),
+            declared=declared,
             policy=policy,
         )
         monkeypatch.setattr(Reaper, "_now", staticmethod(lambda: self.now))
@@ -323,7 +328,7 @@ class TestExpiry:
     async def test_the_open_job_is_revoked_once_and_all_is_forgotten_a_lease_later(
         self, stage: Stage, caplog: pytest.LogCaptureFixture
     ) -> None:
-        task = Expiring(a_record().key, 1, leg=2, is_open=True, worker="w1")
+        task = Expiring(a_record().key, 1, leg=2, status="working", worker="w1")
         with caplog.at_level(logging.INFO):
             await stage.sweep(expiring(task))
             assert stage.queue.revokes == []
@@ -334,12 +339,12 @@ class TestExpiry:
         assert (stage.thrown_away, stage.script.forgotten) == ([], [])
         await stage.sweep(expiring(Expiring(task.key, -6_000)))
         assert stage.thrown_away == task.job_ids
-        assert stage.script.forgotten == [replace(task, is_open=False)]
+        assert stage.script.forgotten == [replace(task, status=None)]
         assert len(stage.queue.revokes) == 1
 
     @pytest.mark.parametrize("terminate", [True, False])
     async def test_exposed_jobs_that_run_are_ended_where_that_is_wanted(self, stage: Stage, *, terminate: bool) -> None:
-        task = Expiring(a_record().key, 1, is_open=True, work=ExposedWork(parts=2, terminate=terminate))
+        task = Expiring(a_record().key, 1, status="working", work=ExposedWork(parts=2, terminate=terminate))
         await stage.sweep(expiring(task))
         await stage.sweep(expiring(Expiring(task.key, 0)))
         assert stage.queue.revokes == [(task.job_ids, terminate)]
@@ -350,14 +355,14 @@ class TestExpiry:
         assert (stage.queue.revokes, stage.thrown_away, stage.script.forgotten) == ([], task.job_ids, [task])
 
     async def test_what_was_last_seen_of_a_task_counts(self, stage: Stage) -> None:
-        task = Expiring(a_record().key, 2, is_open=True)
+        task = Expiring(a_record().key, 2, status="working")
         await stage.sweep(expiring(task))
-        await stage.sweep(expiring(replace(task, left_ms=1, is_open=False)))
+        await stage.sweep(expiring(replace(task, left_ms=1, status=None)))
         await stage.sweep(expiring(Expiring(task.key, 0)))
         assert stage.queue.revokes == []
 
     async def test_what_a_process_knew_is_nothing_once_another_reaps(self, stage: Stage) -> None:
-        task = Expiring(a_record().key, 1, is_open=True)
+        task = Expiring(a_record().key, 1, status="working")
         await stage.sweep(expiring(task))
         stage.script.found = None
         assert await stage.reaper.sweep() is False

@@ -67,7 +67,7 @@ class CoreTasks:
         if session_of(ctx) is None:
             self._say_stateless()
         with as_rpc_errors():
-            submission = self._host.submission(
+            submission = await self._host.submission(
                 params.task_type,
                 snapshot_of(ctx, request, self._host.header_names),
                 caller_of_request(ctx),
@@ -75,7 +75,7 @@ class CoreTasks:
             )
             record = await self._host.engine().submit(submission)
         self._push.follow(ctx, record, progress_token_from_params(params.request))
-        immediate = self._host.immediate_response(record.component) if record.task_type == "tool" else None
+        immediate = await self._host.immediate_response(record.component) if record.task_type == "tool" else None
         return encode_created(record, immediate)
 
     def _say_stateless(self) -> None:

@@ -45,31 +45,31 @@ class CoreTasksMiddleware:
         if ctx.method == CREATE:
             raise MCPError(METHOD_NOT_FOUND, "Method not found", CREATE)
         if ctx.method == "initialize":
-            return self._with_capability(ctx, await call_next(ctx))
+            return await self._with_capability(ctx, await call_next(ctx))
         if ctx.protocol_version != VERSION:
             return await call_next(ctx)
         if ctx.method == "tools/list":
-            return self._with_task_support(await call_next(ctx))
+            return await self._with_task_support(await call_next(ctx))
         task_type = ASKED_WITH.get(ctx.method)
         # Where no component of the type runs as a task the server declares no such tasks, and `task` means nothing.
-        if task_type and revision_of(ctx).asks_for_task(ctx) and task_type in self._host.task_types():
+        if task_type and revision_of(ctx).asks_for_task(ctx) and task_type in await self._host.components.task_types():
             return await call_next(_routed(ctx, task_type))
         return await call_next(ctx)
 
-    def _with_capability(self, ctx: RequestContext, result: HandlerResult) -> HandlerResult:
-        task_types = self._host.task_types()
+    async def _with_capability(self, ctx: RequestContext, result: HandlerResult) -> HandlerResult:
+        task_types = await self._host.components.task_types()
         if not isinstance(result, dict) or result.get("protocolVersion") != VERSION or not task_types:
             return result
         tasks = encode_capability(task_types, lists=session_of(ctx) is not None)
         return {**result, "capabilities": {**result["capabilities"], "tasks": tasks}}
 
-    def _with_task_support(self, result: HandlerResult) -> HandlerResult:
+    async def _with_task_support(self, result: HandlerResult) -> HandlerResult:
         if not isinstance(result, dict):
             return result
-        return {**result, "tools": [self._supporting(tool) for tool in cast("list[JSONObject]", result["tools"])]}
+        return {**result, "tools": [await self._supporting(tool) for tool in cast("list[JSONObject]", result["tools"])]}
 
-    def _supporting(self, tool: JSONObject) -> JSONObject:
-        config = self._host.config("tool", tool["name"])[1]
+    async def _supporting(self, tool: JSONObject) -> JSONObject:
+        config = (await self._host.components.find("tool", tool["name"])).config
         if not config.supports_tasks():
             return tool
         # Where other clients are given a task as well, it is not required that they ask for one.

@@ -24,8 +24,8 @@ class Revision20251125(HandshakeRevision, TaskRevision):
         return encode_task(record)
 
     @override
-    def encode_created(self, record: TaskRecord, immediate_response: str | None) -> JSONObject:
-        return encode_created(record, immediate_response)
+    def encode_created(self, record: TaskRecord) -> JSONObject:
+        return encode_created(record)
 
     @override
     def encode_result(self, view: TaskView) -> JSONObject:

@@ -92,7 +92,7 @@ def encode_task(record: TaskRecord) -> JSONObject:
     return task
 
 
-def encode_created(record: TaskRecord, immediate_response: str | None) -> JSONObject:
+def encode_created(record: TaskRecord, immediate_response: str | None = None) -> JSONObject:
     """``CreateTaskResult``.
 
     Args:

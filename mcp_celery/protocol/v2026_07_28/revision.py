@@ -51,8 +51,8 @@ class Revision20260728(TaskRevision):
         return encode_task(record)
 
     @override
-    def encode_created(self, record: TaskRecord, immediate_response: str | None) -> JSONObject:
-        return encode_created(record)  # it has no place for an immediate response
+    def encode_created(self, record: TaskRecord) -> JSONObject:
+        return encode_created(record)
 
     @override
     def encode_result(self, view: TaskView) -> JSONObject:

@@ -6,6 +6,7 @@
 ``roster``       which jobs run and which wait for a slot
 ``greenlets``    a job on the event loop: Celery's tracer in a greenlet, the coroutine driven inside it
 ``threads``      a job in a thread: sync bodies
+``awaited``      a coroutine on an event loop, for which a thread waits
 ``bodies``       what is changed on the app's tasks so that Celery's tracer awaits their bodies
 ``dispatcher``   brings jobs to their end: limits, interruption, and what Celery is told
 ``mailbox``      carries what Celery is told to the thread that it expects to be told on
@@ -13,5 +14,6 @@
 ``stalls``       says which job keeps the loop from all others
 ===============  ===================================================================================================
 
-Nothing here knows MCP, and nothing of ours is imported: the pool serves any Celery app.
+Nothing here knows MCP, and of the rest of the package only ``mcp_celery.background`` is imported: the pool serves any
+Celery app.
 """

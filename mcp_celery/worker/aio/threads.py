@@ -7,14 +7,15 @@ the thread-local state (database connections, scoped sessions) of the body that 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import ctypes
 import queue
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from billiard.exceptions import SoftTimeLimitExceeded
+
+from mcp_celery.worker.aio.awaited import Awaited
 
 T = TypeVar("T")
 
@@ -81,7 +82,7 @@ class ThreadStrand:
         self._in_body = False
         self._over = False
         self._soft_is_due = False
-        self._awaited: _Awaited | None = None
+        self._awaited: Awaited[Any] | None = None
 
     def can_wait(self) -> bool:
         """Whether the calling code runs in the job's thread."""
@@ -89,9 +90,12 @@ class ThreadStrand:
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Block the thread until a coroutine has ended on the loop."""
-        self._awaited = awaited = _Awaited(coroutine, self._loop)
+        self._awaited = awaited = Awaited(coroutine, self._loop)
         try:
             return awaited.result()
+        except BaseException:
+            awaited.cancel()
+            raise
         finally:
             self._awaited = None
 
@@ -133,46 +137,3 @@ class ThreadStrand:
                 raise_in_thread(self._thread, error)
         if (awaited := self._awaited) is not None:
             awaited.cancel()
-
-
-class _Awaited:
-    """A coroutine on the loop, for which a thread waits.
-
-    Not ``asyncio.run_coroutine_threadsafe``: cancelling its future answers at once, before ``finally`` blocks have run.
-    """
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> None:
-        self._coroutine = coroutine
-        self._loop = loop
-        self._task: asyncio.Task[Any] | None = None
-        self._cancelled = False
-        self._ended = threading.Event()
-        try:
-            loop.call_soon_threadsafe(self._start, context=contextvars.copy_context())
-        except RuntimeError:
-            coroutine.close()
-            raise
-
-    def result(self) -> Any:
-        """Wait for the end."""
-        try:
-            self._ended.wait()
-        except BaseException:
-            self.cancel()
-            raise
-        return cast("asyncio.Task[Any]", self._task).result()  # it has ended, therefore it was started
-
-    def cancel(self) -> None:
-        """Cancel the coroutine, from any thread."""
-        self._loop.call_soon_threadsafe(self._cancel)
-
-    def _start(self) -> None:
-        self._task = self._loop.create_task(self._coroutine)
-        self._task.add_done_callback(lambda _: self._ended.set())
-        if self._cancelled:
-            self._task.cancel()
-
-    def _cancel(self) -> None:
-        self._cancelled = True
-        if self._task is not None:
-            self._task.cancel()

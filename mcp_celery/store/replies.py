@@ -1,0 +1,71 @@
+"""What stands around a script's own reply (``reply.lua``): what it removed, and which tasks it changed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple, cast, get_args
+
+from mcp_celery.engine import MOVES, Cause, Transition
+from mcp_celery.store.codec import one_of
+from mcp_celery.store.unreadable import UNREADABLE, log_removed, reason_of
+
+logger = logging.getLogger(__name__)
+
+REPLY_MARK: Final = "mcp_celery:reply"
+"""Opens the reply of a script that changed a task or removed something."""
+_CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
+
+
+class OpenedReply(NamedTuple):
+    """A script's reply, taken apart.
+
+    Attributes:
+        own: The script's own reply.
+        transitions: The changes that it made.
+    """
+
+    own: Any
+    transitions: Sequence[Transition]
+
+
+def opened(reply: Any) -> OpenedReply:
+    """Take a script's reply apart. What the script removed is logged."""
+    if not isinstance(reply, list):
+        return OpenedReply(reply, ())
+    parts = cast("list[Any]", reply)
+    if not parts or parts[0] != REPLY_MARK.encode():
+        return OpenedReply(parts, ())
+    _, removed, changed, *own = parts
+    for key, member in cast("Sequence[tuple[bytes, bytes | None]]", removed):
+        log_removed(key, member)
+    return OpenedReply(own[0] if own else None, list(_transitions(changed)))
+
+
+def _transitions(changed: Sequence[Any]) -> Iterator[Transition]:
+    """The changes, as ``note`` of common.lua writes them."""
+    for fields in changed:
+        try:
+            cause, before, at, key, declared_as, after, attempt, leg = _texts(fields)
+            yield Transition.of_key(
+                _some(key),
+                declared_as,
+                before=one_of(MOVES, before),
+                after=one_of(MOVES, after),
+                attempt=int(_some(attempt)),
+                leg=int(_some(leg)),
+                cause=one_of(_CAUSES, cause),
+                at_ms=int(_some(at)),
+            )
+        except UNREADABLE as error:
+            logger.error("could not report a change of a task, whose record is damaged: %s", reason_of(error))
+
+
+def _texts(fields: Sequence[bytes | None]) -> list[str | None]:
+    return [None if field is None else field.decode() for field in fields]
+
+
+def _some(text: str | None) -> str:
+    if text is None:
+        raise ValueError("a field of the record is missing")
+    return text
