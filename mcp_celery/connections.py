@@ -34,6 +34,7 @@ from mcp_celery.engine.recovery import RecoveryPolicy
 from mcp_celery.engine.watcher import Watcher
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedCatalog, JobEvents
+from mcp_celery.protocol import REQUESTING_REVISION
 from mcp_celery.queue import CeleryQueue
 from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.results import CeleryResults
@@ -252,6 +253,7 @@ class Connections:
             bus=bus,
             results=separate,
             limits=limits,
+            answer_version=REQUESTING_REVISION.version,
             declared=self._declared,
             exposed=exposed,
             observers=OBSERVERS,

@@ -60,6 +60,7 @@ class TaskEngine:
         bus: Who tells of changes.
         results: Celery's result backend, None where ``store.load`` reads it in the same step.
         limits: What the server grants.
+        answer_version: The protocol version at which workers read answers to questions.
         declared: What is known of a component, to publish the next leg of its task.
         exposed: What becomes of exposed jobs, None where there are none.
         observers: To whom it reports that tasks were submitted.
@@ -69,7 +70,7 @@ class TaskEngine:
         streams: Which streams callers hold open at this engine.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its ports, and what they are set to
         self,
         *,
         store: TaskStore,
@@ -77,6 +78,7 @@ class TaskEngine:
         bus: TaskBus,
         results: TaskResults | None,
         limits: TaskLimits,
+        answer_version: str,
         declared: Declared = as_itself,
         exposed: ExposedTasks | None = None,
         observers: Observers = UNOBSERVED,
@@ -90,7 +92,7 @@ class TaskEngine:
         self._exposed = exposed
         self._observers = observers
         self.settling = Settling(store, results, exposed=exposed, interval_ms=limits.settle_interval_ms)
-        self._answers = Answers(store, queue, declared, max_input_bytes=limits.max_input_bytes)
+        self._answers = Answers(store, queue, declared, version=answer_version, max_input_bytes=limits.max_input_bytes)
 
     async def submit(self, submission: Submission) -> TaskRecord:
         """Create a task and publish its job.

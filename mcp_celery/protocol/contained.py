@@ -8,7 +8,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_celery.containing import containing
 from mcp_celery.errors import ComponentExitedError
 from mcp_celery.keys import METHODS
-from mcp_celery.protocol.caller import RequestContext
+from mcp_celery.protocol.revision import RequestContext
 
 _METHODS = frozenset(METHODS.values())
 

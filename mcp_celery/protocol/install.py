@@ -11,12 +11,11 @@ from mcp.server.context import ServerMiddleware
 
 from mcp_celery.component_source import Running
 from mcp_celery.context import subject_of
+from mcp_celery.protocol.additions import added_middleware
 from mcp_celery.protocol.contained import contained
 from mcp_celery.protocol.host import TaskHost
-from mcp_celery.protocol.middleware import CoreTasksMiddleware
 from mcp_celery.protocol.polling import PolledOutputs
-from mcp_celery.protocol.push import TaskPush
-from mcp_celery.protocol.scopes import RequiredScopes
+from mcp_celery.protocol.requirements import Requirements
 
 
 class SubjectNamingVerifier:
@@ -42,7 +41,7 @@ class SubjectNamingVerifier:
 
 def middleware_of(host: TaskHost) -> tuple[ServerMiddleware[Any], ...]:
     """The middleware that a server with tasks needs, the outermost first."""
-    return contained, RequiredScopes(host), PolledOutputs(host), CoreTasksMiddleware(host), TaskPush(host)
+    return contained, Requirements(host), PolledOutputs(host), *added_middleware(host)
 
 
 def around(

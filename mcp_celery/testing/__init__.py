@@ -17,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
+
 from mcp_celery.engine import UNOBSERVED, Observers, TaskEngine, TaskLimits, now_ms
 from mcp_celery.testing.bus import MemoryTaskBus
 from mcp_celery.testing.queue import MemoryTaskQueue
@@ -59,5 +61,11 @@ class MemoryBackend:
     def engine(self, limits: TaskLimits = DEFAULT_LIMITS) -> TaskEngine:
         """An engine over this backend."""
         return TaskEngine(
-            store=self.store, queue=self.queue, bus=self.bus, results=None, limits=limits, observers=self.observers
+            store=self.store,
+            queue=self.queue,
+            bus=self.bus,
+            results=None,
+            limits=limits,
+            answer_version=LATEST_HANDSHAKE_VERSION,
+            observers=self.observers,
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.connections import ended
 from mcp_celery.engine import (
@@ -194,7 +195,13 @@ class Site:
         self.queue, self.bin, self.results = MemoryTaskQueue(), Bin(), MemoryTaskResults()
         exposed = ExposedTasks(Exposure(), self.results)
         self.engine = TaskEngine(
-            store=world.store, queue=self.queue, bus=world.bus, results=self.results, limits=LIMITS, exposed=exposed
+            store=world.store,
+            queue=self.queue,
+            bus=world.bus,
+            results=self.results,
+            limits=LIMITS,
+            answer_version=LATEST_HANDSHAKE_VERSION,
+            exposed=exposed,
         )
         self.reaper = Reaper(
             store=self.recovery,

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.connections import ended
@@ -88,6 +89,7 @@ class Shop:
             bus=world.bus,
             results=self.results,
             limits=LIMITS,
+            answer_version=LATEST_HANDSHAKE_VERSION,
             exposed=self.exposed,
         )
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.engine import (
     Asking,
@@ -56,7 +57,12 @@ POLICY: Final = RecoveryPolicy(heartbeat_ms=20, max_redeliveries=1)
 
 def limited(world: World, queue: Watchful, **limits: Any) -> TaskEngine:
     return TaskEngine(
-        store=world.store, queue=queue, bus=world.bus, results=world.results, limits=replace(LIMITS, **limits)
+        store=world.store,
+        queue=queue,
+        bus=world.bus,
+        results=world.results,
+        limits=replace(LIMITS, **limits),
+        answer_version=LATEST_HANDSHAKE_VERSION,
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import (
@@ -39,7 +40,13 @@ async def declared(_: TaskType, component: str) -> tuple[str, TaskConfig]:
 def engine(world: World, queue: Watchful) -> TaskEngine:
     limits = replace(LIMITS, max_input_bytes=200)
     return TaskEngine(
-        store=world.store, queue=queue, bus=world.bus, results=world.results, limits=limits, declared=declared
+        store=world.store,
+        queue=queue,
+        bus=world.bus,
+        results=world.results,
+        limits=limits,
+        answer_version=LATEST_HANDSHAKE_VERSION,
+        declared=declared,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.engine import (
     MOVES,
@@ -184,6 +185,7 @@ async def test_a_submission_that_is_taken_back_is_not_reported(world: World) -> 
         bus=world.bus,
         results=world.results,
         limits=LIMITS,
+        answer_version=LATEST_HANDSHAKE_VERSION,
         observers=world.observers,
     )
     with pytest.raises(QueueUnavailableError):

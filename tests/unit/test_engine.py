@@ -11,6 +11,7 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery import audit
 from mcp_celery.config import TaskConfig
@@ -132,6 +133,7 @@ class Desk:
             bus=backend.bus,
             results=None,
             limits=limits,
+            answer_version=LATEST_HANDSHAKE_VERSION,
             exposed=self.exposed,
             observers=Observers(write_audit_log),
         )
