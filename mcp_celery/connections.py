@@ -14,7 +14,6 @@ from typing import Any, Final, Protocol
 import anyio
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
-from mcp.server.request_state import AESGCMRequestStateCodec
 
 from mcp_celery.background import ended
 from mcp_celery.default_app import default_app
@@ -34,11 +33,11 @@ from mcp_celery.engine.recovery import RecoveryPolicy
 from mcp_celery.engine.watcher import Watcher
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedCatalog, JobEvents
+from mcp_celery.keyring import snapshots_with
 from mcp_celery.protocol import REQUESTING_REVISION
 from mcp_celery.queue import CeleryQueue
 from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.results import CeleryResults
-from mcp_celery.sealing import SnapshotCodec
 from mcp_celery.sealing_keys import HOW_TO_MAKE_A_KEY
 from mcp_celery.settings import Settings
 from mcp_celery.store import (
@@ -127,7 +126,7 @@ class Connections:
         self._eager = eager
         self._policy = RecoveryPolicy(settings.heartbeat_ms, settings.max_redeliveries)
         keys = settings.key_ring
-        self._snapshots = SnapshotCodec(AESGCMRequestStateCodec(keys) if keys else None)
+        self._snapshots = snapshots_with(keys, accept_unsealed=settings.accept_unsealed)
         self._said = bool(keys)
         self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
         self.ledger: Callable[[str], RedisJobLedger] = functools.cache(self._open_ledger)
@@ -305,7 +304,11 @@ class Connections:
 
     def _open_ledger(self, namespace: str) -> RedisJobLedger:
         return RedisJobLedger(
-            self._settings.redis_url, self._keys(namespace), timeout_seconds=self._store_timeout, observers=OBSERVERS
+            self._settings.redis_url,
+            self._keys(namespace),
+            timeout_seconds=self._store_timeout,
+            snapshots=self._snapshots,
+            observers=OBSERVERS,
         )
 
     def _results(self) -> CeleryResults:

@@ -53,6 +53,12 @@ that is known, holds 64 KB.
 """
 UNKNOWN_REASON: Final = "The job failed unexpectedly; the worker's log says why"
 EXPIRED_REASON: Final = "The job expired before a worker could start it"
+_OWN_REASONS: Final = frozenset({*FAILURE_REASONS.values(), UNKNOWN_REASON, EXPIRED_REASON})
+
+
+def is_own_reason(error: RpcError) -> bool:
+    """Whether an error is one of this library's own texts, which hold nothing of the component or the caller."""
+    return error.code == INTERNAL_ERROR and error.data is None and error.message in _OWN_REASONS
 
 
 class JobOutcome:

@@ -77,10 +77,12 @@ class NextLeg:
     """What the next job of a task is given, besides the answers.
 
     Attributes:
+        leg: Which job of the task it is, from 2.
         job_id: Its Celery id.
         request_state: What the tool wants back, None where it said nothing.
     """
 
+    leg: int
     job_id: str
     request_state: str | None
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, cast
 
-from mcp_celery.engine import TaskRecord
+from mcp_celery.engine import TaskRecord, TaskRef
 from mcp_celery.engine.watcher import DueTasks
 from mcp_celery.errors import StoredDataError
 from mcp_celery.formats import NewerFormatError
@@ -40,7 +40,9 @@ class RedisExposed:
             records: list[TaskRecord] = []
             for key, flat in zip(found[::2], found[1::2], strict=True):
                 try:
-                    records.append(decode_record(flat_to_mapping(flat)))
+                    records.append(
+                        decode_record(flat_to_mapping(flat), self._store.seals.open_error(TaskRef.of_key(key.decode())))
+                    )
                 except NewerFormatError as error:
                     logger.error("left a task to processes of a later release: %s", error)
                 except UNREADABLE:

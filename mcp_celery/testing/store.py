@@ -228,8 +228,8 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
                 kept.extend(extension)
 
 
-def _place(ref: TaskRef) -> str:
-    return f"{task_redis_prefix(ref.scope)}:{ref.task_id}"
+def _place(ref: TaskRef) -> list[str]:
+    return [f"{task_redis_prefix(ref.scope)}:{ref.task_id}"]
 
 
 def _changed(record: TaskRecord, change: Change) -> TaskRecord:

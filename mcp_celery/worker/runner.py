@@ -335,6 +335,7 @@ class JobRunner:
         if call.leg == MAX_LEGS:
             raise MCPError(INTERNAL_ERROR, "The component asked for input too often")
         leg = NextLeg(
+            leg=call.leg + 1,
             job_id=later_job_id(call.job_id, call.leg + 1),
             request_state=result.request_state,
         )

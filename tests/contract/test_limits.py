@@ -147,7 +147,9 @@ class TestOpenTasks:
         record = await keep(world)
         assert record is not None
         question, asking = Question("k", "roots/list", {}), Asking(attempt=1, at_ms=now_ms())
-        assert await world.store.park(record.ref, [question], asking, NextLeg(job_id="job!2", request_state=None))
+        assert await world.store.park(
+            record.ref, [question], asking, NextLeg(leg=2, job_id="job!2", request_state=None)
+        )
         assert not await is_free(world)
 
     async def test_a_task_that_is_taken_back_makes_room(self, world: World, queue: Watchful) -> None:

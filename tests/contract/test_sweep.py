@@ -79,7 +79,7 @@ async def test_of_a_task_that_no_sweep_saw_before_it_expired_the_same_is_known(i
         await created(world, minutes=3, work=one) for one in (work, None, None, None)
     ]
     assert await world.store.change(ended.ref, Change(to="cancelled", at_ms=now_ms()))
-    question, leg = Question("!1:q", "roots/list", {}), NextLeg(job_id="", request_state=None)
+    question, leg = Question("!1:q", "roots/list", {}), NextLeg(leg=2, job_id="", request_state=None)
     assert await world.store.park(continued.ref, [question], Asking(attempt=1, at_ms=now_ms()), leg)
     assert world.ledger.claim(claimed.ref, attempt=1, claim=Claim("w1", now_ms()))
     world.client.delete(*(world.keys.record(one.scope, one.task_id) for one in tasks))

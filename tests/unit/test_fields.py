@@ -98,7 +98,9 @@ def _created() -> set[str]:
         status_message="m",
     )
     fields = set(encode_record(record)) | set(encode_record(replace(record, listed=False)))
-    command = create(RedisKeys("p", "n"), record, "{}", Quota("r", tasks=1, bytes=1), lambda job_id: job_id)
+    command = create(
+        RedisKeys("p", "n"), record, encode_record(record), "{}", Quota("r", tasks=1, bytes=1), lambda job_id: job_id
+    )
     # The texts among the arguments that are fields of the table.
     return fields | {str(one) for one in command.args if one in NAMES}
 
