@@ -17,7 +17,7 @@ from mcp_celery.engine.outcome import (
     success,
     too_large,
 )
-from mcp_celery.engine.plan import ExposedWork, Plan
+from mcp_celery.engine.plan import Plan
 from mcp_celery.engine.ports import (
     FailedLookups,
     JobLedger,
@@ -79,6 +79,7 @@ from mcp_celery.engine.transitions import (
 )
 from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
+from mcp_celery.engine.work import OWN_WORK, ForeignWork, Work
 
 __all__ = [
     "ASKABLE",
@@ -88,6 +89,7 @@ __all__ = [
     "MAX_MESSAGE_CHARS",
     "MOVES",
     "OPEN",
+    "OWN_WORK",
     "RECORD_BYTES",
     "RETIRED_MS",
     "SAMPLE",
@@ -105,10 +107,10 @@ __all__ = [
     "Declared",
     "EncodedResult",
     "ExposedTasks",
-    "ExposedWork",
     "Exposure",
     "Extension",
     "FailedLookups",
+    "ForeignWork",
     "JSONObject",
     "JobLedger",
     "JobOutcome",
@@ -139,6 +141,7 @@ __all__ = [
     "TaskView",
     "TaskWatch",
     "Transition",
+    "Work",
     "cause_of",
     "decode_answer",
     "decode_question",

@@ -38,6 +38,7 @@ from mcp_celery.engine.submission import Submission
 from mcp_celery.engine.transitions import UNOBSERVED, Observers, Transition
 from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
+from mcp_celery.engine.work import OWN_WORK
 from mcp_celery.errors import (
     LimitExceededError,
     McpCeleryError,
@@ -131,7 +132,7 @@ class TaskEngine:
             listed=submission.listed,
             hidden=self._hidden(submission),
             start_before_ms=too_late_from(created, submission.config.expires if plan is None else plan.expires),
-            work=None if plan is None else plan.work,
+            work=OWN_WORK if plan is None else plan.work,
             declared_as=submission.declared_as,
         )
         try:
@@ -165,12 +166,12 @@ class TaskEngine:
                 has_begun = not await self._store.delete(record.ref)
             except McpCeleryError as error:
                 logger.warning("task %s was not published and could not be taken back: %s", record.shown_id, error)
-            if record.work is not None:
-                await self._revoke(record)  # it would run: nothing of ours is asked whether it may
+            if record.work.is_foreign:
+                await self._revoke(record)  # its worker starts it without asking the store
         return not has_begun
 
     async def _revoke(self, record: TaskRecord) -> None:
-        await self._queue.revoke(*record.job_ids, terminate=record.work is None or record.work.terminate)
+        await self._queue.revoke(*record.job_ids, terminate=record.work.may_terminate)
 
     async def get(self, caller: Caller, task_id: str) -> TaskView:
         """A caller's own task, with the result when it completed.

@@ -24,10 +24,11 @@ from mcp_celery.engine.outcome import (
     success,
     too_large,
 )
-from mcp_celery.engine.plan import ExposedWork, Plan
+from mcp_celery.engine.plan import Plan
 from mcp_celery.engine.ports import JobResults
 from mcp_celery.engine.record import Change, JSONObject, Progress, RpcError, StoredResult, TaskRecord, now_ms
 from mcp_celery.engine.submission import Submission
+from mcp_celery.engine.work import Work
 from mcp_celery.errors import INTERNAL_ERROR
 from mcp_celery.jsonable import finite_number
 
@@ -112,7 +113,7 @@ class ExposedTasks:
 
     def change(self, record: TaskRecord, results: Results) -> Change | None:
         """The change that stored results owe to a record that is open, None while they tell nothing new."""
-        work = record.work or ExposedWork()
+        work = record.work
         outcome = self.outcome(record, results)
         if outcome is not None:
             if outcome.size > self._max_result_bytes:
@@ -129,7 +130,7 @@ class ExposedTasks:
 
     def outcome(self, record: TaskRecord, results: Results) -> JobOutcome | None:
         """What the task's tool returned or raised, None where it did neither."""
-        work = record.work or ExposedWork()
+        work = record.work
         for stored in results:
             if stored is not None and stored.state == FAILURE:
                 name, arguments = _exception(stored)
@@ -145,7 +146,7 @@ class ExposedTasks:
         return JobOutcome(self._exposure.returned(record.component, value), progress=progress)
 
 
-def _last_words(record: TaskRecord, work: ExposedWork) -> str | None:
+def _last_words(record: TaskRecord, work: Work) -> str | None:
     """The message of a task that has completed: what its job said last, but nothing that was said in its place."""
     if work.parts > 1:
         return _count(work.parts, work.parts)

@@ -1,4 +1,4 @@
-"""The work of a task whose jobs are not ours: existing Celery jobs, which other people's workers run."""
+"""How the foreign jobs of a new task are published."""
 
 from __future__ import annotations
 
@@ -7,24 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from mcp_celery.engine.work import ForeignWork
+
 Publish = Callable[[Sequence[str], Any], None]
 """Publishes the jobs under these Celery ids with this producer; blocks, in the publisher's thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExposedWork:
-    """What the record says of such work.
-
-    Attributes:
-        parts: How many jobs it has.
-        gathered: The results of so many of them, from the first, make a list that is the task's. 0: the first one's
-            result is.
-        terminate: Whether a cancel also ends a job that runs.
-    """
-
-    parts: int = 1
-    gathered: int = 0
-    terminate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +28,7 @@ class Plan:
     """
 
     job_name: str
-    work: ExposedWork
+    work: ForeignWork
     publish: Publish
     queue: str | None = None
     arguments: dict[str, Any] | None = None

@@ -52,7 +52,7 @@ class Settling:
         record = stored.record
         if not record.is_open:
             return stored
-        if record.work is not None:
+        if record.work.is_foreign:
             results = await self._results_of(stored)
             return stored if results is None else await self.settle(stored, results)
         result = stored.result or await self._look(record)
@@ -83,7 +83,7 @@ class Settling:
             ResultUnavailableError: The result backend does not give it.
         """
         record, result = stored.record, stored.result
-        if record.work is not None:
+        if record.work.is_foreign:
             results = await self._all_of(stored)
             outcome = None if results is None or self._exposed is None else self._exposed.outcome(record, results)
         else:

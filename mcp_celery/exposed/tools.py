@@ -16,7 +16,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel, RootModel
 
 from mcp_celery.config import TaskConfig, celery_options_of
-from mcp_celery.engine import ExposedWork, JSONObject, Plan
+from mcp_celery.engine import ForeignWork, JSONObject, Plan
 from mcp_celery.errors import ConfigurationError, InvalidRequestError
 from mcp_celery.exposed.arguments import sendable, signature_of, visible_signature
 from mcp_celery.exposed.canvas import canvas_of, publish_canvas
@@ -141,7 +141,7 @@ class ExposedJob(ExposedTool):
 
         return Plan(
             self._job.name,
-            ExposedWork(terminate=self._terminate),
+            ForeignWork(may_terminate=self._terminate),
             publish,
             queue_name_of(self._app, self._job, sent, self.offer.config),
             sent,
@@ -208,7 +208,7 @@ class ExposedCanvas(ExposedTool):
         def publish(job_ids: Sequence[str], producer: Any) -> None:
             publish_canvas(self._canvas_app, canvas, job_ids, producer, timeout_seconds=timeout_seconds)
 
-        return Plan(canvas.job_name, ExposedWork(len(canvas.parts), canvas.gathered, self._terminate), publish)
+        return Plan(canvas.job_name, ForeignWork(len(canvas.parts), canvas.gathered, self._terminate), publish)
 
 
 def config_of_job(config: TaskConfig, name: str) -> TaskConfig:

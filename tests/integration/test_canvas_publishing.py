@@ -15,7 +15,7 @@ import redis
 from celery import Celery, chain, chord, group
 
 from mcp_celery import TaskConfig
-from mcp_celery.engine import ExposedWork, Plan, TaskRecord
+from mcp_celery.engine import ForeignWork, Plan, TaskRecord
 from mcp_celery.errors import QueueUnavailableError
 from mcp_celery.exposed.tools import ExposedCanvas, Offer
 from mcp_celery.queue import CeleryQueue
@@ -144,7 +144,7 @@ async def test_a_canvas_holds_up_nothing_else_and_is_revoked_after_it(
         await eventually(told.get_message)
         try:
             with pytest.raises(QueueUnavailableError):
-                await shop.publish_plan(Plan("shop.add", ExposedWork(2), publish))
+                await shop.publish_plan(Plan("shop.add", ForeignWork(2), publish))
             await shop.queue.publish(record_of(job), job)
             await shop.queue.revoke("first", "second")
             await shop.queue.revoke("single")
@@ -186,7 +186,7 @@ async def test_the_end_does_not_wait_for_what_hangs(shop: Shop, caplog: pytest.L
 
     try:
         with pytest.raises(QueueUnavailableError):
-            await shop.publish_plan(Plan("shop.add", ExposedWork(2), publish))
+            await shop.publish_plan(Plan("shop.add", ForeignWork(2), publish))
         await soon(shop.queue.revoke("first", "second"))
         await soon(shop.queue.aclose())
     finally:
