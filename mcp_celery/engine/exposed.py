@@ -6,11 +6,12 @@ are read instead, and each that the record does not tell yet becomes a change of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol, cast
 
 from mcp_celery.config import DEFAULT_MAX_RESULT_BYTES
+from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine.outcome import (
     FAILURE,
     MAX_MESSAGE_CHARS,
@@ -78,6 +79,28 @@ class Exposure(Protocol):
         ...
 
 
+class _NothingExposed:
+    """Fulfils :class:`Exposure` and :class:`JobResults` for a server that exposes no jobs, and so has no results."""
+
+    async def plan(self, submission: Submission) -> None:
+        """Each component runs as its own job."""
+
+    def returned(self, component: str, value: Any) -> JSONObject:
+        """Never called."""
+        raise NotImplementedError
+
+    def raised(self, component: str, exception_name: str, arguments: Sequence[Any]) -> JSONObject:
+        """Never called."""
+        raise NotImplementedError
+
+    async def read_many(self, job_ids: Sequence[str]) -> Mapping[str, StoredResult | None]:  # noqa: ARG002
+        """Nothing is stored."""
+        return {}
+
+
+NOTHING_EXPOSED: Final = _NothingExposed()
+
+
 class ExposedTasks:
     """Reads states of jobs as changes of their task.
 
@@ -107,9 +130,18 @@ class ExposedTasks:
             for job_ids in jobs
         ]
 
-    async def plan(self, submission: Submission) -> Plan | None:
-        """As :meth:`Exposure.plan`."""
-        return await self._exposure.plan(submission)
+    async def planned(self, submission: Submission) -> Submission:
+        """The submission with the plan of its foreign jobs; unchanged where its component is no exposed job.
+
+        Raises:
+            InvalidRequestError: No work can be made of its arguments.
+        """
+        plan = await self._exposure.plan(submission)
+        if plan is None:
+            return submission
+        # A foreign worker cannot read the caller's context, so the store keeps none.
+        context = TaskContextSnapshot(protocol_version=submission.snapshot.protocol_version)
+        return replace(submission, plan=plan, job_name=plan.job_name, snapshot=context)
 
     def change(self, record: TaskRecord, results: Results) -> Change | None:
         """The change that stored results owe to a record that is open, None while they tell nothing new."""
