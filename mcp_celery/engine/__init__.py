@@ -17,7 +17,7 @@ from mcp_celery.engine.outcome import (
     success,
     too_large,
 )
-from mcp_celery.engine.plan import Plan
+from mcp_celery.engine.plan import ForeignPlan, Plan
 from mcp_celery.engine.ports import (
     FailedLookups,
     JobLedger,
@@ -110,6 +110,7 @@ __all__ = [
     "Exposure",
     "Extension",
     "FailedLookups",
+    "ForeignPlan",
     "ForeignWork",
     "JSONObject",
     "JobLedger",

@@ -25,7 +25,7 @@ from mcp_celery.engine.outcome import (
     success,
     too_large,
 )
-from mcp_celery.engine.plan import Plan
+from mcp_celery.engine.plan import ForeignPlan
 from mcp_celery.engine.ports import JobResults
 from mcp_celery.engine.record import Change, JSONObject, Progress, RpcError, StoredResult, TaskRecord, now_ms
 from mcp_celery.engine.submission import Submission
@@ -62,7 +62,7 @@ Results = Sequence[StoredResult | None]
 class Exposure(Protocol):
     """What a server declares of the jobs that it exposes."""
 
-    async def plan(self, submission: Submission) -> Plan | None:
+    async def plan(self, submission: Submission) -> ForeignPlan | None:
         """How a request's work is begun. None: its component is no exposed job.
 
         Raises:
@@ -131,7 +131,7 @@ class ExposedTasks:
         ]
 
     async def planned(self, submission: Submission) -> Submission:
-        """The submission with the plan of its foreign jobs; unchanged where its component is no exposed job.
+        """The submission with the plan of its foreign jobs, unchanged if its component is no exposed job.
 
         Raises:
             InvalidRequestError: No work can be made of its arguments.

@@ -82,7 +82,7 @@ class _Jobs(Protocol):
     """How the stored results of a task's jobs are read."""
 
     async def reconcile(self, stored: StoredTask) -> _Owed | None:
-        """What the stored results owe to the record of an open task. None: nothing, or they were read just now."""
+        """What the stored results owe to the record of an open task. None: nothing, or it is too early to look."""
         ...
 
     async def outcome(self, stored: StoredTask) -> JobOutcome | None:
@@ -91,10 +91,10 @@ class _Jobs(Protocol):
 
 
 class _Looks:
-    """When this process looks at the stored results of an open task.
+    """Limits how often this process looks at the stored results of an open task.
 
     Args:
-        interval_ms: At most once in this time.
+        interval_ms: Time between two looks, at least.
     """
 
     def __init__(self, interval_ms: int) -> None:
@@ -102,7 +102,7 @@ class _Looks:
         self._looked_at: TTLCache[TaskRef, None] = TTLCache(_LOOKS_REMEMBERED, interval_ms, timer=now_ms)
 
     def is_time(self, record: TaskRecord) -> bool:
-        """Whether it is time to look, which is noted."""
+        """Whether it is time to look. If so, this counts as the look."""
         if record.ref in self._looked_at or now_ms() - record.created_at_ms < self._interval_ms:
             return False
         self._looked_at[record.ref] = None
@@ -122,9 +122,9 @@ class _OwnJobs:
             result = await self._results.read(record.job_id)
         change = settlement(result)
         if change is not None and change.to != "completed" and record.redeliveries:
-            change = None  # perhaps of an attempt that no longer counts; the one that does tells of its end itself
+            change = None  # the result may be of a superseded attempt; the current one reports its own end
         if change is None and record.is_too_late(now_ms()):
-            change = expired()  # and no worker was there to say so
+            change = expired()  # no worker was running to report it
         return None if change is None else (change, result)
 
     async def outcome(self, stored: StoredTask) -> JobOutcome | None:
@@ -138,8 +138,8 @@ class _ForeignJobs:
     """Workers of foreign jobs move no record: each change of it is read from the stored results.
 
     Args:
-        exposed: Reads them.
-        looks: When.
+        exposed: Reads their stored results.
+        looks: Limits how often.
         are_loaded: Whether ``store.load`` has read the result of a single job.
     """
 

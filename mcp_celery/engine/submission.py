@@ -7,7 +7,7 @@ from datetime import datetime
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine.plan import Plan
+from mcp_celery.engine.plan import ForeignPlan
 from mcp_celery.engine.record import Caller
 from mcp_celery.engine.work import OWN_WORK, Work
 from mcp_celery.keys import TaskType
@@ -39,7 +39,7 @@ class Submission:
     declared_as: str | None = None
     job_name: str | None = None
     listed: bool = True
-    plan: Plan | None = None
+    plan: ForeignPlan | None = None
 
     @property
     def work(self) -> Work:

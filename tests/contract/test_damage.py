@@ -17,9 +17,9 @@ from mcp_celery.connections import ended
 from mcp_celery.engine import (
     Claim,
     ExposedTasks,
+    ForeignPlan,
     ForeignWork,
     JSONObject,
-    Plan,
     Quota,
     StoredTask,
     Submission,
@@ -159,15 +159,15 @@ def put(world: RedisWorld, kind: str, key: str, entries: Sequence[str | bytes]) 
     client.pexpire(key, 60_000)
 
 
-def publish_nothing(_job_ids: Sequence[str], _producer: object) -> None:
+def publish_nothing(_record: TaskRecord, _producer: object) -> None:
     """The queue in memory publishes nothing."""
 
 
 class Exposure:
     """Exposes whatever is asked for."""
 
-    async def plan(self, submission: Submission) -> Plan | None:
-        return Plan("shop.sell", ForeignWork(), publish_nothing, expires=submission.config.expires)
+    async def plan(self, submission: Submission) -> ForeignPlan | None:
+        return ForeignPlan("shop.sell", ForeignWork(), publish_nothing, expires=submission.config.expires)
 
     def returned(self, component: str, value: Any) -> JSONObject:
         return {"content": [{"type": "text", "text": repr(value)}]}

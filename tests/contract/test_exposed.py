@@ -18,9 +18,9 @@ from mcp_celery.engine import (
     UNREADABLE,
     Change,
     ExposedTasks,
+    ForeignPlan,
     ForeignWork,
     JSONObject,
-    Plan,
     Progress,
     StoredResult,
     Submission,
@@ -43,7 +43,7 @@ from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, RedisWorld, Watchful, 
 pytestmark = pytest.mark.anyio
 
 
-def publish(_job_ids: Sequence[str], _producer: object) -> None:
+def publish(_record: TaskRecord, _producer: object) -> None:
     """The queue in memory publishes nothing."""
 
 
@@ -53,10 +53,10 @@ class Exposure:
     def __init__(self, work: ForeignWork) -> None:
         self.work = work
 
-    async def plan(self, submission: Submission) -> Plan | None:
+    async def plan(self, submission: Submission) -> ForeignPlan | None:
         if submission.component == "own":
             return None
-        return Plan("shop.sell", self.work, publish, expires=submission.config.expires)
+        return ForeignPlan("shop.sell", self.work, publish, expires=submission.config.expires)
 
     def returned(self, component: str, value: Any) -> JSONObject:
         if value == "unfit":
@@ -218,8 +218,8 @@ async def test_a_job_that_waits_too_long_has_failed_and_one_that_began_has_not(w
 @pytest.mark.parametrize("in_zone", [None, UTC])
 async def test_a_job_may_expire_at_a_time(world: World, in_zone: tzinfo | None) -> None:
     class Dated(Exposure):
-        async def plan(self, submission: Submission) -> Plan | None:
-            return Plan("shop.sell", self.work, publish, expires=datetime.fromtimestamp(1_900_000_000, in_zone))
+        async def plan(self, submission: Submission) -> ForeignPlan | None:
+            return ForeignPlan("shop.sell", self.work, publish, expires=datetime.fromtimestamp(1_900_000_000, in_zone))
 
     shop = Shop(world, exposure=Dated(ForeignWork()))
     assert (await shop.submit(TaskConfig(expires=1))).start_before_ms == 1_900_000_000_000

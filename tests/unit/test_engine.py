@@ -23,10 +23,10 @@ from mcp_celery.engine import (
     Caller,
     Change,
     ExposedTasks,
+    ForeignPlan,
     ForeignWork,
     JobOutcome,
     Observers,
-    Plan,
     Question,
     Quota,
     Submission,
@@ -105,8 +105,8 @@ class Exposure:
     def __init__(self, work: ForeignWork, expires: float | None = None) -> None:
         self.work, self.expires = work, expires
 
-    async def plan(self, submission: Submission) -> Plan:
-        return Plan("shop.sell", self.work, _publish, expires=self.expires)
+    async def plan(self, submission: Submission) -> ForeignPlan:
+        return ForeignPlan("shop.sell", self.work, _publish, expires=self.expires)
 
     def returned(self, component: str, value: Any) -> dict[str, Any]:
         raise AssertionError((component, value))
@@ -115,8 +115,8 @@ class Exposure:
         raise AssertionError((component, exception_name, arguments))
 
 
-def _publish(job_ids: Sequence[str], producer: object) -> None:
-    raise AssertionError((job_ids, producer))
+def _publish(record: TaskRecord, producer: object) -> None:
+    raise AssertionError((record, producer))
 
 
 class Desk:
