@@ -18,7 +18,7 @@ from mcp_celery.engine.outcome import (
     success,
     too_large,
 )
-from mcp_celery.engine.plan import ExposedWork, Plan
+from mcp_celery.engine.plan import ForeignPlan, Plan
 from mcp_celery.engine.ports import (
     FailedLookups,
     JobLedger,
@@ -80,6 +80,7 @@ from mcp_celery.engine.transitions import (
 )
 from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
+from mcp_celery.engine.work import OWN_WORK, ForeignWork, Work
 
 __all__ = [
     "ASKABLE",
@@ -89,6 +90,7 @@ __all__ = [
     "MAX_MESSAGE_CHARS",
     "MOVES",
     "OPEN",
+    "OWN_WORK",
     "RECORD_BYTES",
     "RETIRED_MS",
     "SAMPLE",
@@ -106,10 +108,11 @@ __all__ = [
     "Declared",
     "EncodedResult",
     "ExposedTasks",
-    "ExposedWork",
     "Exposure",
     "Extension",
     "FailedLookups",
+    "ForeignPlan",
+    "ForeignWork",
     "JSONObject",
     "JobLedger",
     "JobOutcome",
@@ -140,6 +143,7 @@ __all__ = [
     "TaskView",
     "TaskWatch",
     "Transition",
+    "Work",
     "cause_of",
     "decode_answer",
     "decode_question",

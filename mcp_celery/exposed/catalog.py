@@ -13,7 +13,7 @@ from mcp_types.methods import serialize_server_result
 from pydantic import ValidationError
 
 from mcp_celery.component_source import ComponentSource
-from mcp_celery.engine import MAX_MESSAGE_CHARS, JSONObject, Plan, Submission
+from mcp_celery.engine import MAX_MESSAGE_CHARS, ForeignPlan, JSONObject, Submission
 from mcp_celery.errors import InvalidRequestError
 from mcp_celery.exposed.adding import add_tool
 from mcp_celery.exposed.arguments import given
@@ -61,7 +61,7 @@ class ExposedCatalog:
         """Forget a tool. Of its tasks that are open the results are still told."""
         self._offered.pop(component, None)
 
-    async def plan(self, submission: Submission) -> Plan | None:
+    async def plan(self, submission: Submission) -> ForeignPlan | None:
         """How a call's work is begun. None: it is no exposed tool's."""
         found = self._offered.get(submission.component) if submission.task_type == "tool" else None
         if found is None:

@@ -8,13 +8,15 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
+    OWN_WORK,
     Change,
     Claim,
-    ExposedWork,
+    ForeignWork,
     Progress,
     Question,
     RpcError,
     TaskRecord,
+    Work,
     decode_answer,
     decode_question,
     leg_answers,
@@ -59,7 +61,7 @@ def encode_record(record: TaskRecord) -> Fields:
         "leg": str(record.leg),
         "hidden": str(int(record.hidden)) if record.hidden else None,
         "start_before_ms": None if record.start_before_ms is None else str(record.start_before_ms),
-        "work": None if (work := record.work) is None else json.dumps([work.parts, work.gathered, work.terminate]),
+        "work": _encode_work(record.work),
         "revision": str(record.revision),
         "declared_as": record.declared_as,
         "format": str(FORMAT),
@@ -164,18 +166,22 @@ def decode_record(fields: Mapping[str, str], openers: Openers = Openers()) -> Ta
     )
 
 
-def decode_work(text: str | None) -> ExposedWork | None:
-    """What a record says of exposed work.
+def _encode_work(work: Work) -> str | None:
+    return json.dumps([work.parts, work.gathered, work.may_terminate]) if work.is_foreign else None
+
+
+def decode_work(text: str | None) -> Work:
+    """The jobs that the field ``work`` of a record describes. None: the component's own.
 
     Raises:
         ValueError: It cannot be read.
     """
     if text is None:
-        return None
-    parts, gathered, terminate = cast("tuple[int, int, bool]", json.loads(text))
+        return OWN_WORK
+    parts, gathered, may_terminate = cast("tuple[int, int, bool]", json.loads(text))
     if not 0 <= gathered <= leg_number(parts):
         raise ValueError("the number of gathered jobs is not within their number")
-    return ExposedWork(parts, gathered, bool(terminate))
+    return ForeignWork(parts, gathered, bool(may_terminate))
 
 
 def leg_number(number: int) -> int:

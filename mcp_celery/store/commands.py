@@ -237,7 +237,7 @@ def create(
     pairs = flat(fields)
     kept = [record.expires_at_ms, snapshot, record.key, int(shortened)]
     listed = [position, record.ttl_ms, keys.records(record.scope)]
-    look_at = "" if record.work is None else record.created_at_ms
+    look_at = record.created_at_ms if record.work.is_foreign else ""
 
     def parse(reply: Any) -> None:
         if quota is not None and (refused := cast(int, reply)) != 0:

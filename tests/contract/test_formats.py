@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mcp_celery.engine import ExposedWork, TaskRecord
+from mcp_celery.engine import ForeignWork, TaskRecord
 from mcp_celery.engine.legs import as_itself
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import RecoveryPolicy
@@ -80,7 +80,7 @@ async def test_its_job_stays_due(in_redis: RedisWorld, caplog: pytest.LogCapture
 
 
 async def test_its_foreign_jobs_stay_watched(in_redis: RedisWorld, caplog: pytest.LogCaptureFixture) -> None:
-    record = await written_later(in_redis, replace(a_record(), work=ExposedWork(parts=1)))
+    record = await written_later(in_redis, replace(a_record(), work=ForeignWork(parts=1)))
     await asyncio.sleep(0)
     found = await RedisExposed(in_redis.store).due(1_000, 10)
     assert (found.open, list(found.records)) == (1, [])

@@ -17,15 +17,16 @@ from mcp_celery import audit
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import (
     ELICIT,
+    OWN_WORK,
     UNOBSERVED,
     Asking,
     Caller,
     Change,
     ExposedTasks,
-    ExposedWork,
+    ForeignPlan,
+    ForeignWork,
     JobOutcome,
     Observers,
-    Plan,
     Question,
     Quota,
     Submission,
@@ -101,11 +102,11 @@ class Store(MemoryTaskStore):
 class Exposure:
     """Exposes everything as so many jobs."""
 
-    def __init__(self, work: ExposedWork, expires: float | None = None) -> None:
+    def __init__(self, work: ForeignWork, expires: float | None = None) -> None:
         self.work, self.expires = work, expires
 
-    async def plan(self, submission: Submission) -> Plan:
-        return Plan("shop.sell", self.work, _publish, expires=self.expires)
+    async def plan(self, submission: Submission) -> ForeignPlan:
+        return ForeignPlan("shop.sell", self.work, _publish, expires=self.expires)
 
     def returned(self, component: str, value: Any) -> dict[str, Any]:
         raise AssertionError((component, value))
@@ -114,8 +115,8 @@ class Exposure:
         raise AssertionError((component, exception_name, arguments))
 
 
-def _publish(job_ids: Sequence[str], producer: object) -> None:
-    raise AssertionError((job_ids, producer))
+def _publish(record: TaskRecord, producer: object) -> None:
+    raise AssertionError((record, producer))
 
 
 class Desk:
@@ -175,7 +176,7 @@ class TestTheRecord:
             idempotent=True,
             listed=False,
             start_before_ms=NOW_MS + 1_500,
-            work=None,
+            work=OWN_WORK,
         )
         assert desk.queue.published == [(record, submission)]
         assert desk.queue.places == [submission]
@@ -193,7 +194,7 @@ class TestTheRecord:
         assert (record.start_before_ms, record.idempotent, record.listed) == (None, False, True)
 
     async def test_of_exposed_work_the_plan_says_what_runs_and_until_when(self) -> None:
-        work = ExposedWork(parts=2, terminate=True)
+        work = ForeignWork(parts=2, may_terminate=True)
         desk = Desk(exposure=Exposure(work, expires=2.0))
         record = await desk.engine.submit(a_submission(config=TaskConfig(expires=9.0)))
         assert (record.job_name, record.work, record.start_before_ms) == ("shop.sell", work, NOW_MS + 2_000)
@@ -223,7 +224,7 @@ class TestTakingBack:
         assert caplog.messages == [f"task {task_id} was not published and could not be taken back: {error}"]
 
     async def test_a_client_that_hangs_up_does_not_stop_it(self) -> None:
-        desk = Desk(exposure=Exposure(ExposedWork()))
+        desk = Desk(exposure=Exposure(ForeignWork()))
         desk.queue.hold()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(desk.engine.submit, a_submission())
@@ -235,7 +236,7 @@ class TestTakingBack:
 
     @pytest.mark.parametrize("terminate", [True, False])
     async def test_exposed_jobs_are_revoked_for_they_would_run(self, *, terminate: bool) -> None:
-        desk = Desk(exposure=Exposure(ExposedWork(parts=2, terminate=terminate)))
+        desk = Desk(exposure=Exposure(ForeignWork(parts=2, may_terminate=terminate)))
         desk.queue.fail()
         with pytest.raises(QueueUnavailableError):
             await desk.engine.submit(a_submission())
@@ -317,7 +318,7 @@ class TestCancel:
 
     @pytest.mark.parametrize("terminate", [True, False])
     async def test_an_exposed_job_is_ended_where_it_says_so(self, *, terminate: bool) -> None:
-        desk = Desk(exposure=Exposure(ExposedWork(parts=2, terminate=terminate)))
+        desk = Desk(exposure=Exposure(ForeignWork(parts=2, may_terminate=terminate)))
         record = await desk.engine.submit(a_submission())
         await desk.engine.cancel(ALICE, record.task_id)
         assert desk.queue.revokes == [(record.job_ids, terminate)]
