@@ -41,7 +41,7 @@ class RedisExposed:
             for key, flat in zip(found[::2], found[1::2], strict=True):
                 try:
                     records.append(
-                        decode_record(flat_to_mapping(flat), self._store.seals.open_error(TaskRef.of_key(key.decode())))
+                        decode_record(flat_to_mapping(flat), self._store.seals.openers(TaskRef.of_key(key.decode())))
                     )
                 except NewerFormatError as error:
                     logger.error("left a task to processes of a later release: %s", error)
