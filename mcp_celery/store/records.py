@@ -136,14 +136,14 @@ class RedisTaskStore(RedisQuestions):
         return found
 
     async def _load_together(self, refs: Sequence[TaskRef]) -> list[StoredTask | None]:
-        pipeline = self.client.pipeline(transaction=False)
         asked: list[Command[StoredTask | None]] = []
         unreadable: list[list[bytes]] = []
-        for ref in refs:
-            unreadable.append([])
-            asked.append(commands.load(self.seals, ref, self._decode_result, unreadable[-1]))
-            await self._scripts["load"](keys=list(asked[-1].keys), args=[], client=pipeline)
-        replies = cast("list[Any]", await self.guarded(pipeline.execute(raise_on_error=False)))
+        async with self.client.pipeline(transaction=False) as pipeline:
+            for ref in refs:
+                unreadable.append([])
+                asked.append(commands.load(self.seals, ref, self._decode_result, unreadable[-1]))
+                await self._scripts["load"](keys=list(asked[-1].keys), args=[], client=pipeline)
+            replies = cast("list[Any]", await self.guarded(pipeline.execute(raise_on_error=False)))
         found: list[StoredTask | None] = []
         for command, reply in zip(asked, replies, strict=True):
             try:
