@@ -294,6 +294,7 @@ class CeleryTasks(Exposing):
             living=self.connections.living,
             make_runner=self._make_runner,
             results_are_here=self.connections.results_are_here(),
+            signer=self.connections.signer,
         )
 
     def _own(self, components: Mapping[ComponentKey, TaskConfig]) -> dict[ComponentKey, TaskConfig]:

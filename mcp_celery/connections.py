@@ -33,7 +33,7 @@ from mcp_celery.engine.recovery import RecoveryPolicy
 from mcp_celery.engine.watcher import Watcher
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedCatalog, JobEvents
-from mcp_celery.keyring import snapshots_with
+from mcp_celery.keyring import signer_with, snapshots_with
 from mcp_celery.protocol import REQUESTING_REVISION
 from mcp_celery.queue import CeleryQueue
 from mcp_celery.redis_keys import RedisKeys
@@ -127,6 +127,8 @@ class Connections:
         self._policy = RecoveryPolicy(settings.heartbeat_ms, settings.max_redeliveries)
         keys = settings.key_ring
         self._snapshots = snapshots_with(keys, accept_unsealed=settings.accept_unsealed)
+        self.signer = signer_with(keys, accept_unsealed=settings.accept_unsealed)
+        """Signs the messages of jobs, and checks them."""
         self._said = bool(keys)
         self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
         self.ledger: Callable[[str], RedisJobLedger] = functools.cache(self._open_ledger)
@@ -286,6 +288,7 @@ class Connections:
             default_queue=self._queue_name(),
             timeout_seconds=self._settings.publish_timeout_ms / 1000,
             max_length=self._settings.max_queue_length,
+            signer=self.signer,
         )
 
     @property

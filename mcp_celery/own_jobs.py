@@ -11,10 +11,11 @@ from celery import Celery
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import JSONObject, Submission, TaskRecord
-from mcp_celery.formats import FORMAT, FORMAT_HEADER
+from mcp_celery.formats import FORMAT, FORMAT_HEADER, SIGNATURE_HEADER, signed_parts
 from mcp_celery.job_message import send_job
 from mcp_celery.names import job_name
 from mcp_celery.queues import queue_of
+from mcp_celery.sealing import UNSIGNED, MessageSigner
 from mcp_celery.shown import shown_arguments
 
 
@@ -26,9 +27,19 @@ class OwnJobs:
         namespace: Namespace of the server, in the names of jobs.
         default_queue: Queue of the jobs that neither the component nor a route sends elsewhere.
         timeout_seconds: How long a publish may take.
+        signer: Signs the messages.
     """
 
-    def __init__(self, app: Celery, *, namespace: str, default_queue: str, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        *,
+        namespace: str,
+        default_queue: str,
+        timeout_seconds: float,
+        signer: MessageSigner = UNSIGNED,
+    ) -> None:
+        self._signer = signer
         self._app = app
         self._namespace = namespace
         self._default_queue = default_queue
@@ -54,7 +65,7 @@ class OwnJobs:
             record.job_id,
             name,
             arguments_of(record),
-            options={**options, "serializer": "json", "headers": {FORMAT_HEADER: FORMAT}},
+            options={**options, "serializer": "json", "headers": self._headers(record)},
             timeout_seconds=self._timeout_seconds,
             kwargsrepr=shown_arguments(submission.snapshot.params, config),
             retries=record.retries,
@@ -63,6 +74,11 @@ class OwnJobs:
             # without a word: a worker that meets an expired job reports it.
             **config.celery_options("header"),
         )
+
+    def _headers(self, record: TaskRecord) -> dict[str, Any]:
+        arguments = arguments_of(record)
+        signature = self._signer.sign(*signed_parts(self._namespace, arguments, record.retries))
+        return {FORMAT_HEADER: FORMAT} | ({} if signature is None else {SIGNATURE_HEADER: signature})
 
     def _route(self, name: str, config: TaskConfig) -> dict[str, Any]:
         """The job's destination: the component's queue, else a matching route's, else the server's own.

@@ -22,6 +22,7 @@ from mcp_celery.errors import QueueFullError, QueueUnavailableError
 from mcp_celery.logs import get_logger
 from mcp_celery.own_jobs import OwnJobs, OwnPlan
 from mcp_celery.publisher import Publisher
+from mcp_celery.sealing import UNSIGNED, MessageSigner
 from mcp_celery.within import within
 
 logger = get_logger(__name__)
@@ -44,6 +45,7 @@ class CeleryQueue:
         default_queue: Queue of the jobs that neither the component nor a route sends elsewhere.
         timeout_seconds: How long a publish may take before the request is answered with an error.
         max_length: How many jobs may wait in a queue, None for any number.
+        signer: Signs the messages of own jobs.
     """
 
     def __init__(
@@ -54,9 +56,16 @@ class CeleryQueue:
         default_queue: str,
         timeout_seconds: float,
         max_length: int | None = None,
+        signer: MessageSigner = UNSIGNED,
     ) -> None:
         self._app = app
-        self._own = OwnJobs(app, namespace=namespace, default_queue=default_queue, timeout_seconds=timeout_seconds)
+        self._own = OwnJobs(
+            app,
+            namespace=namespace,
+            default_queue=default_queue,
+            timeout_seconds=timeout_seconds,
+            signer=signer,
+        )
         self._timeout_seconds = timeout_seconds
         self._single = Publisher(app, "mcp-celery-publisher", timeout_seconds=timeout_seconds)
         self._several = Publisher(app, "mcp-celery-canvases", timeout_seconds=timeout_seconds)

@@ -26,10 +26,19 @@ from mcp_celery.engine import (
     success,
 )
 from mcp_celery.errors import JobFailedError, McpCeleryError, StoredDataError, StoreUnavailableError
-from mcp_celery.formats import FORMAT_HEADER, UNNUMBERED, NewerFormatError, is_readable
+from mcp_celery.formats import (
+    FORMAT,
+    FORMAT_HEADER,
+    SIGNATURE_HEADER,
+    UNNUMBERED,
+    NewerFormatError,
+    is_readable,
+    signed_parts,
+)
 from mcp_celery.keys import TaskType
 from mcp_celery.names import job_name
 from mcp_celery.retry import until_store_answers_blocking
+from mcp_celery.sealing import SETTING, UNSIGNED, MessageSigner
 from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, in_job
 from mcp_celery.worker.backend import JobBackend
 from mcp_celery.worker.heart import Heart, Living
@@ -70,6 +79,7 @@ class WorkerRuntime:
         make_runner: Makes the process's runner, when its first job needs it.
         results_are_here: Whether the result backend is in the Redis of the records, so that a result and its task are
             stored in one step.
+        signer: Checks the messages of jobs, and signs those of retries.
     """
 
     def __init__(
@@ -80,14 +90,34 @@ class WorkerRuntime:
         living: Living,
         make_runner: Callable[[], JobRunner],
         results_are_here: bool,
+        signer: MessageSigner = UNSIGNED,
     ) -> None:
         self.namespace = namespace
+        self._signer = signer
         self.ledger = ledger
         self.heart = Heart(living)
         self.results_are_here = results_are_here
         self._make_runner = make_runner
         self._loop = ProcessLoop()
         self._runner: JobRunner | None = None
+
+    def require_genuine(self, kwargs: Any, retries: int, signature: object) -> None:
+        """Check that a process with the encryption keys published a job's message.
+
+        Args:
+            kwargs: The message's arguments.
+            retries: Celery's count of retries.
+            signature: The message's signature, None for none.
+
+        Raises:
+            MalformedJobError: Nobody with the keys did.
+        """
+        if not self._signer.is_genuine(signature, *signed_parts(self.namespace, kwargs, retries)):
+            raise MalformedJobError(f"its message is not signed with {SETTING} of this worker")
+
+    def signature(self, kwargs: Any, retries: int) -> str | None:
+        """The signature of a message that this worker publishes, None without keys."""
+        return self._signer.sign(*signed_parts(self.namespace, kwargs, retries))
 
     def is_here(self) -> bool:
         """Whether the running event loop is the one on which this process runs its jobs, off the asyncio pool."""
@@ -224,7 +254,11 @@ class ComponentJob(_CeleryTask):
         """The message of a retry. Celery would write the arguments' values into it, where Flower shows them."""
         request = self.request if request is None else request
         shown = {"argsrepr": request.get("argsrepr"), "kwargsrepr": request.get("kwargsrepr")}
-        return super().signature_from_request(request, *args, **shown, **options)
+        message = super().signature_from_request(request, *args, **shown, **options)
+        signature = self.runtime.signature(request.kwargs, message.options["retries"])
+        added = {FORMAT_HEADER: FORMAT} | ({} if signature is None else {SIGNATURE_HEADER: signature})
+        message.options["headers"] = {**(message.options.get("headers") or {}), **added}
+        return message
 
     def run(self, key: str, attempt: int, leg: int = 1) -> JobOutcome:
         """The body that Celery calls in the pool's thread or process.
@@ -240,6 +274,8 @@ class ComponentJob(_CeleryTask):
             raise NewerFormatError("the job's message", form)
         try:
             _, attempt = task_of({"key": key, "attempt": attempt})
+            if not request.is_eager:
+                self.runtime.require_genuine(request.kwargs, request.retries, request.get(SIGNATURE_HEADER))
         except MalformedJobError as error:
             logger.error("job %.200r does not run: %s", request.id, error)
             raise Ignore from None
