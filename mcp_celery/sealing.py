@@ -217,3 +217,5 @@ def _signature(key: bytes, parts: Sequence[str | int]) -> str:
 
 UNSIGNED: Final = MessageSigner()
 """Messages are not signed."""
+UNSIGNED_MESSAGE: Final = f"its message is not signed with {SETTING} of this worker"
+"""Why a message is refused."""

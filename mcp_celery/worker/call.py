@@ -20,6 +20,7 @@ class JobCall:
         retries: Celery's count of retries.
         worker: The worker that runs it, as in its claims.
         input_timeout_seconds: How long the component waits for an answer.
+        is_genuine: Whether a process with this worker's encryption keys published its message; True without keys.
         let_through: Exceptions of the component that are Celery's business: reasons to run it again, time limits.
     """
 
@@ -30,6 +31,7 @@ class JobCall:
     retries: int
     worker: str
     input_timeout_seconds: float
+    is_genuine: bool = True
     let_through: tuple[type[Exception], ...] = ()
 
     @property

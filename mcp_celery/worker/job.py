@@ -38,7 +38,7 @@ from mcp_celery.formats import (
 from mcp_celery.keys import TaskType
 from mcp_celery.names import job_name
 from mcp_celery.retry import until_store_answers_blocking
-from mcp_celery.sealing import SETTING, UNSIGNED, MessageSigner
+from mcp_celery.sealing import UNSIGNED, UNSIGNED_MESSAGE, MessageSigner
 from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, in_job
 from mcp_celery.worker.backend import JobBackend
 from mcp_celery.worker.heart import Heart, Living
@@ -101,19 +101,24 @@ class WorkerRuntime:
         self._loop = ProcessLoop()
         self._runner: JobRunner | None = None
 
-    def require_genuine(self, kwargs: Any, retries: int, signature: object) -> None:
-        """Check that a process with the encryption keys published a job's message.
+    def is_genuine(self, kwargs: Any, retries: int, signature: object) -> bool:
+        """Whether a process with the encryption keys published a job's message.
 
         Args:
             kwargs: The message's arguments.
             retries: Celery's count of retries.
             signature: The message's signature, None for none.
+        """
+        return self._signer.is_genuine(signature, *signed_parts(self.namespace, kwargs, retries))
+
+    def require_genuine(self, kwargs: Any, retries: int, signature: object) -> None:
+        """As :meth:`is_genuine`.
 
         Raises:
-            MalformedJobError: Nobody with the keys did.
+            MalformedJobError: It is not.
         """
-        if not self._signer.is_genuine(signature, *signed_parts(self.namespace, kwargs, retries)):
-            raise MalformedJobError(f"its message is not signed with {SETTING} of this worker")
+        if not self.is_genuine(kwargs, retries, signature):
+            raise MalformedJobError(UNSIGNED_MESSAGE)
 
     def signature(self, kwargs: Any, retries: int) -> str | None:
         """The signature of a message that this worker publishes, None without keys."""
@@ -274,8 +279,6 @@ class ComponentJob(_CeleryTask):
             raise NewerFormatError("the job's message", form)
         try:
             _, attempt = task_of({"key": key, "attempt": attempt})
-            if not request.is_eager:
-                self.runtime.require_genuine(request.kwargs, request.retries, request.get(SIGNATURE_HEADER))
         except MalformedJobError as error:
             logger.error("job %.200r does not run: %s", request.id, error)
             raise Ignore from None
@@ -288,6 +291,8 @@ class ComponentJob(_CeleryTask):
             # Nobody's heart beats for a job in the server's own process.
             worker="" if request.is_eager else self.runtime.heart.worker_id(request.hostname),
             input_timeout_seconds=self.config.input_timeout,
+            is_genuine=request.is_eager
+            or self.runtime.is_genuine(request.kwargs, request.retries, request.get(SIGNATURE_HEADER)),
             let_through=(*self._reasons_to_retry(), *self._limits()),
         )
         try:

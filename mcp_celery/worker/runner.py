@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, NoReturn, Protocol, cast
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import InputRequiredResult
@@ -36,6 +36,7 @@ from mcp_celery.jsonable import NotJSONError, is_sendable
 from mcp_celery.keys import MAX_LEGS, METHODS, later_job_id
 from mcp_celery.logs import get_logger
 from mcp_celery.retry import JOB_GIVES_UP_SECONDS, until_store_answers
+from mcp_celery.sealing import UNSIGNED_MESSAGE
 from mcp_celery.worker.aio.current import current_job
 from mcp_celery.worker.asking import Asker, InputLifetimes, require_askable
 from mcp_celery.worker.call import JobCall
@@ -258,6 +259,8 @@ class JobRunner:
     async def _start(self, store: TaskStore, ref: TaskRef, call: JobCall) -> TaskContextSnapshot:
         delivery = secrets.token_hex(8)  # so that a start whose answer was lost is granted to it again
         try:
+            if not call.is_genuine:
+                await self._refuse_unsigned(store, call)
             snapshot = await until_store_answers(
                 lambda: store.start(
                     ref,
@@ -280,6 +283,18 @@ class JobRunner:
             await self._say_refused(store, call)
             raise JobRefused
         return snapshot
+
+    async def _refuse_unsigned(self, store: TaskStore, call: JobCall) -> NoReturn:
+        """Refuse a job whose message no process with this worker's keys published.
+
+        Raises:
+            SnapshotUnreadableError: This worker cannot open the task's request either, so its keys are not the
+                server's: the task fails.
+            JobRefused: The message is forged. It changes nothing of the task.
+        """
+        await until_store_answers(lambda: store.snapshot(call.ref), give_up_seconds=JOB_GIVES_UP_SECONDS)
+        logger.error("job %s does not run: %s", call.job_id, UNSIGNED_MESSAGE)
+        raise JobRefused
 
     async def _say_refused(self, store: TaskStore, call: JobCall) -> None:
         found = await until_store_answers(lambda: store.load(call.ref), give_up_seconds=JOB_GIVES_UP_SECONDS)

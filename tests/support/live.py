@@ -135,7 +135,11 @@ class LiveServer:
     async def publish_again(self, record: TaskRecord, submission: Submission) -> None:
         """Deliver a job's message once more."""
         queue = CeleryQueue(
-            self.app, namespace=self.tasks.namespace, default_queue=self.tasks.queue_name, timeout_seconds=10
+            self.app,
+            namespace=self.tasks.namespace,
+            default_queue=self.tasks.queue_name,
+            timeout_seconds=10,
+            signer=self.tasks.connections.signer,
         )
         try:
             await queue.publish(record, submission)
