@@ -19,13 +19,16 @@ from mcp_celery.engine.outcome import (
 )
 from mcp_celery.engine.plan import ExposedWork, Plan
 from mcp_celery.engine.ports import (
-    FailedLookups,
     JobLedger,
     JobResults,
+    OpenTasks,
+    QuestionStore,
+    RecoveryStore,
     TaskBus,
     TaskHints,
     TaskQueue,
     TaskResults,
+    TaskResultsBin,
     TaskStore,
 )
 from mcp_celery.engine.questions import (
@@ -38,7 +41,6 @@ from mcp_celery.engine.questions import (
     Asking,
     Extension,
     NextLeg,
-    QuestionStore,
     decode_answer,
     decode_question,
     encode_answer,
@@ -77,7 +79,7 @@ from mcp_celery.engine.transitions import (
     cause_of,
     write_audit_log,
 )
-from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
+from mcp_celery.engine.views import DueTasks, FailedLookups, StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
 
 __all__ = [
@@ -103,6 +105,7 @@ __all__ = [
     "Changed",
     "Claim",
     "Declared",
+    "DueTasks",
     "EncodedResult",
     "ExposedTasks",
     "ExposedWork",
@@ -116,11 +119,13 @@ __all__ = [
     "NextLeg",
     "Observer",
     "Observers",
+    "OpenTasks",
     "Plan",
     "Progress",
     "Question",
     "QuestionStore",
     "Quota",
+    "RecoveryStore",
     "RpcError",
     "StoredResult",
     "StoredTask",
@@ -134,6 +139,7 @@ __all__ = [
     "TaskRecord",
     "TaskRef",
     "TaskResults",
+    "TaskResultsBin",
     "TaskStatus",
     "TaskStore",
     "TaskView",

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, cast
 
-from mcp_celery.engine import TaskRecord
-from mcp_celery.engine.watcher import DueTasks
+from mcp_celery.engine import DueTasks, TaskRecord
 from mcp_celery.errors import StoredDataError
 from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.store.codec import decode_record, flat_to_mapping
@@ -17,7 +16,7 @@ from mcp_celery.store.unreadable import UNREADABLE
 
 
 class RedisExposed:
-    """Fulfils :class:`mcp_celery.engine.watcher.OpenTasks`.
+    """Fulfils :class:`mcp_celery.engine.OpenTasks`.
 
     Args:
         store: Whose connections are used.

@@ -25,7 +25,7 @@ PUBLISHING_MS = 10_000
 
 
 class RedisRecovery:
-    """Fulfils :class:`mcp_celery.engine.recovery.RecoveryStore`.
+    """Fulfils :class:`mcp_celery.engine.RecoveryStore`.
 
     Args:
         store: Whose connections are used.

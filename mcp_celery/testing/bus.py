@@ -80,6 +80,9 @@ class MemoryTaskBus(Breakable):
         finally:
             self._followers.remove(follower)
 
+    async def aclose(self) -> None:
+        """Close nothing: the bus is the process's."""
+
     def recover(self) -> None:
         """Answer again, and hint every follower to look at its tasks, as after a lost connection."""
         super().recover()

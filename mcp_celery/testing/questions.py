@@ -16,6 +16,7 @@ from mcp_celery.engine import (
     NextLeg,
     Observers,
     Question,
+    StoredResult,
     TaskRecord,
     TaskRef,
     TaskStatus,
@@ -39,6 +40,7 @@ class Kept:
     answers: dict[str, str] = field(default_factory=dict[str, str])
     request_state: str | None = None
     is_parked: bool = False
+    result: StoredResult | None = None
 
     def count_change(self, at_ms: int) -> None:
         """Count a change at that time. Each is later than the one before, whatever the clocks say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ from mcp_celery.engine import (
     Change,
     Changed,
     Claim,
+    EncodedResult,
     Extension,
     FailedLookups,
     Observers,
     Quota,
+    StoredResult,
     StoredTask,
     TaskRecord,
     TaskRef,
@@ -109,9 +112,14 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
             if kept is None:
                 return None
             told = kept.record.status in ("failed", "cancelled")
-            stored = {} if told or self._results is None else self._results.stored
             questions = tuple(kept.questions.values()) if kept.record.status == "input_required" else ()
-            return StoredTask(kept.record, stored.get(kept.record.job_id), questions)
+            return StoredTask(kept.record, None if told else self._result_of(kept), questions)
+
+    def _result_of(self, kept: Kept) -> StoredResult | None:
+        """A job's result: the one that :meth:`finish` stored, else that of the result backend, where there is one."""
+        if kept.result is not None or self._results is None:
+            return kept.result
+        return self._results.stored.get(kept.record.job_id)
 
     def page(self, owner: Caller, *, before: str | None, limit: int) -> list[StoredTask]:
         """As ``TaskStore.page``."""
@@ -144,6 +152,16 @@ class MemoryJobLedger(MemoryQuestions, Breakable):
             if kept.record.is_terminal:
                 kept.snapshot = b""
             return Changed(True, kept.record)
+
+    def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
+        """As ``TaskStore.finish``. The payload is JSON: Celery's state and the value."""
+        with self._found(ref) as kept:
+            if kept is None or kept.record.status not in sources_of(change.to) or change.attempt != kept.record.attempt:
+                return False
+            state, value = json.loads(result.payload)
+            kept.result = StoredResult(state, value)
+        changed = self.change(ref, change)
+        return changed is not None and changed.accepted
 
     def start(
         self,
@@ -332,3 +350,10 @@ class MemoryTaskStore(MemoryQuestionStore):
     async def keep(self, ref: TaskRef, extension: Extension) -> None:
         """Let an open task live longer."""
         self.ledger.keep(ref, extension)
+
+    async def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
+        """Store a job's result and move its task, in one step."""
+        return self.ledger.finish(ref, change, result)
+
+    async def aclose(self) -> None:
+        """Close nothing: the records are the process's."""

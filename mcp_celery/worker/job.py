@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import celery
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
@@ -51,14 +51,6 @@ def _sleep(seconds: float) -> None:
         time.sleep(seconds)
 
 
-class WorkerLedger(JobLedger, Protocol):
-    """The blocking store of a worker."""
-
-    def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
-        """Store a job's result where the result backend keeps it, and move its task, in one step."""
-        ...
-
-
 class WorkerRuntime:
     """What the jobs of one server share in a worker process, parent or child.
 
@@ -75,7 +67,7 @@ class WorkerRuntime:
         self,
         *,
         namespace: str,
-        ledger: Callable[[str], WorkerLedger],
+        ledger: Callable[[str], JobLedger],
         living: Living,
         make_runner: Callable[[], JobRunner],
         results_are_here: bool,

@@ -16,6 +16,7 @@ from mcp_celery.engine import (
     MAX_MESSAGE_CHARS,
     UNREADABLE,
     Change,
+    DueTasks,
     ExposedTasks,
     ExposedWork,
     JSONObject,
@@ -32,7 +33,7 @@ from mcp_celery.engine.legs import as_itself
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import RecoveryPolicy
 from mcp_celery.engine.settling import Settling
-from mcp_celery.engine.watcher import BATCH_JOBS, DueTasks, Watcher
+from mcp_celery.engine.watcher import BATCH_JOBS, Watcher
 from mcp_celery.errors import QueueUnavailableError, ResultUnavailableError, StoreUnavailableError
 from mcp_celery.store import RedisExposed, RedisRecovery
 from mcp_celery.testing import MemoryTaskResults

@@ -71,7 +71,7 @@ def a_job(backend: MemoryBackend, namespace: str) -> Any:
     """A component's job whose records are in a backend."""
     runtime = WorkerRuntime(
         namespace=namespace,
-        ledger=lambda _: backend.store.ledger,  # pyright: ignore[reportArgumentType] - it finishes no job here
+        ledger=lambda _: backend.store.ledger,
         living=lambda _: pytest.fail("nothing lives here"),
         make_runner=lambda: pytest.fail("nothing runs here"),
         results_are_here=False,
