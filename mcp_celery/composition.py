@@ -14,6 +14,7 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp_types import ToolAnnotations
 
+from mcp_celery.backends import backend_of
 from mcp_celery.component_source import ComponentSource
 from mcp_celery.config import TaskConfig, TaskMeta, as_config
 from mcp_celery.connections import Connections
@@ -21,7 +22,7 @@ from mcp_celery.context import register_task_server
 from mcp_celery.declared import ComponentKey, DeclaredComponents
 from mcp_celery.default_app import configured_queue, default_app
 from mcp_celery.eager import EagerJobs, EagerQueue
-from mcp_celery.engine import JSONObject, TaskEngine
+from mcp_celery.engine import Backend, JSONObject, TaskEngine
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedCatalog, ExposedTool, Exposing
 from mcp_celery.keys import TaskType
@@ -49,6 +50,7 @@ class CeleryTasks(Exposing):
         celery: The Celery app whose broker, result backend and routes are used; its settings are never changed. None:
             an app made from ``MCP_CELERY_*``, the one that ``celery -A mcp_celery worker`` runs.
         settings: None: read from ``MCP_CELERY_*``.
+        backend: Where the tasks are kept. None: where ``MCP_CELERY_REDIS_URL`` says.
         task: What tools declare that are not named in ``tools``; False: they never run as tasks.
         tools: What tools declare, by name.
         prompts: What prompts declare, by name.
@@ -63,12 +65,14 @@ class CeleryTasks(Exposing):
         *,
         celery: Celery | None = None,
         settings: Settings | None = None,
+        backend: Backend | None = None,
         task: bool | TaskConfig = False,
         tools: Declarations | None = None,
         prompts: Declarations | None = None,
         resources: Declarations | None = None,
     ) -> None:
         self.settings = settings or Settings.load()
+        self.backend = backend or backend_of(self.settings)
         self.celery = celery or default_app
         self.default = as_config(task)
         self._exposed = ExposedCatalog(timeout_seconds=self.settings.publish_timeout_ms / 1000)
@@ -111,6 +115,7 @@ class CeleryTasks(Exposing):
         components = DeclaredComponents(source, self._declarations, self.default)
         self._connections = Connections(
             self.settings,
+            self.backend,
             self.celery,
             namespace=self.namespace,
             queue_name=lambda: self.queue_name,

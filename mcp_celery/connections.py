@@ -7,7 +7,7 @@ import functools
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, Protocol
 
@@ -19,12 +19,18 @@ from mcp.server.request_state import AESGCMRequestStateCodec
 from mcp_celery.background import ended
 from mcp_celery.default_app import default_app
 from mcp_celery.engine import (
+    Backend,
+    BackendOptions,
     Declared,
     ExposedTasks,
+    JobLedger,
     Observers,
+    OpenBackend,
+    TaskBus,
     TaskEngine,
     TaskLimits,
     TaskQueue,
+    TaskStore,
     write_audit_log,
 )
 from mcp_celery.engine.begun import Beginnings
@@ -35,20 +41,10 @@ from mcp_celery.engine.watcher import Watcher
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedCatalog, JobEvents
 from mcp_celery.queue import CeleryQueue
-from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.results import CeleryResults
 from mcp_celery.sealing import SnapshotCodec
 from mcp_celery.sealing_keys import HOW_TO_MAKE_A_KEY
 from mcp_celery.settings import Settings
-from mcp_celery.store import (
-    RedisExposed,
-    RedisJobLedger,
-    RedisRecovery,
-    RedisTaskBus,
-    RedisTaskStore,
-    StoreMemory,
-    connect,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +70,9 @@ class _Live:
     """What is open on one event loop."""
 
     engine: TaskEngine
-    store: RedisTaskStore
-    bus: RedisTaskBus
+    kept: OpenBackend
     queue: ClosableTaskQueue
     results: CeleryResults
-    recovery: RedisRecovery
     reaper: Reaper
     background: list[asyncio.Task[None]]
     users: int = 0
@@ -88,8 +82,7 @@ class _Live:
             await ended(task)
         await self.reaper.resign()
         await self.queue.aclose()
-        await self.bus.aclose()
-        await self.store.aclose()
+        await self.kept.aclose()
         self.results.close()
 
 
@@ -97,7 +90,8 @@ class Connections:
     """Opens and closes the connections of one namespace.
 
     Args:
-        settings: Where Redis is, and how long to wait for it.
+        settings: How long to wait, how much to grant.
+        backend: Where the tasks are kept.
         celery: Whose broker and result backend are used.
         namespace: The server's namespace.
         queue_name: Gives the queue of jobs that neither a component nor a route sends elsewhere.
@@ -109,6 +103,7 @@ class Connections:
     def __init__(
         self,
         settings: Settings,
+        backend: Backend,
         celery: Celery,
         *,
         namespace: str,
@@ -118,6 +113,7 @@ class Connections:
         eager: Callable[[], ClosableTaskQueue],
     ) -> None:
         self._settings = settings
+        self._backend = backend
         self._celery = celery
         self._namespace = namespace
         self._queue_name = queue_name
@@ -129,7 +125,7 @@ class Connections:
         self._snapshots = SnapshotCodec(AESGCMRequestStateCodec(keys) if keys else None)
         self._said = bool(keys)
         self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
-        self.ledger: Callable[[str], RedisJobLedger] = functools.cache(self._open_ledger)
+        self.ledger: Callable[[str], JobLedger] = functools.cache(self._open_ledger)
         """The blocking store of a namespace's records."""
 
     def engine(self) -> TaskEngine:
@@ -176,7 +172,8 @@ class Connections:
         """
         async with self.running():
             live = self._live[asyncio.get_running_loop()]
-            life = WorkerLife(worker, store=live.recovery, tasks=live.store, reaper=live.reaper, policy=self._policy)
+            kept, reaper = live.kept, live.reaper
+            life = WorkerLife(worker, store=kept.recovery, tasks=kept.store, reaper=reaper, policy=self._policy)
             await life.beat()
             beating = asyncio.create_task(life.run(), name="mcp-celery-heartbeat")
             try:
@@ -195,42 +192,42 @@ class Connections:
                 HOW_TO_MAKE_A_KEY,
             )
 
-    def open_store(self) -> RedisTaskStore:
-        """A store for one event loop; whoever opens it closes it.
+    def open_store(self) -> TaskStore:
+        """Open a store for one event loop; the caller closes it.
 
         Raises:
             ConfigurationError: The result backend cannot hold tasks.
         """
-        results = self._results()
-        here = results.lives_in(self._settings.redis_url)
-        return RedisTaskStore(
-            self._connect(),
-            self._keys(self._namespace),
-            timeout_seconds=self._store_timeout,
-            result_key=results.key if here else None,
-            decode_result=results.decode if here else None,
-            snapshots=self._snapshots,
-            memory=StoreMemory(self._settings.max_store_memory_percent),
-            observers=OBSERVERS,
-        )
+        return self._backend.open_store(self._options(self._results()))
 
-    def open_bus(self) -> RedisTaskBus:
-        """A bus for one event loop; whoever opens it closes it."""
-        return RedisTaskBus(self._connect(), self._keys(self._namespace), timeout_seconds=self._store_timeout)
+    def open_bus(self) -> TaskBus:
+        """Open a bus for one event loop; the caller closes it."""
+        return self._backend.open_bus(self._options())
 
     def results_are_here(self) -> bool:
-        """Whether the result backend is in the Redis of the records.
+        """Whether the result backend is in the database of the records.
 
         Raises:
             ConfigurationError: The result backend cannot hold tasks.
         """
-        return self._results().lives_in(self._settings.redis_url)
+        return self._are_here(self._results())
+
+    def _are_here(self, results: CeleryResults) -> bool:
+        return self._backend.holds_results_at(results.url)
+
+    def _options(self, results: CeleryResults | None = None) -> BackendOptions:
+        return BackendOptions(
+            namespace=self._namespace,
+            snapshots=self._snapshots,
+            observers=OBSERVERS,
+            results=results if results is not None and self._are_here(results) else None,
+        )
 
     def _open(self) -> _Live:
         self.say_what_is_kept()
         results = self._results()
-        store = self.open_store()
-        bus = self.open_bus()
+        kept = self._backend.open(self._options(results))
+        store = kept.store
         queue = self._open_queue()
         limits = TaskLimits(
             default_ttl_ms=self._settings.default_ttl_ms,
@@ -244,21 +241,20 @@ class Connections:
             max_open_streams=self._settings.max_streams_per_scope,
             hide_anonymous_ids=self._settings.hide_anonymous_ids,
         )
-        separate = None if results.lives_in(self._settings.redis_url) else results
+        separate = None if self._are_here(results) else results
         exposed = ExposedTasks(self._exposed, results, max_result_bytes=self._settings.max_result_bytes)
         engine = TaskEngine(
             store=store,
             queue=queue,
-            bus=bus,
+            bus=kept.bus,
             results=separate,
             limits=limits,
             declared=self._declared,
             exposed=exposed,
             observers=OBSERVERS,
         )
-        recovery = RedisRecovery(store)
         reaper = Reaper(
-            store=recovery,
+            store=kept.recovery,
             tasks=store,
             queue=queue,
             results=results,
@@ -268,13 +264,13 @@ class Connections:
         )
         background = [asyncio.create_task(reaper.run(), name="mcp-celery-reaper")]
         if self._exposed:
-            watcher = Watcher(RedisExposed(store), exposed, engine.settling, self._settings.exposed_interval_ms)
+            watcher = Watcher(kept.open_tasks, exposed, engine.settling, self._settings.exposed_interval_ms)
             exposed.began = watcher.hint
             background.append(asyncio.create_task(watcher.run(), name="mcp-celery-watcher"))
             if self._settings.exposed_events:
                 events = JobEvents(self._celery, watcher, Beginnings(store, self._exposed))
                 background.append(asyncio.create_task(events.run(), name="mcp-celery-events"))
-        return _Live(engine, store, bus, queue, results, recovery, reaper, background)
+        return _Live(engine, kept, queue, results, reaper, background)
 
     def _open_queue(self) -> ClosableTaskQueue:
         if self._celery.conf.task_always_eager:
@@ -291,20 +287,8 @@ class Connections:
     def _store_timeout(self) -> float:
         return self._settings.store_timeout_ms / 1000
 
-    def _keys(self, namespace: str) -> RedisKeys:
-        return RedisKeys(self._settings.key_prefix, namespace)
-
-    def _connect(self) -> Any:
-        return connect(
-            self._settings.redis_url,
-            max_connections=self._settings.redis_max_connections,
-            timeout_seconds=self._store_timeout,
-        )
-
-    def _open_ledger(self, namespace: str) -> RedisJobLedger:
-        return RedisJobLedger(
-            self._settings.redis_url, self._keys(namespace), timeout_seconds=self._store_timeout, observers=OBSERVERS
-        )
+    def _open_ledger(self, namespace: str) -> JobLedger:
+        return self._backend.open_ledger(replace(self._options(), namespace=namespace))
 
     def _results(self) -> CeleryResults:
         try:

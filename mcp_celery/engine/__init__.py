@@ -1,5 +1,6 @@
 """What a task is and may do. Knows neither Celery nor Redis nor the MCP server."""
 
+from mcp_celery.engine.backend import Backend, BackendOptions, OpenBackend, ResultCodec
 from mcp_celery.engine.core import TaskEngine
 from mcp_celery.engine.exposed import ExposedTasks, Exposure
 from mcp_celery.engine.legs import Declared
@@ -99,6 +100,8 @@ __all__ = [
     "Answer",
     "Answered",
     "Asking",
+    "Backend",
+    "BackendOptions",
     "Caller",
     "Cause",
     "Change",
@@ -119,6 +122,7 @@ __all__ = [
     "NextLeg",
     "Observer",
     "Observers",
+    "OpenBackend",
     "OpenTasks",
     "Plan",
     "Progress",
@@ -126,6 +130,7 @@ __all__ = [
     "QuestionStore",
     "Quota",
     "RecoveryStore",
+    "ResultCodec",
     "RpcError",
     "StoredResult",
     "StoredTask",
