@@ -21,7 +21,7 @@ from mcp_celery.connections import Connections
 from mcp_celery.context import register_task_server
 from mcp_celery.declared import ComponentKey, DeclaredComponents
 from mcp_celery.default_app import configured_queue, default_app
-from mcp_celery.eager import EagerJobs, EagerQueue
+from mcp_celery.eager import NOTICE_OF_EAGER, NOTICE_OF_MEMORY, EagerJobs, EagerQueue
 from mcp_celery.engine import Backend, JSONObject, TaskEngine
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedCatalog, ExposedTool, Exposing
@@ -191,7 +191,7 @@ class CeleryTasks(Exposing):
             ConfigurationError: The result backend cannot hold tasks, or a declared component does not exist.
         """
         self.components()
-        self.connections.results_are_here()
+        self.connections.check()
 
     async def submit(
         self, task_type: TaskType, params: JSONObject, context: Context[Any] | None, meta: TaskMeta
@@ -267,8 +267,9 @@ class CeleryTasks(Exposing):
             The names of the jobs.
 
         Raises:
-            ConfigurationError: A declared component does not exist.
+            ConfigurationError: A declared component does not exist, or no worker reaches the server's tasks.
         """
+        self.connections.require_workers()
         register_task_server(self.namespace, self.source.server)
         # Not before: Celery sets up logging only after its modules are imported.
         uid = f"mcp_celery.say_what_is_kept.{self.namespace}"
@@ -277,7 +278,8 @@ class CeleryTasks(Exposing):
 
     def _eager_queue(self) -> EagerQueue:
         if self._eager_jobs is None:
-            self._eager_jobs = EagerJobs(self.celery, self._make_runtime(), lambda: self._own(self._listed))
+            notice = NOTICE_OF_MEMORY if self.backend.in_process else NOTICE_OF_EAGER
+            self._eager_jobs = EagerJobs(self.celery, self._make_runtime(), lambda: self._own(self._listed), notice)
         return self._eager_jobs.queue()
 
     def _make_runtime(self) -> WorkerRuntime:
@@ -286,7 +288,7 @@ class CeleryTasks(Exposing):
             ledger=self.connections.ledger,
             living=self.connections.living,
             make_runner=self._make_runner,
-            results_are_here=self.connections.results_are_here(),
+            results=self.connections.result_place(),
         )
 
     def _own(self, components: Mapping[ComponentKey, TaskConfig]) -> dict[ComponentKey, TaskConfig]:

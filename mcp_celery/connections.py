@@ -17,7 +17,7 @@ from celery.exceptions import ImproperlyConfigured
 from mcp.server.request_state import AESGCMRequestStateCodec
 
 from mcp_celery.background import ended
-from mcp_celery.default_app import default_app
+from mcp_celery.default_app import broker_of, default_app
 from mcp_celery.engine import (
     Backend,
     BackendOptions,
@@ -40,11 +40,13 @@ from mcp_celery.engine.recovery import RecoveryPolicy
 from mcp_celery.engine.watcher import Watcher
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedCatalog, JobEvents
+from mcp_celery.only_process import require_only_process
 from mcp_celery.queue import CeleryQueue
-from mcp_celery.results import CeleryResults
+from mcp_celery.results import CeleryResults, NoResults
 from mcp_celery.sealing import SnapshotCodec
 from mcp_celery.sealing_keys import HOW_TO_MAKE_A_KEY
 from mcp_celery.settings import Settings
+from mcp_celery.worker import ResultPlace
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ class _Live:
     engine: TaskEngine
     kept: OpenBackend
     queue: ClosableTaskQueue
-    results: CeleryResults
+    results: CeleryResults | NoResults
     reaper: Reaper
     background: list[asyncio.Task[None]]
     users: int = 0
@@ -97,7 +99,8 @@ class Connections:
         queue_name: Gives the queue of jobs that neither a component nor a route sends elsewhere.
         declared: What the components declare.
         exposed: The exposed jobs.
-        eager: Makes the queue whose jobs run in this process, under ``task_always_eager``.
+        eager: Makes the queue whose jobs run in this process, under ``task_always_eager`` and where tasks are kept in
+            memory.
     """
 
     def __init__(
@@ -198,35 +201,80 @@ class Connections:
         Raises:
             ConfigurationError: The result backend cannot hold tasks.
         """
-        return self._backend.open_store(self._options(self._results()))
+        return self._backend.open_store(self._options())
 
     def open_bus(self) -> TaskBus:
         """Open a bus for one event loop; the caller closes it."""
-        return self._backend.open_bus(self._options())
+        return self._backend.open_bus(self._without_results())
 
-    def results_are_here(self) -> bool:
-        """Whether the result backend is in the database of the records.
+    def check(self) -> None:
+        """See that tasks can be served.
+
+        Raises:
+            ConfigurationError: The result backend cannot hold tasks; or tasks are kept in this process, and something
+                is configured that needs workers.
+        """
+        if self._backend.in_process:
+            self._require_no_workers()
+        self._results()
+
+    def require_workers(self) -> None:
+        """Refuse to serve as a worker where no worker reaches the tasks.
+
+        Raises:
+            ConfigurationError: They are kept in the process of their server.
+        """
+        if self._backend.in_process:
+            raise ConfigurationError(
+                f"the tasks of {self._namespace!r} are kept in their server's process (memory://), "
+                "which runs their jobs itself: no worker can have them. Start none, or keep tasks in Redis"
+            )
+
+    def _require_no_workers(self) -> None:
+        if self._celery.conf.task_always_eager:
+            return
+        if broker_of(self._celery):
+            raise ConfigurationError(
+                "tasks are kept in this process (memory://), which runs their jobs itself, but the Celery app has a "
+                "broker: unset broker_url, or keep tasks in Redis; in tests of the app, set task_always_eager"
+            )
+        if self._exposed:
+            raise ConfigurationError(
+                "Celery jobs are exposed as tools, which run in workers of their own, but tasks are kept in this "
+                "process (memory://), which no worker reaches: keep tasks in Redis, or set task_always_eager"
+            )
+
+    def result_place(self) -> ResultPlace:
+        """Where results of jobs are kept.
 
         Raises:
             ConfigurationError: The result backend cannot hold tasks.
         """
-        return self._are_here(self._results())
+        if self._backend.in_process:
+            return "in store"
+        return "with records" if self._results_with_records() is not None else "elsewhere"
 
-    def _are_here(self, results: CeleryResults) -> bool:
-        return self._backend.holds_results_at(results.url)
+    def _results_with_records(self) -> CeleryResults | None:
+        """The result backend, where it is the database of the records; else None."""
+        results = self._results()
+        if isinstance(results, CeleryResults) and self._backend.holds_results_at(results.url):
+            return results
+        return None
 
-    def _options(self, results: CeleryResults | None = None) -> BackendOptions:
-        return BackendOptions(
-            namespace=self._namespace,
-            snapshots=self._snapshots,
-            observers=OBSERVERS,
-            results=results if results is not None and self._are_here(results) else None,
-        )
+    def _options(self) -> BackendOptions:
+        return replace(self._without_results(), results=self._results_with_records())
+
+    def _without_results(self) -> BackendOptions:
+        return BackendOptions(namespace=self._namespace, snapshots=self._snapshots, observers=OBSERVERS)
 
     def _open(self) -> _Live:
         self.say_what_is_kept()
+        self.check()
+        if self._backend.in_process:
+            require_only_process(self._namespace)
         results = self._results()
-        kept = self._backend.open(self._options(results))
+        place = self.result_place()
+        kept = self._backend.open(self._options())
         store = kept.store
         queue = self._open_queue()
         limits = TaskLimits(
@@ -241,7 +289,8 @@ class Connections:
             max_open_streams=self._settings.max_streams_per_scope,
             hide_anonymous_ids=self._settings.hide_anonymous_ids,
         )
-        separate = None if self._are_here(results) else results
+        # What the store keeps itself, it reads itself; but not the results of exposed jobs, which their own app keeps.
+        separate = results if place == "elsewhere" or (place == "in store" and self._exposed) else None
         exposed = ExposedTasks(self._exposed, results, max_result_bytes=self._settings.max_result_bytes)
         engine = TaskEngine(
             store=store,
@@ -273,7 +322,7 @@ class Connections:
         return _Live(engine, kept, queue, results, reaper, background)
 
     def _open_queue(self) -> ClosableTaskQueue:
-        if self._celery.conf.task_always_eager:
+        if self._backend.in_process or self._celery.conf.task_always_eager:
             return self._eager()
         return CeleryQueue(
             self._celery,
@@ -288,9 +337,11 @@ class Connections:
         return self._settings.store_timeout_ms / 1000
 
     def _open_ledger(self, namespace: str) -> JobLedger:
-        return self._backend.open_ledger(replace(self._options(), namespace=namespace))
+        return self._backend.open_ledger(replace(self._without_results(), namespace=namespace))
 
-    def _results(self) -> CeleryResults:
+    def _results(self) -> CeleryResults | NoResults:
+        if self._backend.in_process and not self._exposed:
+            return NoResults()
         try:
             backend = type(self._celery.backend).__name__
         except Exception as error:

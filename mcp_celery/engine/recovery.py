@@ -20,6 +20,11 @@ from mcp_celery.keys import Hidden, celery_job_id
 BATCH = 1_000
 """The most of one kind that a sweep takes up."""
 
+PUBLISHING_MS = 10_000
+"""Grace period before the reaper publishes a due job itself."""
+TRYING_AGAIN = "Trying again: the worker that had the job has died"
+"""The status message of a task whose job is published again."""
+
 Loss = Literal["died", "stopped", "disconnected"]
 """How a worker lost its jobs: it died, it stopped in order, or its connection to the broker broke, which takes from it
 what it has not begun.

@@ -11,53 +11,23 @@ over these and the real ones. :class:`MemoryBackend` puts all of them together::
     view = await engine.get(caller, record.task_id)
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final
-
-from mcp_celery.engine import UNOBSERVED, Observers, TaskEngine, TaskLimits, now_ms
+from mcp_celery.testing.backend import DEFAULT_LIMITS, DEFAULT_MAX_BYTES, MemoryBackend
 from mcp_celery.testing.bus import MemoryTaskBus
+from mcp_celery.testing.ledger import MemoryJobLedger
 from mcp_celery.testing.queue import MemoryTaskQueue
+from mcp_celery.testing.recovery import MemoryOpenTasks, MemoryRecovery
 from mcp_celery.testing.results import MemoryTaskResults
-from mcp_celery.testing.store import MemoryJobLedger, MemoryTaskStore
+from mcp_celery.testing.store import MemoryTaskStore
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "DEFAULT_MAX_BYTES",
     "MemoryBackend",
     "MemoryJobLedger",
+    "MemoryOpenTasks",
+    "MemoryRecovery",
     "MemoryTaskBus",
     "MemoryTaskQueue",
     "MemoryTaskResults",
     "MemoryTaskStore",
 ]
-
-DEFAULT_LIMITS: Final = TaskLimits(default_ttl_ms=3_600_000, max_ttl_ms=86_400_000, poll_interval_ms=1_000)
-"""What :meth:`MemoryBackend.engine` grants."""
-
-
-@dataclass
-class MemoryBackend:
-    """Everything an engine needs, in memory.
-
-    Args:
-        clock: Gives milliseconds since the epoch.
-        observers: To whom changes of tasks are reported.
-    """
-
-    clock: Callable[[], int] = now_ms
-    observers: Observers = UNOBSERVED
-    bus: MemoryTaskBus = field(default_factory=MemoryTaskBus)
-    results: MemoryTaskResults = field(default_factory=MemoryTaskResults)
-    queue: MemoryTaskQueue = field(default_factory=MemoryTaskQueue)
-    store: MemoryTaskStore = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.store = MemoryTaskStore(self.bus, clock=self.clock, results=self.results, observers=self.observers)
-
-    def engine(self, limits: TaskLimits = DEFAULT_LIMITS) -> TaskEngine:
-        """An engine over this backend."""
-        return TaskEngine(
-            store=self.store, queue=self.queue, bus=self.bus, results=None, limits=limits, observers=self.observers
-        )
