@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -30,6 +30,7 @@ class MemoryQuestions:
 
     _bus: MemoryTaskBus
     _observers: Observers
+    _clock: Callable[[], int]
     _kept: KeptTasks
 
     def _found(self, ref: TaskRef) -> AbstractContextManager[Kept | None]:
@@ -121,7 +122,7 @@ class MemoryQuestions:
                 kept.record = replace(kept.record, status="working")
             if is_due:
                 kept.is_parked = False
-                self._kept.due[ref] = at_ms
+                self._kept.due[ref] = self._clock()
                 kept.record = replace(kept.record, start_before_ms=start_before_ms)
             if taken:
                 self._tell(kept, at_ms, "answered", before)
