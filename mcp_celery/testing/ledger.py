@@ -123,6 +123,11 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable):
                 self._failed = {one: (many, until) for one, (many, until) in self._failed.items() if until > now}
             return FailedLookups(counted + number, ends - now)
 
+    def has(self, ref: TaskRef) -> bool:
+        """Whether there is a task."""
+        with self._found(ref) as kept:
+            return kept is not None
+
     def load(self, ref: TaskRef) -> StoredTask | None:
         """As ``TaskStore.load``."""
         with self._found(ref) as kept:

@@ -77,7 +77,7 @@ class MemoryTaskStore(MemoryQuestionStore):
 
     async def present(self, refs: Sequence[TaskRef]) -> list[TaskRef]:
         """Those of several tasks that there are."""
-        return [ref for ref in refs if self.ledger.load(ref) is not None]
+        return [ref for ref in refs if self.ledger.has(ref)]
 
     async def load_many(self, refs: Sequence[TaskRef]) -> list[StoredTask | None]:
         """As :meth:`load`, of several tasks."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
+import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -16,6 +19,7 @@ from celery import Celery
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
+import mcp_celery.testing
 from mcp_celery import Settings, TaskConfig, TaskMeta, TaskServer, only_process
 from mcp_celery.client import TasksClient, call_tool_task
 from mcp_celery.engine import BackendOptions, Caller
@@ -32,7 +36,7 @@ from tests.support.session import Session, session_over
 from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.shows("C21")]
 
 KEYS = "0123456789abcdef0123456789abcdef"
 
@@ -191,6 +195,55 @@ async def test_limits_hold_and_expired_tasks_leave_nothing() -> None:
         assert ledger.count() == 3
         time = 10**15
         assert ledger.count() == 0
+
+
+# --- What the documentation shows
+
+
+def as_documented() -> dict[str, str]:
+    """The example, as the docstring of the package has it and as the page has it."""
+    found = re.search(r"(?ms)run ``pytest``::\n\n(.*?)\n\n(?=\S)", mcp_celery.testing.__doc__ or "")
+    assert found is not None
+    page = re.search(r"(?ms)^```python\n(.*?)^```", (ROOT / "docs" / "testing.md").read_text())
+    assert page is not None
+    return {"docstring": textwrap.dedent(found[1]).strip(), "page": page[1].strip()}
+
+
+def test_the_documented_test_passes_as_it_is_copied(tmp_path: Path) -> None:
+    examples = as_documented()
+    assert examples["docstring"] == examples["page"]
+    (tmp_path / "test_reports.py").write_text(examples["page"] + "\n")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MCP_CELERY_", "PYTEST_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "test_reports.py"],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert re.search(r"(?m)^1 passed", done.stdout), done.stdout + done.stderr
+
+
+def test_dev_starts_the_server_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from mcp_celery import TaskServer\n\nserver = TaskServer('mine')\n")
+    with subprocess.Popen(
+        [sys.executable, "-m", "mcp_celery", "dev", "mine:server", "--port", "0"],
+        env={**os.environ, "MCP_CELERY_REDIS_URL": "memory://", "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as dev:
+        assert dev.stdout is not None
+        said: list[str] = []
+        for line in dev.stdout:
+            said.append(line)
+            if "It runs its jobs itself" in line:
+                dev.send_signal(signal.SIGINT)
+    assert dev.returncode == 0
+    assert not [line for line in said if line.startswith("worker")]
+    assert said[-1] == "Stopped.\n"
 
 
 # --- What needs another process is refused in one line
