@@ -28,9 +28,19 @@ from mcp_celery.exposed import ExposedCatalog, ExposedTool, Exposing
 from mcp_celery.keys import TaskType
 from mcp_celery.mcp_server_source import MCPServerSource
 from mcp_celery.names import default_queue_name, slug
-from mcp_celery.protocol import SubmittedTask, TaskHost, TasksExtension, add_polling_tools, middleware_of, submit
+from mcp_celery.protocol import (
+    REQUESTING_REVISION,
+    RESULT_VERSION,
+    SubmittedTask,
+    TaskHost,
+    TasksExtension,
+    add_polling_tools,
+    middleware_of,
+    revision_named,
+    submit,
+)
 from mcp_celery.settings import Settings
-from mcp_celery.worker import InputLifetimes, JobRunner, WorkerRuntime, register
+from mcp_celery.worker import InputLifetimes, JobRevisions, JobRunner, WorkerRuntime, register
 
 Declarations = Mapping[str, bool | TaskConfig]
 Found = TypeVar("Found")
@@ -75,7 +85,9 @@ class CeleryTasks(Exposing):
         self.backend = backend or backend_of(self.settings)
         self.celery = celery or default_app
         self.default = as_config(task)
-        self._exposed = ExposedCatalog(timeout_seconds=self.settings.publish_timeout_ms / 1000)
+        self._exposed = ExposedCatalog(
+            timeout_seconds=self.settings.publish_timeout_ms / 1000, result_version=RESULT_VERSION
+        )
         self._declarations: dict[ComponentKey, TaskConfig] = {}
         self._listed: dict[ComponentKey, TaskConfig] = {}
         named: dict[TaskType, Declarations | None] = {"tool": tools, "prompt": prompts, "resource": resources}
@@ -212,7 +224,7 @@ class CeleryTasks(Exposing):
             QueueUnavailableError: Nothing was created.
         """
         ctx = None if context is None else context.request_context
-        return await submit(self.host, task_type, params, ctx, meta)
+        return await submit(self.host, task_type, params, ctx, meta, REQUESTING_REVISION)
 
     def add_polling_tools(self, *, after: float = 5.0, prefix: str = "") -> None:
         """Give clients that know no tasks tools to follow one, as ``TaskServer.add_polling_tools``."""
@@ -304,6 +316,7 @@ class CeleryTasks(Exposing):
             lifetimes=InputLifetimes(self.settings.default_ttl_ms, self.connections.max_ttl_ms()),
             progress_interval_seconds=self.settings.progress_interval_ms / 1000,
             max_result_bytes=self.settings.max_result_bytes,
+            revisions=JobRevisions(revision_named, REQUESTING_REVISION.version),
         )
 
 

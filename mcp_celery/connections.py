@@ -14,7 +14,6 @@ from typing import Any, Final, Protocol
 import anyio
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
-from mcp.server.request_state import AESGCMRequestStateCodec
 
 from mcp_celery.background import ended
 from mcp_celery.default_app import broker_of, default_app
@@ -40,10 +39,11 @@ from mcp_celery.engine.recovery import RecoveryPolicy
 from mcp_celery.engine.watcher import Watcher
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedCatalog, JobEvents
+from mcp_celery.keyring import snapshots_with
 from mcp_celery.only_process import require_only_process
+from mcp_celery.protocol import REQUESTING_REVISION
 from mcp_celery.queue import CeleryQueue
 from mcp_celery.results import CeleryResults, NoResults
-from mcp_celery.sealing import SnapshotCodec
 from mcp_celery.sealing_keys import HOW_TO_MAKE_A_KEY
 from mcp_celery.settings import Settings
 from mcp_celery.worker import ResultPlace
@@ -125,7 +125,7 @@ class Connections:
         self._eager = eager
         self._policy = RecoveryPolicy(settings.heartbeat_ms, settings.max_redeliveries)
         keys = settings.key_ring
-        self._snapshots = SnapshotCodec(AESGCMRequestStateCodec(keys) if keys else None)
+        self._snapshots = snapshots_with(keys, accept_unsealed=settings.accept_unsealed)
         self._said = bool(keys)
         self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
         self.ledger: Callable[[str], JobLedger] = functools.cache(self._open_ledger)
@@ -298,6 +298,7 @@ class Connections:
             bus=kept.bus,
             results=separate,
             limits=limits,
+            answer_version=REQUESTING_REVISION.version,
             declared=self._declared,
             exposed=exposed,
             observers=OBSERVERS,

@@ -8,12 +8,69 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
+from typing import Any, Final, cast
 
 from mcp_celery.errors import ComponentExitedError
 
 logger = logging.getLogger(__name__)
+
+_REACHING_FURTHER: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
+class ChildTaskExit(BaseException):
+    """Takes the place of an exception of user code that would reach further than the asyncio task.
+
+    Args:
+        reason: What was raised.
+    """
+
+    def __init__(self, reason: BaseException) -> None:
+        super().__init__(f"user code raised {type(reason).__name__} in an asyncio task or a thread")
+        self.reason = reason
+
+
+class GuardedCoroutine(Coroutine[Any, Any, Any]):
+    """The coroutine of an asyncio task. :class:`ChildTaskExit` replaces what would reach further than the task.
+
+    asyncio raises ``SystemExit`` and ``KeyboardInterrupt`` of a task out of the event loop as well. ``GeneratorExit``
+    of what the task waits for, another task or a thread, closes the task's coroutines: they cannot wait any more.
+
+    It is no ``async def``, which would leave the coroutine unawaited where its task is cancelled before it begins.
+
+    Args:
+        coroutine: What runs. Its attributes (``cr_frame``, ``__qualname__`` and so on) are the attributes of this one.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+
+    def send(self, value: Any, /) -> Any:
+        """Go on."""
+        try:
+            return self._coroutine.send(value)
+        except _REACHING_FURTHER as error:
+            raise ChildTaskExit(error) from error
+
+    def throw(self, *reason: Any) -> Any:
+        """Go on with an exception."""
+        if isinstance(reason[0], GeneratorExit):
+            reason = (ChildTaskExit(reason[0]),)
+        try:
+            return self._coroutine.throw(*reason)
+        except _REACHING_FURTHER as error:
+            raise ChildTaskExit(error) from error
+
+    def close(self) -> None:
+        """Raise ``GeneratorExit`` in it."""
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._coroutine.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coroutine, name)
 
 
 def _never() -> bool:
@@ -22,7 +79,7 @@ def _never() -> bool:
 
 @contextmanager
 def containing(what: str, *, cancelled: Callable[[], bool] = _never) -> Generator[None]:
-    """Make an ``Exception`` of any ``BaseException`` that user code raises within a coroutine.
+    """Make an ``Exception`` of any ``BaseException`` that user code raises within a coroutine, alone or in a group.
 
     Args:
         what: Whose code runs, for the log.
@@ -31,19 +88,48 @@ def containing(what: str, *, cancelled: Callable[[], bool] = _never) -> Generato
     Raises:
         ComponentExitedError: User code raised a ``BaseException``, or a ``CancelledError`` although it was not
             cancelled.
-        asyncio.CancelledError: It was cancelled.
+        asyncio.CancelledError: It was cancelled, and raised that, alone or in a group with others.
     """
     try:
         yield
     except Exception:
         raise
     except BaseException as error:
-        if isinstance(error, asyncio.CancelledError) and (cancelled() or _is_cancelled()):
-            raise
+        if (cancelled() or _is_cancelled()) and (cancellation := _cancellation_in(error)) is not None:
+            if cancellation is error:
+                raise
+            logger.exception("%s was cancelled, and raised %s", what, type(error).__name__)
+            # Not the group: the SDK's scopes look for their own exception, and asyncio for that class.
+            raise cancellation from None
         if isinstance(error, GeneratorExit) and not _is_running():
             raise  # the coroutine is closed, as the interpreter does with one that is left behind
-        logger.exception("%s raised %s", what, type(error).__name__)
-        raise ComponentExitedError(type(error).__name__) from error
+        name = _name_of(error)
+        logger.exception("%s raised %s", what, name)
+        raise ComponentExitedError(name) from error
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions of a group and of the groups in it; an exception that is no group is its own."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(one)
+    else:
+        yield error
+
+
+def _cancellation_in(error: BaseException) -> asyncio.CancelledError | None:
+    return next((one for one in _leaves(error) if isinstance(one, asyncio.CancelledError)), None)
+
+
+def _name_of(error: BaseException) -> str:
+    """The class that the reason names: of a group, that of the first exception in it that is no ``Exception``.
+
+    So an exit of an asyncio task has the same name however the component waits for the task.
+    """
+    leaves = [one.reason if isinstance(one, ChildTaskExit) else one for one in _leaves(error)]
+    exits = [one for one in leaves if not isinstance(one, Exception)]
+    named = next((one for one in exits if not isinstance(one, asyncio.CancelledError)), exits[0] if exits else error)
+    return type(named).__name__
 
 
 def text_of_error(error: Exception) -> str:

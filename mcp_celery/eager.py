@@ -20,11 +20,11 @@ from celery import Celery, states
 from celery.app.trace import build_tracer
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine import JSONObject, Submission, TaskRecord, failure
+from mcp_celery.engine import Submission, TaskRecord, failure
 from mcp_celery.errors import QueueUnavailableError
 from mcp_celery.keys import TaskType
 from mcp_celery.logs import get_logger
-from mcp_celery.queue import name_of_job
+from mcp_celery.own_jobs import arguments_of, name_of_job
 from mcp_celery.shown import shown_arguments
 from mcp_celery.worker import ComponentJob, WorkerRuntime, bind_jobs
 
@@ -154,11 +154,11 @@ class EagerQueue:
             QueueUnavailableError: It is a canvas, or a job that this process does not have.
         """
         name = name_of_job(self._runtime.namespace, submission, record.job_name)
-        plan = submission.plan
-        job: Any = self._jobs.get(name) if plan is None else self._app.tasks.get(name)
-        arguments: JSONObject | None = {"key": record.key, "attempt": record.attempt, "leg": record.leg}
-        if plan is not None:
-            arguments = plan.arguments
+        job: Any
+        if submission.plan is None:
+            job, arguments, run = self._jobs.get(name), arguments_of(record), self._run
+        else:
+            job, arguments, run = self._app.tasks.get(name), submission.plan.arguments, self._run_foreign
         if job is None or arguments is None:
             logger.error("%s is no job that this process could run, and no worker is asked", name)
             raise QueueUnavailableError
@@ -175,7 +175,7 @@ class EagerQueue:
             "kwargsrepr": shown_arguments(submission.snapshot.params, submission.config),
         }
         thread = threading.Thread(
-            target=self._run if plan is None else self._run_exposed,
+            target=run,
             args=(job, request, arguments),
             name=f"mcp-celery-eager-{record.task_id}",
             daemon=True,
@@ -194,8 +194,8 @@ class EagerQueue:
             request = {**request, "retries": request["retries"] + 1}
         return state
 
-    def _run_exposed(self, job: Any, request: dict[str, Any], arguments: dict[str, Any]) -> None:
-        """Run a job of the host's own, which stores what became of it, and tells it to nobody."""
+    def _run_foreign(self, job: Any, request: dict[str, Any], arguments: dict[str, Any]) -> None:
+        """Run a foreign job, which only stores its result."""
         try:
             self._trace(job, request, arguments)
         except Exception:

@@ -91,11 +91,14 @@ class StoredDataError(McpCeleryError):
 
     Args:
         reason: What is wrong, for the log. It names the key.
+        is_newer: Whether nothing is damaged, but a later release wrote it.
     """
 
-    def __init__(self, reason: str) -> None:
-        super().__init__("The task cannot be read: what the task store holds of it is damaged")
+    def __init__(self, reason: str, *, is_newer: bool = False) -> None:
+        why = "was written by a later release" if is_newer else "is damaged"
+        super().__init__(f"The task cannot be read: what the task store holds of it {why}")
         self.reason = reason
+        self.is_newer = is_newer
 
 
 class SnapshotUnreadableError(McpCeleryError):

@@ -1,7 +1,8 @@
-"""The number of the form in which this release writes what other processes read: snapshots and stored results.
+"""The number of the format in which this release writes what other processes read.
 
-A release reads the forms up to its own. A server writes the number into the snapshot of each task, and a worker stores
-the result in a form that this server can read, so servers and workers may be upgraded in any order.
+Records, snapshots, stored results and the messages of jobs carry it. A release reads the formats up to its own, and
+refuses a later one with a line that names both numbers. A worker stores a result in a format that the server which
+created the task can read, so servers and workers may be upgraded in any order.
 
 - 1: release 0.1.0, which wrote no number. A result is a JSON object inside Celery's own JSON.
 - 2: a result is a JSON text, which no serializer of Celery looks into.
@@ -13,11 +14,13 @@ from typing import Final
 
 FORMAT: Final = 2
 UNNUMBERED: Final = 1
-"""The form of what has no number."""
+"""The format of what has no number."""
+FORMAT_HEADER: Final = "mcp_celery_format"
+"""The header of a job's message that holds the number."""
 
 
 def is_readable(number: object) -> bool:
-    """Whether this release reads a form."""
+    """Whether this release reads a format."""
     return isinstance(number, int) and UNNUMBERED <= number <= FORMAT
 
 
@@ -26,8 +29,13 @@ class NewerFormatError(ValueError):
 
     Args:
         what: What was to be read.
-        number: The form that it has.
+        number: The format that it has.
     """
 
     def __init__(self, what: str, number: object) -> None:
         super().__init__(f"{what} has format {number}; this release reads formats up to {FORMAT}: upgrade it")
+        self._arguments = what, number
+
+    def __reduce__(self) -> tuple[type[NewerFormatError], tuple[str, object]]:
+        """Celery stores an exception under its own name only if it can be pickled."""
+        return type(self), self._arguments

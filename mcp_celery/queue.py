@@ -1,9 +1,8 @@
-"""The only producer code: publishes jobs and revokes them through Celery.
+"""The queue of a server: publishes jobs, own and foreign, and revokes them through Celery.
 
 Messages go over connections of our own, cloned from the app's, so that publisher confirms (AMQP) and time-outs change
 nothing for the host's other publishers. One thread publishes single jobs, another one tasks of several, which take
-longer. No ``AsyncResult`` is made and no result subscription opened: ``app.amqp.send_task_message`` is what
-``send_task`` does after that hook.
+longer.
 """
 
 from __future__ import annotations
@@ -11,23 +10,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 from celery import Celery
-from kombu import Queue
 from kombu.exceptions import KombuError
 
 from mcp_celery.background import BackgroundTasks
 from mcp_celery.backlog import LOOK_SECONDS, Backlog
-from mcp_celery.config import TaskConfig
-from mcp_celery.engine import Submission, TaskRecord
+from mcp_celery.engine import Plan, Submission, TaskRecord
 from mcp_celery.errors import QueueFullError, QueueUnavailableError
 from mcp_celery.logs import get_logger
-from mcp_celery.names import job_name
+from mcp_celery.own_jobs import OwnJobs, OwnPlan
 from mcp_celery.publisher import Publisher
-from mcp_celery.queues import queue_of
-from mcp_celery.shown import shown_arguments
 from mcp_celery.within import within
 
 logger = get_logger(__name__)
@@ -62,16 +56,13 @@ class CeleryQueue:
         max_length: int | None = None,
     ) -> None:
         self._app = app
-        self._namespace = namespace
-        self._default_queue = default_queue
+        self._own = OwnJobs(app, namespace=namespace, default_queue=default_queue, timeout_seconds=timeout_seconds)
         self._timeout_seconds = timeout_seconds
         self._single = Publisher(app, "mcp-celery-publisher", timeout_seconds=timeout_seconds)
         self._several = Publisher(app, "mcp-celery-canvases", timeout_seconds=timeout_seconds)
         self._revokes = BackgroundTasks(logger, "the workers are not told to revoke a job")
         self._max_length = max_length
         self._backlogs: dict[str, Backlog] = {}
-        # By name, of what components declare. Making one anew for each publish reads a dozen of Celery's settings.
-        self._queues: dict[str, Queue] = {}
         self._said_unknown = False
 
     @asynccontextmanager
@@ -102,15 +93,9 @@ class CeleryQueue:
             QueueUnavailableError: The broker did not take it in time. It may still arrive; without its record, and
                 that is what the engine takes back, it does not run.
         """
-        plan, parts = submission.plan, len(record.job_ids)
-        if plan is None:
-            await self._asked(lambda: self._publish(record, submission))
-        elif parts == 1:
-            await self._asked(lambda: plan.publish(record.job_ids, self._single.producer()))
-        else:
-            several = self._several
-            longer = parts * PART_SECONDS
-            await self._asked(lambda: plan.publish(record.job_ids, several.producer()), several, longer)
+        plan, parts = self._plan(submission), record.work.parts
+        publisher, longer = (self._single, 0.0) if parts == 1 else (self._several, parts * PART_SECONDS)
+        await self._asked(lambda: plan.publish(record, publisher.producer()), publisher, longer)
 
     async def revoke(self, *job_ids: str, terminate: bool = True) -> None:
         """Tell the workers to drop jobs, and with ``terminate`` to end them where they run.
@@ -149,13 +134,13 @@ class CeleryQueue:
 
     def _queue_of(self, submission: Submission) -> str | None:
         """The queue that a request's job would go to; None where a route names an exchange only."""
-        if submission.plan is not None:
-            queue = submission.plan.queue
-        else:
-            queue = self._route(name_of_job(self._namespace, submission), submission.config).get("queue")
+        queue = self._plan(submission).queue
         if queue is None:
             self._say_unknown("jobs are routed to an exchange, which may have any number of queues, or are a canvas")
-        return None if queue is None else str(getattr(queue, "name", queue))
+        return queue
+
+    def _plan(self, submission: Submission) -> Plan:
+        return submission.plan or OwnPlan(self._own, submission)
 
     def _length(self, name: str) -> int:
         """How many messages wait in a queue; 0 for one that no worker has declared, and where the broker cannot say."""
@@ -173,51 +158,6 @@ class CeleryQueue:
         if not self._said_unknown:
             self._said_unknown = True
             logger.warning("MCP_CELERY_MAX_QUEUE_LENGTH has no effect on some jobs: %s", reason)
-
-    def _publish(self, record: TaskRecord, submission: Submission) -> None:
-        name = name_of_job(self._namespace, submission, record.job_name)
-        config = submission.config
-        arguments = {"key": record.key, "attempt": record.attempt, "leg": record.leg}
-        amqp = self._app.amqp
-        message = amqp.create_task_message(
-            record.job_id,
-            name,
-            (),
-            arguments,
-            # Of these `expires` is not the message's own expiration (AMQP), upon which the broker would drop the job
-            # without a word: a worker that meets an expired job reports it.
-            **config.celery_options("header"),
-            retries=record.retries,
-            eta=None if record.retry_at_ms is None else datetime.fromtimestamp(record.retry_at_ms / 1000, UTC),
-            create_sent_event=self._app.conf.task_send_sent_event,
-            argsrepr="()",
-            kwargsrepr=shown_arguments(submission.snapshot.params, config),
-            ignore_result=False,
-        )
-        options = self._route(name, config) | config.celery_options("property")
-        if (priority := self._app.conf.task_default_priority) is not None:
-            options.setdefault("priority", priority)
-        # Else a broker that takes a message and does not confirm it would hold the thread, and every later publish.
-        options |= {"timeout": self._timeout_seconds, "confirm_timeout": self._timeout_seconds}
-        amqp.send_task_message(self._single.producer(), name, message, serializer="json", retry=False, **options)
-
-    def _route(self, name: str, config: TaskConfig) -> dict[str, Any]:
-        """The job's destination: the component's queue, else a matching route's, else the server's own.
-
-        An explicit queue beats ``task_routes``, so none is given when a route matches.
-        """
-        router: Any = self._app.amqp.router
-        if config.queue is not None:
-            return router.route({"queue": self._queue(config.queue)}, name, (), {})
-        options = dict(router.lookup_route(name, (), {}, {}) or {})
-        if not options.get("queue") and not options.get("exchange"):
-            options["queue"] = self._queue(self._default_queue)
-        return router.expand_destination(options)
-
-    def _queue(self, name: str) -> Queue:
-        if name not in self._queues:
-            self._queues[name] = queue_of(self._app, name)
-        return self._queues[name]
 
     def _revoke(self, publisher: Publisher, job_ids: Sequence[str], *, terminate: bool) -> None:
         """What ``app.control.revoke`` sends, but on our connection and tried once.
@@ -243,9 +183,3 @@ class CeleryQueue:
             logger.warning("the workers are not told of %d revokes: the broker does not answer", lost)
         closing = (one.aclose(patience_seconds=patience) for one in (self._single, self._several))
         await asyncio.gather(*closing)
-
-
-def name_of_job(namespace: str, submission: Submission, given: str | None = None) -> str:
-    """What the job of a request is called: as its record (``given``) or the request says, else as its component."""
-    component = submission.declared_as or submission.component
-    return given or submission.job_name or job_name(namespace, submission.task_type, component)

@@ -1,20 +1,33 @@
-"""How a task's snapshot is written down: as it is, or sealed.
+"""How texts of a task are written down: as they are, or sealed.
 
-Sealed, nothing of it can be read or changed in the store, and it opens only where it was put: the name of its place is
-sealed with it, so that a snapshot copied to another task is refused. As it is, it holds no access token.
+A sealed text can neither be read nor changed where it is stored. It opens only for its purpose and in its place: both
+are sealed with it, so a text that is copied elsewhere is refused. Each purpose has keys of its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Protocol
+import hmac
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Literal, Protocol
 
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.errors import SnapshotUnreadableError
 from mcp_celery.formats import NewerFormatError
 
-_FORM: Final = "mcp-celery/snapshot/1"
-"""Opens every sealed text, so that nothing else that was sealed with the same keys passes for a snapshot."""
+Purpose = Literal["request", "question", "answer", "state", "status", "error", "result"]
+"""What a text is: the creating request, a question, an answer, what a job keeps for the next one, a status message, an
+error, a result.
+"""
+Place = Sequence[str | int]
+
+SETTING: Final = "MCP_CELERY_ENCRYPTION_KEYS"
+_SEALED: Final = "v1."
+"""Opens every sealed text. All others here are JSON, which never begins so."""
+_FORM_OF_0_1_0: Final = "mcp-celery/snapshot/1"
+"""Opened every snapshot that 0.1.0 sealed."""
 
 
 class Cipher(Protocol):
@@ -29,28 +42,92 @@ class Cipher(Protocol):
         ...
 
 
+def is_sealed(stored: str) -> bool:
+    """Whether a stored text looks like a sealed one."""
+    return stored.startswith(_SEALED)
+
+
+class SealError(ValueError):
+    """A stored text is not one that this process, or one with the same keys, has sealed for its place."""
+
+
+@dataclass(frozen=True)
+class Sealing:
+    """Seals texts, and opens what it sealed.
+
+    Args:
+        ciphers: One for each purpose, with keys of its own. Empty: texts are kept as they are.
+        accept_unsealed: Whether a text that is not sealed is accepted although there are keys: 0.1.0 sealed the
+            creating request alone.
+    """
+
+    ciphers: Mapping[Purpose, Cipher] = field(default_factory=lambda: MappingProxyType({}))
+    accept_unsealed: bool = False
+
+    @property
+    def is_on(self) -> bool:
+        """Whether texts are sealed."""
+        return bool(self.ciphers)
+
+    def seal(self, purpose: Purpose, place: Place, text: str) -> str:
+        """The text to store.
+
+        Args:
+            purpose: What it is.
+            place: Where alone it may be opened.
+            text: JSON.
+        """
+        if not self.ciphers:
+            return text
+        return self.ciphers[purpose].seal(f"{json.dumps([purpose, *place])}\n{text}".encode())
+
+    def open(self, purpose: Purpose, place: Place, stored: str) -> str:
+        """The text in a stored one.
+
+        Raises:
+            SealError: It was changed, sealed for another place or with other keys; or it is sealed and there are no
+                keys, or it is not and there are.
+        """
+        if not self.ciphers:
+            if stored.startswith(_SEALED):
+                raise SealError(f"it is sealed, and this process has no {SETTING}")
+            return stored
+        if not stored.startswith(_SEALED):
+            if self.accept_unsealed:
+                return stored
+            raise SealError(f"it is not sealed: it was written without {SETTING}, or by 0.1.0")
+        try:
+            opened = self.ciphers[purpose].unseal(stored)
+        except Exception as error:  # noqa: BLE001 - whatever it is: what cannot be opened is not used
+            raise SealError(f"{SETTING} do not open it ({type(error).__name__}: {error})") from None
+        where, _, text = opened.partition(b"\n")
+        if where != json.dumps([purpose, *place]).encode():
+            raise SealError("it was sealed for another place")
+        return text.decode()
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotCodec:
     """Writes snapshots, and reads what it wrote.
 
     Args:
-        cipher: Seals them, and the access token with them. None: they are kept as they are, without the token.
+        sealing: Seals them, and the access token with them. Without keys they are kept as they are, without the token.
+        earlier: What 0.1.0 sealed them with.
     """
 
-    cipher: Cipher | None = None
+    sealing: Sealing = Sealing()
+    earlier: Cipher | None = None
 
-    def write(self, snapshot: TaskContextSnapshot, place: str) -> str:
+    def write(self, snapshot: TaskContextSnapshot, place: Place) -> str:
         """The text to store.
 
         Args:
             snapshot: The creating request and its context.
-            place: The only name under which it may be read.
+            place: Where alone it may be read: the name of its key, and what never changes of the task.
         """
-        if self.cipher is None:
-            return snapshot.to_json()
-        return self.cipher.seal("\n".join((_FORM, place, snapshot.to_json(with_token=True))).encode())
+        return self.sealing.seal("request", place, snapshot.to_json(with_token=self.sealing.is_on))
 
-    def read(self, stored: bytes, place: str) -> TaskContextSnapshot:
+    def read(self, stored: bytes, place: Place) -> TaskContextSnapshot:
         """A stored snapshot.
 
         Args:
@@ -63,29 +140,80 @@ class SnapshotCodec:
         """
         if not stored:
             raise SnapshotUnreadableError("it is gone")
-        sealed = not stored.startswith(b"{")
-        if self.cipher is None:
-            if sealed:
-                raise SnapshotUnreadableError("it is sealed, and this process has no MCP_CELERY_ENCRYPTION_KEYS")
-            return _parsed(stored)
-        if not sealed:
-            raise SnapshotUnreadableError("it is not sealed: it was written without MCP_CELERY_ENCRYPTION_KEYS")
         try:
-            opened = self.cipher.unseal(stored.decode())
-        except Exception as error:  # noqa: BLE001 - whatever it is: what cannot be opened is not used
-            reason = f"MCP_CELERY_ENCRYPTION_KEYS do not open it ({type(error).__name__}: {error})"
-            raise SnapshotUnreadableError(reason) from None
-        form, _, rest = opened.partition(b"\n")
-        found_place, _, text = rest.partition(b"\n")
-        if form != _FORM.encode() or found_place != place.encode():
-            raise SnapshotUnreadableError("it was sealed for another task")
-        return _parsed(text)
+            return _parsed(self._opened(stored.decode(), place))
+        except SealError as error:
+            raise SnapshotUnreadableError(str(error)) from None
+        except UnicodeDecodeError:
+            raise SnapshotUnreadableError("it is not a task context snapshot") from None
+
+    def _opened(self, stored: str, place: Place) -> str:
+        try:
+            return self.sealing.open("request", place, stored)
+        except SealError:
+            if self.earlier is None or not stored.startswith(_SEALED):
+                raise
+            text = _sealed_by_0_1_0(self.earlier, stored, str(place[0]))
+            if text is None:
+                raise
+            return text
 
 
-def _parsed(text: bytes) -> TaskContextSnapshot:
+def _sealed_by_0_1_0(cipher: Cipher, stored: str, place: str) -> str | None:
+    """The text in a snapshot that 0.1.0 sealed for a place; None for every other text."""
+    try:
+        opened = cipher.unseal(stored)
+    except Exception:  # noqa: BLE001 - the caller raises why it is none of this release's
+        return None
+    form, found, *rest = opened.decode().split("\n", 2)
+    return rest[0] if (form, found) == (_FORM_OF_0_1_0, place) and rest else None
+
+
+def _parsed(text: str) -> TaskContextSnapshot:
     try:
         return TaskContextSnapshot.from_json(text)
     except NewerFormatError as error:
         raise SnapshotUnreadableError(str(error)) from None
     except ValueError:
         raise SnapshotUnreadableError("it is not a task context snapshot") from None
+
+
+UNSEALED: Final = SnapshotCodec()
+"""Texts are kept as they are, and snapshots without access tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageSigner:
+    """Signs the messages of jobs (HMAC-SHA256), so that only processes with the keys can have a job run.
+
+    Args:
+        keys: One for each key of the ring, the newest first. Empty: messages are not signed, and each is accepted.
+        accept_unsigned: Whether a message without a signature is accepted: 0.1.0 signed none.
+    """
+
+    keys: tuple[bytes, ...] = ()
+    accept_unsigned: bool = False
+
+    def sign(self, *parts: str | int) -> str | None:
+        """The signature of a message's parts; None without keys."""
+        return _signature(self.keys[0], parts) if self.keys else None
+
+    def is_genuine(self, signature: object, *parts: str | int) -> bool:
+        """Whether a process with one of the keys signed these parts.
+
+        Args:
+            signature: What the message has, None for nothing.
+            parts: What :meth:`sign` was given.
+        """
+        if not self.keys or (signature is None and self.accept_unsigned):
+            return True
+        text = signature if isinstance(signature, str) and signature.isascii() else ""
+        return any(hmac.compare_digest(_signature(key, parts), text) for key in self.keys)
+
+
+def _signature(key: bytes, parts: Sequence[str | int]) -> str:
+    return hmac.new(key, "\n".join(map(str, parts)).encode(), "sha256").hexdigest()
+
+
+UNSIGNED: Final = MessageSigner()
+"""Messages are not signed."""

@@ -65,8 +65,13 @@ class Settings(BaseSettings):
     )
     encryption_keys: SecretStr | None = Field(
         None,
-        description="Comma-separated secrets, newest first, that seal what a job knows of its caller. "
-        "Default: it is kept readable in Redis, without access tokens.",
+        description="Comma-separated secrets, newest first, that seal requests, questions, answers and errors and sign "
+        "jobs. Default: they are kept readable in Redis, without access tokens.",
+    )
+    accept_unsealed: bool = Field(
+        False,
+        description="Whether tasks are accepted that are not sealed although there are encryption keys: while those "
+        "end that release 0.1.0 created.",
     )
     store_timeout_ms: int = Field(1_500, gt=0, description="How long a request waits for the store before -32603.")
     publish_timeout_ms: int = Field(1_500, gt=0, description="How long a request waits for the broker before -32603.")

@@ -8,11 +8,9 @@ from typing import Any, Final
 
 import mcp_types as types
 from mcp.client import Client
-from mcp.shared.exceptions import MCPError
 from pydantic import TypeAdapter, ValidationError
 
-from mcp_celery.client.core_tasks import REVISION, CoreTask, CoreTaskChannel
-from mcp_celery.client.errors import InvalidTaskError, TaskError
+from mcp_celery.client.errors import InvalidTaskError
 from mcp_celery.client.extension import handed_over
 from mcp_celery.client.followed import TOOL_RESULT, FollowedTask
 from mcp_celery.client.follower import TaskFollower
@@ -57,7 +55,7 @@ async def call_tool_task(
     """
     follower = follower_of(client)
     request = {"name": name, "arguments": arguments or {}}
-    ask = _Augmented(
+    ask = _Request(
         method="tools/call", params=request, result_type=TOOL_RESULT, answering=answer, ttl=ttl, options=options
     )
     if handle := await ask.send(follower):
@@ -99,9 +97,9 @@ async def get_prompt_task(
         ValueError: It has no `TasksClient`.
     """
     follower = follower_of(client)
-    _core_channel_of(follower, "prompts become tasks")
+    follower.channel.require_requests("prompts become tasks")
     request = {"name": name, "arguments": arguments or {}}
-    ask = _Augmented(
+    ask = _Request(
         method="prompts/get", params=request, result_type=_PROMPT_RESULT, answering=answer, ttl=ttl, options=options
     )
     if handle := await ask.send(follower):
@@ -131,8 +129,8 @@ async def read_resource_task(
         ValueError: It has no `TasksClient`.
     """
     follower = follower_of(client)
-    _core_channel_of(follower, "resources become tasks")
-    ask = _Augmented(
+    follower.channel.require_requests("resources become tasks")
+    ask = _Request(
         method="resources/read",
         params={"uri": uri},
         result_type=_RESOURCE_RESULT,
@@ -161,16 +159,12 @@ async def list_tasks(client: Client) -> list[TaskState]:
         RuntimeError: The client is not open.
         ValueError: It has no `TasksClient`.
     """
-    channel = _core_channel_of(follower_of(client), "tasks are listed")
-    declared = client.server_capabilities.tasks
-    if declared is None or declared.list is None:
-        raise TaskError("", "the server does not list tasks: it declares no capability tasks.list")
-    return await channel.list()
+    return list(await follower_of(client).channel.list())
 
 
 @dataclass(frozen=True, slots=True)
-class _Augmented:
-    """A request with ``task`` in it, for a server of revision 2025-11-25."""
+class _Request:
+    """A request that asks for a task, where the session's revision has such requests."""
 
     method: str
     params: JSON
@@ -182,20 +176,12 @@ class _Augmented:
 
     async def send(self, follower: TaskFollower) -> TaskHandle[Any] | None:
         """What comes of it; None where the server would make no task of it, so that it is to be sent plainly."""
-        channel = follower.channel
-        if not isinstance(channel, CoreTaskChannel):
-            return None
         seconds = self.options.get("read_timeout_seconds")
-        if self.method == "tools/call" and not await channel.runs_as_task(self.params["name"], seconds):
-            return None
         meta = {"_meta": dict(self.options["meta"])} if self.options.get("meta") else {}
-        try:
-            answer = await channel.create(self.method, {**self.params, **meta}, self.ttl, seconds)
-        except MCPError as error:
-            if error.code != types.METHOD_NOT_FOUND:
-                raise
-            return None  # this one does not run as a task
-        if isinstance(answer, CoreTask):
+        answer = await follower.channel.request_task(self.method, {**self.params, **meta}, self.ttl, seconds)
+        if answer is None:
+            return None
+        if isinstance(answer, TaskState):
             return TaskHandle(follower.follow(answer, answering=self.answering, result_type=self.result_type), follower)
         return _at_once(answer, self.result_type)
 
@@ -204,11 +190,3 @@ def _at_once(result: types.Result | JSON, result_type: TypeAdapter[Any]) -> Task
     """A handle without a task, for a request that was answered with its result."""
     state = TaskState(task_id="at once", status="completed", result=on_the_wire(result))
     return TaskHandle(FollowedTask(state, answering=False, is_open=lambda: False, result_type=result_type), None)
-
-
-def _core_channel_of(follower: TaskFollower, what: str) -> CoreTaskChannel:
-    channel = follower.channel
-    if not isinstance(channel, CoreTaskChannel):
-        spoken = f"this connection speaks {channel.session.protocol_version}"
-        raise TaskError("", f"{what} in revision {REVISION} only, by servers that declare tasks; {spoken}")
-    return channel

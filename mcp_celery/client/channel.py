@@ -1,4 +1,4 @@
-"""What the tasks extension says on one session of the SDK's client: ``tasks/*``, ``subscriptions/listen``, questions.
+"""The tasks methods on one session of the SDK's client, one object that is chosen once for a session (`revisions.py`).
 
 The SDK's provisional seams of the client's side, all in this module: its ``listen()`` cannot name tasks, so it is given
 a stand-in for the session that adds ``taskIds`` to the request; and work that has to end with the session runs in the
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Final, TypeVarTuple, cast
+from typing import Annotated, Any, ClassVar, Final, Protocol, TypeVarTuple, cast
 
 import mcp_types as types
 from anyio.abc import TaskGroup
@@ -19,10 +20,10 @@ from mcp.client.session import ClientRequestContext, ClientSession
 from mcp.client.streamable_http import DEFAULT_MAX_SSE_EVENT_SIZE
 from mcp.client.subscriptions import Subscription, listen
 from mcp.shared.exceptions import MCPError
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
-from mcp_celery.client.errors import InvalidTaskError
-from mcp_celery.client.wire import MAX_EVENT_BYTES_META, AnyResult, TaskRequest, TaskState, parse_task
+from mcp_celery.client.followed import FollowedTask
+from mcp_celery.client.wire import JSON, MAX_EVENT_BYTES_META, TaskState
 
 REQUEST_SECONDS: Final = 30.0
 """How long a ``tasks/*`` request may take where the client has no ``read_timeout_seconds``."""
@@ -105,12 +106,33 @@ class _NamingSession:
         self._session._stamp(data, options)
 
 
-class TaskChannel:
-    """The tasks methods on one session.
+class Questions(Protocol):
+    """Has the questions of tasks answered by the client's callbacks."""
+
+    def look(self, task: FollowedTask) -> None:
+        """See which questions a task has now."""
+        ...
+
+    def take_over(self, task: FollowedTask, keys: Iterable[str]) -> None:
+        """Leave questions to the program, which answers them itself."""
+        ...
+
+
+class TaskChannel(ABC):
+    """The tasks methods on one session, as the session's revision has them.
 
     Args:
         session: The client's session.
     """
+
+    notification: ClassVar[str]
+    """The method that tells of a task's state."""
+    state_type: ClassVar[type[TaskState]]
+    """How that notification tells it."""
+    listens: ClassVar[bool]
+    """Whether the client has to ask the server to push states."""
+    result_type: ClassVar[TypeAdapter[Any]]
+    """The result of a task of which only the id is known."""
 
     def __init__(self, session: ClientSession) -> None:
         self.session = session
@@ -126,6 +148,54 @@ class TaskChannel:
         """Run something until the client's context is left. What it raises is logged, and ends nothing else."""
         self._private._task_group.start_soon(_contained, body, *arguments)
 
+    @property
+    def _seconds(self) -> float:
+        """How long a request may take."""
+        return self._private._session_read_timeout_seconds or REQUEST_SECONDS
+
+    # --- What the revision decides
+
+    @abstractmethod
+    def require_tasks(self, task_id: str) -> None:
+        """Refuse to look for a task where there can be none.
+
+        Raises:
+            TaskError: The session's revision has no tasks.
+        """
+
+    @abstractmethod
+    def require_requests(self, what: str) -> None:
+        """Refuse what needs requests that ask for tasks.
+
+        Args:
+            what: What needs them, for the error's text.
+
+        Raises:
+            TaskError: The session has no such requests.
+        """
+
+    @abstractmethod
+    async def request_task(
+        self, method: str, params: JSON, ttl: int | None, seconds: float | None
+    ) -> TaskState | JSON | None:
+        """Send a request that asks for a task.
+
+        Args:
+            method: The request's.
+            params: Its parameters.
+            ttl: How long the server shall keep the task, in milliseconds; None: as it likes.
+            seconds: How long to wait for the answer; None: as the client has it.
+
+        Returns:
+            The task; or the request's result, where the server made none of it; None where the request must not ask for
+            a task.
+
+        Raises:
+            MCPError: The server refused, or the connection failed.
+            InvalidTaskError: What the server sent is no task.
+        """
+
+    @abstractmethod
     async def get(self, task_id: str) -> TaskState:
         """``tasks/get``.
 
@@ -133,36 +203,45 @@ class TaskChannel:
             MCPError: The server's refusal, or the connection's failure.
             InvalidTaskError: What the server sent is no state of this task.
         """
-        return parse_task(await self._ask("tasks/get", task_id), task_id)
 
+    @abstractmethod
     async def update(self, task_id: str, responses: Mapping[str, Any]) -> None:
-        """``tasks/update``: answer questions by their keys.
+        """Answer questions by their keys.
 
         Raises:
+            AnswerError: The revision has no way to.
             MCPError: The server's refusal, or the connection's failure.
             InvalidTaskError: The server's acknowledgement is none.
         """
-        await self._ask("tasks/update", task_id, inputResponses=dict(responses))
 
+    @abstractmethod
     async def cancel(self, task_id: str) -> None:
-        """``tasks/cancel``.
+        """``tasks/cancel``. A task that has ended is left as it is.
 
         Raises:
             MCPError: The server's refusal, or the connection's failure.
-            InvalidTaskError: The server's acknowledgement is none.
+            TaskError: The server goes on with the task, or its answer is none.
         """
-        await self._ask("tasks/cancel", task_id)
 
-    async def _ask(self, method: str, task_id: str, **params: Any) -> dict[str, Any]:
-        request = TaskRequest(method=method, params={"taskId": task_id, **params})
-        seconds = self._private._session_read_timeout_seconds or REQUEST_SECONDS
-        try:
-            answer = await self.session.send_request(request, AnyResult, request_read_timeout_seconds=seconds)
-        except TimeoutError as error:  # the transport's own, while it writes
-            raise MCPError(types.REQUEST_TIMEOUT, f"Request {method!r} timed out") from error
-        except ValidationError:
-            raise InvalidTaskError(task_id, f"the server's answer to {method} is no result of MCP") from None
-        return answer.model_dump(by_alias=True, mode="json")
+    @abstractmethod
+    async def list(self) -> Sequence[TaskState]:
+        """The caller's tasks, in the server's order.
+
+        Raises:
+            TaskError: The session has no list of tasks, or what the server sent is none.
+            MCPError: The server's refusal, or the connection's failure.
+        """
+
+    @abstractmethod
+    def questions(self, recheck: Callable[[str], Awaitable[None]], patience_seconds: float) -> Questions:
+        """What has questions of tasks answered by the client's callbacks.
+
+        Args:
+            recheck: Asks for the state of a task.
+            patience_seconds: How long to go on sending an answer to a server that cannot be reached.
+        """
+
+    # --- What the SDK has for every revision
 
     async def dispatch(self, key: str, question: Mapping[str, Any]) -> dict[str, Any] | types.ErrorData:
         """Let the client's own sampling, elicitation or roots callback answer a question.

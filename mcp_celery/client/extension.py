@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -14,11 +15,11 @@ from mcp.client.extension import ClaimContext, ClientExtension, NotificationBind
 from mcp.client.session import ClientSession
 from mcp.shared.exceptions import MCPError
 
-from mcp_celery.client.core_tasks import CoreTask, has_core_tasks
 from mcp_celery.client.errors import AnswerError, InvalidTaskError
 from mcp_celery.client.followed import FollowedTask
 from mcp_celery.client.follower import TaskFollower, logger
-from mcp_celery.client.wire import EXTENSION, AnyTask, CreatedTask, TaskState, parse_task
+from mcp_celery.client.revisions import PUSHED
+from mcp_celery.client.wire import EXTENSION, AnyTask, CreatedTask, parse_task
 
 CANCEL_SECONDS: Final = 2.0
 _NOT_FOLLOWED_HERE: Final = types.CallToolResult(content=[], is_error=True)
@@ -91,10 +92,10 @@ class TasksClient(ClientExtension):
         return [ResultClaim(result_type="task", model=CreatedTask, resolve=self._resolve)]
 
     def notifications(self) -> Sequence[NotificationBinding[Any]]:
-        """Receive the pushes, of either revision."""
+        """Receive the pushes of every revision."""
         return [
-            NotificationBinding(method="notifications/tasks", params_type=AnyTask, handler=self._receive),
-            NotificationBinding(method="notifications/tasks/status", params_type=AnyTask, handler=self._receive_core),
+            NotificationBinding(method=method, params_type=AnyTask, handler=partial(self._receive, method))
+            for method in PUSHED
         ]
 
     def follower(self, session: ClientSession) -> TaskFollower:
@@ -106,20 +107,11 @@ class TasksClient(ClientExtension):
         self._followers.add(follower)
         return follower
 
-    async def _receive(self, sent: AnyTask) -> None:
-        state: TaskState = parse_task(sent.model_dump(by_alias=True, mode="json"))
+    async def _receive(self, method: str, sent: AnyTask) -> None:
+        state = parse_task(sent.model_dump(by_alias=True, mode="json"), model=PUSHED[method])
         for follower in list(self._followers):
-            follower.receive(state)
-
-    async def _receive_core(self, sent: AnyTask) -> None:
-        task = parse_task(sent.model_dump(by_alias=True, mode="json"), model=CoreTask)
-        for follower in list(self._followers):
-            if not has_core_tasks(follower.channel.session):
-                continue
-            if task.lacks_result:
-                follower.hint(task.task_id)
-            else:
-                follower.receive(task)
+            if follower.channel.notification == method:
+                follower.receive(state)
 
     async def _resolve(self, created: CreatedTask, context: ClaimContext) -> types.CallToolResult:
         follower = self.follower(context.session)

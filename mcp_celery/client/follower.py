@@ -13,8 +13,7 @@ from mcp.client.session import ClientSession
 from mcp.shared.exceptions import MCPError
 from pydantic import TypeAdapter
 
-from mcp_celery.client.channel import TaskChannel, is_closed, is_permanent, is_too_large
-from mcp_celery.client.core_tasks import CoreQuestions, CoreTaskChannel, has_core_tasks
+from mcp_celery.client.channel import is_closed, is_permanent, is_too_large
 from mcp_celery.client.errors import (
     AnswerError,
     ClientClosedError,
@@ -25,7 +24,7 @@ from mcp_celery.client.errors import (
 )
 from mcp_celery.client.followed import TOOL_RESULT, FollowedTask, StatusCallback, is_async
 from mcp_celery.client.push import TaskPush
-from mcp_celery.client.questions import TaskQuestions
+from mcp_celery.client.revisions import channel_of
 from mcp_celery.client.wire import TaskState
 
 MOST_ASKED_AT_ONCE: Final = 16
@@ -46,7 +45,7 @@ class TaskFollower:
     """
 
     def __init__(self, session: ClientSession, *, patience_seconds: float, silence_seconds: float) -> None:
-        self.channel: TaskChannel = CoreTaskChannel(session) if has_core_tasks(session) else TaskChannel(session)
+        self.channel = channel_of(session)
         self._patience_seconds = patience_seconds
         self._silence_seconds = silence_seconds
         self._tasks: WeakValueDictionary[str, FollowedTask] = WeakValueDictionary()
@@ -54,13 +53,9 @@ class TaskFollower:
         self._news = anyio.Event()
         self._asking = anyio.CapacityLimiter(MOST_ASKED_AT_ONCE)
         self._asking_again = anyio.CapacityLimiter(MOST_ASKED_AGAIN_AT_ONCE)
-        self._questions = (
-            CoreQuestions(self.channel, self._ask_for)
-            if isinstance(self.channel, CoreTaskChannel)
-            else TaskQuestions(self.channel, self._ask_for, patience_seconds=patience_seconds)
-        )
+        self._questions = self.channel.questions(self._ask_for, patience_seconds)
         self._push = TaskPush(self.channel, self._tasks, self._on_push_change)
-        if not isinstance(self.channel, CoreTaskChannel):  # whose server pushes without being asked
+        if self.channel.listens:
             self.channel.start_soon(self._push.run)
         self.channel.start_soon(self._ask_for_all)
 
@@ -89,6 +84,9 @@ class TaskFollower:
 
     def receive(self, state: TaskState) -> None:
         """Learn a state that was pushed."""
+        if state.lacks_result:
+            self._hint(state.task_id)
+            return
         task = self._tasks.get(state.task_id)
         if task is None:
             return
@@ -106,7 +104,7 @@ class TaskFollower:
         if task.revision == revision and not is_first:
             task.due = min(task.due, due)  # what a server repeats without end must not put off asking for ever
 
-    def hint(self, task_id: str) -> None:
+    def _hint(self, task_id: str) -> None:
         """Ask for a task's state now, since the server says that it has changed; once in an interval of the task."""
         now = anyio.current_time()
         if (task := self._tasks.get(task_id)) and task.hints_from <= now:

@@ -7,14 +7,12 @@ from typing import Any, Generic, Self
 
 import mcp_types as types
 from mcp.client import Client
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from mcp_celery.client.core_tasks import ANY_RESULT, REVISION, CoreTaskChannel
-from mcp_celery.client.errors import ClientClosedError, TaskEndedError, TaskError
+from mcp_celery.client.errors import ClientClosedError, TaskEndedError
 from mcp_celery.client.extension import TasksClient
-from mcp_celery.client.followed import TOOL_RESULT, FollowedTask, StatusCallback
+from mcp_celery.client.followed import FollowedTask, StatusCallback
 from mcp_celery.client.follower import TaskFollower
 from mcp_celery.client.wire import JSON, Status, TaskState
 
@@ -50,14 +48,10 @@ class TaskHandle(Generic[ResultT]):
             ValueError: It has no `TasksClient`.
         """
         follower = follower_of(client)
-        is_core = isinstance(follower.channel, CoreTaskChannel)
-        if not is_core and client.protocol_version not in MODERN_PROTOCOL_VERSIONS:
-            spoken = f"this connection speaks {client.protocol_version}"
-            known = f"{MODERN_PROTOCOL_VERSIONS[-1]}, and in {REVISION} from servers that declare them"
-            raise TaskError(task_id, f"there are tasks in revision {known}; {spoken}")
+        follower.channel.require_tasks(task_id)
         state = await follower.find(task_id)
-        result_type = ANY_RESULT if is_core else TOOL_RESULT
-        return cls(follower.follow(state, answering=answer, result_type=result_type), follower)
+        task = follower.follow(state, answering=answer, result_type=follower.channel.result_type)
+        return cls(task, follower)
 
     @property
     def task_id(self) -> str:

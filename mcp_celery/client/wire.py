@@ -114,6 +114,11 @@ class TaskState(BaseModel):
         """Whether nothing comes after this."""
         return self.status in ENDS
 
+    @property
+    def lacks_result(self) -> bool:
+        """Whether the server has to be asked for the result, or the error, in addition."""
+        return False
+
     def says_the_same_as(self, other: TaskState) -> bool:
         """Whether nothing but the time differs: some servers say the current one each time they are asked."""
         return self.model_copy(update={"last_updated_at": other.last_updated_at}) == other

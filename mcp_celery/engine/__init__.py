@@ -12,13 +12,14 @@ from mcp_celery.engine.outcome import (
     JobOutcome,
     expired,
     failure,
+    is_own_reason,
     result_lost,
     revoked,
     settlement,
     success,
     too_large,
 )
-from mcp_celery.engine.plan import ExposedWork, Plan
+from mcp_celery.engine.plan import ForeignPlan, Plan
 from mcp_celery.engine.ports import (
     JobLedger,
     JobResults,
@@ -82,6 +83,7 @@ from mcp_celery.engine.transitions import (
 )
 from mcp_celery.engine.views import DueTasks, FailedLookups, StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
+from mcp_celery.engine.work import OWN_WORK, ForeignWork, Work
 
 __all__ = [
     "ASKABLE",
@@ -91,6 +93,7 @@ __all__ = [
     "MAX_MESSAGE_CHARS",
     "MOVES",
     "OPEN",
+    "OWN_WORK",
     "RECORD_BYTES",
     "RETIRED_MS",
     "SAMPLE",
@@ -111,10 +114,11 @@ __all__ = [
     "DueTasks",
     "EncodedResult",
     "ExposedTasks",
-    "ExposedWork",
     "Exposure",
     "Extension",
     "FailedLookups",
+    "ForeignPlan",
+    "ForeignWork",
     "JSONObject",
     "JobLedger",
     "JobOutcome",
@@ -150,6 +154,7 @@ __all__ = [
     "TaskView",
     "TaskWatch",
     "Transition",
+    "Work",
     "cause_of",
     "decode_answer",
     "decode_question",
@@ -157,6 +162,7 @@ __all__ = [
     "encode_question",
     "expired",
     "failure",
+    "is_own_reason",
     "leg_answers",
     "leg_key",
     "missing_capability",

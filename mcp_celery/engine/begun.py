@@ -34,7 +34,7 @@ class Beginnings:
         try:
             stored = await self._store.load(ref)
             record = None if stored is None else stored.record
-            if record is None or record.work is None or not record.is_open or record.started_at_ms is not None:
+            if record is None or not record.work.is_foreign or not record.is_open or record.started_at_ms is not None:
                 return
             await self._store.change(ref, Change(to="working", attempt=record.attempt, started_at_ms=now_ms()))
         except McpCeleryError as error:

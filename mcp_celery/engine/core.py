@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import anyio
 
 from mcp_celery import audit
 from mcp_celery.config import TaskConfig
-from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine.cursor import PAGE_SIZE, cursor_at, position_of
-from mcp_celery.engine.exposed import ExposedTasks
+from mcp_celery.engine.exposed import NOTHING_EXPOSED, ExposedTasks
 from mcp_celery.engine.ids import is_wire_task_id, new_task_id
 from mcp_celery.engine.legs import Answers, Declared, as_itself, too_late_from
 from mcp_celery.engine.limits import TaskLimits
@@ -60,8 +58,9 @@ class TaskEngine:
         bus: Who tells of changes.
         results: Celery's result backend, None where ``store.load`` reads it in the same step.
         limits: What the server grants.
+        answer_version: The protocol version at which workers read answers to questions.
         declared: What is known of a component, to publish the next leg of its task.
-        exposed: What becomes of exposed jobs, None where there are none.
+        exposed: Plans and reads foreign jobs, None where the server exposes none.
         observers: To whom it reports that tasks were submitted.
 
     Attributes:
@@ -69,7 +68,7 @@ class TaskEngine:
         streams: Which streams callers hold open at this engine.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its ports, and what they are set to
         self,
         *,
         store: TaskStore,
@@ -77,6 +76,7 @@ class TaskEngine:
         bus: TaskBus,
         results: TaskResults | None,
         limits: TaskLimits,
+        answer_version: str,
         declared: Declared = as_itself,
         exposed: ExposedTasks | None = None,
         observers: Observers = UNOBSERVED,
@@ -87,10 +87,10 @@ class TaskEngine:
         self._limits = limits
         self._lookups = Lookups(store, limits, declared)
         self.streams = OpenStreams(limits)
-        self._exposed = exposed
+        self._exposed = exposed or ExposedTasks(NOTHING_EXPOSED, NOTHING_EXPOSED)
         self._observers = observers
-        self.settling = Settling(store, results, exposed=exposed, interval_ms=limits.settle_interval_ms)
-        self._answers = Answers(store, queue, declared, max_input_bytes=limits.max_input_bytes)
+        self.settling = Settling(store, results, exposed=self._exposed, interval_ms=limits.settle_interval_ms)
+        self._answers = Answers(store, queue, declared, version=answer_version, max_input_bytes=limits.max_input_bytes)
 
     async def submit(self, submission: Submission) -> TaskRecord:
         """Create a task and publish its job.
@@ -107,11 +107,7 @@ class TaskEngine:
             InvalidRequestError: An exposed job's work cannot be made of these arguments; nothing was created.
         """
         self._limits.require_fit(submission.snapshot)
-        plan = None if self._exposed is None else await self._exposed.plan(submission)
-        if plan is not None:
-            # Nothing of the caller is kept for a worker that could not read it.
-            nothing = TaskContextSnapshot(protocol_version=submission.snapshot.protocol_version)
-            submission = replace(submission, plan=plan, job_name=plan.job_name, snapshot=nothing)
+        submission = await self._exposed.planned(submission)
         created = now_ms()
         record = TaskRecord(
             task_id=new_task_id(),
@@ -128,8 +124,8 @@ class TaskEngine:
             idempotent=submission.config.acks_late,
             listed=submission.listed,
             hidden=self._hidden(submission),
-            start_before_ms=too_late_from(created, submission.config.expires if plan is None else plan.expires),
-            work=None if plan is None else plan.work,
+            start_before_ms=too_late_from(created, submission.expires),
+            work=submission.work,
             declared_as=submission.declared_as,
         )
         try:
@@ -144,7 +140,7 @@ class TaskEngine:
             if await self._is_taken_back(record) or not isinstance(error, QueueUnavailableError):
                 raise
             # The broker had the message, and was too slow to say so: the job runs.
-        if self._exposed is not None and plan is not None:
+        if record.work.is_foreign:
             self._exposed.began(record.key)
         self._observers.notify(Transition.of_record(record, "submitted", before=None, at_ms=created))
         return record
@@ -163,12 +159,12 @@ class TaskEngine:
                 has_begun = not await self._store.delete(record.ref)
             except McpCeleryError as error:
                 logger.warning("task %s was not published and could not be taken back: %s", record.shown_id, error)
-            if record.work is not None:
-                await self._revoke(record)  # it would run: nothing of ours is asked whether it may
+            if record.work.is_foreign:
+                await self._revoke(record)  # its worker starts it without asking the store
         return not has_begun
 
     async def _revoke(self, record: TaskRecord) -> None:
-        await self._queue.revoke(*record.job_ids, terminate=record.work is None or record.work.terminate)
+        await self._queue.revoke(*record.job_ids, terminate=record.work.may_terminate)
 
     async def get(self, caller: Caller, task_id: str) -> TaskView:
         """A caller's own task, with the result when it completed.

@@ -6,11 +6,12 @@ are read instead, and each that the record does not tell yet becomes a change of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol, cast
 
 from mcp_celery.config import DEFAULT_MAX_RESULT_BYTES
+from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine.outcome import (
     FAILURE,
     MAX_MESSAGE_CHARS,
@@ -24,10 +25,11 @@ from mcp_celery.engine.outcome import (
     success,
     too_large,
 )
-from mcp_celery.engine.plan import ExposedWork, Plan
+from mcp_celery.engine.plan import ForeignPlan
 from mcp_celery.engine.ports import JobResults
 from mcp_celery.engine.record import Change, JSONObject, Progress, RpcError, StoredResult, TaskRecord, now_ms
 from mcp_celery.engine.submission import Submission
+from mcp_celery.engine.work import Work
 from mcp_celery.errors import INTERNAL_ERROR
 from mcp_celery.jsonable import finite_number
 
@@ -60,7 +62,7 @@ Results = Sequence[StoredResult | None]
 class Exposure(Protocol):
     """What a server declares of the jobs that it exposes."""
 
-    async def plan(self, submission: Submission) -> Plan | None:
+    async def plan(self, submission: Submission) -> ForeignPlan | None:
         """How a request's work is begun. None: its component is no exposed job.
 
         Raises:
@@ -75,6 +77,28 @@ class Exposure(Protocol):
     def raised(self, component: str, exception_name: str, arguments: Sequence[Any]) -> JSONObject:
         """The wire result of a component whose job raised an exception."""
         ...
+
+
+class _NothingExposed:
+    """Fulfils :class:`Exposure` and :class:`JobResults` for a server that exposes no jobs, and so has no results."""
+
+    async def plan(self, submission: Submission) -> None:
+        """Each component runs as its own job."""
+
+    def returned(self, component: str, value: Any) -> JSONObject:
+        """Never called."""
+        raise NotImplementedError
+
+    def raised(self, component: str, exception_name: str, arguments: Sequence[Any]) -> JSONObject:
+        """Never called."""
+        raise NotImplementedError
+
+    async def read_many(self, job_ids: Sequence[str]) -> Mapping[str, StoredResult | None]:  # noqa: ARG002
+        """Nothing is stored."""
+        return {}
+
+
+NOTHING_EXPOSED: Final = _NothingExposed()
 
 
 class ExposedTasks:
@@ -106,13 +130,22 @@ class ExposedTasks:
             for job_ids in jobs
         ]
 
-    async def plan(self, submission: Submission) -> Plan | None:
-        """As :meth:`Exposure.plan`."""
-        return await self._exposure.plan(submission)
+    async def planned(self, submission: Submission) -> Submission:
+        """The submission with the plan of its foreign jobs, unchanged if its component is no exposed job.
+
+        Raises:
+            InvalidRequestError: No work can be made of its arguments.
+        """
+        plan = await self._exposure.plan(submission)
+        if plan is None:
+            return submission
+        # A foreign worker cannot read the caller's context, so the store keeps none.
+        context = TaskContextSnapshot(protocol_version=submission.snapshot.protocol_version)
+        return replace(submission, plan=plan, job_name=plan.job_name, snapshot=context)
 
     def change(self, record: TaskRecord, results: Results) -> Change | None:
         """The change that stored results owe to a record that is open, None while they tell nothing new."""
-        work = record.work or ExposedWork()
+        work = record.work
         outcome = self.outcome(record, results)
         if outcome is not None:
             if outcome.size > self._max_result_bytes:
@@ -129,7 +162,7 @@ class ExposedTasks:
 
     def outcome(self, record: TaskRecord, results: Results) -> JobOutcome | None:
         """What the task's tool returned or raised, None where it did neither."""
-        work = record.work or ExposedWork()
+        work = record.work
         for stored in results:
             if stored is not None and stored.state == FAILURE:
                 name, arguments = _exception(stored)
@@ -145,7 +178,7 @@ class ExposedTasks:
         return JobOutcome(self._exposure.returned(record.component, value), progress=progress)
 
 
-def _last_words(record: TaskRecord, work: ExposedWork) -> str | None:
+def _last_words(record: TaskRecord, work: Work) -> str | None:
     """The message of a task that has completed: what its job said last, but nothing that was said in its place."""
     if work.parts > 1:
         return _count(work.parts, work.parts)

@@ -87,19 +87,23 @@ class Answers:
         store: Where records are kept.
         queue: Where jobs are published.
         declared: What the components declare.
+        version: The protocol version at which workers read answers.
         max_input_bytes: How large the answers of one request may be, as JSON.
     """
 
-    def __init__(self, store: TaskStore, queue: TaskQueue, declared: Declared, *, max_input_bytes: int) -> None:
+    def __init__(
+        self, store: TaskStore, queue: TaskQueue, declared: Declared, *, version: str, max_input_bytes: int
+    ) -> None:
         self._store = store
         self._declared = declared
+        self._version = version
         self._max_input_bytes = max_input_bytes
         self._legs = Republisher(store, queue, declared)
 
     async def take(self, stored: StoredTask, responses: Mapping[str, object]) -> TaskRecord:
         """As ``TaskEngine.respond``, for a task that has been loaded."""
         record = stored.record
-        answers = check_answers(stored.questions, responses, max_bytes=self._max_input_bytes)
+        answers = check_answers(stored.questions, responses, version=self._version, max_bytes=self._max_input_bytes)
         if not answers:
             return record
         now = now_ms()

@@ -37,6 +37,7 @@ FAILURE_REASONS: Final[Mapping[str, str]] = {
     "WorkersDied": "The worker that had the job has died, too often for the job to be tried again",
     "ResultLost": "The job completed, but its result could not be stored in the result backend",
     "SnapshotUnreadableError": "The request's context cannot be restored, so the job cannot run",
+    "NewerFormatError": "The job was published by a later release of mcp-celery-backend than its worker's",
     "UnreadableResult": "The job's result is stored in a form that the server cannot read: see accept_content and "
     "result_serializer",
 }
@@ -52,6 +53,12 @@ that is known, holds 64 KB.
 """
 UNKNOWN_REASON: Final = "The job failed unexpectedly; the worker's log says why"
 EXPIRED_REASON: Final = "The job expired before a worker could start it"
+_OWN_REASONS: Final = frozenset({*FAILURE_REASONS.values(), UNKNOWN_REASON, EXPIRED_REASON})
+
+
+def is_own_reason(error: RpcError) -> bool:
+    """Whether an error is one of this library's own texts, which hold nothing of the component or the caller."""
+    return error.code == INTERNAL_ERROR and error.data is None and error.message in _OWN_REASONS
 
 
 class JobOutcome:

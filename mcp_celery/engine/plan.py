@@ -1,40 +1,41 @@
-"""The work of a task whose jobs are not ours: existing Celery jobs, which other people's workers run."""
+"""How the jobs of a task are published."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
-Publish = Callable[[Sequence[str], Any], None]
-"""Publishes the jobs under these Celery ids with this producer; blocks, in the publisher's thread."""
+from mcp_celery.engine.record import TaskRecord
+from mcp_celery.engine.work import ForeignWork
+
+Publish = Callable[[TaskRecord, Any], None]
+"""Publishes the jobs of a record with this producer; blocks, in the publisher's thread."""
+
+
+class Plan(Protocol):
+    """How the jobs of a task are published."""
+
+    @property
+    def queue(self) -> str | None:
+        """Where the job goes; None where that is not known, or there are several jobs."""
+        ...
+
+    @property
+    def publish(self) -> Publish:
+        """Publishes the jobs."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class ExposedWork:
-    """What the record says of such work.
-
-    Attributes:
-        parts: How many jobs it has.
-        gathered: The results of so many of them, from the first, make a list that is the task's. 0: the first one's
-            result is.
-        terminate: Whether a cancel also ends a job that runs.
-    """
-
-    parts: int = 1
-    gathered: int = 0
-    terminate: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How a task's exposed work is begun.
+class ForeignPlan:
+    """How foreign jobs are published. Fulfils :class:`Plan`.
 
     Attributes:
         job_name: Celery name of the job; of several, the one that gives the result.
-        work: What the record says of it.
-        publish: Publishes it.
+        work: What the record says of them.
+        publish: Publishes them.
         queue: Where the job goes; None where that is not known, or there are several jobs.
         arguments: Those of the job, for ``task_always_eager``; None where there are several jobs.
         expires: When a job that no worker has begun is too late: seconds from its publication, or a time; None for
@@ -42,7 +43,7 @@ class Plan:
     """
 
     job_name: str
-    work: ExposedWork
+    work: ForeignWork
     publish: Publish
     queue: str | None = None
     arguments: dict[str, Any] | None = None

@@ -40,10 +40,6 @@ LIST_ROOTS: Final = "roots/list"
 ASKABLE: Final = frozenset({ELICIT, SAMPLE, LIST_ROOTS})
 """The requests that a server may make of its caller in the middle of its work."""
 
-_ANSWER_REVISION: Final = "2025-11-25"
-"""The revision that workers read answers in: the last whose requests to the client stood for themselves."""
-
-
 Answer = JSONObject | RpcError
 """The result of a request to the caller in wire form, or the error that its client answered with."""
 
@@ -81,10 +77,12 @@ class NextLeg:
     """What the next job of a task is given, besides the answers.
 
     Attributes:
+        leg: Which job of the task it is, from 2.
         job_id: Its Celery id.
         request_state: What the tool wants back, None where it said nothing.
     """
 
+    leg: int
     job_id: str
     request_state: str | None
 
@@ -103,13 +101,14 @@ class Answered:
 
 
 def check_answers(
-    questions: Sequence[Question], responses: Mapping[str, object], *, max_bytes: int
+    questions: Sequence[Question], responses: Mapping[str, object], *, version: str, max_bytes: int
 ) -> dict[str, Answer]:
     """The answers to open questions among what a client sent; every other key is left out.
 
     Args:
         questions: The open ones.
         responses: What the client sent: results in wire form, or :class:`RpcError`.
+        version: The protocol version at which workers read answers.
         max_bytes: How large all of it may be together, as JSON.
 
     Raises:
@@ -121,10 +120,10 @@ def check_answers(
     # Before anything is looked at more closely: what a check costs grows with the size.
     if sum(len(encode_answer(cast(Answer, response))) for response in taken.values()) > max_bytes:
         raise AnswersTooLargeError(max_bytes)
-    return {key: _checked(asked[key], response) for key, response in taken.items()}
+    return {key: _checked(asked[key], response, version) for key, response in taken.items()}
 
 
-def _checked(question: Question, response: object) -> Answer:
+def _checked(question: Question, response: object, version: str) -> Answer:
     if isinstance(response, RpcError):
         return response
     if not isinstance(response, dict):
@@ -133,7 +132,7 @@ def _checked(question: Question, response: object) -> Answer:
     if question.method == ELICIT:
         answer = _elicited(answer)
     try:
-        validate_client_result(question.method, _ANSWER_REVISION, answer)
+        validate_client_result(question.method, version, answer)
         _result_model(question).model_validate(answer, by_name=False)
     except ValidationError as error:
         wrong = error.errors(include_input=False, include_url=False, include_context=False)[0]

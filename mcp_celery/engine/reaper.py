@@ -153,7 +153,10 @@ class Reaper:
         except StoreUnavailableError:
             raise
         except StoredDataError as error:
-            await self._store.drop_due(key, error.reason)
+            if error.is_newer:
+                logger.error("left the job of task %s to processes of a later release: %s", key, error.reason)
+            else:
+                await self._store.drop_due(key, error.reason)
         except Exception:
             logger.exception("the job of task %s is due, and cannot be published", key)
         return True
@@ -194,8 +197,7 @@ class Reaper:
         for key in [one.key for one in expiring if one.left_ms <= 0]:
             if (last := self._seen[key]).is_open:
                 logger.info("job %s is revoked: its task has outlived its time to live", last.job_ids[0])
-                terminate = last.work is None or last.work.terminate
-                await self._queue.revoke(*last.open_job_ids, terminate=terminate)
+                await self._queue.revoke(*last.open_job_ids, terminate=last.work.may_terminate)
                 self._seen[key] = replace(last, status=None)
                 self._observers.notify(
                     Transition.of_key(

@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mcp_celery.engine.plan import ExposedWork
 from mcp_celery.engine.status import OPEN, TERMINAL, TaskStatus
+from mcp_celery.engine.work import OWN_WORK, Work
 from mcp_celery.errors import LimitExceededError, TooManyBytesError, TooManyTasksError
 from mcp_celery.keys import Hidden, TaskType, build_task_key, celery_job_id, parse_task_key
 from mcp_celery.logs import shown_task_id
@@ -182,7 +182,7 @@ class TaskRecord:
         claim: The worker that received the job, None while it is queued.
         started_at_ms: When the body of this attempt began, None before.
         start_before_ms: When a body that has not begun is too late, None for never.
-        work: Of a task whose jobs other people's workers run; None for a component's own job.
+        work: Who runs the jobs, and how many there are.
         revision: Counts the changes, so that readers can tell news from repetition.
         declared_as: The URI template of a resource, None where the component is declared under its own name.
     """
@@ -214,7 +214,7 @@ class TaskRecord:
     session: str | None = None
     job_name: str | None = None
     hidden: Hidden = Hidden.NOTHING
-    work: ExposedWork | None = None
+    work: Work = OWN_WORK
     revision: int = 1
     declared_as: str | None = None
 
@@ -250,10 +250,8 @@ class TaskRecord:
 
     @property
     def job_ids(self) -> list[str]:
-        """The Celery ids of the jobs that the task has now: of exposed work all of its parts."""
-        if self.work is None:
-            return [self.job_id]
-        return [celery_job_id(self.key, part, hidden=self.hidden) for part in range(1, self.work.parts + 1)]
+        """The Celery ids of the jobs that the task has now."""
+        return self.work.job_ids(self.key, self.leg, self.hidden)
 
     @property
     def expires_at_ms(self) -> int:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mcp_celery.engine.outcome import failure
-from mcp_celery.engine.plan import ExposedWork
 from mcp_celery.engine.record import Change
 from mcp_celery.engine.status import OPEN, TaskStatus
-from mcp_celery.keys import Hidden, celery_job_id
+from mcp_celery.engine.work import OWN_WORK, Work
+from mcp_celery.keys import Hidden
 
 BATCH = 1_000
 """The most of one kind that a sweep takes up."""
@@ -70,7 +70,7 @@ class Expiring:
         leg: Which job it has.
         status: Its last status, None where it is not known or its job has been revoked.
         worker: Which worker has claimed it, None for none.
-        work: Of exposed jobs, which no worker claims; else None.
+        work: Who runs its jobs. No worker claims foreign jobs.
         hidden: What its Celery ids do not show of its key.
         attempt: Which publication of the job counts.
         declared_as: The URI template of its component, None for the component's own name.
@@ -81,7 +81,7 @@ class Expiring:
     leg: int = 1
     status: TaskStatus | None = None
     worker: str | None = None
-    work: ExposedWork | None = None
+    work: Work = OWN_WORK
     hidden: Hidden = Hidden.NOTHING
     attempt: int = 1
     declared_as: str | None = None
@@ -94,15 +94,12 @@ class Expiring:
     @property
     def open_job_ids(self) -> list[str]:
         """The Celery ids of the jobs that may wait or run."""
-        return self.job_ids[:1] if self.work is None else self.job_ids
+        return self.work.job_ids(self.key, self.leg, self.hidden)
 
     @property
     def job_ids(self) -> list[str]:
-        """The Celery ids of its jobs, the last one first."""
-        numbers = range(self.leg, 0, -1)
-        if self.work is not None:
-            numbers = range(1, self.work.parts + 1)
-        return [celery_job_id(self.key, number, hidden=self.hidden) for number in numbers]
+        """The Celery ids of all its jobs, the current ones first."""
+        return self.work.all_job_ids(self.key, self.leg, self.hidden)
 
 
 @dataclass(frozen=True, slots=True)

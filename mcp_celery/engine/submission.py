@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine.plan import Plan
+from mcp_celery.engine.plan import ForeignPlan
 from mcp_celery.engine.record import Caller
+from mcp_celery.engine.work import OWN_WORK, Work
 from mcp_celery.keys import TaskType
 
 
@@ -25,7 +27,7 @@ class Submission:
         declared_as: What the job is named for, where that is not the component itself: a resource's template.
         job_name: Celery name of the task's jobs, None for the component's own.
         listed: Whether the owner's list of tasks shows it.
-        plan: How exposed work is begun, None for a component's own job.
+        plan: How foreign jobs are published, None for a component's own job.
     """
 
     caller: Caller
@@ -37,4 +39,14 @@ class Submission:
     declared_as: str | None = None
     job_name: str | None = None
     listed: bool = True
-    plan: Plan | None = None
+    plan: ForeignPlan | None = None
+
+    @property
+    def work(self) -> Work:
+        """What the record says of the jobs."""
+        return OWN_WORK if self.plan is None else self.plan.work
+
+    @property
+    def expires(self) -> float | datetime | None:
+        """When a job that has not started is too late: seconds from its publication, or a time; None for never."""
+        return self.config.expires if self.plan is None else self.plan.expires

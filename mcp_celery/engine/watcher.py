@@ -95,7 +95,7 @@ class Watcher:
         jobs = 0
         for record in due.records:
             batch.append(record)
-            jobs += 1 if record.work is None else record.work.parts
+            jobs += record.work.parts
             if jobs >= BATCH_JOBS:
                 if not await self._settle(batch):
                     return False

@@ -10,11 +10,10 @@ from typing import Any, Final, cast
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp_types import CallToolResult, TextContent, ToolAnnotations
 from mcp_types.methods import serialize_server_result
-from mcp_types.version import LATEST_MODERN_VERSION
 from pydantic import ValidationError
 
 from mcp_celery.component_source import ComponentSource
-from mcp_celery.engine import MAX_MESSAGE_CHARS, JSONObject, Plan, Submission
+from mcp_celery.engine import MAX_MESSAGE_CHARS, ForeignPlan, JSONObject, Submission
 from mcp_celery.errors import InvalidRequestError
 from mcp_celery.exposed.adding import add_tool
 from mcp_celery.exposed.arguments import given
@@ -35,10 +34,12 @@ class ExposedCatalog:
 
     Args:
         timeout_seconds: How long publishing may take.
+        result_version: The protocol version in whose form results are stored.
     """
 
-    def __init__(self, *, timeout_seconds: float) -> None:
+    def __init__(self, *, timeout_seconds: float, result_version: str) -> None:
         self._timeout_seconds = timeout_seconds
+        self._result_version = result_version
         self._offered: dict[str, tuple[ExposedTool, FuncMetadata]] = {}
 
     def __bool__(self) -> bool:
@@ -60,7 +61,7 @@ class ExposedCatalog:
         """Forget a tool. Of its tasks that are open the results are still told."""
         self._offered.pop(component, None)
 
-    async def plan(self, submission: Submission) -> Plan | None:
+    async def plan(self, submission: Submission) -> ForeignPlan | None:
         """How a call's work is begun. None: it is no exposed tool's."""
         found = self._offered.get(submission.component) if submission.task_type == "tool" else None
         if found is None:
@@ -79,12 +80,12 @@ class ExposedCatalog:
         found = self._offered.get(component)
         try:
             metadata = _UNDECLARED if found is None else found[1]
-            return _on_wire(cast(CallToolResult, metadata.convert_result(value)))
+            return self._on_wire(cast(CallToolResult, metadata.convert_result(value)))
         except Exception as error:  # noqa: BLE001 - a validator may raise anything
             # As a tool whose return value does not fit its declaration. The texts of such errors quote the value.
             reason = type(error).__name__
             logger.error("the result of a job of tool %r does not fit what it declares: %s", component, reason)
-            return _error(f"Error executing tool {component}")
+            return self._error(f"Error executing tool {component}")
 
     def raised(self, component: str, exception_name: str, arguments: Sequence[Any]) -> JSONObject:
         """The wire result of a tool whose job raised an exception: its text only where the caller may see it,
@@ -94,14 +95,12 @@ class ExposedCatalog:
         shown = (_DELIBERATE, *(() if found is None else found[0].offer.show_errors))
         text = ", ".join(text_of(one) for one in arguments)
         if exception_name not in shown or not text:
-            return _error(f"Error executing tool {component}")
-        return _error(f"Error executing tool {component}: {text[:MAX_MESSAGE_CHARS]}")
+            return self._error(f"Error executing tool {component}")
+        return self._error(f"Error executing tool {component}: {text[:MAX_MESSAGE_CHARS]}")
 
+    def _error(self, text: str) -> JSONObject:
+        return self._on_wire(CallToolResult(content=[TextContent(type="text", text=text)], is_error=True))
 
-def _error(text: str) -> JSONObject:
-    return _on_wire(CallToolResult(content=[TextContent(type="text", text=text)], is_error=True))
-
-
-def _on_wire(result: CallToolResult) -> JSONObject:
-    dumped = result.model_dump(by_alias=True, mode="json", exclude_none=True)
-    return json.loads(json_text(serialize_server_result("tools/call", LATEST_MODERN_VERSION, dumped)))
+    def _on_wire(self, result: CallToolResult) -> JSONObject:
+        dumped = result.model_dump(by_alias=True, mode="json", exclude_none=True)
+        return json.loads(json_text(serialize_server_result("tools/call", self._result_version, dumped)))

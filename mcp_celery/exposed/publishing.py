@@ -12,6 +12,7 @@ from celery.utils.time import maybe_iso8601
 from mcp_celery.config import TaskConfig, celery_options_of
 from mcp_celery.engine import JSONObject
 from mcp_celery.exposed.jobs import FoundJob
+from mcp_celery.job_message import send_job
 from mcp_celery.queues import queue_of
 
 
@@ -60,7 +61,7 @@ def publish_job(
     producer: kombu.Producer,
     timeout_seconds: float,
 ) -> None:
-    """Publish one job; returns when the broker has it. What ``app.send_task`` does, but no result is subscribed to.
+    """Publish one job; returns when the broker has it.
 
     Args:
         app: Whose broker, routes and queues are used.
@@ -75,19 +76,14 @@ def publish_job(
     options = options_of(app, job, config)
     of_headers = [name for name, how in celery_options_of(type(config)).items() if how.exposed == "header"]
     headers = {name: options.pop(name) for name in of_headers if name in options}
-    amqp: Any = app.amqp
-    options = _routed(app, job, arguments, options)
-    message = amqp.create_task_message(
+    send_job(
+        app,
+        producer,
         job_id,
         job.name,
-        (),
         arguments,
-        **headers,
-        create_sent_event=app.conf.task_send_sent_event,
-        argsrepr="()",
+        options=_routed(app, job, arguments, options),
+        timeout_seconds=timeout_seconds,
         kwargsrepr=shown,
-        ignore_result=False,
+        **headers,
     )
-    # Else a broker that takes a message and does not confirm it would hold the thread, and every later publish.
-    options |= {"timeout": timeout_seconds, "confirm_timeout": timeout_seconds}
-    amqp.send_task_message(producer, job.name, message, retry=False, **options)

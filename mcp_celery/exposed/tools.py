@@ -16,7 +16,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel, RootModel
 
 from mcp_celery.config import TaskConfig, celery_options_of
-from mcp_celery.engine import ExposedWork, JSONObject, Plan
+from mcp_celery.engine import ForeignPlan, ForeignWork, JSONObject, TaskRecord
 from mcp_celery.errors import ConfigurationError, InvalidRequestError
 from mcp_celery.exposed.arguments import sendable, signature_of, visible_signature
 from mcp_celery.exposed.canvas import canvas_of, publish_canvas
@@ -79,7 +79,7 @@ class ExposedTool(ABC):
         self.signature = signature
 
     @abstractmethod
-    async def plan(self, arguments: JSONObject, timeout_seconds: float) -> Plan:
+    async def plan(self, arguments: JSONObject, timeout_seconds: float) -> ForeignPlan:
         """How the work of a call is begun.
 
         Args:
@@ -122,16 +122,16 @@ class ExposedJob(ExposedTool):
         self._fixed = fixed
         self._terminate = terminate
 
-    async def plan(self, arguments: JSONObject, timeout_seconds: float) -> Plan:
+    async def plan(self, arguments: JSONObject, timeout_seconds: float) -> ForeignPlan:
         """How the job is published."""
         serializer = serializer_of(self._app, self._job)
         sent: JSONObject = {name: sendable(value, serializer) for name, value in {**arguments, **self._fixed}.items()}
 
-        def publish(job_ids: Sequence[str], producer: Any) -> None:
+        def publish(record: TaskRecord, producer: Any) -> None:
             publish_job(
                 self._app,
                 self._job,
-                job_ids[0],
+                record.job_id,
                 sent,
                 config=self.offer.config,
                 shown=shown_arguments({"arguments": sent}, self.offer.config),
@@ -139,9 +139,9 @@ class ExposedJob(ExposedTool):
                 timeout_seconds=timeout_seconds,
             )
 
-        return Plan(
+        return ForeignPlan(
             self._job.name,
-            ExposedWork(terminate=self._terminate),
+            ForeignWork(may_terminate=self._terminate),
             publish,
             queue_name_of(self._app, self._job, sent, self.offer.config),
             sent,
@@ -193,7 +193,7 @@ class ExposedCanvas(ExposedTool):
         """Made when something is published: the host's app may not be configured before."""
         return CanvasApp(self._app)
 
-    async def plan(self, arguments: JSONObject, timeout_seconds: float) -> Plan:
+    async def plan(self, arguments: JSONObject, timeout_seconds: float) -> ForeignPlan:
         """How the jobs are published."""
         name = self.offer.tool_name
         try:
@@ -205,10 +205,10 @@ class ExposedCanvas(ExposedTool):
             raise InvalidRequestError(f"Tool {name!r} could not make its jobs of these arguments") from error
         canvas = canvas_of(made, name)
 
-        def publish(job_ids: Sequence[str], producer: Any) -> None:
-            publish_canvas(self._canvas_app, canvas, job_ids, producer, timeout_seconds=timeout_seconds)
+        def publish(record: TaskRecord, producer: Any) -> None:
+            publish_canvas(self._canvas_app, canvas, record.job_ids, producer, timeout_seconds=timeout_seconds)
 
-        return Plan(canvas.job_name, ExposedWork(len(canvas.parts), canvas.gathered, self._terminate), publish)
+        return ForeignPlan(canvas.job_name, ForeignWork(len(canvas.parts), canvas.gathered, self._terminate), publish)
 
 
 def config_of_job(config: TaskConfig, name: str) -> TaskConfig:

@@ -5,10 +5,13 @@ from mcp_celery.protocol.host import Polling, TaskHost
 from mcp_celery.protocol.in_process import SubmittedTask, submit
 from mcp_celery.protocol.install import SubjectNamingVerifier, around, middleware_of
 from mcp_celery.protocol.polling import add_polling_tools
-from mcp_celery.protocol.v2025_11_25 import IMMEDIATE_RESPONSE
+from mcp_celery.protocol.revisions import REQUESTING_REVISION, RESULT_VERSION, revision_named
+from mcp_celery.protocol.shared_wire import IMMEDIATE_RESPONSE
 
 __all__ = [
     "IMMEDIATE_RESPONSE",
+    "REQUESTING_REVISION",
+    "RESULT_VERSION",
     "Polling",
     "SubjectNamingVerifier",
     "SubmittedTask",
@@ -17,5 +20,6 @@ __all__ = [
     "add_polling_tools",
     "around",
     "middleware_of",
+    "revision_named",
     "submit",
 ]

@@ -15,11 +15,12 @@ from mcp.shared.exceptions import MCPError, NoBackChannelError
 
 from mcp_celery.background import BackgroundTasks
 from mcp_celery.engine import Caller, JSONObject, TaskRecord, TaskView
-from mcp_celery.protocol.caller import RequestContext, connection_of, has_left
-from mcp_celery.protocol.core_tasks import REQUEST_CANCELLED
+from mcp_celery.protocol.caller import connection_of, has_left
 from mcp_celery.protocol.host import TaskHost
 from mcp_celery.protocol.relay import OnRequest, Relay
-from mcp_celery.protocol.v2026_07_28 import REVISIONS
+from mcp_celery.protocol.revision import RequestContext
+from mcp_celery.protocol.revisions import revision_of
+from mcp_celery.protocol.shared_wire import REQUEST_CANCELLED
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ async def attend(
 ) -> TaskView:
     """Wait for a task's end on behalf of a request's client, until it has dropped its HTTP exchange for good.
 
-    Meanwhile the client gets ``notifications/progress``, where its request has a token. Up to 2025-11-25 it is asked
-    what the task wants to know, on this request; later it has to be answered with the questions.
+    Meanwhile the client gets ``notifications/progress``, where its request has a token. Where the server sends
+    questions as requests, it asks the client on this request; else the request has to be answered with the questions.
 
     Args:
         host: The server it speaks for.
@@ -80,21 +81,17 @@ async def _attend(
     progress = _Progress(ctx)
     patience = _Patience(anyio.move_on_after(seconds))
     channel = _OnThisRequest(ctx, patience, is_only_way=is_only_way)
-    relay = Relay(engine, caller, task_id, turns=host.turns, channel=channel, names_task=False)
+    relay = Relay(engine, caller, task_id, turns=host.turns, channel=channel)
+    revision = revision_of(ctx)
     async with relay:
         with patience.scope:
             async with engine.watch(caller, [task_id]) as watch:
                 async for view in watch:
                     await progress.tell(view.record)
-                    if view.record.is_terminal or questions_for(ctx, view):
+                    if view.record.is_terminal or revision.questions_to_return(view):
                         return view
                     relay.show(view)
     return await engine.get(caller, task_id)
-
-
-def questions_for(ctx: RequestContext, view: TaskView) -> JSONObject:
-    """The questions that a request is to be answered with; its client answers them by sending it again."""
-    return dict(view.input_requests) if ctx.protocol_version in REVISIONS else {}
 
 
 async def require_there(host: TaskHost, ctx: RequestContext) -> None:

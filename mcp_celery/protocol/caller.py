@@ -9,15 +9,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Network, ip_address
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.connection import Connection
-from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
-from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
-from mcp_types import HEADER_MISMATCH
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from opentelemetry.propagate import inject
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -25,11 +21,10 @@ from starlette.requests import Request
 from mcp_celery.context import TaskContextSnapshot, get_task_context, get_task_issuer, get_task_scope
 from mcp_celery.engine import Caller, JSONObject
 from mcp_celery.errors import McpCeleryError, StoredDataError
-from mcp_celery.protocol.v2026_07_28 import EXTENSION, REVISIONS
+from mcp_celery.protocol.revision import RequestContext
+from mcp_celery.protocol.revisions import revision_of
 
 logger = logging.getLogger(__name__)
-
-RequestContext = ServerRequestContext[Any, Any]
 
 _SESSION: Final = "mcp_celery/session"
 """In ``Connection.state``: the name of a connection that is a session by itself."""
@@ -102,7 +97,7 @@ def session_of(ctx: RequestContext) -> str | None:
     if (job := get_task_context()) is not None:
         return job.snapshot.session_id
     connection = connection_of(ctx)
-    if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS or not connection.has_standalone_channel:
+    if not revision_of(ctx).has_sessions or not connection.has_standalone_channel:
         return None
     return connection.session_id or connection.state.setdefault(_SESSION, secrets.token_urlsafe(32))
 
@@ -117,31 +112,6 @@ async def has_left(ctx: RequestContext) -> bool:
     if connection.has_standalone_channel and connection.session_id is None:
         return False
     return isinstance(ctx.request, Request) and await ctx.request.is_disconnected()
-
-
-def follows_tasks(ctx: RequestContext) -> bool:
-    """Whether the client of this request can be answered with a task of revision 2026-07-28."""
-    return ctx.protocol_version in REVISIONS and declares(ctx, EXTENSION)
-
-
-def declares(ctx: RequestContext, extension: str) -> bool:
-    """Whether this request's client declares an extension."""
-    capabilities = ctx.session.client_capabilities
-    return bool(capabilities and capabilities.extensions and extension in capabilities.extensions)
-
-
-def require_matching_name(ctx: RequestContext, task_id: str) -> None:
-    """Refuse a ``Mcp-Name`` header that names another task than the body (SEP-2243). A missing one is tolerated.
-
-    Raises:
-        MCPError: -32020.
-    """
-    headers = getattr(ctx.request, "headers", None)
-    header: str | None = None if headers is None else headers.get(MCP_NAME_HEADER)
-    if header is not None and decode_header_value(header) != task_id:
-        raise MCPError(
-            HEADER_MISMATCH, f"{MCP_NAME_HEADER} header does not match the request body's 'taskId' parameter"
-        )
 
 
 def snapshot_of(ctx: RequestContext, params: JSONObject, header_names: frozenset[str]) -> TaskContextSnapshot:

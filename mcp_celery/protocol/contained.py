@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import anyio
 from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
 
 from mcp_celery.containing import containing
 from mcp_celery.errors import ComponentExitedError
 from mcp_celery.keys import METHODS
-from mcp_celery.protocol.caller import RequestContext
+from mcp_celery.protocol.child_tasks import guarding
+from mcp_celery.protocol.revision import RequestContext
 
 _METHODS = frozenset(METHODS.values())
 
@@ -19,10 +21,35 @@ async def contained(ctx: RequestContext, call_next: CallNext) -> HandlerResult:
     Raises:
         MCPError: -32603 where the component raised ``SystemExit`` or the like, as its task would fail.
     """
-    if ctx.method not in _METHODS:
-        return await call_next(ctx)
     try:
-        with containing(f"the component of {ctx.method}"):
+        if ctx.method in _METHODS:
+            return await _in_a_task_of_its_own(ctx, call_next)
+        with containing(f"the handler of {ctx.method}"), guarding():
             return await call_next(ctx)
     except ComponentExitedError as error:
         raise MCPError(error.code, str(error)) from None
+
+
+async def _in_a_task_of_its_own(ctx: RequestContext, call_next: CallNext) -> HandlerResult:
+    """Run a component where its ``GeneratorExit``, or its cancel of the running task, does not meet the SDK's code."""
+    results: list[HandlerResult] = []
+    failures: list[Exception] = []
+
+    async def run() -> None:
+        try:
+            with containing(f"the component of {ctx.method}"):
+                results.append(await call_next(ctx))
+        except Exception as error:  # noqa: BLE001 - raised below, without the group that anyio would put it in
+            failures.append(error)
+
+    try:
+        with guarding():
+            async with anyio.create_task_group() as group:
+                group.start_soon(run)
+        if failures:
+            raise failures[0]
+        if results:
+            return results[0]
+        raise ComponentExitedError("CancelledError")
+    finally:
+        failures.clear()  # their tracebacks lead back to this frame

@@ -1,6 +1,6 @@
-"""The tasks extension: which requests become tasks, and the ``tasks/*`` methods, those of 2025-11-25 included.
+"""The tasks extension: which tool calls become tasks, and the ``tasks/*`` methods of all revisions.
 
-A server binds a method once, so methods that both eras have are told apart here, by the request's revision.
+The SDK binds a method once for all revisions. The request's revision answers the methods that several of them have.
 """
 
 from __future__ import annotations
@@ -9,33 +9,18 @@ from collections.abc import Sequence
 
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.extension import Extension, MethodBinding
-from mcp.server.mcpserver.server import require_client_extension
-from mcp.shared.exceptions import MCPError
-from mcp_types import METHOD_NOT_FOUND, CallToolRequestParams
+from mcp_types import CallToolRequestParams
 
 from mcp_celery.context import get_task_context
 from mcp_celery.declared import DeclaredComponent
 from mcp_celery.engine import JSONObject, Submission
-from mcp_celery.protocol.both_eras import TaskIdParams
-from mcp_celery.protocol.caller import (
-    RequestContext,
-    as_rpc_errors,
-    caller_of_request,
-    follows_tasks,
-    require_matching_name,
-    snapshot_of,
-)
-from mcp_celery.protocol.core_tasks import CoreTasks
+from mcp_celery.protocol.additions import added_methods
+from mcp_celery.protocol.caller import as_rpc_errors, caller_of_request, snapshot_of
 from mcp_celery.protocol.foreground import continued_task, go_on, run_on_worker
 from mcp_celery.protocol.host import TaskHost
-from mcp_celery.protocol.v2025_11_25 import CREATE, REVISION, CreateParams, ListParams
-from mcp_celery.protocol.v2026_07_28 import (
-    EXTENSION,
-    REVISIONS,
-    UpdateParams,
-    encode_created,
-    encode_detailed,
-)
+from mcp_celery.protocol.revision import RequestContext
+from mcp_celery.protocol.revisions import TASK_VERSIONS, revision_of, task_revision_of
+from mcp_celery.protocol.shared_wire import EXTENSION, TaskIdParams
 
 
 class TasksExtension(Extension):
@@ -49,18 +34,14 @@ class TasksExtension(Extension):
 
     def __init__(self, host: TaskHost) -> None:
         self._host = host
-        self._core = CoreTasks(host)
+        self._added = added_methods(host)
 
     def methods(self) -> Sequence[MethodBinding]:
         """The request methods that the extension adds."""
-        core = frozenset({REVISION})
         return [
-            MethodBinding("tasks/get", TaskIdParams, self._get, REVISIONS | core),
-            MethodBinding("tasks/cancel", TaskIdParams, self._cancel, REVISIONS | core),
-            MethodBinding("tasks/update", UpdateParams, self._update, REVISIONS),
-            MethodBinding("tasks/result", TaskIdParams, self._core.result, core),
-            MethodBinding("tasks/list", ListParams, self._core.list, core),
-            MethodBinding(CREATE, CreateParams, self._core.create, core),
+            MethodBinding("tasks/get", TaskIdParams, self._get, TASK_VERSIONS),
+            MethodBinding("tasks/cancel", TaskIdParams, self._cancel, TASK_VERSIONS),
+            *self._added,
         ]
 
     async def intercept_tool_call(
@@ -80,23 +61,17 @@ class TasksExtension(Extension):
             return await call_next(ctx)
         if (task_id := continued_task(params.request_state)) is not None:
             return await go_on(self._host, ctx, config, task_id, _answers(params).get("inputResponses", {}))
-        as_task = follows_tasks(ctx)
+        revision = revision_of(ctx)
+        as_task = revision.follows_tasks(ctx)
         if config.mode == "required" and not as_task and self._host.polling_of(config) is None:
-            self._refuse(ctx, params.name)
+            revision.refuse_call(ctx, params.name)
         if await self._stays_here(params, found, as_task=as_task):
             return await call_next(ctx)
         submission = self._submission(ctx, params, found)
         if not as_task:
             return await run_on_worker(self._host, ctx, submission)
         with as_rpc_errors():
-            return encode_created(await self._host.engine().submit(submission))
-
-    @staticmethod
-    def _refuse(ctx: RequestContext, name: str) -> None:
-        """Refuse a call of a tool that runs only as a task, where its client can follow none."""
-        if ctx.protocol_version not in REVISIONS:
-            raise MCPError(METHOD_NOT_FOUND, f"Tool {name!r} runs only as a task")
-        require_client_extension(ctx, EXTENSION)
+            return task_revision_of(ctx).encode_created(await self._host.engine().submit(submission))
 
     async def _stays_here(self, params: CallToolRequestParams, found: DeclaredComponent, *, as_task: bool) -> bool:
         """Whether a call is served by the server itself."""
@@ -120,33 +95,16 @@ class TasksExtension(Extension):
         )
 
     async def _get(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
-        if ctx.protocol_version == REVISION:
-            return await self._core.get(ctx, params)
-        self._admit(ctx, params)
+        revision = task_revision_of(ctx)
+        revision.admit(ctx, params.task_id)
         with as_rpc_errors():
-            return encode_detailed(await self._host.engine().get(caller_of_request(ctx), params.task_id))
+            return await revision.get_task(self._host.engine(), caller_of_request(ctx), params.task_id)
 
     async def _cancel(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
-        """Acknowledges; a task that has ended stays as it is."""
-        if ctx.protocol_version == REVISION:
-            return await self._core.cancel(ctx, params)
-        self._admit(ctx, params)
+        revision = task_revision_of(ctx)
+        revision.admit(ctx, params.task_id)
         with as_rpc_errors():
-            await self._host.engine().cancel(caller_of_request(ctx), params.task_id)
-        return {}
-
-    async def _update(self, ctx: RequestContext, params: UpdateParams) -> HandlerResult:
-        """Acknowledges; keys that no open question has are ignored."""
-        self._admit(ctx, params)
-        with as_rpc_errors():
-            await self._host.engine().respond(caller_of_request(ctx), params.task_id, params.input_responses)
-        return {}
-
-    @staticmethod
-    def _admit(ctx: RequestContext, params: TaskIdParams) -> None:
-        """Who does not declare the extension learns nothing, not even whether the task exists."""
-        require_client_extension(ctx, EXTENSION)
-        require_matching_name(ctx, params.task_id)
+            return await revision.cancel_task(self._host.engine(), caller_of_request(ctx), params.task_id)
 
 
 def _answers(params: CallToolRequestParams) -> JSONObject:

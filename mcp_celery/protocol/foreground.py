@@ -1,8 +1,8 @@
 """A request that its client makes in the foreground, run on a worker: the server waits for the job in its place.
 
 The job is a task of which nobody is told. It ends with the request: a client that goes cancels it, and what is kept of
-it goes soon after the answer. On 2026-07-28 a question of the job is a round of the request: its client answers by
-sending the request again, with a state that names the task.
+it goes soon after the answer. Where a request is answered with the questions of its job, its client sends the request
+again with its answers and with a state that names the task.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from mcp_celery.config import TaskConfig
 from mcp_celery.engine import RETIRED_MS, Caller, JSONObject, Submission, TaskEngine, TaskRecord
 from mcp_celery.errors import McpCeleryError, TaskNotFoundError
 from mcp_celery.logs import shown_task_id
-from mcp_celery.protocol.attendance import attend, questions_for, require_there
-from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_request
-from mcp_celery.protocol.core_tasks import require_result
+from mcp_celery.protocol.attendance import attend, require_there
+from mcp_celery.protocol.caller import as_rpc_errors, caller_of_request
 from mcp_celery.protocol.host import Polling, TaskHost
 from mcp_celery.protocol.polling import first_answer
 from mcp_celery.protocol.relay import give_back, until_taken
-from mcp_celery.protocol.v2025_11_25 import UNLIMITED_MS
+from mcp_celery.protocol.revision import RequestContext
+from mcp_celery.protocol.revisions import revision_of
+from mcp_celery.protocol.shared_wire import UNLIMITED_MS, require_result
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ async def _answer(
                 await engine.keep(caller, task_id, ttl_ms=_ttl_ms(polling), config=config)
                 await give_back(engine, caller, task_id, responses)
             view = await attend(host, ctx, caller, task_id, seconds=seconds, is_only_way=True)
-            if questions := questions_for(ctx, view):
+            if questions := revision_of(ctx).questions_to_return(view):
                 # Its client need not come back, and nobody else knows the task.
                 await _retire(engine, caller, task_id, after_ms=round(config.input_timeout * 1000))
     except TaskNotFoundError:

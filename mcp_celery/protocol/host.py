@@ -11,8 +11,8 @@ from mcp_celery.declared import DeclaredComponents
 from mcp_celery.engine import Caller, JSONObject, Submission, TaskEngine
 from mcp_celery.errors import InvalidRequestError, TaskModeError
 from mcp_celery.keys import TaskType
-from mcp_celery.protocol.relay import Turns
-from mcp_celery.protocol.v2025_11_25 import IMMEDIATE_RESPONSE
+from mcp_celery.protocol.shared_wire import IMMEDIATE_RESPONSE
+from mcp_celery.protocol.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from mcp_celery.engine import Caller, JSONObject, TaskEngine, TaskRecord
 from mcp_celery.errors import InvalidRequestError
 from mcp_celery.jsonable import NotJSONError, json_value
 from mcp_celery.keys import METHODS, TaskType
-from mcp_celery.protocol.caller import RequestContext, caller_of_request, snapshot_of
-from mcp_celery.protocol.core_tasks import wait_for_result
+from mcp_celery.protocol.caller import caller_of_request, snapshot_of
 from mcp_celery.protocol.host import TaskHost
-from mcp_celery.protocol.v2025_11_25 import REVISION, encode_task
+from mcp_celery.protocol.revision import RequestContext, TaskRevision
+from mcp_celery.protocol.shared_wire import require_result
 
 TaskResult = CallToolResult | GetPromptResult | ReadResourceResult
 
@@ -24,12 +24,13 @@ class SubmittedTask:
 
     Attributes:
         task_id: The id that a client would hold.
-        created: The task as it was created, as revision 2025-11-25 shows it.
+        created: The task as it was created, as the SDK's model shows it.
     """
 
-    def __init__(self, engine: TaskEngine, record: TaskRecord) -> None:
+    def __init__(self, engine: TaskEngine, record: TaskRecord, revision: TaskRevision) -> None:
         self.task_id = record.task_id
-        self.created = _shown(record)
+        self._revision = revision
+        self.created = self._shown(record)
         self._engine = engine
         self._caller = Caller(record.scope, record.issuer)
 
@@ -40,7 +41,7 @@ class SubmittedTask:
             TaskNotFoundError: It has expired.
             StoreUnavailableError: The store did not answer.
         """
-        return _shown(await self._engine.status(self._caller, self.task_id))
+        return self._shown(await self._engine.status(self._caller, self.task_id))
 
     async def result(self) -> TaskResult:
         """Wait for the task's end.
@@ -54,8 +55,10 @@ class SubmittedTask:
             ResultUnavailableError: It completed, but the result backend does not give the result.
             StoreUnavailableError: The store did not answer.
         """
-        record, result = await wait_for_result(self._engine, self._caller, self.task_id)
-        return parse_server_result(METHODS[record.task_type], REVISION, result)  # pyright: ignore[reportReturnType]
+        view = await self._engine.wait(self._caller, self.task_id)
+        require_result(view.record, "task")
+        method, result = METHODS[view.record.task_type], self._revision.encode_result(view)
+        return parse_server_result(method, self._revision.version, result)  # pyright: ignore[reportReturnType]
 
     async def cancel(self) -> Task:
         """Cancel the task; one that has ended stays as it is.
@@ -64,15 +67,19 @@ class SubmittedTask:
             TaskNotFoundError: It has expired.
             StoreUnavailableError: The store did not answer; nothing was cancelled.
         """
-        return _shown(await self._engine.cancel(self._caller, self.task_id))
+        return self._shown(await self._engine.cancel(self._caller, self.task_id))
 
-
-def _shown(record: TaskRecord) -> Task:
-    return Task.model_validate(encode_task(record), by_name=False)
+    def _shown(self, record: TaskRecord) -> Task:
+        return Task.model_validate(self._revision.encode_task(record), by_name=False)
 
 
 async def submit(
-    host: TaskHost, task_type: TaskType, params: JSONObject, ctx: RequestContext | None, meta: TaskMeta
+    host: TaskHost,
+    task_type: TaskType,
+    params: JSONObject,
+    ctx: RequestContext | None,
+    meta: TaskMeta,
+    revision: TaskRevision,
 ) -> SubmittedTask:
     """Submit a task as the current caller.
 
@@ -82,6 +89,7 @@ async def submit(
         params: Parameters of the MCP request.
         ctx: The request that is being served, None outside one.
         meta: What is asked about the task.
+        revision: Whose form of a task the SDK has a model of; outside a request the task is made under it.
 
     Raises:
         InvalidRequestError: There is no such component, it refuses the arguments, or they have no JSON form.
@@ -95,10 +103,10 @@ async def submit(
     except NotJSONError as error:
         raise InvalidRequestError(f"A task takes arguments that are JSON: {error}") from error
     snapshot = (
-        TaskContextSnapshot.capture(protocol_version=REVISION, params=params)
+        TaskContextSnapshot.capture(protocol_version=revision.version, params=params)
         if ctx is None
         else snapshot_of(ctx, params, host.header_names)
     )
     engine = host.engine()
     record = await engine.submit(await host.submission(task_type, snapshot, caller_of_request(ctx), meta))
-    return SubmittedTask(engine, record)
+    return SubmittedTask(engine, record, revision)

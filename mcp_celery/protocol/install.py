@@ -11,12 +11,12 @@ from mcp.server.context import ServerMiddleware
 
 from mcp_celery.component_source import Running
 from mcp_celery.context import subject_of
+from mcp_celery.protocol.additions import added_middleware
+from mcp_celery.protocol.child_tasks import prepared
 from mcp_celery.protocol.contained import contained
 from mcp_celery.protocol.host import TaskHost
-from mcp_celery.protocol.middleware import CoreTasksMiddleware
 from mcp_celery.protocol.polling import PolledOutputs
-from mcp_celery.protocol.push import TaskPush
-from mcp_celery.protocol.scopes import RequiredScopes
+from mcp_celery.protocol.requirements import Requirements
 
 
 class SubjectNamingVerifier:
@@ -42,17 +42,21 @@ class SubjectNamingVerifier:
 
 def middleware_of(host: TaskHost) -> tuple[ServerMiddleware[Any], ...]:
     """The middleware that a server with tasks needs, the outermost first."""
-    return contained, RequiredScopes(host), PolledOutputs(host), CoreTasksMiddleware(host), TaskPush(host)
+    return contained, Requirements(host), PolledOutputs(host), *added_middleware(host)
 
 
 def around(
     running: Running, lifespan: Callable[[Any], AbstractAsyncContextManager[Any]]
 ) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
-    """A server's lifespan within ours, which holds the connections to the store and the broker."""
+    """A server's lifespan within ours, which holds the connections to the store and the broker.
+
+    It also prepares the event loop for components whose asyncio tasks try to end it.
+    """
 
     @asynccontextmanager
     async def composed(server: Any) -> AsyncGenerator[Any]:
-        async with running(), lifespan(server) as state:
-            yield state
+        with prepared():
+            async with running(), lifespan(server) as state:
+                yield state
 
     return composed

@@ -18,10 +18,12 @@ from pydantic import BaseModel, Field
 
 from mcp_celery.engine import JSONObject, TaskRecord, TaskStatus
 from mcp_celery.errors import ConfigurationError, McpCeleryError
-from mcp_celery.protocol.attendance import attend, questions_for
-from mcp_celery.protocol.caller import RequestContext, caller_of_request, follows_tasks
+from mcp_celery.protocol.attendance import attend
+from mcp_celery.protocol.caller import caller_of_request
 from mcp_celery.protocol.host import Polling, TaskHost
 from mcp_celery.protocol.relay import give_back
+from mcp_celery.protocol.revision import RequestContext
+from mcp_celery.protocol.revisions import revision_of
 
 MAX_WAIT_SECONDS: Final = 50.0
 """Clients commonly give a request up after a minute."""
@@ -178,7 +180,7 @@ class _PollingTools:
             return CallToolResult.model_validate(view.result, by_name=False)
         if record.is_terminal:
             raise ToolError(record.status_message or f"The task has {record.status}")
-        if questions := questions_for(ctx.request_context, view):
+        if questions := revision_of(ctx.request_context).questions_to_return(view):
             return InputRequiredResult.model_validate({"inputRequests": questions}, by_name=False)
         state = state_of(record, self._polling)
         said = "" if state.message is None else f" It says: {state.message}"
@@ -217,7 +219,7 @@ class PolledOutputs:
         result = await call_next(ctx)
         if ctx.method != "tools/list" or not isinstance(result, dict):
             return result
-        if self._host.polling is None or follows_tasks(ctx):
+        if self._host.polling is None or revision_of(ctx).follows_tasks(ctx):
             return result
         return {**result, "tools": [await self._admitting(tool) for tool in cast("list[JSONObject]", result["tools"])]}
 

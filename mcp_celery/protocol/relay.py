@@ -1,7 +1,8 @@
-"""Questions of tasks to clients of revision 2025-11-25: on an open ``tasks/result``, else on the session's own channel.
+"""Asks clients the questions of tasks by requests, as revisions before 2026-07-28 do.
 
-A question is asked on one channel at a time. Whoever asks it has its turn; when that channel is gone the next one has
-it. What is asked is always what the record says is open.
+A question is asked on one channel at a time: a request that the client waits on, or its session's own channel. The
+channel that asks it has its turn; when that channel is gone, the next one has it. Only questions that the record says
+are open are asked.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Final, Self
-from weakref import WeakValueDictionary
 
 import anyio
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.message import ServerMessageMetadata
-from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, ClientCapabilities
-from pydantic import ValidationError
+from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, ClientCapabilities, Request, Result
+from pydantic import ConfigDict, ValidationError
 
 from mcp_celery.background import BackgroundTasks
 from mcp_celery.engine import Answer, Caller, JSONObject, RpcError, TaskEngine, TaskView, missing_capability
 from mcp_celery.errors import AnswersTooLargeError, InvalidAnswerError, McpCeleryError, TaskNotFoundError
 from mcp_celery.logs import shown_task_id
-from mcp_celery.protocol.caller import RequestContext, has_left
-from mcp_celery.protocol.v2025_11_25 import ClientAnswer, ClientRequest, related_to
+from mcp_celery.protocol.caller import has_left
+from mcp_celery.protocol.revision import RequestContext
+from mcp_celery.protocol.turns import Turns
 from mcp_celery.retry import until_store_answers
 
 logger = logging.getLogger(__name__)
@@ -81,8 +82,8 @@ class OnRequest(Channel):
     async def send(self, method: str, params: JSONObject) -> JSONObject:
         """Ask it."""
         on_this_request = ServerMessageMetadata(related_request_id=self._ctx.request_id)
-        request: Any = ClientRequest(method=method, params=params)  # the SDK names only the requests it knows
-        answer = await self._ctx.session.send_request(request, ClientAnswer, metadata=on_this_request)
+        request: Any = _Question(method=method, params=params)  # the SDK names only the requests it knows
+        answer = await self._ctx.session.send_request(request, _Reply, metadata=on_this_request)
         return answer.model_dump(by_alias=True, mode="json", exclude_unset=True)
 
     async def is_gone(self) -> bool:
@@ -96,18 +97,16 @@ class OnRequest(Channel):
         return missing is None
 
 
-class Turns:
-    """Whose turn it is to ask each question, in this process."""
+class _Question(Request[JSONObject, str]):
+    """A request of a task to its client."""
 
-    def __init__(self) -> None:
-        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+    params: JSONObject
 
-    def of(self, task_id: str, key: str) -> asyncio.Lock:
-        """The turn to ask one question."""
-        lock = self._turns.get((task_id, key))
-        if lock is None:
-            lock = self._turns[task_id, key] = asyncio.Lock()
-        return lock
+
+class _Reply(Result):
+    """The client's answer in any form: the engine checks it."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 class Relay:
@@ -120,7 +119,7 @@ class Relay:
         turns: Whose turn it is.
         channel: Where it is asked.
         grace_seconds: How long other channels may come first.
-        names_task: Whether the client is told which task asks.
+        meta: What is added to the ``_meta`` of each question, so that the client knows which task asks.
     """
 
     def __init__(
@@ -132,7 +131,7 @@ class Relay:
         turns: Turns,
         channel: Channel,
         grace_seconds: float = 0.0,
-        names_task: bool = True,
+        meta: JSONObject | None = None,
     ) -> None:
         self._engine = engine
         self._caller = caller
@@ -140,7 +139,7 @@ class Relay:
         self._turns = turns
         self._channel = channel
         self._grace_seconds = grace_seconds
-        self._names_task = names_task
+        self._meta = meta
         self._work = BackgroundTasks(logger, "a question was not asked to its end")
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._delivering: set[asyncio.Task[None]] = set()
@@ -206,8 +205,8 @@ class Relay:
     async def _answer_to(self, request: JSONObject) -> Answer | None:
         """What the client says, None where this channel does not reach it."""
         params: JSONObject = request.get("params", {})
-        if self._names_task:
-            params = {**params, "_meta": {**params.get("_meta", {}), **related_to(self._task_id)}}
+        if self._meta:
+            params = {**params, "_meta": {**params.get("_meta", {}), **self._meta}}
         try:
             return await self._channel.send(request["method"], params)
         except NoBackChannelError:

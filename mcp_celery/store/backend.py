@@ -74,7 +74,11 @@ class RedisBackend:
     def open_ledger(self, options: BackendOptions) -> RedisJobLedger:
         """Open the blocking store of a process."""
         return RedisJobLedger(
-            self.url, self._keys(options), timeout_seconds=self.timeout_seconds, observers=options.observers
+            self.url,
+            self._keys(options),
+            timeout_seconds=self.timeout_seconds,
+            snapshots=options.snapshots,
+            observers=options.observers,
         )
 
     def _keys(self, options: BackendOptions) -> RedisKeys:

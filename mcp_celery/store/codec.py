@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
+    OWN_WORK,
     Change,
     Claim,
-    ExposedWork,
+    ForeignWork,
     Progress,
     Question,
     RpcError,
     TaskRecord,
+    Work,
     decode_answer,
     decode_question,
     leg_answers,
@@ -25,9 +27,12 @@ from mcp_celery.engine.status import MOVES
 from mcp_celery.formats import FORMAT, UNNUMBERED, NewerFormatError, is_readable
 from mcp_celery.jsonable import finite_number, json_text, utf8_text
 from mcp_celery.keys import MAX_LEGS, METHODS, Hidden
+from mcp_celery.store.fields import FIXED
 from mcp_celery.store.unreadable import UNREADABLE
 
 Fields = dict[str, str]
+Opener = Callable[[str], str]
+"""Gives the text in a stored one, which may be sealed. Raises ``SealError``."""
 Name = TypeVar("Name", bound=str)
 _MAX_TIME_MS: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
@@ -56,7 +61,7 @@ def encode_record(record: TaskRecord) -> Fields:
         "leg": str(record.leg),
         "hidden": str(int(record.hidden)) if record.hidden else None,
         "start_before_ms": None if record.start_before_ms is None else str(record.start_before_ms),
-        "work": None if (work := record.work) is None else json.dumps([work.parts, work.gathered, work.terminate]),
+        "work": _encode_work(record.work),
         "revision": str(record.revision),
         "declared_as": record.declared_as,
         "format": str(FORMAT),
@@ -90,8 +95,34 @@ def flat_to_mapping(flat: Sequence[bytes]) -> dict[str, str]:
     return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
-def decode_record(fields: Mapping[str, str]) -> TaskRecord:
+def fixed_of(fields: Mapping[str, str]) -> list[str]:
+    """The values of the fields that never change, in the order of the table; '' for an absent one."""
+    return [fields.get(name, "") for name in FIXED]
+
+
+def as_it_is(text: str) -> str:
+    """An opener of texts that are not sealed."""
+    return text
+
+
+class Openers(NamedTuple):
+    """What opens the fields of a record that may be sealed.
+
+    Attributes:
+        error: Opens the error of a failed task.
+        message: Opens the status message.
+    """
+
+    error: Opener = as_it_is
+    message: Opener = as_it_is
+
+
+def decode_record(fields: Mapping[str, str], openers: Openers = Openers()) -> TaskRecord:  # noqa: B008 - immutable
     """The record in a hash.
+
+    Args:
+        fields: The hash.
+        openers: What opens its sealed fields.
 
     Raises:
         NewerFormatError: A later release wrote it.
@@ -114,9 +145,9 @@ def decode_record(fields: Mapping[str, str]) -> TaskRecord:
         ttl_ms=_time(fields["ttl_ms"]),
         poll_interval_ms=int(fields["poll_interval_ms"]),
         status=one_of(MOVES, fields["status"]),
-        status_message=get("status_message") or None,
+        status_message=openers.message(get("status_message") or "") or None,
         is_error=get("is_error") == "1",
-        error=_error(get("error")),
+        error=None if (error := get("error")) is None else decode_error(openers.error(error)),
         progress=_progress(get("progress")),
         attempt=int(fields["attempt"]),
         retries=int(get("retries") or 0),
@@ -135,18 +166,22 @@ def decode_record(fields: Mapping[str, str]) -> TaskRecord:
     )
 
 
-def decode_work(text: str | None) -> ExposedWork | None:
-    """What a record says of exposed work.
+def _encode_work(work: Work) -> str | None:
+    return json.dumps([work.parts, work.gathered, work.may_terminate]) if work.is_foreign else None
+
+
+def decode_work(text: str | None) -> Work:
+    """The jobs that the field ``work`` of a record describes. None: the component's own.
 
     Raises:
         ValueError: It cannot be read.
     """
     if text is None:
-        return None
-    parts, gathered, terminate = cast("tuple[int, int, bool]", json.loads(text))
+        return OWN_WORK
+    parts, gathered, may_terminate = cast("tuple[int, int, bool]", json.loads(text))
     if not 0 <= gathered <= leg_number(parts):
         raise ValueError("the number of gathered jobs is not within their number")
-    return ExposedWork(parts, gathered, bool(terminate))
+    return ForeignWork(parts, gathered, bool(may_terminate))
 
 
 def leg_number(number: int) -> int:
@@ -205,9 +240,12 @@ def one_of(names: Iterable[Name], text: object) -> Name:
     raise ValueError(f"unknown value of a field: {text!r:.50}")
 
 
-def _error(text: str | None) -> RpcError | None:
-    if text is None:
-        return None
+def decode_error(text: str) -> RpcError:
+    """The error of a failed task.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
     code, message, data = cast("tuple[Any, Any, Any]", json.loads(text))
     return RpcError(int(code), str(message), data)
 
@@ -227,31 +265,47 @@ def _claim(fields: Mapping[str, str]) -> Claim | None:
     return Claim(fields["claim_worker"], int(fields["claim_at_ms"]))
 
 
-def decode_questions(flat: Sequence[bytes], unreadable: list[bytes]) -> list[Question]:
+def decode_questions(
+    flat: Sequence[bytes], unreadable: list[bytes], open_question: Callable[[str, str], str]
+) -> list[Question]:
     """The questions in a hash, in the order of asking.
 
     Args:
         flat: The hash as Lua returns it.
+        open_question: Opens a question, given its key and the stored text.
         unreadable: Gets the keys of those that cannot be read, which are left out.
     """
     placed: list[tuple[int, Question]] = []
     for key, kept in zip(flat[::2], flat[1::2], strict=True):
         try:
             place, text = kept.decode().split(":", 1)
-            placed.append((int(place), decode_question(key.decode(), text)))
+            placed.append((int(place), decode_question(key.decode(), open_question(key.decode(), text))))
         except UNREADABLE:
             unreadable.append(key)
     return [question for _, question in sorted(placed, key=lambda one: one[0])]
 
 
-def continued(snapshot: TaskContextSnapshot, leg: int, answers: Mapping[str, str]) -> TaskContextSnapshot:
+def continued(
+    snapshot: TaskContextSnapshot,
+    leg: int,
+    answers: Mapping[str, str],
+    open_answer: Callable[[str, str], str],
+    open_state: Opener,
+) -> TaskContextSnapshot:
     """The snapshot for a leg: after the first with what the leg before left in the hash of the answers.
+
+    Args:
+        snapshot: The creating request.
+        leg: Which job of the task begins.
+        answers: The hash.
+        open_answer: Opens an answer, given its question's key and the stored text.
+        open_state: Opens what the tool wants back.
 
     Raises:
         JobFailedError: The client answered with an error.
     """
     if leg == 1:
         return snapshot
-    state = json.loads(answers.get("", "null"))
-    given = {key: decode_answer(text) for key, text in answers.items() if key}
+    state = json.loads(open_state(answers[""]) if "" in answers else "null")
+    given = {key: decode_answer(open_answer(key, text)) for key, text in answers.items() if key}
     return next_round(snapshot, leg_answers(leg - 1, given), state)

@@ -5,6 +5,8 @@ The async store and the blocking ledger differ only in how they send a :class:`C
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -31,18 +33,16 @@ from mcp_celery.engine import (
     sources_of,
 )
 from mcp_celery.errors import StoredDataError
+from mcp_celery.formats import NewerFormatError
 from mcp_celery.keys import is_shortened
 from mcp_celery.redis_keys import INDEX_LIFETIME_MS, RedisKeys
-from mcp_celery.store.codec import (
-    decode_questions,
-    decode_record,
-    encode_change,
-    encode_record,
-    flat_to_mapping,
-)
+from mcp_celery.store.codec import Fields, decode_questions, decode_record, flat_to_mapping
 from mcp_celery.store.fields import LUA
 from mcp_celery.store.replies import REPLY_MARK, opened
+from mcp_celery.store.sealed import TaskSeals
 from mcp_celery.store.unreadable import UNREADABLE, reason_of, shown
+
+logger = logging.getLogger(__name__)
 
 Reply = TypeVar("Reply")
 ResultKey = Callable[[str], str]
@@ -107,7 +107,8 @@ def read(command: Command[Reply], reply: Any, observers: Observers = UNOBSERVED)
     try:
         return command.parse(own)
     except UNREADABLE as error:
-        raise StoredDataError(f"{shown(command.keys[0])} cannot be read: {reason_of(error)}") from error
+        reason = f"{shown(command.keys[0])} cannot be read: {reason_of(error)}"
+        raise StoredDataError(reason, is_newer=isinstance(error, NewerFormatError)) from error
 
 
 def on_index(command: str, index: str, *args: str | bytes) -> Command[Any]:
@@ -116,20 +117,21 @@ def on_index(command: str, index: str, *args: str | bytes) -> Command[Any]:
 
 
 def load(
-    keys: RedisKeys, ref: TaskRef, decode: Decode | None, unreadable: list[bytes] | None = None
+    seals: TaskSeals, ref: TaskRef, decode: Decode | None, unreadable: list[bytes] | None = None
 ) -> Command[StoredTask | None]:
     """Read a record, with the job's stored result where ``decode`` can read it.
 
     Args:
-        keys: Names of the keys.
+        seals: Names of the keys, and how texts are opened.
         ref: The task.
         decode: Reads what the result backend stored.
         unreadable: Gets the keys of its questions that cannot be read.
     """
 
     def parse(reply: Any) -> StoredTask | None:
-        return None if reply is None else _stored_task(reply, decode, unreadable)
+        return None if reply is None else _stored_task(seals, ref, reply, decode, unreadable)
 
+    keys = seals.keys
     names = [keys.record(ref.scope, ref.task_id), keys.questions(ref.scope, ref.task_id)]
     return Command("load", names, [], parse)
 
@@ -145,7 +147,7 @@ def present(keys: RedisKeys, refs: Sequence[TaskRef]) -> Command[list[TaskRef]]:
 
 
 def page(
-    keys: RedisKeys,
+    seals: TaskSeals,
     index: str,
     owner: Caller,
     unreadable: list[bytes],
@@ -160,7 +162,10 @@ def page(
         found: list[StoredTask] = []
         for position, *stored in cast("list[list[Any]]", reply):
             try:
-                found.append(_stored_task(stored, decode))
+                ref = TaskRef(owner.scope, position.decode().partition(":")[2])
+                found.append(_stored_task(seals, ref, stored, decode))
+            except NewerFormatError as error:
+                logger.error("left a task out of a list: %s", error)
             except UNREADABLE:
                 unreadable.append(position)
         return found
@@ -168,23 +173,40 @@ def page(
     return Command(
         "page",
         [index],
-        [keys.records(owner.scope), "+" if before is None else f"({before}", limit],
+        [seals.keys.records(owner.scope), "+" if before is None else f"({before}", limit],
         parse,
     )
 
 
-def _stored_task(reply: Any, decode: Decode | None, unreadable: list[bytes] | None = None) -> StoredTask:
+def _stored_task(
+    seals: TaskSeals, ref: TaskRef, reply: Any, decode: Decode | None, unreadable: list[bytes] | None = None
+) -> StoredTask:
     flat, stored, questions = cast("tuple[list[bytes], bytes | None, list[bytes]]", reply)
     result = None if stored is None or decode is None else decode(stored)
-    asked = decode_questions(questions, [] if unreadable is None else unreadable)
-    return StoredTask(decode_record(flat_to_mapping(flat)), result, asked)
+    open_question = functools.partial(seals.open_question, ref)
+    asked = decode_questions(questions, [] if unreadable is None else unreadable, open_question)
+    return StoredTask(decode_record(flat_to_mapping(flat), seals.openers(ref)), result, asked)
 
 
 def create(
-    keys: RedisKeys, record: TaskRecord, snapshot: str, quota: Quota | None, result_key: ResultKey | None
+    keys: RedisKeys,
+    record: TaskRecord,
+    fields: Fields,
+    snapshot: str,
+    quota: Quota | None,
+    result_key: ResultKey | None,
 ) -> Command[None]:
-    """Keep a new record, its written snapshot, its place in a list, and the way back from a shortened Celery id."""
-    fields = encode_record(record) | {
+    """Keep a new record, its written snapshot, its place in a list, and the way back from a shortened Celery id.
+
+    Args:
+        keys: Names of the keys.
+        record: The new record.
+        fields: From :func:`encode_record`.
+        snapshot: As it is stored.
+        quota: Whose tasks it is one of, and how many there may be.
+        result_key: Where the result backend keeps a job's result in this Redis.
+    """
+    fields = fields | {
         "snapshot_key": keys.snapshot(record.scope, record.task_id),
         "remembered_in": keys.remembered,
     }
@@ -212,17 +234,17 @@ def create(
         names.append(keys.counted("stored", quota.requestor))
         most_bytes = quota.bytes
         fields["stored_in"] = names[-1]
-    flat = [text for pair in fields.items() for text in pair]
+    pairs = flat(fields)
     kept = [record.expires_at_ms, snapshot, record.key, int(shortened)]
     listed = [position, record.ttl_ms, keys.records(record.scope)]
-    look_at = "" if record.work is None else record.created_at_ms
+    look_at = record.created_at_ms if record.work.is_foreign else ""
 
     def parse(reply: Any) -> None:
         if quota is not None and (refused := cast(int, reply)) != 0:
             raise quota.refusal(None if refused > 0 else -refused)
 
     limits = [most for _, most in counters]
-    return Command("create", names, [*kept, *listed, len(limits), look_at, most_bytes, *limits, *flat], parse)
+    return Command("create", names, [*kept, *listed, len(limits), look_at, most_bytes, *limits, *pairs], parse)
 
 
 def count_failed_lookups(keys: RedisKeys, requestor: str, number: int, *, window_ms: int) -> Command[FailedLookups]:
@@ -251,24 +273,33 @@ def keep(keys: RedisKeys, ref: TaskRef, extension: Extension) -> Command[None]:
     return Command("keep", names, [extension.until_ms, extension.max_ttl_ms], lambda _: None)
 
 
-def finish(keys: RedisKeys, ref: TaskRef, change: Change, result: EncodedResult) -> Command[bool]:
+def finish(seals: TaskSeals, ref: TaskRef, change: Change, result: EncodedResult) -> Command[bool]:
     """Store a job's result and move its task. False: the move was refused, or the task is gone."""
+    keys = seals.keys
     return Command(
         "finish",
         [*moved(keys, ref), result.key, *asked(keys, ref)],
-        [*_allowed(change), result.payload, keys.claims(""), change.at_ms, cause_of(change), *fields_of(change)],
+        [
+            *_allowed(change),
+            result.payload,
+            keys.claims(""),
+            change.at_ms,
+            cause_of(change),
+            *flat(seals.change(ref, change)),
+        ],
         lambda reply: reply == 1,
     )
 
 
-def change(keys: RedisKeys, ref: TaskRef, change: Change) -> Command[Changed | None]:
+def change(seals: TaskSeals, ref: TaskRef, change: Change) -> Command[Changed | None]:
     """Move a task, if the status table and the attempt allow it."""
+    keys = seals.keys
 
     def parse(reply: Any) -> Changed | None:
         if reply is None:
             return None
-        moved, flat = cast("tuple[int, list[bytes]]", reply)
-        return Changed(moved == 1, decode_record(flat_to_mapping(flat)))
+        moved, fields = cast("tuple[int, list[bytes]]", reply)
+        return Changed(moved == 1, decode_record(flat_to_mapping(fields), seals.openers(ref)))
 
     return Command(
         "transition",
@@ -279,7 +310,7 @@ def change(keys: RedisKeys, ref: TaskRef, change: Change) -> Command[Changed | N
             keys.claims("") if change.to in TERMINAL else "",
             change.at_ms,
             cause_of(change),
-            *fields_of(change),
+            *flat(seals.change(ref, change)),
         ],
         parse,
     )
@@ -305,9 +336,9 @@ def _allowed(change: Change) -> tuple[str, str | int]:
     return f",{','.join(sorted(sources_of(change.to)))},", "" if change.attempt is None else change.attempt
 
 
-def fields_of(change: Change) -> list[str]:
-    """The fields that a change sets, but for its time, and their values, in turn."""
-    return [text for pair in encode_change(change).items() for text in pair]
+def flat(fields: Fields) -> list[str]:
+    """Fields and their values, in turn."""
+    return [text for pair in fields.items() for text in pair]
 
 
 class Started(NamedTuple):
@@ -317,11 +348,13 @@ class Started(NamedTuple):
         snapshot: The written snapshot, empty where it is gone.
         leg: Which job of the task this is.
         answers: What the leg before has left, as :func:`mcp_celery.store.codec.continued` reads it.
+        fixed: The values of the record's fields that never change.
     """
 
     snapshot: bytes
     leg: int
     answers: dict[str, str]
+    fixed: list[str]
 
 
 def start(
@@ -333,8 +366,8 @@ def start(
     def parse(reply: Any) -> Started | None:
         if reply is None:
             return None
-        snapshot, leg, answers = cast("tuple[bytes, bytes, list[bytes]]", reply)
-        return Started(snapshot, int(leg), flat_to_mapping(answers))
+        snapshot, leg, answers, fixed = cast("tuple[bytes, bytes, list[bytes], list[bytes | None]]", reply)
+        return Started(snapshot, int(leg), flat_to_mapping(answers), [(one or b"").decode() for one in fixed])
 
     return Command(
         "start",

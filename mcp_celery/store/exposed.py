@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, cast
 
-from mcp_celery.engine import DueTasks, TaskRecord
+from mcp_celery.engine import DueTasks, TaskRecord, TaskRef
 from mcp_celery.errors import StoredDataError
+from mcp_celery.formats import NewerFormatError
 from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.store.codec import decode_record, flat_to_mapping
 from mcp_celery.store.commands import Command
 from mcp_celery.store.records import RedisTaskStore
 from mcp_celery.store.unreadable import UNREADABLE
+
+logger = logging.getLogger(__name__)
 
 
 class RedisExposed:
@@ -35,7 +39,11 @@ class RedisExposed:
             records: list[TaskRecord] = []
             for key, flat in zip(found[::2], found[1::2], strict=True):
                 try:
-                    records.append(decode_record(flat_to_mapping(flat)))
+                    records.append(
+                        decode_record(flat_to_mapping(flat), self._store.seals.openers(TaskRef.of_key(key.decode())))
+                    )
+                except NewerFormatError as error:
+                    logger.error("left a task to processes of a later release: %s", error)
                 except UNREADABLE:
                     unreadable.append(key)
             return DueTasks(is_open - len(unreadable), records)

@@ -28,6 +28,8 @@ class Field:
         writers: The scripts and shared Lua functions that write it, by the name of their file; ``change`` stands for
             :func:`mcp_celery.store.codec.encode_change`, whose fields ``transition``, ``finish`` and ``recover`` set.
         reset: The smallest step that deletes it; None: it stays for the life of the record.
+        fixed: Whether it never changes and is sealed with the task's request, so that no job runs for a record in which
+            somebody changed it.
     """
 
     name: str
@@ -35,29 +37,30 @@ class Field:
     meaning: str
     writers: tuple[str, ...] = ("create",)
     reset: Reset | None = None
+    fixed: bool = False
 
 
 FIELDS: Final = (
-    Field("format", "integer", "the format that the record was written in; absent: 1 (mcp_celery.formats)"),
+    Field("format", "integer", "the format that the record was written in; absent: 1 (mcp_celery.formats)", fixed=True),
     # Which task this is, and whose: these never change.
-    Field("key", "text", "compound key"),
-    Field("task_id", "text", "the id that the client holds"),
-    Field("scope", "text", "the owner's scope; absent: an anonymous caller"),
-    Field("issuer", "text", "issuer of the token that created the task"),
-    Field("session", "text", "digest of the session that lists the task, for an anonymous caller"),
-    Field("type", "text", "tool, prompt or resource"),
-    Field("component", "text", "the tool's or prompt's name, or the resource's URI"),
-    Field("declared_as", "text", "the URI template that the component is declared as, where it differs"),
-    Field("job_name", "text", "Celery name of the task's jobs; absent: the component's own"),
-    Field("work", "json", "of existing Celery jobs: [number of jobs, number of gathered results, terminate]"),
-    Field("idempotent", "flag", "whether a body that has started may start again when its worker dies"),
-    Field("hidden", "integer", "what its Celery ids do not show (mcp_celery.keys.Hidden)"),
-    Field("unlisted", "flag", "whether the owner's list leaves the task out"),
+    Field("key", "text", "compound key", fixed=True),
+    Field("task_id", "text", "the id that the client holds", fixed=True),
+    Field("scope", "text", "the owner's scope; absent: an anonymous caller", fixed=True),
+    Field("issuer", "text", "issuer of the token that created the task", fixed=True),
+    Field("session", "text", "digest of the session that lists the task, for an anonymous caller", fixed=True),
+    Field("type", "text", "tool, prompt or resource", fixed=True),
+    Field("component", "text", "the tool's or prompt's name, or the resource's URI", fixed=True),
+    Field("declared_as", "text", "the URI template that the component is declared as, where it differs", fixed=True),
+    Field("job_name", "text", "Celery name of the task's jobs; absent: the component's own", fixed=True),
+    Field("work", "json", "of existing Celery jobs: [number of jobs, of gathered results, terminate]", fixed=True),
+    Field("idempotent", "flag", "whether a body that has started may start again when its worker dies", fixed=True),
+    Field("hidden", "integer", "what its Celery ids do not show (mcp_celery.keys.Hidden)", fixed=True),
+    Field("unlisted", "flag", "whether the owner's list leaves the task out", fixed=True),
     # Time.
-    Field("created_at_ms", "time", "when the task was created"),
+    Field("created_at_ms", "time", "when the task was created", fixed=True),
     Field("updated_at_ms", "time", "the last change of the state or its message", ("create", "common")),
     Field("ttl_ms", "integer", "granted time to live in ms, from creation", ("create", "questions")),
-    Field("poll_interval_ms", "integer", "how often a client without push should ask"),
+    Field("poll_interval_ms", "integer", "how often a client without push should ask", fixed=True),
     Field("revision", "integer", "the number of changes, from 1", ("create", "common")),
     # State.
     Field(
@@ -115,9 +118,15 @@ def reset_by(step: Reset) -> list[str]:
     return [field.name for field in FIELDS if field.reset in _STEPS[step]]
 
 
+FIXED: Final = [field.name for field in FIELDS if field.fixed]
+"""The names of the fields that are sealed with the task's request."""
+
+
 def _lua_list(name: str, fields: list[str]) -> str:
     return f"local {name} = {{{', '.join(repr(field) for field in fields)}}}\n"
 
 
-LUA: Final = "".join(_lua_list(f"RESET_BY_{step.upper()}", reset_by(step)) for step in _STEPS)
-"""The lists as Lua, in front of every script: ``RESET_BY_RELEASE``, ``RESET_BY_ATTEMPT`` and ``RESET_BY_LEG``."""
+LUA: Final = "".join(
+    (*(_lua_list(f"RESET_BY_{step.upper()}", reset_by(step)) for step in _STEPS), _lua_list("FIXED", FIXED))
+)
+"""The lists as Lua, in front of every script: ``RESET_BY_RELEASE``, ``…_ATTEMPT``, ``…_LEG`` and ``FIXED``."""

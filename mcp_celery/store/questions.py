@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -15,23 +14,23 @@ from mcp_celery.engine import (
     Question,
     TaskRef,
     decode_answer,
-    encode_answer,
-    encode_question,
 )
 from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.store.codec import decode_record, flat_to_mapping
 from mcp_celery.store.commands import Command, ResultKey, asked, moved
+from mcp_celery.store.sealed import TaskSeals
 
 Reply = TypeVar("Reply")
 
 
-def ask(keys: RedisKeys, ref: TaskRef, question: Question, asking: Asking) -> Command[bool]:
+def ask(seals: TaskSeals, ref: TaskRef, question: Question, asking: Asking) -> Command[bool]:
     """Ask in the middle of a job."""
-    return Command("ask", _asked_in(keys, ref), [*_asking(asking), question.key, encode_question(question)], _yes)
+    kept = seals.question(ref, question)
+    return Command("ask", _asked_in(seals.keys, ref), [*_asking(asking), question.key, kept], _yes)
 
 
 def park(
-    keys: RedisKeys,
+    seals: TaskSeals,
     ref: TaskRef,
     questions: Sequence[Question],
     asking: Asking,
@@ -39,12 +38,14 @@ def park(
     result_key: ResultKey | None,
 ) -> Command[bool]:
     """Ask at the end of a job."""
-    kept = [text for question in questions for text in (question.key, encode_question(question))]
+    kept = [text for question in questions for text in (question.key, seals.question(ref, question))]
+    state = seals.state(ref, leg.leg, leg.request_state)
+    keys = seals.keys
     place = "" if result_key is None else result_key(leg.job_id)
     return Command(
         "park",
         _asked_in(keys, ref),
-        [*_asking(asking), place, json.dumps(leg.request_state), keys.claims(""), *kept],
+        [*_asking(asking), place, state, keys.claims(""), *kept],
         _yes,
     )
 
@@ -60,29 +61,32 @@ def _asking(asking: Asking) -> list[str | int]:
     return [asking.attempt, asking.at_ms, until, most]
 
 
-def heard(keys: RedisKeys, ref: TaskRef, key: str, *, attempt: int) -> Command[Answer | bool]:
+def heard(seals: TaskSeals, ref: TaskRef, key: str, *, attempt: int) -> Command[Answer | bool]:
     """What became of an awaited question."""
 
     def parse(reply: Any) -> Answer | bool:
-        return decode_answer(reply.decode()) if isinstance(reply, bytes) else _yes(reply)
+        return decode_answer(seals.open_answer(ref, key, reply.decode())) if isinstance(reply, bytes) else _yes(reply)
 
-    return Command("heard", [keys.record(ref.scope, ref.task_id), *asked(keys, ref)], [attempt, key], parse)
+    record = seals.keys.record(ref.scope, ref.task_id)
+    return Command("heard", [record, *asked(seals.keys, ref)], [attempt, key], parse)
 
 
 def withdraw(
-    keys: RedisKeys, ref: TaskRef, questions: Sequence[str], *, attempt: int, at_ms: int
+    seals: TaskSeals, ref: TaskRef, questions: Sequence[str], *, attempt: int, at_ms: int
 ) -> Command[dict[str, Answer]]:
     """Forget awaited questions, and their answers."""
 
     def parse(reply: Any) -> dict[str, Answer]:
         found = zip(questions, cast("list[bytes | None]", reply), strict=False)
-        return {key: decode_answer(text.decode()) for key, text in found if text is not None}
+        opened = ((key, seals.open_answer(ref, key, text.decode())) for key, text in found if text is not None)
+        return {key: decode_answer(text) for key, text in opened}
 
+    keys = seals.keys
     return Command("withdraw", [*moved(keys, ref), *asked(keys, ref)], [attempt, at_ms, *questions], parse)
 
 
 def answer(
-    keys: RedisKeys, ref: TaskRef, answers: Mapping[str, Answer], *, at_ms: int, start_before_ms: int | None
+    seals: TaskSeals, ref: TaskRef, answers: Mapping[str, Answer], *, at_ms: int, start_before_ms: int | None
 ) -> Command[Answered | None]:
     """Take answers."""
 
@@ -90,9 +94,11 @@ def answer(
         if reply is None:
             return None
         taken, due, flat = cast("tuple[int, int, list[bytes]]", reply)
-        return Answered(Changed(taken == 1, decode_record(flat_to_mapping(flat))), due == 1)
+        record = decode_record(flat_to_mapping(flat), seals.openers(ref))
+        return Answered(Changed(taken == 1, record), due == 1)
 
-    given = [text for key, one in answers.items() for text in (key, encode_answer(one))]
+    keys = seals.keys
+    given = [text for key, one in answers.items() for text in (key, seals.answer(ref, key, one))]
     too_late = "" if start_before_ms is None else start_before_ms
     return Command("answer", [*moved(keys, ref), *asked(keys, ref), keys.due], [at_ms, too_late, *given], parse)
 
@@ -110,29 +116,30 @@ class RedisQuestions:
     """The part of :class:`mcp_celery.store.RedisTaskStore` that fulfils :class:`mcp_celery.engine.QuestionStore`."""
 
     keys: RedisKeys
+    seals: TaskSeals
     _result_key: ResultKey | None
 
     async def ask(self, ref: TaskRef, question: Question, asking: Asking) -> bool:
         """Ask in the middle of a job."""
-        return await self.run(ask(self.keys, ref, question, asking))
+        return await self.run(ask(self.seals, ref, question, asking))
 
     async def heard(self, ref: TaskRef, key: str, *, attempt: int) -> Answer | bool:
         """What became of an awaited question."""
-        return await self.run(heard(self.keys, ref, key, attempt=attempt))
+        return await self.run(heard(self.seals, ref, key, attempt=attempt))
 
     async def withdraw(self, ref: TaskRef, keys: Sequence[str], *, attempt: int, at_ms: int) -> dict[str, Answer]:
         """Forget awaited questions, and their answers."""
-        return await self.run(withdraw(self.keys, ref, keys, attempt=attempt, at_ms=at_ms))
+        return await self.run(withdraw(self.seals, ref, keys, attempt=attempt, at_ms=at_ms))
 
     async def park(self, ref: TaskRef, questions: Sequence[Question], asking: Asking, leg: NextLeg) -> bool:
         """Ask at the end of a job."""
-        return await self.run(park(self.keys, ref, questions, asking, leg, self._result_key))
+        return await self.run(park(self.seals, ref, questions, asking, leg, self._result_key))
 
     async def answer(
         self, ref: TaskRef, answers: Mapping[str, Answer], *, at_ms: int, start_before_ms: int | None
     ) -> Answered | None:
         """Take answers."""
-        return await self.run(answer(self.keys, ref, answers, at_ms=at_ms, start_before_ms=start_before_ms))
+        return await self.run(answer(self.seals, ref, answers, at_ms=at_ms, start_before_ms=start_before_ms))
 
     async def published(self, ref: TaskRef, *, attempt: int) -> None:
         """Note that the leg that was due is with the broker."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 from collections.abc import Sequence
@@ -32,12 +33,14 @@ from mcp_celery.engine import (
 from mcp_celery.errors import SnapshotUnreadableError, StoredDataError, StoreFullError, StoreUnavailableError
 from mcp_celery.keys import is_shortened, task_key_from_job_id
 from mcp_celery.redis_keys import RedisKeys
-from mcp_celery.sealing import SnapshotCodec
+from mcp_celery.sealing import UNSEALED, Place, SealError, SnapshotCodec
 from mcp_celery.store import commands
-from mcp_celery.store.codec import continued
+from mcp_celery.store.codec import continued, encode_record, fixed_of
 from mcp_celery.store.commands import SCRIPTS, Command, Decode, ResultKey
+from mcp_celery.store.fields import FIXED
 from mcp_celery.store.memory import RETRY_AFTER_MS, MemoryInfo, StoreMemory
 from mcp_celery.store.questions import RedisQuestions
+from mcp_celery.store.sealed import TaskSeals
 from mcp_celery.store.unreadable import is_data_error, key_of, log_removed, reason_of, shown
 from mcp_celery.within import within
 
@@ -59,7 +62,7 @@ class RedisTaskStore(RedisQuestions):
         timeout_seconds: How long a call may take.
         result_key: Where the result backend keeps a job's result, None when it is not in this Redis.
         decode_result: Reads what the result backend stored.
-        snapshots: How snapshots are written.
+        snapshots: How snapshots are written, and other texts sealed.
         memory: Says whether there is memory for one more task, None for always.
         observers: To whom changes of tasks are reported.
     """
@@ -72,7 +75,7 @@ class RedisTaskStore(RedisQuestions):
         timeout_seconds: float,
         result_key: ResultKey | None = None,
         decode_result: Decode | None = None,
-        snapshots: SnapshotCodec | None = None,
+        snapshots: SnapshotCodec = UNSEALED,
         memory: StoreMemory | None = None,
         observers: Observers = UNOBSERVED,
     ) -> None:
@@ -81,19 +84,20 @@ class RedisTaskStore(RedisQuestions):
         self._timeout_seconds = timeout_seconds
         self._result_key = result_key
         self._decode_result = decode_result
-        self._snapshots = snapshots or SnapshotCodec()
+        self.seals = TaskSeals(keys, snapshots)
         self._memory = memory
         self._observers = observers
         self._scripts = {name: client.register_script(text) for name, text in SCRIPTS.items()}
 
     async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
         """Keep a new record and what belongs to it, unless the quota or the memory is used up."""
-        written = self._snapshots.write(snapshot, self.keys.snapshot(record.scope, record.task_id))
+        fields = encode_record(record)
+        written = self.seals.snapshots.write(snapshot, self._place(record.ref, fixed_of(fields)))
         memory, size = self._memory, RECORD_BYTES + len(written)
         if memory is not None and not await memory.has_room(size, self._memory_info):
             raise StoreFullError(memory.most_percent, retry_after_ms=RETRY_AFTER_MS)
         try:
-            await self.run(commands.create(self.keys, record, written, quota, self._result_key))
+            await self.run(commands.create(self.keys, record, fields, written, quota, self._result_key))
         except StoreUnavailableError as error:
             if isinstance(error.__cause__, redis.OutOfMemoryError):
                 raise StoreFullError(100, retry_after_ms=RETRY_AFTER_MS) from error
@@ -108,12 +112,12 @@ class RedisTaskStore(RedisQuestions):
 
     async def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
         """Store a job's result in this Redis and move its task, in one step."""
-        return await self.run(commands.finish(self.keys, ref, change, result))
+        return await self.run(commands.finish(self.seals, ref, change, result))
 
     async def load(self, ref: TaskRef) -> StoredTask | None:
         """The record, with the job's stored result where it is in this Redis."""
         unreadable: list[bytes] = []
-        stored = await self.run(commands.load(self.keys, ref, self._decode_result, unreadable))
+        stored = await self.run(commands.load(self.seals, ref, self._decode_result, unreadable))
         await self.remove("HDEL", self.keys.questions(ref.scope, ref.task_id), unreadable)
         return stored
 
@@ -132,14 +136,14 @@ class RedisTaskStore(RedisQuestions):
         return found
 
     async def _load_together(self, refs: Sequence[TaskRef]) -> list[StoredTask | None]:
-        pipeline = self.client.pipeline(transaction=False)
         asked: list[Command[StoredTask | None]] = []
         unreadable: list[list[bytes]] = []
-        for ref in refs:
-            unreadable.append([])
-            asked.append(commands.load(self.keys, ref, self._decode_result, unreadable[-1]))
-            await self._scripts["load"](keys=list(asked[-1].keys), args=[], client=pipeline)
-        replies = cast("list[Any]", await self.guarded(pipeline.execute(raise_on_error=False)))
+        async with self.client.pipeline(transaction=False) as pipeline:
+            for ref in refs:
+                unreadable.append([])
+                asked.append(commands.load(self.seals, ref, self._decode_result, unreadable[-1]))
+                await self._scripts["load"](keys=list(asked[-1].keys), args=[], client=pipeline)
+            replies = cast("list[Any]", await self.guarded(pipeline.execute(raise_on_error=False)))
         found: list[StoredTask | None] = []
         for command, reply in zip(asked, replies, strict=True):
             try:
@@ -161,7 +165,7 @@ class RedisTaskStore(RedisQuestions):
         while True:
             unreadable: list[bytes] = []
             command = commands.page(
-                self.keys, index, owner, unreadable, before=before, limit=limit, decode=self._decode_result
+                self.seals, index, owner, unreadable, before=before, limit=limit, decode=self._decode_result
             )
             found = await self.run(command)
             if not unreadable:
@@ -170,7 +174,7 @@ class RedisTaskStore(RedisQuestions):
 
     async def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """Apply a change in one step, and publish it."""
-        return await self.run(commands.change(self.keys, ref, change))
+        return await self.run(commands.change(self.seals, ref, change))
 
     async def start(
         self,
@@ -190,19 +194,32 @@ class RedisTaskStore(RedisQuestions):
             self.keys, ref, attempt=attempt, retries=retries, at_ms=at_ms, delivery=delivery, worker=worker, key=key
         )
         started = await self.run(command)
-        snapshot = None if started is None else self._read(ref, started.snapshot)
-        return None if started is None or snapshot is None else continued(snapshot, started.leg, started.answers)
+        if started is None:
+            return None
+        snapshot = self.seals.snapshots.read(started.snapshot, self._place(ref, started.fixed))
+        open_answer = functools.partial(self.seals.open_answer, ref)
+        try:
+            return continued(
+                snapshot, started.leg, started.answers, open_answer, self.seals.open_state(ref, started.leg)
+            )
+        except SealError as error:
+            raise SnapshotUnreadableError(f"an answer or the state of the job before: {error}") from None
 
     async def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
         """The creating request's context, to publish a task's job anew."""
+        client: Any = self.client
         try:
-            written = await self.guarded(self.client.get(self.keys.snapshot(ref.scope, ref.task_id)))
+            written = await self.guarded(client.get(self.keys.snapshot(ref.scope, ref.task_id)))
+            fixed = await self.guarded(client.hmget(self.keys.record(ref.scope, ref.task_id), FIXED))
         except StoredDataError as error:
             raise SnapshotUnreadableError(error.reason) from None
-        return self._read(ref, written)
+        if written is None:
+            return None
+        return self.seals.snapshots.read(written, self._place(ref, [(one or b"").decode() for one in fixed]))
 
-    def _read(self, ref: TaskRef, written: bytes | None) -> TaskContextSnapshot | None:
-        return None if written is None else self._snapshots.read(written, self.keys.snapshot(ref.scope, ref.task_id))
+    def _place(self, ref: TaskRef, fixed: Sequence[str]) -> Place:
+        """Where alone a snapshot may be read: under its key, and beside a record with these fields."""
+        return [self.keys.snapshot(ref.scope, ref.task_id), *fixed]
 
     async def delete(self, ref: TaskRef) -> bool:
         """Forget a record, its snapshot and its place in its owner's list, unless its job has begun."""
@@ -281,11 +298,21 @@ class RedisJobLedger:
         url: ``MCP_CELERY_REDIS_URL``.
         keys: Names of the keys.
         timeout_seconds: How long a call may take.
+        snapshots: How texts are sealed.
         observers: To whom changes of tasks are reported.
     """
 
-    def __init__(self, url: str, keys: RedisKeys, *, timeout_seconds: float, observers: Observers = UNOBSERVED) -> None:
+    def __init__(
+        self,
+        url: str,
+        keys: RedisKeys,
+        *,
+        timeout_seconds: float,
+        snapshots: SnapshotCodec = UNSEALED,
+        observers: Observers = UNOBSERVED,
+    ) -> None:
         self._keys = keys
+        self._seals = TaskSeals(keys, snapshots)
         self._observers = observers
         self._client = redis.Redis.from_url(
             url,
@@ -301,18 +328,18 @@ class RedisJobLedger:
 
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """Apply a change in one step, and publish it."""
-        return self._run(commands.change(self._keys, ref, change))
+        return self._run(commands.change(self._seals, ref, change))
 
     def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
         """Store a job's result in this Redis and move its task, in one step."""
-        return self._run(commands.finish(self._keys, ref, change, result))
+        return self._run(commands.finish(self._seals, ref, change, result))
 
     def find(self, job_id: str) -> TaskRecord | None:
         """The record whose current job has this Celery id."""
         key = self._key_of_shortened(job_id) if is_shortened(job_id) else task_key_from_job_id(job_id)
         if key is None:
             return None
-        stored = self._run(commands.load(self._keys, TaskRef.of_key(key), None))
+        stored = self._run(commands.load(self._seals, TaskRef.of_key(key), None))
         return stored.record if stored is not None and stored.record.job_id == job_id else None
 
     def _key_of_shortened(self, job_id: str) -> str | None:

@@ -20,7 +20,7 @@ from mcp_celery.engine.recovery import (
 from mcp_celery.errors import StoredDataError
 from mcp_celery.keys import Hidden
 from mcp_celery.store.codec import decode_work, leg_number, one_of
-from mcp_celery.store.commands import Command, asked, fields_of, moved
+from mcp_celery.store.commands import Command, asked, flat, moved
 from mcp_celery.store.records import RedisTaskStore
 from mcp_celery.store.unreadable import UNREADABLE, key_of
 
@@ -142,7 +142,9 @@ class RedisRecovery:
     ) -> Verdict:
         """Decide on a task whose job a worker had. Nothing is to be done for one whose record cannot be read."""
         keys, ref = self._keys, TaskRef.of_key(key)
-        in_work, too_often = fields_of(policy.died_in_work), fields_of(policy.died_too_often)
+        in_work, too_often = (
+            flat(self._store.seals.change(ref, change)) for change in (policy.died_in_work, policy.died_too_often)
+        )
 
         def parse(reply: Any) -> Verdict:
             return reply.decode()

@@ -13,7 +13,7 @@
 -- ARGV[6]  what the names of the workers' claims begin with
 -- ARGV[7]  the compound key in the message, which may be forged; '' where there is no message
 -- Returns  nil when the body must not run, else {the snapshot ('' when it is gone), the leg, flattened answers to what
---          the leg before asked}.
+--          the leg before asked, the fields FIXED}.
 local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'started_retries', 'started_by',
   'claim_worker', 'claim_retries', 'leg', 'asked', 'parked', 'key')
 if ARGV[7] ~= '' and ARGV[7] ~= current[10] then
@@ -47,4 +47,4 @@ if left_behind then
   tell(KEYS[1], KEYS[5], ARGV[3])
 end
 note(KEYS[1], 'started', current[1], ARGV[3])
-return {unless_other_type('GET', KEYS[2]) or '', current[7], answers}
+return {unless_other_type('GET', KEYS[2]) or '', current[7], answers, redis.call('HMGET', KEYS[1], unpack(FIXED))}

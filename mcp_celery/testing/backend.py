@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
+
 from mcp_celery.engine import (
     UNOBSERVED,
     BackendOptions,
@@ -58,7 +60,13 @@ class MemoryBackend:
     def engine(self, limits: TaskLimits = DEFAULT_LIMITS) -> TaskEngine:
         """An engine over this backend."""
         return TaskEngine(
-            store=self.store, queue=self.queue, bus=self.bus, results=None, limits=limits, observers=self.observers
+            store=self.store,
+            queue=self.queue,
+            bus=self.bus,
+            results=None,
+            limits=limits,
+            answer_version=LATEST_HANDSHAKE_VERSION,
+            observers=self.observers,
         )
 
     @property

@@ -15,6 +15,7 @@ from mcp_celery.engine import (
     Change,
     Claim,
     Extension,
+    ForeignWork,
     Question,
     Quota,
     TaskRecord,
@@ -193,7 +194,7 @@ class KeptTasks:
             self._requested.setdefault(kept.requestor, _Requested()).tasks[ref] = None
         if record.listed:
             insort(self._listed.setdefault(record.owner, []), record.position)
-        if record.work is not None:
+        if isinstance(record.work, ForeignWork):
             self.looks[ref] = record.created_at_ms
         self.refresh(kept)
 

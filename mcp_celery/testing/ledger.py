@@ -263,5 +263,5 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable):
                 kept.extend(extension)
 
 
-def _place(ref: TaskRef) -> str:
-    return f"{task_redis_prefix(ref.scope)}:{ref.task_id}"
+def _place(ref: TaskRef) -> list[str]:
+    return [f"{task_redis_prefix(ref.scope)}:{ref.task_id}"]

@@ -13,6 +13,7 @@ from mcp_celery.steps import add_steps
 from mcp_celery.worker.asking import InputLifetimes
 from mcp_celery.worker.backend import ResultPlace
 from mcp_celery.worker.job import ComponentJob, WorkerRuntime, job_class
+from mcp_celery.worker.revision import JobRevisions
 from mcp_celery.worker.runner import JobRunner
 from mcp_celery.worker.signals import connect, connect_outcomes
 from mcp_celery.worker.steps import require_json
@@ -20,6 +21,7 @@ from mcp_celery.worker.steps import require_json
 __all__ = [
     "ComponentJob",
     "InputLifetimes",
+    "JobRevisions",
     "JobRunner",
     "ResultPlace",
     "WorkerRuntime",

@@ -23,7 +23,6 @@ from mcp_types import (
     ClientCapabilities,
     MissingRequiredClientCapabilityErrorData,
 )
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
@@ -46,6 +45,7 @@ from mcp_celery.errors import McpCeleryError
 from mcp_celery.retry import until_store_answers
 from mcp_celery.schemas import UnusableSchemaError
 from mcp_celery.worker.call import JobCall
+from mcp_celery.worker.revision import CallerRevision
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +65,14 @@ class InputLifetimes:
     after_wait_ms: int
     max_ttl_ms: int
 
-    def extension(self, snapshot: TaskContextSnapshot, wait_ms: int | None) -> Extension | None:
+    def extension(self, revision: CallerRevision, wait_ms: int | None) -> Extension | None:
         """What a wait does to the life of a task.
 
         Args:
-            snapshot: The creating request. Before 2026-07-28 a time to live is fixed at creation.
+            revision: The revision of the creating request.
             wait_ms: The longest wait, None for any.
         """
-        if snapshot.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+        if revision.has_fixed_ttl:
             return None
         longest = self.max_ttl_ms if wait_ms is None else wait_ms + self.after_wait_ms
         return Extension(now_ms() + longest, self.max_ttl_ms)
@@ -86,6 +86,7 @@ class Asker:
         bus: Gives the event loop's bus.
         call: The job.
         snapshot: The creating request, which says what its client can be asked.
+        revision: The revision of the creating request.
         lifetimes: How a wait may lengthen the task's life.
         on_wait: Called when a wait begins.
     """
@@ -96,6 +97,7 @@ class Asker:
         bus: Callable[[], TaskBus],
         call: JobCall,
         snapshot: TaskContextSnapshot,
+        revision: CallerRevision,
         lifetimes: InputLifetimes,
         *,
         on_wait: Callable[[], None],
@@ -105,6 +107,7 @@ class Asker:
         self._call = call
         self._ref = call.ref
         self._snapshot = snapshot
+        self._revision = revision
         self._lifetimes = lifetimes
         self._on_wait = on_wait
         self._open: set[str] = set()
@@ -166,7 +169,7 @@ class Asker:
         return await until_store_answers(answer)
 
     def _asking(self, wait_ms: int) -> Asking:
-        extension = self._lifetimes.extension(self._snapshot, wait_ms)
+        extension = self._lifetimes.extension(self._revision, wait_ms)
         return Asking(attempt=self._call.attempt, at_ms=now_ms(), extension=extension)
 
     async def _withdraw(self, keys: list[str]) -> Mapping[str, Answer]:

@@ -26,6 +26,7 @@ from mcp_celery.engine import (
     success,
 )
 from mcp_celery.errors import JobFailedError, McpCeleryError, StoredDataError, StoreUnavailableError
+from mcp_celery.formats import FORMAT_HEADER, UNNUMBERED, NewerFormatError, is_readable
 from mcp_celery.keys import TaskType
 from mcp_celery.names import job_name
 from mcp_celery.retry import until_store_answers_blocking
@@ -224,11 +225,14 @@ class ComponentJob(_CeleryTask):
         """The body that Celery calls in the pool's thread or process.
 
         Raises:
+            NewerFormatError: A later release published the job; its task fails with that reason.
             Ignore: The job must not run; Celery acknowledges it and stores nothing.
             Retry: It will run again.
             JobFailedError: It ended in a JSON-RPC error.
         """
         request: Any = self.request
+        if not is_readable(form := request.get(FORMAT_HEADER, UNNUMBERED)):
+            raise NewerFormatError("the job's message", form)
         try:
             _, attempt = task_of({"key": key, "attempt": attempt})
         except MalformedJobError as error:

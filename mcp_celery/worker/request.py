@@ -1,8 +1,8 @@
 """A real MCP request context inside a worker, so that a tool cannot tell that its client is elsewhere.
 
 The SDK's ``Context`` reads everything from a ``ServerRequestContext``; that one is rebuilt here from the snapshot of
-the creating request, over a dispatch context of our own that has no wire. The connection is declared as 2025-11-25,
-because at later revisions the SDK would return questions instead of asking them. Provisional seams of the SDK, all in
+the creating request, over a dispatch context of our own that has no wire. The connection declares the last version at
+which the SDK sends questions as requests; at later versions it would return them. Provisional seams of the SDK, all in
 this module: ``Connection.from_envelope`` and ``ServerSession(...)``.
 """
 
@@ -29,7 +29,6 @@ from mcp_types import (
     RequestId,
 )
 from mcp_types import methods as spec_methods
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
 from mcp_celery.component_source import ComponentRaised, ComponentSource, JobRequest
@@ -41,10 +40,10 @@ from mcp_celery.jsonable import NotJSONError, json_value, text_of
 from mcp_celery.worker.asking import Asker
 from mcp_celery.worker.caller import headers_of, meta_of
 from mcp_celery.worker.progress import ProgressReporter
+from mcp_celery.worker.revision import CallerRevision
 
 logger = logging.getLogger(__name__)
 
-WORKER_REVISION: Final = "2025-11-25"
 NOT_SERIALIZED: Final = "The job's result could not be serialized"
 
 
@@ -108,7 +107,7 @@ class _JobSession(ServerSession):
 
 
 def request_context(
-    method: str, snapshot: TaskContextSnapshot, channel: JobDispatchContext, lifespan_state: Any
+    method: str, snapshot: TaskContextSnapshot, channel: JobDispatchContext, lifespan_state: Any, *, asking_version: str
 ) -> ServerRequestContext[Any, Any]:
     """The context that the server's handlers run with.
 
@@ -117,17 +116,16 @@ def request_context(
         snapshot: The creating request and its context.
         channel: Where progress, messages and questions go.
         lifespan_state: What the server's lifespan yielded in this process.
+        asking_version: The protocol version at which the SDK sends questions as requests.
     """
-    # Only the caller's own revision reads the state of rounds that were answered before.
-    revision = snapshot.protocol_version if "requestState" in snapshot.params else WORKER_REVISION
-    connection = Connection.from_envelope(
-        revision, snapshot.client_info, snapshot.client_capabilities, outbound=channel
-    )
+    # Only the caller's own version reads the state of rounds that were answered before.
+    version = snapshot.protocol_version if "requestState" in snapshot.params else asking_version
+    connection = Connection.from_envelope(version, snapshot.client_info, snapshot.client_capabilities, outbound=channel)
     return ServerRequestContext(
-        # Log messages become the task's message, at whatever revision.
+        # Log messages become the task's message, at every version.
         session=_JobSession(channel, connection, request_meta=cast(Any, {LOG_LEVEL_META_KEY: "debug"})),
         lifespan_context=lifespan_state,
-        protocol_version=revision,
+        protocol_version=version,
         method=method,
         params=snapshot.params,
         request_id=snapshot.request_id,
@@ -141,7 +139,7 @@ async def handle(
     ctx: ServerRequestContext[Any, Any],
     channel: JobDispatchContext,
     *,
-    revision: str,
+    revision: CallerRevision,
     let_through: tuple[type[Exception], ...],
 ) -> JSONObject | InputRequiredResult:
     """Serve a request as the server serves it in the foreground, and shape its result for the caller.
@@ -150,7 +148,7 @@ async def handle(
         source: The server whose component runs.
         ctx: From :func:`request_context`.
         channel: The same as its.
-        revision: The caller's protocol revision, for which the result is shaped.
+        revision: The caller's, for which the result is shaped.
         let_through: Exceptions of the component that are not made a result of.
 
     Returns:
@@ -178,11 +176,8 @@ async def handle(
         request.require_result(error)
         if isinstance(error, MCPError):
             raise
-        # What the SDK's own boundary does: before 2026 a crash has its text and the code 0, later it stays in the log.
         logger.exception("%s raised", ctx.method)
-        if revision in HANDSHAKE_PROTOCOL_VERSIONS:
-            raise MCPError(0, text_of_error(error)) from error
-        raise MCPError(INTERNAL_ERROR, "Internal server error") from error
+        raise revision.crash(text_of_error(error)) from error
     try:
         if spec_methods.is_input_required(result):
             return InputRequiredResult.model_validate(result, by_name=False)
@@ -191,27 +186,24 @@ async def handle(
             if isinstance(result, BaseModel)
             else cast(JSONObject, result)
         )
-        return spec_methods.serialize_server_result(ctx.method, revision, dumped)
+        return spec_methods.serialize_server_result(ctx.method, revision.version, dumped)
     except Exception as error:  # serializers of user code raise anything
         logger.exception("could not serialize the result of %s", ctx.method)
         raise MCPError(INTERNAL_ERROR, NOT_SERIALIZED) from error
 
 
-def error_data(error: MCPError, revision: str) -> Any:
-    """The data of an error as JSON values. The SDK leaves out of models what is None, before 2026 what was not set.
+def error_data(error: MCPError, revision: CallerRevision) -> Any:
+    """The data of an error as JSON values.
 
     Args:
         error: The error.
-        revision: The caller's protocol revision.
+        revision: The caller's, which says what is left out of the models in it.
 
     Raises:
         NotJSONError: It has no JSON form.
     """
-    is_handshake = revision in HANDSHAKE_PROTOCOL_VERSIONS
     try:
-        dumped = error.error.model_dump(
-            mode="json", by_alias=True, exclude_unset=is_handshake, exclude_none=not is_handshake
-        )
+        dumped = revision.dump_error(error.error)
     except Exception:  # noqa: BLE001 - serializers of user code raise anything
         raise NotJSONError(error.data) from None
     return json_value(dumped.get("data"))

@@ -41,6 +41,7 @@ from mcp_celery.worker.caller import as_caller
 from mcp_celery.worker.lifespan import ServerLifespan
 from mcp_celery.worker.progress import ProgressReporter
 from mcp_celery.worker.request import NOT_SERIALIZED, JobDispatchContext, error_data, handle, request_context
+from mcp_celery.worker.revision import CallerRevision, JobRevisions
 
 logger = get_logger(__name__)
 
@@ -76,6 +77,7 @@ class JobRunner:
         lifetimes: How a wait for input may lengthen a task's life.
         progress_interval_seconds: Shortest time between two progress writes of a job.
         max_result_bytes: Size of the largest result, and of the largest data of an error, as JSON.
+        revisions: The protocol revisions of tasks' clients, and of jobs' connections.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class JobRunner:
         lifetimes: InputLifetimes,
         progress_interval_seconds: float,
         max_result_bytes: int,
+        revisions: JobRevisions,
     ) -> None:
         self._source = source
         self._namespace = namespace
@@ -96,6 +99,7 @@ class JobRunner:
         self._lifetimes = lifetimes
         self._progress_interval_seconds = progress_interval_seconds
         self._max_result_bytes = max_result_bytes
+        self._revisions = revisions
         self._store: TaskStore | None = None
         self._bus: TaskBus | None = None
         self._hinted: set[str] = set()
@@ -122,20 +126,23 @@ class JobRunner:
         )
         with self._noted(call.job_id, progress):
             snapshot = await self._start(store, ref, call)
-            asker = Asker(store, self.bus, call, snapshot, self._lifetimes, on_wait=lambda: self._on_wait(call))
+            revision = self._revisions.named(snapshot.protocol_version)
+            asker = Asker(
+                store, self.bus, call, snapshot, revision, self._lifetimes, on_wait=lambda: self._on_wait(call)
+            )
             here = TaskContext(parts, call.job_id, self._namespace, call.attempt, snapshot)
             with restore_task_snapshot(here), as_caller(snapshot):
                 try:
-                    result = await self._serve(METHODS[parts.task_type], call, snapshot, progress, asker)
+                    result = await self._serve(METHODS[parts.task_type], call, snapshot, revision, progress, asker)
                     if isinstance(result, InputRequiredResult):
-                        return await self._park(store, call, snapshot, progress, result)
+                        return await self._park(store, call, snapshot, revision, progress, result)
                     outcome = JobOutcome(
                         result, progress.last_message, progress.last_progress, form=min(snapshot.format, FORMAT)
                     )
                     self._require_storable(outcome)
                 except MCPError as error:
                     # Without its cause, whose text would be in the traceback that Celery stores and sends to Flower.
-                    raise self._failed(call, error, snapshot.protocol_version) from None
+                    raise self._failed(call, error, revision) from None
                 finally:
                     await asker.aclose()
                     await progress.aclose()
@@ -156,7 +163,7 @@ class JobRunner:
         if size > self._max_result_bytes:
             raise MCPError(INTERNAL_ERROR, too_large(size, self._max_result_bytes))
 
-    def _failed(self, call: JobCall, error: MCPError, revision: str) -> JobFailedError:
+    def _failed(self, call: JobCall, error: MCPError, revision: CallerRevision) -> JobFailedError:
         """The end of a job that a JSON-RPC error ended. Data that has no JSON form, or is too large, is left out."""
         try:
             failed = JobFailedError(error.code, error.message, error_data(error, revision))
@@ -264,7 +271,13 @@ class JobRunner:
             logger.info("job %s does not run: its task has ended, or another delivery started it", call.job_id)
 
     async def _serve(
-        self, method: str, call: JobCall, snapshot: TaskContextSnapshot, progress: ProgressReporter, asker: Asker
+        self,
+        method: str,
+        call: JobCall,
+        snapshot: TaskContextSnapshot,
+        revision: CallerRevision,
+        progress: ProgressReporter,
+        asker: Asker,
     ) -> JSONObject | InputRequiredResult:
         try:
             state = await self._lifespan.state()
@@ -272,10 +285,8 @@ class JobRunner:
             raise MCPError(INTERNAL_ERROR, "The server's lifespan could not be entered in the worker") from error
         for pause in _ROUND_PAUSES_SECONDS:
             channel = JobDispatchContext(snapshot, progress, asker)
-            ctx = request_context(method, snapshot, channel, state)
-            result = await handle(
-                self._source, ctx, channel, revision=snapshot.protocol_version, let_through=call.let_through
-            )
+            ctx = request_context(method, snapshot, channel, state, asking_version=self._revisions.asking_version)
+            result = await handle(self._source, ctx, channel, revision=revision, let_through=call.let_through)
             if not isinstance(result, InputRequiredResult) or result.input_requests:
                 return result
             # It asks nobody, only to be called again with its state, as a client would after a moment.
@@ -288,6 +299,7 @@ class JobRunner:
         store: TaskStore,
         call: JobCall,
         snapshot: TaskContextSnapshot,
+        revision: CallerRevision,
         progress: ProgressReporter,
         result: InputRequiredResult,
     ) -> JobOutcome:
@@ -301,10 +313,11 @@ class JobRunner:
         if call.leg == MAX_LEGS:
             raise MCPError(INTERNAL_ERROR, "The component asked for input too often")
         leg = NextLeg(
+            leg=call.leg + 1,
             job_id=later_job_id(call.job_id, call.leg + 1),
             request_state=result.request_state,
         )
-        extension = self._lifetimes.extension(snapshot, None)
+        extension = self._lifetimes.extension(revision, None)
         asking = Asking(attempt=call.attempt, at_ms=now_ms(), extension=extension)
         await progress.flush()
         parked = await until_store_answers(

@@ -29,7 +29,7 @@ from mcp_celery.client import (
     read_resource_task,
     resilient_http,
 )
-from mcp_celery.client.core_tasks import CoreTaskChannel
+from mcp_celery.client.v2025_11_25 import CoreTaskChannel
 from tests.acceptance.test_transports import in_memory
 from tests.support.deployment import Deployment
 from tests.support.scripted import text_of

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.embedded import EmbeddedStore
 from mcp_celery.engine import TaskEngine
@@ -58,5 +59,6 @@ def engine(world: World, queue: Watchful) -> TaskEngine:
         bus=world.bus,
         results=world.results,
         limits=LIMITS,
+        answer_version=LATEST_HANDSHAKE_VERSION,
         observers=world.observers,
     )

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery import audit
 from mcp_celery.context import scope_of
@@ -151,7 +152,13 @@ async def test_who_asks_for_anothers_task_is_told_and_the_task_is_not_retrieved(
 async def test_what_a_limit_refuses_is_told_and_nothing_else(world: World, queue: Watchful, told: Told) -> None:
     limits = replace(LIMITS, max_open_tasks=1, max_failed_lookups=1)
     engine = TaskEngine(
-        store=world.store, queue=queue, bus=world.bus, results=None, limits=limits, observers=world.observers
+        store=world.store,
+        queue=queue,
+        bus=world.bus,
+        results=None,
+        limits=limits,
+        answer_version=LATEST_HANDSHAKE_VERSION,
+        observers=world.observers,
     )
     alice = replace(ALICE, requestor="alice")
     for deed, event in (

@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.connections import ended
 from mcp_celery.engine import (
     Claim,
     ExposedTasks,
-    ExposedWork,
+    ForeignPlan,
+    ForeignWork,
     JSONObject,
-    Plan,
     Quota,
     StoredTask,
     Submission,
@@ -158,15 +159,15 @@ def put(world: RedisWorld, kind: str, key: str, entries: Sequence[str | bytes]) 
     client.pexpire(key, 60_000)
 
 
-def publish_nothing(_job_ids: Sequence[str], _producer: object) -> None:
+def publish_nothing(_record: TaskRecord, _producer: object) -> None:
     """The queue in memory publishes nothing."""
 
 
 class Exposure:
     """Exposes whatever is asked for."""
 
-    async def plan(self, submission: Submission) -> Plan | None:
-        return Plan("shop.sell", ExposedWork(), publish_nothing, expires=submission.config.expires)
+    async def plan(self, submission: Submission) -> ForeignPlan | None:
+        return ForeignPlan("shop.sell", ForeignWork(), publish_nothing, expires=submission.config.expires)
 
     def returned(self, component: str, value: Any) -> JSONObject:
         return {"content": [{"type": "text", "text": repr(value)}]}
@@ -194,7 +195,13 @@ class Site:
         self.queue, self.bin, self.results = MemoryTaskQueue(), Bin(), MemoryTaskResults()
         exposed = ExposedTasks(Exposure(), self.results)
         self.engine = TaskEngine(
-            store=world.store, queue=self.queue, bus=world.bus, results=self.results, limits=LIMITS, exposed=exposed
+            store=world.store,
+            queue=self.queue,
+            bus=world.bus,
+            results=self.results,
+            limits=LIMITS,
+            answer_version=LATEST_HANDSHAKE_VERSION,
+            exposed=exposed,
         )
         self.reaper = Reaper(
             store=self.recovery,
@@ -221,7 +228,7 @@ class Site:
 
     async def victim(self) -> TaskRecord:
         """A task that every part of recovery meets."""
-        record = await self.created(work=ExposedWork(), component=LONG)
+        record = await self.created(work=ForeignWork(), component=LONG)
         assert self.world.ledger.claim(record.ref, attempt=1, claim=Claim(DEAD, now_ms()))
         client: Any = self.world.client
         client.zadd(self.keys.due, {record.key: 0})
@@ -236,7 +243,7 @@ class Site:
 async def good_tasks_go_on(site: Site) -> None:
     """Make a task for each part of recovery, and wait until it has done its part."""
     world = site.world
-    lost, due, sold = await site.created(), await site.created(), await site.created(work=ExposedWork())
+    lost, due, sold = await site.created(), await site.created(), await site.created(work=ForeignWork())
     brief = await site.created(ttl_ms=30)
     assert world.ledger.claim(lost.ref, attempt=1, claim=Claim(DEAD, now_ms()))
     assert world.ledger.claim(due.ref, attempt=1, claim=Claim(STOPPED, now_ms()))
@@ -388,7 +395,7 @@ async def test_another_key_of_a_task_is_not_taken_for_its_own(
     in_redis: RedisWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     site, client = Site(in_redis), cast("Any", in_redis.client)
-    task = await site.created(work=ExposedWork())
+    task = await site.created(work=ForeignWork())
     assert in_redis.ledger.claim(task.ref, attempt=1, claim=Claim(DEAD, now_ms()))
     other = task.key + "s"
     for index in (site.keys.due, site.keys.exposed):

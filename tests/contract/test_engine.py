@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
@@ -277,7 +278,7 @@ async def test_results_elsewhere_are_not_asked_for_at_every_read() -> None:
 
     engine = TaskEngine(
         store=backend.store, queue=backend.queue, bus=backend.bus, results=Counting(),
-        limits=replace(LIMITS, settle_interval_ms=3_600_000),
+        limits=replace(LIMITS, settle_interval_ms=3_600_000), answer_version=LATEST_HANDSHAKE_VERSION,
     )  # fmt: skip
     record = await engine.submit(a_submission())
     for _ in range(5):
@@ -387,7 +388,9 @@ class Unanswered:
 
 async def test_a_creation_whose_answer_is_lost_leaves_no_record(world: World, queue: Watchful) -> None:
     store = Unanswered(world)
-    engine = TaskEngine(store=store, queue=queue, bus=world.bus, results=None, limits=LIMITS)
+    engine = TaskEngine(
+        store=store, queue=queue, bus=world.bus, results=None, limits=LIMITS, answer_version=LATEST_HANDSHAKE_VERSION
+    )
     with pytest.raises(StoreUnavailableError):
         await engine.submit(a_submission())
     assert await world.store.load(store.created[0]) is None
@@ -442,7 +445,14 @@ class TestOutage:
 
     async def test_nothing_is_published_and_every_request_says_so(self, outage: Outage) -> None:
         queue = MemoryTaskQueue()
-        engine = TaskEngine(store=outage.store, queue=queue, bus=outage.bus, results=None, limits=LIMITS)
+        engine = TaskEngine(
+            store=outage.store,
+            queue=queue,
+            bus=outage.bus,
+            results=None,
+            limits=LIMITS,
+            answer_version=LATEST_HANDSHAKE_VERSION,
+        )
         for request in (engine.submit(a_submission()), engine.get(ALICE, "x"), engine.cancel(ALICE, "x"),
                         engine.wait(ALICE, "x")):  # fmt: skip
             with pytest.raises(StoreUnavailableError, match="try again later"):

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.connections import ended
@@ -18,9 +19,9 @@ from mcp_celery.engine import (
     Change,
     DueTasks,
     ExposedTasks,
-    ExposedWork,
+    ForeignPlan,
+    ForeignWork,
     JSONObject,
-    Plan,
     Progress,
     StoredResult,
     Submission,
@@ -42,20 +43,20 @@ from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, Watchful, World, a_rec
 pytestmark = pytest.mark.anyio
 
 
-def publish(_job_ids: Sequence[str], _producer: object) -> None:
+def publish(_record: TaskRecord, _producer: object) -> None:
     """The queue in memory publishes nothing."""
 
 
 class Exposure:
     """Exposes whatever is asked for, as so many jobs."""
 
-    def __init__(self, work: ExposedWork) -> None:
+    def __init__(self, work: ForeignWork) -> None:
         self.work = work
 
-    async def plan(self, submission: Submission) -> Plan | None:
+    async def plan(self, submission: Submission) -> ForeignPlan | None:
         if submission.component == "own":
             return None
-        return Plan("shop.sell", self.work, publish, expires=submission.config.expires)
+        return ForeignPlan("shop.sell", self.work, publish, expires=submission.config.expires)
 
     def returned(self, component: str, value: Any) -> JSONObject:
         if value == "unfit":
@@ -72,7 +73,7 @@ class Shop:
     def __init__(
         self,
         world: World,
-        work: ExposedWork | None = None,
+        work: ForeignWork | None = None,
         queue: Watchful | None = None,
         exposure: Exposure | None = None,
         most_bytes: int = 1_000_000,
@@ -80,7 +81,7 @@ class Shop:
         self.world = world
         self.queue = queue or Watchful(world.store)
         self.results = MemoryTaskResults()
-        exposure = exposure or Exposure(work or ExposedWork())
+        exposure = exposure or Exposure(work or ForeignWork())
         self.exposed = ExposedTasks(exposure, self.results, max_result_bytes=most_bytes)
         self.engine = TaskEngine(
             store=world.store,
@@ -88,6 +89,7 @@ class Shop:
             bus=world.bus,
             results=self.results,
             limits=LIMITS,
+            answer_version=LATEST_HANDSHAKE_VERSION,
             exposed=self.exposed,
         )
 
@@ -116,7 +118,7 @@ def raised(name: str, *arguments: object) -> dict[str, object]:
 async def test_nothing_of_the_caller_is_kept_for_a_worker_that_could_not_read_it(world: World) -> None:
     shop = Shop(world)
     record = await shop.submit()
-    assert (record.work, record.job_name) == (ExposedWork(), "shop.sell")
+    assert (record.work, record.job_name) == (ForeignWork(), "shop.sell")
     stored = await world.store.load(record.ref)
     assert stored is not None
     assert stored.record == record
@@ -190,7 +192,7 @@ async def test_how_a_job_ends(world: World, state: str, value: object, status: s
 
 
 async def test_an_outcome_after_a_cancel_is_dropped(world: World) -> None:
-    shop = Shop(world, ExposedWork(parts=3, gathered=3))
+    shop = Shop(world, ForeignWork(parts=3, gathered=3))
     record = await shop.submit()
     await shop.engine.cancel(ALICE, record.task_id)
     assert shop.queue.revoked == [record.job_id, f"{record.job_id}!2", f"{record.job_id}!3"]
@@ -216,10 +218,10 @@ async def test_a_job_that_waits_too_long_has_failed_and_one_that_began_has_not(w
 @pytest.mark.parametrize("in_zone", [None, UTC])
 async def test_a_job_may_expire_at_a_time(world: World, in_zone: tzinfo | None) -> None:
     class Dated(Exposure):
-        async def plan(self, submission: Submission) -> Plan | None:
-            return Plan("shop.sell", self.work, publish, expires=datetime.fromtimestamp(1_900_000_000, in_zone))
+        async def plan(self, submission: Submission) -> ForeignPlan | None:
+            return ForeignPlan("shop.sell", self.work, publish, expires=datetime.fromtimestamp(1_900_000_000, in_zone))
 
-    shop = Shop(world, exposure=Dated(ExposedWork()))
+    shop = Shop(world, exposure=Dated(ForeignWork()))
     assert (await shop.submit(TaskConfig(expires=1))).start_before_ms == 1_900_000_000_000
 
 
@@ -231,7 +233,7 @@ async def test_a_result_that_cannot_be_read_is_not_one_that_never_began(world: W
 
 
 async def test_only_the_results_that_are_told_have_to_be_readable(world: World) -> None:
-    shop = Shop(world, ExposedWork(parts=2))
+    shop = Shop(world, ForeignWork(parts=2))
     record = await shop.submit()
     last, first = record.job_ids
     shop.results.stored[first] = UNREADABLE
@@ -251,7 +253,7 @@ async def test_a_task_of_our_own_is_not_failed_for_a_result_that_this_server_can
 
 
 async def test_parts_are_counted_and_gathered(world: World) -> None:
-    shop = Shop(world, ExposedWork(parts=3, gathered=2))
+    shop = Shop(world, ForeignWork(parts=3, gathered=2))
     record = await shop.submit()
     first, second, third = record.job_ids
     assert (await shop.get(record)).record.status_message is None
@@ -281,7 +283,7 @@ async def test_what_a_job_said_last_is_kept_and_nothing_else(
 
 
 async def test_the_exception_of_a_part_counts_and_not_what_celery_makes_of_it(world: World) -> None:
-    shop = Shop(world, ExposedWork(parts=3))
+    shop = Shop(world, ForeignWork(parts=3))
     record = await shop.submit()
     body, first, _second = record.job_ids
     shop.results.put(body, "FAILURE", raised("ChordError", "Dependency … raised"))
@@ -365,7 +367,7 @@ async def test_the_watcher_outlives_a_store_and_a_backend_that_do_not_answer() -
             self.looks += 1
             if self.looks == 1:
                 raise StoreUnavailableError
-            return DueTasks(1, [replace(a_record(), work=ExposedWork())])
+            return DueTasks(1, [replace(a_record(), work=ForeignWork())])
 
         async def hurry(self, keys: Sequence[str]) -> None: ...
 
@@ -377,7 +379,7 @@ async def test_the_watcher_outlives_a_store_and_a_backend_that_do_not_answer() -
             return {}
 
     away, silent = Away(), Silent()
-    exposed = ExposedTasks(Exposure(ExposedWork()), silent)
+    exposed = ExposedTasks(Exposure(ForeignWork()), silent)
     watcher = Watcher(away, exposed, None, 1)  # pyright: ignore[reportArgumentType] - nothing is ever settled
     watching = asyncio.create_task(watcher.run())
     await eventually(lambda: silent.asked > 2)
@@ -395,7 +397,7 @@ async def test_the_ids_of_many_tasks_are_derived_once_each(world: World) -> None
             return super().job_ids
 
     values: dict[str, Any] = {one.name: getattr(a_record(), one.name) for one in fields(TaskRecord)}
-    one_job = replace(Counted(**values), work=ExposedWork())
+    one_job = replace(Counted(**values), work=ForeignWork())
     many = [replace(one_job, task_id=f"{number}") for number in range(BATCH_JOBS * 2 + 1)]
 
     class Due:
@@ -411,7 +413,7 @@ async def test_the_ids_of_many_tasks_are_derived_once_each(world: World) -> None
             asked.append(len(job_ids))
             return dict.fromkeys(job_ids)
 
-    exposed = ExposedTasks(Exposure(ExposedWork()), Idle())
+    exposed = ExposedTasks(Exposure(ForeignWork()), Idle())
     settling = Settling(world.store, None, exposed=exposed, interval_ms=0)
     await Watcher(Due(), exposed, settling, 1).look()
     assert asked == [BATCH_JOBS, BATCH_JOBS, 1]
@@ -425,7 +427,7 @@ async def test_what_expires_is_revoked_and_forgotten_with_all_its_parts(world: W
         async def forget(self, job_ids: Sequence[str]) -> None:
             self.forgotten = [*self.forgotten, *job_ids]
 
-    shop, forgotten = Shop(world, ExposedWork(parts=2)), Bin()
+    shop, forgotten = Shop(world, ForeignWork(parts=2)), Bin()
     reaper = Reaper(
         store=world.recovery(),
         tasks=world.store,

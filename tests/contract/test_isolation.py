@@ -7,6 +7,7 @@ from itertools import permutations
 from typing import Any, Final
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.context import CallerToken, scope_of, subject_of
 from mcp_celery.engine import Caller, TaskEngine
@@ -62,6 +63,7 @@ async def test_none_of_them_reaches_anothers_task(world: World, queue: Watchful)
         bus=world.bus,
         results=world.results,
         limits=LIMITS,
+        answer_version=LATEST_HANDSHAKE_VERSION,
         observers=world.observers,
     )
     callers = [caller_of(token) for token in (*TOKENS, None)]

@@ -21,7 +21,7 @@ from mcp_celery.engine import (
     success,
 )
 from mcp_celery.errors import TaskNotFoundError
-from mcp_celery.protocol.v2025_11_25 import encode_task
+from mcp_celery.protocol.v2025_11_25.wire import encode_task
 from tests.support.waiting import eventually, soon
 from tests.support.worlds import ALICE, World, a_submission
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.engine import (
     Asking,
@@ -56,7 +57,12 @@ POLICY: Final = RecoveryPolicy(heartbeat_ms=20, max_redeliveries=1)
 
 def limited(world: World, queue: Watchful, **limits: Any) -> TaskEngine:
     return TaskEngine(
-        store=world.store, queue=queue, bus=world.bus, results=world.results, limits=replace(LIMITS, **limits)
+        store=world.store,
+        queue=queue,
+        bus=world.bus,
+        results=world.results,
+        limits=replace(LIMITS, **limits),
+        answer_version=LATEST_HANDSHAKE_VERSION,
     )
 
 
@@ -141,7 +147,9 @@ class TestOpenTasks:
         record = await keep(world)
         assert record is not None
         question, asking = Question("k", "roots/list", {}), Asking(attempt=1, at_ms=now_ms())
-        assert await world.store.park(record.ref, [question], asking, NextLeg(job_id="job!2", request_state=None))
+        assert await world.store.park(
+            record.ref, [question], asking, NextLeg(leg=2, job_id="job!2", request_state=None)
+        )
         assert not await is_free(world)
 
     async def test_a_task_that_is_taken_back_makes_room(self, world: World, queue: Watchful) -> None:

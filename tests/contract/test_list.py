@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.engine import Caller, JobOutcome, StoredTask, TaskEngine, TaskRecord, now_ms
 from mcp_celery.engine.cursor import PAGE_SIZE, cursor_at, position_of
@@ -179,7 +180,14 @@ class TestLifetime:
 
 class TestInRedisOnly:
     async def test_no_key_and_no_record_tells_the_session(self, in_redis: RedisWorld, queue: Watchful) -> None:
-        engine = TaskEngine(store=in_redis.store, queue=queue, bus=in_redis.bus, results=None, limits=LIMITS)
+        engine = TaskEngine(
+            store=in_redis.store,
+            queue=queue,
+            bus=in_redis.bus,
+            results=None,
+            limits=LIMITS,
+            answer_version=LATEST_HANDSHAKE_VERSION,
+        )
         record = await engine.submit(a_submission(HERE))
         kept = in_redis.client.hgetall(in_redis.keys.record(None, record.task_id))
         assert b"session-1" not in b" ".join(in_redis.keys_left())

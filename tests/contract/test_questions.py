@@ -66,7 +66,7 @@ class Asked:
     async def park(self, *names: str, state: str | None = None, extension: Extension | None = None) -> bool:
         leg = (await self.now()).leg
         questions = [a_question(leg_key(leg, name)) for name in names]
-        following = NextLeg(job_id=celery_job_id(self.record.key, leg + 1), request_state=state)
+        following = NextLeg(leg=leg + 1, job_id=celery_job_id(self.record.key, leg + 1), request_state=state)
         return await self.world.store.park(self.record.ref, questions, self.asking(extension=extension), following)
 
     async def answer(self, answers: Mapping[str, Answer], start_before_ms: int | None = None) -> Answered:

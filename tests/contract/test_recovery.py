@@ -114,7 +114,7 @@ async def begun(world: World, record: TaskRecord, worker: str = WORKER, *, attem
 async def parked(world: World, record: TaskRecord) -> None:
     """A task whose job has ended with a question."""
     await begun(world, record)
-    leg = NextLeg(job_id=celery_job_id(record.key, 2), request_state=None)
+    leg = NextLeg(leg=2, job_id=celery_job_id(record.key, 2), request_state=None)
     assert await world.store.park(record.ref, [QUESTION], Asking(attempt=1, at_ms=1), leg)
 
 

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import (
@@ -39,7 +40,13 @@ async def declared(_: TaskType, component: str) -> tuple[str, TaskConfig]:
 def engine(world: World, queue: Watchful) -> TaskEngine:
     limits = replace(LIMITS, max_input_bytes=200)
     return TaskEngine(
-        store=world.store, queue=queue, bus=world.bus, results=world.results, limits=limits, declared=declared
+        store=world.store,
+        queue=queue,
+        bus=world.bus,
+        results=world.results,
+        limits=limits,
+        answer_version=LATEST_HANDSHAKE_VERSION,
+        declared=declared,
     )
 
 
@@ -65,7 +72,7 @@ async def parked(engine: TaskEngine, world: World, *names: str, request_state: s
     """A task whose job has ended with questions."""
     record = await submitted(engine, world)
     questions = [Question(f"1.{name}", ELICIT, PARAMS) for name in names]
-    leg = NextLeg(job_id=celery_job_id(record.key, 2), request_state=request_state)
+    leg = NextLeg(leg=2, job_id=celery_job_id(record.key, 2), request_state=request_state)
     assert await world.store.park(record.ref, questions, asking(record), leg)
     return record
 
@@ -149,7 +156,7 @@ class TestReturned:
     ) -> None:
         record = await engine.submit(replace(a_submission(), job_name="reports.build"))
         assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1)
-        leg = NextLeg(job_id=celery_job_id(record.key, 2), request_state=None)
+        leg = NextLeg(leg=2, job_id=celery_job_id(record.key, 2), request_state=None)
         assert await world.store.park(record.ref, [Question("1.one", ELICIT, PARAMS)], asking(record), leg)
         await engine.respond(ALICE, record.task_id, {"1.one": ADA})
         assert [(one.leg, one.job_name) for one, _ in queue.published] == [(1, "reports.build"), (2, "reports.build")]

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pytest
 import redis
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 from redis.exceptions import NoPermissionError
 
 from mcp_celery.context import TaskContextSnapshot
@@ -159,7 +160,14 @@ class TestInRedis:
 class TestArguments:
     async def test_a_request_that_is_too_large_becomes_no_task(self, world: World, queue: Watchful) -> None:
         limits = replace(LIMITS, max_argument_bytes=200)
-        engine = TaskEngine(store=world.store, queue=queue, bus=world.bus, results=world.results, limits=limits)
+        engine = TaskEngine(
+            store=world.store,
+            queue=queue,
+            bus=world.bus,
+            results=world.results,
+            limits=limits,
+            answer_version=LATEST_HANDSHAKE_VERSION,
+        )
         for big in (BIG, replace(BIG, params={}, meta={"junk": "x" * 200})):
             with pytest.raises(ArgumentsTooLargeError) as refusal:
                 await engine.submit(replace(a_submission(), snapshot=big))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mcp_celery.engine import Asking, Change, Claim, ExposedWork, NextLeg, Question, TaskRecord, now_ms
+from mcp_celery.engine import OWN_WORK, Asking, Change, Claim, ForeignWork, NextLeg, Question, TaskRecord, Work, now_ms
 from mcp_celery.engine.recovery import Expiring, RecoveryPolicy, Sweep
 from mcp_celery.keys import Hidden
 from mcp_celery.redis_keys import INDEX_LIFETIME_MS
@@ -33,7 +33,7 @@ def put(world: RedisWorld, index: str, **minutes_from_now: int) -> None:
     client.pexpire(index, INDEX_LIFETIME_MS)
 
 
-async def created(world: World, *, minutes: int, work: ExposedWork | None = None) -> TaskRecord:
+async def created(world: World, *, minutes: int, work: Work = OWN_WORK) -> TaskRecord:
     record = replace(a_record(ttl_ms=minutes * MINUTE_MS), work=work)
     await world.store.create(record, SNAPSHOT)
     return record
@@ -73,12 +73,12 @@ async def test_of_a_task_that_expires_it_is_told_whether_its_job_is_open(world: 
 
 
 async def test_of_a_task_that_no_sweep_saw_before_it_expired_the_same_is_known(in_redis: RedisWorld) -> None:
-    world, work = in_redis, ExposedWork(parts=2, gathered=1, terminate=True)
+    world, work = in_redis, ForeignWork(parts=2, gathered=1, may_terminate=True)
     exposed, ended, continued, claimed = tasks = [
-        await created(world, minutes=3, work=one) for one in (work, None, None, None)
+        await created(world, minutes=3, work=one) for one in (work, OWN_WORK, OWN_WORK, OWN_WORK)
     ]
     assert await world.store.change(ended.ref, Change(to="cancelled", at_ms=now_ms()))
-    question, leg = Question("!1:q", "roots/list", {}), NextLeg(job_id="", request_state=None)
+    question, leg = Question("!1:q", "roots/list", {}), NextLeg(leg=2, job_id="", request_state=None)
     assert await world.store.park(continued.ref, [question], Asking(attempt=1, at_ms=now_ms()), leg)
     assert world.ledger.claim(claimed.ref, attempt=1, claim=Claim("w1", now_ms()))
     world.client.delete(*(world.keys.record(one.scope, one.task_id) for one in tasks))
@@ -108,10 +108,10 @@ async def test_what_the_release_before_remembered_is_read(in_redis: RedisWorld) 
 
 
 async def test_what_0_1_0_kept_of_a_task_that_expires_is_read(in_redis: RedisWorld) -> None:
-    record = await created(in_redis, minutes=3, work=ExposedWork(parts=2))
+    record = await created(in_redis, minutes=3, work=ForeignWork(parts=2))
     in_redis.client.delete(in_redis.keys.remembered)
     (found,) = (await swept(in_redis)).expiring
-    assert replace(found, left_ms=0) == Expiring(record.key, 0, status="working", work=ExposedWork(parts=2))
+    assert replace(found, left_ms=0) == Expiring(record.key, 0, status="working", work=ForeignWork(parts=2))
 
 
 async def test_an_election_ends_with_a_lease(in_redis: RedisWorld) -> None:

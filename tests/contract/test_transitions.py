@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.engine import (
     MOVES,
@@ -130,7 +131,7 @@ async def test_a_report_says_which_task_and_when(world: World) -> None:
 
 async def test_a_parked_job_is_reported_with_the_next_one(world: World) -> None:
     record = await created(world)
-    leg = NextLeg(job_id=f"{record.job_id}!2", request_state=None)
+    leg = NextLeg(leg=2, job_id=f"{record.job_id}!2", request_state=None)
     assert await world.store.park(record.ref, [QUESTION], asking(), leg)
     await world.store.answer(record.ref, {QUESTION.key: {"roots": []}}, at_ms=now_ms(), start_before_ms=None)
     assert told(world) == [
@@ -158,7 +159,7 @@ async def test_what_is_refused_is_not_reported(world: World) -> None:
     assert not world.ledger.claim(ref, attempt=2, claim=Claim("w1", now_ms()))
     assert await world.store.start(ref, attempt=2, retries=0, at_ms=now_ms()) is None
     assert not await world.store.ask(ref, QUESTION, asking(2))
-    assert not await world.store.park(ref, [QUESTION], asking(2), NextLeg(job_id="", request_state=None))
+    assert not await world.store.park(ref, [QUESTION], asking(2), NextLeg(leg=2, job_id="", request_state=None))
     await world.store.answer(ref, {QUESTION.key: {"roots": []}}, at_ms=now_ms(), start_before_ms=None)
     await world.store.retire(ref, record.expires_at_ms + 1)
     assert await world.store.change(a_record().ref, Change(to="failed")) is None
@@ -184,6 +185,7 @@ async def test_a_submission_that_is_taken_back_is_not_reported(world: World) -> 
         bus=world.bus,
         results=world.results,
         limits=LIMITS,
+        answer_version=LATEST_HANDSHAKE_VERSION,
         observers=world.observers,
     )
     with pytest.raises(QueueUnavailableError):

@@ -147,8 +147,12 @@ def _logged(pair: Pair) -> Pair:
     """Of what is sent: a plain server of 2026-07-28 sends nothing that was not asked for."""
     if not (pair.logs and pair.revision == "2025-11-25" and _is_error(pair.plain)):
         return pair
-    text = str(pair.plain.content["content"][0]["text"])
-    return replace(pair, plain=pair.other) if _CRASH.fullmatch(text) and pair.other.kind != "lost" else pair
+    return replace(pair, plain=pair.other) if _is_crash(pair.plain) and pair.other.kind != "lost" else pair
+
+
+def _is_crash(plain: Outcome) -> bool:
+    """Whether an error is the SDK's for an exception. A tool's own may have no content, or an image."""
+    return [bool(_CRASH.fullmatch(str(block.get("text")))) for block in plain.content["content"]] == [True]
 
 
 def _cut(pair: Pair) -> Pair:

@@ -99,8 +99,7 @@ class Rig:
         # Last, because what they end would be missing to the others.
         await asyncio.gather(*(examine(name, tool, ("task", "worker")) for name, tool in fatal))
         for name, tool in fatal:
-            if not tool.is_its_requests_end:  # of what the SDK makes the end of the session
-                await examine(name, tool, ("server",))
+            await examine(name, tool, ("server",))
         return found
 
     async def _listed(self, tools: Sequence[Tool]) -> list[Finding]:

@@ -32,6 +32,11 @@ def pair(plain: Outcome, other: Outcome, **more: Any) -> Pair:
 
 CORE: Final[dict[str, Any]] = {"revision": "2025-11-25"}
 CRASH: Final = text("Error executing tool t0001", is_error=True)
+OWN_ERRORS: Final = [
+    Outcome("result", {"content": content, "isError": True, "structuredContent": {"why": "x"}})
+    for content in ([], [{"type": "image", "data": "", "mimeType": "image/png"}], CRASH.content["content"] * 2)
+]
+"""Of a tool that gives an error instead of raising it."""
 REFUSED: Final = error(-32602, "Invalid arguments for tool 't0001': a: Field required")
 NOT_SERIALIZED: Final = error(-32603, "The job's result could not be serialized")
 
@@ -50,6 +55,7 @@ NOT_SERIALIZED: Final = error(-32603, "The job's result could not be serialized"
         pair(Outcome("broken", SERVER_ERROR), NOT_SERIALIZED),
         pair(Outcome("broken", SERVER_ERROR), error(-32050, "x")),
         pair(CRASH, text("done"), logs=True, **CORE),
+        *(pair(one, replace(one, status="failed"), logs=True, **CORE) for one in OWN_ERRORS),
         pair(error(1, "x" * 2001), error(1, "x" * 2000)),
         pair(text("2026-07-28"), text("2025-11-25")),
     ],
@@ -79,6 +85,7 @@ def test_documented_differences(same: Pair) -> None:
         pair(error(-32050, "x"), NOT_SERIALIZED),
         pair(CRASH, text("done"), **CORE),
         pair(CRASH, text("done"), logs=True),
+        *(pair(one, text("done"), logs=True, **CORE) for one in OWN_ERRORS),
         pair(error(1, "x" * 2001), error(1, "x" * 1999)),
         pair(error(1, "x"), replace(error(1, "x"), status="failed", message="y")),
         pair(error(1, "x"), error(2, "x")),

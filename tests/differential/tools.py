@@ -94,11 +94,6 @@ class Tool:
         named = {node.attr for node in ast.walk(self.function) if isinstance(node, ast.Attribute)}
         return not named.isdisjoint(("debug", "info", "warning", "error", "log"))
 
-    @cached_property
-    def is_its_requests_end(self) -> bool:
-        """Whether it cancels the very task that serves its request."""
-        return "cancels_itself" in self.source
-
     @property
     def complexity(self) -> tuple[int, str, str]:
         """Orders tools: how much there is to read, and then anything."""

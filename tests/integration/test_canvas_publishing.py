@@ -6,7 +6,7 @@ import base64
 import json
 import signal
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import redis
 from celery import Celery, chain, chord, group
 
 from mcp_celery import TaskConfig
-from mcp_celery.engine import ExposedWork, Plan, TaskRecord
+from mcp_celery.engine import ForeignPlan, ForeignWork, TaskRecord
 from mcp_celery.errors import QueueUnavailableError
 from mcp_celery.exposed.tools import ExposedCanvas, Offer
 from mcp_celery.queue import CeleryQueue
@@ -64,7 +64,7 @@ class Shop:
         )
         return await self.publish_plan(await tool.plan({}, self.timeout_seconds))
 
-    async def publish_plan(self, plan: Plan) -> TaskRecord:
+    async def publish_plan(self, plan: ForeignPlan) -> TaskRecord:
         """Publish a task."""
         job = submission("build")
         record = replace(record_of(job), job_name=plan.job_name, work=plan.work)
@@ -134,7 +134,7 @@ async def test_a_canvas_holds_up_nothing_else_and_is_revoked_after_it(
     """Its publishing hangs, and ends after the request was refused."""
     may_end = threading.Event()
 
-    def publish(_job_ids: Sequence[str], producer: Any) -> None:
+    def publish(_record: TaskRecord, producer: Any) -> None:
         may_end.wait(60)
         producer.publish({}, routing_key="adding", serializer="json")
 
@@ -144,7 +144,7 @@ async def test_a_canvas_holds_up_nothing_else_and_is_revoked_after_it(
         await eventually(told.get_message)
         try:
             with pytest.raises(QueueUnavailableError):
-                await shop.publish_plan(Plan("shop.add", ExposedWork(2), publish))
+                await shop.publish_plan(ForeignPlan("shop.add", ForeignWork(2), publish))
             await shop.queue.publish(record_of(job), job)
             await shop.queue.revoke("first", "second")
             await shop.queue.revoke("single")
@@ -181,12 +181,12 @@ async def test_a_broker_that_does_not_answer_is_not_waited_for(shop: Shop) -> No
 async def test_the_end_does_not_wait_for_what_hangs(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     may_end = threading.Event()
 
-    def publish(_job_ids: Sequence[str], _producer: Any) -> None:
+    def publish(_record: TaskRecord, _producer: Any) -> None:
         may_end.wait(60)
 
     try:
         with pytest.raises(QueueUnavailableError):
-            await shop.publish_plan(Plan("shop.add", ExposedWork(2), publish))
+            await shop.publish_plan(ForeignPlan("shop.add", ForeignWork(2), publish))
         await soon(shop.queue.revoke("first", "second"))
         await soon(shop.queue.aclose())
     finally:

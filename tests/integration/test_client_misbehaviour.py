@@ -21,7 +21,6 @@ from pydantic import ValidationError
 
 from mcp_celery.client import TaskError, TasksClient, call_tool_task, list_tasks, resilient_http
 from mcp_celery.client import channel as channel_module
-from mcp_celery.client import core_tasks as core_module
 from mcp_celery.client import http as http_module
 from mcp_celery.client import push as push_module
 from tests.support.misbehaving import ACKNOWLEDGEMENT, INTERVAL_MS, PUSH, STATUS, Fault, MisbehavingServer, Revision
@@ -119,7 +118,6 @@ async def test_a_spoiled_message_is_a_matter_of_its_task_alone(
         neighbour = await call_tool_task(client, "healthy")
         if fault == "stalls":
             monkeypatch.setattr(channel_module, "REQUEST_SECONDS", 0.5)
-            monkeypatch.setattr(core_module, "REQUEST_SECONDS", 0.5)
 
         async def use_it() -> None:
             try:

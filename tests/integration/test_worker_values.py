@@ -21,7 +21,7 @@ from tests.support.brokers import mariadb
 from tests.support.live import ANYONE, REVISION, LiveServer, live_server
 from tests.support.nodes import EmbeddedStoreContainer, Pool, WorkerProcess
 from tests.support.servers import odd
-from tests.support.servers.odd import DATA, EXITS, PROGRESS, UNSENDABLE
+from tests.support.servers.odd import CHILD_EXITS, DATA, EXITS, NAMES, PROGRESS, STARTS, UNSENDABLE
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +51,8 @@ async def still_works(live: LiveServer) -> bool:
     return await live.text_of("sized", {"size": 3}) == "xxx"
 
 
-def reason(name: str) -> RpcError:
+def reason(kind: str) -> RpcError:
+    name = NAMES.get(kind, kind)
     return RpcError(INTERNAL_ERROR, f"The component raised {name}, which would have ended its process")
 
 
@@ -69,8 +70,12 @@ async def test_what_would_end_a_process_ends_its_task_alone(live: LiveServer, to
 
 
 @pytest.mark.each_pool
-async def test_an_event_loop_outlives_what_a_component_does_to_it(live: LiveServer) -> None:
-    assert (await live.run("leaves_in_a_task")).record.error == reason("SystemExit")
+@pytest.mark.parametrize("kind", CHILD_EXITS)
+async def test_an_event_loop_outlives_what_a_component_does_to_it(live: LiveServer, kind: str) -> None:
+    for start in STARTS:
+        assert (await live.run("leaves_in_a_task", {"kind": kind, "start": start})).record.error == reason(kind)
+    assert (await live.run("leaves_from_a_thread", {"kind": kind})).record.error == reason(kind)
+    assert await live.text_of("leaves_later", {"kind": kind}) == "left"
     assert await live.text_of("stops_the_loop") == "went on"
     assert await still_works(live)
 
@@ -108,7 +113,7 @@ async def test_a_lifespan_that_tries_to_leave_fails_its_job_and_is_entered_again
         assert await still_works(live)
 
 
-@pytest.mark.parametrize("kind", ["SystemExit", "KeyboardInterrupt", "Odd"])
+@pytest.mark.parametrize("kind", EXITS)
 async def test_in_the_foreground_the_request_fails_and_the_server_goes_on(live: LiveServer, kind: str) -> None:
     async with live.foreground() as client:
         for leave in (
@@ -117,7 +122,7 @@ async def test_in_the_foreground_the_request_fails_and_the_server_goes_on(live: 
             client.get_prompt("leaving_prompt"),
             client.read_resource("odd://leaving"),
         ):
-            with pytest.raises(MCPError, match="which would have ended its process"):
+            with pytest.raises(MCPError, match=r"The component raised \w+, which would have ended its process"):
                 await leave
         answered = await client.call_tool("sized", {"size": 2})
         assert answered.content == [TextContent(type="text", text="xx")]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 import kombu
-import psutil
 import psycopg
 import pymysql
 import pytest
@@ -20,7 +19,7 @@ from psycopg import sql
 
 from tests.support.deployment import is_listening
 from tests.support.locks import reserve_port
-from tests.support.nodes import STOP_SECONDS, NodeError, ProcessContainer, environment
+from tests.support.nodes import NodeError, ProcessContainer, environment, wait_for_ends
 
 RABBITMQ: Final = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
 """Debian's command on PATH is a wrapper that runs the machine's own server."""
@@ -74,7 +73,7 @@ class RabbitProcess(ProcessContainer):
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
         super().kill(signal)
-        psutil.wait_procs(self._family, STOP_SECONDS)
+        wait_for_ends(self._family)
 
     @property
     def url(self) -> str:

@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, cast
@@ -61,6 +62,18 @@ def environment(**settings: str) -> dict[str, str]:
     """The environment of a node: this one without any ``MCP_CELERY_*`` of the developer's own, and the settings."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     return {**inherited, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **settings}
+
+
+def wait_for_ends(processes: Iterable[psutil.Process]) -> None:
+    """Wait until processes have ended, for ``STOP_SECONDS`` at most.
+
+    Not ``psutil.wait_procs``, which raises ``FileNotFoundError`` where a kernel says ENOENT of a process that is gone:
+    psutil 7.2 expects only ESRCH of ``pidfd_open``.
+    """
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        with suppress(psutil.TimeoutExpired, FileNotFoundError):
+            process.wait(max(0.0, deadline - time.monotonic()))
 
 
 class ProcessContainer:
@@ -174,7 +187,7 @@ class ProcessContainer:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.wait(STOP_SECONDS)
-        psutil.wait_procs(list(family.values()), STOP_SECONDS)
+        wait_for_ends(family.values())
 
     def restart(self, timeout: float | None = None) -> None:
         self.stop()
@@ -257,7 +270,7 @@ class EmbeddedStoreContainer:
         """End it as ``kill -9`` does."""
         server = psutil.Process(int((self._folder / "store.pid").read_text()))
         server.kill()
-        server.wait(STOP_SECONDS)
+        wait_for_ends([server])
         self.stop()
 
     def restart(self, timeout: float | None = None) -> None:

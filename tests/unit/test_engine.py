@@ -11,19 +11,21 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery import audit
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import (
     ELICIT,
+    OWN_WORK,
     Asking,
     Caller,
     Change,
     ExposedTasks,
-    ExposedWork,
+    ForeignPlan,
+    ForeignWork,
     JobOutcome,
     Observers,
-    Plan,
     Question,
     Quota,
     Submission,
@@ -99,11 +101,11 @@ class Store(MemoryTaskStore):
 class Exposure:
     """Exposes everything as so many jobs."""
 
-    def __init__(self, work: ExposedWork, expires: float | None = None) -> None:
+    def __init__(self, work: ForeignWork, expires: float | None = None) -> None:
         self.work, self.expires = work, expires
 
-    async def plan(self, submission: Submission) -> Plan:
-        return Plan("shop.sell", self.work, _publish, expires=self.expires)
+    async def plan(self, submission: Submission) -> ForeignPlan:
+        return ForeignPlan("shop.sell", self.work, _publish, expires=self.expires)
 
     def returned(self, component: str, value: Any) -> dict[str, Any]:
         raise AssertionError((component, value))
@@ -112,8 +114,8 @@ class Exposure:
         raise AssertionError((component, exception_name, arguments))
 
 
-def _publish(job_ids: Sequence[str], producer: object) -> None:
-    raise AssertionError((job_ids, producer))
+def _publish(record: TaskRecord, producer: object) -> None:
+    raise AssertionError((record, producer))
 
 
 class Desk:
@@ -131,6 +133,7 @@ class Desk:
             bus=backend.bus,
             results=None,
             limits=limits,
+            answer_version=LATEST_HANDSHAKE_VERSION,
             exposed=self.exposed,
             observers=Observers(write_audit_log),
         )
@@ -172,7 +175,7 @@ class TestTheRecord:
             idempotent=True,
             listed=False,
             start_before_ms=NOW_MS + 1_500,
-            work=None,
+            work=OWN_WORK,
         )
         assert desk.queue.published == [(record, submission)]
         assert desk.queue.places == [submission]
@@ -190,7 +193,7 @@ class TestTheRecord:
         assert (record.start_before_ms, record.idempotent, record.listed) == (None, False, True)
 
     async def test_of_exposed_work_the_plan_says_what_runs_and_until_when(self) -> None:
-        work = ExposedWork(parts=2, terminate=True)
+        work = ForeignWork(parts=2, may_terminate=True)
         desk = Desk(exposure=Exposure(work, expires=2.0))
         record = await desk.engine.submit(a_submission(config=TaskConfig(expires=9.0)))
         assert (record.job_name, record.work, record.start_before_ms) == ("shop.sell", work, NOW_MS + 2_000)
@@ -220,7 +223,7 @@ class TestTakingBack:
         assert caplog.messages == [f"task {task_id} was not published and could not be taken back: {error}"]
 
     async def test_a_client_that_hangs_up_does_not_stop_it(self) -> None:
-        desk = Desk(exposure=Exposure(ExposedWork()))
+        desk = Desk(exposure=Exposure(ForeignWork()))
         desk.queue.hold()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(desk.engine.submit, a_submission())
@@ -232,7 +235,7 @@ class TestTakingBack:
 
     @pytest.mark.parametrize("terminate", [True, False])
     async def test_exposed_jobs_are_revoked_for_they_would_run(self, *, terminate: bool) -> None:
-        desk = Desk(exposure=Exposure(ExposedWork(parts=2, terminate=terminate)))
+        desk = Desk(exposure=Exposure(ForeignWork(parts=2, may_terminate=terminate)))
         desk.queue.fail()
         with pytest.raises(QueueUnavailableError):
             await desk.engine.submit(a_submission())
@@ -314,7 +317,7 @@ class TestCancel:
 
     @pytest.mark.parametrize("terminate", [True, False])
     async def test_an_exposed_job_is_ended_where_it_says_so(self, *, terminate: bool) -> None:
-        desk = Desk(exposure=Exposure(ExposedWork(parts=2, terminate=terminate)))
+        desk = Desk(exposure=Exposure(ForeignWork(parts=2, may_terminate=terminate)))
         record = await desk.engine.submit(a_submission())
         await desk.engine.cancel(ALICE, record.task_id)
         assert desk.queue.revokes == [(record.job_ids, terminate)]

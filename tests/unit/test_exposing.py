@@ -15,6 +15,7 @@ from celery import Celery, chain, chord, group
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult
+from mcp_types.version import LATEST_MODERN_VERSION
 from pydantic import BaseModel, Field, RootModel
 
 from mcp_celery import Settings, TaskConfig, TaskServer
@@ -175,7 +176,7 @@ def exposed_job(jobs: Jobs, name: str, config: TaskConfig) -> ExposedJob:
 def offered(jobs: Jobs, name: str, *show_errors: str, model: type[BaseModel] | None = None) -> ExposedCatalog:
     """A catalog with one job as ``tool``."""
     offer = Offer("tool", "", TaskConfig(), model, None, show_errors)
-    catalog = ExposedCatalog(timeout_seconds=1.0)
+    catalog = ExposedCatalog(timeout_seconds=1.0, result_version=LATEST_MODERN_VERSION)
     exposed = ExposedJob(offer, jobs.app, find_job(jobs.app, name), hide=(), fixed={}, terminate=False)
     catalog.add(MCPServerSource(MCPServer("shop")), exposed, None)
     return catalog

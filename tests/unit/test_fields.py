@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import resources
 from typing import Final
 
-from mcp_celery.engine import Change, ExposedWork, Progress, Quota, RpcError
+from mcp_celery.engine import Change, ForeignWork, Progress, Quota, RpcError
 from mcp_celery.keys import Hidden
 from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.store.codec import encode_change, encode_record
@@ -91,14 +91,16 @@ def _created() -> set[str]:
         session="s",
         job_name="j",
         declared_as="d",
-        work=ExposedWork(parts=2),
+        work=ForeignWork(parts=2),
         idempotent=True,
         hidden=Hidden.COMPONENT,
         start_before_ms=1,
         status_message="m",
     )
     fields = set(encode_record(record)) | set(encode_record(replace(record, listed=False)))
-    command = create(RedisKeys("p", "n"), record, "{}", Quota("r", tasks=1, bytes=1), lambda job_id: job_id)
+    command = create(
+        RedisKeys("p", "n"), record, encode_record(record), "{}", Quota("r", tasks=1, bytes=1), lambda job_id: job_id
+    )
     # The texts among the arguments that are fields of the table.
     return fields | {str(one) for one in command.args if one in NAMES}
 

@@ -36,11 +36,11 @@ from mcp_celery.engine import (
 from mcp_celery.engine.ids import new_task_id
 from mcp_celery.errors import StoreUnavailableError, TaskNotFoundError, TooManyLookupsError
 from mcp_celery.protocol.attendance import attend
-from mcp_celery.protocol.both_eras import TaskIdParams
 from mcp_celery.protocol.caller import caller_of_request
-from mcp_celery.protocol.core_tasks import CoreTasks
 from mcp_celery.protocol.foreground import continued_task, go_on, run_on_worker
 from mcp_celery.protocol.host import Polling, TaskHost
+from mcp_celery.protocol.shared_wire import TaskIdParams
+from mcp_celery.protocol.v2025_11_25.handlers import CoreTasks
 from mcp_celery.testing import DEFAULT_LIMITS, MemoryBackend, MemoryTaskStore
 from tests.support.tiny_server import TinyServer, TinySource
 from tests.support.waiting import eventually, soon

@@ -11,7 +11,7 @@ from mcp_celery.engine import (
     Change,
     Claim,
     EncodedResult,
-    ExposedWork,
+    ForeignWork,
     JobOutcome,
     Quota,
     TaskRecord,
@@ -53,7 +53,7 @@ def create(ledger: MemoryJobLedger, clock: Clock, *, ttl_ms: int = 1_000, **valu
 def test_a_task_leaves_nothing_when_its_time_is_over(clock: Clock) -> None:
     ledger = a_store(clock).ledger
     for worker in ("w1", "w2"):
-        record = create(ledger, clock, work=ExposedWork())
+        record = create(ledger, clock, work=ForeignWork())
         assert ledger.claim(record.ref, attempt=1, claim=Claim(worker, 1))
         ledger.due[record.ref] = 1
     clock.now += 1_000
@@ -136,7 +136,7 @@ def test_what_is_remembered_of_others_is_bounded(clock: Clock, monkeypatch: pyte
 async def test_open_tasks_of_exposed_jobs_are_shared(clock: Clock) -> None:
     store = a_store(clock)
     first, second = MemoryOpenTasks(store.ledger), MemoryOpenTasks(store.ledger)
-    record = create(store.ledger, clock, work=ExposedWork())
+    record = create(store.ledger, clock, work=ForeignWork())
     assert list((await first.due(100, 10)).records) == [record]
     assert ((await second.due(100, 10)).records, (await second.due(100, 10)).open) == ([], 1)
     await second.hurry([record.key])

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine import Change, Claim, ExposedWork, StoredTask, TaskRecord, TaskRef
+from mcp_celery.engine import Change, Claim, ForeignWork, StoredTask, TaskRecord, TaskRef
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import Expiring, Loss, RecoveryPolicy, Sweep, Verdict
 from mcp_celery.errors import QueueUnavailableError, StoredDataError, StoreUnavailableError
@@ -344,7 +344,7 @@ class TestExpiry:
 
     @pytest.mark.parametrize("terminate", [True, False])
     async def test_exposed_jobs_that_run_are_ended_where_that_is_wanted(self, stage: Stage, *, terminate: bool) -> None:
-        task = Expiring(a_record().key, 1, status="working", work=ExposedWork(parts=2, terminate=terminate))
+        task = Expiring(a_record().key, 1, status="working", work=ForeignWork(parts=2, may_terminate=terminate))
         await stage.sweep(expiring(task))
         await stage.sweep(expiring(Expiring(task.key, 0)))
         assert stage.queue.revokes == [(task.job_ids, terminate)]

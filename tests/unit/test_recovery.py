@@ -2,7 +2,7 @@
 
 import pytest
 
-from mcp_celery.engine import ExposedWork
+from mcp_celery.engine import ForeignWork
 from mcp_celery.engine.recovery import Expiring, RecoveryPolicy
 from mcp_celery.keys import celery_job_id
 
@@ -29,7 +29,7 @@ def test_each_leg_had_a_job_and_the_last_one_may_run(leg: int) -> None:
 
 
 def test_all_parts_of_exposed_work_may_run() -> None:
-    expiring = Expiring(KEY, 0, work=ExposedWork(parts=3))
+    expiring = Expiring(KEY, 0, work=ForeignWork(parts=3))
     assert expiring.job_ids == expiring.open_job_ids == [celery_job_id(KEY, part) for part in (1, 2, 3)]
 
 

@@ -1,6 +1,8 @@
 """How snapshots are written: sealed so that nobody else reads them, or as they are and without the access token."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -9,10 +11,11 @@ from mcp.server.request_state import AESGCMRequestStateCodec
 
 from mcp_celery.context import CallerToken, TaskContextSnapshot
 from mcp_celery.errors import SnapshotUnreadableError
-from mcp_celery.sealing import SnapshotCodec
+from mcp_celery.keyring import signer_with, snapshots_with
+from mcp_celery.sealing import Purpose, SealError, SnapshotCodec
 
 OLD, NEW = "an old key of more than 32 bytes, still known", "a new key of more than 32 bytes, lately made"
-PLACE = "mcp_celery:reports:task:auth:client-a%7Calice:task456:snapshot"
+PLACE = ["mcp_celery:reports:task:auth:client-a%7Calice:task456:snapshot", "build_report"]
 TOKEN = CallerToken("client-a", ["read"], "alice", {"iss": "https://issuer.example"}, token="the-secret-itself")
 SNAPSHOT = TaskContextSnapshot(
     protocol_version="2026-07-28",
@@ -25,10 +28,10 @@ PLAIN = SnapshotCodec()
 
 
 def sealing(*keys: str) -> SnapshotCodec:
-    return SnapshotCodec(AESGCMRequestStateCodec(keys))
+    return snapshots_with(keys)
 
 
-def refusal(codec: SnapshotCodec, stored: bytes, place: str = PLACE) -> str:
+def refusal(codec: SnapshotCodec, stored: bytes, place: Sequence[str] = PLACE) -> str:
     with pytest.raises(SnapshotUnreadableError) as error:
         codec.read(stored, place)
     assert str(error.value) == "The request's context cannot be restored, so the job cannot run"
@@ -65,12 +68,59 @@ def test_a_key_that_is_not_known_opens_nothing() -> None:
 
 def test_it_opens_only_where_it_was_put() -> None:
     written = sealing(NEW).write(SNAPSHOT, PLACE).encode()
-    assert refusal(sealing(NEW), written, PLACE.replace("alice", "bob")) == "it was sealed for another task"
+    for another in ([PLACE[0].replace("alice", "bob"), PLACE[1]], [PLACE[0], "other_tool"], PLACE[:1], [*PLACE, ""]):
+        assert refusal(sealing(NEW), written, another) == "it was sealed for another place"
 
 
 def test_what_else_was_sealed_with_the_keys_is_no_snapshot() -> None:
-    foreign = AESGCMRequestStateCodec([NEW]).seal(f"{PLACE}\n{SNAPSHOT.to_json()}".encode())
-    assert refusal(sealing(NEW), foreign.encode()) == "it was sealed for another task"
+    foreign = AESGCMRequestStateCodec([NEW]).seal(f"{PLACE[0]}\n{SNAPSHOT.to_json()}".encode())
+    assert "unknown key" in refusal(sealing(NEW), foreign.encode())
+
+
+def test_a_snapshot_that_0_1_0_sealed_is_read_in_its_place() -> None:
+    text = "\n".join(("mcp-celery/snapshot/1", PLACE[0], SNAPSHOT.to_json(with_token=True)))
+    sealed = AESGCMRequestStateCodec([OLD]).seal(text.encode()).encode()
+    assert sealing(NEW, OLD).read(sealed, PLACE) == SNAPSHOT
+    assert "unknown key" in refusal(sealing(NEW, OLD), sealed, ["another", PLACE[1]])
+
+
+@pytest.mark.parametrize("purpose", get_args(Purpose))
+def test_a_text_opens_for_its_purpose_only(purpose: Purpose) -> None:
+    seals = sealing(NEW).sealing
+    sealed = seals.seal(purpose, [1, "a"], "[]")
+    assert seals.open(purpose, [1, "a"], sealed) == "[]"
+    for other in get_args(Purpose):
+        if other != purpose:
+            with pytest.raises(SealError, match="unknown key"):
+                seals.open(other, [1, "a"], sealed)
+    with pytest.raises(SealError, match="another place"):
+        seals.open(purpose, ["1", "a"], sealed)
+
+
+def test_what_is_not_sealed_is_accepted_where_the_setting_says_so() -> None:
+    assert snapshots_with([NEW], accept_unsealed=True).sealing.open("answer", ["a"], "[]") == "[]"
+    with pytest.raises(SealError, match="it is not sealed"):
+        sealing(NEW).sealing.open("answer", ["a"], "[]")
+    with pytest.raises(SealError, match="MCP_CELERY_ENCRYPTION_KEYS"):
+        PLAIN.sealing.open("answer", ["a"], sealing(NEW).sealing.seal("answer", ["a"], "[]"))
+
+
+def test_a_message_is_genuine_with_the_signature_of_its_parts_alone() -> None:
+    old, new = signer_with([OLD]), signer_with([NEW, OLD])
+    signature = old.sign("key", 1, 1, 0)
+    assert new.is_genuine(signature, "key", 1, 1, 0)
+    for parts in (("key", 2, 1, 0), ("key", 1, 1, 1), ("other", 1, 1, 0)):
+        assert not new.is_genuine(signature, *parts)
+    for other in (None, "", "é", 7, new.sign("key", 1, 1)):
+        assert not old.is_genuine(other, "key", 1, 1, 0)
+    assert not signer_with([NEW]).is_genuine(signature, "key", 1, 1, 0)
+
+
+def test_without_keys_or_where_the_setting_says_so_a_message_needs_no_signature() -> None:
+    assert signer_with([]).sign("key", 1) is None
+    assert signer_with([]).is_genuine(None, "key", 1)
+    assert signer_with([NEW], accept_unsealed=True).is_genuine(None, "key", 1)
+    assert not signer_with([NEW], accept_unsealed=True).is_genuine("forged", "key", 1)
 
 
 def test_with_keys_what_is_not_sealed_is_refused() -> None:

@@ -33,9 +33,9 @@ from mcp_celery.engine import (
     now_ms,
 )
 from mcp_celery.errors import StoreUnavailableError
-from mcp_celery.protocol import session_push
-from mcp_celery.protocol.relay import Turns
-from mcp_celery.protocol.session_push import SessionPush
+from mcp_celery.protocol.turns import Turns
+from mcp_celery.protocol.v2025_11_25 import push as push_module
+from mcp_celery.protocol.v2025_11_25.push import SessionPush
 from mcp_celery.testing import MemoryBackend
 from tests.support.session import REVISION
 from tests.support.waiting import eventually
@@ -180,8 +180,8 @@ async def test_who_follows_again_repeats_nothing(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_a_client_that_does_not_hear_is_pinged_once_for_all_questions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_push, "GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(session_push, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(push_module, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(push_module, "_PAUSE_SECONDS", 0.01)
     backend = MemoryBackend()
     engine = backend.engine()
     outbound = Deaf()

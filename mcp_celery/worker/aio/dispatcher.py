@@ -14,6 +14,7 @@ from typing import Any, Final
 from billiard.einfo import ExceptionInfo
 from celery.exceptions import Terminated, WorkerLostError
 
+from mcp_celery.containing import GuardedCoroutine
 from mcp_celery.worker.aio.current import set_current_job
 from mcp_celery.worker.aio.greenlets import LoopStrand
 from mcp_celery.worker.aio.job import Job, Verdict
@@ -111,7 +112,9 @@ class Dispatcher:
 
     def _start_on_loop(self, job: Job) -> None:
         strand = job.strand = LoopStrand(job, self.loop.watch.busy_with)
-        self.loop.loop.create_task(self._run_on_loop(job, strand), name=str(job), context=self._context_of(job))
+        # Guarded: GeneratorExit of another task would close the job's coroutines, and leave its greenlet behind.
+        coroutine = GuardedCoroutine(self._run_on_loop(job, strand))
+        self.loop.loop.create_task(coroutine, name=str(job), context=self._context_of(job))
 
     async def _run_on_loop(self, job: Job, strand: LoopStrand) -> None:
         outcome = None

@@ -377,9 +377,11 @@ async def test_tasks_that_get_no_answer_are_asked_for_a_few_at_a_time(scripted: 
     async with connect() as client:
         handles = [await call_tool_task(client, "work") for _ in range(12)]
         scripted.faults["tasks/get"] = [stall] * 10_000
+        # Some tasks have been asked for, and answered, by now. Only a task that got no answer is asked for again.
+        answered = len(scripted.asked)
 
         def asked() -> Counter[str]:
-            return Counter(params["taskId"] for method, params in scripted.asked if method == "tasks/get")
+            return Counter(params["taskId"] for method, params in scripted.asked[answered:] if method == "tasks/get")
 
         await eventually(lambda: min(asked()[task_id] for task_id in scripted.tasks) >= 2, what="none was answered")
         most, before = 0, asked().total()

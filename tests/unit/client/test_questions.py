@@ -18,9 +18,9 @@ from mcp.shared.exceptions import MCPError
 
 from mcp_celery.client import AnswerError, TaskCancelledError, TaskHandle, call_tool_task
 from mcp_celery.client import questions as questions_module
-from mcp_celery.client.channel import TaskChannel
 from mcp_celery.client.followed import FollowedTask
 from mcp_celery.client.questions import TaskQuestions
+from mcp_celery.client.v2026_07_28 import ExtensionChannel
 from mcp_celery.client.wire import parse_task
 from tests.support.scripted import Scripted, elicitation, text_of
 from tests.support.waiting import eventually
@@ -258,7 +258,7 @@ def test_whatever_is_listed_no_question_is_answered_twice(states: list[set[str]]
         answered: list[str] = []
         handed = list(by_hand)
 
-        class Channel(TaskChannel):
+        class Channel(ExtensionChannel):
             def __init__(self) -> None:
                 self.jobs: list[asyncio.Task[Any]] = []
 
@@ -319,6 +319,6 @@ async def test_answered_questions_are_not_remembered_for_ever(monkeypatch: pytes
     async def recheck(_: str) -> None:
         return
 
-    questions = TaskQuestions(TaskChannel.__new__(TaskChannel), recheck, patience_seconds=1)
+    questions = TaskQuestions(ExtensionChannel.__new__(ExtensionChannel), recheck, patience_seconds=1)
     questions.take_over(task, ["open", *(str(number) for number in range(100))])
     assert list(task.asked) == ["open", "98", "99"]

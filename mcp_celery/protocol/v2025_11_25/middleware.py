@@ -6,9 +6,8 @@ The SDK validates what ``tools/call`` and its like return, and would strip a ``C
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
@@ -18,9 +17,11 @@ from pydantic import ValidationError
 
 from mcp_celery.engine import JSONObject
 from mcp_celery.keys import ASKED_WITH, TaskType
-from mcp_celery.protocol.caller import RequestContext, session_of
-from mcp_celery.protocol.host import TaskHost, component_of
-from mcp_celery.protocol.v2025_11_25 import CREATE, REVISION, Augmented, encode_capability
+from mcp_celery.protocol.caller import session_of
+from mcp_celery.protocol.host import TaskHost
+from mcp_celery.protocol.revision import RequestContext
+from mcp_celery.protocol.revisions import revision_of
+from mcp_celery.protocol.v2025_11_25.wire import CREATE, VERSION, Augmented, encode_capability
 
 
 class CoreTasksMiddleware:
@@ -37,8 +38,7 @@ class CoreTasksMiddleware:
         """Serve what this revision has of tasks; everything else passes.
 
         Raises:
-            MCPError: -32601 for the private method, and for a component that runs only as a task and is not asked to;
-                -32602 for a ``task`` of another form.
+            MCPError: -32601 for the private method; -32602 for a ``task`` of another form.
         """
         if ctx.request_id is None:
             return await call_next(ctx)
@@ -46,42 +46,19 @@ class CoreTasksMiddleware:
             raise MCPError(METHOD_NOT_FOUND, "Method not found", CREATE)
         if ctx.method == "initialize":
             return await self._with_capability(ctx, await call_next(ctx))
-        if ctx.method == "tools/list" and ctx.protocol_version == REVISION:
+        if ctx.protocol_version != VERSION:
+            return await call_next(ctx)
+        if ctx.method == "tools/list":
             return await self._with_task_support(await call_next(ctx))
-        if (task_type := ASKED_WITH.get(ctx.method)) is not None:
-            return await call_next(await self._routed(ctx, task_type))
+        task_type = ASKED_WITH.get(ctx.method)
+        # Where no component of the type runs as a task the server declares no such tasks, and `task` means nothing.
+        if task_type and revision_of(ctx).asks_for_task(ctx) and task_type in await self._host.components.task_types():
+            return await call_next(_routed(ctx, task_type))
         return await call_next(ctx)
-
-    async def _routed(self, ctx: RequestContext, task_type: TaskType) -> RequestContext:
-        """The request, as a request for a task where it asks for one."""
-        params = ctx.params or {}
-        asks = ctx.protocol_version == REVISION and params.get("task") is not None
-        if not asks and task_type == "tool":
-            return ctx  # the extension's interceptor knows what to do
-        if task_type not in await self._host.components.task_types():
-            return ctx  # not declared, so `task` means nothing
-        if not asks:
-            await self._require_no_task(ctx, task_type, params)
-            return ctx
-        validate_client_request(ctx.method, ctx.protocol_version, params)
-        try:
-            Augmented.model_validate(params)
-        except ValidationError:
-            raise MCPError(INVALID_PARAMS, "task.ttl must be a positive number of milliseconds") from None
-        return replace(ctx, method=CREATE, params={"taskType": task_type, "request": dict(params)})
-
-    async def _require_no_task(self, ctx: RequestContext, task_type: TaskType, params: Mapping[str, Any]) -> None:
-        try:
-            component = component_of(task_type, dict(params))
-        except KeyError:
-            return  # the SDK refuses it
-        found = await self._host.components.find(task_type, component, ctx.meta)
-        if found.config.mode == "required":
-            raise MCPError(METHOD_NOT_FOUND, f"{task_type.capitalize()} {component!r} runs only as a task", ctx.method)
 
     async def _with_capability(self, ctx: RequestContext, result: HandlerResult) -> HandlerResult:
         task_types = await self._host.components.task_types()
-        if not isinstance(result, dict) or result.get("protocolVersion") != REVISION or not task_types:
+        if not isinstance(result, dict) or result.get("protocolVersion") != VERSION or not task_types:
             return result
         tasks = encode_capability(task_types, lists=session_of(ctx) is not None)
         return {**result, "capabilities": {**result["capabilities"], "tasks": tasks}}
@@ -98,3 +75,18 @@ class CoreTasksMiddleware:
         # Where other clients are given a task as well, it is not required that they ask for one.
         support = config.mode if self._host.polling_of(config) is None else "optional"
         return {**tool, "execution": {**tool.get("execution", {}), "taskSupport": support}}
+
+
+def _routed(ctx: RequestContext, task_type: TaskType) -> RequestContext:
+    """The request that asks for a task, as a request of the private method.
+
+    Raises:
+        MCPError: -32602 for a ``task`` of another form.
+    """
+    params = dict(ctx.params or {})
+    validate_client_request(ctx.method, ctx.protocol_version, params)
+    try:
+        Augmented.model_validate(params)
+    except ValidationError:
+        raise MCPError(INVALID_PARAMS, "task.ttl must be a positive number of milliseconds") from None
+    return replace(ctx, method=CREATE, params={"taskType": task_type, "request": params})

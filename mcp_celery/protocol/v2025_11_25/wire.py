@@ -9,24 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from mcp_types import Request, RequestParams, Result
+from mcp_types import RequestParams
 from mcp_types.methods import serialize_server_result
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_celery.engine import JSONObject, Progress, TaskPage, TaskRecord, TaskStatus, TaskView
 from mcp_celery.keys import METHODS, TaskType
-from mcp_celery.protocol.both_eras import encode_time
+from mcp_celery.protocol.shared_wire import IMMEDIATE_RESPONSE, UNLIMITED_MS, encode_time
 
-REVISION: Final = "2025-11-25"
+VERSION: Final = "2025-11-25"
 RELATED_TASK: Final = "io.modelcontextprotocol/related-task"
-IMMEDIATE_RESPONSE: Final = "io.modelcontextprotocol/model-immediate-response"
-"""In a tool's ``meta``: what a model is told at once in the result's place, passed on with the task's creation."""
 STATUS_NOTIFICATION: Final = "notifications/tasks/status"
 PROGRESS_NOTIFICATION: Final = "notifications/progress"
 CREATE: Final = "mcp_celery/createTask"
 """Name of the private method that serves a request with ``task`` in it; refused when it comes from the wire."""
-UNLIMITED_MS: Final = 2**53
-"""What an explicit ``ttl: null`` asks for; the longest there is is granted."""
 
 
 class TaskMetadata(BaseModel):
@@ -53,18 +49,6 @@ class CreateParams(RequestParams):
 
     task_type: TaskType = Field(alias="taskType")
     request: dict[str, Any]
-
-
-class ClientRequest(Request[JSONObject, str]):
-    """A request of a task to its client."""
-
-    params: JSONObject
-
-
-class ClientAnswer(Result):
-    """What a client answers to it, whatever that is: the engine checks it."""
-
-    model_config = ConfigDict(extra="allow")
 
 
 class ListParams(RequestParams):
@@ -108,7 +92,7 @@ def encode_task(record: TaskRecord) -> JSONObject:
     return task
 
 
-def encode_created(record: TaskRecord, immediate_response: str | None) -> JSONObject:
+def encode_created(record: TaskRecord, immediate_response: str | None = None) -> JSONObject:
     """``CreateTaskResult``.
 
     Args:
@@ -130,7 +114,7 @@ def encode_page(page: TaskPage) -> JSONObject:
 def encode_result(view: TaskView) -> JSONObject:
     """What the request would have returned, with the task it belongs to; whichever revision it was made under."""
     method = METHODS[view.record.task_type]
-    result = serialize_server_result(method, REVISION, view.result or {})
+    result = serialize_server_result(method, VERSION, view.result or {})
     return {**result, "_meta": {**(result.get("_meta") or {}), **related_to(view.record.task_id)}}
 
 

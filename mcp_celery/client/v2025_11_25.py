@@ -16,13 +16,14 @@ from mcp.client.session import ClientSession
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from typing_extensions import override
 
-from mcp_celery.client.channel import REQUEST_SECONDS, TaskChannel
+from mcp_celery.client.channel import TaskChannel
 from mcp_celery.client.errors import AnswerError, InvalidTaskError, TaskError
 from mcp_celery.client.followed import FollowedTask
 from mcp_celery.client.wire import JSON, Dispensable, TaskState, parse_task
 
-REVISION: Final = "2025-11-25"
+VERSION: Final = "2025-11-25"
 RESULT_SECONDS: Final = 240.0
 """How long one ``tasks/result`` is held open for questions; less than the SDK lets a stream be silent."""
 MOST_PAGES: Final = 1000
@@ -38,12 +39,6 @@ _TRANSPORT_SAYS: Final = frozenset({"Session terminated", "Server returned an er
 logger = logging.getLogger(__name__)
 
 
-def has_core_tasks(session: ClientSession) -> bool:
-    """Whether a session speaks the revision that has tasks in its core, and its server declares them."""
-    declared = session.server_capabilities
-    return session.protocol_version == REVISION and declared is not None and declared.tasks is not None
-
-
 class CoreTask(TaskState):
     """A task as this revision tells of it: without its result, which is asked for in addition."""
 
@@ -55,6 +50,7 @@ class CoreTask(TaskState):
         return self
 
     @property
+    @override
     def lacks_result(self) -> bool:
         """Whether there is a result, or an error, to be asked for."""
         return self.status in ("completed", "failed") and self.result is None and self.error is None
@@ -67,11 +63,30 @@ class CoreTaskChannel(TaskChannel):
         session: The client's session.
     """
 
+    notification = "notifications/tasks/status"
+    state_type = CoreTask
+    listens = False
+    result_type = ANY_RESULT
+
     def __init__(self, session: ClientSession) -> None:
         super().__init__(session)
         self._run_as_tasks: dict[str, bool] = {}
 
-    async def runs_as_task(self, tool: str, seconds: float | None) -> bool:
+    @staticmethod
+    def is_spoken_on(session: ClientSession) -> bool:
+        """Whether a session speaks this revision with a server that declares tasks."""
+        declared = session.server_capabilities
+        return session.protocol_version == VERSION and declared is not None and declared.tasks is not None
+
+    @override
+    def require_tasks(self, task_id: str) -> None:
+        pass
+
+    @override
+    def require_requests(self, what: str) -> None:
+        pass
+
+    async def _runs_as_task(self, tool: str, seconds: float | None) -> bool:
         """Whether a tool's ``execution.taskSupport`` lets it run as a task; one that is not listed does not.
 
         Args:
@@ -98,36 +113,28 @@ class CoreTaskChannel(TaskChannel):
                 cursors.append(page.next_cursor)  # None at the end, which has been before like any that is repeated
         return self._run_as_tasks.get(tool, False)
 
-    async def create(self, method: str, params: JSON, ttl: int | None, seconds: float | None) -> CoreTask | JSON:
-        """Send a request that is to become a task.
-
-        Args:
-            method: The request's.
-            params: Its parameters.
-            ttl: How long the server shall keep the task, in milliseconds; None: as it likes.
-            seconds: How long to wait for the answer; None: as the client has it.
-
-        Returns:
-            The task; or the request's result, where the server made none of it.
-
-        Raises:
-            MCPError: The server refused, or the connection failed.
-            InvalidTaskError: What the server sent is no task.
-        """
+    @override
+    async def request_task(
+        self, method: str, params: JSON, ttl: int | None, seconds: float | None
+    ) -> CoreTask | JSON | None:
+        if method == "tools/call" and not await self._runs_as_task(params["name"], seconds):
+            return None
         task = {} if ttl is None else {"ttl": ttl}
-        answer = await self._send(method, {**params, "task": task}, seconds or self._seconds)
+        try:
+            answer = await self._send(method, {**params, "task": task}, seconds or self._seconds)
+        except MCPError as error:
+            if error.code != types.METHOD_NOT_FOUND:
+                raise
+            return None  # the component does not run as a task
         if not isinstance(answer.get("task"), dict):
             return answer
         return await self._with_result(parse_task(answer["task"], model=CoreTask))
 
+    @override
     async def get(self, task_id: str) -> TaskState:
         """``tasks/get``, and ``tasks/result`` of a task that has one.
 
         A result that tells of a tool's own error is a completed task here, as in the revisions after this one.
-
-        Raises:
-            MCPError: The server's refusal, or the connection's failure.
-            InvalidTaskError: What the server sent is no state of this task.
         """
         answer = await self._send("tasks/get", {"taskId": task_id}, self._seconds)
         return await self._with_result(parse_task(answer, task_id, CoreTask))
@@ -156,13 +163,8 @@ class CoreTaskChannel(TaskChannel):
         """
         return await self._send("tasks/result", {"taskId": task_id}, seconds)
 
+    @override
     async def cancel(self, task_id: str) -> None:
-        """``tasks/cancel``. A task that has ended is left as it is.
-
-        Raises:
-            MCPError: The server's refusal, or the connection's failure.
-            TaskError: The server goes on with the task.
-        """
         try:
             await self._send("tasks/cancel", {"taskId": task_id}, self._seconds)
         except MCPError as error:
@@ -172,23 +174,17 @@ class CoreTaskChannel(TaskChannel):
             if not (await self.get(task_id)).is_final:
                 raise TaskError(task_id, f"the server does not cancel task {task_id}: {error}") from error
 
-    async def update(self, task_id: str, responses: Mapping[str, Any]) -> NoReturn:  # noqa: ARG002
-        """There is no such method in this revision.
-
-        Raises:
-            AnswerError: Always.
-        """
+    @override
+    async def update(self, task_id: str, responses: Mapping[str, Any]) -> NoReturn:
         raise AnswerError(
-            task_id, f"questions of task {task_id} go to the client's callbacks: revision {REVISION} has no other way"
+            task_id, f"questions of task {task_id} go to the client's callbacks: revision {VERSION} has no other way"
         )
 
+    @override
     async def list(self) -> list[TaskState]:
-        """``tasks/list``, page by page.
-
-        Raises:
-            MCPError: The server's refusal, or the connection's failure.
-            InvalidTaskError: What the server sent is no list of tasks.
-        """
+        declared = self.session.server_capabilities
+        if declared is None or declared.tasks is None or declared.tasks.list is None:
+            raise TaskError("", "the server does not list tasks: it declares no capability tasks.list")
         tasks: list[TaskState] = []
         seen: list[object] = []
         params: JSON = {}
@@ -204,9 +200,9 @@ class CoreTaskChannel(TaskChannel):
             params = {"cursor": cursor}
         raise InvalidTaskError("", "the server's list of tasks is none, or has no end")
 
-    @property
-    def _seconds(self) -> float:
-        return self._private._session_read_timeout_seconds or REQUEST_SECONDS
+    @override
+    def questions(self, recheck: Callable[[str], Awaitable[None]], patience_seconds: float) -> CoreQuestions:
+        return CoreQuestions(self, recheck)
 
     async def _send(self, method: str, params: JSON, seconds: float) -> JSON:
         request: JSON = {"method": method, "params": params}

@@ -21,9 +21,17 @@ from mcp_celery.background import BackgroundTasks
 from mcp_celery.context import register_task_session
 from mcp_celery.engine import Caller, JSONObject, TaskEngine, TaskRecord
 from mcp_celery.errors import McpCeleryError, StoreUnavailableError
-from mcp_celery.protocol.caller import RequestContext, connection_of, session_of
-from mcp_celery.protocol.relay import Channel, Relay, Turns
-from mcp_celery.protocol.v2025_11_25 import PROGRESS_NOTIFICATION, STATUS_NOTIFICATION, encode_progress, encode_task
+from mcp_celery.protocol.caller import connection_of, session_of
+from mcp_celery.protocol.relay import Channel, Relay
+from mcp_celery.protocol.revision import RequestContext
+from mcp_celery.protocol.turns import Turns
+from mcp_celery.protocol.v2025_11_25.wire import (
+    PROGRESS_NOTIFICATION,
+    STATUS_NOTIFICATION,
+    encode_progress,
+    encode_task,
+    related_to,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +113,9 @@ async def _tell(
     """Send what is new of a task, and ask what it wants to know, until it has ended or the session is gone."""
     caller = Caller(created.scope, created.issuer)
     news = _News(channel, created, token)
+    meta = related_to(created.task_id)
     async with Relay(
-        engine, caller, created.task_id, turns=turns, channel=channel, grace_seconds=GRACE_SECONDS
+        engine, caller, created.task_id, turns=turns, channel=channel, grace_seconds=GRACE_SECONDS, meta=meta
     ) as relay:
         while channel.is_there:
             try:

@@ -14,10 +14,9 @@ from pydantic import Field
 
 from mcp_celery.engine import JSONObject, TaskRecord, TaskView
 from mcp_celery.errors import INTERNAL_ERROR
-from mcp_celery.protocol.both_eras import TaskIdParams, encode_time
+from mcp_celery.protocol.shared_wire import TaskIdParams, encode_time
 
-EXTENSION: Final = "io.modelcontextprotocol/tasks"
-REVISIONS: Final = frozenset(MODERN_PROTOCOL_VERSIONS)
+VERSIONS: Final = frozenset(MODERN_PROTOCOL_VERSIONS)
 PROGRESS_META_KEY: Final = "mcp-celery/progress"
 """``{"progress": 3, "total": 10}`` in a task's ``_meta``: the numbers behind ``statusMessage``."""
 MAX_EVENT_BYTES_META_KEY: Final = "mcp-celery/max-event-bytes"
@@ -67,7 +66,7 @@ def encode_detailed(view: TaskView) -> JSONObject:
             progress["total"] = record.progress.total
         task["_meta"] = {PROGRESS_META_KEY: progress}
     if record.status == "completed":
-        task["result"] = _encode_result(view)
+        task["result"] = None if view.result is None else encode_result(view)
     elif record.status == "failed":
         task["error"] = _encode_error(record)
     elif record.status == "input_required":
@@ -75,9 +74,9 @@ def encode_detailed(view: TaskView) -> JSONObject:
     return task
 
 
-def _encode_result(view: TaskView) -> JSONObject | None:
+def encode_result(view: TaskView) -> JSONObject:
     """The result; one that was made under a revision without ``resultType`` gets it."""
-    return None if view.result is None else {"resultType": "complete", **view.result}
+    return {"resultType": "complete", **(view.result or {})}
 
 
 def _encode_error(record: TaskRecord) -> JSONObject:

@@ -31,12 +31,13 @@ from pydantic import ValidationError
 from pydantic.type_adapter import TypeAdapter
 
 from mcp_celery.engine import Caller, TaskView, TaskWatch
-from mcp_celery.protocol.caller import RequestContext, as_rpc_errors, caller_of_request
+from mcp_celery.protocol.caller import as_rpc_errors, caller_of_request
 from mcp_celery.protocol.host import TaskHost
-from mcp_celery.protocol.v2026_07_28 import (
-    EXTENSION,
+from mcp_celery.protocol.revision import RequestContext
+from mcp_celery.protocol.shared_wire import EXTENSION
+from mcp_celery.protocol.v2026_07_28.wire import (
     MAX_EVENT_BYTES_META_KEY,
-    REVISIONS,
+    VERSIONS,
     TaskNotification,
     encode_detailed,
 )
@@ -87,7 +88,7 @@ class TaskPush:
                 of them; -32005 when the caller has too many streams, or has asked for too many tasks that are not
                 there; -32603 when the store does not answer.
         """
-        if ctx.method != "subscriptions/listen" or ctx.protocol_version not in REVISIONS or ctx.request_id is None:
+        if ctx.method != "subscriptions/listen" or ctx.protocol_version not in VERSIONS or ctx.request_id is None:
             return await call_next(ctx)
         task_ids = _task_ids(ctx.params, self._host.max_listen_tasks)
         if task_ids is not None:

@@ -1,0 +1,23 @@
+"""The one place that chooses what speaks for a session's revision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from mcp.client.session import ClientSession
+
+from mcp_celery.client.channel import TaskChannel
+from mcp_celery.client.v2025_11_25 import CoreTaskChannel
+from mcp_celery.client.v2026_07_28 import ExtensionChannel
+from mcp_celery.client.wire import TaskState
+
+PUSHED: Final[Mapping[str, type[TaskState]]] = {
+    channel.notification: channel.state_type for channel in (ExtensionChannel, CoreTaskChannel)
+}
+"""The notifications that tell of tasks, in any revision."""
+
+
+def channel_of(session: ClientSession) -> TaskChannel:
+    """The tasks methods on a session that has been initialized."""
+    return CoreTaskChannel(session) if CoreTaskChannel.is_spoken_on(session) else ExtensionChannel(session)

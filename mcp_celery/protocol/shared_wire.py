@@ -1,0 +1,54 @@
+"""What the answers of several revisions have in common."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, RequestParams
+from pydantic import Field
+
+from mcp_celery.engine import RpcError, TaskRecord
+
+EXTENSION: Final = "io.modelcontextprotocol/tasks"
+"""The extension that the server declares to clients of every revision."""
+IMMEDIATE_RESPONSE: Final = "io.modelcontextprotocol/model-immediate-response"
+"""In a tool's ``meta``: what a model is told at once in the result's place, passed on with the task's creation."""
+REQUEST_CANCELLED: Final = -32800
+"""What the SDK answers, before 2026-07-28, to a request that was cancelled."""
+UNLIMITED_MS: Final = 2**53
+"""The time to live of a task that is to live as long as possible; the server grants its longest."""
+
+
+class TaskIdParams(RequestParams):
+    """Parameters of the requests about one task."""
+
+    task_id: str = Field(alias="taskId")
+
+
+def encode_time(milliseconds: int) -> str:
+    """ISO 8601 in UTC.
+
+    >>> encode_time(1_700_000_000_123)
+    '2023-11-14T22:13:20.123Z'
+    """
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def require_result(record: TaskRecord, what: str) -> None:
+    """Answer a request as its ended task did, where that has no result.
+
+    Args:
+        record: The task.
+        what: What its client knows it as, for an error without a message of its own.
+
+    Raises:
+        MCPError: The error that the request ended in; -32800 for a cancelled task.
+    """
+    if record.status == "cancelled":
+        raise MCPError(REQUEST_CANCELLED, record.status_message or f"The {what} was cancelled")
+    if record.status == "failed":
+        error = record.error or RpcError(INTERNAL_ERROR, record.status_message or f"The {what} failed")
+        raise MCPError(error.code, error.message, error.data)

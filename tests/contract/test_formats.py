@@ -1,0 +1,89 @@
+"""A record that a later release wrote is refused, and stays where processes of that release find it."""
+
+import asyncio
+import logging
+from dataclasses import replace
+
+import pytest
+
+from mcp_celery.engine import ForeignWork, TaskRecord
+from mcp_celery.engine.legs import as_itself
+from mcp_celery.engine.reaper import Reaper
+from mcp_celery.engine.recovery import RecoveryPolicy
+from mcp_celery.errors import StoredDataError
+from mcp_celery.formats import FORMAT
+from mcp_celery.store import RedisExposed, RedisRecovery
+from mcp_celery.testing import MemoryTaskQueue, MemoryTaskResults
+from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
+
+pytestmark = pytest.mark.anyio
+
+LATER = FORMAT + 1
+REFUSED = f"the record has format {LATER}; this release reads formats up to {FORMAT}: upgrade it"
+
+
+async def written_later(world: RedisWorld, record: TaskRecord) -> TaskRecord:
+    """A task whose record a later release wrote."""
+    await world.store.create(record, SNAPSHOT)
+    world.client.hset(world.keys.record(record.scope, record.task_id), "format", LATER)
+    return record
+
+
+async def test_a_record_says_its_format(in_redis: RedisWorld) -> None:
+    record = a_record()
+    await in_redis.store.create(record, SNAPSHOT)
+    key = in_redis.keys.record(record.scope, record.task_id)
+    assert in_redis.client.hget(key, "format") == str(FORMAT).encode()
+    in_redis.client.hdel(key, "format")  # as 0.1.0 wrote it
+    stored = await in_redis.store.load(record.ref)
+    assert stored is not None
+    assert stored.record == record
+
+
+async def test_it_is_not_read(in_redis: RedisWorld) -> None:
+    record = await written_later(in_redis, a_record())
+    with pytest.raises(StoredDataError, match="was written by a later release") as refused:
+        await in_redis.store.load(record.ref)
+    assert refused.value.is_newer
+    assert REFUSED in refused.value.reason
+
+
+async def test_it_stays_in_its_owners_list(in_redis: RedisWorld, caplog: pytest.LogCaptureFixture) -> None:
+    readable, later = a_record(), await written_later(in_redis, a_record())
+    await in_redis.store.create(readable, SNAPSHOT)
+    page = await in_redis.store.page(readable.owner, before=None, limit=10)
+    assert [stored.record.task_id for stored in page] == [readable.task_id]
+    assert REFUSED in caplog.text
+    index = in_redis.keys.index(later.scope, later.issuer, later.session)
+    assert index is not None
+    assert in_redis.client.zcard(index) == 2
+
+
+async def test_its_job_stays_due(in_redis: RedisWorld, caplog: pytest.LogCaptureFixture) -> None:
+    record = await written_later(in_redis, a_record())
+    in_redis.client.zadd(in_redis.keys.due, {record.key: 1})
+    in_redis.client.expire(in_redis.keys.due, 60)
+    queue = MemoryTaskQueue()
+    reaper = Reaper(
+        store=RedisRecovery(in_redis.store),
+        tasks=in_redis.store,
+        queue=queue,
+        results=MemoryTaskResults(),  # pyright: ignore[reportArgumentType] - none is forgotten
+        declared=as_itself,
+        policy=RecoveryPolicy(heartbeat_ms=10, max_redeliveries=1),
+    )
+    await reaper.sweep()
+    await reaper.resign()
+    assert in_redis.client.zscore(in_redis.keys.due, record.key) is not None
+    assert REFUSED in caplog.text
+    assert queue.published == []
+
+
+async def test_its_foreign_jobs_stay_watched(in_redis: RedisWorld, caplog: pytest.LogCaptureFixture) -> None:
+    record = await written_later(in_redis, replace(a_record(), work=ForeignWork(parts=1)))
+    await asyncio.sleep(0)
+    found = await RedisExposed(in_redis.store).due(1_000, 10)
+    assert (found.open, list(found.records)) == (1, [])
+    assert in_redis.client.zscore(in_redis.keys.exposed, record.key) is not None
+    with caplog.at_level(logging.ERROR):
+        assert REFUSED in caplog.text
