@@ -32,6 +32,12 @@ ASYNCIO_GROW_TO: Final = 1000
 """And at most, while its event loop has time for more."""
 
 
+NEEDS_NO_WORKER: Final = (
+    "MCP_CELERY_REDIS_URL=memory:// keeps tasks in their server's process, which runs their jobs itself: start no "
+    "worker, or set MCP_CELERY_REDIS_URL to a Redis"
+)
+
+
 def _import_server(sender: Any = None, **_: Any) -> Exception | None:
     """Register the server's jobs, and make its queue the one that is consumed when ``-Q`` names none.
 
@@ -43,6 +49,8 @@ def _import_server(sender: Any = None, **_: Any) -> Exception | None:
         return None
     try:
         settings = Settings.load()
+        if settings.is_in_memory:
+            return click.ClickException(NEEDS_NO_WORKER)
         if settings.server is None:
             return None
         tasks = load_tasks(settings.server)

@@ -14,14 +14,15 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp_types import ToolAnnotations
 
+from mcp_celery.backends import backend_of
 from mcp_celery.component_source import ComponentSource
 from mcp_celery.config import TaskConfig, TaskMeta, as_config
 from mcp_celery.connections import Connections
 from mcp_celery.context import register_task_server
 from mcp_celery.declared import ComponentKey, DeclaredComponents
 from mcp_celery.default_app import configured_queue, default_app
-from mcp_celery.eager import EagerJobs, EagerQueue
-from mcp_celery.engine import JSONObject, TaskEngine
+from mcp_celery.eager import NOTICE_OF_EAGER, NOTICE_OF_MEMORY, EagerJobs, EagerQueue
+from mcp_celery.engine import Backend, JSONObject, TaskEngine
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedCatalog, ExposedTool, Exposing
 from mcp_celery.keys import TaskType
@@ -59,6 +60,7 @@ class CeleryTasks(Exposing):
         celery: The Celery app whose broker, result backend and routes are used; its settings are never changed. None:
             an app made from ``MCP_CELERY_*``, the one that ``celery -A mcp_celery worker`` runs.
         settings: None: read from ``MCP_CELERY_*``.
+        backend: Where the tasks are kept. None: where ``MCP_CELERY_REDIS_URL`` says.
         task: What tools declare that are not named in ``tools``; False: they never run as tasks.
         tools: What tools declare, by name.
         prompts: What prompts declare, by name.
@@ -73,12 +75,14 @@ class CeleryTasks(Exposing):
         *,
         celery: Celery | None = None,
         settings: Settings | None = None,
+        backend: Backend | None = None,
         task: bool | TaskConfig = False,
         tools: Declarations | None = None,
         prompts: Declarations | None = None,
         resources: Declarations | None = None,
     ) -> None:
         self.settings = settings or Settings.load()
+        self.backend = backend or backend_of(self.settings)
         self.celery = celery or default_app
         self.default = as_config(task)
         self._exposed = ExposedCatalog(
@@ -123,6 +127,7 @@ class CeleryTasks(Exposing):
         components = DeclaredComponents(source, self._declarations, self.default)
         self._connections = Connections(
             self.settings,
+            self.backend,
             self.celery,
             namespace=self.namespace,
             queue_name=lambda: self.queue_name,
@@ -198,7 +203,7 @@ class CeleryTasks(Exposing):
             ConfigurationError: The result backend cannot hold tasks, or a declared component does not exist.
         """
         self.components()
-        self.connections.results_are_here()
+        self.connections.check()
 
     async def submit(
         self, task_type: TaskType, params: JSONObject, context: Context[Any] | None, meta: TaskMeta
@@ -274,8 +279,9 @@ class CeleryTasks(Exposing):
             The names of the jobs.
 
         Raises:
-            ConfigurationError: A declared component does not exist.
+            ConfigurationError: A declared component does not exist, or no worker reaches the server's tasks.
         """
+        self.connections.require_workers()
         register_task_server(self.namespace, self.source.server)
         # Not before: Celery sets up logging only after its modules are imported.
         uid = f"mcp_celery.say_what_is_kept.{self.namespace}"
@@ -284,7 +290,8 @@ class CeleryTasks(Exposing):
 
     def _eager_queue(self) -> EagerQueue:
         if self._eager_jobs is None:
-            self._eager_jobs = EagerJobs(self.celery, self._make_runtime(), lambda: self._own(self._listed))
+            notice = NOTICE_OF_MEMORY if self.backend.in_process else NOTICE_OF_EAGER
+            self._eager_jobs = EagerJobs(self.celery, self._make_runtime(), lambda: self._own(self._listed), notice)
         return self._eager_jobs.queue()
 
     def _make_runtime(self) -> WorkerRuntime:
@@ -293,7 +300,7 @@ class CeleryTasks(Exposing):
             ledger=self.connections.ledger,
             living=self.connections.living,
             make_runner=self._make_runner,
-            results_are_here=self.connections.results_are_here(),
+            results=self.connections.result_place(),
             signer=self.connections.signer,
         )
 

@@ -7,7 +7,7 @@ import functools
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, Protocol
 
@@ -16,14 +16,20 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
 from mcp_celery.background import ended
-from mcp_celery.default_app import default_app
+from mcp_celery.default_app import broker_of, default_app
 from mcp_celery.engine import (
+    Backend,
+    BackendOptions,
     Declared,
     ExposedTasks,
+    JobLedger,
     Observers,
+    OpenBackend,
+    TaskBus,
     TaskEngine,
     TaskLimits,
     TaskQueue,
+    TaskStore,
     write_audit_log,
 )
 from mcp_celery.engine.begun import Beginnings
@@ -34,21 +40,13 @@ from mcp_celery.engine.watcher import Watcher
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedCatalog, JobEvents
 from mcp_celery.keyring import signer_with, snapshots_with
+from mcp_celery.only_process import require_only_process
 from mcp_celery.protocol import REQUESTING_REVISION
 from mcp_celery.queue import CeleryQueue
-from mcp_celery.redis_keys import RedisKeys
-from mcp_celery.results import CeleryResults
+from mcp_celery.results import CeleryResults, NoResults
 from mcp_celery.sealing_keys import HOW_TO_MAKE_A_KEY
 from mcp_celery.settings import Settings
-from mcp_celery.store import (
-    RedisExposed,
-    RedisJobLedger,
-    RedisRecovery,
-    RedisTaskBus,
-    RedisTaskStore,
-    StoreMemory,
-    connect,
-)
+from mcp_celery.worker import ResultPlace
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +72,9 @@ class _Live:
     """What is open on one event loop."""
 
     engine: TaskEngine
-    store: RedisTaskStore
-    bus: RedisTaskBus
+    kept: OpenBackend
     queue: ClosableTaskQueue
-    results: CeleryResults
-    recovery: RedisRecovery
+    results: CeleryResults | NoResults
     reaper: Reaper
     background: list[asyncio.Task[None]]
     users: int = 0
@@ -88,8 +84,7 @@ class _Live:
             await ended(task)
         await self.reaper.resign()
         await self.queue.aclose()
-        await self.bus.aclose()
-        await self.store.aclose()
+        await self.kept.aclose()
         self.results.close()
 
 
@@ -97,18 +92,21 @@ class Connections:
     """Opens and closes the connections of one namespace.
 
     Args:
-        settings: Where Redis is, and how long to wait for it.
+        settings: How long to wait, how much to grant.
+        backend: Where the tasks are kept.
         celery: Whose broker and result backend are used.
         namespace: The server's namespace.
         queue_name: Gives the queue of jobs that neither a component nor a route sends elsewhere.
         declared: What the components declare.
         exposed: The exposed jobs.
-        eager: Makes the queue whose jobs run in this process, under ``task_always_eager``.
+        eager: Makes the queue whose jobs run in this process, under ``task_always_eager`` and where tasks are kept in
+            memory.
     """
 
     def __init__(
         self,
         settings: Settings,
+        backend: Backend,
         celery: Celery,
         *,
         namespace: str,
@@ -118,6 +116,7 @@ class Connections:
         eager: Callable[[], ClosableTaskQueue],
     ) -> None:
         self._settings = settings
+        self._backend = backend
         self._celery = celery
         self._namespace = namespace
         self._queue_name = queue_name
@@ -131,7 +130,7 @@ class Connections:
         """Signs the messages of jobs, and checks them."""
         self._said = bool(keys)
         self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
-        self.ledger: Callable[[str], RedisJobLedger] = functools.cache(self._open_ledger)
+        self.ledger: Callable[[str], JobLedger] = functools.cache(self._open_ledger)
         """The blocking store of a namespace's records."""
 
     def engine(self) -> TaskEngine:
@@ -178,7 +177,8 @@ class Connections:
         """
         async with self.running():
             live = self._live[asyncio.get_running_loop()]
-            life = WorkerLife(worker, store=live.recovery, tasks=live.store, reaper=live.reaper, policy=self._policy)
+            kept, reaper = live.kept, live.reaper
+            life = WorkerLife(worker, store=kept.recovery, tasks=kept.store, reaper=reaper, policy=self._policy)
             await life.beat()
             beating = asyncio.create_task(life.run(), name="mcp-celery-heartbeat")
             try:
@@ -197,42 +197,87 @@ class Connections:
                 HOW_TO_MAKE_A_KEY,
             )
 
-    def open_store(self) -> RedisTaskStore:
-        """A store for one event loop; whoever opens it closes it.
+    def open_store(self) -> TaskStore:
+        """Open a store for one event loop; the caller closes it.
 
         Raises:
             ConfigurationError: The result backend cannot hold tasks.
         """
+        return self._backend.open_store(self._options())
+
+    def open_bus(self) -> TaskBus:
+        """Open a bus for one event loop; the caller closes it."""
+        return self._backend.open_bus(self._without_results())
+
+    def check(self) -> None:
+        """See that tasks can be served.
+
+        Raises:
+            ConfigurationError: The result backend cannot hold tasks; or tasks are kept in this process, and something
+                is configured that needs workers.
+        """
+        if self._backend.in_process:
+            self._require_no_workers()
+        self._results()
+
+    def require_workers(self) -> None:
+        """Refuse to serve as a worker where no worker reaches the tasks.
+
+        Raises:
+            ConfigurationError: They are kept in the process of their server.
+        """
+        if self._backend.in_process:
+            raise ConfigurationError(
+                f"the tasks of {self._namespace!r} are kept in their server's process (memory://), "
+                "which runs their jobs itself: no worker can have them. Start none, or keep tasks in Redis"
+            )
+
+    def _require_no_workers(self) -> None:
+        if self._celery.conf.task_always_eager:
+            return
+        if broker_of(self._celery):
+            raise ConfigurationError(
+                "tasks are kept in this process (memory://), which runs their jobs itself, but the Celery app has a "
+                "broker: unset broker_url, or keep tasks in Redis; in tests of the app, set task_always_eager"
+            )
+        if self._exposed:
+            raise ConfigurationError(
+                "Celery jobs are exposed as tools, which run in workers of their own, but tasks are kept in this "
+                "process (memory://), which no worker reaches: keep tasks in Redis, or set task_always_eager"
+            )
+
+    def result_place(self) -> ResultPlace:
+        """Where results of jobs are kept.
+
+        Raises:
+            ConfigurationError: The result backend cannot hold tasks.
+        """
+        if self._backend.in_process:
+            return "in store"
+        return "with records" if self._results_with_records() is not None else "elsewhere"
+
+    def _results_with_records(self) -> CeleryResults | None:
+        """The result backend, where it is the database of the records; else None."""
         results = self._results()
-        here = results.lives_in(self._settings.redis_url)
-        return RedisTaskStore(
-            self._connect(),
-            self._keys(self._namespace),
-            timeout_seconds=self._store_timeout,
-            result_key=results.key if here else None,
-            decode_result=results.decode if here else None,
-            snapshots=self._snapshots,
-            memory=StoreMemory(self._settings.max_store_memory_percent),
-            observers=OBSERVERS,
-        )
+        if isinstance(results, CeleryResults) and self._backend.holds_results_at(results.url):
+            return results
+        return None
 
-    def open_bus(self) -> RedisTaskBus:
-        """A bus for one event loop; whoever opens it closes it."""
-        return RedisTaskBus(self._connect(), self._keys(self._namespace), timeout_seconds=self._store_timeout)
+    def _options(self) -> BackendOptions:
+        return replace(self._without_results(), results=self._results_with_records())
 
-    def results_are_here(self) -> bool:
-        """Whether the result backend is in the Redis of the records.
-
-        Raises:
-            ConfigurationError: The result backend cannot hold tasks.
-        """
-        return self._results().lives_in(self._settings.redis_url)
+    def _without_results(self) -> BackendOptions:
+        return BackendOptions(namespace=self._namespace, snapshots=self._snapshots, observers=OBSERVERS)
 
     def _open(self) -> _Live:
         self.say_what_is_kept()
+        self.check()
+        if self._backend.in_process:
+            require_only_process(self._namespace)
         results = self._results()
-        store = self.open_store()
-        bus = self.open_bus()
+        place = self.result_place()
+        kept = self._backend.open(self._options())
+        store = kept.store
         queue = self._open_queue()
         limits = TaskLimits(
             default_ttl_ms=self._settings.default_ttl_ms,
@@ -246,12 +291,13 @@ class Connections:
             max_open_streams=self._settings.max_streams_per_scope,
             hide_anonymous_ids=self._settings.hide_anonymous_ids,
         )
-        separate = None if results.lives_in(self._settings.redis_url) else results
+        # What the store keeps itself, it reads itself; but not the results of exposed jobs, which their own app keeps.
+        separate = results if place == "elsewhere" or (place == "in store" and self._exposed) else None
         exposed = ExposedTasks(self._exposed, results, max_result_bytes=self._settings.max_result_bytes)
         engine = TaskEngine(
             store=store,
             queue=queue,
-            bus=bus,
+            bus=kept.bus,
             results=separate,
             limits=limits,
             answer_version=REQUESTING_REVISION.version,
@@ -259,9 +305,8 @@ class Connections:
             exposed=exposed,
             observers=OBSERVERS,
         )
-        recovery = RedisRecovery(store)
         reaper = Reaper(
-            store=recovery,
+            store=kept.recovery,
             tasks=store,
             queue=queue,
             results=results,
@@ -271,16 +316,16 @@ class Connections:
         )
         background = [asyncio.create_task(reaper.run(), name="mcp-celery-reaper")]
         if self._exposed:
-            watcher = Watcher(RedisExposed(store), exposed, engine.settling, self._settings.exposed_interval_ms)
+            watcher = Watcher(kept.open_tasks, exposed, engine.settling, self._settings.exposed_interval_ms)
             exposed.began = watcher.hint
             background.append(asyncio.create_task(watcher.run(), name="mcp-celery-watcher"))
             if self._settings.exposed_events:
                 events = JobEvents(self._celery, watcher, Beginnings(store, self._exposed))
                 background.append(asyncio.create_task(events.run(), name="mcp-celery-events"))
-        return _Live(engine, store, bus, queue, results, recovery, reaper, background)
+        return _Live(engine, kept, queue, results, reaper, background)
 
     def _open_queue(self) -> ClosableTaskQueue:
-        if self._celery.conf.task_always_eager:
+        if self._backend.in_process or self._celery.conf.task_always_eager:
             return self._eager()
         return CeleryQueue(
             self._celery,
@@ -295,26 +340,12 @@ class Connections:
     def _store_timeout(self) -> float:
         return self._settings.store_timeout_ms / 1000
 
-    def _keys(self, namespace: str) -> RedisKeys:
-        return RedisKeys(self._settings.key_prefix, namespace)
+    def _open_ledger(self, namespace: str) -> JobLedger:
+        return self._backend.open_ledger(replace(self._without_results(), namespace=namespace))
 
-    def _connect(self) -> Any:
-        return connect(
-            self._settings.redis_url,
-            max_connections=self._settings.redis_max_connections,
-            timeout_seconds=self._store_timeout,
-        )
-
-    def _open_ledger(self, namespace: str) -> RedisJobLedger:
-        return RedisJobLedger(
-            self._settings.redis_url,
-            self._keys(namespace),
-            timeout_seconds=self._store_timeout,
-            snapshots=self._snapshots,
-            observers=OBSERVERS,
-        )
-
-    def _results(self) -> CeleryResults:
+    def _results(self) -> CeleryResults | NoResults:
+        if self._backend.in_process and not self._exposed:
+            return NoResults()
         try:
             backend = type(self._celery.backend).__name__
         except Exception as error:

@@ -16,7 +16,7 @@ from typing import Any
 from celery import Celery
 
 from mcp_celery.names import default_queue_name
-from mcp_celery.settings import Settings
+from mcp_celery.settings import MEMORY_URL, Settings
 
 
 def configuration() -> dict[str, Any]:
@@ -69,6 +69,19 @@ def configured_queue() -> str | None:
     """The ``task_default_queue`` of Celery's own configuration, None where it names none."""
     _ = default_app.conf.task_default_queue  # loads the configuration
     return _explicit.get("task_default_queue")
+
+
+def broker_of(app: Celery) -> str | None:
+    """The broker that somebody has configured for an app; None where nobody has.
+
+    ``memory://`` is none: it is what this module's app has where tasks are kept in memory.
+    """
+    url: str | None = app.conf.broker_url
+    if app is default_app:
+        settings = Settings.load()
+        if settings.broker_url is None and url == settings.celery_broker_url:
+            return None
+    return None if url == MEMORY_URL else url
 
 
 def _add_defaults(source: Any = None, **_: Any) -> None:

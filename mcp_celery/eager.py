@@ -1,9 +1,9 @@
-"""Jobs in the server's own process: what ``task_always_eager`` means for tasks.
+"""Jobs in the server's own process: what ``task_always_eager``, and tasks that are kept in memory, mean for tasks.
 
-A host sets it in its tests, to need neither broker nor worker. Celery itself then runs a job within ``apply_async``; a
-task is answered first, so its job runs in a thread, by the same job class and Celery's own tracer: the outcome is
-stored, the signals are sent, and the record moves as in a worker. Limits of time and rate, priorities and pauses are a
-worker's, and are not kept here. No worker claims such a job, so the reaper leaves it alone.
+A host sets the former in its tests, to need neither broker nor worker. Celery itself then runs a job within
+``apply_async``; a task is answered first, so its job runs in a thread, by the same job class and Celery's own tracer:
+the outcome is stored, the signals are sent, and the record moves as in a worker. Limits of time and rate, priorities
+and pauses are a worker's, and are not kept here. No worker claims such a job, so the reaper leaves it alone.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ logger = get_logger(__name__)
 
 Components = Mapping[tuple[TaskType, str], TaskConfig]
 
+NOTICE_OF_EAGER: Final = "task_always_eager is set: jobs run in this process, and no worker is asked"
+NOTICE_OF_MEMORY: Final = "tasks are kept in this process, which runs their jobs itself: a restart loses every task"
+
 PATIENCE_SECONDS: Final = 10.0
 """How long the end of a server waits for its jobs, which are cancelled."""
 LOOK_EVERY_SECONDS: Final = 0.05
@@ -44,9 +47,11 @@ class EagerJobs:
         app: The Celery app, with ``task_always_eager``.
         runtime: What the jobs share in this process.
         components: Gives the components that may run as tasks.
+        notice: The warning to log when a server starts.
     """
 
-    def __init__(self, app: Celery, runtime: WorkerRuntime, components: Callable[[], Components]) -> None:
+    def __init__(self, app: Celery, runtime: WorkerRuntime, components: Callable[[], Components], notice: str) -> None:
+        self._notice = notice
         self._app = app
         self._runtime = runtime
         self._components = components
@@ -62,7 +67,7 @@ class EagerJobs:
             return EagerQueue(self._app, self._runtime, jobs, self._nested)
         with self._lock:
             self._users += 1
-        logger.warning("task_always_eager is set: jobs run in this process, and no worker is asked")
+        logger.warning(self._notice)
         return EagerQueue(self._app, self._runtime, jobs, _RunningJobs(self._runtime), closed=self._leave)
 
     async def _leave(self, deadline: float) -> None:
@@ -155,7 +160,7 @@ class EagerQueue:
         else:
             job, arguments, run = self._app.tasks.get(name), submission.plan.arguments, self._run_foreign
         if job is None or arguments is None:
-            logger.error("task_always_eager: %s is no job that this process could run", name)
+            logger.error("%s is no job that this process could run, and no worker is asked", name)
             raise QueueUnavailableError
         request: dict[str, Any] = {
             "id": record.job_id,

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pickle import UnpicklingError
 from time import monotonic
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from celery import Celery
 from celery.backends.cache import CacheBackend
@@ -20,7 +19,6 @@ from celery.states import PENDING
 from kombu.exceptions import SerializationError, SerializerNotInstalled
 
 from mcp_celery.engine import UNREADABLE, StoredResult
-from mcp_celery.settings import celery_url
 from mcp_celery.within import within
 
 logger = logging.getLogger(__name__)
@@ -51,10 +49,10 @@ class CeleryResults:
     def _backend(self) -> Any:
         return self._app.backend
 
-    def lives_in(self, redis_url: str) -> bool:
-        """Whether results are kept in the Redis of the task records, where one script reads both."""
-        url: str | None = getattr(self._backend, "url", None)
-        return url is not None and _is_redis(url) and _place(url) == _place(celery_url(redis_url))
+    @property
+    def url(self) -> str | None:
+        """Where the result backend is, None where it does not say."""
+        return getattr(self._backend, "url", None)
 
     def key(self, job_id: str) -> str:
         """Where a Redis backend keeps a job's result."""
@@ -176,14 +174,19 @@ def _stored(meta: dict[str, Any]) -> StoredResult:
     return StoredResult(str(meta["status"]), value)
 
 
-def _is_redis(url: str) -> bool:
-    return urlsplit(url).scheme in ("redis", "rediss", "redis+socket", "socket")
+class NoResults:
+    """Stands for :class:`CeleryResults` where the task store keeps every result itself, and forgets it itself."""
 
+    async def read(self, job_id: str) -> StoredResult | None:  # noqa: ARG002 - there is none
+        """No result."""
+        return None
 
-def _place(url: str) -> tuple[str, str | None, int | None, str, str]:
-    """What tells two Redis databases apart in their URLs, however they are written."""
-    parts = urlsplit(url)
-    if parts.scheme in ("redis+socket", "socket"):
-        database = dict(one.split("=", 1) for one in parts.query.split("&") if "=" in one).get("virtual_host", "0")
-        return ("socket", None, None, parts.path, database.strip("/") or "0")
-    return ("tcp", parts.hostname or "localhost", parts.port or 6379, "", parts.path.strip("/") or "0")
+    async def read_many(self, job_ids: Sequence[str]) -> Mapping[str, StoredResult | None]:
+        """No results."""
+        return dict.fromkeys(job_ids)
+
+    async def forget(self, job_ids: Sequence[str]) -> None:
+        """Forget nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""

@@ -22,6 +22,7 @@ from pydantic import AnyUrl
 from mcp_celery.component_source import ComponentSource
 from mcp_celery.composition import CeleryTasks, source_of, tasks_of
 from mcp_celery.config import TaskConfig, TaskMeta, as_config
+from mcp_celery.engine import Backend
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedTool, Exposing
 from mcp_celery.keys import TaskType
@@ -51,6 +52,8 @@ class TaskServer(MCPServer[Any], Exposing):
         celery: The Celery app whose broker, result backend and routes are used; its settings are never changed. None:
             an app made from ``MCP_CELERY_*``, the one that ``celery -A mcp_celery worker`` runs.
         settings: None: read from ``MCP_CELERY_*``.
+        backend: Where the tasks are kept, for example a :class:`mcp_celery.testing.MemoryBackend`. None: where
+            ``MCP_CELERY_REDIS_URL`` says.
         lifespan: As for ``MCPServer``. It is entered by the server, and by each worker process before its first job.
         extensions: Further extensions.
         middleware: Further middleware.
@@ -67,13 +70,14 @@ class TaskServer(MCPServer[Any], Exposing):
         task: bool | TaskConfig = False,
         celery: Celery | None = None,
         settings: Settings | None = None,
+        backend: Backend | None = None,
         lifespan: Lifespan | None = None,
         extensions: Sequence[Extension] = (),
         middleware: Sequence[ServerMiddleware[Any]] = (),
         **options: Any,
     ) -> None:
         # Before the SDK's part, which adds the extensions' tools.
-        self._celery_tasks = CeleryTasks(celery=celery, settings=settings, task=task)
+        self._celery_tasks = CeleryTasks(celery=celery, settings=settings, backend=backend, task=task)
         self._source = MCPServerSource(self)
         super().__init__(name, lifespan=lifespan, extensions=extensions, middleware=middleware, **options)
         self._celery_tasks.install(self._source)

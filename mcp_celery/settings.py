@@ -15,7 +15,9 @@ from mcp_celery.hosts import host_pattern, origin_pattern
 from mcp_celery.sealing_keys import HOW_TO_MAKE_A_KEY, MIN_KEY_BYTES
 
 ENV_PREFIX: Final = "MCP_CELERY_"
-_REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
+MEMORY_URL: Final = "memory://"
+"""Keeps tasks in the server's process, which runs their jobs itself."""
+_SCHEMES: Final = ("redis", "rediss", "unix", "memory")
 _REFUSED_RESULT_BACKENDS: Final = {
     "rpc": "it delivers each result once, to the process that sent the job, and tasks are read by any server",
     "disabled": "it keeps no results",
@@ -33,7 +35,11 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey for task records and push.")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="Redis or Valkey for task records and push. `memory://` keeps tasks in the server's process, which "
+        "runs their jobs itself: for tests and development.",
+    )
     broker_url: str | None = Field(None, description="Celery broker. Default: the Redis URL.")
     result_backend: str | None = Field(None, description="Celery result backend. Default: the Redis URL.")
     key_prefix: str = Field("mcp_celery", description="First part of every Redis key.")
@@ -179,8 +185,10 @@ class Settings(BaseSettings):
     @classmethod
     def _is_redis(cls, value: str) -> str:
         parts = urlsplit(value)
-        if parts.scheme not in _REDIS_SCHEMES:
-            raise ValueError("expected redis://, rediss:// or unix://")
+        if parts.scheme not in _SCHEMES:
+            raise ValueError("expected redis://, rediss://, unix:// or memory://")
+        if parts.scheme == "memory" and value != MEMORY_URL:
+            raise ValueError("memory:// takes neither host, path nor options")
         try:
             _ = parts.port
         except ValueError:  # its text shows what was taken for the port, which may be half of a password
@@ -248,6 +256,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fit_each_other(self) -> Settings:
+        if self.is_in_memory and (self.broker_url or self.result_backend):
+            name = "BROKER_URL" if self.broker_url else "RESULT_BACKEND"
+            raise ValueError(
+                f"{ENV_PREFIX}{name} is set beside {ENV_PREFIX}REDIS_URL={MEMORY_URL}, which runs jobs in the server's "
+                "process and uses neither a broker nor a result backend: unset one of them"
+            )
         if self.default_ttl_ms > self.max_ttl_ms:
             raise ValueError(f"{ENV_PREFIX}DEFAULT_TTL_MS is above {ENV_PREFIX}MAX_TTL_MS")
         if (secret := self.header_names & _SECRET_HEADERS) and self.encryption_keys is None:
@@ -278,6 +292,11 @@ class Settings(BaseSettings):
             raise ConfigurationError("; ".join(reason.replace("Value error, ", "") for reason in reasons)) from None
 
     @property
+    def is_in_memory(self) -> bool:
+        """Whether tasks are kept in the server's process."""
+        return self.redis_url == MEMORY_URL
+
+    @property
     def celery_broker_url(self) -> str:
         """The broker in the form that kombu reads."""
         return celery_url(self.broker_url or self.redis_url)
@@ -285,6 +304,8 @@ class Settings(BaseSettings):
     @property
     def celery_result_backend(self) -> str:
         """The result backend in the form that Celery reads."""
+        if self.is_in_memory:
+            return "disabled://"  # the store keeps results itself
         return celery_url(self.result_backend or self.redis_url)
 
     @property

@@ -45,7 +45,10 @@ def dev(
 
     async def announce_and_stay(redis_url: str) -> None:
         click.echo(f"\n{server} answers at {stack.url} (Ctrl-C stops everything)")
-        click.echo(f"Watch its jobs in Flower:\n  {flower_command(stack.env(redis_url))}\n")
+        if stack.in_process:
+            click.echo("It runs its jobs itself: memory:// needs neither a store nor a worker\n")
+        else:
+            click.echo(f"Watch its jobs in Flower:\n  {flower_command(stack.env(redis_url))}\n")
         await asyncio.Event().wait()
 
     try:

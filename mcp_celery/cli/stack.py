@@ -1,4 +1,7 @@
-"""What ``dev`` and ``demo`` start: a store, one Celery worker, one server; and how long all of it lives."""
+"""What ``dev`` and ``demo`` start: a store, one Celery worker, one server; and how long all of it lives.
+
+A server that keeps its tasks in memory is started alone.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from mcp_celery.cli.store import REDIS_URL, ask_store, leave_store_command, priv
 from mcp_celery.cli.supervisor import ChildSpec, StopSignals, Supervisor, unless_interrupted
 from mcp_celery.embedded import default_data_dir
 from mcp_celery.server import load_source, tasks_of
-from mcp_celery.settings import ENV_PREFIX, Settings
+from mcp_celery.settings import ENV_PREFIX, MEMORY_URL, Settings
 
 SERVER: Final = f"{ENV_PREFIX}SERVER"
 PROMPT_OUTPUT: Final = {"PYTHONUNBUFFERED": "1"}
@@ -47,6 +50,8 @@ class Stack:
         bound: The socket on which it will listen; closed here once the server has it.
         url: Where MCP clients connect.
         redis_url: Store to use; None: a private one.
+        in_process: Whether the server keeps its tasks in its own process (``memory://``): then there is neither a store
+            nor a worker.
         data_dir: Folder of the private store.
         pool: One of `POOLS`.
         concurrency: Jobs at a time; None: as the app's configuration says.
@@ -59,6 +64,7 @@ class Stack:
     bound: socket.socket
     url: str
     redis_url: str | None
+    in_process: bool
     data_dir: Path
     pool: str
     concurrency: int | None
@@ -84,14 +90,16 @@ class Stack:
         """
         with start_errors():
             Settings.load()
-            queues = tasks_of(load_source(server).server).queue_names
+            tasks = tasks_of(load_source(server).server)
+            queues = tasks.queue_names
         bound = bind(host, port)
         return cls(
             server=server,
             queues=queues,
             bound=bound,
             url=url_of(bound),
-            redis_url=os.environ.get(REDIS_URL) or None,
+            redis_url=os.environ.get(REDIS_URL) or (MEMORY_URL if tasks.backend.in_process else None),
+            in_process=tasks.backend.in_process,
             data_dir=data_dir or default_data_dir(),
             pool=pool,
             concurrency=concurrency or default_concurrency(pool),
@@ -167,7 +175,8 @@ async def _run_stack(stack: Stack, on_line: Callable[[str, str], None], use: Cal
             if_killed = leave_store_command(stack.data_dir)
             interruptions = [_raise_on_signal(signals), raise_when_gone(redis_url)]
         else:
-            await _check_store(redis_url)
+            if not stack.in_process:
+                await _check_store(redis_url)
             interruptions = [_raise_on_signal(signals)]
         async with Supervisor(on_line, if_killed=if_killed) as supervisor:
             signals.on_repeat = supervisor.hurry
@@ -176,7 +185,8 @@ async def _run_stack(stack: Stack, on_line: Callable[[str, str], None], use: Cal
 
 
 async def _start_and_use(stack: Stack, redis_url: str, supervisor: Supervisor, use: Callable[[str], Awaitable[T]]) -> T:
-    await supervisor.start(stack.worker(redis_url))
+    if not stack.in_process:
+        await supervisor.start(stack.worker(redis_url))
     await supervisor.start(stack.server_process(redis_url))
     host, port = stack.bound.getsockname()[:2]
     # From here on the port is the server's alone, so that it is free the moment the server has ended.

@@ -1,5 +1,6 @@
 """What a task is and may do. Knows neither Celery nor Redis nor the MCP server."""
 
+from mcp_celery.engine.backend import Backend, BackendOptions, OpenBackend, ResultCodec
 from mcp_celery.engine.core import TaskEngine
 from mcp_celery.engine.exposed import ExposedTasks, Exposure
 from mcp_celery.engine.legs import Declared
@@ -20,13 +21,16 @@ from mcp_celery.engine.outcome import (
 )
 from mcp_celery.engine.plan import ForeignPlan, Plan
 from mcp_celery.engine.ports import (
-    FailedLookups,
     JobLedger,
     JobResults,
+    OpenTasks,
+    QuestionStore,
+    RecoveryStore,
     TaskBus,
     TaskHints,
     TaskQueue,
     TaskResults,
+    TaskResultsBin,
     TaskStore,
 )
 from mcp_celery.engine.questions import (
@@ -39,7 +43,6 @@ from mcp_celery.engine.questions import (
     Asking,
     Extension,
     NextLeg,
-    QuestionStore,
     decode_answer,
     decode_question,
     encode_answer,
@@ -78,7 +81,7 @@ from mcp_celery.engine.transitions import (
     cause_of,
     write_audit_log,
 )
-from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
+from mcp_celery.engine.views import DueTasks, FailedLookups, StoredTask, TaskPage, TaskView
 from mcp_celery.engine.watch import TaskWatch
 from mcp_celery.engine.work import OWN_WORK, ForeignWork, Work
 
@@ -100,12 +103,15 @@ __all__ = [
     "Answer",
     "Answered",
     "Asking",
+    "Backend",
+    "BackendOptions",
     "Caller",
     "Cause",
     "Change",
     "Changed",
     "Claim",
     "Declared",
+    "DueTasks",
     "EncodedResult",
     "ExposedTasks",
     "Exposure",
@@ -120,11 +126,15 @@ __all__ = [
     "NextLeg",
     "Observer",
     "Observers",
+    "OpenBackend",
+    "OpenTasks",
     "Plan",
     "Progress",
     "Question",
     "QuestionStore",
     "Quota",
+    "RecoveryStore",
+    "ResultCodec",
     "RpcError",
     "StoredResult",
     "StoredTask",
@@ -138,6 +148,7 @@ __all__ = [
     "TaskRecord",
     "TaskRef",
     "TaskResults",
+    "TaskResultsBin",
     "TaskStatus",
     "TaskStore",
     "TaskView",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from mcp_celery.engine.ports import TaskStore
+from mcp_celery.engine.ports import RecoveryStore, TaskStore
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.record import Change, TaskRef
-from mcp_celery.engine.recovery import RecoveryPolicy, RecoveryStore
+from mcp_celery.engine.recovery import RecoveryPolicy
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.retry import until_store_answers
 

@@ -1,37 +1,87 @@
-"""What the engine needs of the world, as Protocols. Redis and Celery fulfil them, and :mod:`mcp_celery.testing`."""
+"""What the engine needs of the world, as Protocols: where tasks are kept, and the broker.
+
+Redis and Celery fulfil them, and so does :mod:`mcp_celery.testing`. ``engine/backend.py`` bundles those of one storage.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine.questions import Extension, QuestionStore
+from mcp_celery.engine.questions import Answer, Answered, Asking, Extension, NextLeg
 from mcp_celery.engine.record import (
     Caller,
     Change,
     Changed,
     Claim,
+    EncodedResult,
+    Question,
     Quota,
     StoredResult,
     TaskRecord,
     TaskRef,
 )
+from mcp_celery.engine.recovery import Expiring, Loss, RecoveryPolicy, Sweep, Verdict
 from mcp_celery.engine.submission import Submission
-from mcp_celery.engine.views import StoredTask
+from mcp_celery.engine.views import DueTasks, FailedLookups, StoredTask
 
 
-class FailedLookups(NamedTuple):
-    """How often a requestor has asked for tasks that are not there.
+class QuestionStore(Protocol):
+    """The questions of tasks. Every method raises ``StoreUnavailableError`` when the store does not answer in time."""
 
-    Attributes:
-        number: So often in this window.
-        left_ms: What is left of it.
-    """
+    async def ask(self, ref: TaskRef, question: Question, asking: Asking) -> bool:
+        """Ask in the middle of a job: the task becomes ``input_required``. The same question twice is one.
 
-    number: int
-    left_ms: int
+        Returns:
+            False when the task is unknown, has ended, or counts another attempt.
+        """
+        ...
+
+    async def heard(self, ref: TaskRef, key: str, *, attempt: int) -> Answer | bool:
+        """What became of an awaited question: its answer, True while it is open, False when it is gone."""
+        ...
+
+    async def withdraw(self, ref: TaskRef, keys: Sequence[str], *, attempt: int, at_ms: int) -> Mapping[str, Answer]:
+        """Forget awaited questions and their answers; with the last open one the task is ``working`` again.
+
+        Returns:
+            The answers that had come, by key.
+        """
+        ...
+
+    async def park(self, ref: TaskRef, questions: Sequence[Question], asking: Asking, leg: NextLeg) -> bool:
+        """Ask at the end of a job: the task becomes ``input_required``, and the next leg its current one.
+
+        The attempt is counted on, so that no delivery of the job that ended counts any more.
+
+        Returns:
+            False when the task is unknown, has ended, or counts another attempt.
+        """
+        ...
+
+    async def answer(
+        self, ref: TaskRef, answers: Mapping[str, Answer], *, at_ms: int, start_before_ms: int | None
+    ) -> Answered | None:
+        """Take answers, and the questions off the list. Keys without an open question are ignored.
+
+        With the last answer the task is ``working`` again. If its job had ended, the next leg is due.
+
+        Args:
+            ref: The task.
+            answers: By the questions' keys.
+            at_ms: When they came.
+            start_before_ms: When the next leg is too late, where these answers make it due; None for never.
+
+        Returns:
+            None when the task is unknown or expired.
+        """
+        ...
+
+    async def published(self, ref: TaskRef, *, attempt: int) -> None:
+        """Note that the leg that was due is with the broker."""
+        ...
 
 
 class TaskStore(QuestionStore, Protocol):
@@ -154,6 +204,18 @@ class TaskStore(QuestionStore, Protocol):
         """Let a task live longer, if it is open."""
         ...
 
+    async def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
+        """Store a job's result where :meth:`load` reads it, and move its task, in one step.
+
+        Returns:
+            False when the task is unknown, or the move is refused; then the result is not stored.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close the store's connections. A store belongs to one event loop, and whoever opened it closes it."""
+        ...
+
 
 class JobLedger(Protocol):
     """The store as Celery's signal handlers see it: blocking, usable from any process and thread."""
@@ -168,6 +230,10 @@ class JobLedger(Protocol):
 
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """As :meth:`TaskStore.change`."""
+        ...
+
+    def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
+        """As :meth:`TaskStore.finish`."""
         ...
 
     def find(self, job_id: str) -> TaskRecord | None:
@@ -243,4 +309,72 @@ class TaskBus(Protocol):
         Raises:
             StoreUnavailableError: On entry, when the bus does not answer in time.
         """
+        ...
+
+    async def aclose(self) -> None:
+        """Close the bus's connection. A bus belongs to one event loop, and whoever opened it closes it."""
+        ...
+
+
+class RecoveryStore(Protocol):
+    """What recovery keeps of workers and tasks. Its methods raise ``StoreUnavailableError``."""
+
+    async def beat(self, worker: str, lease_ms: int) -> None:
+        """Say that a worker lives, and will for ``lease_ms`` if it says nothing more."""
+        ...
+
+    async def sweep(self, reaper: str, policy: RecoveryPolicy) -> Sweep | None:
+        """What there is to do. None: another process reaps."""
+        ...
+
+    async def resign(self, reaper: str) -> None:
+        """Let another process reap at once."""
+        ...
+
+    async def claimed(self, worker: str) -> Sequence[str]:
+        """Compound keys of the tasks whose job a worker has."""
+        ...
+
+    async def recover(
+        self, key: str, worker: str, loss: Loss, policy: RecoveryPolicy, *, before_ms: int = 0
+    ) -> Verdict:
+        """Decide on a task whose job a worker had. ``before_ms``: of a worker that was disconnected, leave later claims
+        alone.
+        """
+        ...
+
+    async def bury(self, worker: str) -> None:
+        """Forget a worker."""
+        ...
+
+    async def forget_due(self, key: str) -> None:
+        """A job that was due is published, or its task is gone."""
+        ...
+
+    async def drop_due(self, key: str, reason: str) -> None:
+        """A job that is due cannot be published, because what is kept of its task cannot be read. It is logged."""
+        ...
+
+    async def forget(self, expired: Sequence[Expiring]) -> None:
+        """Forget that tasks were to expire, and the claims on them."""
+        ...
+
+
+class TaskResultsBin(Protocol):
+    """Where stored results are thrown away."""
+
+    async def forget(self, job_ids: Sequence[str]) -> None:
+        """Forget the stored results of jobs. Best effort."""
+        ...
+
+
+class OpenTasks(Protocol):
+    """Which tasks of exposed jobs are open. Its methods raise ``StoreUnavailableError``."""
+
+    async def due(self, interval_ms: int, limit: int) -> DueTasks:
+        """The tasks that nobody has looked at for an interval; they are the caller's for the next."""
+        ...
+
+    async def hurry(self, keys: Sequence[str]) -> None:
+        """Let tasks, given by their compound keys, be due at once; what is no open one of exposed jobs is ignored."""
         ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from mcp_types import (
     ClientCapabilities,
@@ -29,7 +29,7 @@ from mcp_types.methods import validate_client_result
 from pydantic import BaseModel, ValidationError
 
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine.record import Changed, JSONObject, Question, RpcError, TaskRef
+from mcp_celery.engine.record import Changed, JSONObject, Question, RpcError
 from mcp_celery.errors import AnswersTooLargeError, InvalidAnswerError, JobFailedError
 from mcp_celery.jsonable import json_text
 from mcp_celery.schemas import UnusableSchemaError, first_error, require_usable
@@ -98,62 +98,6 @@ class Answered:
 
     changed: Changed
     is_due: bool
-
-
-class QuestionStore(Protocol):
-    """The questions of tasks. Every method raises ``StoreUnavailableError`` when the store does not answer in time."""
-
-    async def ask(self, ref: TaskRef, question: Question, asking: Asking) -> bool:
-        """Ask in the middle of a job: the task becomes ``input_required``. The same question twice is one.
-
-        Returns:
-            False when the task is unknown, has ended, or counts another attempt.
-        """
-        ...
-
-    async def heard(self, ref: TaskRef, key: str, *, attempt: int) -> Answer | bool:
-        """What became of an awaited question: its answer, True while it is open, False when it is gone."""
-        ...
-
-    async def withdraw(self, ref: TaskRef, keys: Sequence[str], *, attempt: int, at_ms: int) -> Mapping[str, Answer]:
-        """Forget awaited questions and their answers; with the last open one the task is ``working`` again.
-
-        Returns:
-            The answers that had come, by key.
-        """
-        ...
-
-    async def park(self, ref: TaskRef, questions: Sequence[Question], asking: Asking, leg: NextLeg) -> bool:
-        """Ask at the end of a job: the task becomes ``input_required``, and the next leg its current one.
-
-        The attempt is counted on, so that no delivery of the job that ended counts any more.
-
-        Returns:
-            False when the task is unknown, has ended, or counts another attempt.
-        """
-        ...
-
-    async def answer(
-        self, ref: TaskRef, answers: Mapping[str, Answer], *, at_ms: int, start_before_ms: int | None
-    ) -> Answered | None:
-        """Take answers, and the questions off the list. Keys without an open question are ignored.
-
-        With the last answer the task is ``working`` again. If its job had ended, the next leg is due.
-
-        Args:
-            ref: The task.
-            answers: By the questions' keys.
-            at_ms: When they came.
-            start_before_ms: When the next leg is too late, where these answers make it due; None for never.
-
-        Returns:
-            None when the task is unknown or expired.
-        """
-        ...
-
-    async def published(self, ref: TaskRef, *, attempt: int) -> None:
-        """Note that the leg that was due is with the broker."""
-        ...
 
 
 def check_answers(

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mcp_celery.engine.legs import Declared, Republisher
-from mcp_celery.engine.ports import TaskQueue, TaskStore
+from mcp_celery.engine.ports import RecoveryStore, TaskQueue, TaskResultsBin, TaskStore
 from mcp_celery.engine.record import TaskRef, now_ms
-from mcp_celery.engine.recovery import BATCH, Expiring, Loss, RecoveryPolicy, RecoveryStore, TaskResultsBin, Verdict
+from mcp_celery.engine.recovery import BATCH, Expiring, Loss, RecoveryPolicy, Verdict
 from mcp_celery.engine.transitions import UNOBSERVED, Observers, Transition
 from mcp_celery.errors import McpCeleryError, QueueUnavailableError, StoredDataError, StoreUnavailableError
 from mcp_celery.logs import get_logger

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from mcp_celery.engine.outcome import failure
 from mcp_celery.engine.record import Change
@@ -19,6 +19,11 @@ from mcp_celery.keys import Hidden
 
 BATCH = 1_000
 """The most of one kind that a sweep takes up."""
+
+PUBLISHING_MS = 10_000
+"""Grace period before the reaper publishes a due job itself."""
+TRYING_AGAIN = "Trying again: the worker that had the job has died"
+"""The status message of a task whose job is published again."""
 
 Loss = Literal["died", "stopped", "disconnected"]
 """How a worker lost its jobs: it died, it stopped in order, or its connection to the broker broke, which takes from it
@@ -110,55 +115,3 @@ class Sweep:
     dead: Sequence[str]
     expiring: Sequence[Expiring]
     due: Sequence[str]
-
-
-class RecoveryStore(Protocol):
-    """What recovery keeps of workers and tasks. Its methods raise ``StoreUnavailableError``."""
-
-    async def beat(self, worker: str, lease_ms: int) -> None:
-        """Say that a worker lives, and will for ``lease_ms`` if it says nothing more."""
-        ...
-
-    async def sweep(self, reaper: str, policy: RecoveryPolicy) -> Sweep | None:
-        """What there is to do. None: another process reaps."""
-        ...
-
-    async def resign(self, reaper: str) -> None:
-        """Let another process reap at once."""
-        ...
-
-    async def claimed(self, worker: str) -> Sequence[str]:
-        """Compound keys of the tasks whose job a worker has."""
-        ...
-
-    async def recover(
-        self, key: str, worker: str, loss: Loss, policy: RecoveryPolicy, *, before_ms: int = 0
-    ) -> Verdict:
-        """Decide on a task whose job a worker had. ``before_ms``: of a worker that was disconnected, leave later claims
-        alone.
-        """
-        ...
-
-    async def bury(self, worker: str) -> None:
-        """Forget a worker."""
-        ...
-
-    async def forget_due(self, key: str) -> None:
-        """A job that was due is published, or its task is gone."""
-        ...
-
-    async def drop_due(self, key: str, reason: str) -> None:
-        """A job that is due cannot be published, because what is kept of its task cannot be read. It is logged."""
-        ...
-
-    async def forget(self, expired: Sequence[Expiring]) -> None:
-        """Forget that tasks were to expire, and the claims on them."""
-        ...
-
-
-class TaskResultsBin(Protocol):
-    """Where stored results are thrown away."""
-
-    async def forget(self, job_ids: Sequence[str]) -> None:
-        """Forget the stored results of jobs. Best effort."""
-        ...

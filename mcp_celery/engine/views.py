@@ -1,9 +1,10 @@
-"""What is read of tasks: as it is stored, and as its owner may see it."""
+"""What is read from a store: tasks as they are stored and as their owner may see them, and what is due or counted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mcp_celery.engine.record import JSONObject, Question, StoredResult, TaskRecord
 
@@ -49,3 +50,28 @@ class TaskPage:
 
     records: list[TaskRecord]
     cursor: str | None = None
+
+
+class FailedLookups(NamedTuple):
+    """How often a requestor has asked for tasks that are not there.
+
+    Attributes:
+        number: So often in this window.
+        left_ms: What is left of it.
+    """
+
+    number: int
+    left_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DueTasks:
+    """What it is time to look at.
+
+    Attributes:
+        open: How many tasks of exposed jobs are open.
+        records: Those of them that are due.
+    """
+
+    open: int
+    records: Sequence[TaskRecord]

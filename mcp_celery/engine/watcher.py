@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from mcp_celery.engine.exposed import ExposedTasks
+from mcp_celery.engine.ports import OpenTasks
 from mcp_celery.engine.record import TaskRecord
 from mcp_celery.engine.settling import Settling
 from mcp_celery.engine.views import StoredTask
@@ -27,31 +27,6 @@ BATCH_JOBS: Final = 100
 """How many results are read at a time: few enough for a backend that gives them one by one."""
 HURRY_SECONDS: Final = 0.05
 """How long hints are gathered before they are followed."""
-
-
-@dataclass(frozen=True, slots=True)
-class DueTasks:
-    """What it is time to look at.
-
-    Attributes:
-        open: How many tasks of exposed jobs are open.
-        records: Those of them that are due.
-    """
-
-    open: int
-    records: Sequence[TaskRecord]
-
-
-class OpenTasks(Protocol):
-    """Which tasks of exposed jobs are open. Its methods raise ``StoreUnavailableError``."""
-
-    async def due(self, interval_ms: int, limit: int) -> DueTasks:
-        """The tasks that nobody has looked at for an interval; they are the caller's for the next."""
-        ...
-
-    async def hurry(self, keys: Sequence[str]) -> None:
-        """Let tasks, given by their compound keys, be due at once; what is no open one of exposed jobs is ignored."""
-        ...
 
 
 class Watcher:

@@ -1,5 +1,6 @@
 """Redis: records of tasks, and hints that they changed."""
 
+from mcp_celery.store.backend import RedisBackend
 from mcp_celery.store.bus import RedisTaskBus
 from mcp_celery.store.connection import connect
 from mcp_celery.store.exposed import RedisExposed
@@ -8,6 +9,7 @@ from mcp_celery.store.records import RedisJobLedger, RedisTaskStore
 from mcp_celery.store.recovery import RedisRecovery
 
 __all__ = [
+    "RedisBackend",
     "RedisExposed",
     "RedisJobLedger",
     "RedisRecovery",

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, cast
 
-from mcp_celery.engine import TaskRecord, TaskRef
-from mcp_celery.engine.watcher import DueTasks
+from mcp_celery.engine import DueTasks, TaskRecord, TaskRef
 from mcp_celery.errors import StoredDataError
 from mcp_celery.formats import NewerFormatError
 from mcp_celery.redis_keys import RedisKeys
@@ -21,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class RedisExposed:
-    """Fulfils :class:`mcp_celery.engine.watcher.OpenTasks`.
+    """Fulfils :class:`mcp_celery.engine.OpenTasks`.
 
     Args:
         store: Whose connections are used.

@@ -7,7 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from mcp_celery.engine import MOVES, TaskRef
-from mcp_celery.engine.recovery import BATCH, Expiring, Loss, RecoveryPolicy, Sweep, Verdict
+from mcp_celery.engine.recovery import (
+    BATCH,
+    PUBLISHING_MS,
+    TRYING_AGAIN,
+    Expiring,
+    Loss,
+    RecoveryPolicy,
+    Sweep,
+    Verdict,
+)
 from mcp_celery.errors import StoredDataError
 from mcp_celery.keys import Hidden
 from mcp_celery.store.codec import decode_work, leg_number, one_of
@@ -15,17 +24,14 @@ from mcp_celery.store.commands import Command, asked, flat, moved
 from mcp_celery.store.records import RedisTaskStore
 from mcp_celery.store.unreadable import UNREADABLE, key_of
 
-STATUS_MESSAGE = "Trying again: the worker that had the job has died"
 AHEAD = 10_000
 """The most tasks to remember that are about to expire, or just have: with more, some are not revoked when they do."""
 FIELDS = ["leg", "status", "claim_worker", "work", "hidden", "attempt", "declared_as"]
 """Of a record: what ``remember`` of common.lua keeps."""
-PUBLISHING_MS = 10_000
-"""Whoever makes a job due publishes it at once; after this time the reaper takes it that nobody did."""
 
 
 class RedisRecovery:
-    """Fulfils :class:`mcp_celery.engine.recovery.RecoveryStore`.
+    """Fulfils :class:`mcp_celery.engine.RecoveryStore`.
 
     Args:
         store: Whose connections are used.
@@ -146,7 +152,7 @@ class RedisRecovery:
         command = Command(
             "recover",
             [*moved(keys, ref), keys.workers, keys.claims(worker), keys.due, *asked(keys, ref)],
-            [worker, key, loss, before_ms, policy.max_redeliveries, STATUS_MESSAGE, len(in_work), *in_work, *too_often],
+            [worker, key, loss, before_ms, policy.max_redeliveries, TRYING_AGAIN, len(in_work), *in_work, *too_often],
             parse,
         )
         try:

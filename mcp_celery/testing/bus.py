@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Final
 
 from mcp_celery.engine import TaskHints, TaskRef
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.testing.breakable import Breakable
+
+MOST_TOLD: Final = 10_000
+"""How many changes a bus remembers, for tests to look at."""
 
 
 class _Follower:
@@ -22,8 +27,9 @@ class _Follower:
 
     def hint(self, *refs: TaskRef) -> None:
         """Callable from any thread: signal handlers change tasks in threads of their own."""
-        for ref in refs or tuple(self._refs):
-            self._loop.call_soon_threadsafe(self._add, ref)
+        for ref in [ref for ref in refs if ref in self._refs] if refs else tuple(self._refs):
+            with suppress(RuntimeError):  # its loop was closed, and nobody listens any more
+                self._loop.call_soon_threadsafe(self._add, ref)
 
     def _add(self, ref: TaskRef) -> None:
         if ref in self._refs:
@@ -50,11 +56,11 @@ class MemoryTaskBus(Breakable):
     """Hints of changes. Fulfils :class:`mcp_celery.engine.TaskBus`. Failing, it loses hints.
 
     Attributes:
-        told: The task of every change so far, in order, whether or not somebody followed it.
+        told: The tasks of the last changes, in order, whether or not somebody followed them.
     """
 
     def __init__(self) -> None:
-        self.told: list[TaskRef] = []
+        self.told: deque[TaskRef] = deque(maxlen=MOST_TOLD)
         self._followers: list[_Follower] = []
 
     @property
@@ -79,6 +85,9 @@ class MemoryTaskBus(Breakable):
             yield follower
         finally:
             self._followers.remove(follower)
+
+    async def aclose(self) -> None:
+        """Close nothing: the bus is the process's."""
 
     def recover(self) -> None:
         """Answer again, and hint every follower to look at its tasks, as after a lost connection."""

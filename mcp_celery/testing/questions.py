@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from mcp_celery.engine import (
     Answer,
@@ -12,11 +12,9 @@ from mcp_celery.engine import (
     Asking,
     Cause,
     Changed,
-    Extension,
     NextLeg,
     Observers,
     Question,
-    TaskRecord,
     TaskRef,
     TaskStatus,
     Transition,
@@ -24,61 +22,16 @@ from mcp_celery.engine import (
     encode_answer,
 )
 from mcp_celery.testing.bus import MemoryTaskBus
-
-
-@dataclass(slots=True)
-class Kept:
-    """What is kept of a task."""
-
-    record: TaskRecord
-    snapshot: bytes
-    requestor: str | None = None
-    started_retries: int = -1
-    started_by: str = ""
-    questions: dict[str, Question] = field(default_factory=dict[str, Question])
-    answers: dict[str, str] = field(default_factory=dict[str, str])
-    request_state: str | None = None
-    is_parked: bool = False
-
-    def count_change(self, at_ms: int) -> None:
-        """Count a change at that time. Each is later than the one before, whatever the clocks say."""
-        record = self.record
-        at_ms = max(at_ms, record.updated_at_ms + 1)
-        self.record = replace(record, updated_at_ms=at_ms, revision=record.revision + 1)
-
-    def settle_questions(self) -> None:
-        """Bring the questions in line with the status: while some are open the task stays ``input_required``."""
-        if self.record.is_terminal:
-            self.questions.clear()
-            self.answers.clear()
-        elif self.questions:
-            self.record = replace(self.record, status="input_required")
-
-    def may_start(self, attempt: int) -> bool:
-        """Whether a job of that attempt may begin; questions that its body awaited and left behind do not hinder it."""
-        left_behind = bool(self.questions) and not self.is_parked
-        return self.record.attempt == attempt and (self.record.status == "working" or left_behind)
-
-    def extend(self, extension: Extension) -> None:
-        """Live longer."""
-        ttl_ms = min(extension.until_ms - self.record.created_at_ms, extension.max_ttl_ms)
-        self.record = replace(self.record, ttl_ms=max(self.record.ttl_ms, ttl_ms))
-
-    def counts(self, attempt: int) -> bool:
-        """Whether a job of that attempt may still say something."""
-        return self.record.is_open and self.record.attempt == attempt
+from mcp_celery.testing.kept import Kept, KeptTasks
 
 
 class MemoryQuestions:
-    """What the records' core knows of questions; each call is one step.
-
-    Attributes:
-        due: Tasks whose next leg is still to be published.
-    """
+    """What the records' core knows of questions; each call is one step."""
 
     _bus: MemoryTaskBus
     _observers: Observers
-    due: set[TaskRef]
+    _clock: Callable[[], int]
+    _kept: KeptTasks
 
     def _found(self, ref: TaskRef) -> AbstractContextManager[Kept | None]:
         raise NotImplementedError
@@ -102,6 +55,8 @@ class MemoryQuestions:
             kept.answers = {}
             kept.request_state, kept.is_parked = leg.request_state, True
             kept.started_retries, kept.started_by = -1, ""
+            self._kept.let_go(kept)
+            kept.claim_retries = 0
             record = kept.record
             kept.record = replace(
                 record,
@@ -167,7 +122,7 @@ class MemoryQuestions:
                 kept.record = replace(kept.record, status="working")
             if is_due:
                 kept.is_parked = False
-                self.due.add(ref)
+                self._kept.due[ref] = self._clock()
                 kept.record = replace(kept.record, start_before_ms=start_before_ms)
             if taken:
                 self._tell(kept, at_ms, "answered", before)
@@ -177,7 +132,7 @@ class MemoryQuestions:
         """As ``QuestionStore.published``."""
         with self._found(ref) as kept:
             if kept is not None and kept.record.attempt == attempt:
-                self.due.discard(ref)
+                self._kept.due.pop(ref, None)
 
 
 class MemoryQuestionStore:

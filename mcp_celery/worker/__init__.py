@@ -11,19 +11,19 @@ from mcp_celery.keys import TaskType
 from mcp_celery.logs import shorten_ids_of_celery
 from mcp_celery.steps import add_steps
 from mcp_celery.worker.asking import InputLifetimes
+from mcp_celery.worker.backend import ResultPlace
 from mcp_celery.worker.job import ComponentJob, WorkerRuntime, job_class
 from mcp_celery.worker.revision import JobRevisions
-from mcp_celery.worker.runner import ClosableTaskBus, ClosableTaskStore, JobRunner
+from mcp_celery.worker.runner import JobRunner
 from mcp_celery.worker.signals import connect, connect_outcomes
 from mcp_celery.worker.steps import require_json
 
 __all__ = [
-    "ClosableTaskBus",
-    "ClosableTaskStore",
     "ComponentJob",
     "InputLifetimes",
     "JobRevisions",
     "JobRunner",
+    "ResultPlace",
     "WorkerRuntime",
     "bind_jobs",
     "register",

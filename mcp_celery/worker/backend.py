@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from celery import Celery, states
+from celery.backends.base import DisabledBackend
 from celery.backends.redis import RedisBackend
 
 from mcp_celery.engine import LARGE_RESULT_BYTES, EncodedResult, JobOutcome
+from mcp_celery.jsonable import json_text
 from mcp_celery.logs import get_logger
 from mcp_celery.worker.aio.current import await_in_job, in_job
 
@@ -23,6 +26,10 @@ _STORING: Final = frozenset({"store_result"})
 logger = get_logger(__name__)
 
 Finish = Callable[[Any, JobOutcome, EncodedResult], bool]
+ResultPlace = Literal["elsewhere", "with records", "in store"]
+"""Where results of jobs are kept: in a result backend elsewhere, in one that is the database of the records, or by the
+store itself, which then uses no result backend.
+"""
 
 
 class ResultNotStoredError(Exception):
@@ -126,6 +133,33 @@ class JobBackend:
         if in_job():
             return await_in_job(asyncio.to_thread(store, *args, **options))
         return store(*args, **options)
+
+
+class StoreBackend(DisabledBackend):
+    """Stands in for a Celery result backend where the store of the tasks keeps results itself.
+
+    How a job fails is in the record, so nothing else is kept of it.
+
+    Args:
+        app: The Celery app.
+        finish: Stores a result and moves its task in one step, given the job's request.
+    """
+
+    def __init__(self, app: Celery, finish: Finish) -> None:
+        super().__init__(app)
+        self._finish = finish
+
+    def mark_as_done(
+        self,
+        task_id: str,
+        result: Any,
+        request: Any = None,
+        store_result: bool = True,  # noqa: ARG002 - Celery's signature; results of tasks are always stored
+        state: str = states.SUCCESS,
+    ) -> None:
+        """Store what a job returned."""
+        if request is not None and isinstance(result, JobOutcome):
+            self._finish(request, result, EncodedResult(task_id, json_text([state, result.__json__()])))
 
 
 def _plain(result: Any) -> Any:

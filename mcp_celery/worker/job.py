@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import celery
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
@@ -40,7 +40,7 @@ from mcp_celery.names import job_name
 from mcp_celery.retry import until_store_answers_blocking
 from mcp_celery.sealing import UNSIGNED, UNSIGNED_MESSAGE, MessageSigner
 from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, in_job
-from mcp_celery.worker.backend import JobBackend
+from mcp_celery.worker.backend import JobBackend, ResultPlace, StoreBackend
 from mcp_celery.worker.heart import Heart, Living
 from mcp_celery.worker.loop import ProcessLoop
 from mcp_celery.worker.runner import JobCall, JobRefused, JobRunner
@@ -61,14 +61,6 @@ def _sleep(seconds: float) -> None:
         time.sleep(seconds)
 
 
-class WorkerLedger(JobLedger, Protocol):
-    """The blocking store of a worker."""
-
-    def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
-        """Store a job's result where the result backend keeps it, and move its task, in one step."""
-        ...
-
-
 class WorkerRuntime:
     """What the jobs of one server share in a worker process, parent or child.
 
@@ -77,8 +69,8 @@ class WorkerRuntime:
         ledger: Gives the blocking store of a namespace's records.
         living: Says that the worker lives while it is open, given the worker's name in claims.
         make_runner: Makes the process's runner, when its first job needs it.
-        results_are_here: Whether the result backend is in the Redis of the records, so that a result and its task are
-            stored in one step.
+        results: Where results of jobs are kept. Only where that is not elsewhere, a result and its task are stored in
+            one step.
         signer: Checks the messages of jobs, and signs those of retries.
     """
 
@@ -86,17 +78,17 @@ class WorkerRuntime:
         self,
         *,
         namespace: str,
-        ledger: Callable[[str], WorkerLedger],
+        ledger: Callable[[str], JobLedger],
         living: Living,
         make_runner: Callable[[], JobRunner],
-        results_are_here: bool,
+        results: ResultPlace,
         signer: MessageSigner = UNSIGNED,
     ) -> None:
         self.namespace = namespace
         self._signer = signer
         self.ledger = ledger
         self.heart = Heart(living)
-        self.results_are_here = results_are_here
+        self.results: ResultPlace = results
         self._make_runner = make_runner
         self._loop = ProcessLoop()
         self._runner: JobRunner | None = None
@@ -240,7 +232,10 @@ class ComponentJob(_CeleryTask):
     @property
     def backend(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody sets a job's backend
         """The app's result backend, whose calls do not hold the asyncio pool's loop."""
-        return JobBackend(super().backend, self._finish if self.runtime.results_are_here else None, self._tell_lost)
+        if self.runtime.results == "in store":
+            return StoreBackend(self.app, self._finish)
+        finish = self._finish if self.runtime.results == "with records" else None
+        return JobBackend(super().backend, finish, self._tell_lost)
 
     def _finish(self, request: Any, outcome: JobOutcome, result: EncodedResult) -> bool:
         """Store a result and move its task together. False: the store did not answer; then each is tried alone."""

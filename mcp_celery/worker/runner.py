@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, Protocol, cast
+from typing import Any, Final, NoReturn, cast
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import InputRequiredResult
@@ -16,8 +16,6 @@ from mcp_celery.component_source import ComponentSource
 from mcp_celery.context import TaskContext, TaskContextSnapshot, restore_task_snapshot
 from mcp_celery.engine import (
     Asking,
-    Change,
-    EncodedResult,
     JobOutcome,
     JSONObject,
     NextLeg,
@@ -50,26 +48,6 @@ logger = get_logger(__name__)
 
 _ROUND_PAUSES_SECONDS: Final = (0.05, 0.1, 0.2, *[0.25] * 7)
 """After each round without a question; as many rounds as the SDK's client would make."""
-
-
-class ClosableTaskStore(TaskStore, Protocol):
-    """A store that belongs to one event loop."""
-
-    async def aclose(self) -> None:
-        """Close its connections."""
-        ...
-
-    async def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
-        """Store a job's result where the result backend keeps it, and move its task, in one step."""
-        ...
-
-
-class ClosableTaskBus(TaskBus, Protocol):
-    """A bus that belongs to one event loop."""
-
-    async def aclose(self) -> None:
-        """Close its connection."""
-        ...
 
 
 class JobRefused(Exception):  # noqa: N818 - an outcome, not an error
@@ -108,8 +86,8 @@ class JobRunner:
         source: ComponentSource,
         *,
         namespace: str,
-        open_store: Callable[[], ClosableTaskStore],
-        open_bus: Callable[[], ClosableTaskBus],
+        open_store: Callable[[], TaskStore],
+        open_bus: Callable[[], TaskBus],
         lifetimes: InputLifetimes,
         progress_interval_seconds: float,
         max_result_bytes: int,
@@ -123,8 +101,8 @@ class JobRunner:
         self._progress_interval_seconds = progress_interval_seconds
         self._max_result_bytes = max_result_bytes
         self._revisions = revisions
-        self._store: ClosableTaskStore | None = None
-        self._bus: ClosableTaskBus | None = None
+        self._store: TaskStore | None = None
+        self._bus: TaskBus | None = None
         self._hinted: set[str] = set()
         self._lifespan = ServerLifespan(source)
         self._running: dict[str, _Running] = {}
@@ -244,13 +222,13 @@ class JobRunner:
             component,
         )
 
-    def store(self) -> ClosableTaskStore:
+    def store(self) -> TaskStore:
         """The event loop's store."""
         if self._store is None:
             self._store = self._open_store()
         return self._store
 
-    def bus(self) -> ClosableTaskBus:
+    def bus(self) -> TaskBus:
         """The event loop's bus."""
         if self._bus is None:
             self._bus = self._open_bus()

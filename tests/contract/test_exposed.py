@@ -17,6 +17,7 @@ from mcp_celery.engine import (
     MAX_MESSAGE_CHARS,
     UNREADABLE,
     Change,
+    DueTasks,
     ExposedTasks,
     ForeignPlan,
     ForeignWork,
@@ -33,12 +34,11 @@ from mcp_celery.engine.legs import as_itself
 from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import RecoveryPolicy
 from mcp_celery.engine.settling import Settling
-from mcp_celery.engine.watcher import BATCH_JOBS, DueTasks, Watcher
+from mcp_celery.engine.watcher import BATCH_JOBS, Watcher
 from mcp_celery.errors import QueueUnavailableError, ResultUnavailableError, StoreUnavailableError
-from mcp_celery.store import RedisExposed, RedisRecovery
 from mcp_celery.testing import MemoryTaskResults
 from tests.support.waiting import eventually
-from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, RedisWorld, Watchful, World, a_record, a_submission
+from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, Watchful, World, a_record, a_submission
 
 pytestmark = pytest.mark.anyio
 
@@ -312,51 +312,49 @@ async def test_work_that_seems_unpublished_is_revoked(world: World) -> None:
 # --- The watcher
 
 
-def watcher_of(shop: Shop, world: RedisWorld, interval_ms: int = 60_000) -> Watcher:
-    return Watcher(RedisExposed(world.store), shop.exposed, shop.engine.settling, interval_ms)
+def watcher_of(shop: Shop, world: World, interval_ms: int = 60_000) -> Watcher:
+    return Watcher(world.open_tasks(), shop.exposed, shop.engine.settling, interval_ms)
 
 
-async def test_servers_share_the_tasks_that_are_due(in_redis: RedisWorld) -> None:
-    shop = Shop(in_redis)
-    first, second = watcher_of(shop, in_redis), watcher_of(shop, in_redis)
+async def test_servers_share_the_tasks_that_are_due(world: World) -> None:
+    shop = Shop(world)
+    first, second = watcher_of(shop, world), watcher_of(shop, world)
     record = await shop.submit()
     await first.look()
     assert first.watches
     shop.results.put(record.job_id, "SUCCESS", 1)
     await second.look()
-    stored = await in_redis.store.load(record.ref)
+    stored = await world.store.load(record.ref)
     assert stored is not None
     assert stored.record.status == "working"  # it is the first one's until the next look
     second.hint(record.key)
     second.hint(replace(record, task_id="unknown").key)
     await second.look()
-    stored = await in_redis.store.load(record.ref)
+    stored = await world.store.load(record.ref)
     assert stored is not None
     assert stored.record.status == "completed"
     second.hint(record.key)
     await second.look()
     assert not second.watches
-    assert in_redis.client.zcard(in_redis.keys.exposed) == 0
+    assert (await world.open_tasks().due(0, 10)).open == 0
 
 
-async def test_own_tasks_are_not_watched(in_redis: RedisWorld) -> None:
-    shop = Shop(in_redis)
+async def test_own_tasks_are_not_watched(world: World) -> None:
+    shop = Shop(world)
     record = await shop.engine.submit(replace(a_submission(), component="own"))
-    watcher = watcher_of(shop, in_redis)
+    watcher = watcher_of(shop, world)
     watcher.hint(record.key)
     await watcher.look()
-    assert in_redis.client.zcard(in_redis.keys.exposed) == 0
+    assert (await world.open_tasks().due(0, 10)).open == 0
 
 
-async def test_one_task_that_cannot_be_told_holds_up_no_other(
-    in_redis: RedisWorld, caplog: pytest.LogCaptureFixture
-) -> None:
-    shop = Shop(in_redis)
+async def test_one_task_that_cannot_be_told_holds_up_no_other(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    shop = Shop(world)
     records = [await shop.submit() for _ in range(3)]
     for record in records:
         shop.results.put(record.job_id, "SUCCESS", "unfit" if record is records[0] else 1)
-    await watcher_of(shop, in_redis).look()
-    statuses = [stored.record.status for one in records if (stored := await in_redis.store.load(one.ref))]
+    await watcher_of(shop, world).look()
+    statuses = [stored.record.status for one in records if (stored := await world.store.load(one.ref))]
     assert statuses == ["working", "completed", "completed"]
     assert "cannot be told what became of its job" in caplog.text
 
@@ -388,7 +386,7 @@ async def test_the_watcher_outlives_a_store_and_a_backend_that_do_not_answer() -
     await ended(watching)
 
 
-async def test_the_ids_of_many_tasks_are_derived_once_each(in_redis: RedisWorld) -> None:
+async def test_the_ids_of_many_tasks_are_derived_once_each(world: World) -> None:
     """They are digests, derived on the event loop."""
     derived: list[str] = []
 
@@ -416,23 +414,23 @@ async def test_the_ids_of_many_tasks_are_derived_once_each(in_redis: RedisWorld)
             return dict.fromkeys(job_ids)
 
     exposed = ExposedTasks(Exposure(ForeignWork()), Idle())
-    settling = Settling(in_redis.store, None, exposed=exposed, interval_ms=0)
+    settling = Settling(world.store, None, exposed=exposed, interval_ms=0)
     await Watcher(Due(), exposed, settling, 1).look()
     assert asked == [BATCH_JOBS, BATCH_JOBS, 1]
     assert len(derived) == len(many)
 
 
-async def test_what_expires_is_revoked_and_forgotten_with_all_its_parts(in_redis: RedisWorld) -> None:
+async def test_what_expires_is_revoked_and_forgotten_with_all_its_parts(world: World) -> None:
     class Bin:
         forgotten: Sequence[str] = ()
 
         async def forget(self, job_ids: Sequence[str]) -> None:
             self.forgotten = [*self.forgotten, *job_ids]
 
-    shop, forgotten = Shop(in_redis, ForeignWork(parts=2)), Bin()
+    shop, forgotten = Shop(world, ForeignWork(parts=2)), Bin()
     reaper = Reaper(
-        store=RedisRecovery(in_redis.store),
-        tasks=in_redis.store,
+        store=world.recovery(),
+        tasks=world.store,
         queue=shop.queue,
         results=forgotten,
         declared=as_itself,

@@ -1,4 +1,4 @@
-"""A job's end with its result, which are one step in Redis."""
+"""A job's end with its result, which are one step."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ from mcp_celery.engine import (
     EncodedResult,
     JobOutcome,
     Question,
+    StoredResult,
     TaskRecord,
     TaskRef,
     success,
 )
-from tests.support.worlds import SNAPSHOT, TIMEOUT_SECONDS, RedisWorld, a_record
+from tests.support.worlds import SNAPSHOT, TIMEOUT_SECONDS, RedisWorld, World, a_record
 
 pytestmark = pytest.mark.anyio
 
 DONE = replace(success(JobOutcome({"content": []}, "done")), attempt=1)
-PAYLOAD = '{"status": "SUCCESS"}'
+PAYLOAD = '["SUCCESS", {"content": []}]'
+STORED = StoredResult("SUCCESS", {"content": []})
 WORKER = "celery@host/1"
 
 
 class Finishing:
     """A task whose job is about to end, told by the store or by the ledger."""
 
-    def __init__(self, world: RedisWorld, record: TaskRecord, teller: str) -> None:
+    def __init__(self, world: World, record: TaskRecord, teller: str) -> None:
         self.world, self.record, self._teller = world, record, teller
-        self.result = EncodedResult(f"{world.prefix}:result:{record.task_id}", PAYLOAD)
+        prefix = world.prefix if isinstance(world, RedisWorld) else "memory"
+        self.result = EncodedResult(f"{prefix}:result:{record.job_id}", PAYLOAD)
 
     async def finish(self, change: Change = DONE, ref: TaskRef | None = None) -> bool:
         if self._teller == "store":
@@ -46,13 +49,20 @@ class Finishing:
         assert stored is not None
         return stored.record
 
-    @property
-    def stored(self) -> Any:
-        return self.world.client.get(self.result.key)
+    async def stored(self) -> StoredResult | None:
+        stored = await self.world.store.load(self.record.ref)
+        return None if stored is None else stored.result
 
 
 @pytest.fixture(params=["store", "ledger"])
-async def job(in_redis: RedisWorld, request: pytest.FixtureRequest) -> Finishing:
+async def job(world: World, request: pytest.FixtureRequest) -> Finishing:
+    record = a_record()
+    await world.store.create(record, SNAPSHOT)
+    return Finishing(world, record, request.param)
+
+
+@pytest.fixture(params=["store", "ledger"])
+async def job_in_redis(in_redis: RedisWorld, request: pytest.FixtureRequest) -> Finishing:
     record = a_record()
     await in_redis.store.create(record, SNAPSHOT)
     return Finishing(in_redis, record, request.param)
@@ -60,17 +70,20 @@ async def job(in_redis: RedisWorld, request: pytest.FixtureRequest) -> Finishing
 
 async def test_the_result_is_stored_for_as_long_as_the_record_and_the_task_has_ended(job: Finishing) -> None:
     assert await job.finish()
-    assert job.stored == PAYLOAD.encode()
-    left: Any = job.world.client.pttl(job.result.key)
-    assert 0 < left <= job.record.ttl_ms
+    assert await job.stored() == STORED
+    if isinstance(job.world, RedisWorld):
+        assert job.world.client.get(job.result.key) == PAYLOAD.encode()
+        left: Any = job.world.client.pttl(job.result.key)
+        assert 0 < left <= job.record.ttl_ms
     ended = await job.now()
     assert (ended.status, ended.status_message, ended.revision) == ("completed", "done", 2)
     assert job.world.told(job.record.ref) == 1
     assert await job.world.store.snapshot(job.record.ref) is None
 
 
-async def test_who_waits_for_the_result_is_told(job: Finishing) -> None:
-    pubsub: Any = job.world.client.pubsub()
+async def test_who_waits_for_the_result_is_told(job_in_redis: Finishing, in_redis: RedisWorld) -> None:
+    job = job_in_redis
+    pubsub: Any = in_redis.client.pubsub()
     with pubsub as waiting:
         waiting.subscribe(job.result.key)
         assert waiting.get_message(timeout=TIMEOUT_SECONDS)
@@ -85,14 +98,14 @@ async def test_a_result_that_comes_too_late_is_not_stored(job: Finishing, why: s
         assert await job.world.store.change(job.record.ref, Change(to="cancelled"))
     before, told = await job.now(), job.world.told(job.record.ref)
     assert not await job.finish(replace(DONE, attempt=2) if why == "another attempt" else DONE)
-    assert job.stored is None
+    assert await job.stored() is None
     assert await job.now() == before
     assert job.world.told(job.record.ref) == told
 
 
 async def test_a_task_that_is_gone_has_no_result(job: Finishing) -> None:
     assert not await job.finish(ref=TaskRef(None, "no-such-task"))
-    assert job.stored is None
+    assert await job.stored() is None
 
 
 async def test_the_end_takes_questions_answers_and_the_claim_away(job: Finishing) -> None:
@@ -101,10 +114,18 @@ async def test_the_end_takes_questions_answers_and_the_claim_away(job: Finishing
     for key in ("one", "two"):
         assert await world.store.ask(ref, Question(key, ELICIT, {}), Asking(attempt=1, at_ms=1))
     assert await world.store.answer(ref, {"one": {}}, at_ms=1, start_before_ms=None)
-    names = [world.keys.questions(*_place(ref)), world.keys.answers(*_place(ref)), world.keys.claims(WORKER)]
-    assert world.client.exists(*names) == 3
-    assert await job.finish()
-    assert world.client.exists(*names) == 0
+    assert list(await world.recovery().claimed(WORKER)) == [job.record.key]
+    if not isinstance(world, RedisWorld):
+        assert await job.finish()
+    else:
+        names = [world.keys.questions(*_place(ref)), world.keys.answers(*_place(ref)), world.keys.claims(WORKER)]
+        assert world.client.exists(*names) == 3
+        assert await job.finish()
+        assert world.client.exists(*names) == 0
+    stored = await world.store.load(ref)
+    assert stored is not None
+    assert list(stored.questions) == []
+    assert list(await world.recovery().claimed(WORKER)) == []
 
 
 def _place(ref: TaskRef) -> tuple[str | None, str]:

@@ -1,4 +1,4 @@
-"""What the reaper does, over a real Redis, with heartbeats of a few milliseconds."""
+"""What the reaper does, over memory and a real Redis, with heartbeats of a few milliseconds."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from mcp_celery.engine.reaper import Reaper
 from mcp_celery.engine.recovery import RecoveryPolicy, Sweep
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.keys import TaskType, celery_job_id
-from mcp_celery.store import RedisRecovery
 from mcp_celery.testing import MemoryTaskQueue
 from tests.support.waiting import eventually
-from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
+from tests.support.worlds import SNAPSHOT, RedisWorld, World, a_record
 
 pytestmark = pytest.mark.anyio
 
@@ -42,8 +41,8 @@ class Bin:
 class Process:
     """A process that may reap."""
 
-    def __init__(self, world: RedisWorld, policy: RecoveryPolicy = POLICY) -> None:
-        self.store = RedisRecovery(world.store)
+    def __init__(self, world: World, policy: RecoveryPolicy = POLICY) -> None:
+        self.store = world.recovery()
         self.queue = MemoryTaskQueue()
         self.results = Bin()
         self.reaper = Reaper(
@@ -65,6 +64,12 @@ async def declared(_: TaskType, component: str) -> tuple[str, TaskConfig]:
     return component, TaskConfig(queue="declared")
 
 
+def publishing_within(monkeypatch: pytest.MonkeyPatch, grace_ms: int) -> None:
+    """Let due jobs be published by the reaper after this time."""
+    for package in ("store", "testing"):
+        monkeypatch.setattr(f"mcp_celery.{package}.recovery.PUBLISHING_MS", grace_ms)
+
+
 @asynccontextmanager
 async def running(process: Process) -> AsyncGenerator[None]:
     task = asyncio.create_task(process.reaper.run())
@@ -75,19 +80,19 @@ async def running(process: Process) -> AsyncGenerator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def created(world: RedisWorld, **values: object) -> TaskRecord:
+async def created(world: World, **values: object) -> TaskRecord:
     record = replace(a_record(), **values)  # pyright: ignore[reportArgumentType]
     await world.store.create(record, SNAPSHOT)
     return record
 
 
-async def now(world: RedisWorld, record: TaskRecord) -> TaskRecord:
+async def now(world: World, record: TaskRecord) -> TaskRecord:
     stored = await world.store.load(record.ref)
     assert stored is not None
     return stored.record
 
 
-async def failure_of(world: RedisWorld, record: TaskRecord) -> TaskRecord:
+async def failure_of(world: World, record: TaskRecord) -> TaskRecord:
     """The record, once it has failed."""
 
     async def failed() -> bool:
@@ -97,16 +102,16 @@ async def failure_of(world: RedisWorld, record: TaskRecord) -> TaskRecord:
     return await now(world, record)
 
 
-def claim(world: RedisWorld, record: TaskRecord, worker: str = WORKER, *, attempt: int = 1, retries: int = 0) -> bool:
+def claim(world: World, record: TaskRecord, worker: str = WORKER, *, attempt: int = 1, retries: int = 0) -> bool:
     return world.ledger.claim(record.ref, attempt=attempt, retries=retries, claim=Claim(worker, now_ms()))
 
 
-async def begun(world: RedisWorld, record: TaskRecord, worker: str = WORKER, *, attempt: int = 1) -> None:
+async def begun(world: World, record: TaskRecord, worker: str = WORKER, *, attempt: int = 1) -> None:
     assert claim(world, record, worker, attempt=attempt)
     assert await world.store.start(record.ref, attempt=attempt, retries=0, at_ms=1, worker=worker)
 
 
-async def parked(world: RedisWorld, record: TaskRecord) -> None:
+async def parked(world: World, record: TaskRecord) -> None:
     """A task whose job has ended with a question."""
     await begun(world, record)
     leg = NextLeg(leg=2, job_id=celery_job_id(record.key, 2), request_state=None)
@@ -119,20 +124,20 @@ async def dead(process: Process, worker: str = WORKER) -> None:
 
 
 class TestQuestions:
-    async def test_what_a_dead_worker_awaited_goes_with_it(self, in_redis: RedisWorld) -> None:
-        process, record = Process(in_redis), await created(in_redis, idempotent=True)
-        await begun(in_redis, record)
-        assert await in_redis.store.ask(record.ref, QUESTION, Asking(attempt=1, at_ms=1))
+    async def test_what_a_dead_worker_awaited_goes_with_it(self, world: World) -> None:
+        process, record = Process(world), await created(world, idempotent=True)
+        await begun(world, record)
+        assert await world.store.ask(record.ref, QUESTION, Asking(attempt=1, at_ms=1))
         await dead(process)
         async with running(process):
             await eventually(lambda: process.published == [(record.task_id, 2)])
-        stored = await in_redis.store.load(record.ref)
+        stored = await world.store.load(record.ref)
         assert stored is not None
         assert (stored.record.status, list(stored.questions)) == ("working", [])
-        late = await in_redis.store.answer(record.ref, {QUESTION.key: {}}, at_ms=1, start_before_ms=None)
+        late = await world.store.answer(record.ref, {QUESTION.key: {}}, at_ms=1, start_before_ms=None)
         assert late is not None
         assert not late.changed.accepted
-        assert not await in_redis.store.ask(record.ref, QUESTION, Asking(attempt=1, at_ms=1))
+        assert not await world.store.ask(record.ref, QUESTION, Asking(attempt=1, at_ms=1))
 
     async def test_a_task_that_fails_with_its_worker_leaves_neither_questions_nor_answers(
         self, in_redis: RedisWorld
@@ -148,29 +153,34 @@ class TestQuestions:
         assert await process.store.recover(record.key, WORKER, "died", POLICY) == "failed"
         assert in_redis.client.exists(*names) == 0
 
-    async def test_what_a_dead_worker_returned_waits_on(self, in_redis: RedisWorld) -> None:
-        process, record = Process(in_redis), await created(in_redis)
-        await parked(in_redis, record)
+    async def test_what_a_dead_worker_returned_waits_on(self, world: World) -> None:
+        process, record = Process(world), await created(world)
+        await parked(world, record)
         await dead(process)
-        before = await now(in_redis, record)
+        before = await now(world, record)
         assert await process.reaper.sweep() is False
-        await eventually(lambda: not in_redis.client.exists(in_redis.keys.claims(WORKER)))
+        assert list(await process.store.claimed(WORKER)) == []
         async with running(process):
-            await eventually(lambda: not in_redis.client.zcard(in_redis.keys.workers))
-        assert await now(in_redis, record) == before
+            await eventually(lambda: self._is_buried(process))
+        assert await now(world, record) == before
         assert process.published == []
 
+    @staticmethod
+    async def _is_buried(process: Process) -> bool:
+        found = await process.store.sweep(process.reaper._id, POLICY)  # pyright: ignore[reportPrivateUsage]
+        return found is not None and not found.dead
+
     async def test_a_leg_that_nobody_published_is_published(
-        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        process, record = Process(in_redis), await created(in_redis)
-        await parked(in_redis, record)
-        answered = await in_redis.store.answer(record.ref, {QUESTION.key: {}}, at_ms=1, start_before_ms=None)
+        process, record = Process(world), await created(world)
+        await parked(world, record)
+        answered = await world.store.answer(record.ref, {QUESTION.key: {}}, at_ms=1, start_before_ms=None)
         assert answered is not None
         assert answered.is_due
         assert await process.reaper.sweep() is False
         assert process.published == [], "whoever took the answer has the time to publish"
-        monkeypatch.setattr("mcp_celery.store.recovery.PUBLISHING_MS", -1)
+        publishing_within(monkeypatch, -1)
         process.queue.fail()
         await process.reaper.sweep()
         process.queue.recover()
@@ -178,141 +188,139 @@ class TestQuestions:
         await process.reaper.sweep()
         assert process.published == [(record.task_id, 2)]
         assert process.queue.published[0][0].job_id == f"{record.job_id}!2"
-        assert not in_redis.is_due(record.ref)
+        assert not world.is_due(record.ref)
 
 
 class TestDeaths:
-    async def test_a_job_that_had_not_begun_is_published_again(self, in_redis: RedisWorld) -> None:
-        process, record = Process(in_redis), await created(in_redis)
-        assert claim(in_redis, record)
+    async def test_a_job_that_had_not_begun_is_published_again(self, world: World) -> None:
+        process, record = Process(world), await created(world)
+        assert claim(world, record)
         await dead(process)
         async with running(process):
             await eventually(lambda: process.published == [(record.task_id, 2)])
-        found = await now(in_redis, record)
+        found = await now(world, record)
         assert (found.status, found.attempt, found.redeliveries, found.claim) == ("working", 2, 1, None)
         assert found.status_message == "Trying again: the worker that had the job has died"
         ((_, submission),) = process.queue.published
         assert (submission.snapshot, submission.config.queue) == (SNAPSHOT, "declared")
         assert process.results.forgotten == [record.job_id]
 
-    async def test_a_job_that_had_begun_fails(self, in_redis: RedisWorld) -> None:
-        process, record = Process(in_redis), await created(in_redis)
-        await begun(in_redis, record)
+    async def test_a_job_that_had_begun_fails(self, world: World) -> None:
+        process, record = Process(world), await created(world)
+        await begun(world, record)
         await dead(process)
         async with running(process):
-            found = await failure_of(in_redis, record)
+            found = await failure_of(world, record)
         assert found.error is not None
         assert "may have had effects" in found.error.message
         assert process.published == []
-        assert in_redis.told(record.ref) == 1
+        assert world.told(record.ref) == 1
 
-    async def test_one_that_may_be_repeated_is_published_again_until_it_has_been_too_often(
-        self, in_redis: RedisWorld
-    ) -> None:
-        process, record = Process(in_redis), await created(in_redis, idempotent=True)
+    async def test_one_that_may_be_repeated_is_published_again_until_it_has_been_too_often(self, world: World) -> None:
+        process, record = Process(world), await created(world, idempotent=True)
         async with running(process):
             for attempt, worker in ((1, WORKER), (2, SECOND)):
-                await begun(in_redis, record, worker, attempt=attempt)
+                await begun(world, record, worker, attempt=attempt)
                 await dead(process, worker)
                 if attempt == 1:
                     await eventually(lambda: process.published == [(record.task_id, 2)])
-            found = await failure_of(in_redis, record)
+            found = await failure_of(world, record)
         assert found.error is not None
         assert "too often" in found.error.message
         assert found.attempt == 2
 
-    async def test_nothing_is_published_again_where_that_is_forbidden(self, in_redis: RedisWorld) -> None:
-        process, record = Process(in_redis, replace(POLICY, max_redeliveries=0)), await created(in_redis)
-        assert claim(in_redis, record)
+    async def test_nothing_is_published_again_where_that_is_forbidden(self, world: World) -> None:
+        process, record = Process(world, replace(POLICY, max_redeliveries=0)), await created(world)
+        assert claim(world, record)
         await dead(process)
         async with running(process):
-            await failure_of(in_redis, record)
+            await failure_of(world, record)
         assert process.published == []
 
-    async def test_a_worker_that_beats_is_left_alone(self, in_redis: RedisWorld) -> None:
-        process, record = Process(in_redis), await created(in_redis)
-        await begun(in_redis, record)
+    async def test_a_worker_that_beats_is_left_alone(self, world: World) -> None:
+        process, record = Process(world), await created(world)
+        await begun(world, record)
         beating = asyncio.create_task(process.life.run())
         try:
             async with running(process):
-                other = await created(in_redis)
-                assert claim(in_redis, other, SECOND)
+                other = await created(world)
+                assert claim(world, other, SECOND)
                 await dead(process, SECOND)
                 await eventually(lambda: process.published == [(other.task_id, 2)])
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
-        assert (await now(in_redis, record)).status == "working"
+        assert (await now(world, record)).status == "working"
 
-    async def test_one_that_beats_again_after_it_was_found_dead_keeps_its_jobs(self, in_redis: RedisWorld) -> None:
-        process, record = Process(in_redis), await created(in_redis)
-        await begun(in_redis, record)
+    async def test_one_that_beats_again_after_it_was_found_dead_keeps_its_jobs(self, world: World) -> None:
+        process, record = Process(world), await created(world)
+        await begun(world, record)
         await process.store.beat(WORKER, 60_000)
         assert await process.store.recover(record.key, WORKER, "died", POLICY) == "alive"
         assert list(await process.store.claimed(WORKER)) == [record.key]
 
     @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
-    async def test_what_has_ended_is_nobodys(self, in_redis: RedisWorld, status: TaskStatus) -> None:
-        process, record = Process(in_redis), await created(in_redis)
-        await begun(in_redis, record)
-        assert await in_redis.store.change(record.ref, Change(to=status))
+    async def test_what_has_ended_is_nobodys(self, world: World, status: TaskStatus) -> None:
+        process, record = Process(world), await created(world)
+        await begun(world, record)
+        assert await world.store.change(record.ref, Change(to=status))
         assert list(await process.store.claimed(WORKER)) == []
 
-    async def test_a_job_that_another_worker_has_by_now_is_that_ones(self, in_redis: RedisWorld) -> None:
-        process, record = Process(in_redis), await created(in_redis)
-        assert claim(in_redis, record)
-        await begun(in_redis, record, SECOND)
+    async def test_a_job_that_another_worker_has_by_now_is_that_ones(self, world: World) -> None:
+        process, record = Process(world), await created(world)
+        assert claim(world, record)
+        await begun(world, record, SECOND)
         assert list(await process.store.claimed(WORKER)) == []
         assert await process.store.recover(record.key, WORKER, "died", POLICY) == "nothing"
 
-    async def test_a_retry_that_the_broker_holds_is_left_there(self, in_redis: RedisWorld) -> None:
-        process, record = Process(in_redis), await created(in_redis)
-        await begun(in_redis, record)
-        assert await in_redis.store.change(record.ref, Change(to="working", retries=1))
+    async def test_a_retry_that_the_broker_holds_is_left_there(self, world: World) -> None:
+        process, record = Process(world), await created(world)
+        await begun(world, record)
+        assert await world.store.change(record.ref, Change(to="working", retries=1))
         assert await process.store.recover(record.key, WORKER, "died", POLICY) == "nothing"
-        assert claim(in_redis, record, SECOND, retries=1)
+        assert claim(world, record, SECOND, retries=1)
         assert await process.store.recover(record.key, SECOND, "died", POLICY) == "again"
-        assert (await now(in_redis, record)).retries == 1
+        assert (await now(world, record)).retries == 1
 
     async def test_what_a_stopped_worker_had_not_begun_is_left_to_the_broker_for_a_while(
-        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        process = Process(in_redis)
-        received, started = await created(in_redis), await created(in_redis)
-        assert claim(in_redis, received)
-        await begun(in_redis, started)
+        process = Process(world)
+        received, started = await created(world), await created(world)
+        assert claim(world, received)
+        await begun(world, started)
         await process.life.end()
-        assert (await now(in_redis, received)) == received
-        assert (await now(in_redis, started)).status == "failed"
-        assert await in_redis.store.snapshot(started.ref) is None
+        assert (await now(world, received)) == received
+        assert (await now(world, started)).status == "failed"
+        assert await world.store.snapshot(started.ref) is None
         await process.reaper.sweep()
         assert process.published == []
-        monkeypatch.setattr("mcp_celery.store.recovery.PUBLISHING_MS", 0)
+        publishing_within(monkeypatch, 0)
         await process.reaper.sweep()
         assert process.published == [(received.task_id, 1)]
 
     async def test_nothing_is_published_that_a_worker_has_received_since(
-        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("mcp_celery.store.recovery.PUBLISHING_MS", 0)
-        process, received = Process(in_redis), await created(in_redis)
-        assert claim(in_redis, received)
+        publishing_within(monkeypatch, 0)
+        process, received = Process(world), await created(world)
+        assert claim(world, received)
         await process.life.end()
-        assert claim(in_redis, received, SECOND)
+        assert claim(world, received, SECOND)
         await process.reaper.sweep()
         assert process.published == []
-        assert in_redis.client.zcard(in_redis.keys.due) == 0
+        assert not world.is_due(received.ref)
 
     async def test_a_lost_connection_takes_what_had_not_begun_and_was_claimed_before(
-        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("mcp_celery.store.recovery.PUBLISHING_MS", 0)
-        process = Process(in_redis)
-        received, started, later = [await created(in_redis) for _ in range(3)]
-        assert claim(in_redis, received)
-        await begun(in_redis, started)
+        publishing_within(monkeypatch, 0)
+        process = Process(world)
+        received, started, later = [await created(world) for _ in range(3)]
+        assert claim(world, received)
+        await begun(world, started)
         lost_at = now_ms() + 1
-        assert in_redis.ledger.claim(later.ref, attempt=1, claim=Claim(WORKER, lost_at))
+        assert world.ledger.claim(later.ref, attempt=1, claim=Claim(WORKER, lost_at))
         await process.store.beat(WORKER, 60_000)
         await process.life.take_back(lost_at)
         await process.reaper.sweep()
@@ -322,26 +330,26 @@ class TestDeaths:
 
 class TestPublishing:
     async def test_a_broker_that_does_not_take_a_job_is_tried_again(
-        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("mcp_celery.store.recovery.PUBLISHING_MS", 0)
-        process, record = Process(in_redis), await created(in_redis)
-        assert claim(in_redis, record)
+        publishing_within(monkeypatch, 0)
+        process, record = Process(world), await created(world)
+        assert claim(world, record)
         await dead(process)
         process.queue.fail()
         async with running(process):
-            await eventually(lambda: self._attempt(in_redis, record, 2))
+            await eventually(lambda: self._attempt(world, record, 2))
             assert process.published == []
             process.queue.recover()
             await eventually(lambda: process.published == [(record.task_id, 2)])
-            await eventually(lambda: in_redis.client.zcard(in_redis.keys.due) == 0)
+            await eventually(lambda: not world.is_due(record.ref))
 
     async def test_whoever_reaps_next_publishes_what_is_due(
-        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("mcp_celery.store.recovery.PUBLISHING_MS", 0)
-        record, successor = await created(in_redis), Process(in_redis)
-        assert claim(in_redis, record)
+        publishing_within(monkeypatch, 0)
+        record, successor = await created(world), Process(world)
+        assert claim(world, record)
         assert await successor.store.recover(record.key, WORKER, "died", POLICY) == "again"
         async with running(successor):
             await eventually(lambda: successor.published == [(record.task_id, 2)])
@@ -357,13 +365,13 @@ class TestPublishing:
         assert process.published == []
 
     @staticmethod
-    async def _attempt(world: RedisWorld, record: TaskRecord, attempt: int) -> bool:
+    async def _attempt(world: World, record: TaskRecord, attempt: int) -> bool:
         return (await now(world, record)).attempt == attempt
 
 
 class TestElection:
-    async def test_one_process_reaps(self, in_redis: RedisWorld) -> None:
-        first, second = Process(in_redis), Process(in_redis)
+    async def test_one_process_reaps(self, world: World) -> None:
+        first, second = Process(world), Process(world)
         assert await first.store.sweep("first", POLICY) is not None
         assert await second.store.sweep("second", POLICY) is None
         await second.store.resign("second")
@@ -371,8 +379,8 @@ class TestElection:
         await first.store.resign("first")
         assert await second.store.sweep("second", POLICY) is not None
 
-    async def test_another_takes_over_when_it_is_gone(self, in_redis: RedisWorld) -> None:
-        first, second = Process(in_redis), Process(in_redis)
+    async def test_another_takes_over_when_it_is_gone(self, world: World) -> None:
+        first, second = Process(world), Process(world)
         assert await first.store.sweep("first", POLICY) is not None
 
         async def elected() -> bool:
@@ -381,10 +389,10 @@ class TestElection:
         await eventually(elected)
 
     async def test_nobody_is_taken_for_dead_before_the_living_could_say_so(
-        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        process, record = Process(in_redis), await created(in_redis)
-        assert claim(in_redis, record)
+        process, record = Process(world), await created(world)
+        assert claim(world, record)
         await dead(process)
         time = 1_000.0
         monkeypatch.setattr(Reaper, "_now", staticmethod(lambda: time))
@@ -397,19 +405,22 @@ class TestElection:
         await process.reaper.sweep()
         assert process.published == [(record.task_id, 2)]
 
-    async def test_an_outage_of_the_store_begins_that_time_anew(self, in_redis: RedisWorld) -> None:
-        process, record = Process(in_redis), await created(in_redis)
+    async def test_an_outage_of_the_store_begins_that_time_anew(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        process, record = Process(world), await created(world)
         failing = True
 
-        class Outage(RedisRecovery):
-            async def sweep(self, reaper: str, policy: RecoveryPolicy) -> Sweep | None:
-                if failing:
-                    raise StoreUnavailableError
-                return await super().sweep(reaper, policy)
+        sweep = process.store.sweep
 
-        process.reaper._store = Outage(in_redis.store)  # pyright: ignore[reportPrivateUsage]
+        async def swept(reaper: str, policy: RecoveryPolicy) -> Sweep | None:
+            if failing:
+                raise StoreUnavailableError
+            return await sweep(reaper, policy)
+
+        monkeypatch.setattr(process.store, "sweep", swept)
         process.reaper._trusts_deaths_at = 0.0  # pyright: ignore[reportPrivateUsage]
-        assert claim(in_redis, record)
+        assert claim(world, record)
         await dead(process)
         async with running(process):
             await eventually(lambda: process.reaper._trusts_deaths_at is None)  # pyright: ignore[reportPrivateUsage]
@@ -418,20 +429,19 @@ class TestElection:
 
 
 class TestExpiry:
-    async def test_a_task_that_outlives_its_ttl_is_revoked_and_its_result_forgotten(self, in_redis: RedisWorld) -> None:
-        process = Process(in_redis, RecoveryPolicy(heartbeat_ms=400, max_redeliveries=1))
-        record = await created(in_redis, ttl_ms=1_000)
-        assert claim(in_redis, record)
+    async def test_a_task_that_outlives_its_ttl_is_revoked_and_its_result_forgotten(self, world: World) -> None:
+        process = Process(world, RecoveryPolicy(heartbeat_ms=400, max_redeliveries=1))
+        record = await created(world, ttl_ms=1_000)
+        assert claim(world, record)
         async with running(process):
             await eventually(lambda: process.queue.revoked == [record.job_id])
             await eventually(lambda: process.results.forgotten == [record.job_id])
-            await eventually(lambda: in_redis.client.zcard(in_redis.keys.expiry) == 0)
-        assert await in_redis.store.load(record.ref) is None
+        assert await world.store.load(record.ref) is None
 
-    async def test_one_that_has_ended_is_only_forgotten(self, in_redis: RedisWorld) -> None:
-        process = Process(in_redis)
-        record = await created(in_redis, ttl_ms=1_000)
-        assert await in_redis.store.change(record.ref, Change(to="completed"))
+    async def test_one_that_has_ended_is_only_forgotten(self, world: World) -> None:
+        process = Process(world)
+        record = await created(world, ttl_ms=1_000)
+        assert await world.store.change(record.ref, Change(to="completed"))
         async with running(process):
             await eventually(lambda: process.results.forgotten == [record.job_id])
         assert process.queue.revoked == []

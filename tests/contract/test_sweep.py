@@ -11,8 +11,7 @@ from mcp_celery.engine import OWN_WORK, Asking, Change, Claim, ForeignWork, Next
 from mcp_celery.engine.recovery import Expiring, RecoveryPolicy, Sweep
 from mcp_celery.keys import Hidden
 from mcp_celery.redis_keys import INDEX_LIFETIME_MS
-from mcp_celery.store import RedisRecovery
-from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
+from tests.support.worlds import SNAPSHOT, RedisWorld, World, a_record
 
 pytestmark = pytest.mark.anyio
 
@@ -21,8 +20,8 @@ POLICY = RecoveryPolicy(heartbeat_ms=100_000, max_redeliveries=1)
 """With a lease of five minutes."""
 
 
-async def swept(world: RedisWorld) -> Sweep:
-    found = await RedisRecovery(world.store).sweep("me", POLICY)
+async def swept(world: World) -> Sweep:
+    found = await world.recovery().sweep("me", POLICY)
     assert found is not None
     return found
 
@@ -34,7 +33,7 @@ def put(world: RedisWorld, index: str, **minutes_from_now: int) -> None:
     client.pexpire(index, INDEX_LIFETIME_MS)
 
 
-async def created(world: RedisWorld, *, minutes: int, work: Work = OWN_WORK) -> TaskRecord:
+async def created(world: World, *, minutes: int, work: Work = OWN_WORK) -> TaskRecord:
     record = replace(a_record(ttl_ms=minutes * MINUTE_MS), work=work)
     await world.store.create(record, SNAPSHOT)
     return record
@@ -46,7 +45,7 @@ async def test_workers_are_dead_whose_heartbeat_has_ended(in_redis: RedisWorld) 
 
 
 async def test_a_heartbeat_holds_as_long_as_it_says(in_redis: RedisWorld) -> None:
-    await RedisRecovery(in_redis.store).beat("worker", 5 * MINUTE_MS)
+    await in_redis.recovery().beat("worker", 5 * MINUTE_MS)
     assert list((await swept(in_redis)).dead) == []
     ends: Any = in_redis.client.zscore(in_redis.keys.workers, "worker")
     assert 4 * MINUTE_MS < ends - now_ms() <= 5 * MINUTE_MS
@@ -67,9 +66,9 @@ async def test_tasks_are_told_that_expire_within_a_lease_or_have_ever_since(in_r
     assert later.key not in left
 
 
-async def test_of_a_task_that_expires_it_is_told_whether_its_job_is_open(in_redis: RedisWorld) -> None:
-    record = await created(in_redis, minutes=3)
-    (found,) = (await swept(in_redis)).expiring
+async def test_of_a_task_that_expires_it_is_told_whether_its_job_is_open(world: World) -> None:
+    record = await created(world, minutes=3)
+    (found,) = (await swept(world)).expiring
     assert (found.key, found.leg, found.is_open, found.worker) == (record.key, 1, True, None)
 
 
@@ -90,14 +89,14 @@ async def test_of_a_task_that_no_sweep_saw_before_it_expired_the_same_is_known(i
         continued.key: Expiring(continued.key, 0, leg=2, status="input_required", attempt=2),
         claimed.key: Expiring(claimed.key, 0, status="working", worker="w1"),
     }
-    await RedisRecovery(world.store).forget(found)
+    await world.recovery().forget(found)
     assert not world.client.exists(world.keys.remembered, world.keys.expiry, world.keys.claims("w1"))
 
 
-async def test_whether_the_jobs_of_an_expired_task_hide_its_id_is_known(in_redis: RedisWorld) -> None:
+async def test_whether_the_jobs_of_an_expired_task_hide_its_id_is_known(world: World) -> None:
     record = replace(a_record(ttl_ms=3 * MINUTE_MS, scope=None), hidden=Hidden.TASK_ID)
-    await in_redis.store.create(record, SNAPSHOT)
-    (found,) = (await swept(in_redis)).expiring
+    await world.store.create(record, SNAPSHOT)
+    (found,) = (await swept(world)).expiring
     assert (found.hidden, found.job_ids) == (Hidden.TASK_ID, [record.job_id])
 
 
@@ -119,5 +118,5 @@ async def test_an_election_ends_with_a_lease(in_redis: RedisWorld) -> None:
     await swept(in_redis)
     left: Any = in_redis.client.pttl(in_redis.keys.reaper)
     assert 4 * MINUTE_MS < left <= 5 * MINUTE_MS
-    assert await RedisRecovery(in_redis.store).sweep("another", POLICY) is None
+    assert await in_redis.recovery().sweep("another", POLICY) is None
     await swept(in_redis)

@@ -15,6 +15,8 @@ from mcp_celery.engine import (
     Caller,
     JobLedger,
     Observers,
+    OpenTasks,
+    RecoveryStore,
     StoredResult,
     Submission,
     TaskBus,
@@ -30,8 +32,15 @@ from mcp_celery.engine import (
 )
 from mcp_celery.engine.ids import new_task_id
 from mcp_celery.redis_keys import RedisKeys
-from mcp_celery.store import RedisJobLedger, RedisTaskBus, RedisTaskStore, connect
-from mcp_celery.testing import MemoryBackend, MemoryTaskQueue, MemoryTaskResults, MemoryTaskStore
+from mcp_celery.store import RedisExposed, RedisJobLedger, RedisRecovery, RedisTaskBus, RedisTaskStore, connect
+from mcp_celery.testing import (
+    MemoryBackend,
+    MemoryOpenTasks,
+    MemoryRecovery,
+    MemoryTaskQueue,
+    MemoryTaskResults,
+    MemoryTaskStore,
+)
 from tests.support.leaks import no_eternal_keys
 
 ALICE = Caller("client-a|alice", "https://issuer.example")
@@ -76,6 +85,14 @@ class World(Protocol):
         """How many changes of the task have been told on the bus so far."""
         ...
 
+    def recovery(self) -> RecoveryStore:
+        """What recovery keeps, as one more process opens it."""
+        ...
+
+    def open_tasks(self) -> OpenTasks:
+        """Which tasks of exposed jobs are open."""
+        ...
+
     def is_due(self, ref: TaskRef) -> bool:
         """Whether the task's next leg is still to be published."""
         ...
@@ -102,6 +119,12 @@ class MemoryWorld:
 
     def told(self, ref: TaskRef) -> int:
         return self.bus.told.count(ref)
+
+    def recovery(self) -> RecoveryStore:
+        return MemoryRecovery(self.ledger)
+
+    def open_tasks(self) -> OpenTasks:
+        return MemoryOpenTasks(self.ledger)
 
     def is_due(self, ref: TaskRef) -> bool:
         return ref in self.ledger.due
@@ -165,6 +188,12 @@ class RedisWorld:
             if channel == self._end:
                 return self._events.count(self.keys.channel(ref.scope, ref.task_id))
             self._events.append(channel)
+
+    def recovery(self) -> RedisRecovery:
+        return RedisRecovery(self.store)
+
+    def open_tasks(self) -> RedisExposed:
+        return RedisExposed(self.store)
 
     def is_due(self, ref: TaskRef) -> bool:
         due = cast("list[bytes]", self.client.zrange(self.keys.due, 0, -1))

@@ -69,7 +69,7 @@ def test_it_is_an_attribute_of_the_jobs_class_or_not_there() -> None:
         ledger=lambda _: pytest.fail("nothing is stored"),
         living=lambda _: pytest.fail("nothing lives here"),
         make_runner=lambda: pytest.fail("nothing runs here"),
-        results_are_here=False,
+        results="elsewhere",
     )
     job = job_class("tool", "sell", ALL, runtime)
     found = {name: vars(job)[name] for name in celery_options_of(Further) if name in vars(job)}

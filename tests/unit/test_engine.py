@@ -18,7 +18,6 @@ from mcp_celery.config import TaskConfig
 from mcp_celery.engine import (
     ELICIT,
     OWN_WORK,
-    UNOBSERVED,
     Asking,
     Caller,
     Change,
@@ -148,8 +147,8 @@ class Desk:
 def time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("core", "legs"):
         monkeypatch.setattr(f"mcp_celery.engine.{module}.now_ms", lambda: NOW_MS)
-    defaults = {"clock": lambda: NOW_MS, "results": None, "snapshots": None, "observers": UNOBSERVED}
-    monkeypatch.setattr(MemoryTaskStore.__init__, "__kwdefaults__", defaults)
+    defaults = MemoryTaskStore.__init__.__kwdefaults__ or {}
+    monkeypatch.setattr(MemoryTaskStore.__init__, "__kwdefaults__", {**defaults, "clock": lambda: NOW_MS})
 
 
 class TestTheRecord:

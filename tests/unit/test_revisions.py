@@ -18,7 +18,7 @@ PACKAGE: Final = Path(__file__).parents[2] / "mcp_celery"
 OF_ONE_REVISION: Final = re.compile(r"/v\d{4}_\d\d_\d\d(/|\.py$)")
 CHOOSING: Final = {"protocol/revisions.py", "protocol/additions.py", "client/revisions.py"}
 """The modules that name the revisions, and so change with a new one."""
-NAMING_VERSIONS: Final = {*CHOOSING, "context.py", "testing/__init__.py"}
+NAMING_VERSIONS: Final = {*CHOOSING, "context.py", "testing/backend.py"}
 """The modules that give others a version: `testing` makes engines, `context` snapshots outside a request."""
 VERSION: Final = re.compile(r"\d{4}-\d\d-\d\d")
 

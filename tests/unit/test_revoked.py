@@ -71,10 +71,10 @@ def a_job(backend: MemoryBackend, namespace: str) -> Any:
     """A component's job whose records are in a backend."""
     runtime = WorkerRuntime(
         namespace=namespace,
-        ledger=lambda _: backend.store.ledger,  # pyright: ignore[reportArgumentType] - it finishes no job here
+        ledger=lambda _: backend.store.ledger,
         living=lambda _: pytest.fail("nothing lives here"),
         make_runner=lambda: pytest.fail("nothing runs here"),
-        results_are_here=False,
+        results="elsewhere",
     )
     return job_class("tool", "build_report", TaskConfig(), runtime)()
 
@@ -133,7 +133,7 @@ def test_the_task_of_a_revoked_job_is_cancelled(backend: MemoryBackend, watch: R
     eventually_sync(lambda: status(backend, before) == "cancelled")
     ids.update(["somebody's", f"{before.job_id}!2", during.job_id])
     eventually_sync(lambda: status(backend, during) == "cancelled")
-    assert backend.bus.told == [before.ref, during.ref]
+    assert list(backend.bus.told) == [before.ref, during.ref]
 
 
 def test_each_server_of_a_worker_finds_its_own(

@@ -66,6 +66,7 @@ def test_dev_gives_the_names_to_its_server() -> None:
             queues=(),
             bound=bound,
             url="http://127.0.0.1:8000/mcp",
+            in_process=False,
             redis_url=None,
             data_dir=Path("unused"),
             pool="asyncio",

@@ -1,0 +1,95 @@
+"""One storage of tasks, as servers and workers open it: Redis is one, the memory of a process another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mcp_celery.engine.ports import JobLedger, OpenTasks, RecoveryStore, TaskBus, TaskStore
+from mcp_celery.engine.record import StoredResult
+from mcp_celery.engine.transitions import UNOBSERVED, Observers
+from mcp_celery.sealing import SnapshotCodec
+
+
+class ResultCodec(Protocol):
+    """How Celery's result backend keeps the results of jobs."""
+
+    def key(self, job_id: str) -> str:
+        """The key under which it keeps a job's result."""
+        ...
+
+    def decode(self, payload: bytes) -> StoredResult:
+        """Read what it keeps there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendOptions:
+    """What a backend is told by the server whose tasks it keeps.
+
+    Attributes:
+        namespace: The server's namespace. Tasks of other namespaces are not seen.
+        snapshots: How snapshots are written.
+        observers: To whom changes of tasks are reported.
+        results: How Celery keeps results, where :meth:`Backend.holds_results_at` says that the store can read them;
+            else None.
+    """
+
+    namespace: str
+    snapshots: SnapshotCodec = SnapshotCodec()  # noqa: RUF009 - it is immutable
+    observers: Observers = UNOBSERVED
+    results: ResultCodec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBackend:
+    """What a server uses on one event loop.
+
+    Attributes:
+        store: Records of tasks, and their questions.
+        bus: Hints that tasks have changed.
+        recovery: What recovery keeps of workers and tasks.
+        open_tasks: Which tasks of exposed jobs are open.
+    """
+
+    store: TaskStore
+    bus: TaskBus
+    recovery: RecoveryStore
+    open_tasks: OpenTasks
+
+    async def aclose(self) -> None:
+        """Close the connections of all of them."""
+        await self.bus.aclose()
+        await self.store.aclose()
+
+
+class Backend(Protocol):
+    """Opens one storage. Opening connects to nothing yet, and raises nothing."""
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the tasks are kept in the memory of this process.
+
+        Then no worker can reach them: jobs run in this process, and the store keeps their results itself.
+        """
+        ...
+
+    def holds_results_at(self, url: str | None) -> bool:
+        """Whether a result backend of Celery with this URL is the same database, where the store reads results."""
+        ...
+
+    def open(self, options: BackendOptions) -> OpenBackend:
+        """Open everything that a server needs on the running event loop; the caller closes it."""
+        ...
+
+    def open_store(self, options: BackendOptions) -> TaskStore:
+        """Open a store for one event loop of a worker; the caller closes it."""
+        ...
+
+    def open_bus(self, options: BackendOptions) -> TaskBus:
+        """Open a bus for one event loop of a worker; the caller closes it."""
+        ...
+
+    def open_ledger(self, options: BackendOptions) -> JobLedger:
+        """Open the blocking store of a process, usable from any of its threads."""
+        ...

@@ -1,0 +1,267 @@
+"""Records of tasks in memory, with blocking calls: the core of everything that is kept there."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+
+from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine import (
+    RECORD_BYTES,
+    Caller,
+    Change,
+    Changed,
+    Claim,
+    EncodedResult,
+    Extension,
+    FailedLookups,
+    Observers,
+    Quota,
+    StoredResult,
+    StoredTask,
+    TaskRecord,
+    TaskRef,
+    cause_of,
+    decode_answer,
+    leg_answers,
+    next_round,
+    sources_of,
+)
+from mcp_celery.errors import StoreUnavailableError
+from mcp_celery.keys import task_redis_prefix
+from mcp_celery.sealing import SnapshotCodec
+from mcp_celery.testing.breakable import Breakable
+from mcp_celery.testing.bus import MemoryTaskBus
+from mcp_celery.testing.kept import Kept, KeptTasks
+from mcp_celery.testing.questions import MemoryQuestions
+from mcp_celery.testing.recovery import MemoryRecoveryCore
+from mcp_celery.testing.results import MemoryTaskResults
+
+MOST_REQUESTORS: Final = 10_000
+"""Of so many requestors failed look-ups are counted, before those are forgotten whose time is over."""
+
+
+class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable):
+    """Records of tasks with blocking calls, usable from any thread; each call is one step, as a Lua script is in Redis.
+
+    Fulfils :class:`mcp_celery.engine.JobLedger`. Arguments as for :class:`MemoryTaskStore`.
+    """
+
+    def __init__(
+        self,
+        bus: MemoryTaskBus,
+        clock: Callable[[], int],
+        results: MemoryTaskResults | None,
+        snapshots: SnapshotCodec | None,
+        observers: Observers,
+        max_bytes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self._bus = bus
+        self._observers = observers
+        self._snapshots = snapshots or SnapshotCodec()
+        self._clock = clock
+        self._results = results
+        self._kept = KeptTasks(max_bytes)
+        self._failed: dict[str, tuple[int, int]] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def bus(self) -> MemoryTaskBus:
+        """Who is told of changes."""
+        return self._bus
+
+    @property
+    def due(self) -> dict[TaskRef, int]:
+        """Tasks whose next leg is still to be published, by since when."""
+        return self._kept.due
+
+    def count(self) -> int:
+        """How many tasks are kept, expired ones not counted."""
+        with self._step():
+            return len(self._kept)
+
+    @contextmanager
+    def _step(self) -> Generator[int]:
+        """Let no other thread change anything meanwhile. Gives the time, at which expired tasks have been forgotten."""
+        with self._lock:
+            if self._failing:
+                raise StoreUnavailableError
+            now = self._clock()
+            self._kept.expire(now)
+            yield now
+
+    @contextmanager
+    def _found(self, ref: TaskRef) -> Generator[Kept | None]:
+        with self._step():
+            kept = self._kept.get(ref)
+            try:
+                yield kept
+            finally:
+                if kept is not None:
+                    self._kept.refresh(kept)
+
+    def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
+        """As ``TaskStore.create``."""
+        written = self._snapshots.write(snapshot, _place(record.ref)).encode()
+        with self._step() as now:
+            self._kept.require_room(quota, RECORD_BYTES + len(written), now)
+            self._kept.add(Kept(record, written, None if quota is None else quota.requestor))
+
+    def count_failed_lookups(self, requestor: str, number: int, *, window_ms: int) -> FailedLookups:
+        """As ``TaskStore.count_failed_lookups``."""
+        with self._step() as now:
+            counted, ends = self._failed.get(requestor, (0, 0))
+            if ends <= now:
+                counted, ends = 0, now + window_ms
+            self._failed[requestor] = (counted + number, ends)
+            if len(self._failed) > MOST_REQUESTORS:
+                self._failed = {one: (many, until) for one, (many, until) in self._failed.items() if until > now}
+            return FailedLookups(counted + number, ends - now)
+
+    def has(self, ref: TaskRef) -> bool:
+        """Whether there is a task."""
+        with self._found(ref) as kept:
+            return kept is not None
+
+    def load(self, ref: TaskRef) -> StoredTask | None:
+        """As ``TaskStore.load``."""
+        with self._found(ref) as kept:
+            if kept is None:
+                return None
+            told = kept.record.status in ("failed", "cancelled")
+            questions = tuple(kept.questions.values()) if kept.record.status == "input_required" else ()
+            return StoredTask(kept.record, None if told else self._result_of(kept), questions)
+
+    def _result_of(self, kept: Kept) -> StoredResult | None:
+        """A job's result: the one that :meth:`finish` stored, else that of the result backend, where there is one."""
+        if kept.result is not None:
+            state, value = json.loads(kept.result)
+            return StoredResult(state, value)
+        return None if self._results is None else self._results.stored.get(kept.record.job_id)
+
+    def page(self, owner: Caller, *, before: str | None, limit: int) -> list[StoredTask]:
+        """As ``TaskStore.page``."""
+        if owner.scope is None and owner.session is None:
+            return []
+        with self._step():
+            return [
+                StoredTask(kept.record, self._result_of(kept) if kept.record.is_open else None)
+                for kept in self._kept.page(owner, before=before, limit=limit)
+            ]
+
+    def change(self, ref: TaskRef, change: Change) -> Changed | None:
+        """As ``TaskStore.change``."""
+        with self._found(ref) as kept:
+            if kept is None:
+                return None
+            record = kept.record
+            begun = change.unless_begun is not None and kept.has_started(change.unless_begun)
+            if begun or record.status not in sources_of(change.to) or change.attempt not in (None, record.attempt):
+                return Changed(False, record)
+            self._move_by(kept, change)
+            return Changed(True, kept.record)
+
+    def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
+        """As ``TaskStore.finish``. The payload is JSON: Celery's state and the value."""
+        with self._found(ref) as kept:
+            if kept is None or kept.record.status not in sources_of(change.to) or change.attempt != kept.record.attempt:
+                return False
+            kept.result = result.payload
+            self._move_by(kept, change)
+            return True
+
+    def _move_by(self, kept: Kept, change: Change) -> None:
+        before = kept.record.status
+        kept.apply(change)
+        kept.settle_questions()
+        self._tell(kept, change.at_ms, cause_of(change), before)
+
+    def start(
+        self,
+        ref: TaskRef,
+        *,
+        attempt: int,
+        retries: int,
+        at_ms: int,
+        delivery: str = "",
+        worker: str = "",
+        key: str = "",
+    ) -> TaskContextSnapshot | None:
+        """As ``TaskStore.start``."""
+        with self._found(ref) as kept:
+            if kept is None or not kept.may_start(attempt) or (key and key != kept.record.key):
+                return None
+            again = delivery and (retries, delivery) == (kept.started_retries, kept.started_by)
+            if retries <= kept.started_retries and not again:
+                return None
+            kept.started_retries, kept.started_by = retries, delivery
+            claim = kept.record.claim
+            if worker and (claim is None or claim.worker != worker or kept.claim_retries != retries):
+                self._kept.take(kept, replace(claim, worker=worker) if claim else Claim(worker, at_ms), retries)
+            before = kept.record.status
+            kept.record = replace(kept.record, started_at_ms=at_ms)
+            if not again:
+                kept.questions.clear()
+                if kept.record.status == "input_required":
+                    kept.record = replace(kept.record, status="working")
+                    kept.count_change(at_ms)
+                    self._bus.tell(ref)
+            self._report(kept, "started", before, at_ms)
+            snapshot = self._snapshots.read(kept.snapshot, _place(ref))
+            if kept.record.leg == 1:
+                return snapshot
+            answers = {key: decode_answer(text) for key, text in kept.answers.items()}
+            return next_round(snapshot, leg_answers(kept.record.leg - 1, answers), kept.request_state)
+
+    def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
+        """As ``TaskStore.snapshot``."""
+        with self._found(ref) as kept:
+            return self._snapshots.read(kept.snapshot, _place(ref)) if kept is not None and kept.snapshot else None
+
+    def claim(self, ref: TaskRef, *, attempt: int, claim: Claim, retries: int = 0) -> bool:
+        """Note which worker received the job."""
+        with self._found(ref) as kept:
+            if kept is None or not kept.record.is_open or kept.record.attempt != attempt:
+                return False
+            if kept.has_started(retries):
+                return False
+            self._kept.take(kept, claim, retries)
+            self._report(kept, "claimed", kept.record.status, claim.at_ms)
+            return True
+
+    def find(self, job_id: str) -> TaskRecord | None:
+        """The record whose current job has this Celery id."""
+        with self._step():
+            return next((kept.record for kept in self._kept if kept.record.job_id == job_id), None)
+
+    def delete(self, ref: TaskRef) -> bool:
+        """As ``TaskStore.delete``."""
+        with self._found(ref) as kept:
+            if kept is not None and kept.started_retries >= 0:
+                return False
+            self._kept.remove(ref)
+            return True
+
+    def retire(self, ref: TaskRef, at_ms: int) -> None:
+        """As ``TaskStore.retire``."""
+        with self._found(ref) as kept:
+            if kept is not None:
+                ttl_ms = max(at_ms - kept.record.created_at_ms, 1)
+                if ttl_ms < kept.record.ttl_ms:
+                    kept.record = replace(kept.record, ttl_ms=ttl_ms)
+                    self._report(kept, "retired", kept.record.status, self._clock())
+
+    def keep(self, ref: TaskRef, extension: Extension) -> None:
+        """As ``TaskStore.keep``."""
+        with self._found(ref) as kept:
+            if kept is not None and kept.record.is_open:
+                kept.extend(extension)
+
+
+def _place(ref: TaskRef) -> list[str]:
+    return [f"{task_redis_prefix(ref.scope)}:{ref.task_id}"]
