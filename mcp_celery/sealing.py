@@ -57,8 +57,8 @@ class Sealing:
 
     Args:
         ciphers: One for each purpose, with keys of its own. Empty: texts are kept as they are.
-        accept_unsealed: Whether a text that is not sealed is accepted although there are keys: 0.1.0 sealed the
-            creating request alone.
+        accept_unsealed: Whether a text that is not sealed is accepted although there are keys, unless it is a request:
+            0.1.0 sealed requests alone.
     """
 
     ciphers: Mapping[Purpose, Cipher] = field(default_factory=lambda: MappingProxyType({}))
@@ -93,7 +93,7 @@ class Sealing:
                 raise SealError(f"it is sealed, and this process has no {SETTING}")
             return stored
         if not stored.startswith(_SEALED):
-            if self.accept_unsealed:
+            if self.accept_unsealed and purpose != "request":
                 return stored
             raise SealError(f"it is not sealed: it was written without {SETTING}, or by 0.1.0")
         try:

@@ -15,11 +15,14 @@ from mcp_celery import Settings, TaskConfig, TaskContextSnapshot
 from mcp_celery.context import CallerToken
 from mcp_celery.engine import Caller, TaskView
 from mcp_celery.errors import TaskNotFoundError
+from mcp_celery.keyring import signer_with
+from mcp_celery.sealing import UNSIGNED
 from tests.integration.conftest import Starter, settings_for
 from tests.support.live import REVISION, LiveServer, live_server
 from tests.support.nodes import EmbeddedStoreContainer, Pool, WorkerProcess
 from tests.support.servers import callers
 from tests.support.servers.callers import Bearer
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -236,3 +239,24 @@ async def test_a_snapshot_that_was_tampered_with_does_not_run(live: LiveServer, 
     assert reason_of(await live.end_of(bobs)) == ("failed", REFUSED, -32603)
     await live.publish_again(alices, live.submission("look", **asked_by(ALICE)))
     assert (await live.end_of(alices)).record.status == "completed"
+
+
+@pytest.mark.shows("C7")
+@pytest.mark.parametrize("kept", ["sealed"], indirect=True, scope="session")
+async def test_a_message_that_nobody_with_the_keys_published_changes_nothing(
+    live: LiveServer, callers_worker: WorkerProcess
+) -> None:
+    record = await live.submit("look", config=TaskConfig(queue=callers.NOBODYS_QUEUE), **asked_by(ALICE))
+    submission = live.submission("look", **asked_by(ALICE))
+    for forger in (UNSIGNED, signer_with([OTHER])):
+        await live.publish_again(record, submission, signer=forger)
+
+    def refused() -> list[str]:
+        lines = callers_worker.logs_since_mark().splitlines()
+        return [line for line in lines if record.task_id in line and "does not run: its message is not signed" in line]
+
+    await eventually(lambda: len(refused()) == 2, what="both are refused")
+    current = await live.now(record)
+    assert (current.status, current.claim, current.revision) == ("working", None, 1)
+    await live.publish_again(record, submission)
+    assert (await live.end_of(record)).record.status == "completed"

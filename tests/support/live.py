@@ -19,6 +19,7 @@ from mcp_celery.engine import Caller, JSONObject, Submission, TaskEngine, TaskRe
 from mcp_celery.names import job_name
 from mcp_celery.queue import CeleryQueue
 from mcp_celery.redis_keys import RedisKeys
+from mcp_celery.sealing import MessageSigner
 from mcp_celery.server import tasks_of
 from tests.support.waiting import eventually, soon
 
@@ -132,14 +133,16 @@ class LiveServer:
         assert current is not None
         return current
 
-    async def publish_again(self, record: TaskRecord, submission: Submission) -> None:
-        """Deliver a job's message once more."""
+    async def publish_again(
+        self, record: TaskRecord, submission: Submission, signer: MessageSigner | None = None
+    ) -> None:
+        """Deliver a job's message once more, signed as the server signs it or by somebody else."""
         queue = CeleryQueue(
             self.app,
             namespace=self.tasks.namespace,
             default_queue=self.tasks.queue_name,
             timeout_seconds=10,
-            signer=self.tasks.connections.signer,
+            signer=self.tasks.connections.signer if signer is None else signer,
         )
         try:
             await queue.publish(record, submission)

@@ -32,6 +32,7 @@ from mcp_celery.engine import (
 )
 from mcp_celery.engine.ids import new_task_id
 from mcp_celery.redis_keys import RedisKeys
+from mcp_celery.sealing import UNSEALED
 from mcp_celery.store import RedisExposed, RedisJobLedger, RedisRecovery, RedisTaskBus, RedisTaskStore, connect
 from mcp_celery.testing import (
     MemoryBackend,
@@ -147,9 +148,16 @@ class RedisWorld:
             timeout_seconds=timeout,
             result_key=None if results_apart else self._result_key,
             decode_result=None if results_apart else _decode,
+            snapshots=options.get("snapshots", UNSEALED),
             observers=self.observers,
         )
-        self.ledger = RedisJobLedger(url, self.keys, timeout_seconds=timeout, observers=self.observers)
+        self.ledger = RedisJobLedger(
+            url,
+            self.keys,
+            timeout_seconds=timeout,
+            snapshots=options.get("snapshots", UNSEALED),
+            observers=self.observers,
+        )
         self.bus = RedisTaskBus(
             connect(url, max_connections=2, timeout_seconds=timeout), self.keys, timeout_seconds=timeout
         )

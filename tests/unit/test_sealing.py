@@ -98,7 +98,9 @@ def test_a_text_opens_for_its_purpose_only(purpose: Purpose) -> None:
 
 
 def test_what_is_not_sealed_is_accepted_where_the_setting_says_so() -> None:
-    assert snapshots_with([NEW], accept_unsealed=True).sealing.open("answer", ["a"], "[]") == "[]"
+    accepting = snapshots_with([NEW], accept_unsealed=True)
+    assert accepting.sealing.open("answer", ["a"], "[]") == "[]"
+    assert refusal(accepting, PLAIN.write(SNAPSHOT, PLACE).encode()).startswith("it is not sealed")
     with pytest.raises(SealError, match="it is not sealed"):
         sealing(NEW).sealing.open("answer", ["a"], "[]")
     with pytest.raises(SealError, match="MCP_CELERY_ENCRYPTION_KEYS"):

@@ -1,0 +1,159 @@
+"""With encryption keys, who can write to the store cannot ask, answer or change what a job keeps for the next one."""
+
+import logging
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mcp_celery.engine import Asking, Change, NextLeg, Question, RpcError, TaskRecord, failure, now_ms
+from mcp_celery.errors import SnapshotUnreadableError, StoredDataError
+from mcp_celery.keyring import snapshots_with
+from mcp_celery.store.fields import FIXED
+from tests.support.leaks import no_eternal_keys
+from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
+
+pytestmark = pytest.mark.anyio
+
+KEY = "a key for tests that has more than 32 bytes"
+QUESTION = Question("2.name", "elicitation/create", {"message": "planted question"})
+ANSWER = {"action": "accept", "content": {"name": "planted answer"}}
+
+
+@pytest.fixture
+async def sealed(store_url: str) -> AsyncGenerator[RedisWorld]:
+    """A store with keys."""
+    world = RedisWorld(store_url, snapshots=snapshots_with([KEY]))
+    try:
+        with no_eternal_keys(store_url, [world.prefix]):
+            yield world
+    finally:
+        world.client.delete(*world.keys_left())
+        await world.aclose()
+
+
+async def created(world: RedisWorld) -> TaskRecord:
+    record = a_record()
+    await world.store.create(record, SNAPSHOT)
+    return record
+
+
+def asking() -> Asking:
+    return Asking(attempt=1, at_ms=now_ms())
+
+
+async def parked(world: RedisWorld, state: str | None = "planted state") -> TaskRecord:
+    """A task whose next job waits for an answer."""
+    record = await created(world)
+    leg = NextLeg(leg=2, job_id=f"{record.job_id}!2", request_state=state)
+    question = replace(QUESTION, key="1.name")
+    assert await world.store.park(record.ref, [question], asking(), leg)
+    await world.store.answer(record.ref, {question.key: ANSWER}, at_ms=now_ms(), start_before_ms=None)
+    return record
+
+
+def contents(world: RedisWorld) -> str:
+    """Everything that Redis holds of this world, as text."""
+    client: Any = world.client
+    found: list[bytes] = []
+    for key in world.keys_left():
+        found += [client.get(key)] if client.type(key) == b"string" else [client.dump(key)]
+        if client.type(key) == b"hash":
+            found += client.hgetall(key).values()
+    return " ".join(one.decode(errors="replace") for one in found)
+
+
+async def test_nothing_that_the_component_or_the_caller_says_can_be_read(sealed: RedisWorld) -> None:
+    record = await created(sealed)
+    await sealed.store.change(record.ref, Change(to="working", status_message="planted message"))
+    assert await sealed.store.ask(record.ref, QUESTION, asking())
+    await parked(sealed)
+    failed = await created(sealed)
+    await sealed.store.change(
+        failed.ref, Change(to="failed", error=RpcError(-32000, "planted error", {"a": "planted"}))
+    )
+    assert "planted" not in contents(sealed)
+    stored = await sealed.store.load(record.ref)
+    assert stored is not None
+    assert (stored.record.status_message, stored.questions) == ("planted message", [QUESTION])
+    stored = await sealed.store.load(failed.ref)
+    assert stored is not None
+    assert stored.record.error == RpcError(-32000, "planted error", {"a": "planted"})
+
+
+async def test_the_next_job_gets_what_was_kept_for_it(sealed: RedisWorld) -> None:
+    record = await parked(sealed)
+    snapshot = await sealed.store.start(record.ref, attempt=2, retries=0, at_ms=now_ms())
+    assert snapshot is not None
+    assert snapshot.params["inputResponses"] == {"name": ANSWER}
+    assert snapshot.params["requestState"] == "planted state"
+
+
+@pytest.mark.parametrize(("field", "forged"), [("", '"forged state"'), ("1.name", '{"result": {"action": "accept"}}')])
+async def test_a_forged_answer_or_state_does_not_reach_the_next_job(
+    sealed: RedisWorld, field: str, forged: str
+) -> None:
+    record, other = await parked(sealed), await parked(sealed, "another state")
+    answers, others = (sealed.keys.answers(one.scope, one.task_id) for one in (record, other))
+    for value in (forged, sealed.client.hget(others, field)):
+        sealed.client.hset(answers, field, value)
+        with pytest.raises(SnapshotUnreadableError) as refused:
+            await sealed.store.start(record.ref, attempt=2, retries=0, at_ms=now_ms(), delivery="d")
+        assert "an answer or the state of the job before" in refused.value.reason
+
+
+async def test_a_forged_answer_is_not_heard(sealed: RedisWorld) -> None:
+    record = await created(sealed)
+    assert await sealed.store.ask(record.ref, QUESTION, asking())
+    answers = sealed.keys.answers(record.scope, record.task_id)
+    sealed.client.hset(answers, QUESTION.key, '{"result": {"action": "accept", "content": {}}}')
+    sealed.client.expire(answers, 60)
+    with pytest.raises(StoredDataError) as refused:
+        await sealed.store.heard(record.ref, QUESTION.key, attempt=1)
+    assert "it is not sealed" in refused.value.reason
+
+
+async def test_a_forged_question_is_not_shown(sealed: RedisWorld, caplog: pytest.LogCaptureFixture) -> None:
+    record = await created(sealed)
+    assert await sealed.store.ask(record.ref, QUESTION, asking())
+    questions = sealed.keys.questions(record.scope, record.task_id)
+    sealed.client.hset(questions, "forged", '9:{"method": "roots/list"}')
+    with caplog.at_level(logging.ERROR):
+        stored = await sealed.store.load(record.ref)
+    assert stored is not None
+    assert stored.questions == [QUESTION]
+    assert "removed 'forged'" in caplog.text
+
+
+@pytest.mark.parametrize("field", FIXED)
+async def test_no_job_runs_beside_a_record_in_which_a_fixed_field_was_changed(sealed: RedisWorld, field: str) -> None:
+    record = await created(sealed)
+    key = sealed.keys.record(record.scope, record.task_id)
+    sealed.client.hset(key, field, "1234")
+    with pytest.raises(SnapshotUnreadableError) as refused:
+        await sealed.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms())
+    assert refused.value.reason == "it was sealed for another place"
+    with pytest.raises(SnapshotUnreadableError):
+        await sealed.store.snapshot(record.ref)
+
+
+async def test_a_forged_error_is_not_told(sealed: RedisWorld) -> None:
+    record = await created(sealed)
+    await sealed.store.change(record.ref, Change(to="failed", error=RpcError(-32000, "no")))
+    sealed.client.hset(sealed.keys.record(record.scope, record.task_id), "error", '[-32000, "forged", null]')
+    with pytest.raises(StoredDataError):
+        await sealed.store.load(record.ref)
+
+
+async def test_a_reason_of_the_librarys_own_is_readable_with_other_keys(sealed: RedisWorld, store_url: str) -> None:
+    """A worker whose keys are not the server's fails each task, and the server says why."""
+    record = await created(sealed)
+    await sealed.store.change(record.ref, failure("SnapshotUnreadableError"))
+    other = RedisWorld(store_url, prefix=sealed.prefix, snapshots=snapshots_with(["another " + KEY]))
+    try:
+        stored = await other.store.load(record.ref)
+        assert stored is not None
+        assert stored.record.error == failure("SnapshotUnreadableError").error
+    finally:
+        await other.aclose()
