@@ -119,8 +119,8 @@ def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, *
         return
     try:
         # A message that is delivered again while its job runs may have expired: the job goes on.
-        retries = _retries_of(request.request_dict)
-        sender.runtime.require_genuine(request.kwargs, retries, request.request_dict.get(SIGNATURE_HEADER))
+        retries = _retries_of(request)
+        sender.runtime.require_genuine(request.kwargs, retries, request.get(SIGNATURE_HEADER))
         change = job_expired(retries) if expired else revoked()
     except MalformedJobError as error:
         logger.error("job %.200r has expired, but its task cannot be told: %s", request.id, error)
