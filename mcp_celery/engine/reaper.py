@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from mcp_celery.engine.legs import Declared, Republisher
 from mcp_celery.engine.ports import RecoveryStore, TaskQueue, TaskResultsBin, TaskStore
@@ -17,6 +18,11 @@ from mcp_celery.errors import McpCeleryError, QueueUnavailableError, StoredDataE
 from mcp_celery.logs import get_logger
 
 logger = get_logger(__name__)
+
+LATE_LEASES: Final = 2
+"""After how many leases the results of revoked jobs are forgotten a second time."""
+MAX_LATE: Final = 10_000
+"""How many batches of them wait for that."""
 
 
 class Reaper:
@@ -52,6 +58,8 @@ class Reaper:
         self._observers = observers
         self._id = secrets.token_hex(8)
         self._seen: dict[str, Expiring] = {}
+        self._late: deque[tuple[float, list[str]]] = deque(maxlen=MAX_LATE)
+        """Celery ids of jobs that were revoked because their tasks expired, by when to forget their results again."""
         self._trusts_deaths_at: float | None = None
 
     async def run(self) -> None:
@@ -216,6 +224,11 @@ class Reaper:
         if over:
             await self._results.forget([job_id for one in over for job_id in one.job_ids])
             await self._store.forget(over)
+        # A job that its worker could not end within a lease stores its result after that.
+        if late := [job_id for one in over if one.status is None for job_id in one.job_ids]:
+            self._late.append((self._now() + LATE_LEASES * self._policy.lease_ms / 1000, late))
+        while self._late and self._late[0][0] <= self._now():
+            await self._results.forget(self._late.popleft()[1])
 
     @staticmethod
     def _now() -> float:

@@ -349,6 +349,22 @@ class TestExpiry:
         await stage.sweep(expiring(Expiring(task.key, 0)))
         assert stage.queue.revokes == [(task.job_ids, terminate)]
 
+    async def test_what_a_job_stores_while_it_is_ended_is_forgotten_later(self, stage: Stage) -> None:
+        task, ended = (
+            Expiring(a_record().key, 0, status="working"),
+            Expiring(a_record().key, -6_000, status="completed"),
+        )
+        await stage.sweep(expiring(task))
+        await stage.sweep(expiring(Expiring(task.key, -6_000), ended))
+        stage.thrown_away.clear()
+        stage.now += 11.9
+        await stage.sweep(expiring())
+        assert stage.thrown_away == []
+        stage.now += 0.1
+        for _ in range(2):
+            await stage.sweep(expiring())
+        assert stage.thrown_away == task.job_ids
+
     async def test_one_that_had_ended_is_only_forgotten(self, stage: Stage) -> None:
         task = Expiring(a_record().key, -6_000)
         assert await stage.sweep(expiring(task)) is False
