@@ -59,8 +59,8 @@ async def test_it_ends_with_the_stores_error() -> None:
         raise StoreUnavailableError
 
     with pytest.raises(StoreUnavailableError):
-        await until_store_answers(attempt, give_up_seconds=0.02)
-    assert tries > 2
+        await until_store_answers(attempt, give_up_seconds=0.5)
+    assert tries > 1
 
 
 def test_sync_code_waits_as_it_is_told_to() -> None:
