@@ -10,7 +10,6 @@ created the task can read, so servers and workers may be upgraded in any order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 FORMAT: Final = 2
@@ -18,24 +17,11 @@ UNNUMBERED: Final = 1
 """The format of what has no number."""
 FORMAT_HEADER: Final = "mcp_celery_format"
 """The header of a job's message that holds the number."""
-SIGNATURE_HEADER: Final = "mcp_celery_signature"
-"""The header of a job's message that says that a process with the encryption keys published it."""
 
 
 def is_readable(number: object) -> bool:
     """Whether this release reads a format."""
     return isinstance(number, int) and UNNUMBERED <= number <= FORMAT
-
-
-def signed_parts(namespace: str, arguments: Mapping[str, object], retries: int) -> tuple[str, ...]:
-    """What of a job's message is signed.
-
-    Args:
-        namespace: The server's namespace.
-        arguments: The job's keyword arguments.
-        retries: Celery's count of retries.
-    """
-    return (namespace, *(str(arguments.get(name)) for name in ("key", "attempt", "leg")), str(retries))
 
 
 class NewerFormatError(ValueError):

@@ -11,7 +11,7 @@ from celery import Celery
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import JSONObject, Submission, TaskRecord
-from mcp_celery.formats import FORMAT, FORMAT_HEADER, SIGNATURE_HEADER, signed_parts
+from mcp_celery.formats import FORMAT, FORMAT_HEADER
 from mcp_celery.job_message import send_job
 from mcp_celery.names import job_name
 from mcp_celery.queues import queue_of
@@ -76,9 +76,8 @@ class OwnJobs:
         )
 
     def _headers(self, record: TaskRecord) -> dict[str, Any]:
-        arguments = arguments_of(record)
-        signature = self._signer.sign(*signed_parts(self._namespace, arguments, record.retries))
-        return {FORMAT_HEADER: FORMAT} | ({} if signature is None else {SIGNATURE_HEADER: signature})
+        signed = self._signer.headers(self._namespace, arguments_of(record), record.retries)
+        return {FORMAT_HEADER: FORMAT, **signed}
 
     def _route(self, name: str, config: TaskConfig) -> dict[str, Any]:
         """The job's destination: the component's queue, else a matching route's, else the server's own.

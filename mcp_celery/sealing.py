@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, cast
 
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.errors import SnapshotUnreadableError
@@ -26,6 +26,7 @@ Place = Sequence[str | int]
 SETTING: Final = "MCP_CELERY_ENCRYPTION_KEYS"
 _SEALED: Final = "v1."
 """Opens every sealed text. All others here are JSON, which never begins so."""
+_SIGNATURE_HEADER: Final = "mcp_celery_signature"
 _FORM_OF_0_1_0: Final = "mcp-celery/snapshot/1"
 """Opened every snapshot that 0.1.0 sealed."""
 
@@ -89,10 +90,10 @@ class Sealing:
                 keys, or it is not and there are.
         """
         if not self.ciphers:
-            if stored.startswith(_SEALED):
+            if is_sealed(stored):
                 raise SealError(f"it is sealed, and this process has no {SETTING}")
             return stored
-        if not stored.startswith(_SEALED):
+        if not is_sealed(stored):
             if self.accept_unsealed and purpose != "request":
                 return stored
             raise SealError(f"it is not sealed: it was written without {SETTING}, or by 0.1.0")
@@ -151,7 +152,7 @@ class SnapshotCodec:
         try:
             return self.sealing.open("request", place, stored)
         except SealError:
-            if self.earlier is None or not stored.startswith(_SEALED):
+            if self.earlier is None or not is_sealed(stored):
                 raise
             text = _sealed_by_0_1_0(self.earlier, stored, str(place[0]))
             if text is None:
@@ -210,9 +211,41 @@ class MessageSigner:
         text = signature if isinstance(signature, str) and signature.isascii() else ""
         return any(hmac.compare_digest(_signature(key, parts), text) for key in self.keys)
 
+    def headers(self, namespace: str, arguments: Mapping[str, object], retries: int) -> dict[str, str]:
+        """The headers that sign a job's message; none without keys.
+
+        Args:
+            namespace: The server's namespace.
+            arguments: The job's keyword arguments.
+            retries: Celery's count of retries.
+        """
+        signature = self.sign(*_signed_parts(namespace, arguments, retries))
+        return {} if signature is None else {_SIGNATURE_HEADER: signature}
+
+    def accepts(self, headers: Any, namespace: str, arguments: object, retries: int) -> bool:
+        """Whether a process with one of the keys published a job's message. Without keys each is accepted.
+
+        Args:
+            headers: What has the message's headers, and ``get``.
+            namespace: The server's namespace.
+            arguments: The job's keyword arguments, which may be anything where the message is forged.
+            retries: Celery's count of retries.
+        """
+        if not self.keys:
+            return True
+        if not isinstance(arguments, Mapping):
+            return False
+        parts = _signed_parts(namespace, cast("Mapping[str, object]", arguments), retries)
+        return self.is_genuine(headers.get(_SIGNATURE_HEADER), *parts)
+
+
+def _signed_parts(namespace: str, arguments: Mapping[str, object], retries: int) -> tuple[str, ...]:
+    return (namespace, *(str(arguments.get(name)) for name in ("key", "attempt", "leg")), str(retries))
+
 
 def _signature(key: bytes, parts: Sequence[str | int]) -> str:
-    return hmac.new(key, "\n".join(map(str, parts)).encode(), "sha256").hexdigest()
+    # A forged message may hold what no UTF-8 is.
+    return hmac.new(key, "\n".join(map(str, parts)).encode(errors="surrogatepass"), "sha256").hexdigest()
 
 
 UNSIGNED: Final = MessageSigner()

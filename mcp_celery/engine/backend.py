@@ -8,7 +8,7 @@ from typing import Protocol
 from mcp_celery.engine.ports import JobLedger, OpenTasks, RecoveryStore, TaskBus, TaskStore
 from mcp_celery.engine.record import StoredResult
 from mcp_celery.engine.transitions import UNOBSERVED, Observers
-from mcp_celery.sealing import SnapshotCodec
+from mcp_celery.sealing import UNSEALED, SnapshotCodec
 
 
 class ResultCodec(Protocol):
@@ -36,7 +36,7 @@ class BackendOptions:
     """
 
     namespace: str
-    snapshots: SnapshotCodec = SnapshotCodec()  # noqa: RUF009 - it is immutable
+    snapshots: SnapshotCodec = UNSEALED
     observers: Observers = UNOBSERVED
     results: ResultCodec | None = None
 

@@ -117,7 +117,11 @@ class Openers(NamedTuple):
     message: Opener = as_it_is
 
 
-def decode_record(fields: Mapping[str, str], openers: Openers = Openers()) -> TaskRecord:  # noqa: B008 - immutable
+NOTHING_SEALED: Final = Openers()
+"""For records that hold no sealed text."""
+
+
+def decode_record(fields: Mapping[str, str], openers: Openers = NOTHING_SEALED) -> TaskRecord:
     """The record in a hash.
 
     Args:

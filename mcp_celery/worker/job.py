@@ -29,11 +29,9 @@ from mcp_celery.errors import JobFailedError, McpCeleryError, StoredDataError, S
 from mcp_celery.formats import (
     FORMAT,
     FORMAT_HEADER,
-    SIGNATURE_HEADER,
     UNNUMBERED,
     NewerFormatError,
     is_readable,
-    signed_parts,
 )
 from mcp_celery.keys import TaskType
 from mcp_celery.names import job_name
@@ -85,7 +83,7 @@ class WorkerRuntime:
         signer: MessageSigner = UNSIGNED,
     ) -> None:
         self.namespace = namespace
-        self._signer = signer
+        self.signer = signer
         self.ledger = ledger
         self.heart = Heart(living)
         self.results: ResultPlace = results
@@ -93,28 +91,24 @@ class WorkerRuntime:
         self._loop = ProcessLoop()
         self._runner: JobRunner | None = None
 
-    def is_genuine(self, kwargs: Any, retries: int, signature: object) -> bool:
+    def is_genuine(self, headers: Any, kwargs: Any, retries: int) -> bool:
         """Whether a process with the encryption keys published a job's message.
 
         Args:
+            headers: What has the message's headers, and ``get``.
             kwargs: The message's arguments.
             retries: Celery's count of retries.
-            signature: The message's signature, None for none.
         """
-        return self._signer.is_genuine(signature, *signed_parts(self.namespace, kwargs, retries))
+        return self.signer.accepts(headers, self.namespace, kwargs, retries)
 
-    def require_genuine(self, kwargs: Any, retries: int, signature: object) -> None:
+    def require_genuine(self, headers: Any, kwargs: Any, retries: int) -> None:
         """As :meth:`is_genuine`.
 
         Raises:
             MalformedJobError: It is not.
         """
-        if not self.is_genuine(kwargs, retries, signature):
+        if not self.is_genuine(headers, kwargs, retries):
             raise MalformedJobError(UNSIGNED_MESSAGE)
-
-    def signature(self, kwargs: Any, retries: int) -> str | None:
-        """The signature of a message that this worker publishes, None without keys."""
-        return self._signer.sign(*signed_parts(self.namespace, kwargs, retries))
 
     def is_here(self) -> bool:
         """Whether the running event loop is the one on which this process runs its jobs, off the asyncio pool."""
@@ -255,9 +249,9 @@ class ComponentJob(_CeleryTask):
         request = self.request if request is None else request
         shown = {"argsrepr": request.get("argsrepr"), "kwargsrepr": request.get("kwargsrepr")}
         message = super().signature_from_request(request, *args, **shown, **options)
-        signature = self.runtime.signature(request.kwargs, message.options["retries"])
-        added = {FORMAT_HEADER: FORMAT} | ({} if signature is None else {SIGNATURE_HEADER: signature})
-        message.options["headers"] = {**(message.options.get("headers") or {}), **added}
+        runtime = self.runtime
+        signed = runtime.signer.headers(runtime.namespace, request.kwargs, message.options["retries"])
+        message.options["headers"] = {**(message.options.get("headers") or {}), FORMAT_HEADER: FORMAT, **signed}
         return message
 
     def run(self, key: str, attempt: int, leg: int = 1) -> JobOutcome:
@@ -286,8 +280,7 @@ class ComponentJob(_CeleryTask):
             # Nobody's heart beats for a job in the server's own process.
             worker="" if request.is_eager else self.runtime.heart.worker_id(request.hostname),
             input_timeout_seconds=self.config.input_timeout,
-            is_genuine=request.is_eager
-            or self.runtime.is_genuine(request.kwargs, request.retries, request.get(SIGNATURE_HEADER)),
+            is_genuine=request.is_eager or self.runtime.is_genuine(request, request.kwargs, request.retries),
             let_through=(*self._reasons_to_retry(), *self._limits()),
         )
         try:

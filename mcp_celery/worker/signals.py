@@ -30,7 +30,6 @@ from celery import signals
 from mcp_celery.engine import Change, Claim, JobOutcome, failure, now_ms, revoked, success
 from mcp_celery.engine import expired as job_expired
 from mcp_celery.errors import JobFailedError, StoredDataError, StoreUnavailableError
-from mcp_celery.formats import SIGNATURE_HEADER
 from mcp_celery.logs import get_logger
 from mcp_celery.worker.job import ComponentJob, MalformedJobError, WorkerRuntime, task_of
 from mcp_celery.worker.steps import runtimes
@@ -50,7 +49,7 @@ def on_received(request: Any = None, **_: Any) -> None:
     try:
         ref, attempt = task_of(request.kwargs)
         retries = _retries_of(request.request_dict)
-        job.runtime.require_genuine(request.kwargs, retries, request.request_dict.get(SIGNATURE_HEADER))
+        job.runtime.require_genuine(request.request_dict, request.kwargs, retries)
         job.runtime.ledger(job.runtime.namespace).claim(ref, attempt=attempt, retries=retries, claim=claim)
     except StoreUnavailableError:
         logger.warning("job %s is received, but its claim could not be noted", request.id)
@@ -120,7 +119,7 @@ def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, *
     try:
         # A message that is delivered again while its job runs may have expired: the job goes on.
         retries = _retries_of(request)
-        sender.runtime.require_genuine(request.kwargs, retries, request.get(SIGNATURE_HEADER))
+        sender.runtime.require_genuine(request, request.kwargs, retries)
         change = job_expired(retries) if expired else revoked()
     except MalformedJobError as error:
         logger.error("job %.200r has expired, but its task cannot be told: %s", request.id, error)
@@ -150,7 +149,7 @@ def on_unknown(sender: Any = None, message: Any = None, name: Any = None, **_: A
         _args, kwargs, _embed = message.payload
         ref, attempt = task_of(kwargs)
         retries = _retries_of(message.headers)
-        runtime.require_genuine(kwargs, retries, message.headers.get(SIGNATURE_HEADER))
+        runtime.require_genuine(message.headers, kwargs, retries)
     except Exception as error:  # noqa: BLE001 - whatever kombu raises for a body that it cannot read
         logger.warning("an unknown job %.200r names no task: %s", name, type(error).__name__)
         return

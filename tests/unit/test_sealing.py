@@ -118,6 +118,22 @@ def test_a_message_is_genuine_with_the_signature_of_its_parts_alone() -> None:
     assert not signer_with([NEW]).is_genuine(signature, "key", 1, 1, 0)
 
 
+def test_a_message_carries_its_signature_as_a_header() -> None:
+    signer, arguments = signer_with([NEW]), {"key": "key", "attempt": 1, "leg": 1}
+    headers = signer.headers("shop", arguments, 0)
+    assert signer.accepts(headers, "shop", arguments, 0)
+    assert not signer.accepts(headers, "shop", arguments, 1)
+    assert not signer.accepts(headers, "other", arguments, 0)
+    assert not signer.accepts({}, "shop", arguments, 0)
+    assert signer_with([]).headers("shop", arguments, 0) == {}
+
+
+@pytest.mark.parametrize("arguments", [None, [], "text", 7, {}, {"key": "\ud800", "attempt": 1}])
+def test_arguments_that_are_none_of_ours_are_not_accepted(arguments: object) -> None:
+    assert not signer_with([NEW]).accepts({"mcp_celery_signature": "forged"}, "shop", arguments, 0)
+    assert signer_with([]).accepts({}, "shop", arguments, 0)
+
+
 def test_without_keys_or_where_the_setting_says_so_a_message_needs_no_signature() -> None:
     assert signer_with([]).sign("key", 1) is None
     assert signer_with([]).is_genuine(None, "key", 1)
