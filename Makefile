@@ -8,8 +8,8 @@ PYTEST := $(BIN)/pytest $(IN_PARALLEL)
 SOURCES := mcp_celery workers config tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-long test-pythons test-stress test-browser test-faults test-peers coverage \
-  mutants fuzz soak screenshots conformance bench lint format docs constraints clean
+.PHONY: help setup demo test test-all test-long test-pythons test-lowest test-stress test-browser test-faults test-peers coverage \
+  test-fastmcp fastmcp-suite mutants fuzz soak screenshots pictures conformance bench lint format docs constraints clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,18 +24,22 @@ $(READY): constraints.txt pyproject.toml .ci/bootstrap
 demo: $(READY) ## Watch a tool call run as a Celery job, its progress pushed to the client
 	@$(BIN)/mcp-celery demo
 
-test: $(READY) ## Run the tests that every change needs, in 5 minutes; ARGS="-k name" selects
+test: $(READY) ## Run the tests that every change needs, in some minutes; ARGS="-k name" selects
 	@$(PYTEST) --quick $(ARGS)
 
-test-all: $(READY) ## Run all tests, on every pool, broker and result backend, with faults, peers and a browser, in 20 minutes
+test-all: $(READY) ## Run all tests, on every pool, broker and result backend, with faults, peers and a browser, in half an hour
 	@$(PYTEST) $(ARGS)
 	@$(BIN)/python -m tests.conformance
 
 test-pythons: $(READY) ## Run unit, contract and smoke tests on each CPython found (PATH, pyenv, uv), each in a venv of its own
 	@$(BIN)/python -m tests.pythons
 
-test-long: $(READY) ## Run each test on each pool, large random tests and the soak, in an hour: before a release
+test-lowest: $(READY) ## Run unit, contract and smoke tests on the lowest versions of packages that pyproject.toml allows
+	@$(BIN)/python -m tests.lowest_versions
+
+test-long: $(READY) ## Run each test on each pool, large random tests, the lowest versions and the soak, in an hour: before a release
 	@$(PYTEST) --all-pools --long --hypothesis-profile=long $(ARGS)
+	@$(BIN)/python -m tests.lowest_versions
 	@$(BIN)/python -m tests.soak --minutes 5
 
 test-stress: $(READY) ## Run `make test` three times beside busy processors, each time in another order
@@ -56,6 +60,12 @@ test-faults: $(READY) ## Kill and stop workers, stores and brokers, and see that
 test-peers: $(READY) ## Test with clients of other makers, each in a venv of its own (skipped where they cannot be installed)
 	@$(PYTEST) tests/peers $(ARGS)
 
+test-fastmcp: $(READY) ## Test FastMCP servers on the lowest and the newest FastMCP 4, each in a venv of its own
+	@$(BIN)/python -m tests.fastmcp_versions $(ARGS)
+
+fastmcp-suite: $(READY) ## Run FastMCP's own task tests over this package, on 4.1.4 and the newest 4.x
+	@$(BIN)/python -m tests.fastmcp_suite $(ARGS)
+
 mutants: $(READY) ## Break the engine and the Lua scripts in small ways, and see that a test fails; ALL=1 for all modules
 	@$(BIN)/python -m tests.mutants $(if $(ALL),--all) $(ARGS)
 
@@ -67,6 +77,9 @@ soak: $(READY) ## Kill everything at random under load, and audit what became of
 
 screenshots: $(READY) ## Take the pictures of docs/operations.md anew
 	@$(BIN)/pytest tests/browser --screenshots docs/img -k "asyncio and (test_the_list or test_the_page)"
+
+pictures: $(READY) ## Take the pictures of terminals in README.md and docs anew, of real runs (port 8000 has to be free)
+	@$(BIN)/python -m tests.pictures
 
 conformance: $(READY) ## Run the official conformance suite's task scenarios (installs the suite from npm)
 	@$(BIN)/python -m tests.conformance
@@ -88,7 +101,7 @@ docs: $(READY) ## Write the pages that are made from the code
 	@$(BIN)/python docs/generate.py
 
 constraints: $(READY) ## Compile constraints.txt anew; UPGRADE=1 takes the newest of everything
-	@$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --all-extras --group dev \
+	@$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --all-extras --group dev --no-strip-extras \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make constraints" \
 	  $(if $(UPGRADE),--upgrade) --output-file constraints.txt
 

@@ -105,10 +105,14 @@ class Run:
     async def system(self, name: str) -> System:
         """A system by its column's name, warmed up."""
         if name not in self._systems:
-            started = await asyncio.to_thread(self._launcher.start, name)
-            await _warm_up(started)
-            self._systems[name] = started
+            self._systems[name] = await self.another(name)
         return self._systems[name]
+
+    async def another(self, name: str) -> System:
+        """One more system of that kind, warmed up."""
+        started = await asyncio.to_thread(self._launcher.start, name)
+        await _warm_up(started)
+        return started
 
     async def systems(self, names: Sequence[str]) -> list[System]:
         """Several systems."""

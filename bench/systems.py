@@ -1,4 +1,4 @@
-"""The measured systems: the floor, mcp_celery and FastMCP 4, each with a store of its own to count by itself."""
+"""The measured systems: the floor, mcp_celery, and FastMCP 4 on either. Each has a store of its own, to count apart."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ import redis
 
 from bench import peer
 from bench.processes import free_port, is_listening, process
+from mcp_celery.common.encryption_keys import make_key
 from mcp_celery.embedded import EmbeddedStore
 
 FLOOR: Final = "floor"
 OURS: Final = "mcp_celery"
+SEALED: Final = "mcp_celery, encryption keys"
+MEASURED: Final = "mcp_celery, metrics"
 PEER: Final = "FastMCP 4"
 TUNED_PEER: Final = "FastMCP 4, tuned"
 LONE_PEER: Final = "FastMCP 4, one worker"
+ADAPTER: Final = "FastMCP 4 on mcp_celery"
 
 POOLS: Final[Mapping[str, Sequence[str]]] = {
     "asyncio": [],  # the default
@@ -103,13 +107,19 @@ class Launcher:
         store = self._stack.enter_context(EmbeddedStore.open(folder / "store"))
         system = System(name, "", store.url)
         system.roots["store"] = int((folder / "store" / "store.pid").read_text())
-        if name == OURS:
-            return self._ours(system, folder)
+        if name in (OURS, SEALED, MEASURED):
+            return self._ours(system, folder, "bench.apps.ours:server")
+        if name == ADAPTER:
+            return self._ours(system, folder, "bench.apps.fastmcp_on_celery:server")
         return self._fastmcp(system, folder)
 
-    def _ours(self, system: System, folder: Path) -> System:
+    def _ours(self, system: System, folder: Path, server: str) -> System:
         assert system.store is not None
-        settings = {"MCP_CELERY_REDIS_URL": system.store, "MCP_CELERY_SERVER": "bench.apps.ours:server"}
+        settings = {"MCP_CELERY_REDIS_URL": system.store, "MCP_CELERY_SERVER": server}
+        if system.name == SEALED:
+            settings["MCP_CELERY_ENCRYPTION_KEYS"] = make_key()
+        if system.name == MEASURED:
+            settings["MCP_CELERY_TELEMETRY"] = "prometheus"
         log = folder / "worker.log"
         argv = [sys.executable, "-m", "celery", "-A", "mcp_celery", "worker", *POOLS[self._pool]]
         if self._concurrency is not None:
@@ -118,7 +128,7 @@ class Launcher:
         child = self._stack.enter_context(process(argv, _environment(settings), log, lambda: _waits_for_jobs(client)))
         client.close()
         system.roots["worker"] = child.pid
-        return self._serve(system, folder, _serve_command("bench.apps.ours:server"), settings)
+        return self._serve(system, folder, _serve_command(server), settings)
 
     def _fastmcp(self, system: System, folder: Path) -> System:
         assert system.store is not None

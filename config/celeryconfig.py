@@ -8,7 +8,8 @@ What is said here wins over what ``mcp_celery`` sets by itself, which the settin
 - jobs run on the asyncio pool (``worker_pool``), unless the command line names another;
 - events are sent, so that Flower sees every job.
 
-``worker_enable_remote_control`` has to stay on: to cancel a running job is a remote control command.
+Leave ``worker_enable_remote_control`` on: it lets an operator end a running job, and ``tasks/cancel`` end a process of
+the prefork pool. Without it jobs are cancelled through Redis.
 """
 
 from __future__ import annotations

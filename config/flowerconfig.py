@@ -17,8 +17,9 @@ from mcp_celery.keys import parse_task_key, task_key_from_job_id
 # `-A mcp_celery`, the proxy should refuse `/api/task/result/`, which gives stored results away.
 address = "127.0.0.1"
 
-# The columns of the list: `args` is where `format_task` tells whose task it is and of what.
-tasks_columns = "args,kwargs,state,received,runtime,worker,uuid"
+# The columns of the list: `name` tells jobs of your own apart, `args` is where `format_task` tells whose MCP task it is
+# and of what, and `result` shows a tool's failure, `<tool error>`, of which Celery's state is SUCCESS.
+tasks_columns = "name,args,kwargs,state,result,received,runtime,worker,uuid"
 
 # Jobs that are kept in memory, of all servers on the broker; then the oldest are forgotten. The default is 100,000.
 max_tasks = 10_000

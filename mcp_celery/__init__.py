@@ -4,7 +4,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from mcp_celery.composition import CeleryTasks
     from mcp_celery.config import TaskConfig, TaskMeta
     from mcp_celery.context import (
         TaskContext,
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
     from mcp_celery.errors import McpCeleryError
     from mcp_celery.host_app import install
     from mcp_celery.protocol import SubmittedTask
-    from mcp_celery.server import TaskServer
+    from mcp_celery.server.celery_tasks import CeleryTasks
+    from mcp_celery.server.task_server import TaskServer
     from mcp_celery.settings import Settings
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _MODULES: Final = {
-    "CeleryTasks": "composition",
+    "CeleryTasks": "server.celery_tasks",
     "McpCeleryError": "errors",
     "Settings": "settings",
     "SubmittedTask": "protocol",
@@ -46,7 +46,7 @@ _MODULES: Final = {
     "TaskContext": "context",
     "TaskContextSnapshot": "context",
     "TaskMeta": "config",
-    "TaskServer": "server",
+    "TaskServer": "server.task_server",
     "get_task_context": "context",
     "get_task_scope": "context",
     "get_task_server": "context",

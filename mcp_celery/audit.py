@@ -9,7 +9,9 @@ any id that was refused.
 ``event``          level   when
 ================== ======= ============================================================================================
 ``task.created``   INFO    a task was made and its job published; with ``task_type`` and ``component``
-``task.ended``     INFO    a task got its last status, whoever gave it; with ``task_status``
+``task.ended``     INFO    a task got its last status, whoever gave it; with ``task_status``, ``component``,
+                           ``attempt``, ``duration_ms`` (since its creation), and ``tool_error``: ``true`` where the
+                           tool has failed, though the task is completed
 ``task.retrieved`` INFO    a caller was given the outcome, asked for or pushed; with ``task_status``. DEBUG: a caller
                            polled a task that has not ended
 ``task.refused``   INFO    a caller asked for a task that is not there or not its own; with ``reason``, and ``number``
@@ -30,6 +32,23 @@ from mcp_celery.logs import shown_task_id
 LOGGER: Final = "mcp_celery.tasks"
 logger = logging.getLogger(LOGGER)
 
+FIELDS: Final = (
+    "event",
+    "task_scope",
+    "task_id",
+    "task_type",
+    "component",
+    "task_status",
+    "attempt",
+    "duration_ms",
+    "tool_error",
+    "reason",
+    "number",
+    "limit",
+)
+"""The attributes of a record."""
+NUMBERS: Final = ("attempt", "duration_ms", "number")
+"""Those whose text is a number, or ``-`` where it is not known."""
 Reason = Literal["unknown", "issuer", "scopes", "malformed"]
 _MAX_CHARS: Final = 200
 """Of a quoted value. Scopes and names are short; what is not must not fill the log."""
@@ -50,10 +69,38 @@ def created(scope: str | None, task_id: str, task_type: str, component: str) -> 
         _log(logging.INFO, "task.created", scope, task_id, f"type={task_type} component={shown}", extra)
 
 
-def ended(scope: str | None, task_id: str, status: str) -> None:
-    """A task got its last status."""
+def ended(
+    scope: str | None, task_id: str, status: str, *, component: str, attempt: int, age_ms: int | None, is_error: bool
+) -> None:
+    """A task got its last status.
+
+    Args:
+        scope: Whose it is.
+        task_id: Its id, one of ours.
+        status: The status.
+        component: What the component is declared as.
+        attempt: Which publication of the job counted, from 1.
+        age_ms: How long after its creation it ended, in ms; None where that is not known.
+        is_error: Whether its result says that the tool has failed.
+    """
     if logger.isEnabledFor(logging.INFO):
-        _log(logging.INFO, "task.ended", scope, task_id, f"status={status}", {"task_status": status})
+        tool_error = "true" if is_error else "false"
+        lasted = "-" if age_ms is None else str(age_ms)
+        _log(
+            logging.INFO,
+            "task.ended",
+            scope,
+            task_id,
+            f"status={status} component={_quoted(component)} attempt={attempt} duration_ms={lasted} "
+            f"tool_error={tool_error}",
+            {
+                "task_status": status,
+                "component": component[:_MAX_CHARS],
+                "attempt": str(attempt),
+                "duration_ms": lasted,
+                "tool_error": tool_error,
+            },
+        )
 
 
 def retrieved(scope: str | None, task_id: str, status: str, *, is_open: bool) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeVar, get_args
 
@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 _CELERY: Final = "celery"
 _RATE_LIMIT: Final = re.compile(r"\d+(\.\d+)?(/[smh])?")
+_VERSION: Final = re.compile(r"[A-Za-z0-9._+]{1,40}")
+_MESSAGE_CHANNELS: Final[tuple[Channel, ...]] = ("route", "property", "header")
 _MODES: Final[tuple[str, ...]] = get_args(TaskMode)
 _ASK_WHEN: Final[tuple[str | None, ...]] = (None, *get_args(AskWhen))
 _FOREGROUND: Final[tuple[str | None, ...]] = (None, *get_args(Foreground))
@@ -106,6 +108,10 @@ class TaskConfig:
             worker waits for a client that follows no task to send its call again with answers (2026-07-28).
         required_scopes: OAuth scopes that a caller's token must have, to use the component, as a task or not, and to
             read, answer or cancel its tasks.
+        version: The component's version, where its arguments do not tell it: of up to 40 letters, digits, ``.``, ``_``
+            and ``+``. Jobs go to workers with the same version (``MCP_CELERY_COMPONENT_MATCH``). Change it when the
+            function comes to do something else with the same arguments. None: the component's own, if its kind of
+            server has versions.
         show_arguments: Names of arguments whose values may be shown in Flower and Celery's events. All others are
             hidden, because arguments hold what people say to a model.
 
@@ -132,6 +138,7 @@ class TaskConfig:
     foreground: Foreground | None = None
     input_timeout: float = 3600.0
     required_scopes: tuple[str, ...] | list[str] = ()
+    version: str | None = None
     show_arguments: tuple[str, ...] | list[str] = ()
 
     def __post_init__(self) -> None:
@@ -148,6 +155,10 @@ class TaskConfig:
             raise ConfigurationError(f"TaskConfig(priority={self.priority!r}): must be within 0…255")
         if self.queue is not None and not self.queue:
             raise ConfigurationError("TaskConfig(queue=''): a queue's name must not be empty")
+        if self.version is not None and not _VERSION.fullmatch(self.version):
+            raise ConfigurationError(
+                f"TaskConfig(version={self.version!r:.60}): expected 1 to 40 letters, digits, '.', '_' or '+'"
+            )
         if isinstance(self.required_scopes, str):  # each of its letters would be one
             raise ConfigurationError(f"TaskConfig(required_scopes={self.required_scopes!r}): expected a list of scopes")
         self._check_retries()
@@ -213,6 +224,26 @@ class TaskConfig:
         values = {name: getattr(self, name) for name, how in named if channel == (how.exposed if exposed else how.own)}
         return values if channel == "class" else {name: one for name, one in values.items() if one is not None}
 
+    def message_options(self) -> dict[str, Any]:
+        """The options that the message of a component's own job carries, or is routed by.
+
+        >>> TaskConfig(queue="gpu", time_limit=60).message_options()
+        {'queue': 'gpu'}
+        """
+        return {name: value for one in _MESSAGE_CHANNELS for name, value in self.celery_options(one).items()}
+
+    def with_message_options(self, options: Mapping[str, Any]) -> TaskConfig:
+        """This configuration with the message's options of another one.
+
+        >>> TaskConfig(queue="gpu", time_limit=60).with_message_options({"priority": 5}).message_options()
+        {'priority': 5}
+
+        Args:
+            options: What :meth:`message_options` gave. What is not among them has no value.
+        """
+        named = [name for name, how in celery_options_of(type(self)).items() if how.own in _MESSAGE_CHANNELS]
+        return replace(self, **{name: options.get(name) for name in named})
+
     @property
     def poll_interval_ms(self) -> int | None:
         """The declared poll interval in milliseconds, None where the server's setting holds."""
@@ -256,9 +287,22 @@ def celery_options_of(config: type[TaskConfig]) -> dict[str, CeleryOption]:
     return {one.name: one.metadata[_CELERY] for one in fields(config) if _CELERY in one.metadata}
 
 
-def as_config(task: bool | TaskConfig) -> TaskConfig:
-    """``task=True``, ``task=False`` or a configuration, as a configuration."""
-    return TaskConfig.from_bool(task) if isinstance(task, bool) else task
+def as_config(task: bool | TaskConfig, component: str = "") -> TaskConfig:
+    """``task=True``, ``task=False`` or a configuration, as a configuration.
+
+    Args:
+        task: What is declared.
+        component: Name of the component, for the error.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if isinstance(task, bool):
+        return TaskConfig.from_bool(task)
+    if not isinstance(task, TaskConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
+        of = f" of {component!r}" if component else ""
+        raise ConfigurationError(f"task={task!r}{of} is neither True, False nor a TaskConfig")
+    return task
 
 
 def _unwrap(fn: Callable[..., Any]) -> Callable[..., Any]:

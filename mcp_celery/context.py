@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, Protocol, Self
 from weakref import WeakValueDictionary
 
-from mcp_celery.formats import FORMAT, UNNUMBERED, NewerFormatError, is_readable
+from mcp_celery.common.formats import FORMAT, UNNUMBERED, NewerFormatError, is_readable
 from mcp_celery.keys import TaskKeyParts
 
 
@@ -172,7 +172,7 @@ class TaskContextSnapshot:
         tracestate: What tracing systems add to it.
         meta: The request's further ``_meta``, without the keys that are reserved to MCP.
         inherited_issuer: Issuer of the caller where a job made the request after the caller's token had expired.
-        format: The form in which it was written, which its server reads results in; see :mod:`mcp_celery.formats`.
+        format: Number of the format that its server reads results in; see :mod:`mcp_celery.common.formats`.
     """
 
     protocol_version: str

@@ -11,11 +11,12 @@ which Celery's fix-up for Django would make of the first app that it meets; ``mc
 from __future__ import annotations
 
 import math
-from typing import Any
+import os
+from typing import Any, Final
 
 from celery import Celery
 
-from mcp_celery.names import default_queue_name
+from mcp_celery.broker.naming import default_queue_name
 from mcp_celery.settings import MEMORY_URL, Settings
 
 
@@ -27,8 +28,8 @@ def configuration() -> dict[str, Any]:
     """
     settings = Settings.load()
     found: dict[str, Any] = {
-        "broker_url": settings.celery_broker_url,
-        "result_backend": settings.celery_result_backend,
+        **settings.celery_broker,
+        **settings.celery_results,
         # A result lives at least as long as its task; the record says when the task is over.
         "result_expires": math.ceil(settings.max_ttl_ms / 1000),
         "task_serializer": "json",
@@ -38,12 +39,15 @@ def configuration() -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         # Tools wait on networks: one process holds many of them. Other pools: `-P threads`, `-P solo`, and prefork by
         # `-P processes`, since Celery takes `-P prefork`, its own default, for nothing said.
-        "worker_pool": "mcp_celery.worker.pool:TaskPool",
+        "worker_pool": "mcp_celery.asyncio_pool.pool:TaskPool",
         # Flower and `celery events` show every job.
         "worker_send_task_events": True,
         # Tools may use sys.stdout.fileno(), which the streams that Celery puts in place of the standard ones lack.
         "worker_redirect_stdouts": False,
         "broker_connection_retry_on_startup": True,
+        # On a dead connection Celery would wait for two minutes, and the job with it. Storing a result is tried again.
+        "redis_socket_timeout": 10.0,
+        "redis_socket_connect_timeout": 10.0,
         "worker_consumer": "mcp_celery.worker.consumer:Consumer",
         # RabbitMQ closes a worker's channel when a job lasts longer than its `consumer_timeout`. Celery would end the
         # worker; this way it opens another, the job goes on, and its message, delivered again, is dropped.
@@ -84,12 +88,42 @@ def broker_of(app: Celery) -> str | None:
     return None if url == MEMORY_URL else url
 
 
+_OPTIONS: Final = {
+    ("broker_url", "broker_read_url", "broker_write_url"): ("broker_transport_options", "broker_use_ssl"),
+    ("result_backend",): ("redis_backend_use_ssl",),
+}
+"""Settings that go with a URL of ours, and not with another one."""
+
+
+def _leave_out_options(ours: dict[str, Any], source: Any) -> None:
+    """Leave out the options of a broker or result backend of ours where Celery's configuration names another."""
+    for urls, options in _OPTIONS.items():
+        if any(source.value_set_for(name) or os.environ.get(f"CELERY_{name.upper()}") for name in urls):
+            for name in options:
+                ours.pop(name, None)
+
+
+def _join_options(ours: dict[str, Any], source: Any) -> None:
+    """Let the transport options of Celery's configuration join those of our broker's URL, and win."""
+    name = "broker_transport_options"
+    if name not in ours or not source.value_set_for(name):
+        return
+    joined = {**ours.pop(name), **source[name]}
+    if name in source.changes:  # set in code, before the configuration was loaded
+        source[name] = joined
+    else:
+        source.defaults.insert(0, {name: joined})
+        source.maps.insert(1, {name: joined})
+
+
 def _add_defaults(source: Any = None, **_: Any) -> None:
     """Put our defaults between what is configured and Celery's own defaults, which are the last of the maps."""
     _explicit.clear()
     if source.value_set_for("task_default_queue"):
         _explicit["task_default_queue"] = source.task_default_queue
     ours = configuration()
+    _leave_out_options(ours, source)
+    _join_options(ours, source)
     source.defaults.insert(len(source.defaults) - 1, ours)
     source.maps.insert(len(source.maps) - 1, ours)
 

@@ -7,10 +7,10 @@ line that names the setting or the value at fault, and nothing that the caller d
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import ClassVar, Final
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Final, Literal
 
-from mcp_celery.jsonable import json_text
+from mcp_celery.common.jsonable import json_text
 
 INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
@@ -19,6 +19,17 @@ INTERNAL_ERROR: Final = -32603
 HEADER_MISMATCH: Final = -32020
 LIMIT_EXCEEDED: Final = -32005
 """Of the codes that MCP leaves to implementations (-32000 to -32019), the one that has this meaning in EIP-1474."""
+
+
+Fault = Literal["damaged", "newer", "refused"]
+"""What is wrong with what the record store holds: it has another type, or fields that cannot be read; a later release
+wrote it; or it is not sealed or signed with this process's encryption keys, perhaps with those of others.
+"""
+_FAULTS: Final[Mapping[Fault, str]] = {
+    "damaged": "is damaged",
+    "newer": "was written by a later release",
+    "refused": "was not written with this server's MCP_CELERY_ENCRYPTION_KEYS, or was changed",
+}
 
 
 class McpCeleryError(Exception):
@@ -80,25 +91,29 @@ class InvalidRequestError(McpCeleryError):
 
 
 class StoreUnavailableError(McpCeleryError):
-    """The record store (``MCP_CELERY_REDIS_URL``) did not answer."""
+    """The record store (``MCP_CELERY_REDIS_URL``) did not answer.
 
-    def __init__(self) -> None:
+    Args:
+        is_sent: Whether it may have done all the same what it was asked.
+    """
+
+    def __init__(self, *, is_sent: bool = True) -> None:
         super().__init__("The task store is unavailable; try again later")
+        self.is_sent = is_sent
 
 
 class StoredDataError(McpCeleryError):
-    """The record store answers, but what it holds of a task is damaged: another type, or fields that cannot be read.
+    """The record store answers, but what it holds of a task cannot be used.
 
     Args:
         reason: What is wrong, for the log. It names the key.
-        is_newer: Whether nothing is damaged, but a later release wrote it.
+        fault: What kind of fault that is.
     """
 
-    def __init__(self, reason: str, *, is_newer: bool = False) -> None:
-        why = "was written by a later release" if is_newer else "is damaged"
-        super().__init__(f"The task cannot be read: what the task store holds of it {why}")
+    def __init__(self, reason: str, fault: Fault = "damaged") -> None:
+        super().__init__(f"The task cannot be read: what the task store holds of it {_FAULTS[fault]}")
         self.reason = reason
-        self.is_newer = is_newer
+        self.fault: Fault = fault
 
 
 class SnapshotUnreadableError(McpCeleryError):
@@ -169,10 +184,32 @@ class ComponentExitedError(McpCeleryError):
 
 
 class QueueUnavailableError(McpCeleryError):
-    """The broker (``MCP_CELERY_BROKER_URL``) did not take the job, so no task was created."""
+    """The broker (``MCP_CELERY_BROKER_URL``) did not take the job, so no task was created.
 
-    def __init__(self) -> None:
-        super().__init__("The task queue is unavailable; no task was created, try again later")
+    Args:
+        is_sent: Whether the job may have reached the broker all the same.
+    """
+
+    text: ClassVar[str] = "The task queue is unavailable; no task was created, try again later"
+    """The message, for the caller."""
+
+    def __init__(self, *, is_sent: bool = True) -> None:
+        super().__init__(self.text)
+        self.is_sent = is_sent
+
+
+class QueueRefusedError(QueueUnavailableError):
+    """The broker has the queue with other arguments than the server declares it with, so no task was created.
+
+    Args:
+        reason: Both sets of arguments and what to do, for the log.
+    """
+
+    text = "The task queue does not fit this server's settings, as the server's log explains; no task was created"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(is_sent=False)
+        self.reason = reason
 
 
 class LimitExceededError(McpCeleryError):
@@ -285,6 +322,22 @@ class TooManyLookupsError(LimitExceededError):
         )
 
 
+class ServerBusyError(LimitExceededError):
+    """This process works on as many requests as ``MCP_CELERY_MAX_PENDING_REQUESTS`` allows; nothing was done.
+
+    Args:
+        most: The limit.
+        retry_after_ms: When there will be room.
+    """
+
+    limit = "pending_requests"
+
+    def __init__(self, most: int, *, retry_after_ms: int) -> None:
+        super().__init__(
+            "The server is busy; nothing was done, try again later", most=most, retry_after_ms=retry_after_ms
+        )
+
+
 class TooManyStreamsError(LimitExceededError):
     """The requestor holds as many streams open at this process as ``MCP_CELERY_MAX_STREAMS_PER_SCOPE`` allows.
 
@@ -302,11 +355,53 @@ class TooManyStreamsError(LimitExceededError):
         )
 
 
+class StreamsFullError(LimitExceededError):
+    """This process holds as many streams open as ``MCP_CELERY_MAX_STREAMS`` allows.
+
+    Args:
+        most: The limit.
+        retry_after_ms: When to try again.
+    """
+
+    limit = "streams"
+
+    def __init__(self, most: int, *, retry_after_ms: int) -> None:
+        super().__init__(
+            f"The server holds as many subscription streams open as it may ({most}); try again later, or poll",
+            most=most,
+            retry_after_ms=retry_after_ms,
+        )
+
+
 class ResultUnavailableError(McpCeleryError):
     """The task completed, but the result backend no longer has, or cannot give, its result."""
 
     def __init__(self) -> None:
         super().__init__("The task completed, but its result can no longer be read from the result backend")
+
+
+class ResultRefusedError(McpCeleryError):
+    """The stored result of a completed task was forged, changed or moved, or was sealed with other keys."""
+
+    def __init__(self) -> None:
+        super().__init__("The task completed, but its stored result was not sealed for it with the server's keys")
+
+
+class SealedJobError(McpCeleryError):
+    """Stands in Celery's result backend for a :class:`JobFailedError`, where there are encryption keys.
+
+    Args:
+        sealed: The sealed arguments of that.
+    """
+
+    def __init__(self, sealed: str) -> None:
+        super().__init__(sealed)
+
+    def __str__(self) -> str:
+        return "JSON-RPC error, sealed"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
 
 
 class JobFailedError(McpCeleryError):

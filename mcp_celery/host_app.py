@@ -7,6 +7,7 @@ so what only workers need is named here and imported by them, as Celery does wit
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -14,9 +15,29 @@ from weakref import WeakKeyDictionary
 from celery import Celery, signals
 from kombu.utils.imports import symbol_by_name
 
-from mcp_celery.steps import add_steps
-
-_WORKER: Final = "mcp_celery.host_worker"
+LOG_FORMAT_VARIABLE: Final = "MCP_CELERY_LOG_FORMAT"
+_FORMAT_HANDLERS: Final = "mcp_celery.json_logs:format_handlers"
+"""The function that only processes import that want another log format."""
+_HOSTED_WORKER: Final = "mcp_celery.server.hosted_worker"
+"""The module that only workers import."""
+# The bootsteps of our jobs, by name: workers alone import them.
+_WORKER_STEPS: Final = (
+    "mcp_celery.worker.celery.bootsteps:ConsumerTimeout",
+    "mcp_celery.worker.celery.bootsteps:Vitals",
+    "mcp_celery.worker.celery.probes:Probes",
+    "mcp_celery.worker.celery.bootsteps:FollowEnds",
+    "mcp_celery.worker.celery.measuring:Measuring",
+    "mcp_celery.worker.celery.declaring:DeclareQueues",
+    "mcp_celery.worker.celery.revocations:WatchRevoked",
+    "mcp_celery.worker.celery.answering:AnswerOperators",
+)
+_CONSUMER_STEPS: Final = (
+    "mcp_celery.worker.celery.bootsteps:Reconnection",
+    "mcp_celery.worker.celery.bootsteps:Ending",
+    "mcp_celery.worker.celery.probes:ConnectedState",
+    "mcp_celery.worker.celery.handing_back:HandingBack",
+    "mcp_celery.asyncio_pool.elastic:Elastic",
+)
 
 
 @dataclass
@@ -51,11 +72,25 @@ def install(app: Celery, server: str) -> None:
     host = hosts.setdefault(app, Host())
     if server not in host.servers:
         host.servers.append(server)
+    signals.after_setup_logger.connect(_format_logs, weak=False, dispatch_uid="mcp_celery.format_logs")
+    signals.after_setup_task_logger.connect(_format_logs, weak=False, dispatch_uid="mcp_celery.format_task_logs")
     signals.celeryd_init.connect(_note_queues, weak=False, dispatch_uid="mcp_celery.note_queues")
-    app.steps["worker"].add(f"{_WORKER}:HostedServers")
+    app.steps["worker"].add(f"{_HOSTED_WORKER}:HostedServers")
     add_steps(app)
+
+
+def _format_logs(logger: Any = None, **_: Any) -> None:
+    """Have the handlers that Celery has made write JSON, where a setting says so; else they stay as the host's."""
+    if os.environ.get(LOG_FORMAT_VARIABLE) == "json":
+        symbol_by_name(_FORMAT_HANDLERS)(logger)
 
 
 def _note_queues(instance: Any = None, options: Any = None, **_: Any) -> None:
     if (host := hosts.get(instance.app)) is not None:
-        symbol_by_name(f"{_WORKER}:note_queues")(instance.app, host, options)
+        symbol_by_name(f"{_HOSTED_WORKER}:note_queues")(instance.app, host, options)
+
+
+def add_steps(app: Celery) -> None:
+    """Add the steps to an app's workers. Too late when a worker collects its steps."""
+    app.steps["worker"].update(_WORKER_STEPS)
+    app.steps["consumer"].update(_CONSUMER_STEPS)

@@ -2,6 +2,13 @@
 
 A task is addressed by *scope* (who made it) and *id* (256 random bits). The scope is part of every key, so a caller who
 presents somebody else's task id computes another key and finds nothing: isolation needs no comparison to be remembered.
+
+As a Celery id the key is written with ``~`` for ``%`` (Flower's Revoke button, RabbitMQ and SQLAlchemy cannot carry
+every character) and has at most 155 bytes: a longer key gives up the scope, then the component, for a digest, never the
+task id. Without authentication the task id gives the right to read. So log lines show its first eight characters
+(``logs.py``), and under ``MCP_CELERY_HIDE_ANONYMOUS_IDS`` a Celery id has those and a digest. A record says whether its
+jobs have such ids (``hides_id``), so the setting may change while tasks are open; ``{prefix}:{ns}:job:{id}`` maps each
+shortened id to its key.
 """
 
 from __future__ import annotations

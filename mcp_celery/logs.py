@@ -13,7 +13,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal, cast
 
-from mcp_celery.escaping import escaped
+from mcp_celery.common.escaping import escaped
+from mcp_celery.context import get_task_context
 
 SHOWN_CHARS: Final = 8
 """How much of an anonymous task's id a log line shows: 48 of its 256 bits."""
@@ -27,9 +28,9 @@ _CELERY_LOGGERS: Final = (
     "celery.worker.request",
     "celery.worker.strategy",
     # Our asyncio pool, which is usable without the rest of this package.
-    "mcp_celery.worker.aio.dispatcher",
-    "mcp_celery.worker.aio.job",
-    "mcp_celery.worker.aio.stalls",
+    "mcp_celery.asyncio_pool.dispatcher",
+    "mcp_celery.asyncio_pool.job",
+    "mcp_celery.asyncio_pool.stalls",
 )
 """The loggers of Celery's worker, and of its pool, that name jobs."""
 
@@ -99,7 +100,8 @@ def shorten_ids_of_celery() -> None:
 
 class LogFormatter(logging.Formatter):
     """Formats log records, whoever logs them, so that no text in them can move a cursor, recolour a terminal, reorder a
-    line or pass for another record: the further lines of a message are indented.
+    line or pass for another record: the further lines of a message are indented. A record with a traceback names the
+    task whose job logs it.
 
     Args:
         fmt: As for ``logging.Formatter``.
@@ -122,7 +124,8 @@ class LogFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format a record; other handlers find it unchanged."""
         safe = copy.copy(record)
-        safe.msg, safe.args = escaped(record.getMessage(), keep="\n\t").replace("\n", _NEXT_LINE), None
+        message = f"{record.getMessage()}{_of_task(record)}"
+        safe.msg, safe.args = escaped(message, keep="\n\t").replace("\n", _NEXT_LINE), None
         vars(safe).pop(
             "color_message", None
         )  # uvicorn's: the same message again, with the arguments still to be put in
@@ -133,6 +136,14 @@ class LogFormatter(logging.Formatter):
         if safe.stack_info:
             safe.stack_info = escaped(safe.stack_info, keep="\n\t")
         return with_short_ids(super().format(safe) if self._inner is None else self._inner.format(safe))
+
+
+def _of_task(record: logging.LogRecord) -> str:
+    """Says whose traceback a record brings: a tool's exception is logged by the SDK, which knows of no task."""
+    current = get_task_context()
+    if current is None or not (record.exc_info or record.exc_text):
+        return ""
+    return f" (task {shown_task_id(current.task_scope, current.task_id)})"
 
 
 def contain(logger: logging.Logger) -> None:

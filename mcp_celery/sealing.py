@@ -1,21 +1,23 @@
 """How texts of a task are written down: as they are, or sealed.
 
 A sealed text can neither be read nor changed where it is stored. It opens only for its purpose and in its place: both
-are sealed with it, so a text that is copied elsewhere is refused. Each purpose has keys of its own.
+are sealed with it, so a text that is copied elsewhere is refused. Values that scripts have to read are signed instead.
+Each purpose has keys of its own.
 """
 
 from __future__ import annotations
 
+import functools
 import hmac
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol, cast
 
+from mcp_celery.common.formats import NewerFormatError
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.errors import SnapshotUnreadableError
-from mcp_celery.formats import NewerFormatError
 
 Purpose = Literal["request", "question", "answer", "state", "status", "error", "result"]
 """What a text is: the creating request, a question, an answer, what a job keeps for the next one, a status message, an
@@ -27,6 +29,9 @@ SETTING: Final = "MCP_CELERY_ENCRYPTION_KEYS"
 _SEALED: Final = "v1."
 """Opens every sealed text. All others here are JSON, which never begins so."""
 _SIGNATURE_HEADER: Final = "mcp_celery_signature"
+_KEY_NAME_CHARS: Final = 12
+_REMEMBERED_CHARS: Final = 4_096
+"""The longest text of which it is remembered whether its signature is genuine."""
 _FORM_OF_0_1_0: Final = "mcp-celery/snapshot/1"
 """Opened every snapshot that 0.1.0 sealed."""
 
@@ -54,21 +59,29 @@ class SealError(ValueError):
 
 @dataclass(frozen=True)
 class Sealing:
-    """Seals texts, and opens what it sealed.
+    """Seals texts, and opens what it sealed. Signs values that stay readable, and checks what it signed.
 
     Args:
-        ciphers: One for each purpose, with keys of its own. Empty: texts are kept as they are.
-        accept_unsealed: Whether a text that is not sealed is accepted although there are keys, unless it is a request:
-            0.1.0 sealed requests alone.
+        ciphers: One for each purpose, with keys of its own. Empty: texts are kept as they are, and nothing is signed.
+        accept_unsealed: Whether what is neither sealed nor signed is accepted although there are keys, unless it is a
+            request: 0.1.0 sealed requests alone.
+        signing_keys: What records are signed with: one for each key of the ring, the newest first.
+        plain_for_servers: Whether what a worker writes for servers is kept as it is, so that those of 0.1.0 read it.
     """
 
     ciphers: Mapping[Purpose, Cipher] = field(default_factory=lambda: MappingProxyType({}))
     accept_unsealed: bool = False
+    signing_keys: tuple[bytes, ...] = ()
+    plain_for_servers: bool = False
 
     @property
     def is_on(self) -> bool:
-        """Whether texts are sealed."""
+        """Whether there are keys."""
         return bool(self.ciphers)
+
+    def seals(self, purpose: Purpose) -> bool:
+        """Whether texts of a purpose are sealed."""
+        return self.is_on and (purpose in ("request", "state") or not self.plain_for_servers)
 
     def seal(self, purpose: Purpose, place: Place, text: str) -> str:
         """The text to store.
@@ -78,9 +91,9 @@ class Sealing:
             place: Where alone it may be opened.
             text: JSON.
         """
-        if not self.ciphers:
+        if not self.seals(purpose):
             return text
-        return self.ciphers[purpose].seal(f"{json.dumps([purpose, *place])}\n{text}".encode())
+        return self.ciphers[purpose].seal(f"{_where(purpose, place)}{text}".encode())
 
     def open(self, purpose: Purpose, place: Place, stored: str) -> str:
         """The text in a stored one.
@@ -101,10 +114,31 @@ class Sealing:
             opened = self.ciphers[purpose].unseal(stored)
         except Exception as error:  # noqa: BLE001 - whatever it is: what cannot be opened is not used
             raise SealError(f"{SETTING} do not open it ({type(error).__name__}: {error})") from None
-        where, _, text = opened.partition(b"\n")
-        if where != json.dumps([purpose, *place]).encode():
+        where = _where(purpose, place).encode()
+        if not opened.startswith(where):
             raise SealError("it was sealed for another place")
-        return text.decode()
+        return opened[len(where) :].decode()
+
+    def sign(self, values: Sequence[str]) -> str:
+        """The signature of values (HMAC-SHA256), to store beside them. Needs keys."""
+        return _signature(self.signing_keys[0], _unambiguous(values))
+
+    def require_signed(self, values: Sequence[str], signature: str | None) -> None:
+        """Refuse values that no process with one of the keys has signed. Without keys each is accepted.
+
+        Args:
+            values: What :meth:`sign` was given.
+            signature: What is stored beside them, None for nothing.
+
+        Raises:
+            SealError: They are not signed, or were changed.
+        """
+        if not self.ciphers or (signature is None and self.accept_unsealed):
+            return
+        if signature is None:
+            raise SealError(f"it is not signed: it was written without {SETTING}, or by 0.1.0")
+        if not _is_one_of(self.signing_keys, _unambiguous(values), signature):
+            raise SealError(f"its signature is not one with {SETTING}, or its fixed fields were changed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +152,11 @@ class SnapshotCodec:
 
     sealing: Sealing = Sealing()
     earlier: Cipher | None = None
+
+    @property
+    def of_workers(self) -> SnapshotCodec:
+        """The same for workers. While they accept what is not sealed, servers of 0.1.0 read what they write."""
+        return replace(self, sealing=replace(self.sealing, plain_for_servers=self.sealing.accept_unsealed))
 
     def write(self, snapshot: TaskContextSnapshot, place: Place) -> str:
         """The text to store.
@@ -197,7 +236,12 @@ class MessageSigner:
 
     def sign(self, *parts: str | int) -> str | None:
         """The signature of a message's parts; None without keys."""
-        return _signature(self.keys[0], parts) if self.keys else None
+        return _signature(self.keys[0], _joined(parts)) if self.keys else None
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """A short name of each key, by which two processes see whether they have the same: it cannot be turned back."""
+        return tuple(_signature(key, "mcp-celery/name of a key")[:_KEY_NAME_CHARS] for key in self.keys)
 
     def is_genuine(self, signature: object, *parts: str | int) -> bool:
         """Whether a process with one of the keys signed these parts.
@@ -208,8 +252,7 @@ class MessageSigner:
         """
         if not self.keys or (signature is None and self.accept_unsigned):
             return True
-        text = signature if isinstance(signature, str) and signature.isascii() else ""
-        return any(hmac.compare_digest(_signature(key, parts), text) for key in self.keys)
+        return isinstance(signature, str) and _is_one_of(self.keys, _joined(parts), signature)
 
     def headers(self, namespace: str, arguments: Mapping[str, object], retries: int) -> dict[str, str]:
         """The headers that sign a job's message; none without keys.
@@ -243,9 +286,48 @@ def _signed_parts(namespace: str, arguments: Mapping[str, object], retries: int)
     return (namespace, *(str(arguments.get(name)) for name in ("key", "attempt", "leg")), str(retries))
 
 
-def _signature(key: bytes, parts: Sequence[str | int]) -> str:
-    # A forged message may hold what no UTF-8 is.
-    return hmac.new(key, "\n".join(map(str, parts)).encode(errors="surrogatepass"), "sha256").hexdigest()
+def _where(purpose: Purpose, place: Place) -> str:
+    """What stands before a text that is sealed. It says how long it is, so none is the beginning of another."""
+    where = _unambiguous([purpose, *map(str, place)])
+    return f"{len(where)}\n{where}\n"
+
+
+def _unambiguous(values: Sequence[str]) -> str:
+    """Values as one text, which no others give. This is done for each record that is read, and is faster than JSON."""
+    lines = "\n".join(values)
+    return lines if lines.count("\n") == len(values) - 1 else json.dumps(values)
+
+
+def _joined(parts: Sequence[str | int]) -> str:
+    return "\n".join(map(str, parts))
+
+
+def _signature(key: bytes, text: str) -> str:
+    signing = _keyed(key).copy()
+    signing.update(text.encode(errors="surrogatepass"))  # a forged message may hold what no UTF-8 is
+    return signing.hexdigest()
+
+
+@functools.lru_cache(maxsize=64)
+def _keyed(key: bytes) -> hmac.HMAC:
+    """An HMAC that knows its key. To copy it costs half of what it costs to make one."""
+    return hmac.new(key, None, "sha256")
+
+
+def _is_one_of(keys: tuple[bytes, ...], text: str, signature: str) -> bool:
+    """Whether a signature of a text was made with one of the keys."""
+    if not signature.isascii():
+        return False
+    is_short = len(text) + len(signature) <= _REMEMBERED_CHARS
+    return (_is_known_as_made_with if is_short else _is_made_with)(keys, text, signature)
+
+
+def _is_made_with(keys: tuple[bytes, ...], text: str, signature: str) -> bool:
+    return any(hmac.compare_digest(_signature(key, text), signature) for key in keys)
+
+
+_is_known_as_made_with = functools.lru_cache(maxsize=1_024)(_is_made_with)
+"""The same, remembered: a worker checks each message twice, and a server reads a task's record again and again."""
 
 
 UNSIGNED: Final = MessageSigner()

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from mcp_celery.common.allowed_hosts import host_pattern, origin_pattern
+from mcp_celery.common.encryption_keys import HOW_TO_MAKE_A_KEY, MIN_KEY_BYTES
+from mcp_celery.common.garbage import GarbageCollection
+from mcp_celery.common.redis_translation import broker_settings, result_settings
+from mcp_celery.common.redis_url import check_files, is_redis_url, parse, scheme_of
 from mcp_celery.config import DEFAULT_MAX_RESULT_BYTES, Foreground
 from mcp_celery.errors import ConfigurationError
-from mcp_celery.hosts import host_pattern, origin_pattern
-from mcp_celery.sealing_keys import HOW_TO_MAKE_A_KEY, MIN_KEY_BYTES
 
 ENV_PREFIX: Final = "MCP_CELERY_"
+OTHER_VARIABLES: Final = frozenset({f"{ENV_PREFIX}CLIENT_HEADERS"})
+"""Variables that begin as settings do, and that commands of the client read."""
 MEMORY_URL: Final = "memory://"
 """Keeps tasks in the server's process, which runs their jobs itself."""
-_SCHEMES: Final = ("redis", "rediss", "unix", "memory")
+CELERY_CREDENTIALS: Final = "mcp_celery.redis_credentials:celery_credentials"
+"""What gives kombu and Celery the credentials of the records' Redis, where they use the same."""
+BROKER_PASSWORD: Final = "mcp_celery.redis_credentials:broker_password"  # noqa: S105 - the name of a function
+"""What gives kombu the password of a Unix socket's URL. kombu would show it to everybody who may inspect a worker."""
+LogFormat = Literal["text", "json"]
+ComponentMatch = Literal["exact", "accepts"]
+"""Which version of a component may run a job: the server's; or, where no live worker has that, one that takes the
+request's arguments.
+"""
+Exporter = Literal["prometheus", "otlp"]
+OtherStore = Literal["stop", "drop"]
+"""What a worker does with a job whose task another store keeps."""
+_EXPORTERS: Final[tuple[Exporter, ...]] = ("prometheus", "otlp")
 _REFUSED_RESULT_BACKENDS: Final = {
     "rpc": "it delivers each result once, to the process that sent the job, and tasks are read by any server",
     "disabled": "it keeps no results",
@@ -25,6 +43,7 @@ _REFUSED_RESULT_BACKENDS: Final = {
 _SECRET_HEADERS: Final = frozenset({"authorization", "proxy-authorization", "cookie"})
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _NAMESPACE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_SERVER: Final = re.compile(r"([^:]+\.py|[\w.]+)(:\w+)?")
 _KEY_PREFIX: Final = re.compile(r"[A-Za-z0-9_.:{}-]{1,100}")
 
 
@@ -40,11 +59,22 @@ class Settings(BaseSettings):
         description="Redis or Valkey for task records and push. `memory://` keeps tasks in the server's process, which "
         "runs their jobs itself: for tests and development.",
     )
+    redis_password_file: str | None = Field(
+        None,
+        description="File with the password of that Redis, read again for each connection. The user is the URL's.",
+    )
+    redis_credentials: str | None = Field(
+        None,
+        description="redis-py `CredentialProvider` that gives user and password of that Redis for each connection, as "
+        "`module:attribute`: an instance, or a function or class that makes one.",
+    )
     broker_url: str | None = Field(None, description="Celery broker. Default: the Redis URL.")
     result_backend: str | None = Field(None, description="Celery result backend. Default: the Redis URL.")
     key_prefix: str = Field("mcp_celery", description="First part of every Redis key.")
     namespace: str | None = Field(None, description="Sets servers on one broker apart. Default: the server's name.")
-    server: str | None = Field(None, description="The server that workers run, as `module:attribute`.")
+    server: str | None = Field(
+        None, description="The server that workers run, as `module:attribute` or `path/to/file.py:attribute`."
+    )
     queue: str | None = Field(None, description="Celery queue of the jobs. Default: `mcp.{namespace}`.")
     default_ttl_ms: int = Field(3_600_000, gt=0, description="How long a task is kept when nobody says.")
     max_ttl_ms: int = Field(
@@ -65,24 +95,62 @@ class Settings(BaseSettings):
     )
     encryption_keys: SecretStr | None = Field(
         None,
-        description="Comma-separated secrets, newest first, that seal requests, questions, answers and errors and sign "
-        "jobs. Default: they are kept readable in Redis, without access tokens.",
+        description="Comma-separated secrets, newest first, that seal requests, questions, answers, errors and results "
+        "and sign jobs and records. Default: they are kept readable, without access tokens.",
     )
     accept_unsealed: bool = Field(
         False,
         description="Whether tasks are accepted that are not sealed although there are encryption keys: while those "
-        "end that release 0.1.0 created.",
+        "end that release 0.1.0 created. What workers write is not sealed meanwhile.",
     )
-    store_timeout_ms: int = Field(1_500, gt=0, description="How long a request waits for the store before -32603.")
-    publish_timeout_ms: int = Field(1_500, gt=0, description="How long a request waits for the broker before -32603.")
+    store_timeout_ms: int = Field(
+        1_500,
+        gt=0,
+        description="How long the store may be silent upon a command before requests end in -32603. Waiting for a "
+        "connection does not count.",
+    )
+    publish_timeout_ms: int = Field(
+        1_500,
+        gt=0,
+        description="How long the broker may take for a message before its request ends in -32603. Waiting for other "
+        "messages does not count.",
+    )
     redis_max_connections: int = Field(
         32, gt=1, description="Connections of one process to Redis; requests wait when all are busy."
+    )
+    idle_connection_ms: int = Field(
+        60_000,
+        gt=0,
+        description="After so long without use a connection to Redis or the broker is replaced before it is used "
+        "again, in case a firewall or load balancer has forgotten it.",
     )
     heartbeat_ms: int = Field(
         5_000, ge=100, description="Time between two heartbeats of a worker; after three missed it is taken for dead."
     )
     max_redeliveries: int = Field(
-        1, ge=0, description="How often a task's job is published again because its worker died."
+        1, ge=0, description="How often a task's job is published again because its worker died or the broker lost it."
+    )
+    lost_after_ms: int = Field(
+        3_600_000,
+        gt=0,
+        description="How long a job may wait before it is taken for lost and published again, where the broker cannot "
+        "say how many jobs wait.",
+    )
+    max_handbacks: int = Field(
+        100,
+        ge=0,
+        description="How often, for 60 s, a job is handed back that reached a worker with another version of its "
+        "component, while a live worker has the right one; then its task fails.",
+    )
+    component_match: ComponentMatch = Field(
+        "exact",
+        description="Which version of a component runs a job: `exact`, the server's; `accepts`, where no live worker "
+        "has that one, also another one that takes all arguments of the request.",
+    )
+    other_store: OtherStore = Field(
+        "stop",
+        description="What a worker does that receives a job whose task another Redis or key prefix keeps: `stop`, it "
+        "gives the job back and consumes its queue no more until the task is found; `drop`, it drops the job.",
     )
     max_input_bytes: int = Field(
         1_048_576, gt=0, description="Size of the answers that one `tasks/update` may bring, as JSON."
@@ -109,6 +177,17 @@ class Settings(BaseSettings):
         gt=0,
         description="Streams (`subscriptions/listen`) that one caller may hold open at one server process; "
         "further ones are refused.",
+    )
+    max_streams: int = Field(
+        10_000,
+        gt=0,
+        description="Streams (`subscriptions/listen`) that one server process holds open; further ones are refused.",
+    )
+    max_pending_requests: int = Field(
+        2_000,
+        gt=0,
+        description="Requests about tasks that one server process works on at a time; further ones are refused with "
+        "-32005 and `retryAfterMs`, before any work.",
     )
     max_tasks_per_scope: int = Field(
         10_000, gt=0, description="Open tasks that one caller may have; further ones are refused."
@@ -180,19 +259,73 @@ class Settings(BaseSettings):
     http_session_idle_seconds: int = Field(
         1_800, gt=0, description="Time without a request after which a session ends. Its tasks go on."
     )
+    gc: GarbageCollection = Field(
+        "tuned",
+        description="Python's garbage collector in `mcp-celery serve`, `dev` and `celery -A mcp_celery worker`: "
+        "`tuned`, it leaves out what was imported and collects less often; `default`, as Python has it.",
+    )
+
+    health_port: int | None = Field(
+        None,
+        gt=0,
+        le=65_535,
+        description="Port of the server's `/healthz` and `/readyz`. Default: they answer on the port of the MCP "
+        "endpoint.",
+    )
+    worker_health_port: int | None = Field(
+        None, gt=0, le=65_535, description="Port of a worker's `/healthz` and `/readyz`. Default: it has none."
+    )
+    health_host: str | None = Field(
+        None,
+        description="Address to listen on with these ports; `0.0.0.0` for probes of Kubernetes. Default: a server's "
+        "own address, and 127.0.0.1 for workers.",
+    )
+    drain_seconds: float = Field(
+        0,
+        ge=0,
+        le=3_600,
+        allow_inf_nan=False,
+        description="How long `mcp-celery serve` goes on to serve after SIGTERM, while `/readyz` answers 503, so that "
+        "load balancers stop sending requests first.",
+    )
+    worker_heartbeat_file: str | None = Field(
+        None,
+        description="File whose modification time is that of a worker's last heartbeat, for probes that run a command. "
+        "The worker removes it when it ends.",
+    )
+    telemetry: str = Field(
+        "",
+        description="Comma-separated exporters of metrics and traces, of the extra `telemetry`: `prometheus` serves "
+        "`/metrics` beside `/healthz`; `otlp` sends both to `OTEL_EXPORTER_OTLP_ENDPOINT`. Default: none.",
+    )
+    log_format: LogFormat = Field(
+        "text", description="How servers and workers log: `text`, lines for people; `json`, one object a line."
+    )
 
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in _SCHEMES:
-            raise ValueError("expected redis://, rediss://, unix:// or memory://")
-        if parts.scheme == "memory" and value != MEMORY_URL:
-            raise ValueError("memory:// takes neither host, path nor options")
-        try:
-            _ = parts.port
-        except ValueError:  # its text shows what was taken for the port, which may be half of a password
-            raise ValueError("the port is not a number within 0…65535") from None
+        if scheme_of(value) == scheme_of(MEMORY_URL):
+            if value != MEMORY_URL:
+                raise ValueError("memory:// takes neither host, path nor options")
+            return value
+        if not is_redis_url(value):
+            raise ValueError("expected redis://, rediss://, valkey://, valkeys://, unix:// or memory://")
+        check_files(parse(value))
+        return value
+
+    @field_validator("broker_url", "result_backend")
+    @classmethod
+    def _is_of_celery(cls, value: str | None) -> str | None:
+        if value is not None and is_redis_url(value):
+            check_files(parse(value, for_celery=True))
+        return value
+
+    @field_validator("redis_credentials")
+    @classmethod
+    def _is_provider(cls, value: str | None) -> str | None:
+        if value is not None and not all(value.partition(":")):
+            raise ValueError("expected module:attribute, for example reports.secrets:redis_credentials")
         return value
 
     @field_validator("result_backend")
@@ -220,8 +353,8 @@ class Settings(BaseSettings):
     @field_validator("server")
     @classmethod
     def _is_server(cls, value: str | None) -> str | None:
-        if value is not None and not all(value.partition(":")):
-            raise ValueError("expected module:attribute, for example workers.demo:server")
+        if value is not None and not _SERVER.fullmatch(value):
+            raise ValueError("expected module:attribute or path/to/file.py:attribute, for example workers.demo:server")
         return value
 
     @field_validator("snapshot_headers")
@@ -229,6 +362,13 @@ class Settings(BaseSettings):
     def _are_header_names(cls, value: str) -> str:
         if not all(_HEADER_NAME.fullmatch(name) for name in _parts(value)):
             raise ValueError("expected names of HTTP headers with commas between them")
+        return value
+
+    @field_validator("telemetry")
+    @classmethod
+    def _are_exporters(cls, value: str) -> str:
+        if unknown := sorted({*_parts(value)} - {*_EXPORTERS}):
+            raise ValueError(f"expected {' or '.join(_EXPORTERS)}, or both with a comma between, not {unknown[0]:.50}")
         return value
 
     @field_validator("allowed_hosts")
@@ -262,6 +402,7 @@ class Settings(BaseSettings):
                 f"{ENV_PREFIX}{name} is set beside {ENV_PREFIX}REDIS_URL={MEMORY_URL}, which runs jobs in the server's "
                 "process and uses neither a broker nor a result backend: unset one of them"
             )
+        self._require_one_password()
         if self.default_ttl_ms > self.max_ttl_ms:
             raise ValueError(f"{ENV_PREFIX}DEFAULT_TTL_MS is above {ENV_PREFIX}MAX_TTL_MS")
         if (secret := self.header_names & _SECRET_HEADERS) and self.encryption_keys is None:
@@ -270,6 +411,22 @@ class Settings(BaseSettings):
                 f"set {ENV_PREFIX}ENCRYPTION_KEYS; {HOW_TO_MAKE_A_KEY}"
             )
         return self
+
+    def _require_one_password(self) -> None:
+        """Refuse two sources of one password."""
+        file, provider = f"{ENV_PREFIX}REDIS_PASSWORD_FILE", f"{ENV_PREFIX}REDIS_CREDENTIALS"
+        if self.redis_password_file and self.redis_credentials:
+            raise ValueError(f"{file} and {provider} are both set: unset one of them")
+        if not self._has_credentials:
+            return
+        name = file if self.redis_password_file else provider
+        if self.is_in_memory:
+            raise ValueError(f"{name} is set, but {ENV_PREFIX}REDIS_URL={MEMORY_URL} has no password: unset it")
+        url = parse(self.redis_url)
+        if url.password is not None:
+            raise ValueError(f"{name} is set, and {ENV_PREFIX}REDIS_URL has a password: remove one of them")
+        if url.username is not None and self.redis_credentials:
+            raise ValueError(f"{name} gives the user, and {ENV_PREFIX}REDIS_URL names one: remove it there")
 
     @classmethod
     def load(cls, **values: Any) -> Settings:
@@ -297,21 +454,60 @@ class Settings(BaseSettings):
         return self.redis_url == MEMORY_URL
 
     @property
+    def celery_broker(self) -> dict[str, Any]:
+        """Celery's settings of the broker: ``broker_url``, and what kombu does not take in a URL."""
+        url = self.broker_url or self.redis_url
+        provider = self._credentials_for(url)
+        if provider is None and scheme_of(url) == "unix" and parse(url, for_celery=True).password is not None:
+            provider = BROKER_PASSWORD
+        return broker_settings(url, credential_provider=provider, with_pool=bool(self.broker_url))
+
+    @property
     def celery_broker_url(self) -> str:
         """The broker in the form that kombu reads."""
-        return celery_url(self.broker_url or self.redis_url)
+        return self.celery_broker["broker_url"]
+
+    @property
+    def celery_results(self) -> dict[str, Any]:
+        """Celery's settings of the result backend: ``result_backend``, and what must not be shown with it."""
+        if self.is_in_memory:
+            return {"result_backend": "disabled://"}  # the store keeps results itself
+        url = self.result_backend or self.redis_url
+        return result_settings(url, credential_provider=self._credentials_for(url), with_pool=bool(self.result_backend))
 
     @property
     def celery_result_backend(self) -> str:
         """The result backend in the form that Celery reads."""
-        if self.is_in_memory:
-            return "disabled://"  # the store keeps results itself
-        return celery_url(self.result_backend or self.redis_url)
+        return self.celery_results["result_backend"]
+
+    @property
+    def _has_credentials(self) -> bool:
+        return bool(self.redis_password_file or self.redis_credentials)
+
+    def _credentials_for(self, url: str) -> str | None:
+        """Where kombu and Celery find the credentials of the records' Redis.
+
+        Args:
+            url: Of the broker or the result backend.
+
+        Returns:
+            None where they have their own: another server, another user, or a password in the URL.
+        """
+        if not (self._has_credentials and is_redis_url(url)):
+            return None
+        ours, theirs = parse(self.redis_url), parse(url, for_celery=True)
+        same = theirs.address == ours.address and theirs.username in (None, ours.username)
+        return CELERY_CREDENTIALS if same and theirs.password is None else None
 
     @property
     def header_names(self) -> frozenset[str]:
         """The allowlist of request headers, in lower case."""
         return frozenset(name.lower() for name in _parts(self.snapshot_headers))
+
+    @property
+    def exporters(self) -> frozenset[Exporter]:
+        """Which exporters of metrics and traces there are."""
+        return frozenset(name for name in _EXPORTERS if name in _parts(self.telemetry))
 
     @property
     def allowed_host_names(self) -> tuple[str, ...]:
@@ -329,23 +525,21 @@ class Settings(BaseSettings):
         return () if self.encryption_keys is None else tuple(_parts(self.encryption_keys.get_secret_value()))
 
 
-def _parts(value: str) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()]
+def unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    """Explain each variable that begins as a setting and is none, with the most similar setting.
 
-
-def celery_url(url: str) -> str:
-    """A Redis URL as Celery and kombu spell it; others stay as they are.
-
-    >>> celery_url("unix:///run/store.sock?db=2")
-    'redis+socket:///run/store.sock?virtual_host=2'
-    >>> celery_url("amqp://guest@localhost//")
-    'amqp://guest@localhost//'
+    >>> list(unknown_variables({"MCP_CELERY_REDIS_ULR": "redis://localhost"}))
+    ['MCP_CELERY_REDIS_ULR is not a setting; did you mean MCP_CELERY_REDIS_URL?']
 
     Args:
-        url: redis-py's form (``redis://``, ``rediss://``, ``unix://``) or any other broker's.
+        environ: The environment's variables.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "unix":
-        return url
-    db = parse_qs(parts.query).get("db", ["0"])[0]
-    return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={db}"
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
+    for name in sorted(environ):
+        if name.startswith(ENV_PREFIX) and name not in known:
+            nearest = get_close_matches(name, known, n=1)
+            yield f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else "")
+
+
+def _parts(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import zlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -36,7 +37,7 @@ PROCESSES_PER_CORE: Final = 2
 """Tests mostly wait for processes that they started."""
 ACROSS_MODULES: Final = frozenset({"deployment", "shared_worker"})
 """Fixtures of a whole folder, or of the session, that start processes."""
-SMOKE_ONLY: Final = frozenset({"browser", "differential", "integration", "peers", "pool"})
+SMOKE_ONLY: Final = frozenset({"browser", "differential", "fastmcp", "integration", "peers", "pool"})
 """Folders of which `--quick` runs only the tests marked `smoke`, and of each of those one case."""
 
 # A machine that is slow for a moment is no fault of the code: hypothesis times nothing.
@@ -44,6 +45,16 @@ _untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow],
 settings.register_profile("mcp_celery", _untimed)
 settings.register_profile("long", _untimed, max_examples=2_000)
 settings.load_profile("mcp_celery")
+
+
+def pytest_configure() -> None:
+    """Let SIGINT interrupt, in this process and in those it starts, however the tests themselves were started.
+
+    A shell that starts them in the background (``pytest &`` in a script) has SIGINT ignored. Every process inherits
+    that, and our commands keep to it, as `nohup` wants; a test that presses Ctrl-C would then wait for ever.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -128,6 +139,8 @@ def _selected(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator[p
 
 
 def _is_slow(item: pytest.Item) -> bool:
+    if item.get_closest_marker("slow"):
+        return True
     return any(item.path.is_relative_to(TESTS / folder) for folder in SMOKE_ONLY)
 
 

@@ -1,1 +1,1 @@
-"""Servers as they are deployed: each module has a ``server``, for ``MCP_CELERY_SERVER=workers.demo:server``."""
+"""What is deployed: servers, and in ``asgi`` the app for an ASGI host."""

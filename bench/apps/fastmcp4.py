@@ -1,6 +1,6 @@
 """The tools as tasks on FastMCP 4, as its documentation says. Runs in the venv that ``bench/peer.py`` makes."""
 
-# FastMCP is not a dependency of this project, so its types are unknown here.
+# Its package for tasks is not a dependency of this project, so its types are unknown here.
 # pyright: basic, reportMissingImports=false
 
 from __future__ import annotations

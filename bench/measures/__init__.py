@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+from bench.measures.adapter import adapter
 from bench.measures.commands import commands
 from bench.measures.crowd import crowd
 from bench.measures.latency import get, submit
 from bench.measures.memory import memory
+from bench.measures.options import keys, telemetry
 from bench.measures.payloads import payloads
 from bench.measures.push import push
+from bench.measures.start import start
 from bench.measures.stored import stored
 from bench.measures.throughput import cpu, sleeps, throughput
 from bench.run import Findings, Run
@@ -21,10 +24,14 @@ MEASURES: Final[Mapping[str, Callable[[Run], Awaitable[Findings]]]] = {
     "push": push,
     "commands": commands,
     "cpu": cpu,
+    "keys": keys,
+    "telemetry": telemetry,
     "throughput": throughput,
     "sleeps": sleeps,
     "payloads": payloads,
     "memory": memory,
     "crowd": crowd,
     "stored": stored,
+    "adapter": adapter,
+    "start": start,
 }

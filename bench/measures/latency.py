@@ -29,7 +29,7 @@ async def submit(run: Run) -> Findings:
     unpaced: Taken = defaultdict(list)
     for _ in range(run.options.rounds):
         for system in systems:
-            ask = noop_call if system.store is None else _submit
+            ask = noop_call if system.store is None else submit_call
             async with Client(system.url) as client:
                 paced[system.name].append([await ask(client) for _ in range(count) if await _pause()])
                 unpaced[system.name].append([await ask(client) for _ in range(count)])
@@ -62,8 +62,8 @@ async def get(run: Run) -> Findings:
                     completed[FLOOR].append([await noop_call(client) for _ in range(count)])
                     working[FLOOR].append(completed[FLOOR][-1])
                 else:
-                    completed[system.name].append(await _gets_completed(client, count))
-                    working[system.name].append(await _gets_working(client, count))
+                    completed[system.name].append(await gets_completed(client, count))
+                    working[system.name].append(await gets_working(client, count))
     target = Target(1.8, 1.4)
     return Findings(
         [
@@ -93,17 +93,20 @@ async def get_call(client: Client, task_id: str) -> float:
     return answer.seconds
 
 
-async def _submit(client: Client) -> float:
+async def submit_call(client: Client) -> float:
+    """Seconds of a call that becomes a task."""
     return (await client.submit("noop"))[1]
 
 
-async def _gets_completed(client: Client, count: int) -> list[float]:
+async def gets_completed(client: Client, count: int) -> list[float]:
+    """Seconds of ``tasks/get`` of a task that has completed."""
     task_id, _ = await client.submit("noop")
     await client.finish(task_id, 0.01)
     return [await get_call(client, task_id) for _ in range(count)]
 
 
-async def _gets_working(client: Client, count: int) -> list[float]:
+async def gets_working(client: Client, count: int) -> list[float]:
+    """Seconds of ``tasks/get`` of a task whose job runs."""
     task_id, _ = await client.submit("sleep", seconds=LONG_SECONDS)
     await asyncio.sleep(_UNTIL_IT_RUNS)
     taken = [await get_call(client, task_id) for _ in range(count)]

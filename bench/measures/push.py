@@ -21,9 +21,9 @@ async def push(run: Run) -> Findings:
     latencies: dict[str, list[float]] = {OURS: []}
     peer: System | None = await run.system(PEER) if run.options.peer else None
     for _ in range(run.options.rounds):
-        latencies[OURS] += [await _pushed(ours) for _ in range(count)]
+        latencies[OURS] += [await pushed(ours) for _ in range(count)]
     if peer is not None:
-        latencies[PEER] = await _polled_together(peer, run.options.size(40, 10))
+        latencies[PEER] = await polled_together(peer, run.options.size(40, 10))
     rows = [
         _row("push: job's end to client told, p50", latencies, 50, Target(3, 2)),
         _row("push: job's end to client told, p95", latencies, 95, Target(5, 3)),
@@ -39,7 +39,8 @@ async def push(run: Run) -> Findings:
     )
 
 
-async def _pushed(system: System) -> float:
+async def pushed(system: System) -> float:
+    """Milliseconds from a job's end to the client that listens to its task."""
     async with Client(system.url) as client, Client(system.url) as listener:
         task_id, _ = await client.submit("stamp", seconds=BODY_SECONDS)
         async for message, read_at in listener.listen(task_id):
@@ -49,7 +50,7 @@ async def _pushed(system: System) -> float:
     raise WrongAnswerError("the stream ended before its task")
 
 
-async def _polled_together(system: System, count: int) -> list[float]:
+async def polled_together(system: System, count: int) -> list[float]:
     """Tasks whose ends are spread over the poll interval, each asked for at that interval."""
     async with asyncio.TaskGroup() as group:
         polls = [group.create_task(_polled(system, index / count)) for index in range(count)]

@@ -128,7 +128,7 @@ async def cpu(run: Run) -> Findings:
     roles: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for _ in range(run.options.rounds):
         for system in systems:
-            for role, seconds in (await _cpu_of(system, each)).items():
+            for role, seconds in (await cpu_of(system, each)).items():
                 roles[system.name][role].append(seconds * 1000)
             spent[system.name].append(sum(found[-1] for found in roles[system.name].values()))
     values = {name: median(found) for name, found in spent.items()}
@@ -144,8 +144,8 @@ async def cpu(run: Run) -> Findings:
     )
 
 
-async def _cpu_of(system: System, each: int) -> dict[str, float]:
-    """CPU seconds a task, by role."""
+async def cpu_of(system: System, each: int) -> dict[str, float]:
+    """CPU seconds a task, by role, of eight clients that submit so many each."""
     clients_count = 8
     async with connected(system.url, clients_count) as clients:
         before = system.cpu_seconds()
@@ -155,8 +155,9 @@ async def _cpu_of(system: System, each: int) -> dict[str, float]:
         submitted = [job.result() for job in jobs]
         # The last first: when it is over, so are nearly all others, and one get is enough for each of them.
         await clients[0].finish(submitted[0][-1], 0.1)
-        for client, task_ids in zip(clients, submitted, strict=True):
-            for task_id in task_ids:
+        # The clients in turns: a server closes a connection that is idle for some seconds.
+        for task_ids in zip(*submitted, strict=True):
+            for client, task_id in zip(clients, task_ids, strict=True):
                 await client.finish(task_id, 0.1)
         after = system.cpu_seconds()
     return {role: (after[role] - before[role]) / (clients_count * each) for role in after}

@@ -1,3 +1,4 @@
-"""The command line ``mcp-celery``: composition only, everything it starts is to be had without it."""
+"""The command line ``mcp-celery`` (``main.py``): composition only, everything it starts is to be had without it.
 
-from mcp_celery.cli.main import main as main
+This package imports nothing: every ``celery`` call loads ``cli/operate/commands.py``, which needs click alone.
+"""

@@ -45,8 +45,12 @@ def parsed_object(texts: Sequence[str]) -> tuple[dict[str, Any] | None, bool]:
     return cast("dict[str, Any]", parsed), len(texts) > 1
 
 
-def split_pairs(pairs: Sequence[str]) -> dict[str, str]:
+def split_pairs(pairs: Sequence[str], *, option: str = "--arg") -> dict[str, str]:
     """``name=value`` texts as a mapping.
+
+    Args:
+        pairs: The texts.
+        option: What they were given as, for the error.
 
     Raises:
         click.UsageError: One of them has no ``=``.
@@ -54,7 +58,7 @@ def split_pairs(pairs: Sequence[str]) -> dict[str, str]:
     split = [pair.partition("=") for pair in pairs]
     for name, equals, _ in split:
         if not (name and equals):
-            raise click.UsageError(f"--arg {name!r}: name=value is wanted")
+            raise click.UsageError(f"{option} {name!r}: name=value is wanted")
     return {name: value for name, _, value in split}
 
 

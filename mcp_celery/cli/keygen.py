@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mcp_celery.sealing_keys import make_key
+from mcp_celery.common.encryption_keys import make_key
 
 
 def keygen() -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import click
 
 from mcp_celery.cli.arguments import parsed_object
 from mcp_celery.cli.headers import HEADERS_VARIABLE, Headers, read_headers
-from mcp_celery.hosts import host_pattern, origin_pattern
+from mcp_celery.common.allowed_hosts import host_pattern, origin_pattern
 
 POOLS: Final[Mapping[str, tuple[str, ...]]] = {
     "asyncio": (),
@@ -45,7 +48,12 @@ def _checked(
     return each
 
 
-SERVER: Final = click.Argument(["server"], metavar="MODULE:ATTR")
+SERVER: Final = click.Argument(["server"], metavar="MODULE[:ATTR]|FILE.py[:ATTR]")
+APP_DIR: Final = click.Option(
+    ["--app-dir"],
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder in which SERVER is looked for first. Default: the current one.",
+)
 HOST: Final = click.Option(["--host"], default="127.0.0.1", show_default=True, help="Address to listen on.")
 PORT: Final = click.Option(
     ["--port"], type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0: a free one."
@@ -65,6 +73,58 @@ ALLOWED_ORIGIN: Final = click.Option(
     metavar="SCHEME://NAME[:PORT]",
     help="An origin of web pages that may use the server, besides this machine's loopback; may be repeated.",
 )
+
+
+def _proxies(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Addresses and networks with commas between them, or ``*``: uvicorn would take a name, and never find it."""
+    for part in (value or "").split(","):
+        try:
+            if value is not None and value.strip() != "*":
+                ip_network(part.strip(), strict=False)
+        except ValueError:
+            raise click.BadParameter(f"{part.strip()!r} is neither an address nor a network, and not *") from None
+    return value
+
+
+def _prefix(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", value):
+        raise click.BadParameter(f"{value!r}: expected a path such as /tools")
+    return value.rstrip("/")
+
+
+UDS: Final = click.Option(
+    ["--uds"],
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="PATH",
+    help="Listen on this Unix socket, for a proxy, instead of --host and --port. Whoever may enter its folder can "
+    "connect.",
+)
+ROOT_PATH: Final = click.Option(
+    ["--root-path"],
+    default="",
+    callback=_prefix,
+    metavar="/PREFIX",
+    help="What a proxy removes from the beginning of each path before it passes a request on.",
+)
+FORWARDED_ALLOW_IPS: Final = click.Option(
+    ["--forwarded-allow-ips"],
+    callback=_proxies,
+    metavar="ADDRESSES",
+    help="Proxies whose X-Forwarded-For and -Proto headers are believed: addresses or networks with commas between "
+    "them, or *. Default: FORWARDED_ALLOW_IPS, else this machine's loopback; with --uds, whoever connects.",
+)
+LOG_CONFIG: Final = click.Option(
+    ["--log-config"],
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Logging configuration in a .json, .yaml or .ini file, as uvicorn takes it. Default: text on standard error.",
+)
+ACCESS_LOG: Final = click.Option(
+    ["--access-log"],
+    is_flag=True,
+    help="Log a line for each HTTP request. A client that polls makes one a second. With --log-config, the level of "
+    "its uvicorn.access decides.",
+)
 DATA_DIR: Final = click.Option(
     ["--data-dir"],
     type=click.Path(file_okay=False, path_type=Path),
@@ -81,10 +141,22 @@ CONCURRENCY: Final = click.Option(
 )
 
 
+def _url_or_none(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else _url(context, parameter, value)
+
+
 def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """The endpoint: `/mcp` where the URL has no path. A server at the root is named with a slash at the end."""
     if not value.startswith(("http://", "https://")):
-        raise click.BadParameter(f"{value!r} is no http:// or https:// URL")
-    return value
+        raise click.BadParameter(f"{value!r} is not an http:// or https:// URL")
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: {error}") from None
+    if not parts.hostname:
+        raise click.BadParameter(f"{value!r} names no host")
+    return value if parts.path else parts._replace(path="/mcp").geturl()
 
 
 def _headers(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> Headers:
@@ -98,6 +170,9 @@ def _given(
 
 
 URL: Final = click.Argument(["url"], callback=_url)
+HTTP: Final = click.Option(
+    ["--http"], callback=_url_or_none, metavar="URL", help="Where the server runs; without a path, /mcp is meant."
+)
 HEADER: Final = click.Option(
     ["-H", "--header", "headers"],
     multiple=True,
@@ -105,6 +180,12 @@ HEADER: Final = click.Option(
     metavar="'NAME: VALUE'|@FILE",
     help="Sent with each request. Other users of this machine see the command line: put secrets into a file, one "
     f"header a line, or into the variable {HEADERS_VARIABLE}.",
+)
+TIMEOUT: Final = click.Option(
+    ["--timeout"],
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Stop waiting after this time; the task goes on, and the exit status is 6.",
 )
 TASK_ID: Final = click.Argument(["task_id"])
 MACHINE: Final = click.Option(["--json", "machine"], is_flag=True, help="Print JSON, for machines.")

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import resource
+import signal
 import socket
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout, suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
+from pathlib import Path
+from types import FrameType
 from typing import Final
 
+import click
 import uvicorn
+from click.core import ParameterSource
+from uvicorn.config import LOGGING_CONFIG
 
 from mcp_celery.cli.errors import StartError, start_errors
-from mcp_celery.component_source import ComponentSource
-from mcp_celery.composition import check, settings_of
-from mcp_celery.hosts import AllowedNames, is_loopback
+from mcp_celery.cli.log_config import configure_logging
+from mcp_celery.cli.processes import run_processes, same_command
+from mcp_celery.cli.sockets import ANSWERS, bind, bind_unix, url_of
+from mcp_celery.cli.usable import require_usable
+from mcp_celery.common.allowed_hosts import AllowedNames, is_loopback
+from mcp_celery.common.garbage import set_up_collector
+from mcp_celery.common.import_path import put_on_path
+from mcp_celery.components.source import ComponentSource
+from mcp_celery.json_logs import json_formatter
 from mcp_celery.logs import LogFormatter, contain
-from mcp_celery.server import load_source
-from mcp_celery.settings import Settings
-from mcp_celery.web.app import MCP_PATH, http_app
+from mcp_celery.server.celery_tasks import check, is_in_memory, settings_of
+from mcp_celery.server.health import ServerHealth
+from mcp_celery.server.loading import load_source
+from mcp_celery.settings import LogFormat, Settings, unknown_variables
+from mcp_celery.web.app import bind_health, http_app
 from mcp_celery.web.limits import HttpLimits
 from mcp_celery.web.protocol import bounded_protocol
 
@@ -32,86 +48,195 @@ SHUTDOWN_SECONDS: Final = 3
 """A client's listen stream stays open for as long as the client wants; a shutdown must not wait for it."""
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Take a port before anything is started, so that a port in use is told at once and nobody can take it meanwhile.
-
-    Args:
-        host: Name or address to listen on.
-        port: Its number; 0: any free one.
-
-    Returns:
-        The bound socket, not listening yet: connections are refused until the server really answers.
-
-    Raises:
-        StartError: The port is in use, or the address cannot be had.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except OSError as error:
-        raise StartError(f"--host {host}: {error.strerror}") from error
-    # The protocol is named, because asyncio sends without delay only on sockets that say they are TCP.
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        # As uvicorn does: connections of an earlier run that still linger are no reason to refuse.
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        bound.close()
-        raise StartError(f"{host}:{port} cannot be used: {error.strerror} (choose another --port)") from error
-    return bound
-
-
-def reachable(host: str) -> str:
-    """An address that clients on this machine can open, for one that only a server can: "every address"."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - looked up, not bound
-
-
-def url_of(bound: socket.socket) -> str:
-    """Where a server on this socket answers."""
-    host, port = bound.getsockname()[:2]
-    host = reachable(host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}{MCP_PATH}"
-
-
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 - one for each argument and option of the command
     server: str,
     host: str,
     port: int,
+    uds: Path | None,
     allowed_hosts: Sequence[str],
     allowed_origins: Sequence[str],
     transport: str,
+    app_dir: Path | None,
+    root_path: str,
+    forwarded_allow_ips: str | None,
+    stateless: bool,
+    workers: int,
+    wait: float | None,
+    access_log: bool,
+    log_config: Path | None,
     fd: int | None,
+    health_fd: int | None,
+    child: bool,
 ) -> None:
     """Serve until a signal comes, or the client on stdio has gone.
 
     Args:
-        server: The user's server as ``module:attribute``.
+        server: The user's server, as :func:`mcp_celery.server.loading.load_source` takes it.
         host: Address to listen on.
         port: Port to listen on; 0: a free one.
+        uds: Unix socket to listen on instead.
         allowed_hosts: Names by which clients reach the server, besides ``MCP_CELERY_ALLOWED_HOSTS``.
         allowed_origins: Origins of web pages that may use it, besides ``MCP_CELERY_ALLOWED_ORIGINS``.
         transport: ``http`` or ``stdio``.
+        app_dir: Folder in which the server's module is looked for first; None: the current one.
+        root_path: What a proxy removes from the beginning of each path.
+        forwarded_allow_ips: Proxies whose ``X-Forwarded-…`` headers are believed; None: uvicorn's default.
+        stateless: Whether each request of 2025-11-25 stands alone, without a session.
+        workers: Number of processes.
+        wait: Seconds for which store and broker may be unreachable at the start; None: for ever.
+        access_log: Whether each HTTP request is logged, where there is no logging configuration.
+        log_config: Logging configuration; None: lines of text on standard error.
         fd: An inherited socket that is bound to the address; None: one is bound here.
+        health_fd: An inherited socket that is bound to ``MCP_CELERY_HEALTH_PORT``; None: it is bound here.
+        child: Whether this is one of several processes, whose parent has checked and warned already.
     """
+    if uds is not None:
+        _refuse_address()
     # A module may print while it is imported.
     with start_errors(), redirect_stdout(sys.stderr):
+        put_on_path(app_dir or Path.cwd())
         source = load_source(server)
         check(source.server)
         settings = settings_of(source.server)
-    # The SDK's log handler renders each line for a terminal; a server writes one for each task.
-    handler = logging.StreamHandler()
-    handler.setFormatter(LogFormatter(LOG_FORMAT))
-    logging.basicConfig(level=source.log_level, handlers=[handler], force=True)
+    _set_up_logging(source.log_level, log_config, settings.log_format)
+    for warning in () if child else unknown_variables(os.environ):
+        logger.warning("%s", warning)
     if transport == "stdio":
+        if workers > 1:
+            raise StartError(f"--workers {workers}: on stdio there is one client, which has started this process")
+        require_usable(source.server, wait)
+        set_up_collector(settings.gc)
         source.run_stdio()
         return
+    if workers > 1:
+        _require_several_may_serve(source.server, workers, stateless=stateless)
     hosts = [*settings.allowed_host_names, *allowed_hosts]
     origins = [*settings.allowed_origin_names, *allowed_origins]
-    bound = socket.socket(fileno=fd) if fd is not None else bind(host, port)
-    if not is_loopback(host):
-        _warn(source, host, hosts)
-    names = AllowedNames.listening_on(host, hosts=hosts, origins=origins)
-    _serve_http(source, settings, names, bound)
+    with _socket(host, port, uds, fd) as bound, _health_socket(settings, host, health_fd) as health_bound:
+        if not child:
+            require_usable(source.server, wait)
+            if bound.family != socket.AF_UNIX and not is_loopback(host):
+                _warn(source, host, hosts)
+        if workers > 1:
+            sockets = [bound] if health_bound is None else [bound, health_bound]
+            run_processes(_one_process(*sockets), workers, sockets, grace_seconds=settings.drain_seconds)
+            return
+        is_uvicorns_log = log_config is None and settings.log_format == "text"
+        health = ServerHealth(source.server)
+        app = http_app(
+            source.server,
+            settings=settings,
+            names=AllowedNames.listening_on(host, hosts=hosts, origins=origins),
+            stateless=stateless,
+            health=health,
+            health_socket=health_bound,
+        )
+        config = uvicorn.Config(
+            app,
+            http=bounded_protocol(fitted_to_open_files(HttpLimits.of(settings))),
+            # MCP uses no WebSockets, and the protocol above does not limit them.
+            ws="none",
+            root_path=root_path,
+            forwarded_allow_ips=_trusted_proxies(bound, forwarded_allow_ips),
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            log_config=LOGGING_CONFIG if is_uvicorns_log else None,
+            access_log=access_log or log_config is not None,
+        )
+        if is_uvicorns_log:
+            contain(logging.getLogger("uvicorn"))
+        server_process = _Server(config, url_of(bound), uds, health, settings)
+        server_process.run(sockets=[bound])
+
+
+def _refuse_address() -> None:
+    """Refuse an address beside a Unix socket.
+
+    Raises:
+        UsageError: One was given.
+    """
+    context = click.get_current_context()
+    for name in ("host", "port"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--uds and --{name} exclude each other")
+
+
+def _set_up_logging(level: str, log_config: Path | None, log_format: LogFormat) -> None:
+    if log_config is not None:
+        configure_logging(log_config)
+        return
+    # The SDK's log handler renders each line for a terminal; a server writes one for each task.
+    handler = logging.StreamHandler()
+    if log_format == "json":
+        handler.setFormatter(json_formatter())
+        logging.getLogger("uvicorn").setLevel(logging.INFO)  # as with lines of text, it says where it answers
+    else:
+        handler.setFormatter(LogFormatter(LOG_FORMAT))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+@contextmanager
+def _socket(host: str, port: int, uds: Path | None, fd: int | None) -> Generator[socket.socket]:
+    """The socket to listen on. The file of a Unix socket that was made here is removed at the end."""
+    if fd is not None:
+        with socket.socket(fileno=fd) as bound:
+            yield bound
+    elif uds is None:
+        with bind(host, port) as bound:
+            yield bound
+    else:
+        with bind_unix(uds) as bound:
+            try:
+                yield bound
+            finally:
+                uds.unlink(missing_ok=True)
+
+
+@contextmanager
+def _health_socket(settings: Settings, host: str, fd: int | None) -> Generator[socket.socket | None]:
+    """The socket of ``MCP_CELERY_HEALTH_PORT``, None where that is not set."""
+    with start_errors():
+        bound = bind_health(settings, host) if fd is None else socket.socket(fileno=fd)
+    try:
+        yield bound
+    finally:
+        if bound is not None:
+            bound.close()
+
+
+def _require_several_may_serve(server: object, workers: int, *, stateless: bool) -> None:
+    """Refuse several processes that would not share what clients need.
+
+    Raises:
+        StartError: Sessions, or the tasks, would be in one of them.
+    """
+    if is_in_memory(server):
+        raise StartError(
+            f"--workers {workers}: tasks are kept in the memory of one process (memory://), and the other processes "
+            "would not find them; keep tasks in Redis (MCP_CELERY_REDIS_URL)"
+        )
+    if not stateless:
+        raise StartError(
+            f"--workers {workers} needs --stateless: a session of revision 2025-11-25 lives in one process, and its "
+            "requests would reach the others, which do not know it"
+        )
+
+
+def _one_process(bound: socket.socket, health: socket.socket | None = None) -> list[str]:
+    """The command of one of several processes that share sockets."""
+    context = click.get_current_context()
+    health_fd = None if health is None else health.fileno()
+    return same_command(context, workers=1, uds=None, fd=bound.fileno(), health_fd=health_fd, child=True)
+
+
+def _trusted_proxies(bound: socket.socket, given: str | None) -> str | None:
+    """Whose ``X-Forwarded-…`` headers are believed, in uvicorn's form.
+
+    Whoever connects to a Unix socket has no address by which to tell, and is on this machine, as are those on loopback
+    that uvicorn believes by default.
+    """
+    if given is None and bound.family == socket.AF_UNIX and "FORWARDED_ALLOW_IPS" not in os.environ:
+        return "*"
+    return given
 
 
 def _warn(source: ComponentSource, host: str, hosts: Sequence[str]) -> None:
@@ -128,22 +253,6 @@ def _warn(source: ComponentSource, host: str, hosts: Sequence[str]) -> None:
             "name that clients use with --allowed-host or MCP_CELERY_ALLOWED_HOSTS",
             host,
         )
-
-
-def _serve_http(source: ComponentSource, settings: Settings, names: AllowedNames, bound: socket.socket) -> None:
-    host, port = bound.getsockname()[:2]
-    config = uvicorn.Config(
-        http_app(source.server, settings=settings, names=names),
-        host=host,
-        port=port,
-        http=bounded_protocol(fitted_to_open_files(HttpLimits.of(settings))),
-        # MCP uses no WebSockets, and the protocol above does not limit them.
-        ws="none",
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-    )
-    contain(logging.getLogger("uvicorn"))
-    with bound:
-        _AnnouncingServer(config, url_of(bound)).run(sockets=[bound])
 
 
 def fitted_to_open_files(limits: HttpLimits) -> HttpLimits:
@@ -179,14 +288,58 @@ def fitted_to_open_files(limits: HttpLimits) -> HttpLimits:
     return replace(limits, max_connections=fitting)
 
 
-class _AnnouncingServer(uvicorn.Server):
-    """Says where it answers, which uvicorn leaves to whoever bound the socket."""
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says where it answers, goes on to serve for a while after SIGTERM, and removes its Unix
+    socket, which uvicorn leaves to whoever bound the socket.
 
-    def __init__(self, config: uvicorn.Config, url: str) -> None:
+    Args:
+        config: uvicorn's.
+        url: Where it answers.
+        uds: Its Unix socket, None where it has none.
+        health: Is told that the server is about to end.
+        settings: For how long it goes on to serve after SIGTERM, and how it collects garbage.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, url: str, uds: Path | None, health: ServerHealth, settings: Settings
+    ) -> None:
         super().__init__(config)
         self._url = url
+        self._uds = uds
+        self._health = health
+        self._settings = settings
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_draining = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to answer."""
         await super().startup(sockets)
-        logger.info("Answers at %s (Ctrl-C stops it)", self._url)
+        set_up_collector(self._settings.gc)
+        self._loop = asyncio.get_running_loop()
+        logger.info("%s %s (Ctrl-C stops it)", ANSWERS, self._url)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End upon a signal; upon a first SIGTERM after the drain time. uvicorn calls this as a signal handler."""
+        self._health.ends()
+        if sig != signal.SIGTERM or self._is_draining or not self._settings.drain_seconds or self._loop is None:
+            super().handle_exit(sig, frame)
+            return
+        self._is_draining = True
+        self._loop.call_soon_threadsafe(self._drain, sig, frame)
+
+    def _drain(self, sig: int, frame: FrameType | None) -> None:
+        logger.info(
+            "The server ends in %g s (MCP_CELERY_DRAIN_SECONDS); /readyz answers 503", self._settings.drain_seconds
+        )
+        asyncio.get_running_loop().call_later(self._settings.drain_seconds, self._end_drain, sig, frame)
+
+    def _end_drain(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End."""
+        await super().shutdown(sockets)
+        if self._uds is not None:
+            # Here, because uvicorn then ends the process by the signal that stopped the server.
+            self._uds.unlink(missing_ok=True)

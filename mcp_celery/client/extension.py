@@ -15,15 +15,20 @@ from mcp.client.extension import ClaimContext, ClientExtension, NotificationBind
 from mcp.client.session import ClientSession
 from mcp.shared.exceptions import MCPError
 
+from mcp_celery.client.busy import BUSY_SECONDS
 from mcp_celery.client.errors import AnswerError, InvalidTaskError
-from mcp_celery.client.followed import FollowedTask
-from mcp_celery.client.follower import TaskFollower, logger
 from mcp_celery.client.revisions import PUSHED
+from mcp_celery.client.tracked_task import FollowedTask
+from mcp_celery.client.tracker import TaskFollower, logger
 from mcp_celery.client.wire import EXTENSION, AnyTask, CreatedTask, parse_task
 
 CANCEL_SECONDS: Final = 2.0
 _NOT_FOLLOWED_HERE: Final = types.CallToolResult(content=[], is_error=True)
 """Stands for the result of a call whose task is handed out: the SDK checks no structured content of an error."""
+
+
+PATIENCE_SECONDS: Final = 300.0
+"""How long a server may stay unreachable by default before its tasks are given up."""
 
 
 class Handover:
@@ -78,13 +83,22 @@ class TasksClient(ClientExtension):
             quarter longer by chance, so with the default such a result arrives after a few seconds for a young task,
             and after 30 for any. The price is about six requests for a task that is silent for a minute, and two or
             three for each further minute.
+        busy_seconds: How long a request of this package is sent again that a busy server refuses, at the times that the
+            server says. The SDK's own ``call_tool`` raises the refusal, except over ``resilient_http``.
     """
 
     identifier = EXTENSION
 
-    def __init__(self, *, patience_seconds: float = 300.0, silence_seconds: float = 24.0) -> None:
+    def __init__(
+        self,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        silence_seconds: float = 24.0,
+        busy_seconds: float = BUSY_SECONDS,
+    ) -> None:
         self._patience_seconds = patience_seconds
         self._silence_seconds = silence_seconds
+        self._busy_seconds = busy_seconds
         self._followers: WeakSet[TaskFollower] = WeakSet()
 
     def claims(self) -> Sequence[ResultClaim[Any]]:
@@ -103,7 +117,12 @@ class TasksClient(ClientExtension):
         for follower in self._followers:
             if follower.channel.session is session:
                 return follower
-        follower = TaskFollower(session, patience_seconds=self._patience_seconds, silence_seconds=self._silence_seconds)
+        follower = TaskFollower(
+            session,
+            patience_seconds=self._patience_seconds,
+            silence_seconds=self._silence_seconds,
+            busy_seconds=self._busy_seconds,
+        )
         self._followers.add(follower)
         return follower
 

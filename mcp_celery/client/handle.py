@@ -12,8 +12,8 @@ from typing_extensions import TypeVar
 
 from mcp_celery.client.errors import ClientClosedError, TaskEndedError
 from mcp_celery.client.extension import TasksClient
-from mcp_celery.client.followed import FollowedTask, StatusCallback
-from mcp_celery.client.follower import TaskFollower
+from mcp_celery.client.tracked_task import FollowedTask, StatusCallback
+from mcp_celery.client.tracker import TaskFollower
 from mcp_celery.client.wire import JSON, Status, TaskState
 
 ResultT = TypeVar("ResultT", bound=types.Result, default=types.CallToolResult)
@@ -62,6 +62,11 @@ class TaskHandle(Generic[ResultT]):
     def state(self) -> TaskState:
         """What was last heard of it."""
         return self._task.state
+
+    @property
+    def silent_seconds(self) -> float | None:
+        """For how long the server has not answered requests about the task; None: it answered the last one."""
+        return self._task.silent_seconds
 
     @property
     def questions(self) -> Mapping[str, JSON]:

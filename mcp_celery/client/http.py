@@ -12,6 +12,7 @@ import httpx2
 import mcp_types as types
 from mcp.client.streamable_http import streamable_http_client
 
+from mcp_celery.client.busy import BUSY_SECONDS, obeying
 from mcp_celery.client.retry import jittered
 from mcp_celery.client.wire import JSON, MAX_EVENT_BYTES_META
 from mcp_celery.config import DEFAULT_MAX_RESULT_BYTES
@@ -71,7 +72,8 @@ class _AnsweringClient(httpx2.AsyncClient):
             return response if _is_read_in_parts(response) else await _whole(response, self._max_answer_bytes)
         except httpx2.RequestError as error:
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
-            body = {"code": types.CONNECTION_CLOSED, "message": f"{request.url.host} cannot be reached ({reason})"}
+            address = f"{request.url.host}:{request.url.port or {'http': 80}.get(request.url.scheme, 443)}"
+            body = {"code": types.CONNECTION_CLOSED, "message": f"{address} cannot be reached ({reason})"}
             return httpx2.Response(503, json={"jsonrpc": "2.0", "id": None, "error": body}, request=request)
 
     async def _space(self) -> None:
@@ -114,11 +116,12 @@ async def resilient_http(
     headers: Mapping[str, str] | None = None,
     auth: httpx2.Auth | None = None,
     max_answer_bytes: int = LARGEST_ANSWER,
+    busy_seconds: float = BUSY_SECONDS,
 ) -> AsyncGenerator[Any]:
     """Streamable HTTP that lives through restarts of the server: ``Client(resilient_http(url), …)``.
 
     Where the server cannot be reached, the one request fails with an ``MCPError``; with the SDK's own transport, the
-    whole client ends.
+    whole client ends. A request that a busy server refuses is sent again when the server says that it may.
 
     Args:
         url: The server's endpoint.
@@ -127,6 +130,7 @@ async def resilient_http(
         max_answer_bytes: Size of the largest answer, and of the largest event of a stream. The default takes every
             result that our servers store by default; where ``MCP_CELERY_MAX_RESULT_BYTES`` is larger, take three times
             as much.
+        busy_seconds: How long a request is sent again that a busy server refuses; 0: not at all.
 
     Yields:
         The transport's two streams.
@@ -143,8 +147,9 @@ async def resilient_http(
                 limits=httpx2.Limits(max_keepalive_connections=20),
             ) as client,
             streamable_http_client(url, http_client=client, max_sse_event_size=max_answer_bytes) as streams,
+            obeying(streams, busy_seconds=busy_seconds) as obedient,
         ):
-            yield streams
+            yield obedient
     except* (anyio.BrokenResourceError, anyio.ClosedResourceError):
         # An answer came while the client was being closed; the SDK has nowhere to put it, and raises that.
         logger.debug("An answer of %s came too late to be read", httpx2.URL(url).host)

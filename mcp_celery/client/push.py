@@ -23,9 +23,10 @@ from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
-from mcp_celery.client.channel import TaskChannel, TaskStream, is_permanent
-from mcp_celery.client.followed import FollowedTask
-from mcp_celery.client.retry import jittered
+from mcp_celery.client.busy import retry_after_seconds
+from mcp_celery.client.retry import jittered, spread
+from mcp_celery.client.session import TaskChannel, TaskStream, is_permanent
+from mcp_celery.client.tracked_task import FollowedTask
 
 MOST_PUSHED: Final = 256
 """Tasks that one stream names; what is beyond them is asked for."""
@@ -168,8 +169,8 @@ class TaskPush:
             if broken & self._heard:  # the others are sound
                 self._retry_seconds = LEAST_RETRY_SECONDS
 
-    def _back_off(self, why: object) -> None:
-        pause = jittered(self._retry_seconds)
+    def _back_off(self, why: object, at_least_seconds: float = 0.0) -> None:
+        pause = max(jittered(self._retry_seconds), spread(at_least_seconds))
         logger.debug("The stream of tasks is opened again in %.2g s: %s", pause, why)
         self._opens_at = anyio.current_time() + pause
         self._retry_seconds = min(2 * self._retry_seconds, MOST_RETRY_SECONDS)
@@ -181,7 +182,7 @@ class TaskPush:
         elif is_permanent(error):
             self._give_up(error)
         else:
-            self._back_off(error)
+            self._back_off(error, retry_after_seconds(error.error) or 0.0)
 
     def _give_up(self, why: object) -> None:
         logger.info("The server does not push tasks, which are asked for instead: %s", why)

@@ -11,10 +11,10 @@ import mcp_types as types
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
-from mcp_celery.client.channel import TaskChannel, is_closed, is_permanent
 from mcp_celery.client.errors import InvalidTaskError
-from mcp_celery.client.followed import FollowedTask
 from mcp_celery.client.retry import LONGEST_BACK_OFF_SECONDS, jittered
+from mcp_celery.client.session import TaskChannel, is_closed, is_permanent
+from mcp_celery.client.tracked_task import FollowedTask
 from mcp_celery.client.wire import JSON
 
 MOST_REMEMBERED: Final = 4096

@@ -10,6 +10,11 @@ LONGEST_BACK_OFF_SECONDS: Final = 30.0
 """Nothing is asked later than this, and the jitter, for backing off alone."""
 
 
+def spread(seconds: float) -> float:
+    """A pause of at least this length and up to twice as long, so that those who were refused together come apart."""
+    return seconds * random.uniform(1, 2)  # noqa: S311 - it keeps no secret
+
+
 def jittered(seconds: float) -> float:
     """A pause of at least this length and up to a quarter more, so that many clients do not come back at once."""
     return seconds * random.uniform(1, 1 + JITTER)  # noqa: S311 - it keeps no secret

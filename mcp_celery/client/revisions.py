@@ -7,7 +7,7 @@ from typing import Final
 
 from mcp.client.session import ClientSession
 
-from mcp_celery.client.channel import TaskChannel
+from mcp_celery.client.session import TaskChannel
 from mcp_celery.client.v2025_11_25 import CoreTaskChannel
 from mcp_celery.client.v2026_07_28 import ExtensionChannel
 from mcp_celery.client.wire import TaskState
@@ -18,6 +18,7 @@ PUSHED: Final[Mapping[str, type[TaskState]]] = {
 """The notifications that tell of tasks, in any revision."""
 
 
-def channel_of(session: ClientSession) -> TaskChannel:
+def channel_of(session: ClientSession, *, busy_seconds: float) -> TaskChannel:
     """The tasks methods on a session that has been initialized."""
-    return CoreTaskChannel(session) if CoreTaskChannel.is_spoken_on(session) else ExtensionChannel(session)
+    kind = CoreTaskChannel if CoreTaskChannel.is_spoken_on(session) else ExtensionChannel
+    return kind(session, busy_seconds=busy_seconds)

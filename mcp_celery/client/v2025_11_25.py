@@ -18,9 +18,10 @@ from mcp.shared.exceptions import MCPError
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from typing_extensions import override
 
-from mcp_celery.client.channel import TaskChannel
+from mcp_celery.client.busy import unless_busy
 from mcp_celery.client.errors import AnswerError, InvalidTaskError, TaskError
-from mcp_celery.client.followed import FollowedTask
+from mcp_celery.client.session import TaskChannel
+from mcp_celery.client.tracked_task import FollowedTask
 from mcp_celery.client.wire import JSON, Dispensable, TaskState, parse_task
 
 VERSION: Final = "2025-11-25"
@@ -61,6 +62,7 @@ class CoreTaskChannel(TaskChannel):
 
     Args:
         session: The client's session.
+        busy_seconds: How long to go on with a request that a busy server refuses.
     """
 
     notification = "notifications/tasks/status"
@@ -68,8 +70,8 @@ class CoreTaskChannel(TaskChannel):
     listens = False
     result_type = ANY_RESULT
 
-    def __init__(self, session: ClientSession) -> None:
-        super().__init__(session)
+    def __init__(self, session: ClientSession, *, busy_seconds: float) -> None:
+        super().__init__(session, busy_seconds=busy_seconds)
         self._run_as_tasks: dict[str, bool] = {}
 
     @staticmethod
@@ -208,10 +210,14 @@ class CoreTaskChannel(TaskChannel):
         request: JSON = {"method": method, "params": params}
         options: CallOptions = {"timeout": seconds}
         self._private._stamp(request, options)
-        try:
-            return await self._private._dispatcher.send_raw_request(method, request["params"], options)
-        except TimeoutError as error:  # the transport's own, while it writes
-            raise MCPError(types.REQUEST_TIMEOUT, f"Request {method!r} timed out") from error
+
+        async def send() -> JSON:
+            try:
+                return await self._private._dispatcher.send_raw_request(method, request["params"], options)
+            except TimeoutError as error:  # the transport's own, while it writes
+                raise MCPError(types.REQUEST_TIMEOUT, f"Request {method!r} timed out") from error
+
+        return await unless_busy(send, busy_seconds=self.busy_seconds)
 
 
 class CoreQuestions:

@@ -14,10 +14,11 @@ from mcp_types.version import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 from typing_extensions import override
 
-from mcp_celery.client.channel import TaskChannel
+from mcp_celery.client.busy import unless_busy
 from mcp_celery.client.errors import InvalidTaskError, TaskError
-from mcp_celery.client.followed import TOOL_RESULT
 from mcp_celery.client.questions import TaskQuestions
+from mcp_celery.client.session import TaskChannel
+from mcp_celery.client.tracked_task import TOOL_RESULT
 from mcp_celery.client.wire import JSON, AnyResult, TaskRequest, TaskState, parse_task
 
 
@@ -60,13 +61,17 @@ class ExtensionChannel(TaskChannel):
 
     async def _ask(self, method: str, task_id: str, **params: Any) -> dict[str, Any]:
         request = TaskRequest(method=method, params={"taskId": task_id, **params})
-        try:
-            answer = await self.session.send_request(request, AnyResult, request_read_timeout_seconds=self._seconds)
-        except TimeoutError as error:  # the transport's own, while it writes
-            raise MCPError(types.REQUEST_TIMEOUT, f"Request {method!r} timed out") from error
-        except ValidationError:
-            raise InvalidTaskError(task_id, f"the server's answer to {method} is no result of MCP") from None
-        return answer.model_dump(by_alias=True, mode="json")
+
+        async def send() -> dict[str, Any]:
+            try:
+                answer = await self.session.send_request(request, AnyResult, request_read_timeout_seconds=self._seconds)
+            except TimeoutError as error:  # the transport's own, while it writes
+                raise MCPError(types.REQUEST_TIMEOUT, f"Request {method!r} timed out") from error
+            except ValidationError:
+                raise InvalidTaskError(task_id, f"the server's answer to {method} is no result of MCP") from None
+            return answer.model_dump(by_alias=True, mode="json")
+
+        return await unless_busy(send, busy_seconds=self.busy_seconds)
 
     @override
     async def list(self) -> NoReturn:

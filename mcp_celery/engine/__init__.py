@@ -1,9 +1,11 @@
 """What a task is and may do. Knows neither Celery nor Redis nor the MCP server."""
 
-from mcp_celery.engine.backend import Backend, BackendOptions, OpenBackend, ResultCodec
+from mcp_celery.engine.backend import Backend, BackendOptions, OpenBackend, ResultCodec, Unusable
 from mcp_celery.engine.core import TaskEngine
-from mcp_celery.engine.exposed import ExposedTasks, Exposure
-from mcp_celery.engine.legs import Declared
+from mcp_celery.engine.followup_jobs import Declared
+from mcp_celery.engine.foreign.states import ExposedTasks, Exposure
+from mcp_celery.engine.handback import HandBack, HandedBack, OtherVersionError, wrong_version
+from mcp_celery.engine.ids import new_call
 from mcp_celery.engine.limits import RECORD_BYTES, TaskLimits
 from mcp_celery.engine.outcome import (
     LARGE_RESULT_BYTES,
@@ -19,7 +21,6 @@ from mcp_celery.engine.outcome import (
     success,
     too_large,
 )
-from mcp_celery.engine.plan import ForeignPlan, Plan
 from mcp_celery.engine.ports import (
     JobLedger,
     JobResults,
@@ -53,12 +54,14 @@ from mcp_celery.engine.questions import (
     next_round,
     require_usable_form,
 )
+from mcp_celery.engine.read_models import DueTasks, FailedLookups, StoredTask, TaskPage, TaskView
 from mcp_celery.engine.record import (
     RETIRED_MS,
     Caller,
     Change,
     Changed,
     Claim,
+    Counter,
     EncodedResult,
     JSONObject,
     Progress,
@@ -70,8 +73,11 @@ from mcp_celery.engine.record import (
     TaskRef,
     now_ms,
 )
+from mcp_celery.engine.recovery.model import Lane
+from mcp_celery.engine.result_seals import UNSEALED_RESULTS, JobRun, ResultSeals
 from mcp_celery.engine.status import MOVES, OPEN, TERMINAL, TaskStatus, sources_of
-from mcp_celery.engine.submission import Submission
+from mcp_celery.engine.submission import ForeignPlan, JobKind, Plan, Submission
+from mcp_celery.engine.subscription import TaskWatch
 from mcp_celery.engine.transitions import (
     UNOBSERVED,
     Cause,
@@ -81,8 +87,6 @@ from mcp_celery.engine.transitions import (
     cause_of,
     write_audit_log,
 )
-from mcp_celery.engine.views import DueTasks, FailedLookups, StoredTask, TaskPage, TaskView
-from mcp_celery.engine.watch import TaskWatch
 from mcp_celery.engine.work import OWN_WORK, ForeignWork, Work
 
 __all__ = [
@@ -100,6 +104,7 @@ __all__ = [
     "TERMINAL",
     "UNOBSERVED",
     "UNREADABLE",
+    "UNSEALED_RESULTS",
     "Answer",
     "Answered",
     "Asking",
@@ -110,6 +115,7 @@ __all__ = [
     "Change",
     "Changed",
     "Claim",
+    "Counter",
     "Declared",
     "DueTasks",
     "EncodedResult",
@@ -119,15 +125,21 @@ __all__ = [
     "FailedLookups",
     "ForeignPlan",
     "ForeignWork",
+    "HandBack",
+    "HandedBack",
     "JSONObject",
+    "JobKind",
     "JobLedger",
     "JobOutcome",
     "JobResults",
+    "JobRun",
+    "Lane",
     "NextLeg",
     "Observer",
     "Observers",
     "OpenBackend",
     "OpenTasks",
+    "OtherVersionError",
     "Plan",
     "Progress",
     "Question",
@@ -135,6 +147,7 @@ __all__ = [
     "Quota",
     "RecoveryStore",
     "ResultCodec",
+    "ResultSeals",
     "RpcError",
     "StoredResult",
     "StoredTask",
@@ -154,6 +167,7 @@ __all__ = [
     "TaskView",
     "TaskWatch",
     "Transition",
+    "Unusable",
     "Work",
     "cause_of",
     "decode_answer",
@@ -166,6 +180,7 @@ __all__ = [
     "leg_answers",
     "leg_key",
     "missing_capability",
+    "new_call",
     "next_round",
     "now_ms",
     "require_usable_form",
@@ -176,4 +191,5 @@ __all__ = [
     "success",
     "too_large",
     "write_audit_log",
+    "wrong_version",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from mcp_celery.engine.ports import JobLedger, OpenTasks, RecoveryStore, TaskBus, TaskStore
+from mcp_celery.engine.ports import JobLedger, OpenTasks, QueuedJobs, RecoveryStore, TaskBus, TaskStore
 from mcp_celery.engine.record import StoredResult
 from mcp_celery.engine.transitions import UNOBSERVED, Observers
 from mcp_celery.sealing import UNSEALED, SnapshotCodec
@@ -50,17 +50,36 @@ class OpenBackend:
         bus: Hints that tasks have changed.
         recovery: What recovery keeps of workers and tasks.
         open_tasks: Which tasks of exposed jobs are open.
+        queued_jobs: Which jobs wait for a worker; None where the server runs them itself.
     """
 
     store: TaskStore
     bus: TaskBus
     recovery: RecoveryStore
     open_tasks: OpenTasks
+    queued_jobs: QueuedJobs | None = None
 
     async def aclose(self) -> None:
         """Close the connections of all of them."""
         await self.bus.aclose()
         await self.store.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """Why a service cannot be used now.
+
+    Attributes:
+        service: The service, with the setting that names it.
+        kind: Kind of the failure, for example the name of the exception's class.
+        reason: What failed, without secrets.
+        is_refusal: Whether the service answers and refuses our user or password, so that waiting does not help.
+    """
+
+    service: str
+    kind: str
+    reason: str
+    is_refusal: bool
 
 
 class Backend(Protocol):
@@ -74,8 +93,21 @@ class Backend(Protocol):
         """
         ...
 
+    @property
+    def name(self) -> str:
+        """Which storage it is, for people; without secrets."""
+        ...
+
     def holds_results_at(self, url: str | None) -> bool:
         """Whether a result backend of Celery with this URL is the same database, where the store reads results."""
+        ...
+
+    def unusable(self) -> Unusable | None:
+        """Ask the storage whether it can be used, and wait for its answer. An outage is logged.
+
+        Returns:
+            Why it cannot be used; None where it can.
+        """
         ...
 
     def open(self, options: BackendOptions) -> OpenBackend:

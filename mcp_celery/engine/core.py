@@ -8,20 +8,21 @@ given up finds no record and does not run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-
-import anyio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from mcp_celery import audit
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine.cursor import PAGE_SIZE, cursor_at, position_of
-from mcp_celery.engine.exposed import NOTHING_EXPOSED, ExposedTasks
-from mcp_celery.engine.ids import is_wire_task_id, new_task_id
-from mcp_celery.engine.legs import Answers, Declared, as_itself, too_late_from
+from mcp_celery.engine.followup_jobs import Answers, Declared, as_itself, too_late_from
+from mcp_celery.engine.foreign.states import NOTHING_EXPOSED, ExposedTasks
+from mcp_celery.engine.ids import PAGE_SIZE, cursor_at, is_wire_task_id, new_task_id, position_of
 from mcp_celery.engine.limits import TaskLimits
-from mcp_celery.engine.lookups import Lookups
+from mcp_celery.engine.lookup import Lookups
+from mcp_celery.engine.outcome import refused
+from mcp_celery.engine.pending import PendingRequests
 from mcp_celery.engine.ports import TaskBus, TaskQueue, TaskResults, TaskStore
 from mcp_celery.engine.questions import Extension
+from mcp_celery.engine.read_models import StoredTask, TaskPage, TaskView
+from mcp_celery.engine.reconcile import Settling
 from mcp_celery.engine.record import (
     RETIRED_MS,
     Caller,
@@ -30,23 +31,26 @@ from mcp_celery.engine.record import (
     TaskRef,
     now_ms,
 )
-from mcp_celery.engine.settling import Settling
+from mcp_celery.engine.result_seals import UNSEALED_RESULTS, ResultSeals
+from mcp_celery.engine.rollback import Rollback
 from mcp_celery.engine.streams import OpenStreams
 from mcp_celery.engine.submission import Submission
+from mcp_celery.engine.subscription import TaskWatch
 from mcp_celery.engine.transitions import UNOBSERVED, Observers, Transition
-from mcp_celery.engine.views import StoredTask, TaskPage, TaskView
-from mcp_celery.engine.watch import TaskWatch
 from mcp_celery.errors import (
     LimitExceededError,
-    McpCeleryError,
-    QueueUnavailableError,
+    ResultRefusedError,
     StoredDataError,
     TaskNotFoundError,
 )
 from mcp_celery.keys import Hidden
-from mcp_celery.shown import names_in
+from mcp_celery.redaction import names_in
 
 logger = logging.getLogger(__name__)
+
+
+async def _as_it_is(record: TaskRecord) -> TaskRecord:
+    return record
 
 
 class TaskEngine:
@@ -62,10 +66,14 @@ class TaskEngine:
         declared: What is known of a component, to publish the next leg of its task.
         exposed: Plans and reads foreign jobs, None where the server exposes none.
         observers: To whom it reports that tasks were submitted.
+        seals: Opens the stored results of own jobs.
+        noted: Gives a record as its owner sees it: with a message where its job waits for a worker.
+            None: as it is stored.
 
     Attributes:
         settling: What brings a record up to what is stored of its jobs.
         streams: Which streams callers hold open at this engine.
+        pending: Which requests it works on.
     """
 
     def __init__(  # noqa: PLR0913 - its ports, and what they are set to
@@ -80,37 +88,52 @@ class TaskEngine:
         declared: Declared = as_itself,
         exposed: ExposedTasks | None = None,
         observers: Observers = UNOBSERVED,
+        seals: ResultSeals = UNSEALED_RESULTS,
+        noted: Callable[[TaskRecord], Awaitable[TaskRecord]] | None = None,
     ) -> None:
+        self._noted = noted or _as_it_is
         self._store = store
         self._queue = queue
         self._bus = bus
         self._limits = limits
         self._lookups = Lookups(store, limits, declared)
         self.streams = OpenStreams(limits)
+        self.pending = PendingRequests(limits)
         self._exposed = exposed or ExposedTasks(NOTHING_EXPOSED, NOTHING_EXPOSED)
         self._observers = observers
-        self.settling = Settling(store, results, exposed=self._exposed, interval_ms=limits.settle_interval_ms)
+        self.settling = Settling(
+            store, results, exposed=self._exposed, interval_ms=limits.settle_interval_ms, seals=seals
+        )
+        self._rollback = Rollback(store, queue)
         self._answers = Answers(store, queue, declared, version=answer_version, max_input_bytes=limits.max_input_bytes)
 
     async def submit(self, submission: Submission) -> TaskRecord:
         """Create a task and publish its job.
 
+        A submission that names its task makes one task, however often it comes. So it is never taken back: others may
+        have had the task as their answer. Where the broker did not take its job, recovery publishes it.
+
         Returns:
-            The record, durable and published.
+            The record, durable and published; of a submission that names its task and came before, the record that
+            there is.
 
         Raises:
             ArgumentsTooLargeError: Nothing was created.
             LimitExceededError: Nothing was created: the caller has as many open tasks, or stored bytes, as it may, too
                 many jobs wait, or the store is nearly full.
             StoreUnavailableError: Nothing was created.
-            QueueUnavailableError: Nothing was created; the record was taken back.
+            QueueUnavailableError: Nothing was created; the record is taken back, unless the submission names its task.
             InvalidRequestError: An exposed job's work cannot be made of these arguments; nothing was created.
         """
         self._limits.require_fit(submission.snapshot)
+        if submission.task_id is not None:
+            found = await self._store.load(TaskRef(submission.caller.scope, submission.task_id))
+            if found is not None:
+                return found.record
         submission = await self._exposed.planned(submission)
         created = now_ms()
         record = TaskRecord(
-            task_id=new_task_id(),
+            task_id=submission.task_id or new_task_id(),
             scope=submission.caller.scope,
             issuer=submission.caller.issuer,
             session=submission.caller.owner.session,
@@ -120,6 +143,7 @@ class TaskEngine:
             created_at_ms=created,
             updated_at_ms=created,
             ttl_ms=self._limits.granted_ttl_ms(submission.ttl_ms, submission.config),
+            max_ttl_ms=self._limits.max_ttl_ms,
             poll_interval_ms=submission.config.poll_interval_ms or self._limits.poll_interval_ms,
             idempotent=submission.config.acks_late,
             listed=submission.listed,
@@ -127,6 +151,9 @@ class TaskEngine:
             start_before_ms=too_late_from(created, submission.expires),
             work=submission.work,
             declared_as=submission.declared_as,
+            fingerprint=submission.fingerprint if submission.plan is None else None,
+            options=submission.config.message_options() if submission.plan is None else {},
+            traceparent=submission.snapshot.traceparent,
         )
         try:
             async with self._queue.place_for(submission):
@@ -137,13 +164,20 @@ class TaskEngine:
             raise
         except BaseException as error:
             # Also when the client hangs up half-way. A creation that seemed to fail may have reached the store.
-            if await self._is_taken_back(record) or not isinstance(error, QueueUnavailableError):
+            if submission.task_id is not None or not await self._rollback.undo(record, error):
                 raise
-            # The broker had the message, and was too slow to say so: the job runs.
         if record.work.is_foreign:
             self._exposed.began(record.key)
         self._observers.notify(Transition.of_record(record, "submitted", before=None, at_ms=created))
         return record
+
+    async def aclose(self, *, patience_seconds: float) -> None:
+        """End what it does in the background; its store, queue and bus are still open.
+
+        Args:
+            patience_seconds: How long that may take.
+        """
+        await self._rollback.aclose(patience_seconds=patience_seconds)
 
     def _hidden(self, submission: Submission) -> Hidden:
         """What the task's Celery ids do not show."""
@@ -151,17 +185,6 @@ class TaskEngine:
         arguments = names_in(submission.declared_as or "") if submission.task_type == "resource" else frozenset[str]()
         is_uri = not arguments.issubset(submission.config.show_arguments)
         return (Hidden.TASK_ID if is_id else Hidden.NOTHING) | (Hidden.COMPONENT if is_uri else Hidden.NOTHING)
-
-    async def _is_taken_back(self, record: TaskRecord) -> bool:
-        has_begun = False
-        with anyio.CancelScope(shield=True):
-            try:
-                has_begun = not await self._store.delete(record.ref)
-            except McpCeleryError as error:
-                logger.warning("task %s was not published and could not be taken back: %s", record.shown_id, error)
-            if record.work.is_foreign:
-                await self._revoke(record)  # its worker starts it without asking the store
-        return not has_begun
 
     async def _revoke(self, record: TaskRecord) -> None:
         await self._queue.revoke(*record.job_ids, terminate=record.work.may_terminate)
@@ -197,7 +220,7 @@ class TaskEngine:
             TooManyLookupsError: The caller has asked for too many of those.
             StoreUnavailableError: The store did not answer.
         """
-        record = (await self.settling.settled(await self._lookups.load(caller, task_id))).record
+        record = await self._noted((await self.settling.settled(await self._lookups.load(caller, task_id))).record)
         audit.retrieved(caller.scope, task_id, record.status, is_open=record.is_open)
         return record
 
@@ -221,7 +244,7 @@ class TaskEngine:
             if not await self._lookups.has_scopes(caller, stored.record):
                 continue
             try:
-                records.append((await self.settling.settled(stored)).record)
+                records.append(await self._noted((await self.settling.settled(stored)).record))
             except TaskNotFoundError:
                 continue  # it expired while its part was read
             except StoredDataError as error:
@@ -231,17 +254,28 @@ class TaskEngine:
     async def view(self, stored: StoredTask) -> TaskView:
         """What its owner may see of a stored task, settled if Celery's stored result is ahead of the record.
 
+        A completed task whose stored result is refused is seen as failed, with that reason.
+
         Raises:
             ResultUnavailableError: Completed, but the result backend does not give the result.
         """
         stored = await self.settling.settled(stored)
         if stored.record.status != "completed":
-            return _without_result(stored)
-        return TaskView(stored.record, (await self.settling.outcome(stored)).result)
+            return await self._without_result(stored)
+        try:
+            outcome = await self.settling.outcome(stored)
+        except ResultRefusedError:
+            return TaskView(refused(stored.record))
+        return TaskView(stored.record, outcome.result)
 
     async def status_view(self, stored: StoredTask) -> TaskView:
         """As :meth:`view`, without the result."""
-        return _without_result(await self.settling.settled(stored))
+        return await self._without_result(await self.settling.settled(stored))
+
+    async def _without_result(self, stored: StoredTask) -> TaskView:
+        record = await self._noted(stored.record)
+        questions = stored.questions if record.status == "input_required" else ()
+        return TaskView(record, input_requests={one.key: one.request for one in questions})
 
     async def respond(self, caller: Caller, task_id: str, responses: Mapping[str, object]) -> TaskRecord:
         """Answer questions of a caller's own task.
@@ -339,9 +373,3 @@ class TaskEngine:
                 if seen is not None:
                     seen(view)
         return await self.get(caller, task_id)
-
-
-def _without_result(stored: StoredTask) -> TaskView:
-    record = stored.record
-    questions = stored.questions if record.status == "input_required" else ()
-    return TaskView(record, input_requests={one.key: one.request for one in questions})

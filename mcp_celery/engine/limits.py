@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from mcp_celery.common.jsonable import json_text
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine.record import Caller, Quota
+from mcp_celery.engine.record import Caller, Counter, Quota
 from mcp_celery.errors import ArgumentsTooLargeError
-from mcp_celery.jsonable import json_text
 
 RECORD_BYTES: Final = 2_048
 """What a task is counted with besides its request and its result: its record and its places in indices."""
@@ -31,6 +32,8 @@ class TaskLimits:
         max_failed_lookups: How many look-ups of a requestor may fail in a window, None for any number.
         lookup_window_ms: How long a window is.
         max_open_streams: How many streams a requestor may hold open at one process, None for any number.
+        max_streams: How many streams one process holds open, None for any number.
+        max_pending_requests: How many requests one process works on at a time, None for any number.
         hide_anonymous_ids: Whether Celery's ids show a digest in place of an anonymous task's id.
     """
 
@@ -45,6 +48,8 @@ class TaskLimits:
     max_failed_lookups: int | None = None
     lookup_window_ms: int = 60_000
     max_open_streams: int | None = None
+    max_streams: int | None = None
+    max_pending_requests: int | None = None
     hide_anonymous_ids: bool = False
 
     def granted_ttl_ms(self, asked: int | None, config: TaskConfig) -> int:
@@ -56,7 +61,11 @@ class TaskLimits:
         """How much a caller may have, None for any number."""
         if caller.requestor is None or (self.max_open_tasks is None and self.max_stored_bytes is None):
             return None
-        return Quota(caller.requestor, tasks=self.max_open_tasks, bytes=self.max_stored_bytes)
+        return Quota(caller.requestor, tuple(self._counters(caller.requestor)), self.max_stored_bytes)
+
+    def _counters(self, requestor: str) -> Iterator[Counter]:
+        if self.max_open_tasks is not None:
+            yield Counter("open", requestor, self.max_open_tasks)
 
     def require_fit(self, snapshot: TaskContextSnapshot) -> None:
         """Refuse a request that is too large to become a task.

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, cast
 
-from mcp_celery.engine.record import Change, JSONObject, Progress, RpcError, StoredResult
+from mcp_celery.common.formats import FORMAT, SEALED_RESULT, UNNUMBERED, NewerFormatError, is_readable
+from mcp_celery.common.jsonable import json_text, json_value, utf8_text
+from mcp_celery.engine.record import Change, JSONObject, Progress, RpcError, StoredResult, TaskRecord
 from mcp_celery.errors import INTERNAL_ERROR, JobFailedError
-from mcp_celery.formats import FORMAT, UNNUMBERED, NewerFormatError, is_readable
-from mcp_celery.jsonable import json_text, json_value, utf8_text
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ FAILURE_REASONS: Final[Mapping[str, str]] = {
     "TimeLimitExceeded": "The job exceeded its time limit and was ended",
     "WorkerLostError": "The worker process that ran the job ended unexpectedly",
     "OperationalError": "The job was to be tried again, but the broker was unavailable",
+    "Reject": "The job was to be tried again, but the broker was unavailable",  # what Celery 5.7 makes of the former
     "NotRegistered": "No worker of the queue knows this job: they run another version of the server or of the app",
     "EncodeError": "The job's result could not be serialized",
     "UnpickleableExceptionWrapper": "The job's error could not be serialized",
@@ -35,16 +37,21 @@ FAILURE_REASONS: Final[Mapping[str, str]] = {
     "CancelledError": "The component cancelled its own job",
     "WorkerDied": "The worker that ran the job has died; the job may have had effects, so it is not run again",
     "WorkersDied": "The worker that had the job has died, too often for the job to be tried again",
+    "JobLost": "The broker lost the job, which was published as often as MCP_CELERY_MAX_REDELIVERIES allows",
     "ResultLost": "The job completed, but its result could not be stored in the result backend",
     "SnapshotUnreadableError": "The request's context cannot be restored, so the job cannot run",
     "NewerFormatError": "The job was published by a later release of mcp-celery-backend than its worker's",
     "UnreadableResult": "The job's result is stored in a form that the server cannot read: see accept_content and "
     "result_serializer",
+    "RefusedResult": "The job's stored result is not one that a worker with the server's MCP_CELERY_ENCRYPTION_KEYS "
+    "has stored for it",
 }
 """Texts for failures that no tool reported, by the exception's name. Exceptions' own texts stay in the worker's log."""
 
 UNREADABLE: Final = StoredResult(FAILURE, {"exc_type": "UnreadableResult"})
 """What stands for a stored result that is there and cannot be read."""
+REFUSED: Final = StoredResult(FAILURE, {"exc_type": "RefusedResult"})
+"""What stands for a stored result that was forged, changed or moved, or that was sealed with other keys."""
 MAX_MESSAGE_CHARS: Final = 2_000
 """A message is for people, and is carried by every push and poll of the task."""
 LARGE_RESULT_BYTES: Final = 32 * 1024
@@ -71,7 +78,7 @@ class JobOutcome:
         result: The wire result of the MCP request, plain JSON values.
         status_message: The job's last progress message, to be kept with the terminal status.
         progress: The numbers behind it.
-        form: In which form of :mod:`mcp_celery.formats` it is stored.
+        form: In which form of :mod:`mcp_celery.common.formats` it is stored, unless it is sealed.
 
     Attributes:
         told: Whether the task has been moved already, together with the storing of this result.
@@ -80,7 +87,7 @@ class JobOutcome:
         NotJSONError: The result cannot be written as JSON; raised where it is written first.
     """
 
-    __slots__ = ("_form", "_result", "_text", "is_error", "progress", "status_message", "told")
+    __slots__ = ("_result", "_text", "form", "is_error", "progress", "status_message", "told")
 
     def __init__(
         self,
@@ -94,7 +101,7 @@ class JobOutcome:
         self.status_message = status_message
         self.progress = progress
         self.told = False
-        self._form = form
+        self.form = form
         self._result: JSONObject | None = result
         self._text: str | None = None
 
@@ -119,11 +126,19 @@ class JobOutcome:
 
     def __json__(self) -> JSONObject:
         """What is stored, for kombu's JSON encoder too."""
+        if self.form == UNNUMBERED:
+            return {"result": json.loads(self.text), **self._told}
+        return {**self.description, "result": self.text}
+
+    @property
+    def description(self) -> JSONObject:
+        """What is stored beside the wire result."""
+        return {"format": FORMAT, "isError": self.is_error, **self._told}
+
+    @property
+    def _told(self) -> JSONObject:
         progress = None if self.progress is None else [self.progress.value, self.progress.total]
-        told: JSONObject = {"statusMessage": self.status_message, "progress": progress}
-        if self._form == UNNUMBERED:
-            return {"result": json.loads(self.text), **told}
-        return {"format": FORMAT, "result": self.text, "isError": self.is_error, **told}
+        return {"statusMessage": self.status_message, "progress": progress}
 
     def __repr__(self) -> str:
         if self._result is not None and self._result.get("resultType") == "input_required":
@@ -140,7 +155,7 @@ class JobOutcome:
             return None
         found = cast(JSONObject, value)
         if is_of_later_release(found):
-            logger.error("could not read a result: %s", NewerFormatError("it", found["format"]))
+            logger.error("could not read a result: %s", NewerFormatError("it", found["format"], SEALED_RESULT))
             return None
         message, progress = found.get("statusMessage"), found.get("progress")
         message = message if isinstance(message, str) else None
@@ -157,7 +172,9 @@ class JobOutcome:
 
 def is_of_later_release(value: object) -> bool:
     """Whether a stored result is in a form that this release cannot read."""
-    return isinstance(value, dict) and not is_readable(cast(JSONObject, value).get("format", UNNUMBERED))
+    if not isinstance(value, dict):
+        return False
+    return not is_readable(cast(JSONObject, value).get("format", UNNUMBERED), SEALED_RESULT)
 
 
 def failure(exception_name: str, arguments: Sequence[Any] = ()) -> Change:
@@ -197,6 +214,12 @@ def too_large(size: int, most: int) -> str:
         most: The limit.
     """
     return f"The result has {size} bytes as JSON, more than MCP_CELERY_MAX_RESULT_BYTES allows ({most})"
+
+
+def refused(record: TaskRecord) -> TaskRecord:
+    """A completed task whose stored result is refused, as its owner sees it. The record in the store is not changed."""
+    change = failure("RefusedResult")
+    return replace(record, status="failed", is_error=False, error=change.error, status_message=change.status_message)
 
 
 def result_lost(size: int) -> Change:

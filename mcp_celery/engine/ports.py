@@ -10,7 +10,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine.handback import HandBack, HandedBack
 from mcp_celery.engine.questions import Answer, Answered, Asking, Extension, NextLeg
+from mcp_celery.engine.read_models import DueTasks, FailedLookups, Queued, StoredTask
 from mcp_celery.engine.record import (
     Caller,
     Change,
@@ -23,9 +25,18 @@ from mcp_celery.engine.record import (
     TaskRecord,
     TaskRef,
 )
-from mcp_celery.engine.recovery import Expiring, Loss, RecoveryPolicy, Sweep, Verdict
-from mcp_celery.engine.submission import Submission
-from mcp_celery.engine.views import DueTasks, FailedLookups, StoredTask
+from mcp_celery.engine.recovery.model import (
+    Expiring,
+    Lane,
+    Loss,
+    PublishedJob,
+    RecoveryPolicy,
+    StoreCounts,
+    Sweep,
+    Verdict,
+)
+from mcp_celery.engine.store_mark import StoreMark
+from mcp_celery.engine.submission import JobKind, Submission
 
 
 class QuestionStore(Protocol):
@@ -80,7 +91,7 @@ class QuestionStore(Protocol):
         ...
 
     async def published(self, ref: TaskRef, *, attempt: int) -> None:
-        """Note that the leg that was due is with the broker."""
+        """Note that the job that was due is with the broker."""
         ...
 
 
@@ -147,6 +158,7 @@ class TaskStore(QuestionStore, Protocol):
         delivery: str = "",
         worker: str = "",
         key: str = "",
+        fingerprint: str | None = None,
     ) -> TaskContextSnapshot | None:
         """Let the body of a job begin, once for each (attempt, retries).
 
@@ -159,6 +171,7 @@ class TaskStore(QuestionStore, Protocol):
                 default each call is another's.
             worker: Who begins it, as in its claim; '' for nobody whose death would concern the task.
             key: The compound key in the job's message, which may be forged; '' where there is no message.
+            fingerprint: Of the component that would run, '' where there is none; None: whatever the record's is.
 
         Returns:
             The snapshot, its params with the answers for which the leg before ended and with the state it left; or None
@@ -166,7 +179,15 @@ class TaskStore(QuestionStore, Protocol):
             this start was already granted to another delivery.
 
         Raises:
+            OtherVersionError: It might run, but the record has another fingerprint; nothing was granted.
             SnapshotUnreadableError: The start is granted, but the snapshot is gone or cannot be read.
+        """
+        ...
+
+    async def hand_back(self, ref: TaskRef, handback: HandBack) -> HandedBack:
+        """Hand a job back that has not started, if another live worker advertises the record's fingerprint.
+
+        In one step its next attempt counts, which is due after the pause; and it is no worker's any more.
         """
         ...
 
@@ -236,6 +257,18 @@ class JobLedger(Protocol):
         """As :meth:`TaskStore.finish`."""
         ...
 
+    def hand_back(self, ref: TaskRef, handback: HandBack) -> HandedBack:
+        """As :meth:`TaskStore.hand_back`."""
+        ...
+
+    def is_kept(self, ref: TaskRef) -> bool:
+        """Whether there is a task."""
+        ...
+
+    def mark(self) -> StoreMark | None:
+        """The store's mark. None: no server has given it one."""
+        ...
+
     def find(self, job_id: str) -> TaskRecord | None:
         """The record whose current job has this Celery id.
 
@@ -267,6 +300,25 @@ class TaskQueue(Protocol):
 
     async def revoke(self, *job_ids: str, terminate: bool = True) -> None:
         """Tell the workers to drop jobs, and with ``terminate`` to end them where they run. Best effort."""
+        ...
+
+    async def lane(self, kind: JobKind) -> Lane | None:
+        """Where jobs of our own wait.
+
+        Returns:
+            None where no broker has them.
+
+        Raises:
+            QueueUnavailableError: The broker did not answer in time.
+        """
+        ...
+
+    async def length(self, queue: str) -> int | None:
+        """How many jobs wait in a queue, of all priorities; None where the broker cannot say.
+
+        Raises:
+            QueueUnavailableError: The broker did not answer in time.
+        """
         ...
 
 
@@ -319,12 +371,43 @@ class TaskBus(Protocol):
 class RecoveryStore(Protocol):
     """What recovery keeps of workers and tasks. Its methods raise ``StoreUnavailableError``."""
 
-    async def beat(self, worker: str, lease_ms: int) -> None:
-        """Say that a worker lives, and will for ``lease_ms`` if it says nothing more."""
+    async def beat(
+        self, worker: str, lease_ms: int, components: Mapping[str, str] | None = None, unread_ms: int = 0
+    ) -> None:
+        """Say that a worker lives, and will for ``lease_ms`` if it says nothing more.
+
+        Args:
+            worker: Which one, as in its claims.
+            lease_ms: How long this heartbeat holds.
+            components: The components whose jobs it takes from now on, by fingerprint. Empty, or None: it takes none.
+            unread_ms: For how long the worker may have messages that it has not read; 0: it has none.
+        """
         ...
 
-    async def sweep(self, reaper: str, policy: RecoveryPolicy) -> Sweep | None:
-        """What there is to do. None: another process reaps."""
+    async def mark(self, new: StoreMark | None = None) -> StoreMark | None:
+        """The store's mark, which tells it from other stores.
+
+        Args:
+            new: Becomes the mark of a store that has none. None: such a store stays without.
+        """
+        ...
+
+    async def sweep(self, reaper: str, policy: RecoveryPolicy, skipped: int = 0) -> Sweep | None:
+        """What there is to do. None: another process reaps.
+
+        Args:
+            reaper: Who asks.
+            policy: How soon a worker is dead, and a job published.
+            skipped: How many unclaimed jobs are left out, the oldest first.
+        """
+        ...
+
+    async def some_claimed(self) -> Sequence[PublishedJob]:
+        """A sample of the jobs that live workers have."""
+        ...
+
+    async def lost(self, job: PublishedJob, policy: RecoveryPolicy) -> Verdict:
+        """Decide on a task whose job the broker has lost, unless a worker has claimed the job meanwhile."""
         ...
 
     async def resign(self, reaper: str) -> None:
@@ -359,6 +442,10 @@ class RecoveryStore(Protocol):
         """Forget that tasks were to expire, and the claims on them."""
         ...
 
+    async def counts(self) -> StoreCounts:
+        """Count the open tasks and the live workers, in time that does not grow with the number of tasks."""
+        ...
+
 
 class TaskResultsBin(Protocol):
     """Where stored results are thrown away."""
@@ -377,4 +464,19 @@ class OpenTasks(Protocol):
 
     async def hurry(self, keys: Sequence[str]) -> None:
         """Let tasks, given by their compound keys, be due at once; what is no open one of exposed jobs is ignored."""
+        ...
+
+
+class QueuedJobs(Protocol):
+    """Which jobs wait for a worker, where workers are other processes."""
+
+    async def queued(self, limit: int) -> Queued:
+        """The jobs that no worker has received, and what live workers take.
+
+        Args:
+            limit: How many jobs at most, the oldest first.
+
+        Raises:
+            StoreUnavailableError: The store did not answer.
+        """
         ...

@@ -1,15 +1,35 @@
-"""Questions of a task to its caller, and answers to them. The same in both eras; what differs is how they travel.
+"""Questions of a task to its caller, and answers to them. They are the same in both revisions; only their way differs.
 
-A question is *awaited* by a job that goes on where it stood, or was *returned* by a job that has ended: then the last
-answer makes the next leg due. A question's key is never used again in its task's life (SEP-2663, "Input requests"), so
-an answer means one question, or none.
+::
+
+ tool: ctx.elicit ──▶ worker/asking.py ── ask.lua ──▶ …:questions, status input_required ── hint ──▶ clients, tasks/get
+                            ▲                                                                             │
+                            │ hint, then heard.lua      …:answers ◀── answer.lua ── followup_jobs.py ◀── tasks/update
+                            └───────────────────────────────┘                            │
+ tool: InputRequiredResult ── park.lua ──▶ leg + 1, attempt + 1; the job ends            │ the last answer of a parked
+                                           job {id}!2 starts with the answers ◀──────────┘ task: due, then published
+
+A question is *awaited* by a job that goes on where it stood, or was *returned* by a job that has ended. A question's
+key is never used again in its task's life (SEP-2663, "Input requests"), so an answer belongs to one question, or to
+none.
+
+- Questions and answers are two hashes beside the record, with its lifetime. Each change is one script with the status:
+  while a question is open the task is ``input_required``, and the end of the task deletes both hashes.
+- An awaited question belongs to its job. The job withdraws it when the tool stops waiting; it is deleted when the job
+  dies. The job learns of the answer over the bus, one connection for each event loop of a worker.
+- A returned question belongs to the task. ``park.lua`` increments leg and attempt, so that results, signals and second
+  deliveries of the job that has just ended are dropped, and it removes the claim, because there is no job.
+- The next leg gets the answers as ``inputResponses`` and ``requestState`` of the same request, so a tool cannot
+  distinguish a leg from a round of the SDK's own multi-round-trip.
+- The script that takes the last answer also enters the next leg in the index ``due``; then it is published. If the
+  process dies in between, the reaper publishes the leg; duplicate messages start only once.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
 from mcp_types import (
@@ -28,11 +48,12 @@ from mcp_types import (
 from mcp_types.methods import validate_client_result
 from pydantic import BaseModel, ValidationError
 
+from mcp_celery.common.jsonable import json_text
+from mcp_celery.common.schemas import UnusableSchemaError, first_error, require_usable
 from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine.ids import new_call
 from mcp_celery.engine.record import Changed, JSONObject, Question, RpcError
 from mcp_celery.errors import AnswersTooLargeError, InvalidAnswerError, JobFailedError
-from mcp_celery.jsonable import json_text
-from mcp_celery.schemas import UnusableSchemaError, first_error, require_usable
 
 ELICIT: Final = "elicitation/create"
 SAMPLE: Final = "sampling/createMessage"
@@ -65,11 +86,13 @@ class Asking:
         attempt: The attempt of the task that the job is of.
         at_ms: When it asks.
         extension: How its wait may lengthen the task's life, None for not at all.
+        call: As in :class:`mcp_celery.engine.Change`.
     """
 
     attempt: int
     at_ms: int
     extension: Extension | None = None
+    call: str = field(default_factory=new_call, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mcp_celery.engine.ids import new_call
 from mcp_celery.engine.status import OPEN, TERMINAL, TaskStatus
 from mcp_celery.engine.work import OWN_WORK, Work
 from mcp_celery.errors import LimitExceededError, TooManyBytesError, TooManyTasksError
@@ -56,28 +58,46 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class Counter:
+    """A limit on open tasks that count together. A store refuses a task of which one counter is full.
+
+    Attributes:
+        kind: What is limited; a part of the counter's name in the store.
+        whose: Which tasks count together, for example those of a requestor.
+        most: How many of them may be open.
+        error: Makes the error of the refusal from ``most``.
+    """
+
+    kind: str
+    whose: str
+    most: int
+    error: Callable[[int], LimitExceededError] = TooManyTasksError
+
+    def refusal(self) -> LimitExceededError:
+        """The error for a task of which this counter is full."""
+        return self.error(self.most)
+
+
+@dataclass(frozen=True, slots=True)
 class Quota:
     """How much a requestor may have.
 
     Attributes:
-        requestor: Whose tasks count, as in :class:`Caller`.
-        tasks: How many open tasks, None for any number.
+        requestor: Whose bytes count, as in :class:`Caller`.
+        counters: The counters that the new task occupies while it is open.
         bytes: How many bytes of requests, records and results, None for any number.
     """
 
     requestor: str
-    tasks: int | None = None
+    counters: tuple[Counter, ...] = ()
     bytes: int | None = None
 
-    def refusal(self, first_expires_ms: int | None) -> LimitExceededError:
-        """Why no task is created.
+    def too_many_bytes(self, first_expires_ms: int) -> LimitExceededError:
+        """The error for too many bytes.
 
         Args:
-            first_expires_ms: There are too many bytes, and the first of the tasks expires then. None: there are too
-                many open tasks.
+            first_expires_ms: In how many ms the first of the requestor's tasks expires.
         """
-        if first_expires_ms is None:
-            return TooManyTasksError(self.tasks or 0)
         return TooManyBytesError(self.bytes or 0, retry_after_ms=first_expires_ms)
 
 
@@ -164,6 +184,7 @@ class TaskRecord:
         created_at_ms: Never changes.
         updated_at_ms: Changes with the state or its message only, never by reading.
         ttl_ms: The granted time to live, counted from creation.
+        max_ttl_ms: The most that it may grow to. Stores keep it with encryption keys alone; it is not read back.
         poll_interval_ms: How often a client without push should ask.
         status: See :mod:`mcp_celery.engine.status`.
         status_message: For people; None when there is nothing to say.
@@ -174,7 +195,7 @@ class TaskRecord:
             not run.
         retries: How often the component had this attempt tried again (Celery's count).
         retry_at_ms: When the retry that the component had made is to begin, None for at once.
-        redeliveries: How often the job was published again because its worker died.
+        redeliveries: How often the job was published again because its worker died or the broker lost it.
         idempotent: Whether a body that has begun may begin again when its worker dies.
         listed: Whether its owner's list shows the task.
         leg: Which job of the task, from 1.
@@ -185,6 +206,11 @@ class TaskRecord:
         work: Who runs the jobs, and how many there are.
         revision: Counts the changes, so that readers can tell news from repetition.
         declared_as: The URI template of a resource, None where the component is declared under its own name.
+        fingerprint: Of the component that the request was checked against; a worker with another one does not start the
+            job. None: any worker may.
+        options: What the component declares for the messages of its jobs (``TaskConfig.message_options``), so that a
+            process which has another version of it, or none, can republish them.
+        traceparent: The creating request's place in a distributed trace (W3C Trace Context), None where it has none.
     """
 
     task_id: str
@@ -217,6 +243,10 @@ class TaskRecord:
     work: Work = OWN_WORK
     revision: int = 1
     declared_as: str | None = None
+    fingerprint: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    traceparent: str | None = None
+    max_ttl_ms: int | None = field(default=None, compare=False)
 
     @property
     def ref(self) -> TaskRef:
@@ -289,6 +319,7 @@ class Change:
         retry_at_ms: When it is to begin.
         started_at_ms: When the job began, where its own start did not tell.
         at_ms: When it happened.
+        call: Its name. A store to which the same change is given again, because its answer was lost, knows it by that.
     """
 
     to: TaskStatus
@@ -302,6 +333,7 @@ class Change:
     retry_at_ms: int | None = None
     started_at_ms: int | None = None
     at_ms: int = field(default_factory=now_ms)
+    call: str = field(default_factory=new_call, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,73 @@
-"""What the engine is given to make a task of."""
+"""What the engine makes a task of, and how its jobs are published."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, Protocol
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine.plan import ForeignPlan
-from mcp_celery.engine.record import Caller
-from mcp_celery.engine.work import OWN_WORK, Work
+from mcp_celery.engine.record import Caller, TaskRecord
+from mcp_celery.engine.work import OWN_WORK, ForeignWork, Work
 from mcp_celery.keys import TaskType
+
+Publish = Callable[[TaskRecord, Any], None]
+"""Publishes the jobs of a record with this producer; blocks, in the publisher's thread."""
+
+
+class Plan(Protocol):
+    """How the jobs of a task are published."""
+
+    @property
+    def queue(self) -> str | None:
+        """Where the job goes; None where that is not known, or there are several jobs."""
+        ...
+
+    @property
+    def publish(self) -> Publish:
+        """Publishes the jobs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignPlan:
+    """How foreign jobs are published. Fulfils :class:`Plan`.
+
+    Attributes:
+        job_name: Celery name of the job; of several, the one that gives the result.
+        work: What the record says of them.
+        publish: Publishes them.
+        queue: Where the job goes; None where that is not known, or there are several jobs.
+        arguments: Those of the job, for ``task_always_eager``; None where there are several jobs.
+        expires: When a job that no worker has begun is too late: seconds from its publication, or a time; None for
+            never, or where there are several jobs.
+    """
+
+    job_name: str
+    work: ForeignWork
+    publish: Publish
+    queue: str | None = None
+    arguments: dict[str, Any] | None = None
+    expires: float | datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobKind:
+    """The jobs of one component, as far as it matters where they are published.
+
+    Attributes:
+        task_type: Kind of the component.
+        declared_as: What it is declared as: its name, or a resource's template.
+        config: What it declares.
+        job_name: Celery name of the jobs, None for the component's own.
+    """
+
+    task_type: TaskType
+    declared_as: str
+    config: TaskConfig
+    job_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +85,8 @@ class Submission:
         job_name: Celery name of the task's jobs, None for the component's own.
         listed: Whether the owner's list of tasks shows it.
         plan: How foreign jobs are published, None for a component's own job.
+        fingerprint: Of the component that the request was checked against. None: any worker may run the job.
+        task_id: The id of its task, where the same submission may come again and shall make one task. None: a new id.
     """
 
     caller: Caller
@@ -40,6 +99,8 @@ class Submission:
     job_name: str | None = None
     listed: bool = True
     plan: ForeignPlan | None = None
+    fingerprint: str | None = None
+    task_id: str | None = None
 
     @property
     def work(self) -> Work:

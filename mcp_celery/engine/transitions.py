@@ -20,11 +20,14 @@ cause              what happened
 ``failed``         the task ended with an error
 ``cancelled``      the client or an operator cancelled the task
 ``expired``        the time to live of an open task ended; its record is gone
+``handed_back``    a worker had another version of the component, and the job is published again
 ``recovered``      a worker died or lost its broker, and the job is published again
+``requeued``       an operator had the job published again
 ``retired``        the time to live of a task that nobody needs was shortened
 ================== =====================================================================================================
 
-A report is made at most once. One whose process dies, or loses the connection before the store's reply, is lost.
+A report is made at most once. One whose process dies before the store's reply is lost. Where the reply itself was lost,
+and the call is made again, the report comes with the second reply.
 """
 
 from __future__ import annotations
@@ -55,7 +58,9 @@ Cause = Literal[
     "failed",
     "cancelled",
     "expired",
+    "handed_back",
     "recovered",
+    "requeued",
     "retired",
 ]
 
@@ -74,6 +79,9 @@ class Transition:
         leg: Which job of the task is the current one, from 1.
         cause: What happened.
         at_ms: When, in ms since the epoch.
+        created_at_ms: When the task was created, likewise; None when the record is gone.
+        started_at_ms: When the body of this attempt started; None before it does.
+        is_error: Whether the task is completed with a result that says ``isError``: the tool has failed.
     """
 
     ref: TaskRef
@@ -85,9 +93,19 @@ class Transition:
     leg: int
     cause: Cause
     at_ms: int
+    created_at_ms: int | None = None
+    started_at_ms: int | None = None
+    is_error: bool = False
+
+    @property
+    def age_ms(self) -> int | None:
+        """How long after the task's creation it was, in ms; None when the record is gone. The two times are of the
+        clocks of two processes.
+        """
+        return None if self.created_at_ms is None else max(0, self.at_ms - self.created_at_ms)
 
     @classmethod
-    def of_key(
+    def of_key(  # noqa: PLR0913 - the attributes
         cls,
         key: str,
         declared_as: str | None,
@@ -98,13 +116,16 @@ class Transition:
         leg: int,
         cause: Cause,
         at_ms: int,
+        created_at_ms: int | None = None,
+        started_at_ms: int | None = None,
+        is_error: bool = False,
     ) -> Transition:
         """The change of the task with a compound key.
 
         Args:
             key: The compound key.
             declared_as: The URI template of its component, None for the component's own name.
-            before, after, attempt, leg, cause, at_ms: As the attributes.
+            before, after, attempt, leg, cause, at_ms, created_at_ms, started_at_ms, is_error: As the attributes.
 
         Raises:
             ValueError: The key is malformed.
@@ -120,6 +141,9 @@ class Transition:
             leg=leg,
             cause=cause,
             at_ms=at_ms,
+            created_at_ms=created_at_ms,
+            started_at_ms=started_at_ms,
+            is_error=is_error,
         )
 
     @classmethod
@@ -142,6 +166,9 @@ class Transition:
             leg=record.leg,
             cause=cause,
             at_ms=at_ms,
+            created_at_ms=record.created_at_ms,
+            started_at_ms=record.started_at_ms,
+            is_error=record.is_error,
         )
 
 
@@ -164,7 +191,15 @@ def write_audit_log(transition: Transition) -> None:
     if transition.cause == "submitted":
         audit.created(ref.scope, ref.task_id, transition.task_type, transition.component)
     elif transition.after in TERMINAL and transition.after != transition.before:
-        audit.ended(ref.scope, ref.task_id, transition.after)
+        audit.ended(
+            ref.scope,
+            ref.task_id,
+            transition.after,
+            component=transition.component,
+            attempt=transition.attempt,
+            age_ms=transition.age_ms,
+            is_error=transition.is_error,
+        )
 
 
 class Observers:

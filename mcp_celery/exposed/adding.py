@@ -16,7 +16,7 @@ from mcp_types import ToolAnnotations
 from pydantic import BaseModel, create_model
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
-from mcp_celery.component_source import ComponentSource
+from mcp_celery.components.source import ComponentSource
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed.tools import ExposedTool
 

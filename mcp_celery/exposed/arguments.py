@@ -12,6 +12,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
+from mcp_celery.broker.job_message import SIGNED
 from mcp_celery.engine import JSONObject
 from mcp_celery.errors import ConfigurationError, InvalidRequestError
 
@@ -106,7 +107,7 @@ def sendable(value: Any, serializer: str) -> Any:
     if isinstance(value, BaseModel):
         return sendable(value.model_dump(by_alias=True), serializer)
     if isinstance(value, Mapping):
-        if serializer == "json" and set(cast("Mapping[Any, Any]", value)) == _KOMBU_TAGS:
+        if serializer in ("json", SIGNED) and set(cast("Mapping[Any, Any]", value)) == _KOMBU_TAGS:
             raise InvalidRequestError(
                 "An argument holds an object with no keys but __type__ and __value__, which have a meaning of their "
                 "own in the messages of this server"

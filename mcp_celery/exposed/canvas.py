@@ -15,7 +15,7 @@ from kombu.exceptions import KombuError
 
 from mcp_celery.errors import InvalidRequestError, QueueUnavailableError
 from mcp_celery.exposed.canvas_app import CanvasApp
-from mcp_celery.shown import HIDDEN
+from mcp_celery.redaction import HIDDEN
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +139,6 @@ def publish_canvas(
             fresh.signature.apply_async()
         except (KombuError, CeleryError, OSError, *connection.recoverable_connection_errors) as error:
             if publishing.messages <= 1 and not isinstance(error, CeleryError):
-                raise  # nothing is published yet, so it may be tried again
+                raise
             logger.warning("jobs of a task could not be published: %s", type(error).__name__)
             raise QueueUnavailableError from error

@@ -12,13 +12,13 @@ from mcp_types import CallToolResult, TextContent, ToolAnnotations
 from mcp_types.methods import serialize_server_result
 from pydantic import ValidationError
 
-from mcp_celery.component_source import ComponentSource
+from mcp_celery.common.jsonable import json_text, text_of
+from mcp_celery.components.source import ComponentSource
 from mcp_celery.engine import MAX_MESSAGE_CHARS, ForeignPlan, JSONObject, Submission
 from mcp_celery.errors import InvalidRequestError
 from mcp_celery.exposed.adding import add_tool
 from mcp_celery.exposed.arguments import given
 from mcp_celery.exposed.tools import ExposedTool
-from mcp_celery.jsonable import json_text, text_of
 from mcp_celery.keys import TaskType
 
 logger = logging.getLogger(__name__)

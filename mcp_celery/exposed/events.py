@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from celery import Celery
 
-from mcp_celery.background import ended
-from mcp_celery.engine.begun import Beginnings
-from mcp_celery.engine.watcher import Watcher
+from mcp_celery.broker.publisher import bounded
+from mcp_celery.common.background import ended
+from mcp_celery.engine.foreign.poller import Watcher
+from mcp_celery.engine.foreign.started import Beginnings
 from mcp_celery.keys import task_key_from_job_id
-from mcp_celery.publisher import bounded
 
 logger = logging.getLogger(__name__)
 

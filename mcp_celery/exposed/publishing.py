@@ -9,11 +9,11 @@ import kombu
 from celery import Celery
 from celery.utils.time import maybe_iso8601
 
+from mcp_celery.broker.job_message import send_job
+from mcp_celery.broker.queues import queue_of
 from mcp_celery.config import TaskConfig, celery_options_of
 from mcp_celery.engine import JSONObject
 from mcp_celery.exposed.jobs import FoundJob
-from mcp_celery.job_message import send_job
-from mcp_celery.queues import queue_of
 
 
 def options_of(app: Celery, job: FoundJob, config: TaskConfig) -> dict[str, Any]:

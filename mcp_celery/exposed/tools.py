@@ -23,7 +23,7 @@ from mcp_celery.exposed.canvas import canvas_of, publish_canvas
 from mcp_celery.exposed.canvas_app import CanvasApp
 from mcp_celery.exposed.jobs import FoundJob
 from mcp_celery.exposed.publishing import expires_of, publish_job, queue_name_of, serializer_of
-from mcp_celery.shown import shown_arguments
+from mcp_celery.redaction import shown_arguments
 
 logger = logging.getLogger(__name__)
 

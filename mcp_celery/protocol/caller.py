@@ -20,9 +20,10 @@ from starlette.requests import Request
 
 from mcp_celery.context import TaskContextSnapshot, get_task_context, get_task_issuer, get_task_scope
 from mcp_celery.engine import Caller, JSONObject
-from mcp_celery.errors import McpCeleryError, StoredDataError
+from mcp_celery.errors import LimitExceededError, McpCeleryError, StoredDataError
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.revisions import revision_of
+from mcp_celery.telemetry.tasks import count_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -160,4 +161,6 @@ def as_rpc_errors() -> Generator[None]:
     except McpCeleryError as error:
         if isinstance(error, StoredDataError):
             logger.error("a request for a task was answered with an error: %s", error.reason)
+        if isinstance(error, LimitExceededError):
+            count_refusal(error.limit)
         raise MCPError(error.code, str(error), error.data) from error

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from mcp_celery.containing import GuardedCoroutine
+from mcp_celery.base_exceptions import GuardedCoroutine
 
 TaskFactory = Callable[..., Any]
 

@@ -6,7 +6,7 @@ import anyio
 from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
 
-from mcp_celery.containing import containing
+from mcp_celery.base_exceptions import containing
 from mcp_celery.errors import ComponentExitedError
 from mcp_celery.keys import METHODS
 from mcp_celery.protocol.child_tasks import guarding

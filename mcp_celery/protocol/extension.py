@@ -11,13 +11,13 @@ from mcp.server.context import CallNext, HandlerResult
 from mcp.server.extension import Extension, MethodBinding
 from mcp_types import CallToolRequestParams
 
+from mcp_celery.components.declarations import DeclaredComponent
 from mcp_celery.context import get_task_context
-from mcp_celery.declared import DeclaredComponent
 from mcp_celery.engine import JSONObject, Submission
 from mcp_celery.protocol.additions import added_methods
 from mcp_celery.protocol.caller import as_rpc_errors, caller_of_request, snapshot_of
-from mcp_celery.protocol.foreground import continued_task, go_on, run_on_worker
 from mcp_celery.protocol.host import TaskHost
+from mcp_celery.protocol.plain_clients.foreground import continued_task, go_on, run_on_worker
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.revisions import TASK_VERSIONS, revision_of, task_revision_of
 from mcp_celery.protocol.shared_wire import EXTENSION, TaskIdParams
@@ -70,8 +70,9 @@ class TasksExtension(Extension):
         submission = self._submission(ctx, params, found)
         if not as_task:
             return await run_on_worker(self._host, ctx, submission)
-        with as_rpc_errors():
-            return task_revision_of(ctx).encode_created(await self._host.engine().submit(submission))
+        engine = self._host.engine()
+        with as_rpc_errors(), engine.pending.place_for(submission.caller):
+            return task_revision_of(ctx).encode_created(await engine.submit(submission))
 
     async def _stays_here(self, params: CallToolRequestParams, found: DeclaredComponent, *, as_task: bool) -> bool:
         """Whether a call is served by the server itself."""
@@ -92,19 +93,22 @@ class TasksExtension(Extension):
             component=params.name,
             config=found.config,
             snapshot=snapshot_of(ctx, request, self._host.header_names),
+            fingerprint=found.fingerprint,
         )
 
     async def _get(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
         revision = task_revision_of(ctx)
         revision.admit(ctx, params.task_id)
-        with as_rpc_errors():
-            return await revision.get_task(self._host.engine(), caller_of_request(ctx), params.task_id)
+        engine, caller = self._host.engine(), caller_of_request(ctx)
+        with as_rpc_errors(), engine.pending.place_for(caller):
+            return await revision.get_task(engine, caller, params.task_id)
 
     async def _cancel(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
         revision = task_revision_of(ctx)
         revision.admit(ctx, params.task_id)
-        with as_rpc_errors():
-            return await revision.cancel_task(self._host.engine(), caller_of_request(ctx), params.task_id)
+        engine, caller = self._host.engine(), caller_of_request(ctx)
+        with as_rpc_errors(), engine.pending.place_for(caller):
+            return await revision.cancel_task(engine, caller, params.task_id)
 
 
 def _answers(params: CallToolRequestParams) -> JSONObject:

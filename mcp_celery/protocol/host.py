@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from mcp_celery.components.declarations import DeclaredComponents
 from mcp_celery.config import Foreground, TaskConfig, TaskMeta
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.declared import DeclaredComponents
 from mcp_celery.engine import Caller, JSONObject, Submission, TaskEngine
 from mcp_celery.errors import InvalidRequestError, TaskModeError
 from mcp_celery.keys import TaskType
+from mcp_celery.protocol.question_delivery import Turns
 from mcp_celery.protocol.shared_wire import IMMEDIATE_RESPONSE
-from mcp_celery.protocol.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,7 @@ class TaskHost:
             ttl_ms=meta.ttl,
             declared_as=found.declared_as,
             job_name=meta.fn_key,
+            fingerprint=found.fingerprint,
         )
 
 

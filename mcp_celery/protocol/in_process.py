@@ -5,11 +5,11 @@ from __future__ import annotations
 from mcp_types import CallToolResult, GetPromptResult, ReadResourceResult, Task
 from mcp_types.methods import parse_server_result
 
+from mcp_celery.common.jsonable import NotJSONError, json_value
 from mcp_celery.config import TaskMeta
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import Caller, JSONObject, TaskEngine, TaskRecord
 from mcp_celery.errors import InvalidRequestError
-from mcp_celery.jsonable import NotJSONError, json_value
 from mcp_celery.keys import METHODS, TaskType
 from mcp_celery.protocol.caller import caller_of_request, snapshot_of
 from mcp_celery.protocol.host import TaskHost

@@ -9,14 +9,16 @@ from typing import Any
 from mcp.server.auth.provider import AccessToken, TokenVerifier
 from mcp.server.context import ServerMiddleware
 
-from mcp_celery.component_source import Running
+from mcp_celery.components.source import Running
 from mcp_celery.context import subject_of
+from mcp_celery.keys import TaskType
 from mcp_celery.protocol.additions import added_middleware
 from mcp_celery.protocol.child_tasks import prepared
 from mcp_celery.protocol.contained import contained
 from mcp_celery.protocol.host import TaskHost
-from mcp_celery.protocol.polling import PolledOutputs
+from mcp_celery.protocol.plain_clients.polling import PolledOutputs
 from mcp_celery.protocol.requirements import Requirements
+from mcp_celery.telemetry.requests import MeasuredRequests
 
 
 class SubjectNamingVerifier:
@@ -42,7 +44,11 @@ class SubjectNamingVerifier:
 
 def middleware_of(host: TaskHost) -> tuple[ServerMiddleware[Any], ...]:
     """The middleware that a server with tasks needs, the outermost first."""
-    return contained, Requirements(host), PolledOutputs(host), *added_middleware(host)
+
+    async def is_declared(task_type: TaskType, name: str) -> bool:
+        return (await host.components.find(task_type, name)).component is not None
+
+    return MeasuredRequests(is_declared), contained, Requirements(host), PolledOutputs(host), *added_middleware(host)
 
 
 def around(

@@ -30,6 +30,11 @@ class Revision(ABC):
     has_fixed_ttl: ClassVar[bool]
     """Whether a task keeps the time to live that its creation was answered with."""
 
+    has_object_results: ClassVar[bool] = True
+    """Whether the structured content of a tool's result has to be an object."""
+    short_methods: ClassVar[frozenset[str]] = frozenset()
+    """Methods before whose answers nothing is sent to the client, so that over HTTP they need no stream."""
+
     def __init__(self, version: str) -> None:
         self.version: Final = version
 

@@ -13,6 +13,8 @@ from mcp_celery.engine import RpcError, TaskRecord
 
 EXTENSION: Final = "io.modelcontextprotocol/tasks"
 """The extension that the server declares to clients of every revision."""
+LISTEN: Final = "subscriptions/listen"
+"""The method of streams (2026-07-28)."""
 IMMEDIATE_RESPONSE: Final = "io.modelcontextprotocol/model-immediate-response"
 """In a tool's ``meta``: what a model is told at once in the result's place, passed on with the task's creation."""
 REQUEST_CANCELLED: Final = -32800

@@ -2,7 +2,7 @@
 
 from mcp_celery.store.backend import RedisBackend
 from mcp_celery.store.bus import RedisTaskBus
-from mcp_celery.store.connection import connect
+from mcp_celery.store.connection import connect, connect_blocking
 from mcp_celery.store.exposed import RedisExposed
 from mcp_celery.store.memory import StoreMemory
 from mcp_celery.store.records import RedisJobLedger, RedisTaskStore
@@ -17,4 +17,5 @@ __all__ = [
     "RedisTaskStore",
     "StoreMemory",
     "connect",
+    "connect_blocking",
 ]

@@ -13,6 +13,10 @@ local current = redis.call('HMGET', KEYS[1], 'status', 'parked', 'key')
 if not current[1] then
   return nil
 end
+local first_due = first_answer(KEYS[1], 'answered', ARGV[1])
+if first_due then
+  return {1, tonumber(first_due), redis.call('HGETALL', KEYS[1])}
+end
 local taken, due = 0, 0
 if current[1] == 'input_required' then
   for i = 3, #ARGV, 2 do
@@ -36,6 +40,6 @@ if taken == 1 then
     end
   end
   tell(KEYS[1], KEYS[2], ARGV[1])
-  note(KEYS[1], 'answered', current[1], ARGV[1])
+  note_answer(KEYS[1], 'answered', current[1], ARGV[1], due)
 end
 return {taken, due, redis.call('HGETALL', KEYS[1])}

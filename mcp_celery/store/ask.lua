@@ -1,4 +1,4 @@
--- Ask in the middle of a job. Asked again, because the answer to the script was lost, a question stays one.
+-- Ask in the middle of a job.
 --
 -- KEYS[1]  hash: the task record
 -- KEYS[2]  channel: the task's changes; the message is the record's new revision
@@ -13,6 +13,9 @@
 -- ARGV[5]  the question's key
 -- ARGV[6]  the question
 -- Returns  1 if it is asked; 0 when the task is unknown, has ended, or counts another attempt.
+if first_answer(KEYS[1], 'asked', ARGV[2]) then
+  return 1
+end
 local current = redis.call('HMGET', KEYS[1], 'status', 'attempt')
 if not is_open(current[1]) or current[2] ~= ARGV[1] then
   return 0
@@ -24,5 +27,5 @@ keep_question(KEYS[1], KEYS[3], ARGV[5], ARGV[6])
 redis.call('HSET', KEYS[1], 'status', 'input_required')
 live_until(KEYS[1], {KEYS[3], KEYS[4], KEYS[5]}, KEYS[6], ARGV[3], ARGV[4])
 tell(KEYS[1], KEYS[2], ARGV[2])
-note(KEYS[1], 'asked', current[1], ARGV[2])
+note_answer(KEYS[1], 'asked', current[1], ARGV[2], 1)
 return 1

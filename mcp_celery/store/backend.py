@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
+import logging
+from dataclasses import dataclass, field
 
-from mcp_celery.engine.backend import BackendOptions, OpenBackend
-from mcp_celery.redis_keys import RedisKeys
-from mcp_celery.settings import celery_url
-from mcp_celery.store.bus import RedisTaskBus
-from mcp_celery.store.connection import connect
+import redis
+from redis.exceptions import NoPermissionError
+from typing_extensions import override
+
+from mcp_celery.common.outage import Outage
+from mcp_celery.common.redis_url import database_of, parse
+from mcp_celery.engine.backend import Backend, BackendOptions, OpenBackend, Unusable
+from mcp_celery.store.bus import SILENCE_SECONDS, RedisTaskBus
+from mcp_celery.store.connection import IDLE_SECONDS, StoreClient, connect, connect_blocking
 from mcp_celery.store.exposed import RedisExposed
+from mcp_celery.store.failures import described, is_refusal
+from mcp_celery.store.keys import RedisKeys
 from mcp_celery.store.memory import StoreMemory
+from mcp_celery.store.queued import RedisQueuedJobs
 from mcp_celery.store.records import RedisJobLedger, RedisTaskStore
 from mcp_celery.store.recovery import RedisRecovery
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RedisBackend:
+class RedisBackend(Backend):
     """Redis, or a server that speaks its protocol. Fulfils :class:`mcp_celery.engine.Backend`.
 
     Attributes:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: In redis-py's form.
         key_prefix: First part of every key.
-        timeout_seconds: How long a call may take.
+        timeout_seconds: How long the server may be silent upon a command.
         max_connections: How many connections a process opens; calls wait when all are busy.
         max_memory_percent: How much of the server's ``maxmemory`` may be in use before new tasks are refused.
+        credentials: Gives user and password for each connection. None: those of the URL.
+        outage: Whether the server is lost, as :meth:`unusable` and what :meth:`open` opens have noticed.
+        idle_seconds: After which time without a command a connection is replaced.
     """
 
     url: str
@@ -34,68 +45,112 @@ class RedisBackend:
     timeout_seconds: float
     max_connections: int
     max_memory_percent: int
+    credentials: redis.CredentialProvider | None = None
+    idle_seconds: float = IDLE_SECONDS
+    outage: Outage = field(
+        default_factory=lambda: Outage("the task store (MCP_CELERY_REDIS_URL)", logger), compare=False, repr=False
+    )
 
     @property
+    @override
     def in_process(self) -> bool:
-        """Never: workers reach the same tasks."""
         return False
 
+    @property
+    @override
+    def name(self) -> str:
+        where = parse(self.url)
+        address = where.path or f"{where.host}:{where.port}"
+        return f"Redis {address}, database {where.db}, key prefix {self.key_prefix!r}"
+
+    @override
     def holds_results_at(self, url: str | None) -> bool:
         """Whether results are kept in the database of the records, where one script reads both.
 
         Args:
             url: As Celery spells it; None where the result backend has no URL.
         """
-        return url is not None and _is_redis(url) and _place(url) == _place(celery_url(self.url))
+        return url is not None and database_of(url) == database_of(self.url)
 
+    @override
+    def unusable(self) -> Unusable | None:
+        try:
+            with connect_blocking(
+                self.url,
+                timeout_seconds=self.timeout_seconds,
+                max_connections=1,
+                credentials=self.credentials,
+                retries=0,
+            ) as client:
+                client.ping()
+        except NoPermissionError:
+            pass  # it answers, and has accepted the password
+        except (redis.RedisError, OSError) as error:
+            found = Unusable(self.outage.service, type(error).__name__, described(error), is_refusal(error))
+            if not found.is_refusal:
+                self.outage.began(found.kind, found.reason)
+            return found
+        self.outage.ended()
+        return None
+
+    @override
     def open(self, options: BackendOptions) -> OpenBackend:
-        """Open everything that a server needs on the running event loop."""
-        store = self.open_store(options)
-        return OpenBackend(store, self.open_bus(options), RedisRecovery(store), RedisExposed(store))
+        if not parse(self.url).checks_certificates:
+            logger.warning("MCP_CELERY_REDIS_URL has ssl_cert_reqs=none: any server can pass for this Redis")
+        store = self._open_store(options, self.outage)
+        return OpenBackend(
+            store, self.open_bus(options), RedisRecovery(store), RedisExposed(store), RedisQueuedJobs(store)
+        )
 
+    @override
     def open_store(self, options: BackendOptions) -> RedisTaskStore:
-        """Open a store for one event loop."""
+        return self._open_store(options, None)
+
+    def _open_store(self, options: BackendOptions, outage: Outage | None) -> RedisTaskStore:
         results = options.results
         return RedisTaskStore(
             self._connect(),
             self._keys(options),
-            timeout_seconds=self.timeout_seconds,
             result_key=None if results is None else results.key,
             decode_result=None if results is None else results.decode,
             snapshots=options.snapshots,
             memory=StoreMemory(self.max_memory_percent),
             observers=options.observers,
+            outage=outage,
         )
 
+    @override
     def open_bus(self, options: BackendOptions) -> RedisTaskBus:
-        """Open a bus for one event loop."""
-        return RedisTaskBus(self._connect(), self._keys(options), timeout_seconds=self.timeout_seconds)
+        client = self._connect(listens=True)
+        return RedisTaskBus(
+            client,
+            self._keys(options),
+            timeout_seconds=self.timeout_seconds,
+            silence_seconds=min(SILENCE_SECONDS, self.idle_seconds),
+        )
 
+    @override
     def open_ledger(self, options: BackendOptions) -> RedisJobLedger:
-        """Open the blocking store of a process."""
         return RedisJobLedger(
             self.url,
             self._keys(options),
             timeout_seconds=self.timeout_seconds,
+            max_connections=self.max_connections,
             snapshots=options.snapshots,
             observers=options.observers,
+            credentials=self.credentials,
+            idle_seconds=self.idle_seconds,
         )
 
     def _keys(self, options: BackendOptions) -> RedisKeys:
         return RedisKeys(self.key_prefix, options.namespace)
 
-    def _connect(self) -> Any:
-        return connect(self.url, max_connections=self.max_connections, timeout_seconds=self.timeout_seconds)
-
-
-def _is_redis(url: str) -> bool:
-    return urlsplit(url).scheme in ("redis", "rediss", "redis+socket", "socket")
-
-
-def _place(url: str) -> tuple[str, str | None, int | None, str, str]:
-    """What tells two Redis databases apart in their URLs, however they are written."""
-    parts = urlsplit(url)
-    if parts.scheme in ("redis+socket", "socket"):
-        database = dict(one.split("=", 1) for one in parts.query.split("&") if "=" in one).get("virtual_host", "0")
-        return ("socket", None, None, parts.path, database.strip("/") or "0")
-    return ("tcp", parts.hostname or "localhost", parts.port or 6379, "", parts.path.strip("/") or "0")
+    def _connect(self, *, listens: bool = False) -> StoreClient:
+        return connect(
+            self.url,
+            max_connections=self.max_connections,
+            timeout_seconds=self.timeout_seconds,
+            credentials=self.credentials,
+            listens=listens,
+            idle_seconds=self.idle_seconds,
+        )

@@ -10,30 +10,42 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import redis
-import redis.asyncio
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError
+from typing_extensions import override
 
-from mcp_celery.background import ended
+from mcp_celery.common.background import ended
+from mcp_celery.common.within import within
 from mcp_celery.engine import TaskHints, TaskRef
+from mcp_celery.engine.ports import TaskBus
+from mcp_celery.engine.retry import pauses
 from mcp_celery.errors import StoreUnavailableError
-from mcp_celery.redis_keys import RedisKeys
-from mcp_celery.within import within
+from mcp_celery.store.connection import StoreClient
+from mcp_celery.store.failures import described
+from mcp_celery.store.keys import RedisKeys
+from mcp_celery.store.unreadable import reason_of
 
 logger = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 15.0
-"""After this silence the connection is asked for a sign of life; after twice as much it is taken for dead."""
+"""After this silence at the latest Redis is asked whether it is there. The connection is replaced if it does not answer
+in time.
+"""
 
-_BACKOFF_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0)
-_IDLE_CHANNEL = "mcp_celery:idle"
-"""Keeps a connection in pub/sub mode while nobody follows anything."""
+LONGEST_PAUSE_SECONDS = 1.0
+"""Longest pause between two attempts to connect while Redis does not answer."""
+LONGEST_PAUSE_AFTER_REFUSAL_SECONDS = 15.0
+"""And while it answers and refuses the subscription: an operator has to change something first."""
+REPORT_SECONDS = 60.0
+"""How often it is logged that Redis refuses the subscription."""
 
 
 class _Follower:
@@ -86,26 +98,91 @@ class _Channel:
         self.confirmed = asyncio.Event()
 
 
-class RedisTaskBus:
+class _Failures:
+    """Failures in a row of the one connection: when to try again, and what to log.
+
+    A failure ends when Redis has confirmed a subscription. That the command could be sent says nothing: a user who may
+    not subscribe is told so afterwards.
+
+    Args:
+        keys: Names of the channels.
+    """
+
+    def __init__(self, keys: RedisKeys) -> None:
+        self._keys = keys
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pauses = pauses(LONGEST_PAUSE_SECONDS)
+        self._refused = False
+        self._reported: dict[str, float] = {}
+
+    def add(self, error: Exception) -> None:
+        """Count a failure, and log it: a refusal again after a while, anything else once until Redis answers again."""
+        refused = isinstance(error, redis.ResponseError)
+        if refused != self._refused:
+            self._refused = refused
+            self._pauses = pauses(LONGEST_PAUSE_AFTER_REFUSAL_SECONDS if refused else LONGEST_PAUSE_SECONDS)
+        kind, now = type(error).__name__, time.monotonic()
+        if kind in self._reported and (not refused or now < self._reported[kind] + REPORT_SECONDS):
+            return
+        self._reported[kind] = now
+        if isinstance(error, NoPermissionError):
+            logger.error(
+                "the user of the task store (MCP_CELERY_REDIS_URL) may not subscribe, so that clients get no push: "
+                "give it the right &%s* (%s)",
+                self._keys.all_channels,
+                reason_of(error),
+            )
+        else:
+            logger.warning(
+                "pub/sub connection to the task store (MCP_CELERY_REDIS_URL) lost, reconnecting: %s", described(error)
+            )
+
+    def end(self) -> None:
+        """Note that Redis has confirmed a subscription."""
+        if self._reported:
+            logger.info("the task store (MCP_CELERY_REDIS_URL) answers again")
+            self._reset()
+
+    def pause(self) -> float:
+        """Seconds until the next attempt."""
+        return next(self._pauses)
+
+
+class RedisTaskBus(TaskBus):
     """Fulfils :class:`mcp_celery.engine.TaskBus`. Belongs to one event loop.
 
     Args:
-        client: For the one pub/sub connection; belongs to this bus and closes with it.
+        client: For the one pub/sub connection, from :func:`mcp_celery.store.connect` with ``listens``; belongs to this
+            bus and closes with it.
         keys: Names of the channels.
-        timeout_seconds: How long a subscription may take to be confirmed.
+        timeout_seconds: How long Redis may be silent when it is to answer.
+        silence_seconds: After which silence Redis is asked whether it is there.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, keys: RedisKeys, *, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        client: StoreClient,
+        keys: RedisKeys,
+        *,
+        timeout_seconds: float,
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> None:
         self._client = client
-        client.set_retry(Retry(NoBackoff(), 0))
+        client.redis.set_retry(Retry(NoBackoff(), 0))
         self._keys = keys
         self._timeout_seconds = timeout_seconds
+        self._silence_seconds = silence_seconds
         self._channels: dict[str, _Channel] = {}  # what is wanted
         self._subscribed: set[str] = set()  # what this connection was told
         self._confirmed: set[str] = set()  # what Redis has confirmed of it
+        self._messages = 0  # that were read
         self._changed = asyncio.Event()
+        self._failures = _Failures(keys)
         self._keeper: asyncio.Task[None] | None = None
 
+    @override
     @asynccontextmanager
     async def subscribe(self, refs: Sequence[TaskRef]) -> AsyncGenerator[TaskHints]:
         """Listen to tasks until the context ends.
@@ -135,12 +212,17 @@ class RedisTaskBus:
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._stay_connected(), name="mcp-celery-bus")
         try:
-            async with within(self._timeout_seconds):
+            async with self._within():
                 for channel in joined:
                     await channel.confirmed.wait()
         except TimeoutError:
             logger.warning("the task store (MCP_CELERY_REDIS_URL) did not confirm a subscription in time")
             raise StoreUnavailableError from None
+
+    def _within(self) -> within:
+        """A time-out that begins anew whenever something comes from Redis."""
+        progress = self._client.progress(lambda: self._messages)
+        return within(self._timeout_seconds, progress=progress)
 
     def leave(self, follower: _Follower, refs: Sequence[TaskRef]) -> None:
         """Take a follower off the channels of some tasks; channels without followers are unsubscribed.
@@ -158,24 +240,19 @@ class RedisTaskBus:
                 self._changed.set()
 
     async def _stay_connected(self) -> None:
-        failures = 0
         while True:
             try:
-                async with _Connection(self._client.connection_pool) as connection:
-                    async with within(self._timeout_seconds):
-                        await connection.subscribe(_IDLE_CHANNEL)
-                    if failures:
-                        logger.info("the task store (MCP_CELERY_REDIS_URL) answers again")
-                    failures = 0
+                async with _Connection(self._client.redis.connection_pool) as connection:
+                    async with self._within():
+                        await connection.subscribe(self._keys.idle_channel)
                     self._changed.set()
                     await self._use(connection)
             except Exception as error:  # noqa: BLE001 - a connection that breaks under two users raises anything
-                logger.warning("pub/sub connection to the task store lost, reconnecting: %s", type(error).__name__)
+                self._failures.add(error)
             finally:
                 self._subscribed.clear()
                 self._confirmed.clear()
-            await asyncio.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)])
-            failures += 1
+            await asyncio.sleep(self._failures.pause())
 
     async def _use(self, connection: PubSub) -> None:
         """Write and read until one of the two fails."""
@@ -205,18 +282,15 @@ class RedisTaskBus:
                 await cast("Any", connection).unsubscribe(*stale)
 
     async def _read(self, connection: PubSub) -> None:
-        asked = False
         while True:
-            message = cast("dict[str, Any] | None", await connection.get_message(timeout=SILENCE_SECONDS))
+            message = cast("dict[str, Any] | None", await connection.get_message(timeout=self._silence_seconds))
             if message is None:
-                if asked:
-                    raise redis.ConnectionError("no sign of life")
                 await connection.ping()
-                asked = True
-                continue
-            asked = False
+                message = await self._answer(connection)
+            self._messages += 1
             if message["type"] not in ("message", "subscribe"):
                 continue
+            self._failures.end()
             name = cast(bytes, message["channel"]).decode()
             channel = self._channels.get(name)
             if message["type"] == "subscribe" and name in self._subscribed:
@@ -228,9 +302,21 @@ class RedisTaskBus:
             for follower in channel.followers:
                 follower.hint(channel.ref)
 
+    async def _answer(self, connection: PubSub) -> dict[str, Any]:
+        """What comes next, which is to come soon."""
+        try:
+            async with self._within():
+                while True:
+                    message = cast("dict[str, Any] | None", await connection.get_message(timeout=None))
+                    if message is not None:
+                        return message
+        except TimeoutError:
+            raise redis.ConnectionError("no sign of life") from None
+        raise RuntimeError("unreachable")
+
+    @override
     async def aclose(self) -> None:
-        """End the keeper of the connection and close it."""
         if self._keeper is not None:
             await ended(self._keeper)
             self._keeper = None
-        await self._client.aclose(close_connection_pool=True)
+        await self._client.aclose()

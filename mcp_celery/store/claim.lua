@@ -1,6 +1,7 @@
 -- Note which worker received a job, so that recovery knows whose death concerns it.
 --
 -- KEYS[1]  hash: the task record
+-- KEYS[2]  sorted set: jobs that no worker has received, by since when
 -- ARGV[1]  attempt of this delivery
 -- ARGV[2]  Celery's count of retries of this delivery
 -- ARGV[3]  the worker
@@ -15,7 +16,7 @@ end
 if has_begun(current[3], ARGV[2]) then
   return 0
 end
-take(KEYS[1], ARGV[5], ARGV[3], ARGV[2])
+take(KEYS[1], ARGV[5], ARGV[3], ARGV[2], KEYS[2])
 redis.call('HSET', KEYS[1], 'claim_at_ms', ARGV[4])
 note(KEYS[1], 'claimed', current[1], ARGV[4])
 return 1

@@ -1,23 +1,36 @@
 -- In front of every script: who has a task's job. The claims of each worker are a set of compound keys, so that its
--- death concerns its own tasks only.
+-- death concerns its own tasks only. The jobs that no worker has are a sorted set (`unclaimed`), so that those are found
+-- which the broker has lost.
 
--- Give a task's job to a worker, and take it from the one that had it.
-local function take(record, claims, worker, retries)
+-- Whether the broker has a message of a task's job that no worker has received, or should have it.
+local function awaits_claim(record)
+  local task = redis.call('HMGET', record, 'status', 'claim_worker', 'claim_retries', 'retries', 'started_retries')
+  local retries = tonumber(task[4] or 0)
+  return task[1] == 'working' and not (task[2] and tonumber(task[3] or 0) >= retries) and not has_begun(task[5], retries)
+end
+
+-- Give a task's job to a worker, and take it from the one that had it, or from the broker.
+local function take(record, claims, worker, retries, unclaimed)
   local held = redis.call('HMGET', record, 'claim_worker', 'key')
   if held[1] and held[1] ~= worker then
     on_index('SREM', claims .. held[1], held[2])
   end
+  on_index('ZREM', unclaimed, held[2])
   on_index('SADD', claims .. worker, held[2])
   redis.call('PEXPIRE', claims .. worker, INDEX_LIFETIME_MS)
   redis.call('HSET', record, 'claim_worker', worker, 'claim_retries', retries)
   remember(record)
 end
 
--- Take a task off the claims of the worker that has its job; the record still says which that was.
-local function let_go(record, claims)
-  local held = redis.call('HMGET', record, 'claim_worker', 'key')
+-- Take a task off the claims of the worker that has its job; the record still says which that was. `unclaimed`: where
+-- the broker may have the job.
+local function let_go(record, claims, unclaimed)
+  local held = redis.call('HMGET', record, 'claim_worker', 'key', 'claim_retries', 'retries')
   if held[1] then
     on_index('SREM', claims .. held[1], held[2])
+  end
+  if unclaimed and held[2] and (not held[1] or tonumber(held[4] or 0) > tonumber(held[3] or 0)) then
+    on_index('ZREM', unclaimed, held[2])
   end
 end
 
@@ -35,8 +48,8 @@ local function give_back(record, result_bytes)
 end
 
 -- Let go of a task that has ended.
-local function let_go_for_good(record, claims, result_bytes)
-  let_go(record, claims)
+local function let_go_for_good(record, claims, unclaimed, result_bytes)
+  let_go(record, claims, unclaimed)
   give_back(record, result_bytes)
 end
 

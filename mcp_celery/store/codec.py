@@ -6,12 +6,15 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
+from mcp_celery.common.formats import FORMAT, UNNUMBERED, NewerFormatError, is_readable
+from mcp_celery.common.jsonable import finite_number, json_text, utf8_text
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
     OWN_WORK,
     Change,
     Claim,
     ForeignWork,
+    JSONObject,
     Progress,
     Question,
     RpcError,
@@ -23,9 +26,8 @@ from mcp_celery.engine import (
     next_round,
 )
 from mcp_celery.engine.ids import is_wire_task_id
+from mcp_celery.engine.recovery.model import PublishedJob
 from mcp_celery.engine.status import MOVES
-from mcp_celery.formats import FORMAT, UNNUMBERED, NewerFormatError, is_readable
-from mcp_celery.jsonable import finite_number, json_text, utf8_text
 from mcp_celery.keys import MAX_LEGS, METHODS, Hidden
 from mcp_celery.store.fields import FIXED
 from mcp_celery.store.unreadable import UNREADABLE
@@ -64,6 +66,9 @@ def encode_record(record: TaskRecord) -> Fields:
         "work": _encode_work(record.work),
         "revision": str(record.revision),
         "declared_as": record.declared_as,
+        "fingerprint": record.fingerprint,
+        "options": json.dumps(dict(record.options), default=str) if record.options else None,
+        "traceparent": record.traceparent,
         "format": str(FORMAT),
     }
     return {name: value for name, value in fields.items() if value is not None}
@@ -167,7 +172,37 @@ def decode_record(fields: Mapping[str, str], openers: Openers = NOTHING_SEALED) 
         work=decode_work(get("work")),
         revision=int(fields["revision"]),
         declared_as=get("declared_as"),
+        fingerprint=get("fingerprint"),
+        options=_options(get("options")),
+        traceparent=get("traceparent"),
     )
+
+
+PUBLISHED: Final = ("key", "created_at_ms", "job_name", "declared_as", "options", "fingerprint")
+"""The fields of a record that say where its job was published."""
+
+
+def decode_published(values: Sequence[bytes | None], at_ms: int | None = None) -> PublishedJob:
+    """Read where the job of a task was published.
+
+    Args:
+        values: Those of the fields :data:`PUBLISHED`.
+        at_ms: When, None for when the task was created.
+
+    Raises:
+        ValueError: They cannot be read.
+        TypeError: Likewise.
+    """
+    key, created, job_name, declared_as, options, fingerprint = (
+        None if one is None else one.decode() for one in values
+    )
+    recorded = None if fingerprint is None else tuple(sorted(_options(options).items()))
+    hash(recorded)  # a list among the values is none of ours
+    return PublishedJob(key or "", int(created or 0) if at_ms is None else at_ms, job_name, declared_as, recorded)
+
+
+def _options(text: str | None) -> JSONObject:
+    return {} if text is None else dict(cast(JSONObject, json.loads(text)))
 
 
 def _encode_work(work: Work) -> str | None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, get_args
 
+from mcp_celery.common.formats import NewerFormatError
 from mcp_celery.engine import (
     RECORD_BYTES,
     TERMINAL,
@@ -23,21 +24,28 @@ from mcp_celery.engine import (
     EncodedResult,
     Extension,
     FailedLookups,
+    HandBack,
+    HandedBack,
     Observers,
+    OtherVersionError,
     Quota,
     StoredResult,
     StoredTask,
     TaskRecord,
     TaskRef,
     cause_of,
+    new_call,
     sources_of,
 )
-from mcp_celery.errors import StoredDataError
-from mcp_celery.formats import NewerFormatError
+from mcp_celery.engine.handback import FIRST_PAUSE_MS, LONGEST_PAUSE_MS, MAX_PAUSES_MS, VERDICTS, WAITING
+from mcp_celery.engine.recovery.model import PUBLISHING_MS, REQUEUED, RequeueVerdict
+from mcp_celery.engine.store_mark import StoreMark
+from mcp_celery.errors import Fault, StoredDataError
 from mcp_celery.keys import is_shortened
-from mcp_celery.redis_keys import INDEX_LIFETIME_MS, RedisKeys
-from mcp_celery.store.codec import Fields, decode_questions, decode_record, flat_to_mapping
+from mcp_celery.sealing import SealError
+from mcp_celery.store.codec import Fields, decode_questions, flat_to_mapping, one_of
 from mcp_celery.store.fields import LUA
+from mcp_celery.store.keys import DELETED_LIFETIME_MS, INDEX_LIFETIME_MS, RedisKeys
 from mcp_celery.store.replies import REPLY_MARK, opened
 from mcp_celery.store.sealed import TaskSeals
 from mcp_celery.store.unreadable import UNREADABLE, reason_of, shown
@@ -59,7 +67,7 @@ _NAMES: Final = (
     *("create", "delete", "retire", "keep", "load", "page", "transition", "finish", "start", "claim", "failed"),
     "present",
     *("ask", "heard", "withdraw", "park", "answer", "published"),
-    *("beat", "sweep", "recover"),
+    *("beat", "sweep", "recover", "requeue", "hand_back", "claimed", "lost", "mark"),
     "watch",
     "index",
 )
@@ -67,10 +75,17 @@ _CONSTANTS: Final = (
     f"local INDEX_LIFETIME_MS, RECORD_BYTES, REPLY_MARK = {INDEX_LIFETIME_MS}, {RECORD_BYTES}, '{REPLY_MARK}'\n{LUA}"
 )
 _BEFORE_EACH: Final = "".join(
-    (_CONSTANTS, *map(_script, ("common", "bytes", "claims", "questions")), "local function act()\n")
+    (_CONSTANTS, *map(_script, ("common", "bytes", "claims", "questions", "repeated")), "local function act()\n")
 )
 _BEHIND_EACH: Final = "\nend\n" + _script("reply")
 SCRIPTS: Final = {name: _BEFORE_EACH + _script(name) + _BEHIND_EACH for name in _NAMES}
+_REQUEUE_VERDICTS: Final[tuple[RequeueVerdict, ...]] = get_args(RequeueVerdict)
+NAMED: Final = frozenset({"transition", "finish", "hand_back", "ask", "park", "answer", "recover", "requeue", "lost"})
+"""Scripts that know a call again by its name, and then change nothing and give their first answer (repeated.lua)."""
+NEVER_REPEATED: Final = frozenset({"failed", "withdraw", "watch"})
+"""Scripts that are not called again when their answer was lost: ``failed`` would count twice; the answers that
+``withdraw`` gives, and the tasks that ``watch`` gives, are given once. All others change nothing the second time.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +97,25 @@ class Command(Generic[Reply]):
         keys: KEYS.
         args: ARGV.
         parse: Reads the reply.
+        call: The call's name, for the scripts :data:`NAMED`. The caller gives one where it may make the call again by
+            itself.
     """
 
     script: str
     keys: Sequence[str]
     args: Sequence[str | bytes | int]
     parse: Callable[[Any], Reply]
+    call: str = field(default_factory=new_call)
+
+    @property
+    def argv(self) -> list[str | bytes | int]:
+        """ARGV, with the call's name behind it."""
+        return [*self.args, self.call if self.script in NAMED else ""]
+
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether it may be sent again when its answer was lost: the script may have run."""
+        return self.script not in NEVER_REPEATED
 
 
 def read(command: Command[Reply], reply: Any, observers: Observers = UNOBSERVED) -> Reply:
@@ -108,7 +136,13 @@ def read(command: Command[Reply], reply: Any, observers: Observers = UNOBSERVED)
         return command.parse(own)
     except UNREADABLE as error:
         reason = f"{shown(command.keys[0])} cannot be read: {reason_of(error)}"
-        raise StoredDataError(reason, is_newer=isinstance(error, NewerFormatError)) from error
+        raise StoredDataError(reason, _fault(error)) from error
+
+
+def _fault(error: Exception) -> Fault:
+    if isinstance(error, NewerFormatError):
+        return "newer"
+    return "refused" if isinstance(error, SealError) else "damaged"
 
 
 def on_index(command: str, index: str, *args: str | bytes) -> Command[Any]:
@@ -164,7 +198,7 @@ def page(
             try:
                 ref = TaskRef(owner.scope, position.decode().partition(":")[2])
                 found.append(_stored_task(seals, ref, stored, decode))
-            except NewerFormatError as error:
+            except (NewerFormatError, SealError) as error:  # other processes may read it
                 logger.error("left a task out of a list: %s", error)
             except UNREADABLE:
                 unreadable.append(position)
@@ -185,7 +219,7 @@ def _stored_task(
     result = None if stored is None or decode is None else decode(stored)
     open_question = functools.partial(seals.open_question, ref)
     asked = decode_questions(questions, [] if unreadable is None else unreadable, open_question)
-    return StoredTask(decode_record(flat_to_mapping(flat), seals.openers(ref)), result, asked)
+    return StoredTask(seals.record(ref, flat_to_mapping(flat)), result, asked)
 
 
 def create(
@@ -214,22 +248,23 @@ def create(
     if result_key is not None:
         fields["result_key"] = result_key(job_id)
     alias = keys.job_alias(job_id)
-    names = [*_kept(keys, record.ref), keys.expiry, alias, keys.exposed]
+    deleted = keys.deleted(record.scope, record.task_id)
+    waiting = keys.exposed if record.work.is_foreign else keys.unclaimed
+    names = [*_kept(keys, record.ref), keys.expiry, alias, waiting, deleted]
     shortened = is_shortened(job_id)
     if shortened:
         fields["alias"] = alias
     position, most_bytes = "", ""
-    counters: list[tuple[str, int]] = []
     index = keys.index(record.scope, record.issuer, record.session) if record.listed else None
     if index is not None:
         names.append(index)
         position = record.position
         fields |= {"listed_in": index, "listed_at": position}
-    if quota is not None and quota.tasks is not None:
-        counters.append((keys.counted("open", quota.requestor), quota.tasks))
+    counters = () if quota is None else quota.counters
     if counters:
-        names += [name for name, _ in counters]
-        fields["counted_in"] = "\n".join(name for name, _ in counters)
+        occupied = [keys.counted(counter.kind, counter.whose) for counter in counters]
+        names += occupied
+        fields["counted_in"] = "\n".join(occupied)
     if quota is not None and quota.bytes is not None:
         names.append(keys.counted("stored", quota.requestor))
         most_bytes = quota.bytes
@@ -240,10 +275,13 @@ def create(
     look_at = record.created_at_ms if record.work.is_foreign else ""
 
     def parse(reply: Any) -> None:
-        if quota is not None and (refused := cast(int, reply)) != 0:
-            raise quota.refusal(None if refused > 0 else -refused)
+        refused = cast(int, reply)
+        if refused > 0:
+            raise counters[refused - 1].refusal()
+        if quota is not None and refused < 0:
+            raise quota.too_many_bytes(-refused)
 
-    limits = [most for _, most in counters]
+    limits = [counter.most for counter in counters]
     return Command("create", names, [*kept, *listed, len(limits), look_at, most_bytes, *limits, *pairs], parse)
 
 
@@ -255,9 +293,9 @@ def count_failed_lookups(keys: RedisKeys, requestor: str, number: int, *, window
 
 def delete(keys: RedisKeys, ref: TaskRef) -> Command[bool]:
     """Take back a task whose job was not published. False: it was, and has begun."""
-    return Command(
-        "delete", [*_kept(keys, ref), keys.expiry, keys.remembered], [keys.claims("")], lambda reply: reply == 1
-    )
+    deleted = keys.deleted(ref.scope, ref.task_id)
+    names = [*_kept(keys, ref), keys.expiry, keys.remembered, keys.unclaimed, deleted]
+    return Command("delete", names, [keys.claims(""), DELETED_LIFETIME_MS], lambda reply: reply == 1)
 
 
 def retire(keys: RedisKeys, ref: TaskRef, at_ms: int) -> Command[None]:
@@ -288,6 +326,7 @@ def finish(seals: TaskSeals, ref: TaskRef, change: Change, result: EncodedResult
             *flat(seals.change(ref, change)),
         ],
         lambda reply: reply == 1,
+        change.call,
     )
 
 
@@ -299,20 +338,22 @@ def change(seals: TaskSeals, ref: TaskRef, change: Change) -> Command[Changed | 
         if reply is None:
             return None
         moved, fields = cast("tuple[int, list[bytes]]", reply)
-        return Changed(moved == 1, decode_record(flat_to_mapping(fields), seals.openers(ref)))
+        return Changed(moved == 1, seals.record(ref, flat_to_mapping(fields)))
 
     return Command(
         "transition",
-        [*moved(keys, ref), *asked(keys, ref)],
+        [*moved(keys, ref), *asked(keys, ref), keys.unclaimed],
         [
             *_allowed(change),
             "" if change.unless_begun is None else change.unless_begun,
             keys.claims("") if change.to in TERMINAL else "",
             change.at_ms,
             cause_of(change),
+            "" if change.retries is None else change.retry_at_ms or change.at_ms,
             *flat(seals.change(ref, change)),
         ],
         parse,
+        change.call,
     )
 
 
@@ -357,8 +398,17 @@ class Started(NamedTuple):
     fixed: list[str]
 
 
-def start(
-    keys: RedisKeys, ref: TaskRef, *, attempt: int, retries: int, at_ms: int, delivery: str, worker: str, key: str
+def start(  # noqa: PLR0913 - what TaskStore.start is given
+    keys: RedisKeys,
+    ref: TaskRef,
+    *,
+    attempt: int,
+    retries: int,
+    at_ms: int,
+    delivery: str,
+    worker: str,
+    key: str,
+    fingerprint: str | None,
 ) -> Command[Started | None]:
     """Let a body begin, and give what it begins with. None: it must not."""
     record, channel = moved(keys, ref)
@@ -366,22 +416,65 @@ def start(
     def parse(reply: Any) -> Started | None:
         if reply is None:
             return None
+        if isinstance(reply, bytes):
+            raise OtherVersionError(reply.decode())
         snapshot, leg, answers, fixed = cast("tuple[bytes, bytes, list[bytes], list[bytes | None]]", reply)
         return Started(snapshot, int(leg), flat_to_mapping(answers), [(one or b"").decode() for one in fixed])
 
     return Command(
         "start",
-        [record, keys.snapshot(ref.scope, ref.task_id), *asked(keys, ref), channel],
-        [attempt, retries, at_ms, delivery, worker, keys.claims(""), key],
+        [record, keys.snapshot(ref.scope, ref.task_id), *asked(keys, ref), channel, keys.unclaimed],
+        [
+            *(attempt, retries, at_ms, delivery, worker, keys.claims(""), key),
+            *(int(fingerprint is not None), fingerprint or ""),
+        ],
         parse,
     )
+
+
+def hand_back(keys: RedisKeys, ref: TaskRef, handback: HandBack) -> Command[HandedBack]:
+    """Hand a job back, if another live worker advertises the record's fingerprint."""
+
+    def parse(reply: Any) -> HandedBack:
+        verdict, pause_ms = cast("tuple[bytes, int]", reply)
+        return HandedBack(one_of(VERDICTS, verdict.decode()), pause_ms)
+
+    return Command(
+        "hand_back",
+        [*moved(keys, ref), keys.workers, keys.due, keys.questions(ref.scope, ref.task_id), keys.unclaimed],
+        [
+            *(handback.attempt, handback.retries, handback.worker, handback.key, handback.most, MAX_PAUSES_MS),
+            *(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, str(handback.share), WAITING, keys.claims(""), keys.components("")),
+        ],
+        parse,
+        handback.call,
+    )
+
+
+def requeue(keys: RedisKeys, record: TaskRecord, *, force: bool) -> Command[RequeueVerdict]:
+    """Make a task's job due at once, unless its body has started and may have had effects; ``force``: even then."""
+    return Command(
+        "requeue",
+        [*moved(keys, record.ref), keys.unclaimed, keys.due],
+        [record.key, int(force), REQUEUED, keys.claims(""), PUBLISHING_MS],
+        lambda reply: one_of(_REQUEUE_VERDICTS, reply.decode()),
+    )
+
+
+def mark(keys: RedisKeys, new: StoreMark | None = None) -> Command[StoreMark | None]:
+    """The store's mark; ``new`` becomes that of a store that has none."""
+
+    def parse(reply: Any) -> StoreMark | None:
+        return StoreMark.parse(cast("bytes", reply).decode()) if reply else None
+
+    return Command("mark", [keys.mark], [str(new or "")], parse)
 
 
 def claim(keys: RedisKeys, ref: TaskRef, *, attempt: int, retries: int, claim: Claim) -> Command[bool]:
     """Note which worker received a job."""
     return Command(
         "claim",
-        [keys.record(ref.scope, ref.task_id)],
+        [keys.record(ref.scope, ref.task_id), keys.unclaimed],
         [attempt, retries, claim.worker, claim.at_ms, keys.claims("")],
         lambda reply: cast(int, reply) == 1,
     )

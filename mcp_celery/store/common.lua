@@ -34,8 +34,9 @@ local transitions = {}
 
 -- Note a change of a task that the record has by now. `before`: its status before; `at`: ms since the epoch.
 local function note(record, cause, before, at)
-  local task = redis.call('HMGET', record, 'key', 'declared_as', 'status', 'attempt', 'leg')
-  transitions[#transitions + 1] = {cause, before, string.format('%.0f', tonumber(at)), unpack(task, 1, 5)}
+  local task = redis.call('HMGET', record, 'key', 'declared_as', 'status', 'attempt', 'leg', 'created_at_ms',
+    'started_at_ms', 'is_error')
+  transitions[#transitions + 1] = {cause, before, string.format('%.0f', tonumber(at)), unpack(task, 1, 8)}
 end
 
 -- Remove a member that cannot be read from an index (`command`: ZREM, SREM or HDEL).

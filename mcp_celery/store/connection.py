@@ -1,29 +1,240 @@
-"""The async client of the store: a pool that waits, over connections that are looked at before a command is written."""
+"""The async client of the store: a limit of concurrent calls, over connections that check each command and its answer.
+
+redis-py's own time-outs count the time in which a call waits for a pooled connection, and that in which the event loop
+is busy. Here a call's time-out begins when its command is sent, and again whenever the store answers any other call: it
+says that the store is silent. A call waits for a connection for as long as the store answers others.
+
+What is done when a connection is lost is decided here, for both clients:
+
+- The connection was lost before the command was written, so that the store cannot have run it: redis-py sends it once
+  more, on a new connection (``Retry``).
+- The command was written, and its answer was lost (:class:`AnswerLostError`): the store may have run it. It is sent
+  once more if that changes nothing and gives the same answer
+  (:attr:`mcp_celery.store.commands.Command.may_be_repeated`).
+- A connection that was idle for long is replaced before it is used: what is between may have forgotten it without a
+  word, and a command would wait for its answer in vain.
+- A store that is silent is not asked again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar
 
 import redis
 import redis.asyncio
+import redis.connection as blocking
+from redis._parsers import _AsyncHiredisParser  # pyright: ignore[reportPrivateUsage] - it has no public name
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.retry import Retry as BlockingRetry
+
+from mcp_celery.common.call_limiter import CallLimiter
+from mcp_celery.common.outage import Outage
+from mcp_celery.common.redis_translation import redis_py_url
+from mcp_celery.common.within import STEPS, within
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MOST_TIMEOUTS: Final = 5
+"""For how many time-outs a connection may be silent while the store answers on others. It is lost then, and its command
+is sent once more on a new one.
+"""
+IDLE_SECONDS: Final = 60.0
+"""After this time without a command a connection is replaced."""
+_NEVER_DRAINS: Final = 2**31
+"""Bytes. The commands that wait to be written are in memory in any case."""
+
+
+class AnswerLostError(redis.RedisError):
+    """The connection was lost after a command was written. The store may have run it.
+
+    It is no ``redis.ConnectionError``, after which redis-py's ``Retry`` would send any command again.
+    """
+
+
+@dataclass(slots=True)
+class Heard:
+    """What the connections of one client know of the store.
+
+    Attributes:
+        times: How often anything came from it.
+        silent_at: When it was last found silent, by the clock ``time.monotonic``. A connection that was used before is
+            replaced: the silence may be that of a network that has forgotten them all.
+    """
+
+    times: int = 0
+    silent_at: float = 0.0
+
+
+class Progress:
+    """Shows that the store is alive while one wait for it lasts.
+
+    Args:
+        heard: What came from the store.
+        own: Says how far the store has got with what is waited for, by a value that changes.
+    """
+
+    def __init__(self, heard: Heard, own: Callable[[], object]) -> None:
+        self._heard = heard
+        self._own = own
+        self._seen = heard.times
+        self._steps = 0
+
+    def __call__(self) -> tuple[object, int]:
+        if self._heard.times != self._seen and not self.is_lost:
+            self._seen = self._heard.times
+            self._steps += 1
+        return self._own(), self._steps
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the store has answered others for so long that what is waited for will not come."""
+        return self._steps >= MOST_TIMEOUTS * STEPS
+
+
+class _Parser(_AsyncHiredisParser):
+    """Notes what comes from the store, and gives up on a store from which nothing comes."""
+
+    def on_connect(self, connection: _Checked) -> None:
+        super().on_connect(connection)
+        self._owner = connection
+
+    async def read_from_socket(self) -> Literal[True]:
+        """Read what comes next.
+
+        Raises:
+            TimeoutError: Nothing came from the store, on any connection.
+            redis.ConnectionError: Nothing came on this one.
+        """
+        owner = self._owner
+        if owner.answer_seconds is None:
+            await super().read_from_socket()
+        else:
+            progress = Progress(owner.heard, owner.unsent_bytes)
+            try:
+                async with within(owner.answer_seconds, progress=progress):
+                    await super().read_from_socket()
+            except TimeoutError:
+                if progress.is_lost:
+                    raise redis.ConnectionError(
+                        "no answer came, while the store answered on other connections"
+                    ) from None
+                owner.heard.silent_at = time.monotonic()
+                raise
+        owner.heard.times += 1
+        return True
 
 
 class _Checked(AbstractConnection):
-    """Raises what redis-py retries when a command is to be written to a connection that the other side has reset.
+    """Counts time-outs from when a command is sent, tells a lost answer from a command that was not sent, and is
+    replaced when it was idle for long.
 
-    redis-py 8.1 takes such a connection for a good one. Python 3.12 and 3.13 then raise `AttributeError` or
-    `TypeError` from within asyncio's transport, which redis-py neither retries nor turns into an error of its own.
+    redis-py 8.1 takes a connection that the other side has reset for a good one. Python 3.12 and 3.13 then raise
+    `AttributeError` or `TypeError` from within asyncio's transport when a command is written, which redis-py neither
+    retries nor turns into an error of its own.
+
+    Args:
+        heard: Counts what comes.
+        connect_seconds: How long the store may take to accept a connection.
+        answer_seconds: How long it may be silent upon a command, None for ever.
+        idle_seconds: After which time without a command it is replaced.
+        options: As for redis-py.
     """
 
+    def __init__(
+        self,
+        *,
+        heard: Heard,
+        connect_seconds: float,
+        answer_seconds: float | None,
+        idle_seconds: float,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.heard = heard
+        self.answer_seconds = answer_seconds
+        self._connect_seconds = connect_seconds
+        self._idle_seconds = idle_seconds
+        self._used_at = 0.0
+        self._is_ready = False
+        self._is_sent = False
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        self._is_ready = False  # what is sent now is not the command
+        await super().on_connect_check_health(check_health)
+        self._is_ready, self._used_at = True, time.monotonic()
+
+    async def connect(self) -> None:
+        """Connect, also anew. The pool does this before it gives the connection away."""
+        if self.is_connected and self._used_at < max(self.heard.silent_at, time.monotonic() - self._idle_seconds):
+            await self.disconnect(nowait=True)
+        await super().connect()
+
+    async def _connect(self) -> None:
+        async with within(self._connect_seconds):
+            await super()._connect()  # pyright: ignore[reportAbstractUsage] - the next class in line has it
+        if self._writer is not None:
+            # A large command is written while its answer is waited for, which notices a store that takes nothing.
+            self._writer.transport.set_write_buffer_limits(high=_NEVER_DRAINS)
+
+    def unsent_bytes(self) -> int:
+        """How much of what was written the store has not taken yet."""
+        return 0 if self._writer is None else self._writer.transport.get_write_buffer_size()
+
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
-        if self._writer is not None and self._writer.is_closing():
+        self._is_sent = False
+        if not self.is_connected:
+            await self.connect_check_health(check_health=False)
+        if check_health:
+            await self.check_health()
+        parts = (
+            [command.encode() if isinstance(command, str) else command]
+            if isinstance(command, (str, bytes))
+            else command
+        )
+        if not self._is_written(parts):
             await self.disconnect(nowait=True)
             raise redis.ConnectionError("the connection was lost while it was idle")
-        await super().send_packed_command(command, check_health)
+        # It may arrive: what the socket did not take at once is sent in the background. Whether it was is seen by who
+        # reads the answer.
+        self._is_sent = self._is_ready and check_health
+        self._used_at = time.monotonic()
+
+    def _is_written(self, parts: Iterable[bytes]) -> bool:
+        """Write a command. False: the connection is lost, and nothing of the command was sent."""
+        if self._writer is None or self._writer.is_closing():
+            return False
+        try:
+            self._writer.writelines(parts)
+        except (AttributeError, TypeError):
+            return False
+        # asyncio has made one attempt to send it, and closes the connection when that fails.
+        return not self._writer.is_closing()
+
+    async def read_response(self, *arguments: Any, **options: Any) -> Any:
+        reader: Any = super()
+        try:
+            return await reader.read_response(*arguments, **options)
+        except redis.ConnectionError as error:
+            raise self._meaning_of(error) from error
+
+    def _meaning_of(self, error: redis.ConnectionError) -> redis.RedisError:
+        # Errors that the store gives as an answer, as of a wrong password, are of classes of their own.
+        is_lost = self._is_sent and self.answer_seconds is not None and type(error) is redis.ConnectionError
+        return AnswerLostError(str(error)) if is_lost else error
+
+    async def disconnect(self, *arguments: Any, **options: Any) -> None:
+        if self._writer is not None:
+            # Else it would be waited until a store takes what is unsent that takes nothing.
+            self._writer.transport.abort()
+        await super().disconnect(*arguments, **options)
 
 
 class _TcpConnection(_Checked, Connection):
@@ -46,25 +257,228 @@ _CLASSES: Final[Mapping[type[AbstractConnection], type[AbstractConnection]]] = {
 """By what redis-py chooses for a URL."""
 
 
-def connect(url: str, *, max_connections: int, timeout_seconds: float) -> redis.asyncio.Redis:
-    """An async client whose pool waits when every connection is busy, instead of failing.
+class _CheckedBlocking(blocking.AbstractConnection):
+    """As :class:`_Checked`, of the blocking client.
 
     Args:
-        url: ``MCP_CELERY_REDIS_URL``.
-        max_connections: Size of the pool.
-        timeout_seconds: How long to wait for a free connection.
+        heard: Is told of silence.
+        idle_seconds: After which time without a command it is replaced.
+        options: As for redis-py.
     """
+
+    def __init__(self, *, heard: Heard, idle_seconds: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._heard = heard
+        self._idle_seconds = idle_seconds
+        self._used_at = 0.0
+        self._is_ready = False
+        self._is_sent = False
+
+    def on_connect_check_health(self, check_health: bool = True) -> None:
+        self._is_ready = False  # what is sent now is not the command
+        super().on_connect_check_health(check_health)
+        self._is_ready, self._used_at = True, time.monotonic()
+
+    def connect(self) -> None:
+        """Connect, also anew. The pool does this before it gives the connection away."""
+        if self.is_connected and self._used_at < max(self._heard.silent_at, time.monotonic() - self._idle_seconds):
+            self.disconnect()
+        super().connect()
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        # A command that cannot be written to its end does not arrive: the store runs none of which a part is missing.
+        self._is_sent = False
+        super().send_packed_command(command, check_health)
+        self._is_sent = self._is_ready and check_health
+        self._used_at = time.monotonic()
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        reader: Any = super()
+        try:
+            return reader.read_response(*arguments, **options)
+        except redis.ConnectionError as error:
+            if self._is_sent and type(error) is redis.ConnectionError:
+                raise AnswerLostError(str(error)) from error
+            raise
+        except redis.TimeoutError:
+            self._heard.silent_at = time.monotonic()
+            raise
+
+
+class _BlockingTcpConnection(_CheckedBlocking, blocking.Connection):
+    """``redis://``."""
+
+
+class _BlockingTlsConnection(_CheckedBlocking, blocking.SSLConnection):
+    """``rediss://``."""
+
+
+class _BlockingUnixConnection(_CheckedBlocking, blocking.UnixDomainSocketConnection):
+    """``unix://``."""
+
+
+_BLOCKING_CLASSES: Final[Mapping[type[blocking.AbstractConnection], type[blocking.AbstractConnection]]] = {
+    blocking.Connection: _BlockingTcpConnection,
+    blocking.SSLConnection: _BlockingTlsConnection,
+    blocking.UnixDomainSocketConnection: _BlockingUnixConnection,
+}
+
+
+def call_blocking(call: Callable[[], T], *, may_be_repeated: bool) -> T:
+    """Make a call of a client from :func:`connect_blocking`.
+
+    Args:
+        call: Makes it.
+        may_be_repeated: Whether to make it once more when its answer was lost.
+
+    Raises:
+        redis.RedisError: As redis-py has it.
+    """
+    try:
+        return call()
+    except AnswerLostError:
+        if not may_be_repeated:
+            raise
+        return call()
+
+
+class StoreClient:
+    """A client of the store that belongs to one event loop.
+
+    Args:
+        client: redis-py's, over connections of this module.
+        heard: What they count.
+        most: How many calls run at a time.
+        timeout_seconds: How long the store may be silent.
+
+    Attributes:
+        redis: redis-py's, to make calls of.
+        outage: Whether the store is lost, where somebody keeps account of that.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, heard: Heard, *, most: int, timeout_seconds: float) -> None:
+        self.redis = client
+        self._heard = heard
+        self._limiter = CallLimiter(most, timeout_seconds=timeout_seconds)
+        self.outage: Outage | None = None
+
+    def progress(self, own: Callable[[], object]) -> Progress:
+        """Say how far the store gets with what is waited for, and with what others wait for."""
+        return Progress(self._heard, own)
+
+    async def call(self, call: Callable[[], Awaitable[T]], *, may_be_repeated: bool = True) -> T:
+        """Make one of redis-py's calls, when there is a connection for it.
+
+        Args:
+            call: Makes it.
+            may_be_repeated: Whether to make it once more when its answer was lost.
+
+        Raises:
+            NoAnswerError: It waited for a connection, and the store is silent.
+            redis.TimeoutError: The store is silent upon the command. The calls that wait for a connection fail, too.
+            redis.RedisError: As redis-py has it.
+        """
+        await self._limiter.enter()
+        try:
+            try:
+                return await call()
+            except AnswerLostError:
+                if not may_be_repeated:
+                    raise
+                return await call()
+        except redis.TimeoutError:
+            if waiting := self._limiter.fail_waiting():
+                known = self.outage is not None and self.outage.is_on
+                logger.log(
+                    logging.DEBUG if known else logging.WARNING,
+                    "the task store (MCP_CELERY_REDIS_URL) does not answer: %d calls that waited for a connection "
+                    "have failed",
+                    waiting,
+                )
+            raise
+        finally:
+            self._limiter.leave()
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self.redis.aclose(close_connection_pool=True)
+
+
+def connect(
+    url: str,
+    *,
+    max_connections: int,
+    timeout_seconds: float,
+    credentials: redis.CredentialProvider | None = None,
+    listens: bool = False,
+    idle_seconds: float = IDLE_SECONDS,
+) -> StoreClient:
+    """Make an async client of the store.
+
+    Args:
+        url: ``MCP_CELERY_REDIS_URL``. Its options win over those given here, but for time-outs.
+        max_connections: How many connections it has; calls wait when all are busy.
+        timeout_seconds: How long the store may be silent upon a command.
+        credentials: Gives user and password for each connection. None: those of the URL.
+        listens: Whether it is for pub/sub, where silence is no fault.
+        idle_seconds: After which time without a command a connection is replaced.
+    """
+    heard = Heard()
     pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
+        redis_py_url(url, with_user=credentials is None),
+        credential_provider=credentials,
         max_connections=max_connections,
-        timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        # Calls have a deadline of their own. redis-py's would put `asyncio.wait_for` around each write, which costs a
-        # task and, before Python 3.12, can lose a cancellation.
-        socket_timeout=None,
-        # One more try on a fresh connection: what is pooled may be from before the store restarted.
-        # (The blocking client's Retry is accepted here too, and never tries again.)
-        retry=Retry(NoBackoff(), 1),
+        heard=heard,
+        connect_seconds=timeout_seconds,
+        answer_seconds=None if listens else timeout_seconds,
+        idle_seconds=idle_seconds,
+        parser_class=_Parser,
+        # One more try on a fresh connection: what is pooled may be from before the store restarted. An AnswerLostError
+        # is none of these errors. (The blocking client's Retry is accepted here too, and never tries again.)
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     )
     pool.connection_class = _CLASSES[pool.connection_class]
-    return redis.asyncio.Redis.from_pool(pool)
+    # A URL may bring time-outs of redis-py's own, for other clients that it is shared with.
+    pool.timeout = None
+    pool.connection_kwargs |= {"socket_timeout": None, "socket_connect_timeout": None, "retry_on_timeout": False}
+    client = redis.asyncio.Redis(connection_pool=pool, credential_provider=credentials)
+    client.auto_close_connection_pool = True
+    return StoreClient(client, heard, most=pool.max_connections, timeout_seconds=timeout_seconds)
+
+
+def connect_blocking(
+    url: str,
+    *,
+    timeout_seconds: float,
+    max_connections: int = 32,
+    credentials: redis.CredentialProvider | None = None,
+    idle_seconds: float = IDLE_SECONDS,
+    retries: int = 1,
+) -> redis.Redis:
+    """A blocking client.
+
+    Args:
+        url: As :func:`connect`; sizes of the pool do not count.
+        timeout_seconds: How long connecting may take, and an answer.
+        max_connections: How many connections it has; threads wait when all are busy.
+        credentials: As :func:`connect`.
+        idle_seconds: As :func:`connect`.
+        retries: How often a command is sent again that was not sent, because the connection was lost.
+    """
+    pool = redis.BlockingConnectionPool.from_url(
+        redis_py_url(url, with_pool=False, with_user=credentials is None),
+        credential_provider=credentials,
+        max_connections=max_connections,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        heard=Heard(),
+        idle_seconds=idle_seconds,
+        retry=BlockingRetry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
+    )
+    made_by: Any = pool
+    made_by.connection_class = _BLOCKING_CLASSES[pool.connection_class]
+    # A thread that waits for its turn takes no store for dead.
+    pool.timeout = None  # pyright: ignore[reportAttributeAccessIssue] - declared as a number by its default
+    client = redis.Redis(connection_pool=pool, credential_provider=credentials)
+    client.auto_close_connection_pool = True
+    return client

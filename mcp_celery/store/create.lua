@@ -6,8 +6,10 @@
 -- KEYS[2]  string: the snapshot of the creating request
 -- KEYS[3]  sorted set: every task, by when it expires
 -- KEYS[4]  string: the compound key of a shortened Celery id
--- KEYS[5]  sorted set: open tasks of exposed jobs, by when to look at their results
--- KEYS[6]  sorted set, where ARGV[5] is not '': the owner's list
+-- KEYS[5]  sorted set: jobs that no worker has received, by since when; of a task of exposed jobs: open tasks of exposed
+--          jobs, by when to look at their results
+-- KEYS[6]  string: the task was taken back
+-- KEYS[7]  sorted set, where ARGV[5] is not '': the owner's list
 -- Then as many sorted sets as ARGV[8] says: the counters, which hold open tasks by when they expire
 -- The last of KEYS, where ARGV[10] is not '': sorted set: the requestor's tasks of which bytes are kept, likewise
 -- ARGV[1]  when all of it expires, in ms since the epoch
@@ -21,8 +23,16 @@
 -- ARGV[9]  of a task of exposed jobs: when to look at their results first, in ms since the epoch; else ''
 -- ARGV[10] how many bytes may be kept for the requestor, or '' for any number
 -- ARGV[11…] for each counter, how many tasks it may hold; then fields and their values, in turn
--- Returns  0 if it is kept; the place of the first counter that is full, from 1; when as many bytes are kept for the
---          requestor as may be, below 0: in so many ms the first of its tasks expires.
+-- Returns  0 if it is kept, or was kept before: the answer was lost, and a worker may have claimed the job since. The place
+--          of the first counter that is full, from 1; when as many bytes are kept for the requestor as may be, below 0:
+--          in so many ms the first of its tasks expires.
+if unless_other_type('HGET', KEYS[1], 'key') == ARGV[3] then
+  return 0
+end
+-- Its request has been answered with an error while this was on its way, and nobody waits for it.
+if redis.call('EXISTS', KEYS[6]) == 1 then
+  return 0
+end
 local last = #KEYS
 local bytes = RECORD_BYTES + #ARGV[2]
 local stored
@@ -39,8 +49,7 @@ local first_counter = last - number
 for place = 1, number do
   local counter = KEYS[first_counter + place]
   on_index('ZREMRANGEBYSCORE', counter, '-inf', now_ms())
-  -- It counts already when this script is asked again because its answer was lost.
-  if redis.call('ZCARD', counter) >= tonumber(ARGV[10 + place]) and not redis.call('ZSCORE', counter, ARGV[3]) then
+  if redis.call('ZCARD', counter) >= tonumber(ARGV[10 + place]) then
     return place
   end
 end
@@ -61,19 +70,17 @@ add_to_index(KEYS[3], ARGV[1], ARGV[3])
 if ARGV[4] == '1' then
   redis.call('SET', KEYS[4], ARGV[3], 'PXAT', ARGV[1])
 end
-if ARGV[9] ~= '' then
-  add_to_index(KEYS[5], ARGV[9], ARGV[3])
-end
+add_to_index(KEYS[5], ARGV[9] == '' and now_ms() or ARGV[9], ARGV[3])
 if ARGV[5] ~= '' then
-  on_index('ZADD', KEYS[6], 0, ARGV[5])
-  live_at_least(KEYS[6], ARGV[6])
+  on_index('ZADD', KEYS[7], 0, ARGV[5])
+  live_at_least(KEYS[7], ARGV[6])
   -- Two looks for each task that comes keep the expired ones below half of the list, whatever their lifetimes.
-  for _, position in ipairs(redis.call('ZRANDMEMBER', KEYS[6], 2)) do
+  for _, position in ipairs(redis.call('ZRANDMEMBER', KEYS[7], 2)) do
     local mark = string.find(position, ':', 1, true)
     if not mark then
-      remove_unreadable('ZREM', KEYS[6], position)
+      remove_unreadable('ZREM', KEYS[7], position)
     elseif redis.call('EXISTS', ARGV[7] .. string.sub(position, mark + 1)) == 0 then
-      redis.call('ZREM', KEYS[6], position)
+      redis.call('ZREM', KEYS[7], position)
     end
   end
 end

@@ -4,14 +4,18 @@
 -- KEYS[2]  string: the snapshot of the creating request
 -- KEYS[3]  sorted set: every task, by when it expires
 -- KEYS[4]  hash: what is known of tasks when their records have expired
+-- KEYS[5]  sorted set: jobs that no worker has received, by since when
+-- KEYS[6]  string: the task was taken back
 -- Also writes what the record's fields `alias`, `listed_in`, `counted_in` and `stored_in` name.
 -- ARGV[1]  what the names of the workers' claims begin with
+-- ARGV[2]  for how long its creation may still arrive, over a connection that was held up, in ms; it creates nothing then
 -- Returns  0 when the job has begun: its message has arrived although it seemed lost, and the task stays; else 1.
 local record = redis.call('HMGET', KEYS[1], 'key', 'alias', 'listed_in', 'listed_at', 'started_retries', 'stored_in')
 if record[5] then
   return 0
 end
-let_go_for_good(KEYS[1], ARGV[1])
+redis.call('SET', KEYS[6], '', 'PX', ARGV[2])
+let_go_for_good(KEYS[1], ARGV[1], KEYS[5])
 if record[1] then
   on_index('ZREM', KEYS[3], record[1])
   on_index('HDEL', KEYS[4], record[1])

@@ -28,8 +28,9 @@ class Field:
         writers: The scripts and shared Lua functions that write it, by the name of their file; ``change`` stands for
             :func:`mcp_celery.store.codec.encode_change`, whose fields ``transition``, ``finish`` and ``recover`` set.
         reset: The smallest step that deletes it; None: it stays for the life of the record.
-        fixed: Whether it never changes and is sealed with the task's request, so that no job runs for a record in which
-            somebody changed it.
+        fixed: Whether it never changes. With keys it is signed, and sealed with the task's request: a record in which
+            somebody changed it is not read, and no job runs for it. A release that does not know the field refuses
+            records that have it.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Field:
 
 
 FIELDS: Final = (
-    Field("format", "integer", "the format that the record was written in; absent: 1 (mcp_celery.formats)", fixed=True),
+    Field("format", "integer", "number of the record's format; absent: 1 (mcp_celery.common.formats)", fixed=True),
     # Which task this is, and whose: these never change.
     Field("key", "text", "compound key", fixed=True),
     Field("task_id", "text", "the id that the client holds", fixed=True),
@@ -51,15 +52,20 @@ FIELDS: Final = (
     Field("type", "text", "tool, prompt or resource", fixed=True),
     Field("component", "text", "the tool's or prompt's name, or the resource's URI", fixed=True),
     Field("declared_as", "text", "the URI template that the component is declared as, where it differs", fixed=True),
+    Field("fingerprint", "text", "of the server's version of the component; absent: any version may run", fixed=True),
+    Field("options", "json", "what the component declares for the messages of its jobs; absent: nothing", fixed=True),
     Field("job_name", "text", "Celery name of the task's jobs; absent: the component's own", fixed=True),
     Field("work", "json", "of existing Celery jobs: [number of jobs, of gathered results, terminate]", fixed=True),
     Field("idempotent", "flag", "whether a body that has started may start again when its worker dies", fixed=True),
     Field("hidden", "integer", "what its Celery ids do not show (mcp_celery.keys.Hidden)", fixed=True),
     Field("unlisted", "flag", "whether the owner's list leaves the task out", fixed=True),
+    Field("traceparent", "text", "the creating request's place in a distributed trace; absent: none"),
+    Field("signature", "text", "with keys: of the fixed fields, for this server"),
     # Time.
     Field("created_at_ms", "time", "when the task was created", fixed=True),
     Field("updated_at_ms", "time", "the last change of the state or its message", ("create", "common")),
     Field("ttl_ms", "integer", "granted time to live in ms, from creation", ("create", "questions")),
+    Field("max_ttl_ms", "integer", "with keys: the most that ttl_ms may grow to; absent: any", fixed=True),
     Field("poll_interval_ms", "integer", "how often a client without push should ask", fixed=True),
     Field("revision", "integer", "the number of changes, from 1", ("create", "common")),
     # State.
@@ -67,16 +73,23 @@ FIELDS: Final = (
         "status",
         "text",
         "see mcp_celery.engine.status",
-        ("create", "change", "answer", "ask", "park", "questions", "recover", "start", "withdraw"),
+        ("create", "change", "answer", "ask", "hand_back", "park", "questions", "recover", "start", "withdraw"),
     ),
-    Field("status_message", "text", "for people; empty: none any more", ("create", "change", "recover")),
+    Field(
+        "status_message",
+        "text",
+        "for people; empty: none any more",
+        ("create", "change", "hand_back", "lost", "recover", "requeue"),
+    ),
     Field("progress", "json", "[value, total] of the last progress", ("change",)),
     Field("is_error", "flag", "of a completed task: whether its result says isError", ("change",)),
     Field("error", "json", "of a failed task: [code, message, data]", ("change",)),
     # The job, and which attempt of it counts.
     Field("leg", "integer", "which job of the task, from 1", ("create", "park")),
-    Field("attempt", "integer", "which publication of the job counts, from 1", ("create", "park", "recover")),
-    Field("redeliveries", "integer", "how often the job was published again because its worker died", ("recover",)),
+    Field("attempt", "integer", "which publication counts", ("create", "hand_back", "park", "recover", "requeue")),
+    Field("redeliveries", "integer", "how often its worker died or the broker lost the job", ("lost", "recover")),
+    Field("handbacks", "integer", "how often workers of another version handed it back", ("hand_back",), "attempt"),
+    Field("handback_pauses_ms", "integer", "how long the pauses after that were together", ("hand_back",), "attempt"),
     Field("retries", "integer", "Celery's count of retries of this attempt", ("change",), "leg"),
     Field("retry_at_ms", "time", "when the next retry begins", ("change",), "leg"),
     Field("start_before_ms", "time", "when a body that has not started is too late", ("create", "answer"), "leg"),
@@ -89,6 +102,8 @@ FIELDS: Final = (
     # Questions.
     Field("asked", "integer", "how many questions the task has asked", ("questions",)),
     Field("parked", "flag", "whether the next job waits for all answers", ("park",)),
+    # What repeats of calls are answered.
+    Field("calls", "text", "the last calls that changed the record, and their answers (repeated.lua)", ("repeated",)),
     # Other keys that this task is in, so that scripts find them.
     Field("snapshot_key", "text", "the string with the creating request"),
     Field("result_key", "text", "where Celery keeps the job's result in this Redis", ("create", "park")),
@@ -119,7 +134,7 @@ def reset_by(step: Reset) -> list[str]:
 
 
 FIXED: Final = [field.name for field in FIELDS if field.fixed]
-"""The names of the fields that are sealed with the task's request."""
+"""The names of the fields that are signed, and sealed with the task's request."""
 
 
 def _lua_list(name: str, fields: list[str]) -> str:

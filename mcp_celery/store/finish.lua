@@ -18,6 +18,9 @@ local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'asked')
 if not current[1] then
   return nil
 end
+if first_answer(KEYS[1], ARGV[6], ARGV[5]) then
+  return 1
+end
 if not string.find(ARGV[1], ',' .. current[1] .. ',', 1, true) or ARGV[2] ~= current[2] then
   return 0
 end
@@ -27,7 +30,7 @@ redis.call('HSET', KEYS[1], unpack(ARGV, 7))
 if current[3] then
   settle_questions(KEYS[1], KEYS[4], KEYS[5])
 end
-let_go_for_good(KEYS[1], ARGV[4], #ARGV[3])
+let_go_for_good(KEYS[1], ARGV[4], nil, #ARGV[3])
 tell(KEYS[1], KEYS[2], ARGV[5])
-note(KEYS[1], ARGV[6], current[1], ARGV[5])
+note_answer(KEYS[1], ARGV[6], current[1], ARGV[5], 1)
 return 1

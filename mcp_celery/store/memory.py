@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 import redis
 
+from mcp_celery.common.single_flight import SingleFlight
 from mcp_celery.errors import StoreUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class StoreMemory:
         self._clock = clock
         self._room = float("inf")
         self._looked_at = float("-inf")
-        self._looking = asyncio.Lock()
+        self._looking = SingleFlight[None]()
         self._cannot_look = False
 
     async def has_room(self, size: int, look: Callable[[], Awaitable[MemoryInfo]]) -> bool:
@@ -50,9 +50,7 @@ class StoreMemory:
             StoreUnavailableError: Redis did not answer.
         """
         if self._must_look(size):
-            async with self._looking:
-                if self._must_look(size):
-                    await self._look(look)
+            await self._looking.do(lambda: self._look(look))
         if self._room < size:
             return False
         self._room -= size

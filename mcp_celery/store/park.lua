@@ -15,6 +15,9 @@
 -- ARGV[7]  what the names of the workers' claims begin with
 -- ARGV[8…] keys and their questions, in turn
 -- Returns  1 if it is asked; 0 when the task is unknown, has ended, or counts another attempt.
+if first_answer(KEYS[1], 'parked', ARGV[2]) then
+  return 1
+end
 local current = redis.call('HMGET', KEYS[1], 'status', 'attempt')
 if not is_open(current[1]) or current[2] ~= ARGV[1] then
   return 0
@@ -35,5 +38,5 @@ end
 remember(KEYS[1])
 live_until(KEYS[1], {KEYS[3], KEYS[4], KEYS[5]}, KEYS[6], ARGV[3], ARGV[4])
 tell(KEYS[1], KEYS[2], ARGV[2])
-note(KEYS[1], 'parked', current[1], ARGV[2])
+note_answer(KEYS[1], 'parked', current[1], ARGV[2], 1)
 return 1

@@ -1,11 +1,17 @@
--- Note that the leg that was due is with the broker.
+-- Note that the job that was due is with the broker.
 --
 -- KEYS[1]  hash: the task record
 -- KEYS[2]  sorted set: tasks whose next job is still to be published, by since when
--- ARGV[1]  attempt of the leg
+-- KEYS[3]  sorted set: jobs that no worker has received, by since when
+-- ARGV[1]  attempt of the job
 -- Returns  1 if noted; 0 when it was already, or the task counts another attempt by now.
-local current = redis.call('HMGET', KEYS[1], 'attempt', 'key')
+local current = redis.call('HMGET', KEYS[1], 'attempt', 'key', 'retry_at_ms')
 if current[1] ~= ARGV[1] then
   return 0
 end
-return on_index('ZREM', KEYS[2], current[2])
+local was_due = on_index('ZREM', KEYS[2], current[2])
+-- Noted again, because the answer was lost, it has been with the broker since the first time.
+if awaits_claim(KEYS[1]) and (was_due == 1 or not on_index('ZSCORE', KEYS[3], current[2])) then
+  add_to_index(KEYS[3], math.max(now_ms(), tonumber(current[3] or 0)), current[2])
+end
+return was_due

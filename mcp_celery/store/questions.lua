@@ -30,12 +30,12 @@ local function live_with(record, others)
 end
 
 -- Let a task that waits live until a time (ms since the epoch; '' for no longer than it does), but no longer than `most`
--- ms in all; and everything that belongs to it for as long as its record.
+-- ms in all, nor than its server allowed when it created the task; and everything that belongs to it for as long as its record.
 local function live_until(record, others, expiry, time, most)
   local known = redis.call('HMGET', record, 'created_at_ms', 'ttl_ms', 'key', 'alias', 'listed_in', 'counted_in',
-    'stored_in')
+    'stored_in', 'max_ttl_ms')
   if time ~= '' then
-    local ttl = math.min(tonumber(time) - tonumber(known[1]), tonumber(most))
+    local ttl = math.min(tonumber(time) - tonumber(known[1]), tonumber(most), tonumber(known[8] or most))
     if ttl > tonumber(known[2]) then
       end_after(record, expiry, known, ttl)
     end

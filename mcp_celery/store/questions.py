@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
+from typing_extensions import override
+
 from mcp_celery.engine import (
     Answer,
     Answered,
@@ -15,9 +17,10 @@ from mcp_celery.engine import (
     TaskRef,
     decode_answer,
 )
-from mcp_celery.redis_keys import RedisKeys
-from mcp_celery.store.codec import decode_record, flat_to_mapping
+from mcp_celery.engine.ports import QuestionStore
+from mcp_celery.store.codec import flat_to_mapping
 from mcp_celery.store.commands import Command, ResultKey, asked, moved
+from mcp_celery.store.keys import RedisKeys
 from mcp_celery.store.sealed import TaskSeals
 
 Reply = TypeVar("Reply")
@@ -26,7 +29,7 @@ Reply = TypeVar("Reply")
 def ask(seals: TaskSeals, ref: TaskRef, question: Question, asking: Asking) -> Command[bool]:
     """Ask in the middle of a job."""
     kept = seals.question(ref, question)
-    return Command("ask", _asked_in(seals.keys, ref), [*_asking(asking), question.key, kept], _yes)
+    return Command("ask", _asked_in(seals.keys, ref), [*_asking(asking), question.key, kept], _yes, asking.call)
 
 
 def park(
@@ -47,6 +50,7 @@ def park(
         _asked_in(keys, ref),
         [*_asking(asking), place, state, keys.claims(""), *kept],
         _yes,
+        asking.call,
     )
 
 
@@ -94,7 +98,7 @@ def answer(
         if reply is None:
             return None
         taken, due, flat = cast("tuple[int, int, list[bytes]]", reply)
-        record = decode_record(flat_to_mapping(flat), seals.openers(ref))
+        record = seals.record(ref, flat_to_mapping(flat))
         return Answered(Changed(taken == 1, record), due == 1)
 
     keys = seals.keys
@@ -104,45 +108,46 @@ def answer(
 
 
 def published(keys: RedisKeys, ref: TaskRef, *, attempt: int) -> Command[None]:
-    """Note that the leg that was due is with the broker."""
-    return Command("published", [keys.record(ref.scope, ref.task_id), keys.due], [attempt], lambda _: None)
+    """Note that the job that was due is with the broker."""
+    names = [keys.record(ref.scope, ref.task_id), keys.due, keys.unclaimed]
+    return Command("published", names, [attempt], lambda _: None)
 
 
 def _yes(reply: Any) -> bool:
     return reply == 1
 
 
-class RedisQuestions:
+class RedisQuestions(QuestionStore):
     """The part of :class:`mcp_celery.store.RedisTaskStore` that fulfils :class:`mcp_celery.engine.QuestionStore`."""
 
     keys: RedisKeys
     seals: TaskSeals
     _result_key: ResultKey | None
 
+    @override
     async def ask(self, ref: TaskRef, question: Question, asking: Asking) -> bool:
-        """Ask in the middle of a job."""
         return await self.run(ask(self.seals, ref, question, asking))
 
+    @override
     async def heard(self, ref: TaskRef, key: str, *, attempt: int) -> Answer | bool:
-        """What became of an awaited question."""
         return await self.run(heard(self.seals, ref, key, attempt=attempt))
 
+    @override
     async def withdraw(self, ref: TaskRef, keys: Sequence[str], *, attempt: int, at_ms: int) -> dict[str, Answer]:
-        """Forget awaited questions, and their answers."""
         return await self.run(withdraw(self.seals, ref, keys, attempt=attempt, at_ms=at_ms))
 
+    @override
     async def park(self, ref: TaskRef, questions: Sequence[Question], asking: Asking, leg: NextLeg) -> bool:
-        """Ask at the end of a job."""
         return await self.run(park(self.seals, ref, questions, asking, leg, self._result_key))
 
+    @override
     async def answer(
         self, ref: TaskRef, answers: Mapping[str, Answer], *, at_ms: int, start_before_ms: int | None
     ) -> Answered | None:
-        """Take answers."""
         return await self.run(answer(self.seals, ref, answers, at_ms=at_ms, start_before_ms=start_before_ms))
 
+    @override
     async def published(self, ref: TaskRef, *, attempt: int) -> None:
-        """Note that the leg that was due is with the broker."""
         await self.run(published(self.keys, ref, attempt=attempt))
 
     async def run(self, command: Command[Reply]) -> Reply:

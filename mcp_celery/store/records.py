@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
 import redis
-import redis.asyncio
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from typing_extensions import override
 
+from mcp_celery.common.call_limiter import NoAnswerError
+from mcp_celery.common.outage import Outage
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
     RECORD_BYTES,
@@ -24,25 +24,31 @@ from mcp_celery.engine import (
     EncodedResult,
     Extension,
     FailedLookups,
+    HandBack,
+    HandedBack,
     Observers,
     Quota,
     StoredTask,
     TaskRecord,
     TaskRef,
 )
+from mcp_celery.engine.ports import JobLedger, TaskStore
+from mcp_celery.engine.store_mark import StoreMark
 from mcp_celery.errors import SnapshotUnreadableError, StoredDataError, StoreFullError, StoreUnavailableError
 from mcp_celery.keys import is_shortened, task_key_from_job_id
-from mcp_celery.redis_keys import RedisKeys
-from mcp_celery.sealing import UNSEALED, Place, SealError, SnapshotCodec
+from mcp_celery.sealing import UNSEALED, SealError, SnapshotCodec
 from mcp_celery.store import commands
-from mcp_celery.store.codec import continued, encode_record, fixed_of
+from mcp_celery.store.codec import continued, fixed_of
 from mcp_celery.store.commands import SCRIPTS, Command, Decode, ResultKey
+from mcp_celery.store.connection import IDLE_SECONDS, StoreClient, call_blocking, connect_blocking
+from mcp_celery.store.failures import described
 from mcp_celery.store.fields import FIXED
+from mcp_celery.store.keys import RedisKeys
 from mcp_celery.store.memory import RETRY_AFTER_MS, MemoryInfo, StoreMemory
 from mcp_celery.store.questions import RedisQuestions
 from mcp_celery.store.sealed import TaskSeals
 from mcp_celery.store.unreadable import is_data_error, key_of, log_removed, reason_of, shown
-from mcp_celery.within import within
+from mcp_celery.telemetry.tasks import measured_operation
 
 logger = logging.getLogger(__name__)
 
@@ -53,46 +59,47 @@ LOADED_TOGETHER: Final = 100
 """How many are read at a time, perhaps with their results."""
 
 
-class RedisTaskStore(RedisQuestions):
+class RedisTaskStore(RedisQuestions, TaskStore):
     """Fulfils :class:`mcp_celery.engine.TaskStore`.
 
     Args:
         client: From :func:`mcp_celery.store.connect`; belongs to this store and closes with it.
         keys: Names of the keys.
-        timeout_seconds: How long a call may take.
         result_key: Where the result backend keeps a job's result, None when it is not in this Redis.
         decode_result: Reads what the result backend stored.
         snapshots: How snapshots are written, and other texts sealed.
         memory: Says whether there is memory for one more task, None for always.
         observers: To whom changes of tasks are reported.
+        outage: Logs the beginning and the end of an outage. None: each call that fails is logged.
     """
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client: StoreClient,
         keys: RedisKeys,
         *,
-        timeout_seconds: float,
         result_key: ResultKey | None = None,
         decode_result: Decode | None = None,
         snapshots: SnapshotCodec = UNSEALED,
         memory: StoreMemory | None = None,
         observers: Observers = UNOBSERVED,
+        outage: Outage | None = None,
     ) -> None:
+        client.outage = outage
         self.client = client
         self.keys = keys
-        self._timeout_seconds = timeout_seconds
         self._result_key = result_key
         self._decode_result = decode_result
         self.seals = TaskSeals(keys, snapshots)
         self._memory = memory
         self._observers = observers
-        self._scripts = {name: client.register_script(text) for name, text in SCRIPTS.items()}
+        self._outage = outage
+        self._scripts = {name: client.redis.register_script(text) for name, text in SCRIPTS.items()}
 
+    @override
     async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
-        """Keep a new record and what belongs to it, unless the quota or the memory is used up."""
-        fields = encode_record(record)
-        written = self.seals.snapshots.write(snapshot, self._place(record.ref, fixed_of(fields)))
+        fields = self.seals.new_record(record)
+        written = self.seals.request(record.ref, snapshot, fixed_of(fields))
         memory, size = self._memory, RECORD_BYTES + len(written)
         if memory is not None and not await memory.has_room(size, self._memory_info):
             raise StoreFullError(memory.most_percent, retry_after_ms=RETRY_AFTER_MS)
@@ -104,32 +111,32 @@ class RedisTaskStore(RedisQuestions):
             raise
 
     async def _memory_info(self) -> MemoryInfo:
-        return await self.guarded(cast(Any, self.client).info("memory"))
+        return await self.guarded(lambda: cast(Any, self.client.redis).info("memory"))
 
+    @override
     async def count_failed_lookups(self, requestor: str, number: int, *, window_ms: int) -> FailedLookups:
-        """Count look-ups of a requestor that found nothing."""
         return await self.run(commands.count_failed_lookups(self.keys, requestor, number, window_ms=window_ms))
 
+    @override
     async def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
-        """Store a job's result in this Redis and move its task, in one step."""
         return await self.run(commands.finish(self.seals, ref, change, result))
 
+    @override
     async def load(self, ref: TaskRef) -> StoredTask | None:
-        """The record, with the job's stored result where it is in this Redis."""
         unreadable: list[bytes] = []
         stored = await self.run(commands.load(self.seals, ref, self._decode_result, unreadable))
         await self.remove("HDEL", self.keys.questions(ref.scope, ref.task_id), unreadable)
         return stored
 
+    @override
     async def present(self, refs: Sequence[TaskRef]) -> list[TaskRef]:
-        """Those of several tasks that there are, in the order given."""
         found: list[TaskRef] = []
         for start in range(0, len(refs), FOUND_TOGETHER):
             found += await self.run(commands.present(self.keys, refs[start : start + FOUND_TOGETHER]))
         return found
 
+    @override
     async def load_many(self, refs: Sequence[TaskRef]) -> list[StoredTask | None]:
-        """As :meth:`load`, of several tasks together. None also for one that cannot be read, which is logged."""
         found: list[StoredTask | None] = []
         for start in range(0, len(refs), LOADED_TOGETHER):
             found += await self._load_together(refs[start : start + LOADED_TOGETHER])
@@ -138,12 +145,18 @@ class RedisTaskStore(RedisQuestions):
     async def _load_together(self, refs: Sequence[TaskRef]) -> list[StoredTask | None]:
         asked: list[Command[StoredTask | None]] = []
         unreadable: list[list[bytes]] = []
-        async with self.client.pipeline(transaction=False) as pipeline:
-            for ref in refs:
-                unreadable.append([])
-                asked.append(commands.load(self.seals, ref, self._decode_result, unreadable[-1]))
-                await self._scripts["load"](keys=list(asked[-1].keys), args=[], client=pipeline)
-            replies = cast("list[Any]", await self.guarded(pipeline.execute(raise_on_error=False)))
+        for ref in refs:
+            unreadable.append([])
+            asked.append(commands.load(self.seals, ref, self._decode_result, unreadable[-1]))
+
+        async def load() -> list[Any]:
+            # Made anew for each try: it forgets its commands when it has failed.
+            async with self.client.redis.pipeline(transaction=False) as pipeline:
+                for command in asked:
+                    await self._scripts["load"](keys=list(command.keys), args=command.argv, client=pipeline)
+                return await pipeline.execute(raise_on_error=False)
+
+        replies = cast("list[Any]", await self.guarded(load))
         found: list[StoredTask | None] = []
         for command, reply in zip(asked, replies, strict=True):
             try:
@@ -157,8 +170,8 @@ class RedisTaskStore(RedisQuestions):
             await self.remove("HDEL", self.keys.questions(ref.scope, ref.task_id), keys)
         return found
 
+    @override
     async def page(self, owner: Caller, *, before: str | None, limit: int) -> list[StoredTask]:
-        """An owner's tasks that are alive, the newest first."""
         index = self.keys.index(owner.scope, owner.issuer, owner.session)
         if index is None:
             return []
@@ -172,10 +185,11 @@ class RedisTaskStore(RedisQuestions):
                 return found
             await self.remove("ZREM", index, unreadable)  # what follows in the list takes their place
 
+    @override
     async def change(self, ref: TaskRef, change: Change) -> Changed | None:
-        """Apply a change in one step, and publish it."""
         return await self.run(commands.change(self.seals, ref, change))
 
+    @override
     async def start(
         self,
         ref: TaskRef,
@@ -186,17 +200,26 @@ class RedisTaskStore(RedisQuestions):
         delivery: str = "",
         worker: str = "",
         key: str = "",
+        fingerprint: str | None = None,
     ) -> TaskContextSnapshot | None:
-        """Let the body of a job begin, once for each (attempt, retries)."""
         # Some name it needs in any case: the connection asks again by itself when it breaks before the answer.
         delivery = delivery or secrets.token_hex(8)
         command = commands.start(
-            self.keys, ref, attempt=attempt, retries=retries, at_ms=at_ms, delivery=delivery, worker=worker, key=key
+            self.keys,
+            ref,
+            attempt=attempt,
+            retries=retries,
+            at_ms=at_ms,
+            delivery=delivery,
+            worker=worker,
+            key=key,
+            fingerprint=fingerprint,
         )
         started = await self.run(command)
         if started is None:
             return None
-        snapshot = self.seals.snapshots.read(started.snapshot, self._place(ref, started.fixed))
+        snapshot = self.seals.open_request(ref, started.snapshot, started.fixed)
+        self.seals.require_alive(started.fixed, at_ms)
         open_answer = functools.partial(self.seals.open_answer, ref)
         try:
             return continued(
@@ -205,37 +228,37 @@ class RedisTaskStore(RedisQuestions):
         except SealError as error:
             raise SnapshotUnreadableError(f"an answer or the state of the job before: {error}") from None
 
+    @override
+    async def hand_back(self, ref: TaskRef, handback: HandBack) -> HandedBack:
+        return await self.run(commands.hand_back(self.keys, ref, handback))
+
+    @override
     async def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
-        """The creating request's context, to publish a task's job anew."""
-        client: Any = self.client
+        client: Any = self.client.redis
         try:
-            written = await self.guarded(client.get(self.keys.snapshot(ref.scope, ref.task_id)))
-            fixed = await self.guarded(client.hmget(self.keys.record(ref.scope, ref.task_id), FIXED))
+            written = await self.guarded(lambda: client.get(self.keys.snapshot(ref.scope, ref.task_id)))
+            fixed = await self.guarded(lambda: client.hmget(self.keys.record(ref.scope, ref.task_id), FIXED))
         except StoredDataError as error:
             raise SnapshotUnreadableError(error.reason) from None
         if written is None:
             return None
-        return self.seals.snapshots.read(written, self._place(ref, [(one or b"").decode() for one in fixed]))
+        return self.seals.open_request(ref, written, [(one or b"").decode() for one in fixed])
 
-    def _place(self, ref: TaskRef, fixed: Sequence[str]) -> Place:
-        """Where alone a snapshot may be read: under its key, and beside a record with these fields."""
-        return [self.keys.snapshot(ref.scope, ref.task_id), *fixed]
-
+    @override
     async def delete(self, ref: TaskRef) -> bool:
-        """Forget a record, its snapshot and its place in its owner's list, unless its job has begun."""
         return await self.run(commands.delete(self.keys, ref))
 
+    @override
     async def retire(self, ref: TaskRef, at_ms: int) -> None:
-        """Let a task go at ``at_ms``, with everything that belongs to it, if that is before its time."""
         await self.run(commands.retire(self.keys, ref, at_ms))
 
+    @override
     async def keep(self, ref: TaskRef, extension: Extension) -> None:
-        """Let an open task live longer."""
         await self.run(commands.keep(self.keys, ref, extension))
 
+    @override
     async def aclose(self) -> None:
-        """Close every connection."""
-        await self.client.aclose(close_connection_pool=True)
+        await self.client.aclose()
 
     async def run(self, command: Command[Reply]) -> Reply:
         """Send a command.
@@ -245,7 +268,11 @@ class RedisTaskStore(RedisQuestions):
             StoredDataError: What it holds under the command's keys cannot be used.
         """
         script = self._scripts[command.script]
-        reply = await self.guarded(script(keys=list(command.keys), args=list(command.args)), key=command.keys[0])
+        keys, args = list(command.keys), command.argv
+        with measured_operation(command.script):
+            reply = await self.guarded(
+                lambda: script(keys=keys, args=args), key=keys[0], may_be_repeated=command.may_be_repeated
+            )
         return commands.read(command, reply, self._observers)
 
     async def on_index(self, command: str, index: str, *args: str | bytes) -> Any:
@@ -273,33 +300,44 @@ class RedisTaskStore(RedisQuestions):
         for member in members:
             log_removed(index, member, reason)
 
-    async def guarded(self, call: Any, *, key: str = "a key") -> Any:
-        """Await one of redis-py's own calls.
+    async def guarded(
+        self, call: Callable[[], Awaitable[Any]], *, key: str = "a key", may_be_repeated: bool = True
+    ) -> Any:
+        """Make one of redis-py's own calls.
 
         Args:
-            call: The call.
+            call: Makes it.
             key: Which key it is for, for the error's text.
+            may_be_repeated: Whether to make it once more when its answer was lost.
 
         Raises:
             StoreUnavailableError: The store did not answer in time.
             StoredDataError: What it holds there cannot be used.
         """
+        outage = self._outage
         try:
-            async with within(self._timeout_seconds):
-                return await call
+            answer = await self.client.call(call, may_be_repeated=may_be_repeated)
+        except NoAnswerError:
+            raise StoreUnavailableError(is_sent=False) from None  # logged with the calls that had a connection
         except (redis.RedisError, OSError, TimeoutError) as error:
-            raise _told(error, key) from error
+            raise _told(error, key, outage) from error
+        if outage is not None and outage.is_on:
+            outage.ended()
+        return answer
 
 
-class RedisJobLedger:
+class RedisJobLedger(JobLedger):
     """Fulfils :class:`mcp_celery.engine.JobLedger` with blocking calls; survives forks, since redis-py checks the pid.
 
     Args:
         url: ``MCP_CELERY_REDIS_URL``.
         keys: Names of the keys.
-        timeout_seconds: How long a call may take.
+        timeout_seconds: How long the store may be silent upon a command.
+        max_connections: How many connections it has; threads wait when all are busy.
         snapshots: How texts are sealed.
         observers: To whom changes of tasks are reported.
+        credentials: Gives user and password for each connection. None: those of the URL.
+        idle_seconds: After which time without a command a connection is replaced.
     """
 
     def __init__(
@@ -308,34 +346,50 @@ class RedisJobLedger:
         keys: RedisKeys,
         *,
         timeout_seconds: float,
+        max_connections: int = 32,
         snapshots: SnapshotCodec = UNSEALED,
         observers: Observers = UNOBSERVED,
+        credentials: redis.CredentialProvider | None = None,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._keys = keys
         self._seals = TaskSeals(keys, snapshots)
         self._observers = observers
-        self._client = redis.Redis.from_url(
+        self._client = connect_blocking(
             url,
-            socket_timeout=timeout_seconds,
-            socket_connect_timeout=timeout_seconds,
-            retry=Retry(NoBackoff(), 1),
+            timeout_seconds=timeout_seconds,
+            max_connections=max_connections,
+            credentials=credentials,
+            idle_seconds=idle_seconds,
         )
         self._scripts = {name: self._client.register_script(text) for name, text in SCRIPTS.items()}
 
+    @override
     def claim(self, ref: TaskRef, *, attempt: int, claim: Claim, retries: int = 0) -> bool:
-        """Note which worker received the job."""
         return self._run(commands.claim(self._keys, ref, attempt=attempt, retries=retries, claim=claim))
 
+    @override
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
-        """Apply a change in one step, and publish it."""
         return self._run(commands.change(self._seals, ref, change))
 
+    @override
     def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
-        """Store a job's result in this Redis and move its task, in one step."""
         return self._run(commands.finish(self._seals, ref, change, result))
 
+    @override
+    def hand_back(self, ref: TaskRef, handback: HandBack) -> HandedBack:
+        return self._run(commands.hand_back(self._keys, ref, handback))
+
+    @override
+    def is_kept(self, ref: TaskRef) -> bool:
+        return bool(self._run(commands.present(self._keys, [ref])))
+
+    @override
+    def mark(self) -> StoreMark | None:
+        return self._run(commands.mark(self._keys))
+
+    @override
     def find(self, job_id: str) -> TaskRecord | None:
-        """The record whose current job has this Celery id."""
         key = self._key_of_shortened(job_id) if is_shortened(job_id) else task_key_from_job_id(job_id)
         if key is None:
             return None
@@ -360,15 +414,22 @@ class RedisJobLedger:
     def _run(self, command: Command[Reply]) -> Reply:
         script = self._scripts[command.script]
         try:
-            reply = script(keys=list(command.keys), args=list(command.args))
+            with measured_operation(command.script):
+                reply = call_blocking(
+                    lambda: script(keys=list(command.keys), args=command.argv), may_be_repeated=command.may_be_repeated
+                )
         except redis.RedisError as error:
             raise _told(error, command.keys[0]) from error
         return commands.read(command, reply, self._observers)
 
 
-def _told(error: Exception, key: str) -> StoreUnavailableError | StoredDataError:
+def _told(error: Exception, key: str, outage: Outage | None = None) -> StoreUnavailableError | StoredDataError:
     """What an error of redis-py means. An outage is logged here, and damage where it is dealt with."""
     if is_data_error(error):
         return StoredDataError(f"{shown(key)} cannot be used: {reason_of(error)}")
-    logger.warning("the task store (MCP_CELERY_REDIS_URL) failed: %s", reason_of(error))
+    if outage is None or isinstance(error, redis.ResponseError):
+        # A server that answers and refuses a command, for want of memory for example, may carry out the next one.
+        logger.warning("the task store (MCP_CELERY_REDIS_URL) failed: %s", described(error))
+    else:
+        outage.began(type(error).__name__, described(error))
     return StoreUnavailableError()

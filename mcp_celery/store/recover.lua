@@ -25,6 +25,14 @@ local beat = on_index('ZSCORE', KEYS[3], ARGV[1])
 if ARGV[3] == 'died' and beat and tonumber(beat) > now then
   return 'alive'
 end
+local function cause_of(answer)
+  return answer == 'again' and 'recovered' or 'failed'
+end
+
+local first = first_answer(KEYS[1], cause_of, now)
+if first then
+  return first
+end
 local task = redis.call('HMGET', KEYS[1], 'status', 'claim_worker', 'claim_retries', 'retries', 'started_retries',
   'idempotent', 'redeliveries', 'claim_at_ms', 'asked', 'key')
 local delivered = tonumber(task[3] or 0)
@@ -74,5 +82,5 @@ if task[9] then
   settle_questions(KEYS[1], KEYS[6], KEYS[7])
 end
 tell(KEYS[1], KEYS[2], now)
-note(KEYS[1], answer == 'again' and 'recovered' or 'failed', task[1], now)
+note_answer(KEYS[1], cause_of(answer), task[1], now, answer)
 return answer

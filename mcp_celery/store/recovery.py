@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from typing_extensions import override
+
 from mcp_celery.engine import MOVES, TaskRef
-from mcp_celery.engine.recovery import (
+from mcp_celery.engine.ports import RecoveryStore
+from mcp_celery.engine.recovery.model import (
     BATCH,
     PUBLISHING_MS,
     TRYING_AGAIN,
+    UNCLAIMED_BATCH,
     Expiring,
     Loss,
+    PublishedJob,
     RecoveryPolicy,
+    StoreCounts,
     Sweep,
     Verdict,
 )
+from mcp_celery.engine.store_mark import StoreMark
 from mcp_celery.errors import StoredDataError
 from mcp_celery.keys import Hidden
+from mcp_celery.store import commands
 from mcp_celery.store.codec import decode_work, leg_number, one_of
 from mcp_celery.store.commands import Command, asked, flat, moved
 from mcp_celery.store.records import RedisTaskStore
+from mcp_celery.store.unclaimed import RedisUnclaimed, readable, replies_of
 from mcp_celery.store.unreadable import UNREADABLE, key_of
 
 AHEAD = 10_000
@@ -30,7 +39,7 @@ FIELDS = ["leg", "status", "claim_worker", "work", "hidden", "attempt", "declare
 """Of a record: what ``remember`` of common.lua keeps."""
 
 
-class RedisRecovery:
+class RedisRecovery(RecoveryStore):
     """Fulfils :class:`mcp_celery.engine.RecoveryStore`.
 
     Args:
@@ -42,24 +51,35 @@ class RedisRecovery:
         self._keys = store.keys
         self._expected = frozenset[str]()
         """The tasks that the last sweep saw expire, whose keys need not be taken apart again."""
+        self._unclaimed = RedisUnclaimed(store)
 
-    async def beat(self, worker: str, lease_ms: int) -> None:
-        """Say that a worker lives."""
-        await self._store.run(Command("beat", [self._keys.workers], [worker, lease_ms], lambda _: None))
+    @override
+    async def beat(
+        self, worker: str, lease_ms: int, components: Mapping[str, str] | None = None, unread_ms: int = 0
+    ) -> None:
+        keys = [self._keys.workers, self._keys.components(worker), self._keys.unread]
+        advertised = flat(dict(components or {}))
+        await self._store.run(Command("beat", keys, [worker, lease_ms, unread_ms, *advertised], lambda _: None))
 
-    async def sweep(self, reaper: str, policy: RecoveryPolicy) -> Sweep | None:
-        """What there is to do. None: another process reaps."""
+    @override
+    async def mark(self, new: StoreMark | None = None) -> StoreMark | None:
+        return await self._store.run(commands.mark(self._keys, new))
+
+    @override
+    async def sweep(self, reaper: str, policy: RecoveryPolicy, skipped: int = 0) -> Sweep | None:
         keys = self._keys
+        about = [policy.lease_ms, policy.lease_ms, PUBLISHING_MS, BATCH, AHEAD]
         command: Command[Any] = Command(
             "sweep",
-            [keys.reaper, keys.workers, keys.expiry, keys.due, keys.remembered],
-            [reaper, policy.lease_ms, policy.lease_ms, PUBLISHING_MS, BATCH, AHEAD],
+            [keys.reaper, keys.workers, keys.expiry, keys.due, keys.remembered, keys.unclaimed, keys.unread],
+            [reaper, *about, policy.publishing_ms, skipped, UNCLAIMED_BATCH],
             lambda reply: reply,
         )
         reply = await self._store.run(command)
         if reply is None:
             return None
-        now, dead, over, soon, due = cast("tuple[int, list[bytes], list[bytes], list[bytes], list[bytes]]", reply)
+        now, *lists = cast("tuple[int, *tuple[list[bytes], ...]]", reply)
+        dead, over, soon, due, unclaimed, unread = lists
         expiring = [*over, *soon]
         left: dict[str, int] = {}
         unreadable: list[bytes] = []
@@ -71,30 +91,28 @@ class RedisRecovery:
                 unreadable.append(member)
         self._expected = frozenset(left)
         await self._store.remove("ZREM", keys.expiry, unreadable)
-        workers = await self._readable("ZREM", keys.workers, dead, bytes.decode)
-        due_keys = await self._readable("ZREM", keys.due, due, key_of)
-        return Sweep(workers, await self._expiring(left), due_keys)
+        workers = await readable(self._store, "ZREM", keys.workers, dead, bytes.decode)
+        due_keys = await readable(self._store, "ZREM", keys.due, due, key_of)
+        waiting = await self._unclaimed.jobs(unclaimed)
+        unread_since = await self._unclaimed.unread_since(unread)
+        return Sweep(workers, await self._expiring(left), due_keys, waiting, unread_since, now)
 
-    async def _readable(
-        self, command: str, index: str, members: Sequence[bytes], read: Callable[[bytes], str]
-    ) -> list[str]:
-        """The members of an index. Those that cannot be read are removed from it."""
-        found: list[str] = []
-        unreadable: list[bytes] = []
-        for member in members:
-            try:
-                found.append(read(member))
-            except ValueError:
-                unreadable.append(member)
-        await self._store.remove(command, index, unreadable)
-        return found
+    @override
+    async def some_claimed(self) -> Sequence[PublishedJob]:
+        return await self._unclaimed.some_claimed()
+
+    @override
+    async def lost(self, job: PublishedJob, policy: RecoveryPolicy) -> Verdict:
+        return await self._unclaimed.lost(job, policy)
 
     async def _expiring(self, left: dict[str, int]) -> Sequence[Expiring]:
         """What is known of tasks that expire, by how many ms are left."""
         if not left:
             return ()
-        client = cast(Any, self._store.client)
-        texts = cast("list[bytes | None]", await self._store.guarded(client.hmget(self._keys.remembered, [*left])))
+        client = cast(Any, self._store.client.redis)
+        texts = cast(
+            "list[bytes | None]", await self._store.guarded(lambda: client.hmget(self._keys.remembered, [*left]))
+        )
         found: dict[str, Expiring] = {}
         unreadable: list[str] = []
         for key, text in zip(left, texts, strict=True):
@@ -113,13 +131,8 @@ class RedisRecovery:
         """The same of tasks that 0.1.0 created, which kept it in their records alone, and of those of which what is
         remembered cannot be read.
         """
-        pipeline = self._store.client.pipeline(transaction=False)
-        for key in unknown:
-            ref = TaskRef.of_key(key)
-            pipeline.hmget(self._keys.record(ref.scope, ref.task_id), FIELDS)
-        replies = cast("list[Any]", await self._store.guarded(pipeline.execute(raise_on_error=False)))
         found: dict[str, Expiring] = {}
-        for key, reply in zip(unknown, replies, strict=True):
+        for key, reply in zip(unknown, await replies_of(self._store, unknown, FIELDS), strict=True):
             try:
                 found[key] = _of_record(key, left[key], reply)
             except UNREADABLE:
@@ -127,20 +140,20 @@ class RedisRecovery:
                 found[key] = Expiring(key, left[key])
         return found
 
+    @override
     async def resign(self, reaper: str) -> None:
-        """Let another process reap at once."""
         if await self._store.on_index("GET", self._keys.reaper) == reaper.encode():
             await self._store.on_index("DEL", self._keys.reaper)
 
+    @override
     async def claimed(self, worker: str) -> Sequence[str]:
-        """Compound keys of the tasks whose job a worker has."""
         claims = self._keys.claims(worker)
-        return await self._readable("SREM", claims, await self._store.on_index("SMEMBERS", claims), key_of)
+        return await readable(self._store, "SREM", claims, await self._store.on_index("SMEMBERS", claims), key_of)
 
+    @override
     async def recover(
         self, key: str, worker: str, loss: Loss, policy: RecoveryPolicy, *, before_ms: int = 0
     ) -> Verdict:
-        """Decide on a task whose job a worker had. Nothing is to be done for one whose record cannot be read."""
         keys, ref = self._keys, TaskRef.of_key(key)
         in_work, too_often = (
             flat(self._store.seals.change(ref, change)) for change in (policy.died_in_work, policy.died_too_often)
@@ -161,20 +174,22 @@ class RedisRecovery:
             await self._store.remove("SREM", keys.claims(worker), [key], error.reason)
             return "nothing"
 
+    @override
     async def bury(self, worker: str) -> None:
-        """Forget a worker."""
         await self._store.on_index("ZREM", self._keys.workers, worker)
+        await self._store.on_index("ZREM", self._keys.unread, worker)
+        await self._store.on_index("DEL", self._keys.components(worker))
 
+    @override
     async def forget_due(self, key: str) -> None:
-        """A job that was due is published."""
         await self._store.on_index("ZREM", self._keys.due, key)
 
+    @override
     async def drop_due(self, key: str, reason: str) -> None:
-        """A job that is due cannot be published, because what is kept of its task cannot be read."""
         await self._store.remove("ZREM", self._keys.due, [key], reason)
 
+    @override
     async def forget(self, expired: Sequence[Expiring]) -> None:
-        """Forget that tasks were to expire, and the claims on them."""
         claims: dict[str, list[str]] = {}
         for one in expired:
             if one.worker is not None:
@@ -182,8 +197,33 @@ class RedisRecovery:
         keys = [one.key for one in expired]
         await self._store.on_index("ZREM", self._keys.expiry, *keys)
         await self._store.on_index("HDEL", self._keys.remembered, *keys)
+        await self._store.on_index("ZREM", self._keys.unclaimed, *keys)
         for index, held in claims.items():
             await self._store.on_index("SREM", index, *held)
+
+    @override
+    async def counts(self) -> StoreCounts:
+        keys, client = self._keys, cast(Any, self._store.client.redis)
+
+        async def ask() -> list[Any]:
+            async with client.pipeline(transaction=False) as pipe:
+                pipe.time().zrange(keys.workers, 0, -1, withscores=True)
+                for index in (keys.unclaimed, keys.due, keys.exposed):
+                    pipe.zcard(index)
+                return await pipe.execute()
+
+        (seconds, microseconds), workers, queued, due, exposed = await self._store.guarded(ask)
+        now = seconds * 1000 + microseconds // 1000
+        names: list[str] = [name.decode(errors="replace") for name, _ in workers]
+
+        async def ask_claims() -> list[int]:
+            async with client.pipeline(transaction=False) as pipe:
+                for name in names:
+                    pipe.scard(keys.claims(name))
+                return await pipe.execute()
+
+        claimed = sum(await self._store.guarded(ask_claims)) if names else 0
+        return StoreCounts(queued, claimed, due, exposed, sum(until > now for _, until in workers))
 
 
 def _remembered(key: str, left_ms: int, text: bytes) -> Expiring:

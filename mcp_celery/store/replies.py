@@ -46,7 +46,7 @@ def _transitions(changed: Sequence[Any]) -> Iterator[Transition]:
     """The changes, as ``note`` of common.lua writes them."""
     for fields in changed:
         try:
-            cause, before, at, key, declared_as, after, attempt, leg = _texts(fields)
+            cause, before, at, key, declared_as, after, attempt, leg, created, started, is_error = _texts(fields)
             yield Transition.of_key(
                 _some(key),
                 declared_as,
@@ -56,6 +56,9 @@ def _transitions(changed: Sequence[Any]) -> Iterator[Transition]:
                 leg=int(_some(leg)),
                 cause=one_of(_CAUSES, cause),
                 at_ms=int(_some(at)),
+                created_at_ms=int(_some(created)),
+                started_at_ms=None if started is None else int(started),
+                is_error=is_error == "1",
             )
         except UNREADABLE as error:
             logger.error("could not report a change of a task, whose record is damaged: %s", reason_of(error))

@@ -1,14 +1,42 @@
-"""Which texts of a task are sealed in Redis, each for the one place where it may be opened."""
+"""Which texts of a task are sealed in Redis, each for the one place where it may be opened, and what is signed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from mcp_celery.engine import Answer, Change, Question, TaskRef, encode_answer, encode_question, is_own_reason
-from mcp_celery.jsonable import json_text
-from mcp_celery.redis_keys import RedisKeys
-from mcp_celery.sealing import UNSEALED, Sealing, SnapshotCodec, is_sealed
-from mcp_celery.store.codec import Fields, Opener, Openers, decode_error, encode_change
+from mcp_celery.common.jsonable import json_text
+from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine import (
+    Answer,
+    Change,
+    Question,
+    TaskRecord,
+    TaskRef,
+    encode_answer,
+    encode_question,
+    is_own_reason,
+)
+from mcp_celery.errors import SnapshotUnreadableError
+from mcp_celery.sealing import UNSEALED, Place, Sealing, SnapshotCodec, is_sealed
+from mcp_celery.store.codec import (
+    Fields,
+    Opener,
+    Openers,
+    decode_error,
+    decode_record,
+    encode_change,
+    encode_record,
+    fixed_of,
+)
+from mcp_celery.store.fields import FIXED
+from mcp_celery.store.keys import RedisKeys
+
+CLOCK_SKEW_MS: Final = 300_000
+"""How far the clocks of two processes may differ."""
+_CREATED_AT: Final = FIXED.index("created_at_ms")
+_MAX_TTL: Final = FIXED.index("max_ttl_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +58,75 @@ class TaskSeals:
 
     def _record(self, ref: TaskRef) -> str:
         return self.keys.record(ref.scope, ref.task_id)
+
+    def new_record(self, record: TaskRecord) -> Fields:
+        """The fields of a new record. With keys they are signed, and say how long it may live at most."""
+        fields = encode_record(record)
+        if not self.sealing.is_on:
+            return fields
+        if record.max_ttl_ms is not None:
+            fields["max_ttl_ms"] = str(record.max_ttl_ms)
+        return {**fields, "signature": self.sealing.sign(self._signed(fields))}
+
+    def record(self, ref: TaskRef, fields: Mapping[str, str]) -> TaskRecord:
+        """The record in a hash.
+
+        Args:
+            ref: Whose hash it is.
+            fields: The hash.
+
+        Raises:
+            SealError: There are keys, and its fixed fields are not signed for this place.
+            NewerFormatError: A later release wrote it.
+            ValueError: It is another task's, or a field cannot be read.
+            KeyError: A field is missing.
+        """
+        record = decode_record(fields, self.openers(ref))
+        if record.ref != ref:
+            raise ValueError("it is another task's")
+        if self.sealing.is_on:
+            self.sealing.require_signed(self._signed(fields), fields.get("signature"))
+        return record
+
+    def _signed(self, fields: Mapping[str, str]) -> list[str]:
+        """What is signed of a record. Its place is known by them, for scope and id are among the fixed fields."""
+        return [self.keys.prefix, self.keys.namespace, *_named(fixed_of(fields))]
+
+    def request(self, ref: TaskRef, snapshot: TaskContextSnapshot, fixed: Sequence[str]) -> str:
+        """A creating request to store.
+
+        Args:
+            ref: The new task.
+            snapshot: The request.
+            fixed: The values of the record's fixed fields.
+        """
+        return self.snapshots.write(snapshot, self._beside(ref, fixed))
+
+    def open_request(self, ref: TaskRef, stored: bytes, fixed: Sequence[str]) -> TaskContextSnapshot:
+        """A stored request.
+
+        Raises:
+            SnapshotUnreadableError: It cannot be read, or was not sealed for this task and these values.
+        """
+        return self.snapshots.read(stored, self._beside(ref, fixed))
+
+    def _beside(self, ref: TaskRef, fixed: Sequence[str]) -> Place:
+        """Where alone a request may be read: under its key, and beside a record with these fields."""
+        return [self.keys.snapshot(ref.scope, ref.task_id), *_named(fixed)]
+
+    def require_alive(self, fixed: Sequence[str], now_ms: int) -> None:
+        """Refuse a task that has outlived the longest life that it may have: somebody has brought it back.
+
+        Args:
+            fixed: The values of the record's fixed fields, which are known to be genuine.
+            now_ms: The time in ms since the epoch.
+
+        Raises:
+            SnapshotUnreadableError: It has.
+        """
+        longest = fixed[_MAX_TTL]
+        if longest and now_ms > int(fixed[_CREATED_AT]) + int(longest) + CLOCK_SKEW_MS:
+            raise SnapshotUnreadableError("its task has outlived the longest life that it may have")
 
     def change(self, ref: TaskRef, change: Change) -> Fields:
         """The fields that a change sets. Message and error are sealed, unless they are this library's own reason.
@@ -91,3 +188,8 @@ class TaskSeals:
     def open_state(self, ref: TaskRef, leg: int) -> Opener:
         """Opens what the job before kept for the job of a leg."""
         return lambda stored: self.sealing.open("state", [self._record(ref), leg], stored)
+
+
+def _named(fixed: Sequence[str]) -> list[str]:
+    """The fixed fields that a record has, with their values: what an earlier release did not write changes nothing."""
+    return [f"{name}={value}" for name, value in zip(FIXED, fixed, strict=True) if value]

@@ -5,6 +5,7 @@
 -- KEYS[3]  hash: the questions
 -- KEYS[4]  hash: the answers
 -- KEYS[5]  channel: the task's changes; the message is the record's new revision
+-- KEYS[6]  sorted set: jobs that no worker has received, by since when
 -- ARGV[1]  attempt of this delivery
 -- ARGV[2]  Celery's count of retries of this delivery
 -- ARGV[3]  now, in ms since the epoch
@@ -12,10 +13,13 @@
 -- ARGV[5]  the worker, or ''
 -- ARGV[6]  what the names of the workers' claims begin with
 -- ARGV[7]  the compound key in the message, which may be forged; '' where there is no message
--- Returns  nil when the body must not run, else {the snapshot ('' when it is gone), the leg, flattened answers to what
+-- ARGV[8]  1 if the version of the component matters, else 0
+-- ARGV[9]  the fingerprint of the component that would run; '' where there is none
+-- Returns  nil when the body must not run; the record's fingerprint where that is another one, and nothing has changed;
+--          else {the snapshot ('' when it is gone), the leg, flattened answers to what
 --          the leg before asked, the fields FIXED}.
 local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'started_retries', 'started_by',
-  'claim_worker', 'claim_retries', 'leg', 'asked', 'parked', 'key')
+  'claim_worker', 'claim_retries', 'leg', 'asked', 'parked', 'key', 'fingerprint')
 if ARGV[7] ~= '' and ARGV[7] ~= current[10] then
   return nil
 end
@@ -29,11 +33,16 @@ local again = current[3] == ARGV[2] and current[4] == ARGV[4]
 if has_begun(current[3], ARGV[2]) and not again then
   return nil
 end
+if ARGV[8] == '1' and current[11] and current[11] ~= ARGV[9] then
+  return current[11]
+end
 redis.call('HSET', KEYS[1], 'started_retries', ARGV[2], 'started_at_ms', ARGV[3], 'started_by', ARGV[4])
 if ARGV[5] ~= '' and (current[5] ~= ARGV[5] or current[6] ~= ARGV[2]) then
   -- The claim was not noted, or the broker has delivered the job to another worker since.
-  take(KEYS[1], ARGV[6], ARGV[5], ARGV[2])
+  take(KEYS[1], ARGV[6], ARGV[5], ARGV[2], KEYS[6])
   redis.call('HSETNX', KEYS[1], 'claim_at_ms', ARGV[3])
+elseif ARGV[5] == '' then
+  on_index('ZREM', KEYS[6], current[10])
 end
 local answers = {}
 if current[8] then

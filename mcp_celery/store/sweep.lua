@@ -5,14 +5,20 @@
 -- KEYS[3]  sorted set: every task, by when it expires
 -- KEYS[4]  sorted set: tasks whose next job is still to be published, by since when
 -- KEYS[5]  hash: what is known of tasks when their records have expired
+-- KEYS[6]  sorted set: jobs that no worker has received, by since when
+-- KEYS[7]  sorted set: workers that may have messages which they have not read, by since when
 -- ARGV[1]  the process that asks
 -- ARGV[2]  for how long it is elected, in ms
 -- ARGV[3]  how far to look ahead and back for tasks that expire, in ms; those before that are forgotten
 -- ARGV[4]  for how long whoever made a job due has the time to publish it, in ms
 -- ARGV[5]  the most of each kind to return
 -- ARGV[6]  the most of those that expire about now
+-- ARGV[7]  since when unclaimed jobs are looked at, in ms
+-- ARGV[8]  how many of them are left out, the oldest first
+-- ARGV[9]  the most of them to return
 -- Returns  nil when another process reaps, else {now in ms, dead workers, tasks to forget and their times, expiring tasks and
---          their times, tasks due}.
+--          their times, tasks due, unclaimed jobs and their times, the worker that may have had unread messages for
+--          longest and since when}.
 local elected = on_index('GET', KEYS[1])
 -- A process is elected for a time. What stands there for ever was not written by one.
 if elected and elected ~= ARGV[1] and redis.call('PTTL', KEYS[1]) > 0 then
@@ -27,4 +33,6 @@ return {
   on_index('ZRANGEBYSCORE', KEYS[3], '-inf', now - ARGV[3], 'WITHSCORES', 'LIMIT', 0, ARGV[5]),
   on_index('ZRANGEBYSCORE', KEYS[3], '(' .. now - ARGV[3], now + ARGV[3], 'WITHSCORES', 'LIMIT', 0, ARGV[6]),
   on_index('ZRANGEBYSCORE', KEYS[4], '-inf', now - ARGV[4], 'LIMIT', 0, ARGV[5]),
+  on_index('ZRANGEBYSCORE', KEYS[6], '-inf', now - ARGV[7], 'WITHSCORES', 'LIMIT', ARGV[8], ARGV[9]),
+  on_index('ZRANGE', KEYS[7], 0, 0, 'WITHSCORES'),
 }

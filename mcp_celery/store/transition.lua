@@ -4,30 +4,38 @@
 -- KEYS[2]  channel: the task's changes; the message is the record's new revision
 -- KEYS[3]  hash: the questions, which keep an open task `input_required` and go with its end
 -- KEYS[4]  hash: the answers
+-- KEYS[5]  sorted set: jobs that no worker has received, by since when
 -- ARGV[1]  the statuses from which the move is allowed, as ',working,input_required,'
 -- ARGV[2]  the attempt that the move is for, or '' for any
 -- ARGV[3]  where the move is for a job whose body has not begun: Celery's count of its retries; else ''
 -- ARGV[4]  what the names of the workers' claims begin with where the move ends the task, else ''
 -- ARGV[5]  when it is made, in ms since the epoch
 -- ARGV[6]  the cause, as mcp_celery/engine/transitions.py names it
--- ARGV[7…] fields and their new values, in turn
+-- ARGV[7]  where the job was published to run again: when that is to be, in ms since the epoch; else ''
+-- ARGV[8…] fields and their new values, in turn
 -- Returns  nil when there is no record, else {1 if moved or 0 if refused, flattened record}.
 local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'started_retries', 'asked')
 if not current[1] then
   return nil
+end
+if first_answer(KEYS[1], ARGV[6], ARGV[5]) then
+  return {1, redis.call('HGETALL', KEYS[1])}
 end
 local begun = ARGV[3] ~= '' and has_begun(current[3], ARGV[3])
 local allowed = string.find(ARGV[1], ',' .. current[1] .. ',', 1, true)
 if not allowed or (ARGV[2] ~= '' and ARGV[2] ~= current[2]) or begun then
   return {0, redis.call('HGETALL', KEYS[1])}
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 7))
+redis.call('HSET', KEYS[1], unpack(ARGV, 8))
 if current[4] then
   settle_questions(KEYS[1], KEYS[3], KEYS[4])
 end
 if ARGV[4] ~= '' then
-  let_go_for_good(KEYS[1], ARGV[4])
+  let_go_for_good(KEYS[1], ARGV[4], KEYS[5])
+end
+if ARGV[7] ~= '' and awaits_claim(KEYS[1]) then
+  add_to_index(KEYS[5], ARGV[7], redis.call('HGET', KEYS[1], 'key'))
 end
 tell(KEYS[1], KEYS[2], ARGV[5])
-note(KEYS[1], ARGV[6], current[1], ARGV[5])
+note_answer(KEYS[1], ARGV[6], current[1], ARGV[5], 1)
 return {1, redis.call('HGETALL', KEYS[1])}

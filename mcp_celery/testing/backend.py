@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
+from typing_extensions import override
 
 from mcp_celery.engine import (
     UNOBSERVED,
@@ -17,6 +18,7 @@ from mcp_celery.engine import (
     TaskLimits,
     now_ms,
 )
+from mcp_celery.engine.backend import Backend
 from mcp_celery.testing.bus import MemoryTaskBus
 from mcp_celery.testing.ledger import MemoryJobLedger
 from mcp_celery.testing.queue import MemoryTaskQueue
@@ -31,7 +33,7 @@ DEFAULT_MAX_BYTES: Final = 1_073_741_824
 
 
 @dataclass
-class MemoryBackend:
+class MemoryBackend(Backend):
     """Everything that a server, or an engine alone, keeps in memory. Fulfils :class:`mcp_celery.engine.Backend`.
 
     A server is given it as ``TaskServer(..., backend=MemoryBackend())``. Its tasks are kept apart from those of other
@@ -70,29 +72,38 @@ class MemoryBackend:
         )
 
     @property
+    @override
     def in_process(self) -> bool:
-        """Always: no other process reaches the tasks."""
         return True
 
-    def holds_results_at(self, url: str | None) -> bool:  # noqa: ARG002 - no result backend of Celery is used
-        """Never: the store keeps results itself."""
+    @property
+    @override
+    def name(self) -> str:
+        return "the memory of this process"
+
+    @override
+    def unusable(self) -> None:
+        """Nothing stands in the way: there is no connection."""
+
+    @override
+    def holds_results_at(self, url: str | None) -> bool:
         return False
 
+    @override
     def open(self, options: BackendOptions) -> OpenBackend:
-        """Open everything that a server needs on the running event loop."""
         ledger = self.open_ledger(options)
         return OpenBackend(MemoryTaskStore.over(ledger), ledger.bus, MemoryRecovery(ledger), MemoryOpenTasks(ledger))
 
+    @override
     def open_store(self, options: BackendOptions) -> MemoryTaskStore:
-        """Open a store for one event loop."""
         return MemoryTaskStore.over(self.open_ledger(options))
 
+    @override
     def open_bus(self, options: BackendOptions) -> MemoryTaskBus:
-        """The bus of a namespace, which all event loops share."""
         return self.open_ledger(options).bus
 
+    @override
     def open_ledger(self, options: BackendOptions) -> MemoryJobLedger:
-        """The tasks of a namespace, which all event loops and threads share."""
         if options.namespace not in self._ledgers:
             self._ledgers[options.namespace] = MemoryJobLedger(
                 MemoryTaskBus(), self.clock, None, options.snapshots, options.observers, self.max_bytes

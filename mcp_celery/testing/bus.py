@@ -8,7 +8,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
+from typing_extensions import override
+
 from mcp_celery.engine import TaskHints, TaskRef
+from mcp_celery.engine.ports import TaskBus
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.testing.breakable import Breakable
 
@@ -52,7 +55,7 @@ class _Follower:
             self._some.clear()
 
 
-class MemoryTaskBus(Breakable):
+class MemoryTaskBus(Breakable, TaskBus):
     """Hints of changes. Fulfils :class:`mcp_celery.engine.TaskBus`. Failing, it loses hints.
 
     Attributes:
@@ -74,9 +77,9 @@ class MemoryTaskBus(Breakable):
         for follower in () if self._failing else tuple(self._followers):
             follower.hint(ref)
 
+    @override
     @asynccontextmanager
     async def subscribe(self, refs: Sequence[TaskRef]) -> AsyncGenerator[TaskHints]:
-        """Listen to tasks until the context ends; ``StoreUnavailableError`` while the bus fails."""
         if self._failing:
             raise StoreUnavailableError
         follower = _Follower(refs)
@@ -86,6 +89,7 @@ class MemoryTaskBus(Breakable):
         finally:
             self._followers.remove(follower)
 
+    @override
     async def aclose(self) -> None:
         """Close nothing: the bus is the process's."""
 

@@ -21,9 +21,11 @@ from mcp_celery.engine import (
     TaskRecord,
     TaskRef,
 )
-from mcp_celery.engine.recovery import Expiring
+from mcp_celery.engine.recovery.model import Expiring
 from mcp_celery.errors import StoreFullError
 
+MOST_CALLS: Final = 4
+"""So many of the last calls that changed a task are known again."""
 MOST_EXPIRED: Final = 10_000
 """The most tasks to remember that have expired and that no reaper has taken up. More: the oldest are forgotten."""
 RETRY_AFTER_MS: Final = 1_000
@@ -36,18 +38,23 @@ class Kept:
 
     record: TaskRecord
     snapshot: bytes
-    requestor: str | None = None
+    quota: Quota | None = None
+    """The counters that the task occupies, and whose bytes it counts for."""
     started_retries: int = -1
     started_by: str = ""
     claim_retries: int = 0
     claimed_by: str | None = None
     """The worker whose claims the task is among."""
+    handbacks: int = 0
+    handback_pauses_ms: int = 0
     questions: dict[str, Question] = field(default_factory=dict[str, Question])
     answers: dict[str, str] = field(default_factory=dict[str, str])
     request_state: str | None = None
     is_parked: bool = False
     result: str | bytes | None = None
     """The payload of the job's result, where the store keeps it itself."""
+    calls: dict[str, int] = field(default_factory=dict[str, int])
+    """The last calls that changed it, by name, and their answers."""
     counted: tuple[int, bool] = (0, False)
     """The bytes that are counted of it, and whether it is counted as open."""
 
@@ -56,11 +63,24 @@ class Kept:
         """The bytes that limits count."""
         return RECORD_BYTES + len(self.snapshot) + len(self.result or b"")
 
+    @property
+    def awaits_claim(self) -> bool:
+        """Whether the broker has a message of the job that no worker has received, or should have it."""
+        record = self.record
+        is_claimed = record.claim is not None and self.claim_retries >= record.retries
+        return record.status == "working" and not is_claimed and not self.has_started(record.retries)
+
     def count_change(self, at_ms: int) -> None:
         """Count a change at that time. Each is later than the one before, whatever the clocks say."""
         record = self.record
         at_ms = max(at_ms, record.updated_at_ms + 1)
         self.record = replace(record, updated_at_ms=at_ms, revision=record.revision + 1)
+
+    def note_answer(self, call: str, answer: int = 1) -> None:
+        """Keep what a call is answered that changed the task, for when it is made again."""
+        self.calls[call] = answer
+        if len(self.calls) > MOST_CALLS:
+            del self.calls[next(iter(self.calls))]
 
     def settle_questions(self) -> None:
         """Bring the questions in line with the status: while some are open the task stays ``input_required``."""
@@ -69,6 +89,11 @@ class Kept:
             self.answers.clear()
         elif self.questions:
             self.record = replace(self.record, status="input_required")
+
+    def reset_attempt(self) -> None:
+        """Forget what is known of the attempt that counted: another one does."""
+        self.started_retries, self.started_by = -1, ""
+        self.handbacks, self.handback_pauses_ms = 0, 0
 
     def may_start(self, attempt: int) -> bool:
         """Whether a job of that attempt may begin; questions that its body awaited and left behind do not hinder it."""
@@ -129,7 +154,6 @@ class _Requested:
 
     tasks: dict[TaskRef, None] = field(default_factory=dict[TaskRef, None])
     bytes: int = 0
-    open: int = 0
 
 
 class KeptTasks:
@@ -141,6 +165,7 @@ class KeptTasks:
     Attributes:
         claims: The compound keys of the tasks whose job a worker has, by worker.
         due: Tasks whose next job is still to be published, by since when (ms since the epoch).
+        unclaimed: Tasks whose job is with the broker and with no worker, likewise.
         looks: Open tasks of exposed jobs, by when to look at their results.
         expired: What is known of tasks that have expired, with the time, by compound key.
     """
@@ -148,6 +173,7 @@ class KeptTasks:
     def __init__(self, max_bytes: int | None = None) -> None:
         self.claims: dict[str, dict[str, None]] = {}
         self.due: dict[TaskRef, int] = {}
+        self.unclaimed: dict[TaskRef, int] = {}
         self.looks: dict[TaskRef, int] = {}
         self.expired: OrderedDict[str, tuple[int, Expiring]] = OrderedDict()
         self._max_bytes = max_bytes
@@ -155,6 +181,7 @@ class KeptTasks:
         self._tasks: dict[TaskRef, Kept] = {}
         self._listed: dict[Caller, list[str]] = {}
         self._requested: dict[str, _Requested] = {}
+        self._open: dict[tuple[str, str], int] = {}
         self._expiry: list[tuple[int, int, TaskRef]] = []
         self._places: dict[TaskRef, tuple[int, int, TaskRef]] = {}
         self._numbers = count()
@@ -181,17 +208,19 @@ class KeptTasks:
             return
         mine = self._requested.get(quota.requestor, _Requested())
         if quota.bytes is not None and mine.bytes + size > quota.bytes:
-            raise quota.refusal(min((self._tasks[ref].record.expires_at_ms - now_ms for ref in mine.tasks), default=1))
-        if quota.tasks is not None and mine.open >= quota.tasks:
-            raise quota.refusal(None)
+            first = min((self._tasks[ref].record.expires_at_ms - now_ms for ref in mine.tasks), default=1)
+            raise quota.too_many_bytes(first)
+        for counter in quota.counters:
+            if self._open.get((counter.kind, counter.whose), 0) >= counter.most:
+                raise counter.refusal()
 
     def add(self, kept: Kept) -> None:
         """Keep a new task."""
         record, ref = kept.record, kept.record.ref
         self.remove(ref)  # a creation that is repeated
         self._tasks[ref] = kept
-        if kept.requestor is not None:
-            self._requested.setdefault(kept.requestor, _Requested()).tasks[ref] = None
+        if kept.quota is not None:
+            self._requested.setdefault(kept.quota.requestor, _Requested()).tasks[ref] = None
         if record.listed:
             insort(self._listed.setdefault(record.owner, []), record.position)
         if isinstance(record.work, ForeignWork):
@@ -211,15 +240,22 @@ class KeptTasks:
         if not record.is_open:
             self.let_go(kept)
             self.looks.pop(ref, None)
+            self.unclaimed.pop(ref, None)
         self._count(kept, kept.size, is_open=record.is_open)
 
     def _count(self, kept: Kept, size: int, *, is_open: bool) -> None:
         before, was_open = kept.counted
         kept.counted = (size, is_open)
         self._bytes += size - before
-        if kept.requestor is not None and (mine := self._requested.get(kept.requestor)) is not None:
+        if kept.quota is None:
+            return
+        if (mine := self._requested.get(kept.quota.requestor)) is not None:
             mine.bytes += size - before
-            mine.open += is_open - was_open
+        for counter in kept.quota.counters if is_open != was_open else ():
+            name = (counter.kind, counter.whose)
+            number = self._open.pop(name, 0) + (1 if is_open else -1)
+            if number:
+                self._open[name] = number
 
     def _remove_place(self, ref: TaskRef) -> None:
         place = self._places.pop(ref, None)
@@ -234,13 +270,14 @@ class KeptTasks:
         self._remove_place(ref)
         self.let_go(kept)
         self.due.pop(ref, None)
+        self.unclaimed.pop(ref, None)
         self.looks.pop(ref, None)
         self._count(kept, 0, is_open=False)
-        owner, requestor = kept.record.owner, kept.requestor
-        if requestor is not None and (mine := self._requested.get(requestor)) is not None:
+        owner, quota = kept.record.owner, kept.quota
+        if quota is not None and (mine := self._requested.get(quota.requestor)) is not None:
             mine.tasks.pop(ref, None)
             if not mine.tasks:
-                del self._requested[requestor]
+                del self._requested[quota.requestor]
         if (positions := self._listed.get(owner)) is not None and kept.record.listed:
             del positions[bisect_left(positions, kept.record.position)]
             if not positions:
@@ -271,6 +308,7 @@ class KeptTasks:
     def take(self, kept: Kept, claim: Claim, retries: int) -> None:
         """Give a task's job to a worker, and take it from the one that had it."""
         self.let_go(kept)
+        self.unclaimed.pop(kept.record.ref, None)
         kept.record = replace(kept.record, claim=claim)
         kept.claim_retries, kept.claimed_by = retries, claim.worker
         self.claims.setdefault(claim.worker, {})[kept.record.key] = None

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
+from typing_extensions import override
+
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
     RECORD_BYTES,
@@ -20,6 +22,7 @@ from mcp_celery.engine import (
     Extension,
     FailedLookups,
     Observers,
+    OtherVersionError,
     Quota,
     StoredResult,
     StoredTask,
@@ -31,6 +34,7 @@ from mcp_celery.engine import (
     next_round,
     sources_of,
 )
+from mcp_celery.engine.ports import JobLedger
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.keys import task_redis_prefix
 from mcp_celery.sealing import SnapshotCodec
@@ -45,7 +49,7 @@ MOST_REQUESTORS: Final = 10_000
 """Of so many requestors failed look-ups are counted, before those are forgotten whose time is over."""
 
 
-class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable):
+class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable, JobLedger):
     """Records of tasks with blocking calls, usable from any thread; each call is one step, as a Lua script is in Redis.
 
     Fulfils :class:`mcp_celery.engine.JobLedger`. Arguments as for :class:`MemoryTaskStore`.
@@ -109,8 +113,12 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable):
         """As ``TaskStore.create``."""
         written = self._snapshots.write(snapshot, _place(record.ref)).encode()
         with self._step() as now:
+            if self._kept.get(record.ref) is not None:
+                return
             self._kept.require_room(quota, RECORD_BYTES + len(written), now)
-            self._kept.add(Kept(record, written, None if quota is None else quota.requestor))
+            self._kept.add(Kept(record, written, quota))
+            if not record.work.is_foreign:
+                self._kept.unclaimed[record.ref] = now
 
     def count_failed_lookups(self, requestor: str, number: int, *, window_ms: int) -> FailedLookups:
         """As ``TaskStore.count_failed_lookups``."""
@@ -123,8 +131,8 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable):
                 self._failed = {one: (many, until) for one, (many, until) in self._failed.items() if until > now}
             return FailedLookups(counted + number, ends - now)
 
-    def has(self, ref: TaskRef) -> bool:
-        """Whether there is a task."""
+    @override
+    def is_kept(self, ref: TaskRef) -> bool:
         with self._found(ref) as kept:
             return kept is not None
 
@@ -154,21 +162,25 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable):
                 for kept in self._kept.page(owner, before=before, limit=limit)
             ]
 
+    @override
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
-        """As ``TaskStore.change``."""
         with self._found(ref) as kept:
             if kept is None:
                 return None
             record = kept.record
+            if change.call in kept.calls:
+                return Changed(True, record)
             begun = change.unless_begun is not None and kept.has_started(change.unless_begun)
             if begun or record.status not in sources_of(change.to) or change.attempt not in (None, record.attempt):
                 return Changed(False, record)
             self._move_by(kept, change)
             return Changed(True, kept.record)
 
+    @override
     def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
-        """As ``TaskStore.finish``. The payload is JSON: Celery's state and the value."""
         with self._found(ref) as kept:
+            if kept is not None and change.call in kept.calls:
+                return True
             if kept is None or kept.record.status not in sources_of(change.to) or change.attempt != kept.record.attempt:
                 return False
             kept.result = result.payload
@@ -178,7 +190,10 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable):
     def _move_by(self, kept: Kept, change: Change) -> None:
         before = kept.record.status
         kept.apply(change)
+        kept.note_answer(change.call)
         kept.settle_questions()
+        if change.retries is not None and kept.awaits_claim:
+            self._kept.unclaimed[kept.record.ref] = change.retry_at_ms or change.at_ms
         self._tell(kept, change.at_ms, cause_of(change), before)
 
     def start(
@@ -191,6 +206,7 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable):
         delivery: str = "",
         worker: str = "",
         key: str = "",
+        fingerprint: str | None = None,
     ) -> TaskContextSnapshot | None:
         """As ``TaskStore.start``."""
         with self._found(ref) as kept:
@@ -199,10 +215,14 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable):
             again = delivery and (retries, delivery) == (kept.started_retries, kept.started_by)
             if retries <= kept.started_retries and not again:
                 return None
+            if fingerprint is not None and kept.record.fingerprint not in (None, fingerprint):
+                raise OtherVersionError(kept.record.fingerprint)
             kept.started_retries, kept.started_by = retries, delivery
             claim = kept.record.claim
             if worker and (claim is None or claim.worker != worker or kept.claim_retries != retries):
                 self._kept.take(kept, replace(claim, worker=worker) if claim else Claim(worker, at_ms), retries)
+            elif not worker:
+                self._kept.unclaimed.pop(ref, None)
             before = kept.record.status
             kept.record = replace(kept.record, started_at_ms=at_ms)
             if not again:
@@ -223,8 +243,8 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable):
         with self._found(ref) as kept:
             return self._snapshots.read(kept.snapshot, _place(ref)) if kept is not None and kept.snapshot else None
 
+    @override
     def claim(self, ref: TaskRef, *, attempt: int, claim: Claim, retries: int = 0) -> bool:
-        """Note which worker received the job."""
         with self._found(ref) as kept:
             if kept is None or not kept.record.is_open or kept.record.attempt != attempt:
                 return False
@@ -234,8 +254,8 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable):
             self._report(kept, "claimed", kept.record.status, claim.at_ms)
             return True
 
+    @override
     def find(self, job_id: str) -> TaskRecord | None:
-        """The record whose current job has this Celery id."""
         with self._step():
             return next((kept.record for kept in self._kept if kept.record.job_id == job_id), None)
 

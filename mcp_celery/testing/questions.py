@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
+from typing_extensions import override
+
 from mcp_celery.engine import (
     Answer,
     Answered,
@@ -21,6 +23,7 @@ from mcp_celery.engine import (
     decode_answer,
     encode_answer,
 )
+from mcp_celery.engine.ports import QuestionStore
 from mcp_celery.testing.bus import MemoryTaskBus
 from mcp_celery.testing.kept import Kept, KeptTasks
 
@@ -49,12 +52,15 @@ class MemoryQuestions:
     def park(self, ref: TaskRef, questions: Sequence[Question], asking: Asking, leg: NextLeg) -> bool:
         """As ``QuestionStore.park``."""
         with self._found(ref) as kept:
+            if kept is not None and asking.call in kept.calls:
+                return True
             if kept is None or not kept.counts(asking.attempt):
                 return False
+            kept.note_answer(asking.call)
             kept.questions = {question.key: question for question in questions}
             kept.answers = {}
             kept.request_state, kept.is_parked = leg.request_state, True
-            kept.started_retries, kept.started_by = -1, ""
+            kept.reset_attempt()
             self._kept.let_go(kept)
             kept.claim_retries = 0
             record = kept.record
@@ -133,36 +139,38 @@ class MemoryQuestions:
         with self._found(ref) as kept:
             if kept is not None and kept.record.attempt == attempt:
                 self._kept.due.pop(ref, None)
+                if kept.awaits_claim:
+                    self._kept.unclaimed[ref] = max(self._clock(), kept.record.retry_at_ms or 0)
 
 
-class MemoryQuestionStore:
+class MemoryQuestionStore(QuestionStore):
     """The same for event loops. Fulfils :class:`mcp_celery.engine.QuestionStore`."""
 
     def __init__(self, core: MemoryQuestions) -> None:
         self._core = core
 
+    @override
     async def ask(self, ref: TaskRef, question: Question, asking: Asking) -> bool:
-        """Ask in the middle of a job."""
         return self._core.ask(ref, question, asking)
 
+    @override
     async def heard(self, ref: TaskRef, key: str, *, attempt: int) -> Answer | bool:
-        """What became of an awaited question."""
         return self._core.heard(ref, key, attempt=attempt)
 
+    @override
     async def withdraw(self, ref: TaskRef, keys: Sequence[str], *, attempt: int, at_ms: int) -> dict[str, Answer]:
-        """Forget awaited questions, and their answers."""
         return self._core.withdraw(ref, keys, attempt=attempt, at_ms=at_ms)
 
+    @override
     async def park(self, ref: TaskRef, questions: Sequence[Question], asking: Asking, leg: NextLeg) -> bool:
-        """Ask at the end of a job."""
         return self._core.park(ref, questions, asking, leg)
 
+    @override
     async def answer(
         self, ref: TaskRef, answers: Mapping[str, Answer], *, at_ms: int, start_before_ms: int | None
     ) -> Answered | None:
-        """Take answers."""
         return self._core.answer(ref, answers, at_ms=at_ms, start_before_ms=start_before_ms)
 
+    @override
     async def published(self, ref: TaskRef, *, attempt: int) -> None:
-        """Note that the leg that was due is with the broker."""
         self._core.published(ref, attempt=attempt)

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from mcp_celery.engine import Cause, Change, DueTasks, TaskRef, TaskStatus
-from mcp_celery.engine.recovery import (
+from typing_extensions import override
+
+from mcp_celery.engine import Cause, Change, DueTasks, HandBack, HandedBack, TaskRecord, TaskRef, TaskStatus
+from mcp_celery.engine.handback import MAX_PAUSES_MS, WAITING
+from mcp_celery.engine.ports import OpenTasks, RecoveryStore
+from mcp_celery.engine.recovery.model import (
     BATCH,
     PUBLISHING_MS,
     TRYING_AGAIN,
+    TRYING_AGAIN_LOST,
+    UNCLAIMED_BATCH,
     Expiring,
     Loss,
+    PublishedJob,
     RecoveryPolicy,
+    StoreCounts,
     Sweep,
     Verdict,
 )
+from mcp_celery.engine.store_mark import StoreMark
+from mcp_celery.testing.bus import MemoryTaskBus
 from mcp_celery.testing.kept import Kept, KeptTasks
 
 logger = logging.getLogger(__name__)
@@ -27,10 +37,14 @@ class MemoryRecoveryCore:
     """What the records' core knows of workers; each call is one step."""
 
     _kept: KeptTasks
+    _bus: MemoryTaskBus
 
     def __init__(self) -> None:
         self._workers: dict[str, int] = {}
+        self._unread: dict[str, int] = {}
+        self._components: dict[str, frozenset[str]] = {}
         self._reaper: tuple[str, int] = ("", 0)
+        self._mark: StoreMark | None = None
 
     def _step(self) -> AbstractContextManager[int]:
         raise NotImplementedError
@@ -41,17 +55,32 @@ class MemoryRecoveryCore:
     def _tell(self, kept: Kept, at_ms: int, cause: Cause, before: TaskStatus) -> None:
         raise NotImplementedError
 
-    def beat(self, worker: str, lease_ms: int) -> None:
+    def _report(self, kept: Kept, cause: Cause, before: TaskStatus, at_ms: int) -> None:
+        raise NotImplementedError
+
+    def beat(self, worker: str, lease_ms: int, components: Mapping[str, str], unread_ms: int) -> None:
         """As ``RecoveryStore.beat``."""
         with self._step() as now:
             self._workers[worker] = now + lease_ms
+            self._components[worker] = frozenset(components)
+            self._unread.pop(worker, None)
+            if unread_ms:
+                self._unread[worker] = now - unread_ms
+
+    def mark(self, new: StoreMark | None = None) -> StoreMark | None:
+        """As ``RecoveryStore.mark``."""
+        with self._step():
+            self._mark = self._mark or new
+            return self._mark
 
     def bury(self, worker: str) -> None:
         """As ``RecoveryStore.bury``."""
         with self._step():
             self._workers.pop(worker, None)
+            self._unread.pop(worker, None)
+            self._components.pop(worker, None)
 
-    def sweep(self, reaper: str, policy: RecoveryPolicy) -> Sweep | None:
+    def sweep(self, reaper: str, policy: RecoveryPolicy, skipped: int) -> Sweep | None:
         """As ``RecoveryStore.sweep``."""
         with self._step() as now:
             elected, until = self._reaper
@@ -68,7 +97,57 @@ class MemoryRecoveryCore:
                     for ref, since in self._kept.due.items()
                     if since <= now - PUBLISHING_MS and (kept := self._kept.get(ref)) is not None
                 ],
+                unclaimed=self._unclaimed(now - policy.publishing_ms)[skipped : skipped + UNCLAIMED_BATCH],
+                unread_since_ms=min(self._unread.values(), default=None),
+                at_ms=now,
             )
+
+    def _unclaimed(self, until: int) -> list[PublishedJob]:
+        """The jobs that no worker has and the broker has had since a time before, the oldest first."""
+        jobs = (
+            _published(kept.record, since)
+            for ref, since in self._kept.unclaimed.items()
+            if since <= until and (kept := self._kept.get(ref)) is not None
+        )
+        return sorted(jobs, key=lambda job: (job.at_ms, job.key))
+
+    def some_claimed(self) -> list[PublishedJob]:
+        """As ``RecoveryStore.some_claimed``."""
+        with self._step() as now:
+            live = [worker for worker, until in self._workers.items() if until > now]
+            keys = [key for worker in live for key in self._kept.claims.get(worker, ())]
+            found = [self._kept.get(TaskRef.of_key(key)) for key in keys]
+            return [_published(kept.record, kept.record.created_at_ms) for kept in found if kept is not None]
+
+    def decide_on_lost(self, job: PublishedJob, policy: RecoveryPolicy) -> Verdict:
+        """As ``RecoveryStore.lost``."""
+        ref = TaskRef.of_key(job.key)
+        with self._found(ref) as kept, self._step() as now:
+            if kept is None or self._kept.unclaimed.get(ref) != job.at_ms:
+                return "nothing"
+            del self._kept.unclaimed[ref]
+            record = kept.record
+            if record.key != job.key or not kept.awaits_claim:
+                return "nothing"
+            fails = record.redeliveries >= policy.max_redeliveries
+            if fails:
+                kept.apply(policy.lost_too_often)
+                kept.settle_questions()
+            else:
+                self._kept.let_go(kept)
+                self._release(kept, now)
+                redeliveries = record.redeliveries + 1
+                kept.record = replace(kept.record, status_message=TRYING_AGAIN_LOST, redeliveries=redeliveries)
+            self._tell(kept, now, "failed" if fails else "recovered", record.status)
+            return "failed" if fails else "again"
+
+    def counts(self) -> StoreCounts:
+        """As ``RecoveryStore.counts``."""
+        with self._step() as now:
+            kept = self._kept
+            claimed = sum(len(kept.claims.get(worker, ())) for worker in self._workers)
+            live = sum(until > now for until in self._workers.values())
+            return StoreCounts(len(kept.unclaimed), claimed, len(kept.due), len(kept.looks), live)
 
     def resign(self, reaper: str) -> None:
         """As ``RecoveryStore.resign``."""
@@ -124,7 +203,7 @@ class MemoryRecoveryCore:
             kept.apply(failed)
         else:
             self._release(kept, now)
-            kept.started_retries, kept.started_by = -1, ""
+            kept.reset_attempt()
             kept.record = replace(
                 kept.record,
                 status="working",
@@ -137,6 +216,47 @@ class MemoryRecoveryCore:
         kept.settle_questions()
         self._tell(kept, now, "recovered" if failed is None else "failed", before)
         return "again" if failed is None else "failed"
+
+    def hand_back(self, ref: TaskRef, handback: HandBack) -> HandedBack:
+        """As ``TaskStore.hand_back``."""
+        with self._found(ref) as kept, self._step() as now:
+            if kept is not None and (pause_ms := kept.calls.get(handback.call)) is not None:
+                return HandedBack("handed back", pause_ms)
+            if (
+                kept is None
+                or not kept.may_start(handback.attempt)
+                or kept.has_started(handback.retries)
+                or kept.record.key != handback.key
+            ):
+                return HandedBack("superseded")
+            record = kept.record
+            if record.is_too_late(now) or not self._is_elsewhere(record.fingerprint, handback.worker, now):
+                return HandedBack("nowhere")
+            number = kept.handbacks
+            if number >= handback.most or kept.handback_pauses_ms >= MAX_PAUSES_MS:
+                return HandedBack("too often")
+            pause_ms = handback.pause_ms(number)
+            kept.handbacks, kept.handback_pauses_ms = number + 1, kept.handback_pauses_ms + pause_ms
+            kept.note_answer(handback.call, pause_ms)
+            self._kept.let_go(kept)
+            self._kept.unclaimed.pop(ref, None)
+            kept.claim_retries = 0
+            kept.record = replace(record, attempt=record.attempt + 1, claim=None)
+            if record.status == "input_required" or not number:
+                kept.questions.clear()
+                kept.record = replace(kept.record, status="working", status_message=WAITING)
+                kept.count_change(now)
+                self._bus.tell(ref)
+            self._kept.due[ref] = now + pause_ms
+            self._report(kept, "handed_back", record.status, now)
+            return HandedBack("handed back", pause_ms)
+
+    def _is_elsewhere(self, fingerprint: str | None, worker: str, now: int) -> bool:
+        """Whether another live worker advertises a fingerprint."""
+        return fingerprint is not None and any(
+            other != worker and until > now and fingerprint in self._components[other]
+            for other, until in self._workers.items()
+        )
 
     def forget_due(self, key: str) -> None:
         """As ``RecoveryStore.forget_due``."""
@@ -165,62 +285,85 @@ class MemoryRecoveryCore:
                     self._kept.looks[ref] = 0
 
 
-class MemoryRecovery:
+def _published(record: TaskRecord, at_ms: int) -> PublishedJob:
+    options = None if record.fingerprint is None else tuple(sorted(record.options.items()))
+    return PublishedJob(record.key, at_ms, record.job_name, record.declared_as, options)
+
+
+class MemoryRecovery(RecoveryStore):
     """The same for event loops. Fulfils :class:`mcp_celery.engine.RecoveryStore`."""
 
     def __init__(self, core: MemoryRecoveryCore) -> None:
         self._core = core
 
-    async def beat(self, worker: str, lease_ms: int) -> None:
-        """Say that a worker lives."""
-        self._core.beat(worker, lease_ms)
+    @override
+    async def beat(
+        self, worker: str, lease_ms: int, components: Mapping[str, str] | None = None, unread_ms: int = 0
+    ) -> None:
+        self._core.beat(worker, lease_ms, components or {}, unread_ms)
 
-    async def sweep(self, reaper: str, policy: RecoveryPolicy) -> Sweep | None:
-        """What there is to do. None: another process reaps."""
-        return self._core.sweep(reaper, policy)
+    @override
+    async def mark(self, new: StoreMark | None = None) -> StoreMark | None:
+        return self._core.mark(new)
 
+    @override
+    async def sweep(self, reaper: str, policy: RecoveryPolicy, skipped: int = 0) -> Sweep | None:
+        return self._core.sweep(reaper, policy, skipped)
+
+    @override
+    async def some_claimed(self) -> Sequence[PublishedJob]:
+        return self._core.some_claimed()
+
+    @override
+    async def lost(self, job: PublishedJob, policy: RecoveryPolicy) -> Verdict:
+        return self._core.decide_on_lost(job, policy)
+
+    @override
     async def resign(self, reaper: str) -> None:
-        """Let another reaper be elected at once."""
         self._core.resign(reaper)
 
+    @override
     async def claimed(self, worker: str) -> Sequence[str]:
-        """Compound keys of the tasks whose job a worker has."""
         return self._core.claimed(worker)
 
+    @override
     async def recover(
         self, key: str, worker: str, loss: Loss, policy: RecoveryPolicy, *, before_ms: int = 0
     ) -> Verdict:
-        """Decide on a task whose job a worker had."""
         return self._core.decide(key, worker, loss, policy, before_ms)
 
+    @override
     async def bury(self, worker: str) -> None:
-        """Forget a worker."""
         self._core.bury(worker)
 
+    @override
     async def forget_due(self, key: str) -> None:
-        """A job that was due is published."""
         self._core.forget_due(key)
 
+    @override
     async def drop_due(self, key: str, reason: str) -> None:
-        """A job that is due cannot be published."""
         logger.error("task %s is not published again: %s", TaskRef.of_key(key).shown_id, reason)
         self._core.forget_due(key)
 
+    @override
     async def forget(self, expired: Sequence[Expiring]) -> None:
-        """Forget that tasks were to expire."""
         self._core.forget(expired)
 
+    @override
+    async def counts(self) -> StoreCounts:
+        return self._core.counts()
 
-class MemoryOpenTasks:
+
+class MemoryOpenTasks(OpenTasks):
     """Which tasks of exposed jobs are open, for event loops. Fulfils :class:`mcp_celery.engine.OpenTasks`."""
 
     def __init__(self, core: MemoryRecoveryCore) -> None:
         self._core = core
 
+    @override
     async def due(self, interval_ms: int, limit: int) -> DueTasks:
-        """The tasks at which it is time to look; they are the caller's for an interval."""
         return self._core.due_looks(interval_ms, limit)
 
+    @override
     async def hurry(self, keys: Sequence[str]) -> None:
-        """Let tasks be due at once."""
         self._core.hurry(keys)

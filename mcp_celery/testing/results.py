@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from mcp_celery.engine import JobOutcome, StoredResult
+from mcp_celery.engine.ports import TaskResults
 
 
-class MemoryTaskResults:
+class MemoryTaskResults(TaskResults):
     """Celery's result backend. Fulfils :class:`mcp_celery.engine.TaskResults`.
 
     Attributes:
@@ -28,8 +31,8 @@ class MemoryTaskResults:
         """
         self.stored[job_id] = StoredResult(state, json.loads(json.dumps(value, default=JobOutcome.__json__)))
 
+    @override
     async def read(self, job_id: str) -> StoredResult | None:
-        """The job's stored result, None when there is none."""
         return self.stored.get(job_id)
 
     async def read_many(self, job_ids: Sequence[str]) -> dict[str, StoredResult | None]:

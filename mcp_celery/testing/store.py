@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from typing_extensions import override
+
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
     UNOBSERVED,
@@ -13,6 +15,8 @@ from mcp_celery.engine import (
     EncodedResult,
     Extension,
     FailedLookups,
+    HandBack,
+    HandedBack,
     Observers,
     Quota,
     StoredTask,
@@ -20,6 +24,7 @@ from mcp_celery.engine import (
     TaskRef,
     now_ms,
 )
+from mcp_celery.engine.ports import TaskStore
 from mcp_celery.sealing import SnapshotCodec
 from mcp_celery.testing.bus import MemoryTaskBus
 from mcp_celery.testing.ledger import MemoryJobLedger
@@ -27,7 +32,7 @@ from mcp_celery.testing.questions import MemoryQuestionStore
 from mcp_celery.testing.results import MemoryTaskResults
 
 
-class MemoryTaskStore(MemoryQuestionStore):
+class MemoryTaskStore(MemoryQuestionStore, TaskStore):
     """Records of tasks for event loops. Fulfils :class:`mcp_celery.engine.TaskStore`.
 
     Args:
@@ -63,34 +68,35 @@ class MemoryTaskStore(MemoryQuestionStore):
         MemoryQuestionStore.__init__(store, ledger)
         return store
 
+    @override
     async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
-        """Keep a new record and its snapshot until the record's ttl ends, unless the quota is used up."""
         self.ledger.create(record, snapshot, quota)
 
+    @override
     async def count_failed_lookups(self, requestor: str, number: int, *, window_ms: int) -> FailedLookups:
-        """Count look-ups of a requestor that found nothing."""
         return self.ledger.count_failed_lookups(requestor, number, window_ms=window_ms)
 
+    @override
     async def load(self, ref: TaskRef) -> StoredTask | None:
-        """The record, with the job's stored result where ``results`` was given."""
         return self.ledger.load(ref)
 
+    @override
     async def present(self, refs: Sequence[TaskRef]) -> list[TaskRef]:
-        """Those of several tasks that there are."""
-        return [ref for ref in refs if self.ledger.has(ref)]
+        return [ref for ref in refs if self.ledger.is_kept(ref)]
 
+    @override
     async def load_many(self, refs: Sequence[TaskRef]) -> list[StoredTask | None]:
-        """As :meth:`load`, of several tasks."""
         return [self.ledger.load(ref) for ref in refs]
 
+    @override
     async def page(self, owner: Caller, *, before: str | None, limit: int) -> list[StoredTask]:
-        """An owner's tasks that are alive, the newest first."""
         return self.ledger.page(owner, before=before, limit=limit)
 
+    @override
     async def change(self, ref: TaskRef, change: Change) -> Changed | None:
-        """Apply a change in one step, and tell it on the bus."""
         return self.ledger.change(ref, change)
 
+    @override
     async def start(
         self,
         ref: TaskRef,
@@ -101,31 +107,43 @@ class MemoryTaskStore(MemoryQuestionStore):
         delivery: str = "",
         worker: str = "",
         key: str = "",
+        fingerprint: str | None = None,
     ) -> TaskContextSnapshot | None:
-        """Let the body of a job begin, once for each (attempt, retries)."""
         return self.ledger.start(
-            ref, attempt=attempt, retries=retries, at_ms=at_ms, delivery=delivery, worker=worker, key=key
+            ref,
+            attempt=attempt,
+            retries=retries,
+            at_ms=at_ms,
+            delivery=delivery,
+            worker=worker,
+            key=key,
+            fingerprint=fingerprint,
         )
 
+    @override
+    async def hand_back(self, ref: TaskRef, handback: HandBack) -> HandedBack:
+        return self.ledger.hand_back(ref, handback)
+
+    @override
     async def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
-        """The creating request's context, to publish a task's job anew."""
         return self.ledger.snapshot(ref)
 
+    @override
     async def delete(self, ref: TaskRef) -> bool:
-        """Forget a record and its snapshot, unless its job has begun."""
         return self.ledger.delete(ref)
 
+    @override
     async def retire(self, ref: TaskRef, at_ms: int) -> None:
-        """Let a task go at ``at_ms``, if that is before its time."""
         self.ledger.retire(ref, at_ms)
 
+    @override
     async def keep(self, ref: TaskRef, extension: Extension) -> None:
-        """Let an open task live longer."""
         self.ledger.keep(ref, extension)
 
+    @override
     async def finish(self, ref: TaskRef, change: Change, result: EncodedResult) -> bool:
-        """Store a job's result and move its task, in one step."""
         return self.ledger.finish(ref, change, result)
 
+    @override
     async def aclose(self) -> None:
         """Close nothing: the records are the process's."""

@@ -6,11 +6,22 @@ The SDK checks only where the server listens on loopback, and its log line does 
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_celery.hosts import AllowedNames
+from mcp_celery.common.allowed_hosts import AllowedNames
 from mcp_celery.web.refusals import client_of, log, respond, shown
+
+ALLOW_HOST: Final = "--allowed-host or MCP_CELERY_ALLOWED_HOSTS allows further names"
+ALLOW_ORIGIN: Final = "--allowed-origin or MCP_CELERY_ALLOWED_ORIGINS allows further ones"
+
+
+def _path_in_app(scope: Scope) -> str:
+    """The path by which the app routes a request: without the prefix of a proxy (``--root-path``) or of a mount."""
+    path, prefix = scope["path"], scope.get("root_path", "")
+    below = path.removeprefix(prefix)
+    return below if prefix and below[:1] in ("", "/") else path
 
 
 class AllowedNamesOnly:
@@ -31,7 +42,7 @@ class AllowedNamesOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it."""
-        if scope["type"] != "http" or scope["path"].rstrip("/") != self._path.rstrip("/"):
+        if scope["type"] != "http" or _path_in_app(scope).rstrip("/") != self._path.rstrip("/"):
             await self._app(scope, receive, send)
             return
         hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
@@ -39,12 +50,13 @@ class AllowedNamesOnly:
         # With two Host headers, another reader of the request may take the other one.
         host = hosts[0] if len(hosts) == 1 else None
         if not self._names.allows_host(host):
-            told = "the Host {}; --allowed-host or MCP_CELERY_ALLOWED_HOSTS allows further names"
+            told = f"the Host {{}}; {ALLOW_HOST}"
             log.note("host", client_of(scope), told.format(shown(", ".join(hosts) or None)))
-            await respond(send, HTTPStatus.MISDIRECTED_REQUEST, "This server does not accept this Host")
+            text = f"This server does not accept this Host; {ALLOW_HOST}"
+            await respond(send, HTTPStatus.MISDIRECTED_REQUEST, text)
         elif len(origins) > 1 or not self._names.allows_origin(origins[0] if origins else None):
-            told = "the Origin {}; --allowed-origin or MCP_CELERY_ALLOWED_ORIGINS allows further ones"
+            told = f"the Origin {{}}; {ALLOW_ORIGIN}"
             log.note("origin", client_of(scope), told.format(shown(", ".join(origins))))
-            await respond(send, HTTPStatus.FORBIDDEN, "This server does not accept this Origin")
+            await respond(send, HTTPStatus.FORBIDDEN, f"This server does not accept this Origin; {ALLOW_ORIGIN}")
         else:
             await self._app(scope, receive, send)

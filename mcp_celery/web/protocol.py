@@ -6,8 +6,8 @@ the bytes that belong to no body, and keeps one timer for each connection. uvico
 on its command line: ``uvicorn app:app --http mcp_celery.web:BoundedHttpProtocol``.
 
 The subclass reads these attributes of uvicorn's class, which uvicorn does not document: ``transport``, ``loop``,
-``flow``, ``cycle`` and ``server_state``. tests/acceptance/test_http_limits.py fails where a release of uvicorn changes
-them.
+``flow``, ``cycle``, ``app_state`` and ``server_state``. tests/acceptance/test_http_limits.py and test_shutdown.py fail
+where a release of uvicorn changes them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from mcp_celery.web.limits import (
     too_slow,
 )
 from mcp_celery.web.refusals import raw_response
+from mcp_celery.web.shutdown import STATE_KEY
 
 MAX_PIPELINED: Final = 16
 """Most requests that one read of the socket may begin. MCP clients send one and wait, and each one costs memory."""
@@ -100,6 +101,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._overhead > self._bounds.max_header_bytes and not self.transport.is_closing():
             self._refuse(too_many_header_bytes(self._bounds))
+
+    def shutdown(self) -> None:
+        """End the connection in order: the server ends. The app learns of it, so that its streams end (shutdown.py)."""
+        if (end_streams := self.app_state.get(STATE_KEY)) is not None:
+            end_streams()
+        super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer."""

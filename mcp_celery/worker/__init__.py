@@ -7,27 +7,37 @@ from collections.abc import Mapping
 from celery import Celery
 
 from mcp_celery.config import TaskConfig
+from mcp_celery.host_app import add_steps
 from mcp_celery.keys import TaskType
 from mcp_celery.logs import shorten_ids_of_celery
-from mcp_celery.steps import add_steps
 from mcp_celery.worker.asking import InputLifetimes
-from mcp_celery.worker.backend import ResultPlace
+from mcp_celery.worker.celery.bootsteps import pool_problem, require_readable
+from mcp_celery.worker.celery.result_backend import ResultPlace
+from mcp_celery.worker.celery.signals import connect, connect_outcomes
 from mcp_celery.worker.job import ComponentJob, WorkerRuntime, job_class
+from mcp_celery.worker.loop import JobLoop, ServerLoop
+from mcp_celery.worker.probe_options import ProbeOptions
 from mcp_celery.worker.revision import JobRevisions
 from mcp_celery.worker.runner import JobRunner
-from mcp_celery.worker.signals import connect, connect_outcomes
-from mcp_celery.worker.steps import require_json
+from mcp_celery.worker.versions import HeldVersion, VersionCheck, VersionPolicy
 
 __all__ = [
     "ComponentJob",
+    "HeldVersion",
     "InputLifetimes",
+    "JobLoop",
     "JobRevisions",
     "JobRunner",
+    "ProbeOptions",
     "ResultPlace",
+    "ServerLoop",
+    "VersionCheck",
+    "VersionPolicy",
     "WorkerRuntime",
     "bind_jobs",
+    "pool_problem",
     "register",
-    "require_json",
+    "require_readable",
 ]
 
 

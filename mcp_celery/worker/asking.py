@@ -24,6 +24,7 @@ from mcp_types import (
     MissingRequiredClientCapabilityErrorData,
 )
 
+from mcp_celery.common.schemas import UnusableSchemaError
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
     ELICIT,
@@ -41,10 +42,9 @@ from mcp_celery.engine import (
     now_ms,
     require_usable_form,
 )
+from mcp_celery.engine.retry import until_store_answers
 from mcp_celery.errors import McpCeleryError
-from mcp_celery.retry import until_store_answers
-from mcp_celery.schemas import UnusableSchemaError
-from mcp_celery.worker.call import JobCall
+from mcp_celery.worker.delivery import JobCall
 from mcp_celery.worker.revision import CallerRevision
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The caller of a task, in the worker: who asked, with which headers, in which trace. Provisional seams of the SDK:
+"""The caller of a task, in the worker: who asked, with which headers. Provisional seams of the SDK:
 the context variable behind ``get_access_token()``, and the form of a request's ``_meta``.
 """
 
@@ -12,9 +12,6 @@ from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp_types import RequestParamsMeta
-from opentelemetry import context as trace_context
-from opentelemetry.propagate import extract
-from opentelemetry.trace import get_current_span
 from starlette.datastructures import Headers
 
 from mcp_celery.context import CallerToken, TaskContextSnapshot
@@ -35,23 +32,13 @@ class _Caller(AuthenticatedUser):
 
 @contextmanager
 def as_caller(snapshot: TaskContextSnapshot) -> Generator[None]:
-    """Let ``get_access_token()`` give the task's caller, None for an anonymous one, and let spans join its trace."""
+    """Let ``get_access_token()`` give the task's caller, None for an anonymous one."""
     user = None if snapshot.token is None else _Caller(snapshot.token)
     reset_user = auth_context_var.set(user)
-    reset_trace = trace_context.attach(_trace_of(snapshot))
     try:
         yield
     finally:
-        trace_context.detach(reset_trace)
         auth_context_var.reset(reset_user)
-
-
-def _trace_of(snapshot: TaskContextSnapshot) -> trace_context.Context:
-    """The trace of the creating request, unless Celery's own instrumentation has continued one."""
-    if get_current_span().get_span_context().is_valid:
-        return trace_context.get_current()
-    parent = {"traceparent": snapshot.traceparent, "tracestate": snapshot.tracestate}
-    return extract({name: value for name, value in parent.items() if value is not None}, trace_context.get_current())
 
 
 def headers_of(snapshot: TaskContextSnapshot) -> Headers | None:

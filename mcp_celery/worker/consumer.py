@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from celery.exceptions import WorkerShutdown
 from celery.worker import state
 from kombu.common import ignore_errors
 
-from mcp_celery.worker.intake import tolerate
+from mcp_celery.broker.queues import is_refusal
+from mcp_celery.worker.celery.intake import tolerate
 
 if TYPE_CHECKING:
 
@@ -92,8 +94,14 @@ class Consumer(_Consumer):
 
         Jobs that run go on. Their messages cannot be acknowledged any more, so nobody shall try; delivered again, they
         are dropped, since a body begins once.
+
+        Raises:
+            WorkerShutdown: RabbitMQ refuses a queue, which it would do each time.
         """
         connection = self.connection
+        if is_refusal(exc):
+            logger.critical("the worker ends: %s", exc)
+            raise WorkerShutdown(1) from exc
         try:
             super().on_connection_error_after_connected(exc)
         except AttributeError as error:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,37 +13,48 @@ import celery
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.utils.time import get_exponential_backoff_interval
 
-from mcp_celery.component_source import ComponentRaised
-from mcp_celery.config import TaskConfig
-from mcp_celery.engine import (
-    Change,
-    Changed,
-    EncodedResult,
-    JobLedger,
-    JobOutcome,
-    TaskRef,
-    result_lost,
-    success,
-)
-from mcp_celery.errors import JobFailedError, McpCeleryError, StoredDataError, StoreUnavailableError
-from mcp_celery.formats import (
+from mcp_celery.asyncio_pool.current import at_pool_stop, await_in_job, in_job
+from mcp_celery.broker.job_message import FINGERPRINT_HEADER, STORE_HEADER, serializer_of_messages
+from mcp_celery.broker.naming import job_name
+from mcp_celery.common.formats import (
     FORMAT,
     FORMAT_HEADER,
     UNNUMBERED,
     NewerFormatError,
     is_readable,
 )
+from mcp_celery.components.source import ComponentRaised
+from mcp_celery.config import TaskConfig
+from mcp_celery.engine import (
+    UNSEALED_RESULTS,
+    Change,
+    Changed,
+    EncodedResult,
+    JobLedger,
+    JobOutcome,
+    ResultSeals,
+    TaskRef,
+    now_ms,
+    result_lost,
+    success,
+)
+from mcp_celery.engine.retry import until_store_answers_blocking
+from mcp_celery.errors import JobFailedError, McpCeleryError, StoredDataError, StoreUnavailableError
 from mcp_celery.keys import TaskType
-from mcp_celery.names import job_name
-from mcp_celery.retry import until_store_answers_blocking
+from mcp_celery.logs import get_logger
 from mcp_celery.sealing import UNSIGNED, UNSIGNED_MESSAGE, MessageSigner
-from mcp_celery.worker.aio.current import at_pool_stop, await_in_job, in_job
-from mcp_celery.worker.backend import JobBackend, ResultPlace, StoreBackend
-from mcp_celery.worker.heart import Heart, Living
-from mcp_celery.worker.loop import ProcessLoop
-from mcp_celery.worker.runner import JobCall, JobRefused, JobRunner
+from mcp_celery.settings import OtherStore
+from mcp_celery.telemetry.traces import AVAILABLE_HEADER, TRACEPARENT, TRACESTATE, Delivered
+from mcp_celery.worker.celery.heartbeat import Heart, Living
+from mcp_celery.worker.celery.result_backend import JobBackend, ResultPlace, StoreBackend
+from mcp_celery.worker.delivery import JobCall, JobRefused
+from mcp_celery.worker.job_arguments import MalformedJobError, task_of
+from mcp_celery.worker.loop import JobLoop, ProcessLoop
+from mcp_celery.worker.probe_options import ProbeOptions
+from mcp_celery.worker.runner import JobRunner
+from mcp_celery.worker.versions import HeldVersion
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 if TYPE_CHECKING:
     _CeleryTask = celery.Task[..., JobOutcome]
@@ -70,9 +81,19 @@ class WorkerRuntime:
         results: Where results of jobs are kept. Only where that is not elsewhere, a result and its task are stored in
             one step.
         signer: Checks the messages of jobs, and signs those of retries.
+        held: Gives the versions of components that this process has.
+        max_handbacks: How often a job for another version is handed back.
+        seals: Seals the results of jobs.
+        store_name: Which store has the records, for people.
+        other_store: What becomes of a job whose task another store keeps.
+        loop: Where jobs run off the asyncio pool. None: on a loop of the process's own.
+        probes: Where the worker answers probes, None where it does not.
+
+    Attributes:
+        follows_ends: As :attr:`JobRunner.follows_ends`. A worker sets it before its pool forks.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - everything that the jobs of a server share
         self,
         *,
         namespace: str,
@@ -81,15 +102,39 @@ class WorkerRuntime:
         make_runner: Callable[[], JobRunner],
         results: ResultPlace,
         signer: MessageSigner = UNSIGNED,
+        held: Callable[[], Sequence[HeldVersion]] = tuple,
+        max_handbacks: int = 0,
+        seals: ResultSeals = UNSEALED_RESULTS,
+        store_name: str = "",
+        other_store: OtherStore = "stop",
+        loop: JobLoop | None = None,
+        probes: ProbeOptions | None = None,
     ) -> None:
+        self.probes = probes
+        self.store_name = store_name
+        self.other_store: OtherStore = other_store
+        self.max_handbacks = max_handbacks
+        self._held = held
         self.namespace = namespace
         self.signer = signer
+        self.seals = seals
         self.ledger = ledger
         self.heart = Heart(living)
         self.results: ResultPlace = results
         self._make_runner = make_runner
-        self._loop = ProcessLoop()
+        self._loop = loop or ProcessLoop()
         self._runner: JobRunner | None = None
+        self.follows_ends = False
+
+    @functools.cached_property
+    def held(self) -> Sequence[HeldVersion]:
+        """The versions of components that this process has, as they were when it was first asked."""
+        return self._held()
+
+    @functools.cached_property
+    def fingerprints(self) -> frozenset[str]:
+        """Their fingerprints."""
+        return frozenset(one.fingerprint for one in self.held)
 
     def is_genuine(self, headers: Any, kwargs: Any, retries: int) -> bool:
         """Whether a process with the encryption keys published a job's message.
@@ -114,6 +159,10 @@ class WorkerRuntime:
         """Whether the running event loop is the one on which this process runs its jobs, off the asyncio pool."""
         return self._loop.is_here()
 
+    def held_seconds(self) -> float:
+        """As :meth:`JobLoop.held_seconds`, of the loop on which this process runs jobs off the asyncio pool."""
+        return self._loop.held_seconds()
+
     def run(self, call: JobCall) -> JobOutcome:
         """Run a job on the process's event loop, and wait for it.
 
@@ -131,6 +180,7 @@ class WorkerRuntime:
     def _live_runner(self) -> JobRunner:
         if self._runner is None:
             self._runner = self._make_runner()
+            self._runner.follows_ends = self.follows_ends
         return self._runner
 
     def abandon(self, job_id: str, *, interrupt: bool = False) -> None:
@@ -165,7 +215,7 @@ class WorkerRuntime:
             except McpCeleryError:
                 logger.error("could not tell that task %s is %s", ref.shown_id, change.to)
         except StoredDataError as error:
-            logger.error("could not tell that task %s is %s: %s", ref.shown_id, change.to, error.reason)
+            logger.error("task %s is %s, and its record cannot be read: %s", ref.shown_id, change.to, error.reason)
 
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """Apply a change to a task. Blocks the calling thread; on the asyncio pool it suspends the calling job alone.
@@ -197,6 +247,17 @@ class WorkerRuntime:
         self.heart.stop()
 
 
+class RetryReason(Exception):  # noqa: N818 - an outcome, not an error
+    """Stands for what a component raised in Celery's event of a retry, which Flower shows: its text is for the log.
+
+    Args:
+        name: Name of the exception's class.
+    """
+
+    def __repr__(self) -> str:
+        return f"{self.args[0]}()"
+
+
 class ComponentJob(_CeleryTask):
     """The Celery task of one component. Its name is ``mcp.{namespace}.{type}.{component}``.
 
@@ -214,22 +275,29 @@ class ComponentJob(_CeleryTask):
     retry_on_worker_lost = False
     ignore_result = False
     track_started = False
-    serializer = "json"
     throws = (JobFailedError,)
     run_on_loop = True
     """On the asyncio pool: the body is plain, but waits there by suspending its greenlet."""
-    Request = "mcp_celery.worker.received:DiscreetRequest"
+    Request = "mcp_celery.worker.celery.celery_request:DiscreetRequest"
+    Strategy = "mcp_celery.worker.celery.handing_back:strategy"
 
     runtime: WorkerRuntime
     config: TaskConfig
+    declared_as: str
+
+    @property
+    def serializer(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride] - Celery reads it only
+        """Of the messages of retries."""
+        return serializer_of_messages(self.app)
 
     @property
     def backend(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody sets a job's backend
         """The app's result backend, whose calls do not hold the asyncio pool's loop."""
         if self.runtime.results == "in store":
-            return StoreBackend(self.app, self._finish)
+            return StoreBackend(self.app, self._finish, self.runtime.seals)
         finish = self._finish if self.runtime.results == "with records" else None
-        return JobBackend(super().backend, finish, self._tell_lost)
+        celery_task = super()
+        return JobBackend(lambda: celery_task.backend, finish, self._tell_lost, self.runtime.seals)
 
     def _finish(self, request: Any, outcome: JobOutcome, result: EncodedResult) -> bool:
         """Store a result and move its task together. False: the store did not answer; then each is tried alone."""
@@ -251,7 +319,10 @@ class ComponentJob(_CeleryTask):
         message = super().signature_from_request(request, *args, **shown, **options)
         runtime = self.runtime
         signed = runtime.signer.headers(runtime.namespace, request.kwargs, message.options["retries"])
-        message.options["headers"] = {**(message.options.get("headers") or {}), FORMAT_HEADER: FORMAT, **signed}
+        hints = {name: request.get(name) for name in (FINGERPRINT_HEADER, STORE_HEADER, TRACEPARENT, TRACESTATE)}
+        hints[AVAILABLE_HEADER] = now_ms() + round(1000 * (message.options.get("countdown") or 0))
+        ours = {FORMAT_HEADER: FORMAT, **{name: hint for name, hint in hints.items() if hint is not None}, **signed}
+        message.options["headers"] = {**(message.options.get("headers") or {}), **ours}
         return message
 
     def run(self, key: str, attempt: int, leg: int = 1) -> JobOutcome:
@@ -282,6 +353,10 @@ class ComponentJob(_CeleryTask):
             input_timeout_seconds=self.config.input_timeout,
             is_genuine=request.is_eager or self.runtime.is_genuine(request, request.kwargs, request.retries),
             let_through=(*self._reasons_to_retry(), *self._limits()),
+            publish_later=self.runtime.heart.publish_later,
+            declared_as=self.declared_as,
+            delivered=Delivered.of_message(request),
+            note_trace=request.update,
         )
         try:
             return self.runtime.run(call)
@@ -290,7 +365,9 @@ class ComponentJob(_CeleryTask):
         except ComponentRaised as raised:
             if isinstance(raised.reason, self._reasons_to_retry()):
                 countdown = self._wait_before_retry(request.retries)
-                raise self.retry(exc=raised.reason, countdown=countdown) from None
+                logger.info("job %s is tried again in %d s: %r", request.id, countdown, raised.reason)
+                reason = RetryReason(type(raised.reason).__name__)
+                raise self.retry(exc=reason, countdown=countdown) from None
             raise raised.reason from None
 
     def _reasons_to_retry(self) -> tuple[type[Exception], ...]:
@@ -315,29 +392,9 @@ class ComponentJob(_CeleryTask):
         )
 
 
-class MalformedJobError(ValueError):
-    """The arguments of a job's message name no task. Anybody who can write to the broker can send such a message."""
-
-
-def task_of(kwargs: Any) -> tuple[TaskRef, int]:
-    """Where the task of a job's message is kept, and the attempt that the message is for.
-
-    Args:
-        kwargs: The message's arguments, whatever they are.
-
-    Raises:
-        MalformedJobError: They name no task.
-    """
-    try:
-        key = kwargs["key"]
-        key.encode()  # a lone surrogate cannot be sent to the store
-        return TaskRef.of_key(key), int(kwargs["attempt"])
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise MalformedJobError(f"the arguments of its message name no task ({type(error).__name__})") from None
-
-
 def job_class(task_type: TaskType, component: str, config: TaskConfig, runtime: WorkerRuntime) -> type[ComponentJob]:
     """The class of one component's job. Celery keeps annotations and limits on classes, so each job has its own."""
     name = job_name(runtime.namespace, task_type, component)
     attributes = {**config.celery_options("class"), "name": name, "config": config, "runtime": runtime}
+    attributes["declared_as"] = component
     return type("ComponentJob", (ComponentJob,), attributes)

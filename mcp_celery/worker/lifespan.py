@@ -10,8 +10,8 @@ import contextvars
 import logging
 from typing import Any
 
-from mcp_celery.component_source import ComponentSource
-from mcp_celery.containing import containing
+from mcp_celery.base_exceptions import containing
+from mcp_celery.components.source import ComponentSource
 
 logger = logging.getLogger(__name__)
 

@@ -1,9 +1,11 @@
-"""One event loop for each worker process, on a thread of its own, made when the first job needs it.
+"""The event loop of jobs: one for each worker process, on a thread of its own, made when the first job needs it.
 
 Celery calls a job's body in the pool's thread (prefork's child, a thread of ``threads``, the main thread of ``solo``).
 The body hands its coroutine to this loop and waits. So ``async def`` tools of many threads share a loop, the server's
 lifespan lives between jobs, and an exception that Celery raises in the waiting thread (a soft time limit) reaches the
 coroutine as a cancellation.
+
+Jobs in a server's own process may have to run on the server's loop: what its lifespan opened belongs to that loop.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Coroutine
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Iterable
 from concurrent.futures import TimeoutError as WaitTimeoutError
 from typing import Any, TypeVar, cast
 
-from mcp_celery.worker.aio.awaited import Awaited
-from mcp_celery.worker.aio.threads import raise_in_thread
+from mcp_celery.asyncio_pool.awaited import Awaited
+from mcp_celery.asyncio_pool.threads import raise_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -33,52 +36,41 @@ class CancelledInsideError(Exception):
     """User code cancelled the asyncio task that runs its job."""
 
 
-class ProcessLoop:
-    """Runs coroutines for blocking callers. Safe across forks: a child never uses its parent's loop."""
+class JobLoop(ABC):
+    """Runs coroutines for blocking callers."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
         self._ending = False
-        os.register_at_fork(after_in_child=self._forget)
+        self._asked_at: float | None = None
 
-    def _forget(self) -> None:
-        self._lock = threading.Lock()
-        self._loop = self._thread = None
-        self._stopping = threading.Event()
-        self._ending = False
+    def held_seconds(self) -> float:
+        """For how long the loop has not taken its turn since somebody asked; 0 where it has, or there is no loop.
+
+        Each call asks the loop, unless it still has to answer. To be called from one thread, again and again.
+        """
+        loop, asked_at = self._loop, self._asked_at
+        if loop is None:
+            return 0.0
+        if asked_at is not None:
+            return time.monotonic() - asked_at
+        self._asked_at = time.monotonic()
+        try:
+            loop.call_soon_threadsafe(self._answer)
+        except RuntimeError:  # closed
+            self._asked_at = None
+        return 0.0
+
+    def _answer(self) -> None:
+        self._asked_at = None
 
     def is_here(self) -> bool:
         """Whether this is the running loop."""
         return self._loop is asyncio.get_running_loop()
 
+    @abstractmethod
     def _running(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                loop = asyncio.new_event_loop()
-                thread = threading.Thread(
-                    target=self._main, args=(loop, self._stopping), name="mcp-celery-loop", daemon=True
-                )
-                thread.start()
-                self._loop, self._thread = loop, thread
-            return self._loop
-
-    @staticmethod
-    def _main(loop: asyncio.AbstractEventLoop, stopping: threading.Event) -> None:
-        asyncio.set_event_loop(loop)
-        while not stopping.is_set():
-            try:
-                loop.run_forever()
-            except BaseException:
-                # SystemExit in an asyncio task that a component started, which asyncio lets through.
-                logger.exception("a component raised an exception that would have ended the event loop")
-            else:
-                if not stopping.is_set():
-                    logger.error("a component stopped the event loop of all jobs; it goes on")
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
+        """The loop, running."""
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and wait for it.
@@ -110,6 +102,73 @@ class ProcessLoop:
             _unwind(call)
             raise
 
+    @abstractmethod
+    def stop(self, *last: Coroutine[Any, Any, None]) -> None:
+        """Run the last coroutines, and let the loop go. Must not be called on the loop itself."""
+
+
+class ServerLoop(JobLoop):
+    """The event loop of a server that runs jobs itself. It belongs to whoever runs the server.
+
+    Args:
+        loop: The loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = self._server_loop = loop
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        return self._server_loop
+
+    def stop(self, *last: Coroutine[Any, Any, None]) -> None:
+        """Run the last coroutines; the loop goes on."""
+        self._ending = True
+        _run_last(last, self._server_loop)
+
+
+class ProcessLoop(JobLoop):
+    """A loop of the process's own. Safe across forks: a child never uses its parent's loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._loop = self._thread = self._asked_at = None
+        self._stopping = threading.Event()
+        self._ending = False
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(
+                    target=self._main, args=(loop, self._stopping), name="mcp-celery-loop", daemon=True
+                )
+                thread.start()
+                self._loop, self._thread = loop, thread
+            return self._loop
+
+    @staticmethod
+    def _main(loop: asyncio.AbstractEventLoop, stopping: threading.Event) -> None:
+        asyncio.set_event_loop(loop)
+        while not stopping.is_set():
+            try:
+                loop.run_forever()
+            except BaseException:
+                # SystemExit in an asyncio task that a component started, which asyncio lets through.
+                logger.exception("a component raised an exception that would have ended the event loop")
+            else:
+                if not stopping.is_set():
+                    logger.error("a component stopped the event loop of all jobs; it goes on")
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
     def stop(self, *last: Coroutine[Any, Any, None]) -> None:
         """Run the last coroutines, cancel whatever is left, and end the thread. Does nothing where no loop was made."""
         loop, thread = self._loop, self._thread
@@ -118,13 +177,7 @@ class ProcessLoop:
                 coroutine.close()
             return
         self._ending = True
-        for coroutine in last:
-            try:
-                asyncio.run_coroutine_threadsafe(coroutine, loop).result(UNWIND_SECONDS)
-            except WaitTimeoutError:
-                logger.warning("a clean-up did not end within %.0f s", UNWIND_SECONDS)
-            except Exception:
-                logger.exception("a clean-up failed")
+        _run_last(last, loop)
         try:
             asyncio.run_coroutine_threadsafe(_cancel_rest(), loop).result(UNWIND_SECONDS)
         except WaitTimeoutError:
@@ -133,6 +186,16 @@ class ProcessLoop:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(UNWIND_SECONDS)
         self._forget()
+
+
+def _run_last(last: Iterable[Coroutine[Any, Any, None]], loop: asyncio.AbstractEventLoop) -> None:
+    for coroutine in last:
+        try:
+            asyncio.run_coroutine_threadsafe(coroutine, loop).result(UNWIND_SECONDS)
+        except WaitTimeoutError:
+            logger.warning("a clean-up did not end within %.0f s", UNWIND_SECONDS)
+        except Exception:
+            logger.exception("a clean-up failed")
 
 
 def _unwind(call: Awaited[Any]) -> None:

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from mcp_celery.common.jsonable import finite_number, text_of
 from mcp_celery.engine import MAX_MESSAGE_CHARS, Change, Changed, Progress
 from mcp_celery.errors import McpCeleryError
-from mcp_celery.jsonable import finite_number, text_of
 
 logger = logging.getLogger(__name__)
 

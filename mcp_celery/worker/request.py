@@ -31,12 +31,12 @@ from mcp_types import (
 from mcp_types import methods as spec_methods
 from pydantic import BaseModel
 
-from mcp_celery.component_source import ComponentRaised, ComponentSource, JobRequest
-from mcp_celery.containing import containing, text_of_error
+from mcp_celery.base_exceptions import containing, text_of_error
+from mcp_celery.common.jsonable import NotJSONError, json_value, text_of
+from mcp_celery.components.source import ComponentRaised, ComponentSource, JobRequest
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import ASKABLE, JSONObject
 from mcp_celery.errors import ComponentExitedError
-from mcp_celery.jsonable import NotJSONError, json_value, text_of
 from mcp_celery.worker.asking import Asker
 from mcp_celery.worker.caller import headers_of, meta_of
 from mcp_celery.worker.progress import ProgressReporter
@@ -75,10 +75,14 @@ class JobDispatchContext:
         params: Mapping[str, Any] | None,
         opts: CallOptions | None = None,  # noqa: ARG002 - the SDK's protocol
     ) -> None:
-        """A log message becomes the task's status message; a task's stream carries no other notification."""
+        """A log message becomes the task's status message, and progress the task's; other notifications are dropped."""
         self._progress.check()
-        if method == "notifications/message" and params is not None:
+        if params is None:
+            return
+        if method == "notifications/message":
             await self._progress.say(params.get("data"))
+        elif method == "notifications/progress":
+            await self._progress.report(params.get("progress"), params.get("total"), params.get("message"))
 
     def is_abandoned(self) -> bool:
         """Whether nobody waits for the job any more."""
@@ -103,7 +107,8 @@ class _JobSession(ServerSession):
     async def send_log_message(
         self, level: LoggingLevel, data: Any, logger: str | None = None, related_request_id: RequestId | None = None
     ) -> None:
-        await super().send_log_message(level, text_of(data), logger, related_request_id)  # pyright: ignore[reportDeprecated]
+        text = text_of(getattr(data, "msg", data))  # FastMCP's log data, of which the message is for people
+        await super().send_log_message(level, text, logger, related_request_id)  # pyright: ignore[reportDeprecated]
 
 
 def request_context(

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, cast
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import InputRequiredResult
 
-from mcp_celery.component_source import ComponentSource
+from mcp_celery.asyncio_pool.current import current_job
+from mcp_celery.common.formats import FORMAT
+from mcp_celery.common.jsonable import NotJSONError, is_sendable
+from mcp_celery.components.source import ComponentSource
 from mcp_celery.context import TaskContext, TaskContextSnapshot, restore_task_snapshot
 from mcp_celery.engine import (
     Asking,
     JobOutcome,
     JSONObject,
     NextLeg,
+    OtherVersionError,
     Question,
     TaskBus,
     TaskRef,
@@ -28,30 +32,27 @@ from mcp_celery.engine import (
     now_ms,
     too_large,
 )
+from mcp_celery.engine.retry import JOB_GIVES_UP_SECONDS, until_store_answers
 from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, SnapshotUnreadableError, StoredDataError
-from mcp_celery.formats import FORMAT
-from mcp_celery.jsonable import NotJSONError, is_sendable
 from mcp_celery.keys import MAX_LEGS, METHODS, later_job_id
 from mcp_celery.logs import get_logger
-from mcp_celery.retry import JOB_GIVES_UP_SECONDS, until_store_answers
 from mcp_celery.sealing import UNSIGNED_MESSAGE
-from mcp_celery.worker.aio.current import current_job
+from mcp_celery.telemetry.tasks import measure_queue_wait
+from mcp_celery.telemetry.traces import JobSpans, current_trace, fail
 from mcp_celery.worker.asking import Asker, InputLifetimes, require_askable
-from mcp_celery.worker.call import JobCall
 from mcp_celery.worker.caller import as_caller
+from mcp_celery.worker.delivery import JobCall, JobRefused
+from mcp_celery.worker.end_watch import EndWatch
 from mcp_celery.worker.lifespan import ServerLifespan
 from mcp_celery.worker.progress import ProgressReporter
 from mcp_celery.worker.request import NOT_SERIALIZED, JobDispatchContext, error_data, handle, request_context
 from mcp_celery.worker.revision import CallerRevision, JobRevisions
+from mcp_celery.worker.versions import VersionCheck
 
 logger = get_logger(__name__)
 
 _ROUND_PAUSES_SECONDS: Final = (0.05, 0.1, 0.2, *[0.25] * 7)
 """After each round without a question; as many rounds as the SDK's client would make."""
-
-
-class JobRefused(Exception):  # noqa: N818 - an outcome, not an error
-    """The body must not run: the task ended, counts another attempt, or another delivery has started it."""
 
 
 @dataclass(slots=True)
@@ -67,6 +68,19 @@ class _Running:
             self.task.cancel()
 
 
+def _spans(call: JobCall, snapshot: TaskContextSnapshot) -> JobSpans:
+    return JobSpans(
+        component=call.declared_as,
+        ref=call.ref,
+        attempt=call.attempt,
+        leg=call.leg,
+        retries=call.retries,
+        delivered=call.delivered,
+        traceparent=snapshot.traceparent,
+        tracestate=snapshot.tracestate,
+    )
+
+
 class JobRunner:
     """Runs jobs of one server on one event loop.
 
@@ -79,9 +93,13 @@ class JobRunner:
         progress_interval_seconds: Shortest time between two progress writes of a job.
         max_result_bytes: Size of the largest result, and of the largest data of an error, as JSON.
         revisions: The protocol revisions of tasks' clients, and of jobs' connections.
+        versions: Decides on jobs for another version of their component.
+
+    Attributes:
+        follows_ends: Whether jobs are cancelled when their task ends, since no command of Celery's reaches the worker.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what its jobs share
         self,
         source: ComponentSource,
         *,
@@ -92,6 +110,7 @@ class JobRunner:
         progress_interval_seconds: float,
         max_result_bytes: int,
         revisions: JobRevisions,
+        versions: VersionCheck,
     ) -> None:
         self._source = source
         self._namespace = namespace
@@ -101,11 +120,14 @@ class JobRunner:
         self._progress_interval_seconds = progress_interval_seconds
         self._max_result_bytes = max_result_bytes
         self._revisions = revisions
+        self._versions = versions
         self._store: TaskStore | None = None
         self._bus: TaskBus | None = None
         self._hinted: set[str] = set()
         self._lifespan = ServerLifespan(source)
         self._running: dict[str, _Running] = {}
+        self._ends = EndWatch(self.store, self.bus)
+        self.follows_ends = False
 
     async def run(self, call: JobCall) -> JobOutcome:
         """Run a job.
@@ -127,12 +149,20 @@ class JobRunner:
         )
         with self._noted(call.job_id, progress):
             snapshot = await self._start(store, ref, call)
+            if (waited_from := call.delivered.available_at_ms) is not None:
+                measure_queue_wait(parts.task_type, call.declared_as, now_ms() - waited_from)
             revision = self._revisions.named(snapshot.protocol_version)
             asker = Asker(
                 store, self.bus, call, snapshot, revision, self._lifetimes, on_wait=lambda: self._on_wait(call)
             )
             here = TaskContext(parts, call.job_id, self._namespace, call.attempt, snapshot)
-            with restore_task_snapshot(here), as_caller(snapshot):
+            async with AsyncExitStack() as stack:
+                stack.enter_context(restore_task_snapshot(here))
+                stack.enter_context(as_caller(snapshot))
+                span = stack.enter_context(_spans(call, snapshot).running())
+                call.note_trace(current_trace())
+                if self.follows_ends:
+                    await stack.enter_async_context(self._following(ref, call))
                 try:
                     result = await self._serve(METHODS[parts.task_type], call, snapshot, revision, progress, asker)
                     if isinstance(result, InputRequiredResult):
@@ -141,6 +171,8 @@ class JobRunner:
                         result, progress.last_message, progress.last_progress, form=min(snapshot.format, FORMAT)
                     )
                     self._require_storable(outcome)
+                    if outcome.is_error:
+                        fail(span, "tool_error")
                 except MCPError as error:
                     # Without its cause, whose text would be in the traceback that Celery stores and sends to Flower.
                     raise self._failed(call, error, revision) from None
@@ -148,6 +180,12 @@ class JobRunner:
                     await asker.aclose()
                     await progress.aclose()
         return outcome
+
+    def _following(self, ref: TaskRef, call: JobCall) -> AbstractAsyncContextManager[None]:
+        """Cancel a job when its task ends. One of another attempt is only told where it uses its context."""
+        return self._ends.following(
+            ref, call.attempt, lambda over: self.abandon(call.job_id, interrupt=over == "ended")
+        )
 
     def _require_storable(self, outcome: JobOutcome) -> None:
         """Refuse a result that cannot be stored, or that is too large.
@@ -236,10 +274,9 @@ class JobRunner:
 
     async def _start(self, store: TaskStore, ref: TaskRef, call: JobCall) -> TaskContextSnapshot:
         delivery = secrets.token_hex(8)  # so that a start whose answer was lost is granted to it again
-        try:
-            if not call.is_genuine:
-                await self._refuse_unsigned(store, call)
-            snapshot = await until_store_answers(
+
+        async def start(fingerprint: str | None) -> TaskContextSnapshot | None:
+            return await until_store_answers(
                 lambda: store.start(
                     ref,
                     attempt=call.attempt,
@@ -248,9 +285,18 @@ class JobRunner:
                     delivery=delivery,
                     worker=call.worker,
                     key=call.key,
+                    fingerprint=fingerprint,
                 ),
                 give_up_seconds=JOB_GIVES_UP_SECONDS,
             )
+
+        try:
+            if not call.is_genuine:
+                await self._refuse_unsigned(store, call)
+            try:
+                snapshot = await start(await self._versions.fingerprint(call))
+            except OtherVersionError as other:
+                snapshot = await start(await self._versions.decide(store, call, other.fingerprint))
         except SnapshotUnreadableError as error:
             logger.warning("the context of task %s cannot be restored: %s", ref.shown_id, error.reason)
             raise JobFailedError(INTERNAL_ERROR, str(error)) from None
@@ -275,7 +321,11 @@ class JobRunner:
         raise JobRefused
 
     async def _say_refused(self, store: TaskStore, call: JobCall) -> None:
-        found = await until_store_answers(lambda: store.load(call.ref), give_up_seconds=JOB_GIVES_UP_SECONDS)
+        try:
+            found = await until_store_answers(lambda: store.load(call.ref), give_up_seconds=JOB_GIVES_UP_SECONDS)
+        except StoredDataError as error:
+            logger.error("job %s does not run; the record of its task cannot be read: %s", call.job_id, error.reason)
+            return
         if found is None:
             logger.warning(
                 "job %s does not run: there is no record of its task, which has expired or was taken back; or this "

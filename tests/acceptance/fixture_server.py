@@ -148,7 +148,8 @@ def add_tools(server: TaskServer) -> TaskServer:  # noqa: C901 - many tools, non
 
     @server.tool(task=True)
     async def wait_for_file(path: str) -> str:
-        """Ends when the test says so."""
+        """Says that it has begun, and ends when the test says so."""
+        Path(f"{path}.awaited").touch()  # noqa: ASYNC240 - as below
         while not Path(path).exists():  # noqa: ASYNC110, ASYNC240 - a file is what another process can make
             await asyncio.sleep(0.01)
         return "released"

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from mcp_celery.keys import build_task_key, celery_job_id
-from mcp_celery.redis_keys import RedisKeys
+from mcp_celery.store.keys import RedisKeys
 from tests.support.deployment import Deployment, deployed
 from tests.support.flower import run_flower
 from tests.support.servers.callers import NOBODYS_QUEUE, Bearer
@@ -326,12 +326,13 @@ async def test_the_logs_tell_whose_task_became_what(site: Site) -> None:
 
     def told() -> list[str]:
         lines = [line for text in site.deployment.logs().values() for line in text.splitlines() if task_id[:8] in line]
-        return sorted(found[0] for line in lines if (found := re.search(r"event=task\..*", line)))
+        found = (re.search(r"event=task\..*", line) for line in lines)
+        return sorted(re.sub(r"duration_ms=\d+", "duration_ms=…", one[0]) for one in found if one)
 
     mine = f'scope="app|alice" task={task_id}'
     expected = [
         f'event=task.created {mine} type=tool component="greet"',
-        f"event=task.ended {mine} status=completed",
+        f'event=task.ended {mine} status=completed component="greet" attempt=1 duration_ms=… tool_error=false',
         f'event=task.refused scope="app|alice" task={task_id[:8]}… reason=issuer',
         f'event=task.refused scope="app|bob" task={task_id[:8]}… reason=unknown',
         f"event=task.retrieved {mine} status=completed",

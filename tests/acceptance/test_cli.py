@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
-import threading
-import uuid
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx2
+import mcp_types as types
 import psutil
 import pytest
 import redis
@@ -25,13 +22,10 @@ from mcp.client.subscriptions import SubscriptionLost
 from redis.exceptions import RedisError
 
 from mcp_celery.client import TasksClient, call_tool_task
-from tests.support.programs import forked_command
-from tests.support.signals import interruptible
+from tests.support.command_line import GIVE_UP_SECONDS, CommandLine, Running
 from tests.support.waiting import eventually_sync
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-GIVE_UP_SECONDS = 180.0
-MARK = "MCP_CELERY_TEST_MARK"
 
 PLAIN_SERVER = """
 from mcp.server import MCPServer
@@ -52,139 +46,19 @@ def sleep(seconds: float) -> str:
     print("asleep", flush=True)
     time.sleep(seconds)
     return "awake"
-"""
-FAILING_DEMO = """
-from mcp_celery import TaskServer
-server = TaskServer("demo")
 @server.tool(task=True)
-def index_folder(path: str, delay_ms: int) -> str: raise ValueError("no index today")
+def fail() -> None: raise ValueError
 """
-DEMO_WITHOUT_WORKER = """
+DYING_WORKER = """
 import os, sys
 if "worker" in sys.argv:
     print("the worker's last words", flush=True)
     os._exit(7)
-from mcp_celery import TaskServer
-server = TaskServer("demo")
-@server.tool(task=True)
-def index_folder(path: str, delay_ms: int) -> str: return path
 """
+"""Celery's configuration, which servers and workers read."""
 
 CELERY_NAMES = {"asyncio": "pool", "prefork": "prefork", "threads": "thread", "solo": "solo"}
 """Of the pools, in the banner of a worker."""
-
-
-class Running:
-    """A command that runs, and what it has printed so far."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self.printed: list[str] = []
-        self._news = threading.Condition()
-        self._readers = [threading.Thread(target=self._read, args=(pipe,)) for pipe in (process.stdout, process.stderr)]
-        for reader in self._readers:
-            reader.start()
-
-    def _read(self, pipe: Any) -> None:
-        for line in pipe:
-            with self._news:
-                self.printed.append(line.rstrip("\n"))
-                self._news.notify_all()
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.printed)
-
-    def until_printed(self, pattern: str) -> re.Match[str]:
-        """Wait for a line."""
-        found: re.Match[str] | None = None
-
-        def is_there() -> bool:
-            nonlocal found
-            found = re.search(pattern, self.text)
-            return found is not None
-
-        with self._news:
-            self._news.wait_for(is_there, GIVE_UP_SECONDS)
-        assert found, f"{pattern!r} was not printed:\n{self.text}"
-        return found
-
-    def end(self) -> int:
-        """Wait for its end, and return its exit status."""
-        status = self.process.wait(GIVE_UP_SECONDS)
-        for reader in self._readers:
-            reader.join(GIVE_UP_SECONDS)
-        return status
-
-
-class CommandLine:
-    """Runs commands, in a folder and an environment of the test's own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._mark = uuid.uuid4().hex
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("MCP_CELERY_")}
-        self._env = {**kept, "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(CHECKOUT), MARK: self._mark}
-        self.started: list[subprocess.Popen[str]] = []
-
-    def write(self, name: str, text: str) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-    def start(self, *arguments: str, cwd: Path | None = None, **env: str) -> Running:
-        with interruptible():
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mcp_celery", *arguments],
-                cwd=cwd or self.folder,
-                env={**self._env, **env},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        self.started.append(process)
-        return Running(process)
-
-    def run(self, *arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*forked_command("mcp_celery"), *arguments],
-            cwd=cwd or self.folder,
-            env={**self._env, **env},
-            capture_output=True,
-            text=True,
-            timeout=GIVE_UP_SECONDS,
-            check=False,
-        )
-
-    def processes(self) -> list[psutil.Process]:
-        """All that was started here, however far removed: an environment is inherited by daemons, too."""
-        return [one for one in psutil.process_iter() if _mark_of(one) == self._mark]
-
-    def close(self) -> None:
-        """Wait for the end of everything; what does not end is killed, and fails the test."""
-        for process in self.started:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        with suppress(AssertionError):
-            eventually_sync(lambda: not self.processes())
-        left = self.processes()
-        commands = [" ".join(one.cmdline()) for one in left]
-        for one in left:
-            one.kill()
-        for process in self.started:
-            process.wait()
-            for pipe in (process.stdin, process.stdout, process.stderr):
-                if pipe:
-                    pipe.close()
-        assert commands == [], "processes were left"
-
-
-def _mark_of(process: psutil.Process) -> str | None:
-    try:
-        return process.environ().get(MARK) if process.status() != psutil.STATUS_ZOMBIE else None
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return None
 
 
 @pytest.fixture
@@ -193,7 +67,12 @@ def command(tmp_path: Path) -> Generator[CommandLine]:
     line.write("plain.py", PLAIN_SERVER)
     line.write("mine.py", TASK_SERVER)
     line.write("workers/__init__.py", "")
-    line.write("broken.py", "raise RuntimeError('not\\ntoday')")
+    line.write("broken.py", "import math\nraise RuntimeError('not\\ntoday')")
+    line.write(
+        "two.py",
+        TASK_SERVER.replace("server", "first") + TASK_SERVER.replace("server", "second").replace("mine", "other"),
+    )
+    line.write("empty.py", "")
     yield line
     line.close()
 
@@ -220,6 +99,44 @@ def call_add(url: str) -> object:
     return asyncio.run(call())
 
 
+def call_task_add(url: str) -> object:
+    return call_task(url, "add", {"a": 2, "b": 3}).structured_content
+
+
+def call_task(url: str, tool: str, arguments: dict[str, Any]) -> types.CallToolResult:
+    async def call() -> types.CallToolResult:
+        async with Client(url, extensions=[TasksClient()]) as client:
+            return await (await call_tool_task(client, tool, arguments))
+
+    return asyncio.run(call())
+
+
+def name_over_stdio(served: Running) -> str:
+    """Initialize a session with a server on stdio, and end it.
+
+    Returns:
+        The server's name.
+    """
+    request = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        },
+    }
+    stdin = served.process.stdin
+    assert stdin
+    stdin.write(json.dumps(request) + "\n")
+    stdin.flush()
+    answer = served.until_printed(r"(?m)^\{.*$")[0]
+    stdin.close()
+    assert served.end() == 0
+    return json.loads(answer)["result"]["serverInfo"]["name"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -229,11 +146,10 @@ def call_add(url: str) -> object:
         (["serve", "mine:nothing"], "nothing"),
         (["dev", "plain:number"], "plain:number"),
         (["serve", "plain:number"], "plain:number"),
-        (["dev", "broken:server"], "not today"),
-        (["serve", "broken:server"], "not today"),
-        (["dev", "mine"], "module:attribute"),
+        (["dev", "two"], "name one of first, second after a colon"),
+        (["dev", "nothing.py"], "there is no file 'nothing.py'"),
+        (["dev", "empty"], "module 'empty' has no MCP server"),
         (["dev", "mine:server", "--host", "256.0.0.1"], "256.0.0.1"),
-        (["demo"], "workers/demo.py"),
     ],
 )
 def test_what_cannot_be_started_is_told_in_one_line(command: CommandLine, arguments: list[str], said: str) -> None:
@@ -242,6 +158,94 @@ def test_what_cannot_be_started_is_told_in_one_line(command: CommandLine, argume
     (line,) = [line for line in done.stderr.splitlines() if line != "said while it is imported"]
     assert line.startswith("Error: ")
     assert said in line
+
+
+@pytest.mark.parametrize("name", ["dev", "serve"])
+def test_a_module_that_raises_is_shown_with_its_own_traceback(command: CommandLine, name: str) -> None:
+    done = command.run(name, "broken.py", COLUMNS="300")
+    assert done.returncode == 2
+    assert re.search(r"broken\.py:2 in <module>", done.stderr)
+    assert "importlib" not in done.stderr
+    assert "mcp_celery" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "Error: cannot import 'broken': RuntimeError: not today"
+
+
+def test_a_wrong_declaration_names_tool_file_and_line(command: CommandLine) -> None:
+    command.write("wrong.py", TASK_SERVER.replace("task=True", "task='yes'", 1))
+    done = command.run("serve", "wrong:server")
+    (line,) = done.stderr.splitlines()
+    assert re.search(r"task='yes' of 'add' is neither True, False nor a TaskConfig \(\S+wrong\.py:5\)$", line)
+
+
+@pytest.mark.slow
+def test_a_server_is_found_by_its_file_from_any_folder(command: CommandLine, tmp_path_factory: Any) -> None:
+    command.write("pack/__init__.py", "")
+    command.write("pack/inner.py", "from pack import other\n" + TASK_SERVER)
+    command.write("pack/other.py", "")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    file = str(command.folder / "pack" / "inner.py")
+    for arguments in (["serve", file], ["serve", "pack.inner:server", "--app-dir", str(command.folder)]):
+        served = command.start(*arguments, "--port", "0", cwd=elsewhere)
+        assert call_add(served.until_printed(r"Answers at (http://\S+)")[1]) == {"result": 5}
+        served.process.send_signal(signal.SIGTERM)
+        served.end()
+    served = command.start("serve", f"{file}:server", "--transport", "stdio", cwd=elsewhere)
+    assert name_over_stdio(served) == "mine"
+
+
+@pytest.mark.slow
+def test_dev_finds_a_server_by_its_file_too(command: CommandLine, tmp_path_factory: Any) -> None:
+    dev = command.start("dev", str(command.folder / "mine.py"), "--port", "0", cwd=tmp_path_factory.mktemp("elsewhere"))
+    assert call_add(dev.until_printed(r"answers at (http://\S+/mcp)")[1]) == {"result": 5}
+
+
+def test_dev_ends_with_a_summary_and_shows_a_line_for_each_task(command: CommandLine) -> None:
+    dev = command.start("dev", "mine", "--port", "0", MCP_CELERY_REDIS_ULR="redis://localhost")
+    url = dev.until_printed(r"answers at (http://\S+/mcp)")[1]
+    dev.until_printed(rf"  call +\S*mcp-celery call {url.removesuffix('/mcp')} add --arg NAME=VALUE")
+    assert "Warning: MCP_CELERY_REDIS_ULR is not a setting; did you mean MCP_CELERY_REDIS_URL?" in dev.printed
+    start = next(at for at, line in enumerate(dev.printed) if "answers at" in line)
+    shown = [line for line in dev.printed[start:] if not line.startswith("server |")]
+    assert [line.split()[0] for line in shown[1:6]] == ["tools", "worker", "store", "Flower", "call"]
+    assert shown[1] == "  tools   add (task), fail (task), sleep (task)"
+    assert call_task_add(url) == {"result": 5}
+    dev.until_printed(r"(?m)^\d\d:\d\d:\d\d  add  task \S{8}… created$")
+    dev.until_printed(r"(?m)^\d\d:\d\d:\d\d  add  task \S{8}… completed after [\d.]+ m?s$")
+    assert call_task(url, "fail", {}).is_error
+    dev.until_printed(r"(?m)^\d\d:\d\d:\d\d  fail  task \S{8}… failed \(tool error\) after [\d.]+ m?s$")
+    assert not re.search(r"(?m)^(worker|server) \| .*INFO", dev.text)
+
+
+@pytest.mark.slow
+def test_dev_names_the_extra_that_an_option_needs(command: CommandLine) -> None:
+    command.write("sitecustomize.py", "import sys\nsys.modules['watchfiles'] = sys.modules['flower'] = None\n")
+    for option, package, extra in (("--reload", "watchfiles", "reload"), ("--flower", "Flower", "flower")):
+        dev = command.start("dev", "mine", option, PYTHONPATH=f"{command.folder}:{CHECKOUT}")
+        assert dev.end() == 2
+        install = f"pip install 'mcp-celery-backend[{extra}]'"
+        assert dev.printed == [f"Error: {option}: {package} is not installed: `{install}`"]
+
+
+@pytest.mark.slow
+def test_dev_says_how_a_tool_becomes_a_task(command: CommandLine) -> None:
+    command.write("none.py", TASK_SERVER.replace("task=True", ""))
+    dev = command.start("dev", "none", "--port", "0")
+    dev.until_printed(r"worker +none: nothing runs as a task; declare a tool with @server\.tool\(task=True\)")
+    assert not [one for one in command.processes() if "celery" in one.cmdline()]
+
+
+@pytest.mark.slow
+def test_dev_starts_flower(command: CommandLine) -> None:
+    dev = command.start("dev", "mine", "--port", "0", "--flower")
+    url = dev.until_printed(r"Flower +(http://127\.0\.0\.1:\d+)")[1]
+
+    def answers_with_a_page() -> bool:
+        try:
+            return "Flower" in httpx2.get(url).text
+        except httpx2.HTTPError:
+            return False
+
+    eventually_sync(answers_with_a_page, what="Flower answers")
 
 
 @pytest.mark.parametrize("name", ["dev", "serve"])
@@ -279,6 +283,7 @@ def test_the_store_answers_until_it_is_told_to_stop(command: CommandLine) -> Non
     assert not answers(url)
 
 
+@pytest.mark.slow
 def test_the_store_does_not_outlive_a_killed_command(command: CommandLine) -> None:
     store = command.start("store", "--data-dir", str(command.folder / "data"))
     url = store.until_printed(r"export MCP_CELERY_REDIS_URL='?([^\s']+)")[1]
@@ -287,9 +292,11 @@ def test_the_store_does_not_outlive_a_killed_command(command: CommandLine) -> No
     eventually_sync(lambda: not answers(url), what="the store ends")
 
 
-@pytest.mark.parametrize("pool", ["asyncio", "prefork", "threads", "solo"])
+@pytest.mark.parametrize(
+    "pool", ["asyncio", *(pytest.param(pool, marks=pytest.mark.slow) for pool in ("prefork", "threads", "solo"))]
+)
 def test_dev_serves_until_ctrl_c(command: CommandLine, pool: str) -> None:
-    dev = command.start("dev", "mine:server", "--port", "0", "--pool", pool, "--concurrency", "1")
+    dev = command.start("dev", "mine:server", "--port", "0", "--pool", pool, "--concurrency", "1", "--verbose")
     url = dev.until_printed(r"answers at (http://\S+/mcp)")[1]
     dev.until_printed(r"(?m)^worker \| .* ready\.$")
     dev.until_printed(rf"(?m)^worker \| .*concurrency: 1 \({CELERY_NAMES[pool]}\)")
@@ -302,8 +309,12 @@ def test_dev_serves_until_ctrl_c(command: CommandLine, pool: str) -> None:
     assert command.processes() == []
 
 
-@pytest.mark.parametrize("pool", ["asyncio", "prefork", "threads", "solo"])
-def test_dev_ends_in_spite_of_a_running_job(command: CommandLine, pool: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("pool", "number"),
+    [("asyncio", signal.SIGINT), *((pool, signal.SIGTERM) for pool in ("asyncio", "prefork", "threads", "solo"))],
+)
+def test_dev_ends_in_spite_of_a_running_job(command: CommandLine, pool: str, number: signal.Signals) -> None:
     dev = command.start("dev", "mine:server", "--port", "0", "--pool", pool, "--concurrency", "1")
     url = dev.until_printed(r"answers at (http://\S+/mcp)")[1]
 
@@ -313,25 +324,29 @@ def test_dev_ends_in_spite_of_a_running_job(command: CommandLine, pool: str) -> 
             await asyncio.to_thread(dev.until_printed, r"(?m)^worker \| .*asleep")
 
     asyncio.run(start_a_job_and_stop())
-    dev.process.send_signal(signal.SIGTERM)
+    dev.process.send_signal(number)
     assert dev.end() == 0
+    assert "Traceback" not in dev.text
     assert command.processes() == []
 
 
+@pytest.mark.slow
 def test_dev_ends_with_its_worker(command: CommandLine) -> None:
     dev = command.start("dev", "mine:server", "--port", "0")
     dev.until_printed(r"answers at ")
 
     def workers() -> list[psutil.Process]:
-        return [one for one in command.processes() if "worker" in one.cmdline() and one.ppid() == dev.process.pid]
+        # A worker that is ready has written a title over its command line and its environment.
+        children = psutil.Process(dev.process.pid).children()
+        return [one for one in children if " ".join(one.cmdline()).startswith("[celeryd:")]
 
-    # Between its fork and its exec a process has the command line of the one that starts it.
     (worker,) = eventually_sync(workers, what="the worker is there")
     worker.kill()
     assert dev.end() == 1
     assert "Error: worker was ended unexpectedly by signal SIGKILL; everything else was stopped" in dev.printed
 
 
+@pytest.mark.slow
 def test_dev_ends_with_its_store(command: CommandLine) -> None:
     dev = command.start("dev", "mine:server", "--port", "0")
     url = dev.until_printed(r"MCP_CELERY_REDIS_URL='?([^\s']+)")[1]
@@ -341,6 +356,7 @@ def test_dev_ends_with_its_store(command: CommandLine) -> None:
     assert "Error: the store ended unexpectedly; everything else was stopped" in dev.printed
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_killed_dev(command: CommandLine) -> None:
     dev = command.start("dev", "mine:server", "--port", "0")
     url = dev.until_printed(r"MCP_CELERY_REDIS_URL='?([^\s']+)")[1]
@@ -367,33 +383,19 @@ def test_serve_ends_in_spite_of_an_open_stream(command: CommandLine) -> None:
 
 def test_on_stdio_nothing_but_the_protocol_is_written_to_standard_output(command: CommandLine) -> None:
     served = command.start("serve", "plain:server", "--transport", "stdio")
-    request = {
-        "jsonrpc": "2.0",
-        "id": 1,
-        "method": "initialize",
-        "params": {
-            "protocolVersion": "2025-11-25",
-            "capabilities": {},
-            "clientInfo": {"name": "test", "version": "1"},
-        },
-    }
-    stdin = served.process.stdin
-    assert stdin
-    stdin.write(json.dumps(request) + "\n")
-    stdin.flush()
-    answer = served.until_printed(r"(?m)^\{.*$")[0]
-    assert json.loads(answer)["result"]["serverInfo"]["name"] == "plain"
-    stdin.close()
-    assert served.end() == 0
+    assert name_over_stdio(served) == "plain"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_own_store", [False, True])
 def test_the_demo_shows_a_task_to_its_end(command: CommandLine, with_own_store: bool) -> None:
+    """In a checkout with a private store, as `make demo` does; elsewhere with a store that runs already."""
+    command.write("docs/page.md", "A page.")
     env: dict[str, str] = {}
     if with_own_store:
         store = command.start("store", "--data-dir", str(command.folder / "data"))
         env["MCP_CELERY_REDIS_URL"] = store.until_printed(r"export MCP_CELERY_REDIS_URL='?([^\s']+)")[1]
-    done = command.run("demo", cwd=CHECKOUT, **env)
+    done = command.run("demo", cwd=command.folder if with_own_store else CHECKOUT, **env)
     assert done.returncode == 0, done.stdout + done.stderr
     task_id = re.search(r"(?m)^Task\s+(\S+) completed", done.stdout)
     assert task_id
@@ -401,22 +403,23 @@ def test_the_demo_shows_a_task_to_its_end(command: CommandLine, with_own_store: 
     assert re.search(r"│ Python\s+│", done.stdout)
     assert re.search(r"sha256:[0-9a-f]{64}\b", done.stdout)
     assert '? Which files do you look for?  {"pattern": "*.md"} by default' in done.stdout
-    assert "\ndocs/architecture.md\n" in done.stdout
-    assert "celery -A mcp_celery flower" in done.stdout
+    assert f"\ndocs/{'page' if with_own_store else 'architecture'}.md\n" in done.stdout
+    assert re.search(r"(?m)^  \S*mcp-celery dev mcp_celery\.demo\.server", done.stdout)
+    assert "\x1b" not in done.stdout
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_the_demo_says_why_its_tool_failed(command: CommandLine) -> None:
-    command.write("workers/demo.py", FAILING_DEMO)
-    done = command.run("demo")
+    done = command.run("demo", MCP_CELERY_MAX_RESULT_BYTES="10")
     assert done.returncode == 1
-    assert "no index today" in done.stderr
+    assert "MCP_CELERY_MAX_RESULT_BYTES" in done.stderr
     assert "Traceback" not in done.stderr.splitlines()[0]
 
 
 def test_the_demo_shows_the_last_lines_of_a_worker_that_died(command: CommandLine) -> None:
-    command.write("workers/demo.py", DEMO_WITHOUT_WORKER)
-    done = command.run("demo")
+    command.write("dying_worker.py", DYING_WORKER)
+    done = command.run("demo", CELERY_CONFIG_MODULE="dying_worker")
     assert done.returncode == 1
     assert "Error: worker ended unexpectedly with exit status 7" in done.stderr
     assert "worker | the worker's last words" in done.stderr

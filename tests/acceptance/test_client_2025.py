@@ -23,11 +23,11 @@ from mcp_celery.client import (
     TaskHandle,
     TasksClient,
     call_tool_task,
-    followed,
     get_prompt_task,
     list_tasks,
     read_resource_task,
     resilient_http,
+    tracked_task,
 )
 from mcp_celery.client.v2025_11_25 import CoreTaskChannel
 from tests.acceptance.test_transports import in_memory
@@ -70,7 +70,7 @@ async def test_a_tool_is_followed_to_its_result(connect: Connect) -> None:
 
 
 async def test_the_end_is_pushed(connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(followed, "LEAST_INTERVAL_SECONDS", 600.0)
+    monkeypatch.setattr(tracked_task, "LEAST_INTERVAL_SECONDS", 600.0)
     async with connect() as client:
         handle = await call_tool_task(client, "wait_for_file", {"path": str(tmp_path / "go")})
         (tmp_path / "go").touch()
@@ -125,7 +125,7 @@ async def test_cancelling(connect: Connect, tmp_path: Path) -> None:
         with pytest.raises(TaskCancelledError):
             await other
         ended = await call_tool_task(client, "slow_compute", {"seconds": 0})
-        channel = CoreTaskChannel(client.session)
+        channel = CoreTaskChannel(client.session, busy_seconds=0)
         await ended
         await channel.cancel(ended.task_id)  # -32602 of the server: it has ended already
         with pytest.raises(MCPError) as unknown:

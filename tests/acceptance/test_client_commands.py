@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import select
 import shlex
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 from click.testing import CliRunner
 
 from mcp_celery.cli.main import cli
-from tests.support.deployment import ROOT, Deployment, answering_url, deployed, process, wait_until
+from tests.support.deployment import Deployment, answering_url, deployed, process
 from tests.support.programs import forked_command
-from tests.support.signals import interruptible
+from tests.support.terminal import Terminal, at_a_terminal
 
 GIVE_UP_SECONDS = 180.0
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "TERM": "xterm"}
@@ -51,23 +47,9 @@ class Mcp:
     @contextmanager
     def at_a_terminal(self, *arguments: str, forked: bool = True) -> Generator[Terminal]:
         """Run a command at a terminal. One that is not forked is the terminal's own process."""
-        master, slave = pty.openpty()
-        running = subprocess.Popen(
-            [*(forked_command("mcp_celery") if forked else (sys.executable, "-m", "mcp_celery")), *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            cwd=self.folder,
-            env=ENVIRONMENT,
-            start_new_session=True,
-        )
-        os.close(slave)
-        try:
-            yield Terminal(running, master)
-        finally:
-            running.kill()
-            running.wait()
-            os.close(master)
+        program = forked_command("mcp_celery") if forked else (sys.executable, "-m", "mcp_celery")
+        with at_a_terminal([*program, *arguments], folder=self.folder, env=ENVIRONMENT) as terminal:
+            yield terminal
 
     def left_running(self, url: str, tool: str, *, shows: str) -> str:
         """Call a tool and leave its task running once something is shown; gives the task's id."""
@@ -79,60 +61,6 @@ class Mcp:
             task_id = terminal.until(r"task watch \S+ (\S+)")[1]
             assert terminal.end() == 6
         return task_id
-
-
-class Terminal:
-    """A command at a terminal: what it shows, and what somebody types."""
-
-    def __init__(self, running: subprocess.Popen[bytes], master: int) -> None:
-        self._running = running
-        self._master = master
-        self._shown = ""
-
-    def until(self, pattern: str) -> re.Match[str]:
-        """Read until something is shown, and forget what came before."""
-        deadline = time.monotonic() + GIVE_UP_SECONDS
-        while not (found := re.search(pattern, self._shown)):
-            more = self._read()
-            assert more, f"{pattern!r} was not shown:\n{self._shown[-2000:]}"
-            assert time.monotonic() < deadline, f"{pattern!r} was not shown:\n{self._shown[-2000:]}"
-            self._shown += more
-        self._shown = self._shown[found.end() :]
-        return found
-
-    def _read(self) -> str:
-        """What is shown next; nothing where the program has ended, or shows nothing for too long."""
-        if not select.select([self._master], [], [], GIVE_UP_SECONDS)[0]:
-            return ""
-        try:
-            return os.read(self._master, 65536).decode(errors="replace")
-        except OSError:
-            return ""
-
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-    def interrupt(self) -> None:
-        """As Ctrl-C does."""
-        self._running.send_signal(signal.SIGINT)
-
-    def computes(self, seconds: float) -> None:
-        """Wait until the command, which is not forked, has used the processor for so long."""
-        process = psutil.Process(self._running.pid)
-        before = process.cpu_times().user
-        wait_until(lambda: process.cpu_times().user >= before + seconds, "the command computes")
-
-    def end(self) -> int:
-        deadline = time.monotonic() + GIVE_UP_SECONDS
-        while self._read():
-            assert time.monotonic() < deadline, "it does not end"
-        return self._running.wait(GIVE_UP_SECONDS)
-
-
-@pytest.fixture(autouse=True)
-def in_the_foreground() -> Generator[None]:
-    with interruptible():
-        yield
 
 
 @pytest.fixture
@@ -255,6 +183,119 @@ def test_headers_that_cannot_be_read(mcp: Mcp, header: str, variable: str, says:
     assert "secret" not in done.stderr.replace("put secrets", "")
 
 
+def test_tools_are_listed(mcp: Mcp, url: str) -> None:
+    host = url.removesuffix("/mcp")
+    done = mcp("tools", host)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"│ counting +│ yes +│ steps: integer", done.stdout)
+    assert re.search(r"│ failing_job +│ only +│", done.stdout)
+    assert re.search(r"│ greet +│ no +│ name: string", done.stdout)
+    command = shlex.split(done.stdout.partition("Call one: ")[2])
+    assert command[1] == "call"
+    assert mcp(*(one.replace("VALUE", "2") for one in command[1:])).returncode == 0, "as it is printed"
+    lines = [json.loads(line) for line in mcp("tools", host, "--json").stdout.splitlines()]
+    assert {"counting", "failing_job", "greet"} <= {tool["name"] for tool in lines}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["--arg", "steps=x"], 1, "argument `steps`: expected an integer, got 'x'. It takes: steps: integer, pause"),
+        (["--arg", "stepz=3"], 2, "argument `stepz`: the tool has no such argument. It takes: steps: integer, pause"),
+        (["--json", "{}"], 1, "argument `steps` is missing. It takes: steps: integer, pause: number (optional)"),
+    ],
+)
+def test_an_argument_that_is_wrong_is_named(mcp: Mcp, url: str, arguments: list[str], status: int, says: str) -> None:
+    done = mcp("call", url, "counting", *arguments)
+    assert done.returncode == status
+    assert f"Error: {says}" in done.stderr
+
+
+def test_a_tool_that_runs_only_as_a_task_says_so(mcp: Mcp, url: str) -> None:
+    done = mcp("call", "--no-task", url, "failing_job")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: the tool 'failing_job' runs only as a task: leave out --no-task\n",
+    )
+
+
+def test_what_a_failed_tool_says_is_printed_once(mcp: Mcp, url: str) -> None:
+    done = mcp("call", url, "failing_job")
+    assert done.returncode == 1
+    assert re.search(r"(?m)^100%  failed$", done.stderr)
+    assert len(re.findall(r"(?m)^Error: ", done.stderr)) == 1
+
+
+def test_a_task_is_detached_at_once(mcp: Mcp, asking: str) -> None:
+    done = mcp("call", asking, "hang", "--detach")
+    assert done.returncode == 0
+    task_id = done.stdout.strip()
+    assert shlex.split(done.stderr.splitlines()[-1])[1:] == ["task", "watch", asking, task_id]
+    assert mcp("task", "cancel", asking, task_id).returncode == 0
+    told = json.loads(mcp("call", asking, "hang", "--detach", "--json").stdout)
+    assert mcp("task", "cancel", asking, told["taskId"]).returncode == 0
+
+
+def test_a_command_stops_waiting_after_its_timeout(mcp: Mcp, asking: str) -> None:
+    done = mcp("call", asking, "hang", "--timeout", "3")
+    assert done.returncode == 6
+    command = shlex.split(done.stderr.splitlines()[-1])
+    assert command[1:4] == ["task", "watch", asking]
+    assert mcp(*command[1:], "--timeout", "3").returncode == 6
+    assert mcp("task", "cancel", asking, command[4]).returncode == 0
+
+
+def test_sigterm_ends_a_command_with_what_goes_on_with_the_task(mcp: Mcp, asking: str) -> None:
+    with mcp.at_a_terminal("call", asking, "hang") as terminal:
+        task_id = terminal.until(r"Task (\S+)\r\n")[1]
+        terminal.until("hanging")
+        terminal.terminate()
+        terminal.until(rf"task watch \S+ {task_id}")
+        assert terminal.end() == 143
+    assert mcp("task", "cancel", asking, task_id).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_lost_connection_is_shown_and_ends_when_it_is_back(mcp: Mcp, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    argv = [sys.executable, "-m", "tests.support.asking"]
+    with ExitStack() as stack:
+        server = stack.enter_context(process(argv, dict(os.environ), log, quiet=True))
+        terminal = stack.enter_context(mcp.at_a_terminal("call", answering_url(log, server), "hang"))
+        terminal.until("hanging")
+        server.send_signal(signal.SIGSTOP)
+        try:
+            terminal.until(r"connection lost, retrying for [45]:\d\d")
+        finally:
+            server.send_signal(signal.SIGCONT)
+        terminal.until("hanging")
+        terminal.interrupt()
+        terminal.until(r"\[w\]ait on\?")
+        terminal.type("c\r")
+        assert terminal.end() == 3
+
+
+@pytest.mark.long
+def test_a_connection_that_stays_lost_ends_with_what_goes_on_with_the_task(mcp: Mcp, tmp_path: Path) -> None:
+    """After five minutes."""
+    log = tmp_path / "server.log"
+    argv = [sys.executable, "-m", "tests.support.asking"]
+    with ExitStack() as stack:
+        server = stack.enter_context(process(argv, dict(os.environ), log, quiet=True))
+        url = answering_url(log, server)
+        terminal = stack.enter_context(mcp.at_a_terminal("call", url, "hang"))
+        task_id = terminal.until(r"Task (\S+)\r\n")[1]
+        terminal.until("hanging")
+        server.send_signal(signal.SIGSTOP)
+        try:
+            for left in ("4:", "2:3", "0:3"):
+                terminal.until(f"connection lost, retrying for {left}")
+            terminal.until(rf"task watch {url} {task_id}\s")
+            assert terminal.end() == 5
+        finally:
+            server.send_signal(signal.SIGCONT)
+
+
 def test_a_task_is_left_running_found_and_cancelled(mcp: Mcp, url: str, tmp_path: Path) -> None:
     started = subprocess.Popen(
         [
@@ -268,6 +309,7 @@ def test_a_task_is_left_running_found_and_cancelled(mcp: Mcp, url: str, tmp_path
         env=ENVIRONMENT,
     )
     assert started.stderr
+    assert started.stderr.readline().startswith("Task "), "the id, as soon as there is a task"
     assert "working" in started.stderr.readline()
     started.send_signal(signal.SIGINT)
     _, told = started.communicate(timeout=GIVE_UP_SECONDS)
@@ -495,9 +537,14 @@ def test_json_for_machines_cannot_move_the_cursor_either(mcp: Mcp, asking: str) 
         (["call", "URL", "show", "--json", "{"], 2, "--json: "),
         (["call", "URL", "show", "--json", "{}", "--arg", "text=x"], 2, "use one of them"),
         (["call", "URL", "show", "--json", "{}", "--json", "{}"], 2, "one object is enough"),
-        (["call", "ftp://x", "show"], 2, "'ftp://x' is no http:// or https:// URL"),
+        (["call", "ftp://x", "show"], 2, "'ftp://x' is not an http:// or https:// URL"),
         (["call", "URL", "show", "--header", "secret"], 2, "'NAME: VALUE' is wanted"),
-        (["call", "http://127.0.0.1:1/mcp", "show"], 5, r"127\.0\.0\.1 cannot be reached"),
+        (["call", "http://127.0.0.1:1/mcp", "show"], 5, r"127\.0\.0\.1:1 cannot be reached"),
+        (
+            ["tools", "URL/elsewhere"],
+            1,
+            r"/mcp/elsewhere is no MCP endpoint \(404 Not Found\): .* at http://\S+:\d+/mcp",
+        ),
         (["task", "get", "URL", "nobody-made-this"], 4, "task nobody-made-this does not exist"),
         (["task", "watch", "URL", "nobody-made-this"], 4, "task nobody-made-this does not exist"),
         (["task", "cancel", "URL", "nobody-made-this"], 4, "task nobody-made-this does not exist"),
@@ -505,7 +552,7 @@ def test_json_for_machines_cannot_move_the_cursor_either(mcp: Mcp, asking: str) 
     ],
 )
 def test_exit_statuses(asking: str, arguments: list[str], status: int, says: str) -> None:
-    done = CliRunner().invoke(cli, [asking if argument == "URL" else argument for argument in arguments])
+    done = CliRunner().invoke(cli, [argument.replace("URL", asking) for argument in arguments])
     assert done.exit_code == status, done.stderr
     assert re.search(says, done.stderr), done.stderr
     assert "Traceback" not in done.stderr
@@ -520,16 +567,6 @@ def test_ctrl_c_before_there_is_a_task(mcp: Mcp, tmp_path: Path) -> None:
             terminal.interrupt()
             terminal.until("Interrupted")
             assert terminal.end() == 130
-
-
-def test_the_demo_asks_whoever_is_at_the_terminal() -> None:
-    with Mcp(ROOT).at_a_terminal("demo") as terminal:
-        terminal.until(r"Which files do you look for\?")
-        terminal.until(r'\("\*\.md"\): ')
-        terminal.type("Proc*\r")
-        terminal.until(r"(?m)^Procfile\r$")
-        terminal.until("open http://localhost:5555/tasks")
-        assert terminal.end() == 0
 
 
 def test_the_help_tells_the_exit_statuses() -> None:

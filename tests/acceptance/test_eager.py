@@ -13,10 +13,11 @@ from celery import Celery
 from mcp.client import Client
 from mcp.server.mcpserver import Context
 
-from mcp_celery import Settings, TaskConfig, TaskMeta, TaskServer, eager, get_task_context
+from mcp_celery import Settings, TaskConfig, TaskMeta, TaskServer, get_task_context
 from mcp_celery.client import TasksClient, call_tool_task
 from mcp_celery.engine import Caller
-from mcp_celery.server import tasks_of
+from mcp_celery.server import eager_queue as eager
+from mcp_celery.server.task_server import tasks_of
 from tests.acceptance import test_tasks_2025 as core
 from tests.acceptance import test_tasks_2026 as extension
 from tests.support.deployment import Deployment, deployed

@@ -17,7 +17,7 @@ from mcp_types import CallToolResult, TextContent
 from pydantic import BaseModel
 
 from mcp_celery import Settings, TaskMeta, TaskServer
-from mcp_celery.settings import celery_url
+from mcp_celery.common.redis_translation import celery_url
 from tests.support.brokers import delete_queues
 from tests.support.deployment import Deployment, deployed, process
 from tests.support.live import Gate, celery_events, host_app
@@ -434,6 +434,7 @@ async def test_arguments_are_shown_where_they_are_declared_to_be(wire: Wire, exp
     assert received["name"] == "reports.jobs.add"
 
 
+@pytest.mark.slow
 async def test_what_has_outlived_its_time_is_ended_and_forgotten(alone: Deployment, gate: Gate) -> None:
     # Results are forgotten three heartbeats after the end: time for the worker to store that it ended the job.
     async with over_http(alone.serve(MCP_CELERY_HEARTBEAT_MS="3000", MCP_CELERY_EXPOSED_INTERVAL_MS="100")) as session:

@@ -21,7 +21,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from mcp_celery import Settings, TaskServer
-from mcp_celery.settings import celery_url
+from mcp_celery.common.redis_translation import celery_url
 from tests.acceptance.test_transports_2025 import served
 from tests.support.deployment import Deployment, deployed
 from tests.support.scripted import text_of

@@ -11,8 +11,8 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, GetPromptResult, ReadResourceResult, TextContent, TextResourceContents
 
 from mcp_celery import McpCeleryError, TaskMeta, TaskServer
-from mcp_celery.names import job_name
-from mcp_celery.server import tasks_of
+from mcp_celery.broker.naming import job_name
+from mcp_celery.server.task_server import tasks_of
 from tests.acceptance.test_transports import in_memory
 from tests.support.deployment import Deployment
 from tests.support.session import session_over

@@ -17,7 +17,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ErrorData
 
 from mcp_celery import Settings
-from mcp_celery.settings import celery_url
+from mcp_celery.common.redis_translation import celery_url
 from tests.support.deployment import Deployment, deployed
 from tests.support.servers import asking
 from tests.support.session import RELATED, REVISION, Connect, Session, over_http, session_over

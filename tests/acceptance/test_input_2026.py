@@ -19,8 +19,8 @@ from mcp.client import Client
 
 from mcp_celery import Settings, TaskServer
 from mcp_celery.client import TasksClient
+from mcp_celery.common.redis_translation import celery_url
 from mcp_celery.embedded import EmbeddedStore
-from mcp_celery.settings import celery_url
 from tests.support.deployment import Deployment, deployed
 from tests.support.schemas import assert_valid
 from tests.support.servers import asking

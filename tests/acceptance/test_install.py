@@ -11,10 +11,10 @@ from celery import Celery
 from mcp.server import MCPServer
 
 from mcp_celery import CeleryTasks, Settings, TaskConfig, TaskContextSnapshot
+from mcp_celery.common.redis_translation import celery_url
 from mcp_celery.engine import Caller, Submission, TaskView
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.keys import TaskType
-from mcp_celery.settings import celery_url
 from tests.acceptance.existing_server import fit, make_server
 from tests.support.deployment import Deployment, deployed
 from tests.support.session import over_http

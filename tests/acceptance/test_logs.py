@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -43,11 +44,13 @@ async def lines_with(deployment: Deployment, log: str, text: str, number: int = 
 @pytest.mark.smoke
 async def test_what_a_tool_logs_is_escaped_by_its_worker(deployment: Deployment) -> None:
     async with Wire(deployment.serve()) as wire:
-        await follow(wire, (await wire.create("shout", text=OBEYED))["taskId"])
+        task_id = (await wire.create("shout", text=OBEYED))["taskId"]
+        await follow(wire, task_id)
     log = "worker-asyncio.log"
     assert ESCAPED in (await lines_with(deployment, log, "plainly"))[0]
     assert ESCAPED in (await lines_with(deployment, log, "in a job"))[0]
     assert (await lines_with(deployment, log, "ValueError: "))[0].endswith(ESCAPED), "the SDK logs the traceback"
+    assert (await lines_with(deployment, log, "Tool 'shout' failed"))[0].endswith(f"(task {task_id[:8]}…)")
     assert {"\x9b", "\x1b", "\u202e"}.isdisjoint(deployment.logs()[log])
 
 
@@ -63,3 +66,38 @@ async def test_what_a_client_sends_is_escaped_by_the_server(deployment: Deployme
     assert (await lines_with(deployment, log, "unknown or expired session"))[0].endswith(": evil\\u009b31m")
     assert "the Host 'evil\\x9b31m'" in (await lines_with(deployment, log, "Refused a request"))[0]
     assert "\x9b" not in deployment.logs()[log]
+
+
+async def test_json_names_the_job_of_each_record(store_url: str) -> None:
+    settings = {"MCP_CELERY_LOG_FORMAT": "json"}
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    with (
+        deployed(store_url, f"logs-json-{os.getpid()}", spec=SPEC, settings=settings) as found,
+        found.worker("asyncio"),
+    ):
+        async with Wire(found.serve(), meta={"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}) as wire:
+            task_id = (await wire.create("shout", text=OBEYED))["taskId"]
+            await follow(wire, task_id)
+        await lines_with(found, "worker-asyncio.log", "succeeded in")
+        logs = found.logs()
+    assert task_id not in str(logs)
+    assert {"\x9b", "\x1b", "\u202e"}.isdisjoint(str(logs))
+    server, worker = (
+        [json.loads(line) for line in logs[name].splitlines() if line.startswith("{")]
+        for name in ("server-1.log", "worker-asyncio.log")
+    )
+    assert next(one["event"] for one in server if one.get("task_id") == f"{task_id[:8]}…") == "task.created"
+    job = {"task_id": f"{task_id[:8]}…", "component": "shout", "job_id": f"anon:{task_id[:8]}…:tool:shout"}
+    for said in ("plainly ", "in a job ", "Tool 'shout' failed"):
+        record = next(one for one in worker if one["message"].startswith(said))
+        assert record["message"].count(OBEYED[:5]) or said.startswith("Tool")
+        assert record.items() >= {**job, "trace_id": trace_id}.items()
+    assert f"ValueError: {OBEYED}" in record["exception"]
+    for said in (" received", " succeeded in"):
+        record = next(one for one in worker if said in one["message"] and one["logger"].startswith("celery"))
+        assert record.items() >= job.items()
+    ended = next(one for one in (*server, *worker) if one.get("event") == "task.ended")
+    assert ended.items() >= {"attempt": 1, "tool_error": True, "task_status": "completed"}.items()
+    assert all({"time", "level", "logger", "message"} <= one.keys() for one in (*server, *worker))
+    plain = [line for line in logs["server-1.log"].splitlines() if line and not line.startswith("{")]
+    assert plain == []

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -20,11 +21,12 @@ from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
 import mcp_celery.testing
-from mcp_celery import Settings, TaskConfig, TaskMeta, TaskServer, only_process
+from mcp_celery import Settings, TaskConfig, TaskMeta, TaskServer
 from mcp_celery.client import TasksClient, call_tool_task
 from mcp_celery.engine import BackendOptions, Caller
 from mcp_celery.errors import ConfigurationError
-from mcp_celery.server import tasks_of
+from mcp_celery.server import only_process
+from mcp_celery.server.task_server import tasks_of
 from mcp_celery.testing import MemoryBackend
 from tests.acceptance import test_input_2025 as core_input
 from tests.acceptance import test_input_2026 as input_
@@ -127,9 +129,10 @@ async def test_over_stdio(deployment: Deployment) -> None:
 
 def test_the_start_warns_once_that_a_restart_loses_everything(url: str, deployment: Deployment) -> None:
     warnings = [line for line in deployment.logs()["server-1.log"].splitlines() if " WARNING " in line]
-    assert [line.partition(" WARNING ")[2] for line in warnings[:1]] == [
-        "mcp_celery.eager: tasks are kept in this process, which runs their jobs itself: a restart loses every task"
-    ]
+    assert warnings[0].partition(" WARNING ")[2] == (
+        "mcp_celery.server.eager_queue: tasks are kept in this process, which runs their jobs itself: a restart "
+        "loses every task"
+    )
     assert sum("restart" in line for line in warnings) == 1
 
 
@@ -227,7 +230,10 @@ def test_the_documented_test_passes_as_it_is_copied(tmp_path: Path) -> None:
 
 
 def test_dev_starts_the_server_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("from mcp_celery import TaskServer\n\nserver = TaskServer('mine')\n")
+    (tmp_path / "mine.py").write_text(
+        "from mcp_celery import TaskServer\n\nserver = TaskServer('mine')\n\n\n"
+        "@server.tool(task=True)\nasync def add(a: int, b: int) -> int:\n    return a + b\n"
+    )
     with subprocess.Popen(
         [sys.executable, "-m", "mcp_celery", "dev", "mine:server", "--port", "0"],
         env={**os.environ, "MCP_CELERY_REDIS_URL": "memory://", "PYTHONPATH": str(tmp_path)},
@@ -237,11 +243,14 @@ def test_dev_starts_the_server_alone(tmp_path: Path) -> None:
     ) as dev:
         assert dev.stdout is not None
         said: list[str] = []
+        end = threading.Timer(60, dev.kill)  # a line that never comes fails the test
+        end.start()
         for line in dev.stdout:
             said.append(line)
-            if "It runs its jobs itself" in line:
+            if "the server runs its jobs itself" in line:
                 dev.send_signal(signal.SIGINT)
-    assert dev.returncode == 0
+        end.cancel()
+    assert dev.returncode == 0, said
     assert not [line for line in said if line.startswith("worker")]
     assert said[-1] == "Stopped.\n"
 

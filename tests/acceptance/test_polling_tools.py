@@ -22,8 +22,8 @@ from pydantic import AnyHttpUrl
 
 from mcp_celery import CeleryTasks, Settings, TaskServer
 from mcp_celery.client import TasksClient, call_tool_task
+from mcp_celery.common.redis_translation import celery_url
 from mcp_celery.errors import ConfigurationError
-from mcp_celery.settings import celery_url
 from tests.acceptance.fixture_server import Verifier
 from tests.acceptance.test_foreground import shaken_hands
 from tests.acceptance.test_transports_2025 import served

@@ -21,23 +21,16 @@ from mcp_celery.embedded import find_store_binary
 from tests.support.deployment import ROOT, process
 from tests.support.locks import reserve_port
 from tests.support.nodes import short_folder
-from tests.support.signals import interruptible
 from tests.support.waiting import eventually_sync
 from tests.support.wire import Wire, follow
 
 PATIENCE_SECONDS = 180.0
-MARK = "MCP_CELERY_TEST_MARK"
+MARK = "TEST_MARK"
 PATIENT_HONCHO = f"""
 from honcho import command, manager
 manager.KILL_WAIT = {PATIENCE_SECONDS}  # after which it kills; what is asked is that all end by themselves
 command.main()
 """
-
-
-@pytest.fixture(autouse=True)
-def in_the_foreground() -> Generator[None]:
-    with interruptible():
-        yield
 
 
 @pytest.fixture

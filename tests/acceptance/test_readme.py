@@ -1,4 +1,4 @@
-"""The README's server and commands, run word for word as a newcomer would run them."""
+"""The servers, the client and the commands of the first pages, run word for word as a newcomer would run them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.support.wire import Wire
 
 pytestmark = pytest.mark.anyio
 
-README = (ROOT / "README.md").read_text()
+PAGES = "\n".join((ROOT / page).read_text() for page in ("README.md", "docs/tools.md", "docs/clients.md"))
 
 
 def block(language: str, containing: str) -> str:
-    """The README's block that contains a text."""
-    found = [one for one in re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S) if containing in one]
+    """The only block of the pages that contains a text."""
+    found = [one for one in re.findall(rf"^```{language}\n(.*?)^```", PAGES, re.M | re.S) if containing in one]
     assert len(found) == 1, f"{len(found)} blocks contain {containing!r}"
     return found[0]
 
@@ -101,7 +101,7 @@ async def answered(wire: Wire, tool: str, **arguments: int) -> str:
 
 
 async def test_three_processes_are_a_deployment(folder: Path, store_url: str) -> None:
-    exports, (serve, worker, flower) = commands("celery -A mcp_celery worker")[:2], commands("celery -A")[2:]
+    *exports, serve, worker, flower = commands("celery -A mcp_celery worker")
     settings = dict(line.removeprefix("export ").split("=", 1) for line in exports)
     settings |= {"MCP_CELERY_REDIS_URL": store_url, "MCP_CELERY_NAMESPACE": f"readme-{os.getpid()}"}
     flower_port = reserve_port()
@@ -125,14 +125,16 @@ async def test_three_processes_are_a_deployment(folder: Path, store_url: str) ->
     assert page.status_code == 200
 
 
+@pytest.mark.slow
 async def test_the_client_and_the_commands_work_on_it(folder: Path) -> None:
     _install, dev = commands("mcp-celery dev")
-    plain, piped = commands("mcp-celery call")
+    listed, plain, piped = commands("mcp-celery call")
     with typed(f"{dev} --port 0 --data-dir {folder / 'store'}", folder) as (log, running):
         address = urlsplit(answering_url(log, running)).netloc
-        (folder / "client.py").write_text(block("python", "call_tool_task").replace("127.0.0.1:8000", address))
+        (folder / "client.py").write_text(block("python", "asyncio.run(main())").replace("127.0.0.1:8000", address))
         for command, says in (
             ("python client.py", "2026: 12 months"),
+            (listed, "build_report"),
             (plain, "Report of 2026: 12 months"),
             (piped, '"status": "completed"'),
         ):

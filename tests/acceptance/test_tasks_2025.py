@@ -206,6 +206,7 @@ async def test_times_are_iso_8601_and_reading_changes_none(session: Session, tmp
     assert times[0].tzinfo is not None
 
 
+@pytest.mark.slow
 @pytest.mark.shows("L12", "L17")
 async def test_after_its_ttl_a_task_is_gone_with_everything(session: Session, deployment: Deployment) -> None:
     task_id = (await session.call("slow_compute", task={"ttl": 1_500}, seconds=0)).result["task"]["taskId"]

@@ -528,8 +528,9 @@ async def test_a_broker_that_is_down_leaves_no_task(deployment: Deployment) -> N
         error = (await wire.call("slow_compute", seconds=0)).error
     assert error["code"] == -32603
     assert error["message"] == "The task queue is unavailable; no task was created, try again later"
-    # Indexes live on, empty or not.
-    assert [key for key in deployment.our_keys() - before if ":task:" in key] == []
+    # Indexes live on, empty or not; and for a minute a mark of what was taken back, whose creation may be on its way.
+    left = [key for key in deployment.our_keys() - before if ":task:" in key]
+    assert [key for key in left if not key.endswith(":deleted")] == []
 
 
 @pytest.mark.shows("M9")

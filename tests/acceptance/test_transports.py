@@ -17,7 +17,7 @@ from pydantic import ConfigDict
 
 from mcp_celery import Settings, TaskServer
 from mcp_celery.client import TaskCancelledError, TaskFailedError, TaskHandle, TasksClient, call_tool_task
-from mcp_celery.settings import celery_url
+from mcp_celery.common.redis_translation import celery_url
 from tests.acceptance.fixture_server import add_tools, lifespan
 from tests.support.deployment import Deployment
 from tests.support.scripted import text_of

@@ -19,8 +19,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.server import MCPServer
 
 from mcp_celery import Settings, TaskServer
+from mcp_celery.common.redis_translation import celery_url
 from mcp_celery.context import get_task_session
-from mcp_celery.settings import celery_url
 from tests.acceptance.test_transports import in_memory
 from tests.support.deployment import Deployment
 from tests.support.session import RELATED, REVISION, Connect, Session, session_over

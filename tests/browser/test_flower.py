@@ -14,9 +14,9 @@ from mcp.server import MCPServer
 from selenium import webdriver
 
 from mcp_celery import Settings, TaskConfig, TaskContextSnapshot
-from mcp_celery.composition import CeleryTasks
 from mcp_celery.engine import Caller, Submission, TaskRecord
 from mcp_celery.keys import build_task_key, celery_job_id, is_shortened
+from mcp_celery.server.celery_tasks import CeleryTasks
 from tests.browser.conftest import HELD_JOBS, Page
 from tests.browser.reports import ALICE, ARCHIVE, ISSUER, TOKEN
 from tests.support.deployment import ROOT, Deployment

@@ -9,7 +9,8 @@ from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.embedded import EmbeddedStore
 from mcp_celery.engine import TaskEngine
-from tests.support.leaks import no_processes_left
+from tests.support.leaks import no_eternal_keys, no_processes_left
+from tests.support.own_store import OwnStore
 from tests.support.worlds import LIMITS, MemoryWorld, RedisWorld, Watchful, World, redis_world
 
 
@@ -22,6 +23,28 @@ def store_url() -> Generator[str]:
         EmbeddedStore.open(Path(folder) / "data") as store,
     ):
         yield store.url
+
+
+@pytest.fixture
+def own_store() -> Generator[OwnStore]:
+    with tempfile.TemporaryDirectory(prefix="mcpc-") as folder, no_processes_left(Path(folder).resolve()):
+        store = OwnStore(Path(folder) / "a project's 50% data")
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+@pytest.fixture
+async def own_world(own_store: OwnStore) -> AsyncGenerator[RedisWorld]:
+    """A patient world over the test's own store."""
+    world = RedisWorld(own_store.url)
+    try:
+        with no_eternal_keys(own_store.url, [world.prefix]):
+            yield world
+            own_store.answer_again()
+    finally:
+        await world.aclose()
 
 
 @pytest.fixture

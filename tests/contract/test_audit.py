@@ -16,8 +16,8 @@ from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery import audit
 from mcp_celery.context import scope_of
-from mcp_celery.engine import Caller, Change, Claim, JobOutcome, TaskEngine
-from mcp_celery.engine.recovery import RecoveryPolicy
+from mcp_celery.engine import Caller, Change, Claim, JobOutcome, TaskEngine, TaskStatus
+from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.errors import LimitExceededError, McpCeleryError, TaskNotFoundError
 from mcp_celery.store import RedisRecovery
 from tests.support.waiting import soon
@@ -45,16 +45,24 @@ class Told:
         names = ("event", "task_scope", "task_id", *DETAILS)
         found = [{name: value for name, value in record.__dict__.items() if name in names} for record in records]
         self._caplog.clear()
+        for one in found:
+            if (lasted := one.pop("duration_ms", None)) is not None:
+                assert 0 <= int(lasted) < 600_000
         return found
 
 
-DETAILS = ("task_type", "component", "task_status", "reason", "limit", "number")
+DETAILS = ("task_type", "component", "task_status", "attempt", "duration_ms", "tool_error", "reason", "limit", "number")
 
 
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture) -> Generator[Told]:
     with caplog.at_level(logging.INFO, logger=audit.LOGGER):
         yield Told(caplog)
+
+
+def end(task_id: str | None, status: str, **details: str) -> dict[str, Any]:
+    about = {"component": "build_report", "attempt": "1", "tool_error": "false", **details}
+    return line("task.ended", task_id, task_status=status, **about)
 
 
 def line(event: str, task_id: str | None, scope: str | None = ALICE.scope, **details: str) -> dict[str, Any]:
@@ -71,7 +79,7 @@ async def test_the_life_of_a_task(world: World, engine: TaskEngine, told: Told) 
     record = await engine.find(ALICE, task_id)
     world.put_result(record.job_id, "SUCCESS", JobOutcome({"content": []}))
     world.ledger.change(record.ref, Change(to="completed"))
-    assert told.lines() == [line("task.ended", task_id, task_status="completed")]
+    assert told.lines() == [end(task_id, "completed")]
 
     await engine.get(ALICE, task_id)
     assert told.lines() == [line("task.retrieved", task_id, task_status="completed")]
@@ -105,7 +113,7 @@ async def test_an_outcome_that_is_pushed_is_told_once(world: World, engine: Task
     await engine.cancel(ALICE, task_id)
     await soon(waiting)
     assert told.lines() == [
-        line("task.ended", task_id, task_status="cancelled"),
+        end(task_id, "cancelled"),
         line("task.retrieved", task_id, task_status="cancelled"),
     ]
 
@@ -113,10 +121,10 @@ async def test_an_outcome_that_is_pushed_is_told_once(world: World, engine: Task
 async def test_the_end_is_told_once_however_many_tell_it(world: World, told: Told) -> None:
     record = a_record()
     await world.store.create(record, a_submission().snapshot)
-    changes = [Change(to="failed"), Change(to="completed"), Change(to="cancelled"), Change(to="working")]
+    statuses: list[TaskStatus] = ["failed", "completed", "cancelled", "working"]
     await asyncio.gather(
-        *(world.store.change(record.ref, change) for change in changes),
-        *(asyncio.to_thread(world.ledger.change, record.ref, change) for change in changes),
+        *(world.store.change(record.ref, Change(to=status)) for status in statuses),
+        *(asyncio.to_thread(world.ledger.change, record.ref, Change(to=status)) for status in statuses),
     )
     assert [found["event"] for found in told.lines()] == ["task.ended"]
 
@@ -129,7 +137,7 @@ async def test_the_end_that_the_reaper_gives_is_told_too(in_redis: RedisWorld, t
     await in_redis.store.start(record.ref, attempt=1, retries=0, at_ms=1, worker="worker")
     for verdict in ("failed", "nothing"):
         assert await recovery.recover(record.key, "worker", "died", policy) == verdict
-    assert told.lines() == [line("task.ended", record.task_id, task_status="failed")]
+    assert told.lines() == [end(record.task_id, "failed")]
 
 
 async def test_who_asks_for_anothers_task_is_told_and_the_task_is_not_retrieved(engine: TaskEngine, told: Told) -> None:

@@ -242,7 +242,7 @@ class TestInRedisOnly:
 
         for batch in range(0, 10_000, 500):
             await soon(asyncio.gather(*(follow(number) for number in range(batch, batch + 500))))
-        channels = f"{in_redis.keys.prefix}:{in_redis.keys.namespace}:*"
+        channels = f"{in_redis.keys.all_records}*"
         await eventually(lambda: not in_redis.client.pubsub_channels(channels), what="the last subscription ends")
 
     async def test_an_event_says_the_new_revision(self, in_redis: RedisWorld) -> None:

@@ -13,40 +13,44 @@ from typing import Any, Final, cast
 import pytest
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
-from mcp_celery.connections import ended
 from mcp_celery.engine import (
     Claim,
     ExposedTasks,
     ForeignPlan,
     ForeignWork,
+    HandBack,
     JSONObject,
-    Quota,
     StoredTask,
     Submission,
     TaskEngine,
     TaskRecord,
     now_ms,
 )
-from mcp_celery.engine.legs import as_itself
-from mcp_celery.engine.reaper import Reaper
-from mcp_celery.engine.recovery import RecoveryPolicy
-from mcp_celery.engine.watcher import Watcher
+from mcp_celery.engine.followup_jobs import as_itself
+from mcp_celery.engine.foreign.poller import Watcher
+from mcp_celery.engine.recovery.model import RecoveryPolicy
+from mcp_celery.engine.recovery.reaper import Reaper
+from mcp_celery.engine.recovery.store_identity import StoreIdentity
+from mcp_celery.engine.store_mark import StoreMark
 from mcp_celery.errors import McpCeleryError, StoredDataError, StoreUnavailableError
-from mcp_celery.redis_keys import RedisKeys
+from mcp_celery.server.connections import ended
 from mcp_celery.store import RedisExposed, RedisRecovery
+from mcp_celery.store.keys import RedisKeys
 from mcp_celery.store.unreadable import shown
 from mcp_celery.testing import MemoryTaskQueue, MemoryTaskResults
 from tests.support.waiting import eventually
-from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, RedisWorld, a_record
+from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, RedisWorld, a_record, open_tasks
 
 pytestmark = pytest.mark.anyio
 
-POLICY: Final = RecoveryPolicy(heartbeat_ms=20, max_redeliveries=1)
+POLICY: Final = RecoveryPolicy(heartbeat_ms=20, max_redeliveries=1, publish_timeout_ms=-1_000)
+"""Unclaimed jobs are looked at at once."""
 DEAD: Final = "celery@dead/1"
 STOPPED: Final = "celery@stopped/1"
+LIVING: Final = "celery@living/1"
 LONG: Final = "x" * 200
 """A component of which the Celery id is shortened."""
-QUOTA: Final = Quota("alice", tasks=50, bytes=1_000_000)
+QUOTA: Final = open_tasks("alice", 50, bytes_=1_000_000)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def _list(keys: RedisKeys, _: TaskRecord) -> str:
 KINDS: Final[dict[str, Kind]] = {
     "record": Kind("hash", lambda keys, task: keys.record(task.scope, task.task_id), is_shared=False),
     "snapshot": Kind("string", lambda keys, task: keys.snapshot(task.scope, task.task_id), is_shared=False),
+    "deleted": Kind("string", lambda keys, task: keys.deleted(task.scope, task.task_id), is_shared=False),
     "questions": Kind("hash", lambda keys, task: keys.questions(task.scope, task.task_id), is_shared=False),
     "answers": Kind("hash", lambda keys, task: keys.answers(task.scope, task.task_id), is_shared=False),
     "job_alias": Kind("string", lambda keys, task: keys.job_alias(task.job_id), is_shared=False),
@@ -86,13 +91,17 @@ KINDS: Final[dict[str, Kind]] = {
     "expiry": Kind("zset", lambda keys, _: keys.expiry, removes=True),
     "remembered": Kind("hash", lambda keys, _: keys.remembered),
     "workers": Kind("zset", lambda keys, _: keys.workers),
+    "components": Kind("hash", lambda keys, _: keys.components(LIVING)),
     "claims": Kind("set", lambda keys, _: keys.claims(DEAD), removes=True),
+    "unread": Kind("zset", lambda keys, _: keys.unread),
     "due": Kind("zset", lambda keys, _: keys.due, removes=True),
+    "unclaimed": Kind("zset", lambda keys, _: keys.unclaimed, removes=True),
     "exposed": Kind("zset", lambda keys, _: keys.exposed, removes=True),
+    "mark": Kind("string", lambda keys, _: keys.mark),
     "reaper": Kind("string", lambda keys, _: keys.reaper),
 }
-NO_KEYS: Final = {"prefix", "namespace", "records", "all_records", "channel"}
-"""Names of :class:`RedisKeys` under which nothing is kept."""
+NO_KEYS: Final = {"prefix", "namespace", "records", "all_records", "channel", "idle_channel", "all_channels", "doctor"}
+"""Names of :class:`RedisKeys` under which nothing is kept, or nothing for longer than a script."""
 
 RUINED_FIELDS: Final[list[dict[str, str | bytes]]] = [
     {"status": "gone"},
@@ -123,6 +132,12 @@ RUINED_FIELDS: Final[list[dict[str, str | bytes]]] = [
     {"listed_in": "", "counted_in": b"\xff"},
     {"stored_in": b"\xff"},
     {"claim_worker": b"\xff", "claim_at_ms": "1"},
+    {"fingerprint": b"\xff"},
+    {"options": "["},
+    {"options": "7"},
+    {"options": '{"priority": "high"}', "fingerprint": "f"},
+    {"handbacks": "x", "fingerprint": "f"},
+    {"handback_pauses_ms": "x", "fingerprint": "f"},
 ]
 RUINED_TEXTS: Final = [
     "", "{", "[]", "null", "1e999", "[1,2]", '[0,true,"w",false]', '[99999999,true,"w",false]', '["1",1,1,1]',
@@ -211,11 +226,13 @@ class Site:
             declared=as_itself,
             policy=POLICY,
         )
+        self.identity = StoreIdentity(self.recovery, makes=True, pause_seconds=0.02)
         self.watcher = Watcher(RedisExposed(world.store), exposed, self.engine.settling, interval_ms=20)
 
     @asynccontextmanager
     async def recovering(self) -> AsyncGenerator[None]:
-        running = [asyncio.create_task(self.reaper.run()), asyncio.create_task(self.watcher.run())]
+        endless = [self.reaper.run(), self.watcher.run(), self.identity.run()]
+        running = [asyncio.create_task(one) for one in endless]
         async with AsyncExitStack() as stack:
             for task in running:
                 stack.push_async_callback(ended, task)
@@ -251,10 +268,15 @@ async def good_tasks_go_on(site: Site) -> None:
     await site.recovery.beat(STOPPED, 60_000)
     assert await site.recovery.recover(due.key, STOPPED, "stopped", POLICY) == "nothing"
     await site.recovery.bury(STOPPED)
+    back = await site.created(fingerprint="f")
+    await site.recovery.beat(LIVING, 60_000, {"f": "tool:build_report"})
+    handback = HandBack(attempt=1, retries=0, worker=STOPPED, key=back.key, most=1)
+    assert (await world.store.hand_back(back.ref, handback)).verdict == "handed back"
     site.results.put(sold.job_id, "SUCCESS", 1)
     async with site.recovering():
         await eventually(lambda: lost.task_id in {one.task_id for one, _ in site.queue.published}, what="lost job")
         await eventually(lambda: due.task_id in {one.task_id for one, _ in site.queue.published}, what="due job")
+        await eventually(lambda: (back.task_id, 2) in {(one.task_id, one.attempt) for one, _ in site.queue.published})
         await eventually(lambda: brief.job_id in site.queue.revoked, what="the job of an expired task is revoked")
         await eventually(lambda: brief.job_id in site.bin.forgotten, what="its result is forgotten")
 
@@ -264,6 +286,7 @@ async def good_tasks_go_on(site: Site) -> None:
 
         await eventually(is_settled, what="the exposed job is settled")
         await eventually(lambda: not is_member(world, site.keys.workers, DEAD), what="the dead worker is forgotten")
+        await eventually(lambda: site.identity.mark, what="the store's mark is known")
     listed = {record.task_id for record in (await site.engine.list(ALICE)).records}
     assert {lost.task_id, due.task_id, sold.task_id} <= listed
     assert (await world.store.count_failed_lookups("alice", 1, window_ms=1_000)).number >= 1
@@ -409,6 +432,15 @@ async def test_another_key_of_a_task_is_not_taken_for_its_own(
     assert site.queue.published == []
     for index in (site.keys.due, site.keys.exposed):
         assert removed(caplog, index) == {shown(other): 1}
+
+
+async def test_a_mark_that_cannot_be_read_is_made_anew(in_redis: RedisWorld, caplog: pytest.LogCaptureFixture) -> None:
+    site = Site(in_redis)
+    for damage in ("abc", "@1", "0123456789abcdef@", "0123456789abcdef@1 "):
+        put(in_redis, "string", site.keys.mark, [damage])
+        new = StoreMark.new()
+        assert await site.recovery.mark(new) == new
+    assert len(caplog.messages) == 4
 
 
 async def test_a_creation_repairs_what_it_writes_to(in_redis: RedisWorld, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,10 +12,10 @@ import pytest
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.connections import ended
 from mcp_celery.engine import (
     MAX_MESSAGE_CHARS,
     UNREADABLE,
+    UNSEALED_RESULTS,
     Change,
     DueTasks,
     ExposedTasks,
@@ -29,13 +29,14 @@ from mcp_celery.engine import (
     TaskRecord,
     TaskView,
 )
-from mcp_celery.engine.begun import Beginnings
-from mcp_celery.engine.legs import as_itself
-from mcp_celery.engine.reaper import Reaper
-from mcp_celery.engine.recovery import RecoveryPolicy
-from mcp_celery.engine.settling import Settling
-from mcp_celery.engine.watcher import BATCH_JOBS, Watcher
+from mcp_celery.engine.followup_jobs import as_itself
+from mcp_celery.engine.foreign.poller import BATCH_JOBS, Watcher
+from mcp_celery.engine.foreign.started import Beginnings
+from mcp_celery.engine.reconcile import Settling
+from mcp_celery.engine.recovery.model import RecoveryPolicy
+from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.errors import QueueUnavailableError, ResultUnavailableError, StoreUnavailableError
+from mcp_celery.server.connections import ended
 from mcp_celery.testing import MemoryTaskResults
 from tests.support.waiting import eventually
 from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, Watchful, World, a_record, a_submission
@@ -306,7 +307,8 @@ async def test_work_that_seems_unpublished_is_revoked(world: World) -> None:
         await shop.submit()
     ((record, _),) = shop.queue.published
     assert await world.store.load(record.ref) is None
-    assert shop.queue.revoked == [record.job_id]
+    # The client is not kept waiting for the revoke.
+    await eventually(lambda: shop.queue.revoked == [record.job_id], what="the job is revoked")
 
 
 # --- The watcher
@@ -414,7 +416,7 @@ async def test_the_ids_of_many_tasks_are_derived_once_each(world: World) -> None
             return dict.fromkeys(job_ids)
 
     exposed = ExposedTasks(Exposure(ForeignWork()), Idle())
-    settling = Settling(world.store, None, exposed=exposed, interval_ms=0)
+    settling = Settling(world.store, None, exposed=exposed, interval_ms=0, seals=UNSEALED_RESULTS)
     await Watcher(Due(), exposed, settling, 1).look()
     assert asked == [BATCH_JOBS, BATCH_JOBS, 1]
     assert len(derived) == len(many)

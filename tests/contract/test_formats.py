@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from mcp_celery.common.formats import FORMAT
 from mcp_celery.engine import ForeignWork, TaskRecord
-from mcp_celery.engine.legs import as_itself
-from mcp_celery.engine.reaper import Reaper
-from mcp_celery.engine.recovery import RecoveryPolicy
+from mcp_celery.engine.followup_jobs import as_itself
+from mcp_celery.engine.recovery.model import RecoveryPolicy
+from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.errors import StoredDataError
-from mcp_celery.formats import FORMAT
 from mcp_celery.store import RedisExposed, RedisRecovery
 from mcp_celery.testing import MemoryTaskQueue, MemoryTaskResults
 from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
@@ -44,7 +44,7 @@ async def test_it_is_not_read(in_redis: RedisWorld) -> None:
     record = await written_later(in_redis, a_record())
     with pytest.raises(StoredDataError, match="was written by a later release") as refused:
         await in_redis.store.load(record.ref)
-    assert refused.value.is_newer
+    assert refused.value.fault == "newer"
     assert REFUSED in refused.value.reason
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any, Final
 import pytest
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
+from mcp_celery import audit
 from mcp_celery.engine import (
     Asking,
     Caller,
@@ -31,12 +33,14 @@ from mcp_celery.engine import (
     now_ms,
     success,
 )
-from mcp_celery.engine.recovery import RecoveryPolicy
+from mcp_celery.engine.pending import PendingRequests
+from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.engine.streams import OpenStreams
 from mcp_celery.errors import (
     LIMIT_EXCEEDED,
     QueueFullError,
     QueueUnavailableError,
+    ServerBusyError,
     TaskNotFoundError,
     TooManyLookupsError,
     TooManyStreamsError,
@@ -45,13 +49,23 @@ from mcp_celery.errors import (
 from mcp_celery.store import RedisRecovery
 from mcp_celery.store.records import LOADED_TOGETHER
 from tests.support.waiting import eventually
-from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, RedisWorld, Watchful, World, a_record, a_submission
+from tests.support.worlds import (
+    ALICE,
+    LIMITS,
+    SNAPSHOT,
+    RedisWorld,
+    Watchful,
+    World,
+    a_record,
+    a_submission,
+    open_tasks,
+)
 
 pytestmark = pytest.mark.anyio
 
 ME: Final = replace(ALICE, requestor="alice")
 YOU: Final = Caller("client-a|bob", ALICE.issuer, requestor="bob")
-ONE: Final = Quota("alice", 1)
+ONE: Final = open_tasks("alice", 1)
 POLICY: Final = RecoveryPolicy(heartbeat_ms=20, max_redeliveries=1)
 
 
@@ -128,13 +142,13 @@ class TestOpenTasks:
         assert await is_free(world)
 
     async def test_room_is_made_once_however_often_the_end_is_told(self, world: World) -> None:
-        record = await keep(world, Quota("alice", 2))
+        record = await keep(world, open_tasks("alice", 2))
         assert record is not None
-        assert await keep(world, Quota("alice", 2))
+        assert await keep(world, open_tasks("alice", 2))
         for status in ("completed", "failed", "cancelled"):
             await world.store.change(record.ref, Change(to=status))
-        assert await keep(world, Quota("alice", 2))
-        assert not await is_free(world, Quota("alice", 2))
+        assert await keep(world, open_tasks("alice", 2))
+        assert not await is_free(world, open_tasks("alice", 2))
 
     @pytest.mark.parametrize("status", ["working", "input_required"])
     async def test_a_task_that_goes_on_keeps_its_place(self, world: World, status: Any) -> None:
@@ -161,10 +175,10 @@ class TestOpenTasks:
         await engine.submit(a_submission(ME))
 
     async def test_a_task_that_expires_makes_room_though_nobody_tells(self, world: World) -> None:
-        assert await keep(world, Quota("alice", 2))
-        assert await keep(world, Quota("alice", 2), ttl_ms=1_000)
-        assert not await is_free(world, Quota("alice", 2))
-        await eventually(lambda: is_free(world, Quota("alice", 2)))
+        assert await keep(world, open_tasks("alice", 2))
+        assert await keep(world, open_tasks("alice", 2), ttl_ms=1_000)
+        assert not await is_free(world, open_tasks("alice", 2))
+        await eventually(lambda: is_free(world, open_tasks("alice", 2)))
         assert not await is_free(world)
 
     async def test_a_task_whose_life_is_lengthened_keeps_its_place_for_as_long(self, world: World) -> None:
@@ -178,13 +192,13 @@ class TestOpenTasks:
         assert not await is_free(world)
 
     async def test_an_open_task_that_goes_early_makes_room_then(self, world: World) -> None:
-        assert await keep(world, Quota("alice", 2))
-        record = await keep(world, Quota("alice", 2))
+        assert await keep(world, open_tasks("alice", 2))
+        record = await keep(world, open_tasks("alice", 2))
         assert record is not None
         await world.store.retire(record.ref, now_ms() + 50_000)
-        assert not await is_free(world, Quota("alice", 2))
+        assert not await is_free(world, open_tasks("alice", 2))
         await world.store.retire(record.ref, now_ms() + 60)
-        await eventually(lambda: is_free(world, Quota("alice", 2)))
+        await eventually(lambda: is_free(world, open_tasks("alice", 2)))
 
     async def test_where_a_job_ends_with_its_result(self, in_redis: RedisWorld) -> None:
         record = await keep(in_redis)
@@ -215,7 +229,7 @@ class TestOpenTasks:
     async def test_what_is_counted_lives_no_longer_than_what_counts(self, in_redis: RedisWorld) -> None:
         key = in_redis.keys.counted("open", "alice")
         for ttl_ms, expected_ms in ((50_000, 50_000), (90_000, 90_000), (10_000, 90_000)):
-            assert await keep(in_redis, Quota("alice", 9), ttl_ms=ttl_ms)
+            assert await keep(in_redis, open_tasks("alice", 9), ttl_ms=ttl_ms)
             assert expected_ms - 5_000 < in_redis.client.pttl(key) <= expected_ms
 
     async def test_a_refusal_leaves_nothing(self, in_redis: RedisWorld) -> None:
@@ -453,3 +467,48 @@ class TestStreams:
         unlimited = OpenStreams(LIMITS)
         with unlimited.place_for(ME), unlimited.place_for(ME):
             pass
+
+
+class TestPendingRequests:
+    def test_a_request_too_many_is_refused_and_is_told_when_to_come_again(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, logger=audit.LOGGER)
+        now = 0.0
+        pending = PendingRequests(replace(LIMITS, max_pending_requests=2), clock=lambda: now)
+        with pending.place_for(ME):
+            now = 3.0
+            with pending.place_for(YOU):
+                with pytest.raises(ServerBusyError) as refusal:
+                    pending.place_for(ME)
+                assert refusal.value.code == LIMIT_EXCEEDED
+                assert refusal.value.data == {"limit": "pending_requests", "most": 2, "retryAfterMs": 3_000}
+                assert str(refusal.value) == "The server is busy; nothing was done, try again later"
+            with pending.place_for(ME):
+                pass
+        assert [line.partition(" ")[0] for line in caplog.messages] == ["event=task.limited"]
+
+    @pytest.mark.parametrize(("waited", "told"), [(0.0, 250), (0.9, 900), (100.0, 10_000)])
+    def test_the_time_is_never_so_short_that_it_helps_nothing_nor_so_long_that_nobody_waits(
+        self, waited: float, told: int
+    ) -> None:
+        now = 0.0
+        pending = PendingRequests(replace(LIMITS, max_pending_requests=1), clock=lambda: now)
+        with pending.place_for(ME):
+            now = waited
+            with pytest.raises(ServerBusyError) as refusal:
+                pending.place_for(ME)
+        assert refusal.value.data == {"limit": "pending_requests", "most": 1, "retryAfterMs": told}
+
+    def test_a_place_that_is_left_is_free_at_once(self) -> None:
+        pending = PendingRequests(replace(LIMITS, max_pending_requests=1))
+        with pending.place_for(ME) as place:
+            place.leave()
+            with pending.place_for(YOU), pytest.raises(ServerBusyError):
+                pending.place_for(ME)
+        with pending.place_for(ME):
+            pass
+
+    def test_there_may_be_no_limit(self) -> None:
+        pending = PendingRequests(LIMITS)
+        assert len([pending.place_for(ME) for _ in range(100)]) == 100

@@ -379,6 +379,11 @@ class TestReturned:
         await world.store.published(nobody.record.ref, attempt=1)
 
 
+def _indices(world: RedisWorld) -> tuple[str, ...]:
+    """The keys of all tasks in which a new one is."""
+    return (world.keys.expiry, world.keys.remembered, world.keys.unclaimed)
+
+
 class TestLifetime:
     @pytest.mark.parametrize("ask", [Asked.ask, Asked.park])
     async def test_a_wait_may_lengthen_it_up_to_the_limit(
@@ -402,7 +407,7 @@ class TestLifetime:
         await task.answer({"one": an_answer()})
         client = cast("Any", in_redis.client)
         ends = {key.decode(): client.pexpiretime(key) for key in in_redis.keys_left()}
-        assert all(ends.pop(index) > until for index in (in_redis.keys.expiry, in_redis.keys.remembered))
+        assert all(ends.pop(index) > until for index in _indices(in_redis))
         assert client.zscore(in_redis.keys.expiry, record.key) == until
         assert len(ends) == 6, ends
         assert ends[in_redis.keys.record(record.scope, record.task_id)] == until

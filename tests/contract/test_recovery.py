@@ -11,9 +11,9 @@ import pytest
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import ELICIT, Asking, Change, Claim, NextLeg, Question, TaskRecord, TaskStatus, now_ms
-from mcp_celery.engine.life import WorkerLife
-from mcp_celery.engine.reaper import Reaper
-from mcp_celery.engine.recovery import RecoveryPolicy, Sweep
+from mcp_celery.engine.recovery.model import RecoveryPolicy, StoreCounts, Sweep
+from mcp_celery.engine.recovery.reaper import Reaper
+from mcp_celery.engine.recovery.worker_lease import WorkerLife
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.keys import TaskType, celery_job_id
 from mcp_celery.testing import MemoryTaskQueue
@@ -121,6 +121,21 @@ async def parked(world: World, record: TaskRecord) -> None:
 async def dead(process: Process, worker: str = WORKER) -> None:
     """A worker that has beaten once, and never again."""
     await process.store.beat(worker, 0)
+
+
+async def test_open_tasks_and_live_workers_are_counted(world: World) -> None:
+    process = Process(world)
+    await process.store.beat(WORKER, 60_000)
+    await dead(process, SECOND)
+    assert await process.store.counts() == StoreCounts(queued=0, claimed=0, due=0, exposed=0, workers=1)
+    first, second, third = [await created(world) for _ in range(3)]
+    assert claim(world, first)
+    assert claim(world, second, SECOND)
+    assert (await process.store.counts()) == StoreCounts(queued=1, claimed=2, due=0, exposed=0, workers=1)
+    assert await process.store.recover(second.key, SECOND, "died", POLICY) == "again"
+    await world.store.change(first.ref, Change(to="completed"))
+    await world.store.change(third.ref, Change(to="cancelled"))
+    assert await process.store.counts() == StoreCounts(queued=0, claimed=0, due=1, exposed=0, workers=1)
 
 
 class TestQuestions:
@@ -413,10 +428,10 @@ class TestElection:
 
         sweep = process.store.sweep
 
-        async def swept(reaper: str, policy: RecoveryPolicy) -> Sweep | None:
+        async def swept(reaper: str, policy: RecoveryPolicy, skipped: int = 0) -> Sweep | None:
             if failing:
                 raise StoreUnavailableError
-            return await sweep(reaper, policy)
+            return await sweep(reaper, policy, skipped)
 
         monkeypatch.setattr(process.store, "sweep", swept)
         process.reaper._trusts_deaths_at = 0.0  # pyright: ignore[reportPrivateUsage]
@@ -450,7 +465,7 @@ class TestExpiry:
         self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("mcp_celery.store.recovery.BATCH", 2)
-        monkeypatch.setattr("mcp_celery.engine.reaper.BATCH", 2)
+        monkeypatch.setattr("mcp_celery.engine.recovery.reaper.BATCH", 2)
         process = Process(in_redis, RecoveryPolicy(heartbeat_ms=100, max_redeliveries=1))
         for _ in range(5):
             await created(in_redis, ttl_ms=1)

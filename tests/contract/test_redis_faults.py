@@ -1,100 +1,30 @@
 """What a real Redis does to us: lost connections, a killed server, a server that does not answer, a busy pool."""
 
 import asyncio
-import os
-import signal
 import socket
-import tempfile
-from collections.abc import AsyncGenerator, Generator
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import kombu
-import psutil
 import pytest
 import redis
 from celery import Celery
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 from redis.asyncio.connection import UnixDomainSocketConnection
 
-from mcp_celery.embedded import EmbeddedStore
+from mcp_celery.common.redis_translation import celery_url
 from mcp_celery.engine import Change, Claim, TaskEngine, TaskRecord
 from mcp_celery.errors import LIMIT_EXCEEDED, StoreFullError, StoreUnavailableError
-from mcp_celery.settings import celery_url
 from mcp_celery.store.replies import opened
 from mcp_celery.testing import MemoryTaskQueue
-from tests.support.leaks import no_eternal_keys, no_processes_left
-from tests.support.waiting import eventually, eventually_sync, soon
+from tests.support.own_store import OwnStore
+from tests.support.waiting import eventually, soon
 from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, TIMEOUT_SECONDS, RedisWorld, a_record, a_submission
 
 pytestmark = pytest.mark.anyio
-
-
-class OwnStore:
-    """A server of the test's own, to be ill-treated."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._holds = ExitStack()
-        self._stopped = False
-        self._open()
-
-    def _open(self) -> None:
-        self.url = self._holds.enter_context(EmbeddedStore.open(self._folder)).url
-        with redis.Redis.from_url(self.url) as client:
-            self._process = psutil.Process(client.info("server")["process_id"])  # pyright: ignore[reportIndexIssue]
-
-    def kill(self) -> None:
-        """As `kill -9` does."""
-        self._process.kill()
-        eventually_sync(lambda: not self._process.is_running() or self._process.status() == psutil.STATUS_ZOMBIE)
-
-    def start_again(self) -> None:
-        """On the same folder."""
-        self._open()
-
-    def stop_answering(self) -> None:
-        """Connections are taken, and nothing is answered, as under `CLIENT PAUSE`; but only until it is told."""
-        os.kill(self._process.pid, signal.SIGSTOP)
-        self._stopped = True
-
-    def answer_again(self) -> None:
-        if self._stopped:
-            os.kill(self._process.pid, signal.SIGCONT)
-        self._stopped = False
-
-    def cut_pubsub(self) -> int:
-        """Kill every pub/sub connection; returns how many there were."""
-        with redis.Redis.from_url(self.url) as client:
-            return int(cast(Any, client.client_kill_filter(_type="pubsub")))
-
-    def close(self) -> None:
-        self.answer_again()
-        self._holds.close()
-
-
-@pytest.fixture
-def own_store() -> Generator[OwnStore]:
-    with tempfile.TemporaryDirectory(prefix="mcpc-") as folder, no_processes_left(Path(folder).resolve()):
-        store = OwnStore(Path(folder) / "a project's 50% data")
-        try:
-            yield store
-        finally:
-            store.close()
-
-
-@pytest.fixture
-async def own_world(own_store: OwnStore) -> AsyncGenerator[RedisWorld]:
-    """A patient world over the test's own store."""
-    world = RedisWorld(own_store.url)
-    try:
-        with no_eternal_keys(own_store.url, [world.prefix]):
-            yield world
-            own_store.answer_again()
-    finally:
-        await world.aclose()
 
 
 @pytest.fixture

@@ -7,10 +7,22 @@ from typing import Any
 
 import pytest
 
-from mcp_celery.engine import Asking, Change, NextLeg, Question, RpcError, TaskRecord, failure, now_ms
+from mcp_celery.engine import (
+    Asking,
+    Change,
+    Extension,
+    NextLeg,
+    Question,
+    RpcError,
+    TaskRecord,
+    TaskRef,
+    failure,
+    now_ms,
+)
 from mcp_celery.errors import SnapshotUnreadableError, StoredDataError
-from mcp_celery.keyring import snapshots_with
+from mcp_celery.server.keyring import snapshots_with
 from mcp_celery.store.fields import FIXED
+from mcp_celery.store.sealed import CLOCK_SKEW_MS
 from tests.support.leaks import no_eternal_keys
 from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
 
@@ -149,11 +161,131 @@ async def test_a_forged_error_is_not_told(sealed: RedisWorld) -> None:
 async def test_a_reason_of_the_librarys_own_is_readable_with_other_keys(sealed: RedisWorld, store_url: str) -> None:
     """A worker whose keys are not the server's fails each task, and the server says why."""
     record = await created(sealed)
-    await sealed.store.change(record.ref, failure("SnapshotUnreadableError"))
-    other = RedisWorld(store_url, prefix=sealed.prefix, snapshots=snapshots_with(["another " + KEY]))
+    worker = RedisWorld(store_url, prefix=sealed.prefix, snapshots=snapshots_with(["another " + KEY]))
     try:
-        stored = await other.store.load(record.ref)
-        assert stored is not None
-        assert stored.record.error == failure("SnapshotUnreadableError").error
+        with pytest.raises(StoredDataError):  # it has moved the task, and cannot read what that is now
+            await worker.store.change(record.ref, failure("SnapshotUnreadableError"))
     finally:
-        await other.aclose()
+        await worker.aclose()
+    stored = await sealed.store.load(record.ref)
+    assert stored is not None
+    assert stored.record.error == failure("SnapshotUnreadableError").error
+
+
+class TestRecords:
+    """Fixed fields are signed, for scripts have to read them."""
+
+    async def refused(self, world: RedisWorld, ref: TaskRef) -> str:
+        """Why a record is not read."""
+        with pytest.raises(StoredDataError) as refused:
+            await world.store.load(ref)
+        assert refused.value.fault == "refused"
+        assert "MCP_CELERY_ENCRYPTION_KEYS" in str(refused.value)
+        with pytest.raises(StoredDataError):
+            await world.store.change(ref, Change(to="working"))
+        assert await world.store.load_many([ref]) == [None]
+        return refused.value.reason
+
+    @pytest.mark.parametrize("field", [name for name in FIXED if name not in ("scope", "task_id")])
+    async def test_one_in_which_a_fixed_field_was_changed_is_not_read(self, sealed: RedisWorld, field: str) -> None:
+        record = await created(sealed)
+        key = sealed.keys.record(record.scope, record.task_id)
+        value = {"type": "prompt", "work": "[1, 0, false]", "format": "1", "options": "{}"}.get(field, "1234")
+        sealed.client.hset(key, field, value)
+        assert "its fixed fields were changed" in await self.refused(sealed, record.ref)
+
+    async def test_one_that_is_not_signed_is_not_read(self, sealed: RedisWorld) -> None:
+        record = await created(sealed)
+        sealed.client.hdel(sealed.keys.record(record.scope, record.task_id), "signature")
+        assert "it is not signed" in await self.refused(sealed, record.ref)
+
+    @pytest.mark.parametrize("with_names", [False, True])
+    async def test_one_that_was_copied_is_not_read(self, sealed: RedisWorld, with_names: bool) -> None:
+        """Who may read a task of its own and write to the store would else read the tasks of others."""
+        record, other = await created(sealed), a_record(scope="mallory")
+        place = sealed.keys.record(other.scope, other.task_id)
+        sealed.client.copy(sealed.keys.record(record.scope, record.task_id), place)
+        if with_names:
+            sealed.client.hset(place, mapping={"scope": "mallory", "task_id": other.task_id, "key": other.key})
+            assert "its fixed fields were changed" in await self.refused(sealed, other.ref)
+        else:
+            with pytest.raises(StoredDataError) as refused:
+                await sealed.store.load(other.ref)
+            assert "it is another task's" in refused.value.reason
+
+    async def test_a_list_leaves_it_out_and_keeps_its_place(
+        self, sealed: RedisWorld, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        forged, record = await created(sealed), await created(sealed)
+        sealed.client.hset(sealed.keys.record(forged.scope, forged.task_id), "component", "another")
+        page = await sealed.store.page(record.owner, before=None, limit=10)
+        assert [stored.record.task_id for stored in page] == [record.task_id]
+        assert "left a task out of a list" in caplog.text
+        index = sealed.keys.index(record.scope, record.issuer, record.session)
+        assert index is not None
+        assert sealed.client.zcard(index) == 2
+
+    async def test_the_old_key_of_a_ring_is_good_and_a_removed_one_is_not(
+        self, sealed: RedisWorld, store_url: str
+    ) -> None:
+        record = await created(sealed)
+        new = "another " + KEY
+        rotated = RedisWorld(store_url, prefix=sealed.prefix, snapshots=snapshots_with([new, KEY]))
+        removed = RedisWorld(store_url, prefix=sealed.prefix, snapshots=snapshots_with([new]))
+        try:
+            stored = await rotated.store.load(record.ref)
+            assert stored is not None
+            assert stored.record == record
+            await self.refused(removed, record.ref)
+        finally:
+            await rotated.aclose()
+            await removed.aclose()
+
+    async def test_an_unsigned_one_is_read_while_that_is_accepted_and_a_forged_one_never(
+        self, sealed: RedisWorld, store_url: str
+    ) -> None:
+        record = await created(sealed)
+        key = sealed.keys.record(record.scope, record.task_id)
+        world = RedisWorld(store_url, prefix=sealed.prefix, snapshots=snapshots_with([KEY], accept_unsealed=True))
+        try:
+            sealed.client.hdel(key, "signature")
+            stored = await world.store.load(record.ref)
+            assert stored is not None
+            assert stored.record == record
+            sealed.client.hset(key, "signature", "ü")
+            await self.refused(world, record.ref)
+        finally:
+            await world.aclose()
+
+    async def test_without_keys_nothing_is_signed(self, in_redis: RedisWorld) -> None:
+        record = replace(a_record(), max_ttl_ms=90_000)
+        await in_redis.store.create(record, SNAPSHOT)
+        fields: Any = in_redis.client.hkeys(in_redis.keys.record(record.scope, record.task_id))
+        assert not {b"signature", b"max_ttl_ms"} & set(fields)
+
+
+class TestLifetime:
+    """A task that somebody brings back from a copy is not run for ever."""
+
+    async def test_a_job_begins_within_the_longest_life_of_its_task_and_not_later(self, sealed: RedisWorld) -> None:
+        for late, may_start in ((-1_000, True), (CLOCK_SKEW_MS + 1_000, False)):
+            record = replace(a_record(), max_ttl_ms=90_000)
+            await sealed.store.create(record, SNAPSHOT)
+            at_ms = record.created_at_ms + 90_000 + late
+            starting = sealed.store.start(record.ref, attempt=1, retries=0, at_ms=at_ms)
+            if may_start:
+                assert await starting is not None
+            else:
+                with pytest.raises(SnapshotUnreadableError) as refused:
+                    await starting
+                assert refused.value.reason == "its task has outlived the longest life that it may have"
+
+    async def test_no_process_extends_it_beyond_that(self, sealed: RedisWorld) -> None:
+        record = replace(a_record(), max_ttl_ms=90_000)
+        await sealed.store.create(record, SNAPSHOT)
+        until = record.created_at_ms + 3_600_000
+        asking = Asking(attempt=1, at_ms=now_ms(), extension=Extension(until, 3_600_000))
+        assert await sealed.store.ask(record.ref, QUESTION, asking)
+        stored = await sealed.store.load(record.ref)
+        assert stored is not None
+        assert stored.record.ttl_ms == 90_000

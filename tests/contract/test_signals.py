@@ -1,24 +1,26 @@
 """Tests of Ctrl-C do not depend on how the tests were started."""
 
+from __future__ import annotations
+
 import signal
 import subprocess
 import sys
+from functools import partial
 
-from tests.support.signals import interruptible
-
-TELL = [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"]
-
-
-def is_deaf() -> bool:
-    return subprocess.run(TELL, capture_output=True, text=True, check=True).stdout == "True\n"
+DOES_IT_IGNORE = [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"]
 
 
-def test_what_is_started_hears_sigint_where_a_shell_has_it_ignored() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        assert is_deaf()
-        with interruptible():
-            assert not is_deaf()
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_started_programs_can_be_interrupted() -> None:
+    assert subprocess.check_output(DOES_IT_IGNORE, text=True) == "False\n"
+
+
+def test_the_same_where_a_shell_runs_the_tests_in_the_background() -> None:
+    test = f"{__file__}::{test_started_programs_can_be_interrupted.__name__}"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout

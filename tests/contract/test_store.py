@@ -501,10 +501,12 @@ class TestInRedisOnly:
         assert in_redis.ledger.find(replace(record, hidden=Hidden.NOTHING).job_id) is None
 
     @pytest.mark.parametrize("scope", ["alice", "s" * 500], ids=["whole", "shortened"])
-    async def test_a_task_that_is_taken_back_leaves_no_key(self, in_redis: RedisWorld, scope: str) -> None:
+    async def test_a_task_that_is_taken_back_leaves_only_a_mark_that_it_was(
+        self, in_redis: RedisWorld, scope: str
+    ) -> None:
         record = await created(in_redis, scope=scope)
         await in_redis.store.delete(record.ref)
-        assert in_redis.keys_left() == []
+        assert in_redis.keys_left() == [in_redis.keys.deleted(record.scope, record.task_id).encode()]
 
     async def test_a_body_does_not_start_without_the_snapshot(self, in_redis: RedisWorld) -> None:
         record = await created(in_redis)

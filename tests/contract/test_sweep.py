@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from mcp_celery.engine import OWN_WORK, Asking, Change, Claim, ForeignWork, NextLeg, Question, TaskRecord, Work, now_ms
-from mcp_celery.engine.recovery import Expiring, RecoveryPolicy, Sweep
+from mcp_celery.engine.recovery.model import Expiring, RecoveryPolicy, Sweep
 from mcp_celery.keys import Hidden
-from mcp_celery.redis_keys import INDEX_LIFETIME_MS
+from mcp_celery.store.keys import INDEX_LIFETIME_MS
 from tests.support.worlds import SNAPSHOT, RedisWorld, World, a_record
 
 pytestmark = pytest.mark.anyio

@@ -27,8 +27,8 @@ from mcp_celery.engine import (
     Transition,
     now_ms,
 )
-from mcp_celery.engine.reaper import Reaper
-from mcp_celery.engine.recovery import Expiring, RecoveryPolicy, Sweep
+from mcp_celery.engine.recovery.model import Expiring, RecoveryPolicy, Sweep
+from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.errors import QueueUnavailableError
 from mcp_celery.store import RedisRecovery
 from mcp_celery.testing import MemoryTaskQueue
@@ -125,8 +125,19 @@ async def test_a_report_says_which_task_and_when(world: World) -> None:
             leg=1,
             cause="cancelled",
             at_ms=at_ms,
+            created_at_ms=record.created_at_ms,
         )
     ]
+
+
+async def test_a_report_says_since_when_and_whether_the_tool_has_failed(world: World) -> None:
+    record = await created(world)
+    at_ms = record.created_at_ms
+    await world.store.start(record.ref, attempt=1, retries=0, at_ms=at_ms + 20, worker="w1")
+    await world.store.change(record.ref, Change(to="completed", attempt=1, is_error=True, at_ms=at_ms + 50))
+    started, ended = world.transitions
+    assert (started.started_at_ms, started.age_ms, started.is_error) == (at_ms + 20, 20, False)
+    assert (ended.created_at_ms, ended.started_at_ms, ended.age_ms, ended.is_error) == (at_ms, at_ms + 20, 50, True)
 
 
 async def test_a_parked_job_is_reported_with_the_next_one(world: World) -> None:
@@ -216,7 +227,7 @@ class _OneSweep:
     def __init__(self, key: str) -> None:
         self.expiring = Expiring(key, 0, leg=2, status="input_required", attempt=3, declared_as="reports://{year}")
 
-    async def sweep(self, reaper: str, policy: RecoveryPolicy) -> Sweep | None:
+    async def sweep(self, reaper: str, policy: RecoveryPolicy, skipped: int = 0) -> Sweep | None:
         return Sweep([], [self.expiring], [])
 
     def __getattr__(self, name: str) -> Callable[..., object]:

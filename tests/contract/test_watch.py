@@ -122,7 +122,7 @@ async def test_with_no_task_of_ones_own_there_is_nothing_to_follow(engine: TaskE
 
 
 async def test_a_task_that_expires_ends_without_a_word(engine: TaskEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcp_celery.engine.watch.RECHECK_SECONDS", 0.02)
+    monkeypatch.setattr("mcp_celery.engine.subscription.RECHECK_SECONDS", 0.02)
     task = await engine.submit(a_submission(ttl_ms=1_000))
     async with engine.watch(ALICE, [task.task_id]) as watch:
         assert [view.record.status async for view in watch] == ["working"]

@@ -84,9 +84,9 @@ class Starter:
         self.start(node)
         return node
 
-    def valkey(self, name: str = "valkey") -> ValkeyProcess:
+    def valkey(self, name: str = "valkey", **options: Any) -> ValkeyProcess:
         """Start a server that keeps nothing."""
-        node = ValkeyProcess(self._folder, name=name)
+        node = ValkeyProcess(self._folder, name=name, **options)
         self.start(node)
         return node
 

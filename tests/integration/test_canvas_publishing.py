@@ -15,12 +15,12 @@ import redis
 from celery import Celery, chain, chord, group
 
 from mcp_celery import TaskConfig
+from mcp_celery.broker.queue import CeleryQueue
+from mcp_celery.common.redis_translation import celery_url
 from mcp_celery.engine import ForeignPlan, ForeignWork, TaskRecord
 from mcp_celery.errors import QueueUnavailableError
 from mcp_celery.exposed.tools import ExposedCanvas, Offer
-from mcp_celery.queue import CeleryQueue
-from mcp_celery.settings import celery_url
-from mcp_celery.shown import HIDDEN
+from mcp_celery.redaction import HIDDEN
 from tests.integration.conftest import Starter
 from tests.integration.test_queue import record_of, submission
 from tests.support.nodes import ValkeyProcess

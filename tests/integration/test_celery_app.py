@@ -24,7 +24,10 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
         "cannot import 'tests.support.servers.broken': RuntimeError: this module is broken on purpose",
     ),
     "an attribute that is not there": ({"SERVER": "tests.support.servers.tools:nobody"}, "has no attribute 'nobody'"),
-    "a server without task tools": ({"SERVER": "tests.support.servers.no_tasks:server"}, "declared task=True"),
+    "a server without task tools": (
+        {"SERVER": "tests.support.servers.no_tasks:server"},
+        "runs as a task; declare a tool with task=True",
+    ),
     "a server with an app of its own": (
         {"SERVER": "tests.support.servers.own_app:server"},
         "uses a Celery app of its own",

@@ -20,9 +20,9 @@ from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
 from mcp_celery.client import TaskError, TasksClient, call_tool_task, list_tasks, resilient_http
-from mcp_celery.client import channel as channel_module
 from mcp_celery.client import http as http_module
 from mcp_celery.client import push as push_module
+from mcp_celery.client import session as channel_module
 from tests.support.misbehaving import ACKNOWLEDGEMENT, INTERVAL_MS, PUSH, STATUS, Fault, MisbehavingServer, Revision
 from tests.support.scripted import text_of
 from tests.support.waiting import eventually, soon

@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from mcp_celery.settings import celery_url
+from mcp_celery.common.redis_translation import celery_url
+from tests.support.brokers import postgresql
 from tests.support.deployment import Deployment, deployed
-from tests.support.nodes import ROOT, EmbeddedStoreContainer
+from tests.support.nodes import ROOT, EmbeddedStoreContainer, Pool
 from tests.support.wire import Wire, follow
 
 pytestmark = pytest.mark.anyio
@@ -21,22 +24,33 @@ pytestmark = pytest.mark.anyio
 APP = "tests.support.django_host"
 
 
-@pytest.fixture(scope="module", params=["prefork", "threads"])
-def project(
-    request: pytest.FixtureRequest, store: EmbeddedStoreContainer, tmp_path_factory: pytest.TempPathFactory
+@contextmanager
+def a_project(
+    store: EmbeddedStoreContainer, database: str, pool: Pool, *, concurrency: int = 1, **variables: str
 ) -> Generator[Deployment]:
-    name = f"django-{request.param}-{os.urandom(2).hex()}"
+    """The project with its tables and a worker."""
+    name = f"django-{pool}-{os.urandom(2).hex()}"
     settings = {
         "DJANGO_SETTINGS_MODULE": f"{APP}.settings",
-        "DJANGO_HOST_DATABASE": str(tmp_path_factory.mktemp("django") / "orders.sqlite"),
+        "DJANGO_HOST_DATABASE": database,
         "HOST_NAME": name,
         "HOST_BROKER": celery_url(store.url),
+        **variables,
     }
     with deployed(store.url, name, spec=f"{APP}.mcp:server", settings=settings, app=APP) as found:
         migrate = [sys.executable, "-m", "django", "migrate", "--run-syncdb", "--verbosity=0"]
         subprocess.run(migrate, env=found.env(), cwd=ROOT, check=True, timeout=120)
-        with found.worker(request.param, concurrency=1):
+        with found.worker(pool, concurrency=concurrency):
             yield found
+
+
+@pytest.fixture(scope="module", params=["prefork", "threads"])
+def project(
+    request: pytest.FixtureRequest, store: EmbeddedStoreContainer, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[Deployment]:
+    database = str(tmp_path_factory.mktemp("django") / "orders.sqlite")
+    with a_project(store, database, request.param) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +110,25 @@ assert apps.ready
         [sys.executable, "-c", code], env=project.env(), cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.shows("C9")
+async def test_results_in_the_projects_own_database_outlive_its_connections(store: EmbeddedStoreContainer) -> None:
+    """``django-db`` with PostgreSQL. Stored and read in threads of our own."""
+    with (
+        postgresql() as database,
+        a_project(store, database, "asyncio", concurrency=8, HOST_RESULTS="django-db") as project,
+    ):
+        async with Wire(project.serve()) as wire:
+            counted = [await run(wire, "count_orders", year=2026) for _ in range(3)]
+            assert counted == [1, 2, 3]
+            for _ in range(2):
+                with psycopg.connect(database, autocommit=True) as server:
+                    server.execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                    )
+                    kept = server.execute("SELECT count(*) FROM django_celery_results_taskresult").fetchone()
+                assert kept == (len(counted),)
+                counted.append(await run(wire, "count_orders", year=2026))
+            assert counted == [1, 2, 3, 4, 5]

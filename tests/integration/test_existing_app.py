@@ -12,7 +12,7 @@ from collections.abc import Generator
 import pytest
 
 import workers.existing_app
-from mcp_celery.settings import celery_url
+from mcp_celery.common.redis_translation import celery_url
 from tests.support.deployment import Deployment, deployed
 from tests.support.nodes import ROOT, EmbeddedStoreContainer
 from tests.support.waiting import eventually

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mcp_celery.settings import celery_url
+from mcp_celery.common.redis_translation import celery_url
 from tests.support.nodes import ROOT, EmbeddedStoreContainer, environment
 
 COMMAND_SECONDS = 120.0
@@ -22,7 +22,10 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
         {"HOST_SERVERS": "tests.support.servers.broken:server"},
         "cannot import 'tests.support.servers.broken': RuntimeError: this module is broken on purpose",
     ),
-    "no attribute": ({"HOST_SERVERS": f"{HOST}.mcp"}, "is not of the form module:attribute"),
+    "no attribute": (
+        {"HOST_SERVERS": f"{HOST}.mcp"},
+        "has several MCP servers: name one of namesake, other, server, stranger",
+    ),
     "a server of another app": (
         {"HOST_SERVERS": f"{HOST}.mcp:stranger"},
         f"{HOST}.mcp:stranger does not use the Celery app 'host' in which it is installed: make it with celery=app",
@@ -32,6 +35,10 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
         f"{HOST}.mcp:namesake has the namespace 'installed' of another server",
     ),
     "accept_content without json": ({"HOST_CONF": '{"accept_content": ["yaml"]}'}, "accept_content lacks 'json'"),
+    "messages that nothing says how to sign": (
+        {"HOST_CONF": '{"task_serializer": "auth", "accept_content": ["json"]}'},
+        "task_serializer is 'auth', but nothing says with which keys: call app.setup_security()",
+    ),
     "a backend that cannot hold tasks": ({"HOST_BACKEND": "rpc://"}, "result_backend (RPCBackend) cannot hold tasks"),
     "a setting of ours that is refused": ({"MCP_CELERY_MAX_TTL_MS": "-1"}, "MCP_CELERY_MAX_TTL_MS"),
 }
@@ -156,7 +163,7 @@ from celery.contrib.testing.worker import start_worker
 from celery.worker import state
 from mcp_celery import TaskMeta
 from mcp_celery.engine import Caller
-from mcp_celery.server import tasks_of
+from mcp_celery.server.task_server import tasks_of
 from tests.support.host.mcp import app, server
 
 began = threading.Event()

@@ -12,11 +12,11 @@ from typing import cast
 import pytest
 from celery import Celery
 
-from mcp_celery.connections import ended
-from mcp_celery.engine.begun import Beginnings
-from mcp_celery.engine.watcher import Watcher
+from mcp_celery.common.redis_translation import celery_url
+from mcp_celery.engine.foreign.poller import Watcher
+from mcp_celery.engine.foreign.started import Beginnings
 from mcp_celery.exposed import JobEvents, events
-from mcp_celery.settings import celery_url
+from mcp_celery.server.connections import ended
 from tests.integration.conftest import Starter
 from tests.support.waiting import eventually
 

@@ -13,10 +13,10 @@ import redis
 from celery import Celery
 
 from mcp_celery import Settings, TaskConfig, TaskContextSnapshot
+from mcp_celery.broker.queue import CeleryQueue
 from mcp_celery.engine import Caller, Submission, TaskRecord, now_ms
 from mcp_celery.errors import QueueUnavailableError
-from mcp_celery.queue import CeleryQueue
-from mcp_celery.shown import HIDDEN
+from mcp_celery.redaction import HIDDEN
 from tests.integration.conftest import Starter, settings_for
 from tests.support.live import REVISION, host_app
 from tests.support.nodes import EmbeddedStoreContainer

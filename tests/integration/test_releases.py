@@ -14,8 +14,8 @@ from typing import Any, Final, Literal, cast
 import pytest
 import redis
 
+from mcp_celery.common.formats import FORMAT, FORMAT_HEADER
 from mcp_celery.embedded import EmbeddedStore
-from mcp_celery.formats import FORMAT, FORMAT_HEADER
 from tests.support.deployment import answering_url, process, wait_until
 from tests.support.nodes import environment, short_folder
 from tests.support.programs import ROOT, Running
@@ -81,6 +81,7 @@ class Stage:
     folder: Path
     store_url: str
     packages: dict[Release, Path]
+    settings: dict[str, str] = field(default_factory=dict[str, str])
     stack: ExitStack = field(default_factory=ExitStack)
     started: int = 0
 
@@ -91,6 +92,7 @@ class Stage:
             MCP_CELERY_SERVER="both:server",
             MCP_CELERY_HEARTBEAT_MS="500",
             MCP_CELERY_POLL_INTERVAL_MS="50",
+            **self.settings,
         )
 
     def _start(self, release: Release, *argv: str) -> tuple[Running, Path]:
@@ -233,3 +235,35 @@ async def test_a_job_that_a_later_release_published_fails_with_both_formats(stag
         assert "later release" in failed["error"]["message"]
     logged = "".join(log.read_text() for log in stage.folder.glob("celery-*.log"))
     assert f"the job's message has format 99; this release reads formats up to {FORMAT}: upgrade it" in logged
+
+
+async def test_with_keys_workers_are_upgraded_first_and_then_servers(stage: Stage) -> None:
+    """As CHANGELOG.md says it, with MCP_CELERY_ACCEPT_UNSEALED as long as tasks of the release before are open."""
+    stage.settings |= {
+        "MCP_CELERY_ENCRYPTION_KEYS": "a-key-for-tests-that-has-more-than-32-bytes",
+        "MCP_CELERY_ACCEPT_UNSEALED": "true",
+    }
+    url, server = stage.serve("0.1.0")
+    gate = stage.folder / "gate"
+    async with Wire(url, capabilities=ELICITS) as wire:
+        waits, greets, fails, nests = [
+            await wire.create("wait", gate=str(gate)),
+            await wire.create("greet"),
+            await wire.create("fail"),
+            await wire.create("nested"),
+        ]
+        stage.work("this")
+        question = next(iter((await asked(wire, greets))["inputRequests"]))
+        await wire.update(greets["taskId"], {question: {"action": "accept", "content": {"name": "Ada"}}})
+        assert (await ended(wire, greets))["result"]["content"][0]["text"] == "Hello Ada"
+        failed = await ended(wire, fails)
+        assert (failed["error"]["code"], failed["error"]["data"]) == (-32602, {"year": 1999})
+        assert (await ended(wire, nests))["result"]["structuredContent"]["result"] == {"__type__": 1, "format": 2}
+        server.kill()
+    url, _ = stage.serve("this")
+    async with Wire(url, capabilities=ELICITS) as wire:
+        assert (await wire.get(nests["taskId"]))["status"] == "completed"
+        assert (await wire.get(fails["taskId"]))["error"]["data"] == {"year": 1999}
+        gate.touch()
+        assert (await ended(wire, waits))["result"]["structuredContent"]["opened"] == str(gate)
+        assert (await ended(wire, await wire.create("nested")))["status"] == "completed"

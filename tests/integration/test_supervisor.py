@@ -14,11 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mcp_celery.cli import supervisor as supervisor_module
-from mcp_celery.cli import watchdog
-from mcp_celery.cli.supervisor import ChildExit, ChildSpec, StopSignals, Supervisor, unless_interrupted
-from mcp_celery.cli.watchdog import Step
-from tests.support.signals import interruptible
+from mcp_celery.cli.dev import supervisor as supervisor_module
+from mcp_celery.cli.dev import watchdog
+from mcp_celery.cli.dev.supervisor import ChildExit, ChildSpec, StopSignals, Supervisor, unless_interrupted
+from mcp_celery.cli.dev.watchdog import Step
 from tests.support.waiting import eventually_sync
 
 GIVE_UP_SECONDS = 120.0
@@ -120,6 +119,26 @@ sys.stdout.write("no end")
         printed = [line for who, line in lines if who == name]
         assert [line for line in printed if line != "err"] == [*(f"-c-{number}" for number in range(50)), "no end"]
         assert printed.count("err") == 50
+
+
+@pytest.mark.usefixtures("short_steps")
+def test_some_children_are_ended_and_the_others_go_on() -> None:
+    async def run() -> ChildExit:
+        lines = Lines()
+        async with Supervisor(lines) as supervisor:
+            await supervisor.start(python(IGNORE_TERM, "a"))
+            await supervisor.start(python(SLEEP, "b"))
+            await supervisor.start(python("print('ready'); input()", "c"))
+            for name in ("a", "b"):
+                await lines.until(name)
+            ended = await supervisor.first_exit()  # of c, by itself
+            await supervisor.end("a", "nobody")
+            await supervisor.start(python("raise SystemExit(3)", "a"))
+            again = await supervisor.first_exit()
+            assert again == ChildExit("a", 3), "the end of the first a was asked for"
+            return ended
+
+    assert asyncio.run(run()) == ChildExit("c", 1)
 
 
 def test_bytes_that_are_no_text_and_lines_without_an_end_are_passed_on() -> None:
@@ -246,7 +265,7 @@ def test_children_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
     told = tmp_path / "told"
     program = f"""
 import asyncio, sys
-from mcp_celery.cli.supervisor import ChildSpec, Supervisor
+from mcp_celery.cli.dev.supervisor import ChildSpec, Supervisor
 async def main():
     command = [sys.executable, "-c", "open({str(told)!r}, 'w').close()"]
     async with Supervisor(lambda name, line: print(line, flush=True), if_killed=command) as supervisor:
@@ -303,8 +322,7 @@ def test_the_first_signal_asks_and_the_next_ones_hurry() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             await again.wait()
 
-    with interruptible():
-        asyncio.run(asyncio.wait_for(run(), GIVE_UP_SECONDS))
+    asyncio.run(asyncio.wait_for(run(), GIVE_UP_SECONDS))
 
 
 @pytest.mark.smoke

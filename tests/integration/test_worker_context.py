@@ -15,8 +15,8 @@ from mcp_celery import Settings, TaskConfig, TaskContextSnapshot
 from mcp_celery.context import CallerToken
 from mcp_celery.engine import Caller, TaskView
 from mcp_celery.errors import TaskNotFoundError
-from mcp_celery.keyring import signer_with
 from mcp_celery.sealing import UNSIGNED
+from mcp_celery.server.keyring import signer_with
 from tests.integration.conftest import Starter, settings_for
 from tests.support.live import REVISION, LiveServer, live_server
 from tests.support.nodes import EmbeddedStoreContainer, Pool, WorkerProcess
@@ -197,11 +197,11 @@ async def test_what_was_not_sealed_for_this_worker_does_not_run(
 
 @pytest.mark.shows("C7")
 @pytest.mark.parametrize("kept", ["sealed"], indirect=True, scope="session")
-async def test_servers_that_have_only_the_old_key_are_still_served(
+async def test_servers_that_still_seal_with_the_old_key_are_served(
     settings: Settings, callers_worker: WorkerProcess
 ) -> None:
     values = settings.model_dump(exclude_unset=True, exclude={"encryption_keys"})
-    async with serving(Settings.load(**values, encryption_keys=OLD)) as other:
+    async with serving(Settings.load(**values, encryption_keys=f"{OLD},{NEW}")) as other:
         found = await other.structured("look", **asked_by(ALICE))
     assert found["token"]["token"] == ALICE.token
 

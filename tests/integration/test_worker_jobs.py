@@ -19,7 +19,7 @@ from mcp_celery.engine import Caller
 from tests.integration.conftest import TOOLS, Starter, lines, settings_for
 from tests.support.live import REVISION, Gate, LiveServer, celery_events, live_server
 from tests.support.nodes import EmbeddedStoreContainer, Pool, WorkerNode
-from tests.support.servers import tools
+from tests.support.servers import exposing_by_name, tools
 from tests.support.waiting import eventually, eventually_sync
 
 pytestmark = pytest.mark.anyio
@@ -191,3 +191,13 @@ async def test_the_lifespan_is_entered_before_the_first_job_once_a_process_and_l
         worker.kill("SIGTERM")
     assert sorted(lines(witness)) == sorted(f"{what} {pid}" for what in ("entered", "left") for pid in pids)
     eventually_sync(lambda: not any(psutil.pid_exists(pid) for pid in pids), what="the worker's processes are gone")
+
+
+async def test_a_worker_of_a_server_that_exposes_a_job_by_its_name_runs_the_servers_own(
+    own: Starter, pool: Pool, store: EmbeddedStoreContainer
+) -> None:
+    """To look for the job, Celery imports the worker's modules while the server's is being imported."""
+    settings = settings_for(store, f"exposing-by-name-{pool}")
+    own.worker("tests.support.servers.exposing_by_name:server", pool, settings)
+    async with live_server(exposing_by_name.build, settings) as live:
+        assert await live.text_of("greet", {"name": "Ada"}) == "Hello, Ada"

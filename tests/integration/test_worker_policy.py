@@ -9,8 +9,8 @@ import pytest
 
 from mcp_celery import Settings
 from mcp_celery.engine import Caller, TaskRecord
-from tests.integration.conftest import Starter, lines, settings_for
-from tests.support.live import LiveServer, live_server
+from tests.integration.conftest import Starter, lines, settings_for, texts_of
+from tests.support.live import LiveServer, celery_events, live_server
 from tests.support.nodes import EmbeddedStoreContainer, Pool, WorkerProcess
 from tests.support.servers import policy
 from tests.support.waiting import eventually
@@ -70,6 +70,19 @@ async def test_what_raises_a_declared_exception_is_tried_again(
     assert {"working"} == {status for status, _ in seen[:-1]}
     assert "Trying again: retry 2 of 3" in {message for _, message in seen}
     assert len(lines(notes)) == 3
+
+
+async def test_why_a_job_is_tried_again_is_for_the_log_alone(
+    live: LiveServer, policy_worker: WorkerProcess, notes: Path
+) -> None:
+    with celery_events(live.app) as events:
+        record = await live.submit("comes_back", {"path": str(notes), "failures": 1}, config=policy.PERSISTENT)
+        await live.end_of(record)
+        await eventually(lambda: "task-succeeded" in events.kinds_of(record.job_id), what="the job's last event")
+        (retried,) = [event for event in events.of(record.job_id) if event["type"] == "task-retried"]
+    assert "ConnectionError()" in retried["exception"]
+    assert "not yet" not in texts_of(events.all())
+    assert "ConnectionError('not yet')" in policy_worker.logs_since_mark()
 
 
 @pytest.mark.shows("C5")

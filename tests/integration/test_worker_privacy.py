@@ -9,7 +9,7 @@ import pytest
 from mcp_celery import TaskConfig
 from mcp_celery.engine import TaskRecord
 from mcp_celery.logs import with_short_ids
-from mcp_celery.shown import HIDDEN
+from mcp_celery.redaction import HIDDEN
 from tests.integration.conftest import texts_of
 from tests.support.live import EventLog, Gate, LiveServer
 from tests.support.nodes import WorkerNode

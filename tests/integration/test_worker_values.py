@@ -15,7 +15,7 @@ from mcp_celery import Settings, TaskContextSnapshot
 from mcp_celery.engine import MAX_MESSAGE_CHARS, JSONObject, Progress, RpcError, Submission
 from mcp_celery.errors import INTERNAL_ERROR
 from mcp_celery.keys import TaskType
-from mcp_celery.redis_keys import RedisKeys
+from mcp_celery.store.keys import RedisKeys
 from tests.integration.conftest import Starter, settings_for
 from tests.support.brokers import mariadb
 from tests.support.live import ANYONE, REVISION, LiveServer, live_server

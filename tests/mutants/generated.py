@@ -13,7 +13,7 @@ from typing import Final
 from tests.mutants.copy import AT_ONCE, ENVIRONMENT, PYTEST, copy_to
 from tests.mutants.verdict import Mutant, Verdict
 
-MODULES: Final = [f"mcp_celery/engine/{name}.py" for name in ("status", "core", "recovery", "reaper")]
+MODULES: Final = [f"mcp_celery/engine/{name}.py" for name in ("status", "core", "recovery/model", "recovery/reaper")]
 ALL_MODULES: Final = ["mcp_celery/engine/*.py", "mcp_celery/store/*.py"]
 TESTS: Final = [
     *(f"tests/unit/test_{name}.py" for name in ("status", "recovery", "reaper", "engine")),

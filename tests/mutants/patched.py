@@ -22,7 +22,7 @@ TESTS: Final = [
     *(f"tests/unit/test_{name}.py" for name in ("keys", "codec")),
     *(
         f"tests/contract/test_{name}.py"
-        for name in ("store", "list", "recovery", "limits", "engine", "respond", "sweep", "damage")
+        for name in ("store", "list", "recovery", "handback", "limits", "engine", "respond", "sweep", "damage")
     ),
     *(f"tests/contract/test_{name}.py" for name in ("questions", "exposed", "watch", "audit")),
 ]
@@ -30,7 +30,8 @@ TABLE_TESTS: Final = [f"tests/unit/test_{name}.py" for name in ("status", "recov
 _NEAREST: Final = {
     **dict.fromkeys(("claim", "claims", "keep", "retire", "start", "transition"), "contract/test_store.py"),
     **dict.fromkeys(("answer", "ask", "heard", "park", "published", "withdraw"), "contract/test_questions.py"),
-    **dict.fromkeys(("beat", "sweep"), "contract/test_sweep.py"),
+    **dict.fromkeys(("beat", "hand_back"), "contract/test_handback.py"),
+    "sweep": "contract/test_sweep.py",
     "reply": "contract/test_damage.py",
     **dict.fromkeys(("create", "delete", "failed", "present"), "contract/test_limits.py"),
     "finish": "contract/test_finish.py",

@@ -1,4 +1,4 @@
-"""Clients that somebody else wrote, end to end over HTTP and stdio. The README's table of clients names these tests."""
+"""Clients that other people wrote, end to end over HTTP and stdio. The table of docs/clients.md names these tests."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from celery import Celery, Task, current_task, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from kombu.transport.redis import Transport
 
-from mcp_celery.worker.pool import at_pool_stop, await_in_job, current_job, in_job
+from mcp_celery.asyncio_pool.pool import at_pool_stop, await_in_job, current_job, in_job
 
 FOLDER = Path(os.environ.get("POOL_TEST_FOLDER", "."))
 URL = os.environ.get("POOL_TEST_URL")
@@ -26,7 +26,7 @@ if CONF.pop("hub", "yes") == "no":
 
 app = Celery("tests.pool.app", broker=URL, backend=URL)
 app.conf.update(
-    worker_pool="mcp_celery.worker.pool:TaskPool",
+    worker_pool="mcp_celery.asyncio_pool.pool:TaskPool",
     task_default_queue=QUEUE,
     task_track_started=True,
     result_extended=True,
@@ -41,7 +41,7 @@ app.conf.update(
     },
 )
 app.conf.update({name: int(value) if value.isdigit() else value for name, value in CONF.items()})
-app.steps["consumer"].add("mcp_celery.worker.elastic:Elastic")
+app.steps["consumer"].add("mcp_celery.asyncio_pool.elastic:Elastic")
 
 SOON: Any = 0.3
 """A time limit. Celery's stubs know whole seconds only."""

@@ -15,8 +15,8 @@ import redis
 from celery import Celery
 from celery.result import AsyncResult
 
+from mcp_celery.common.redis_translation import celery_url
 from mcp_celery.embedded import EmbeddedStore
-from mcp_celery.settings import celery_url
 from tests.support.leaks import no_processes_left
 from tests.support.nodes import ProcessContainer, environment, short_folder
 from tests.support.waiting import eventually_sync
@@ -54,7 +54,7 @@ class Worker(ProcessContainer):
             name=self.queue,
             folder=folder,
             env=environment(
-                CELERY_CUSTOM_WORKER_POOL="mcp_celery.worker.pool:TaskPool",
+                CELERY_CUSTOM_WORKER_POOL="mcp_celery.asyncio_pool.pool:TaskPool",
                 **{f"POOL_TEST_{name}": value for name, value in variables.items()},
             ),
         )

@@ -139,7 +139,7 @@ def test_the_process_is_set_up_like_any_in_which_jobs_run(worker: Worker) -> Non
 def test_a_second_worker_of_a_process_runs_them_where_the_first_did() -> None:
     """Celery's pytest plugin starts one after the other."""
     places = """
-from mcp_celery.worker.aio.bodies import Bodies
+from mcp_celery.asyncio_pool.bodies import Bodies
 from tests.pool.app import app
 names = [f"tests.pool.app.{name}" for name in ("echo", "echo_sync", "on_loop", "in_thread", "autoretries")]
 for _ in range(2):

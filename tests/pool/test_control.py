@@ -20,7 +20,7 @@ def test_the_worker_tells_what_it_does(worker: Worker) -> None:
     (active,) = worker.ask("active")
     assert (active["id"], active["worker_pid"], active["acknowledged"]) == (job.id, worker.pid, True)
     pool = worker.ask("stats")["pool"]
-    assert pool["implementation"] == "mcp_celery.worker.pool:TaskPool"
+    assert pool["implementation"] == "mcp_celery.asyncio_pool.pool:TaskPool"
     assert (pool["max-concurrency"], pool["running"], pool["waiting"], pool["processes"]) == (10, 1, 0, [worker.pid])
     worker.open("seen")
     assert value_of(job) == "held"

@@ -14,10 +14,10 @@ import pytest
 from billiard.einfo import ExceptionInfo
 from celery.app.task import Context
 
-from mcp_celery.worker.aio.current import await_in_job, current_job
-from mcp_celery.worker.aio.dispatcher import Dispatcher
-from mcp_celery.worker.aio.job import Callbacks, Job
-from mcp_celery.worker.aio.mailbox import ThreadMailbox
+from mcp_celery.asyncio_pool.current import await_in_job, current_job
+from mcp_celery.asyncio_pool.dispatcher import Dispatcher
+from mcp_celery.asyncio_pool.job import Callbacks, Job
+from mcp_celery.asyncio_pool.mailbox import ThreadMailbox
 from tests.support.waiting import eventually_sync
 
 pytestmark = pytest.mark.smoke  # no processes: quick

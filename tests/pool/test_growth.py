@@ -5,8 +5,8 @@ import resource
 
 import pytest
 
-from mcp_celery.worker.aio.growth import Growth
-from mcp_celery.worker.aio.roster import Census
+from mcp_celery.asyncio_pool.growth import Growth
+from mcp_celery.asyncio_pool.roster import Census
 from tests.pool.conftest import Starter, Worker, value_of
 from tests.support.waiting import eventually_sync
 

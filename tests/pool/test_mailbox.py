@@ -11,7 +11,7 @@ from kombu.asynchronous import Hub
 from kombu.message import Message
 from vine import promise
 
-from mcp_celery.worker.aio.mailbox import HubMailbox, ThreadMailbox
+from mcp_celery.asyncio_pool.mailbox import HubMailbox, ThreadMailbox
 from tests.support.waiting import eventually_sync
 
 pytestmark = pytest.mark.smoke  # no processes: quick

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mcp_celery.worker.aio.job import Job, Verdict
-from mcp_celery.worker.aio.roster import Census, Roster
+from mcp_celery.asyncio_pool.job import Job, Verdict
+from mcp_celery.asyncio_pool.roster import Census, Roster
 
 pytestmark = pytest.mark.smoke  # no processes: quick
 

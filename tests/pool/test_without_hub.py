@@ -14,7 +14,7 @@ def worker(shared: Starter) -> Worker:
 
 
 def test_the_pool_can_be_selected_for_one_worker(worker: Worker) -> None:
-    assert worker.ask("stats")["pool"]["implementation"] == "mcp_celery.worker.pool:TaskPool"
+    assert worker.ask("stats")["pool"]["implementation"] == "mcp_celery.asyncio_pool.pool:TaskPool"
 
 
 @pytest.mark.smoke

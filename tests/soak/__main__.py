@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 from typing import Final
 
-from mcp_celery.redis_keys import RedisKeys
+from mcp_celery.store.keys import RedisKeys
 from tests.soak import audit
-from tests.soak.chaos import Chaos, Plant
+from tests.soak.chaos import Chaos
 from tests.soak.load import Load
+from tests.soak.notes import Notes
+from tests.soak.plant import Plant
 from tests.support.nodes import short_folder
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "reliability.md"
@@ -46,12 +48,17 @@ async def soak(minutes: float, clients: int, seed: int, logs: Path | None) -> tu
                 say(f"{passed / 60:4.1f} min: {len(load.calls)} calls, {sum(plant.deeds.values())} deeds")
             calm.set()
             await chaos
+            calm_at = time.time()
             end.set()
             await asyncio.wait([loading], timeout=SETTLING_SECONDS)
+            if loading.done():
+                loading.result()
             loading.cancel()
             keys = RedisKeys(plant.settings.key_prefix, "soak")
-            broken = await asyncio.to_thread(audit.findings, load.calls, plant.notes, plant.store.url, keys)
-            return report(minutes, seed, plant, load, broken), broken
+            of_calls = list(audit.findings(load.calls, Notes(plant.notes), plant))
+            of_store = await asyncio.to_thread(lambda: list(audit.of_store(plant.store.url, keys)))
+            broken = [*plant.unasked, *of_calls, *of_store]
+            return report(minutes, seed, plant, load, calm_at, broken), broken
         finally:
             await asyncio.to_thread(plant.close)
             if logs is not None:
@@ -59,13 +66,14 @@ async def soak(minutes: float, clients: int, seed: int, logs: Path | None) -> tu
                     await asyncio.to_thread(shutil.copy, log, logs)
 
 
-def report(minutes: float, seed: int, plant: Plant, load: Load, broken: list[str]) -> str:
+def report(minutes: float, seed: int, plant: Plant, load: Load, calm_at: float, broken: list[str]) -> str:
     """What happened, as Markdown."""
     deeds = "\n".join(f"| {deed} | {count} |" for deed, count in sorted(plant.deeds.items()))
     ends = "\n".join(f"| {end} | {count} |" for end, count in audit.outcomes(load.calls).most_common())
     verdict = "No promise was broken." if not broken else "\n".join(f"- {one}" for one in broken)
     return f"""{time.strftime("%Y-%m-%d")}, {minutes:g} minutes, seed {seed}, {load.clients} clients, Python \
 {platform.python_version()}. Requests that were not answered, since their server had died: {load.unanswered}.
+{audit.of_purged(load.calls, plant.purged)} {audit.of_the_last(load.calls, calm_at)}
 
 | what was done | times |
 |---|---|

@@ -1,104 +1,26 @@
-"""What is killed, and how it comes back: as a service manager would bring it."""
+"""What is killed, emptied and deployed, and how it comes back: as a service manager would bring it."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import sys
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Final
 
 import psutil
 
-from mcp_celery import Settings
-from tests.soak.server import NOTES_VARIABLE
-from tests.support.deployment import is_listening
-from tests.support.locks import reserve_port
-from tests.support.nodes import EmbeddedStoreContainer, Pool, ProcessContainer, WorkerProcess, environment
+from tests.soak.plant import POOLS, Deployable, Plant
+from tests.soak.purges import delete_queue, empty_broker, purge_queue
+from tests.support.nodes import ProcessContainer
 
-SPEC: Final = "tests.soak.server:server"
-POOLS: Final[tuple[Pool, ...]] = ("asyncio", "prefork", "threads")
 BETWEEN_SECONDS: Final = (2.0, 8.0)
 DOWN_SECONDS: Final = (0.0, 6.0)
 
 
-class ServerProcess(ProcessContainer):
-    """``mcp-celery serve`` on a port that it keeps over restarts."""
-
-    def __init__(self, folder: Path, settings: dict[str, str], number: int) -> None:
-        self.port = reserve_port()
-        argv = [sys.executable, "-m", "mcp_celery", "serve", SPEC, "--port", str(self.port)]
-        super().__init__(argv, name=f"server-{number}", folder=folder, env=environment(**settings))
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/mcp"
-
-    def _is_ready(self) -> bool:
-        return self.status == "exited" or is_listening(self.port)
-
-
-@dataclass
-class Plant:
-    """Everything that runs."""
-
-    folder: Path
-    store: EmbeddedStoreContainer = field(init=False)
-    broker: EmbeddedStoreContainer = field(init=False)
-    servers: list[ServerProcess] = field(init=False)
-    workers: list[WorkerProcess] = field(init=False)
-    deeds: Counter[str] = field(default_factory=Counter[str])
-
-    def __post_init__(self) -> None:
-        self.store = EmbeddedStoreContainer(self.folder / "records")
-        self.broker = EmbeddedStoreContainer(self.folder / "messages")
-        self.store.start()
-        self.broker.start()
-        self.settings = Settings.load(redis_url=self.store.url, broker_url=self.broker.url, namespace="soak")
-        env = {
-            "MCP_CELERY_REDIS_URL": self.store.url,
-            "MCP_CELERY_BROKER_URL": self.broker.url,
-            "MCP_CELERY_NAMESPACE": "soak",
-            NOTES_VARIABLE: str(self.notes),
-        }
-        self.servers = [ServerProcess(self.folder, env, number) for number in (1, 2)]
-        self.workers = [WorkerProcess(SPEC, pool, folder=self.folder, settings=env, concurrency=4) for pool in POOLS]
-        for node in self.nodes:
-            node.start()
-            node.ready()
-
-    @property
-    def notes(self) -> Path:
-        """What the tools have noted."""
-        return self.folder / "notes"
-
-    @property
-    def nodes(self) -> list[ProcessContainer]:
-        """Servers and workers."""
-        return [*self.servers, *self.workers]
-
-    def bring_back(self) -> None:
-        """Start what has ended."""
-        for node in self.nodes:
-            if node.status == "exited":
-                self.deeds[f"{node.name} started again"] += 1
-                node.stop()
-                node.start()
-
-    def close(self) -> None:
-        """End everything."""
-        for node in self.nodes:
-            node.stop()
-        self.broker.stop()
-        self.store.stop()
-
-
 class Chaos:
-    """Kills and stops what runs, at random.
+    """Kills, stops, empties and deploys what runs, at random.
 
     Args:
         plant: What runs.
@@ -108,32 +30,54 @@ class Chaos:
     def __init__(self, plant: Plant, chance: random.Random) -> None:
         self._plant = plant
         self._chance = chance
-        self._deeds: dict[str, Callable[[], None]] = {
-            "worker killed (SIGKILL)": lambda: chance.choice(plant.workers).kill_all(),
-            "worker stopped (SIGTERM)": lambda: chance.choice(plant.workers).stop(),
-            "child of prefork killed": self._kill_child,
-            "server killed (SIGKILL)": lambda: chance.choice(plant.servers).kill_all(),
-            "server stopped (SIGTERM)": lambda: chance.choice(plant.servers).stop(),
-            "store killed (SIGKILL)": lambda: self._crash(plant.store),
-            "broker killed (SIGKILL)": lambda: self._crash(plant.broker),
+        self._deeds: dict[str, tuple[int, Callable[[], None]]] = {
+            "worker killed (SIGKILL)": (5, partial(self._kill_one, plant.workers)),
+            "worker stopped (SIGTERM)": (2, partial(self._stop_one, plant.workers)),
+            "child of prefork killed": (3, self._kill_child),
+            "server killed (SIGKILL)": (3, partial(self._kill_one, plant.servers)),
+            "server stopped (SIGTERM)": (1, partial(self._stop_one, plant.servers)),
+            "store killed (SIGKILL)": (2, self._crash_store),
+            "broker killed (SIGKILL)": (2, plant.crash_broker),
+            "worker of exposed jobs killed (SIGKILL)": (1, partial(self._kill_one, [plant.their_worker])),
+            "worker deployed in the other version": (3, partial(self._deploy_one, plant.workers)),
+            "server deployed in the other version": (2, partial(self._deploy_one, plant.servers)),
+            "queue purged, as by celery purge": (2, partial(purge_queue, plant, chance)),
+            "queue deleted": (2, partial(delete_queue, plant, chance)),
+            "broker emptied (FLUSHALL)": (2, partial(empty_broker, plant, chance)),
         }
-        self._weights = (5, 2, 3, 3, 1, 2, 2)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Go on until ``stop`` is set; then everything runs again."""
+        weights = [weight for weight, _ in self._deeds.values()]
         while not stop.is_set():
             await asyncio.sleep(self._chance.uniform(*BETWEEN_SECONDS))
-            (deed,) = self._chance.choices(list(self._deeds), self._weights)
-            self._plant.deeds[deed] += 1
-            await asyncio.to_thread(self._deeds[deed])
+            (deed,) = self._chance.choices(list(self._deeds), weights)
+            self._plant.did(deed)
+            await asyncio.to_thread(self._deeds[deed][1])
             await asyncio.sleep(self._chance.uniform(*DOWN_SECONDS))
             await asyncio.to_thread(self._plant.bring_back)
         for node in self._plant.nodes:
             await asyncio.to_thread(node.ready)
 
-    def _crash(self, store: EmbeddedStoreContainer) -> None:
-        store.crash()
-        store.start()
+    def _kill_one(self, nodes: Sequence[ProcessContainer]) -> None:
+        node = self._chance.choice(nodes)
+        self._plant.will_end(node)
+        node.kill_all()
+
+    def _stop_one(self, nodes: Sequence[ProcessContainer]) -> None:
+        node = self._chance.choice(nodes)
+        self._plant.will_end(node)
+        node.stop()
+
+    def _deploy_one(self, nodes: Sequence[Deployable]) -> None:
+        node = self._chance.choice(nodes)
+        self._plant.will_end(node)
+        node.deploy("new" if node.deployed == "old" else "old")
+        node.stop()
+
+    def _crash_store(self) -> None:
+        self._plant.store.crash()
+        self._plant.store.start()
 
     def _kill_child(self) -> None:
         prefork = self._plant.workers[POOLS.index("prefork")]

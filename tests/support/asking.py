@@ -34,8 +34,8 @@ class Asking(Scripted):
         async def part(text: str = "", number: int = 0) -> str:
             return f"{text} {number} in the foreground".strip()
 
-        for name in ("show", "echo", "ask", "odd", "tangle", "visit", "paint", "flood", "fail", "hang", "wrong"):
-            self.server.add_tool(part, name=name, structured_output=False)
+        for name in [name for name in vars(Asking) if name.startswith("play_")]:
+            self.server.add_tool(part, name=name.removeprefix("play_"), structured_output=False)
 
     async def intercept_tool_call(
         self, params: types.CallToolRequestParams, ctx: Context, call_next: CallNext
@@ -119,6 +119,12 @@ class Asking(Scripted):
             self.set(task_id, "completed", result={"isError": True, "content": content})
         else:
             self.set(task_id, "failed", error={"code": -32050, "message": "the gears are stuck"})
+
+    async def play_ramble(self, task_id: str, arguments: JSON) -> None:
+        """Goes on with a message that is wider than a terminal."""
+        await self.listened(task_id)
+        progress = {"mcp-celery/progress": {"progress": 1, "total": 2}}
+        self.set(task_id, "working", statusMessage="counting sheep " * 20, _meta=progress)
 
     async def play_hang(self, task_id: str, arguments: JSON) -> None:
         self.set(task_id, "working", statusMessage="hanging")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import signal
+import subprocess
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,12 +22,15 @@ from psycopg import sql
 from tests.support.deployment import is_listening
 from tests.support.locks import reserve_port
 from tests.support.nodes import NodeError, ProcessContainer, environment, wait_for_ends
+from tests.support.waiting import eventually_sync
 
 RABBITMQ: Final = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
 """Debian's command on PATH is a wrapper that runs the machine's own server."""
 RABBITMQ_PORT: Final = 5672
 POSTGRESQL: Final = "postgresql://postgres@127.0.0.1:5432"
 MARIADB_HOST: Final = "127.0.0.1"
+PATIENT_SQLITE: Final = {"connect_args": {"timeout": 60}}
+"""``broker_transport_options`` of a database that its other user, who polls it, may hold locked on a busy machine."""
 
 
 class RabbitProcess(ProcessContainer):
@@ -148,3 +153,32 @@ def delete_queues(broker_url: str, *names: str) -> None:
     with kombu.Connection(broker_url) as connection:
         for name in names:
             kombu.Queue(name, channel=connection.default_channel).delete()
+
+
+@contextmanager
+def memcached(folder: Path, *, most_bytes: int | None = None) -> Generator[str]:
+    """A memcached of one's own.
+
+    Args:
+        folder: Where its socket is; its path must be short.
+        most_bytes: How large a value may be; None for memcached's own limit, 1 MB.
+
+    Yields:
+        Its URL, for Celery.
+    """
+    program = shutil.which("memcached")
+    if program is None:
+        pytest.skip("no memcached on this machine (Debian: apt-get install memcached)")
+    socket = folder / f"memcached-{uuid.uuid4().hex[:8]}"
+    options = [] if most_bytes is None else ["-I", str(most_bytes)]
+    # Another user than root is asked for where root starts it.
+    argv = [program, "-u", getpass.getuser(), "-s", str(socket), *options]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        try:
+            eventually_sync(lambda: socket.is_socket() or running.poll() is not None, what="memcached listens")
+            assert running.poll() is None, "memcached ended"
+            yield f"cache+memcached://{socket}"
+        finally:
+            running.kill()
+            running.wait()
+            socket.unlink(missing_ok=True)

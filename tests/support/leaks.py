@@ -69,15 +69,25 @@ def processes_left(
     """Running children of this process, of any depth, and daemons that work inside a folder.
 
     Args:
-        known: Processes that may run.
+        known: Processes that may run, and start others: a shared worker replaces a child that has died.
         folder: A temporary folder; a daemon is nobody's child any more, but is found where it works.
         children: Whether to look for children.
     """
     found = set(psutil.Process().children(recursive=True)) if children else set[psutil.Process]()
     if folder is not None:
         found.update(process for process in psutil.process_iter() if _works_in(process, folder))
-    found -= {*known, psutil.Process(), *map(psutil.Process, fork_servers())}
-    return sorted((process for process in found if _runs(process)), key=lambda process: process.pid)
+    starters = {psutil.Process(), *map(psutil.Process, fork_servers())}
+    programs = {*known} - starters
+    found -= {*known, *starters}
+    left = (process for process in found if _runs(process) and programs.isdisjoint(_parents(process)))
+    return sorted(left, key=lambda process: process.pid)
+
+
+def _parents(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.parents()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _works_in(process: psutil.Process, folder: Path) -> bool:

@@ -14,13 +14,13 @@ from celery import Celery
 from mcp.client import Client
 
 from mcp_celery import Settings, TaskConfig, TaskContextSnapshot, TaskServer
-from mcp_celery.composition import CeleryTasks
+from mcp_celery.broker.naming import job_name
+from mcp_celery.broker.queue import CeleryQueue
 from mcp_celery.engine import Caller, JSONObject, Submission, TaskEngine, TaskRecord, TaskView
-from mcp_celery.names import job_name
-from mcp_celery.queue import CeleryQueue
-from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.sealing import MessageSigner
-from mcp_celery.server import tasks_of
+from mcp_celery.server.celery_tasks import CeleryTasks
+from mcp_celery.server.task_server import tasks_of
+from mcp_celery.store.keys import RedisKeys
 from tests.support.waiting import eventually, soon
 
 REVISION = "2026-07-28"
@@ -163,10 +163,8 @@ class LiveServer:
 @contextmanager
 def host_app(settings: Settings, **conf: Any) -> Generator[Celery]:
     """The Celery app of a host on the settings' broker and result backend; it never becomes the current one."""
-    app = Celery(
-        "host", broker=settings.celery_broker_url, backend=settings.celery_result_backend, set_as_current=False
-    )
-    app.conf.update(conf)
+    app = Celery("host", set_as_current=False)
+    app.conf.update({**settings.celery_broker, **settings.celery_results, **conf})
     yield app
     app.close()
 

@@ -30,8 +30,9 @@ from pytest_celery import (  # pyright: ignore[reportMissingTypeStubs]
 )
 
 from mcp_celery.cli.options import POOLS
+from mcp_celery.common.redis_translation import celery_url
 from mcp_celery.embedded import EmbeddedStore, find_store_binary
-from mcp_celery.settings import ENV_PREFIX, celery_url
+from mcp_celery.settings import ENV_PREFIX
 from tests.support.programs import ROOT, Running, start
 from tests.support.waiting import eventually_sync
 
@@ -74,6 +75,16 @@ def wait_for_ends(processes: Iterable[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.TimeoutExpired, FileNotFoundError):
             process.wait(max(0.0, deadline - time.monotonic()))
+
+
+def _session_of(leader: int) -> list[psutil.Process]:
+    """The processes of a session."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, PermissionError):
+            if process.pid != os.getpid() and os.getsid(process.pid) == leader:
+                found.append(process)
+    return found
 
 
 class ProcessContainer:
@@ -183,6 +194,8 @@ class ProcessContainer:
                 self.process.wait(STOP_SECONDS)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+        # A child that was forked meanwhile is in no list, but in the worker's session.
+        family |= {process.pid: process for process in _session_of(self.pid)}
         for process in family.values():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -210,15 +223,31 @@ def _signal(value: str | int) -> signal.Signals:
 
 
 class ValkeyProcess(ProcessContainer):
-    """A Valkey or Redis server on a Unix socket that keeps nothing: for tests that stop, pause or kill a broker."""
+    """A Valkey or Redis server on a Unix socket that keeps nothing: for tests that stop, pause or kill a broker.
+
+    Args:
+        folder: Where its socket and its log are.
+        name: Names both.
+        options: Further options of its configuration, such as the port on which it listens as well.
+        binary: The server, None for the machine's own.
+    """
 
     ready_prompt = "eady to accept connections"
 
-    def __init__(self, folder: Path, *, name: str = "valkey") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str = "valkey",
+        options: Mapping[str, object] | None = None,
+        binary: Path | None = None,
+    ) -> None:
         self._socket = folder / f"{name}.sock"
-        options = {"port": "0", "unixsocket": str(self._socket), "save": "", "appendonly": "no", "dir": str(folder)}
-        arguments = [part for option, value in options.items() for part in (f"--{option}", value)]
-        super().__init__([str(find_store_binary()), *arguments], name=name, folder=folder)
+        own = {"port": 0, "unixsocket": self._socket, "save": "", "appendonly": "no", "dir": folder}
+        arguments = [
+            part for option, value in {**own, **(options or {})}.items() for part in (f"--{option}", str(value))
+        ]
+        super().__init__([str(binary or find_store_binary()), *arguments], name=name, folder=folder)
 
     @property
     def url(self) -> str:

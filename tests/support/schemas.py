@@ -12,6 +12,8 @@ from jsonschema import Draft202012Validator
 _SPEC = Path(__file__).parents[1] / "spec"
 EXT_TASKS: Final = "ext-tasks"
 MCP_2025_11_25: Final = "mcp-2025-11-25"
+COMPOSE: Final = "compose"
+KUBERNETES_OBJECTS: Final = "kubernetes"
 
 
 @cache

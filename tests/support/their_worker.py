@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mcp_celery.settings import celery_url
+from mcp_celery.common.redis_translation import celery_url
 from tests.support.deployment import ROOT, Deployment, process, wait_until
 
 THEIRS = ROOT / "tests" / "support" / "theirs"

@@ -39,7 +39,7 @@ from mcp_types import (
 from pydantic import ValidationError
 from starlette.applications import Starlette
 
-from mcp_celery.component_source import Component, JobRequest, RequestMeta, Running
+from mcp_celery.components.source import Component, JobRequest, RequestMeta, Running
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import JSONObject
 from mcp_celery.keys import TaskType
@@ -133,11 +133,12 @@ class TinyServer:
 
 
 class TinySource:
-    """Fulfils :class:`mcp_celery.component_source.ComponentSource` for a :class:`TinyServer`."""
+    """Fulfils :class:`mcp_celery.components.source.ComponentSource` for a :class:`TinyServer`."""
 
     log_level = "INFO"
     authenticates = False
     is_resumable = False
+    has_one_lifespan = False
 
     def __init__(self, server: TinyServer) -> None:
         self.server = server
@@ -172,7 +173,9 @@ class TinySource:
         self.server.tools.append(TinyTool(name, function, metadata))
         return metadata
 
-    def fit(self, extension: Extension, middleware: Sequence[ServerMiddleware[Any]], running: Running) -> None:
+    def fit(
+        self, extension: Extension, middleware: Sequence[ServerMiddleware[Any]], running: Running, *, max_streams: int
+    ) -> None:
         self.server.extensions.append(extension)
         for binding in extension.methods():
             self.lowlevel.add_request_handler(binding.method, binding.params_type, _gated(binding))
@@ -201,13 +204,20 @@ class TinySource:
         )
 
     def http_app(
-        self, *, path: str, max_body_bytes: int, max_sessions: int | None, session_idle_seconds: float | None
+        self,
+        *,
+        path: str,
+        max_body_bytes: int,
+        max_sessions: int | None,
+        session_idle_seconds: float | None,
+        stateless: bool,
     ) -> Starlette:
         return self.lowlevel.streamable_http_app(
             streamable_http_path=path,
             max_request_body_size=max_body_bytes,
             max_sessions=max_sessions,
             session_idle_timeout=session_idle_seconds,
+            stateless_http=stateless,
         )
 
     def run_stdio(self) -> None:
@@ -220,7 +230,7 @@ class TinySource:
 
 @dataclass
 class TinyComponent:
-    """Fulfils :class:`mcp_celery.component_source.Component`: a tool, by the name that it has where it is mounted."""
+    """Fulfils :class:`mcp_celery.components.source.Component`: a tool, by the name that it has where it is mounted."""
 
     identifier: str
     tool: TinyTool
@@ -233,6 +243,14 @@ class TinyComponent:
     @property
     def config(self) -> TaskConfig | None:
         return self.tool.config
+
+    @property
+    def version(self) -> str | None:
+        return self.tool.version or None
+
+    @property
+    def input_schema(self) -> JSONObject:
+        return self.tool.metadata.arg_model.model_json_schema()
 
     @property
     def function(self) -> Callable[..., Any]:

@@ -48,6 +48,9 @@ class Wire:
         headers: Sent with each request.
         meta: Further ``_meta`` of each request.
         capabilities: What else each request declares of the client.
+        timeout_seconds: How long an answer may take.
+        connections: How many connections it has, None for one for each request.
+        transport: In place of connections, for an app in this process.
     """
 
     url: str
@@ -56,10 +59,14 @@ class Wire:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
     capabilities: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    timeout_seconds: float = 30
+    connections: int | None = 100
+    transport: httpx2.AsyncBaseTransport | None = None
     _http: httpx2.AsyncClient = field(init=False)
 
     async def __aenter__(self) -> Wire:
-        self._http = httpx2.AsyncClient(timeout=30)
+        limits = httpx2.Limits(max_connections=self.connections)
+        self._http = httpx2.AsyncClient(timeout=self.timeout_seconds, limits=limits, transport=self.transport)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -88,10 +95,14 @@ class Wire:
             sent["authorization"] = f"Bearer {self.token}"
         return body, sent
 
+    async def post(self, method: str, params: JSON | None = None, **headers: str) -> httpx2.Response:
+        """Send a request."""
+        body, sent = self._request(method, params or {}, {name.replace("_", "-"): v for name, v in headers.items()})
+        return await self._http.post(self.url, json=body, headers=sent)
+
     async def ask(self, method: str, params: JSON | None = None, **headers: str) -> Answer:
         """Send a request and read its answer, as JSON or as the last event of a stream."""
-        body, sent = self._request(method, params or {}, {name.replace("_", "-"): v for name, v in headers.items()})
-        response = await self._http.post(self.url, json=body, headers=sent)
+        response = await self.post(method, params, **headers)
         if "text/event-stream" in response.headers.get("content-type", ""):
             events = [json.loads(line[5:]) for line in response.text.splitlines() if line.startswith("data:")]
             return Answer(response.status_code, events[-1])

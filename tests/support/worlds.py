@@ -13,9 +13,11 @@ from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
     Caller,
+    Counter,
     JobLedger,
     Observers,
     OpenTasks,
+    Quota,
     RecoveryStore,
     StoredResult,
     Submission,
@@ -31,9 +33,11 @@ from mcp_celery.engine import (
     write_audit_log,
 )
 from mcp_celery.engine.ids import new_task_id
-from mcp_celery.redis_keys import RedisKeys
 from mcp_celery.sealing import UNSEALED
 from mcp_celery.store import RedisExposed, RedisJobLedger, RedisRecovery, RedisTaskBus, RedisTaskStore, connect
+from mcp_celery.store.bus import SILENCE_SECONDS
+from mcp_celery.store.connection import IDLE_SECONDS
+from mcp_celery.store.keys import RedisKeys
 from mcp_celery.testing import (
     MemoryBackend,
     MemoryOpenTasks,
@@ -142,10 +146,10 @@ class RedisWorld:
         self._apart = MemoryTaskResults() if results_apart else None
         self.results = self._apart
         timeout: float = options.get("timeout_seconds", TIMEOUT_SECONDS)
+        idle: float = options.get("idle_seconds", IDLE_SECONDS)
         self.store = RedisTaskStore(
-            connect(url, max_connections=options.get("max_connections", 8), timeout_seconds=timeout),
+            connect(url, max_connections=options.get("max_connections", 8), timeout_seconds=timeout, idle_seconds=idle),
             self.keys,
-            timeout_seconds=timeout,
             result_key=None if results_apart else self._result_key,
             decode_result=None if results_apart else _decode,
             snapshots=options.get("snapshots", UNSEALED),
@@ -157,9 +161,13 @@ class RedisWorld:
             timeout_seconds=timeout,
             snapshots=options.get("snapshots", UNSEALED),
             observers=self.observers,
+            idle_seconds=idle,
         )
         self.bus = RedisTaskBus(
-            connect(url, max_connections=2, timeout_seconds=timeout), self.keys, timeout_seconds=timeout
+            connect(url, max_connections=2, timeout_seconds=timeout, listens=True),
+            self.keys,
+            timeout_seconds=timeout,
+            silence_seconds=options.get("silence_seconds", SILENCE_SECONDS),
         )
 
     def _result_key(self, job_id: str) -> str:
@@ -217,7 +225,7 @@ class RedisWorld:
 
     def tasks_keys_left(self) -> list[bytes]:
         """Without the indices, which outlive a task."""
-        indices = {self.keys.expiry.encode(), self.keys.remembered.encode()}
+        indices = {index.encode() for index in (self.keys.expiry, self.keys.remembered, self.keys.unclaimed)}
         return [key for key in self.keys_left() if key not in indices]
 
     async def aclose(self) -> None:
@@ -283,6 +291,11 @@ def a_submission(caller: Caller = ALICE, *, ttl_ms: int | None = None, config: T
         snapshot=SNAPSHOT,
         ttl_ms=ttl_ms,
     )
+
+
+def open_tasks(requestor: str, most: int, *, bytes_: int | None = None) -> Quota:
+    """A quota of open tasks, and of bytes."""
+    return Quota(requestor, (Counter("open", requestor, most),), bytes_)
 
 
 def a_record(

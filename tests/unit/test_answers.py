@@ -10,11 +10,11 @@ from mcp_types import ElicitRequestFormParams
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 from pydantic import BaseModel, Field
 
+from mcp_celery.common.schemas import UnusableSchemaError
 from mcp_celery.engine import ELICIT, LIST_ROOTS, SAMPLE, JSONObject, Question, RpcError, require_usable_form
 from mcp_celery.engine import questions as engine_questions
 from mcp_celery.engine.questions import decode_answer, decode_question, encode_answer, encode_question
 from mcp_celery.errors import INVALID_PARAMS, AnswersTooLargeError, InvalidAnswerError
-from mcp_celery.schemas import UnusableSchemaError
 
 check_answers: Final = partial(engine_questions.check_answers, version=LATEST_HANDSHAKE_VERSION)
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from mcp_celery.backlog import LOOK_AGAIN_SECONDS, LOOK_SECONDS, Backlog
+from mcp_celery.broker.queue_limit import LOOK_AGAIN_SECONDS, LOOK_SECONDS, Backlog
 
 
 class Clock:

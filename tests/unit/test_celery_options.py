@@ -2,13 +2,19 @@
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from celery import Celery
+from celery.app.task import Context
 from kombu import Connection
 
+from mcp_celery.broker.job_message import FINGERPRINT_HEADER
+from mcp_celery.broker.own_jobs import OwnJobs
+from mcp_celery.broker.queue import CeleryQueue
+from mcp_celery.common.formats import FORMAT, FORMAT_HEADER
 from mcp_celery.config import TaskConfig, celery_option, celery_options_of
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import Caller, Submission, TaskRecord, now_ms
@@ -16,7 +22,8 @@ from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed.jobs import find_job
 from mcp_celery.exposed.publishing import publish_job
 from mcp_celery.exposed.tools import config_of_canvas, config_of_job
-from mcp_celery.queue import CeleryQueue
+from mcp_celery.sealing import UNSIGNED
+from mcp_celery.telemetry.traces import AVAILABLE_HEADER
 from mcp_celery.worker.job import WorkerRuntime, job_class
 
 pytestmark = pytest.mark.anyio
@@ -67,7 +74,7 @@ def test_it_is_an_attribute_of_the_jobs_class_or_not_there() -> None:
     runtime: Any = WorkerRuntime(
         namespace="shop",
         ledger=lambda _: pytest.fail("nothing is stored"),
-        living=lambda _: pytest.fail("nothing lives here"),
+        living=lambda _worker, _components: pytest.fail("nothing lives here"),
         make_runner=lambda: pytest.fail("nothing runs here"),
         results="elsewhere",
     )
@@ -87,6 +94,7 @@ async def test_it_goes_with_the_message_of_a_components_job(app: Celery, queue_n
     submission = Submission(caller=Caller(), task_type="tool", component="sell", config=ALL, snapshot=snapshot)
     now = now_ms()
     record = TaskRecord(
+        fingerprint="2-5ca1ab1e",
         task_id="task-1",
         scope=None,
         issuer=None,
@@ -107,7 +115,40 @@ async def test_it_goes_with_the_message_of_a_components_job(app: Celery, queue_n
     assert message.headers["compression"] == "application/x-gzip"
     assert message.headers["shadow"] == "shown"
     assert message.headers["expires"] is not None
+    assert message.headers[FINGERPRINT_HEADER] == "2-5ca1ab1e"
     assert message.headers["timelimit"] == [None, None], "the host's task_annotations would not override a message"
+
+
+def test_the_options_of_a_message_are_known_without_the_component() -> None:
+    options = {"priority": 3, "expires": 3600, "shadow": "shown", "compression": "zlib"}
+    assert ALL.message_options() == options
+    again = Further(queue="another", shadow="another", time_limit=5).with_message_options(options)
+    assert again.message_options() == options
+    assert again.time_limit == 5
+
+
+@pytest.mark.parametrize(
+    ("route", "queue"),
+    [({"queue": "routed"}, "routed"), ("routed", "routed"), (None, "own"), ({"exchange": "fan"}, None)],
+)
+def test_the_queue_of_a_job_is_known_without_a_message(app: Celery, route: Any, queue: str | None) -> None:
+    app.conf.task_routes = (lambda *_, **__: route,)  # pyright: ignore[reportUnknownLambdaType]
+    jobs = OwnJobs(app, namespace="shop", default_queue="own", timeout_seconds=1)
+    assert jobs.queue_of_job("mcp.shop.tool.sell", TaskConfig()) == queue
+    assert jobs.queue_of_job("mcp.shop.tool.sell", TaskConfig(queue="declared")) == "declared"
+    known: Any = app.amqp
+    assert "routed" not in known.queues, "a worker would come to consume it"
+
+
+def test_the_message_of_a_retry_says_the_version_too(app: Celery) -> None:
+    runtime: Any = SimpleNamespace(namespace="shop", signer=UNSIGNED)
+    job: Any = job_class("tool", "sell", ALL, runtime)()
+    job.bind(app)
+    for version in ({FINGERPRINT_HEADER: "2-5ca1ab1e"}, {}):
+        request = Context({"id": "job-1", "kwargs": {"key": "k", "attempt": 1}, "retries": 0, **version})
+        headers = job.signature_from_request(request, retries=1, countdown=60).options["headers"]
+        assert headers.pop(AVAILABLE_HEADER) > now_ms() + 50_000, "its wait for a worker begins when it may start"
+        assert headers == {FORMAT_HEADER: FORMAT, **version}
 
 
 @pytest.mark.parametrize("queue", ["options-declared", None], ids=["declared queue", "route"])

@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from celery import Celery
 from mcp.server import MCPServer
+from mcp.server.mcpserver.prompts import Prompt
+from mcp.server.mcpserver.prompts.base import PromptArgument
+from mcp.shared.exceptions import MCPError
 from mcp_types import InputRequiredResult, ToolAnnotations
+from pydantic import AfterValidator
 
-from mcp_celery import CeleryTasks, Settings, TaskConfig, mcp_server_source
-from mcp_celery.component_source import Component, ComponentRaised, JobRequest
-from mcp_celery.composition import source_of, tasks_of
-from mcp_celery.declared import DeclaredComponents
+from mcp_celery import CeleryTasks, Settings, TaskConfig
+from mcp_celery.components.declarations import DeclaredComponents
+from mcp_celery.components.source import Component, ComponentRaised, JobRequest
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.keys import TaskType
-from mcp_celery.mcp_server_source import MCPServerSource
+from mcp_celery.server import mcp_server_source
+from mcp_celery.server.celery_tasks import source_of, tasks_of
+from mcp_celery.server.mcp_server_source import MCPServerSource
 from mcp_celery.web import http_app
 from tests.support.tiny_server import VERSION, TinyServer, TinySource
 
@@ -71,6 +76,23 @@ def tiny() -> TinyServer:
     return tiny
 
 
+def refuse(_: str) -> str:
+    """A validator with an answer of its own."""
+    raise MCPError(-32001, "odd")
+
+
+class Unhashable:
+    """A function that can be no key."""
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    def __call__(self, **topics: str) -> str:
+        return self._function(**topics)
+
+
 async def found(source: MCPServerSource, task_type: TaskType, identifier: str) -> Component:
     component = await source.find(task_type, identifier)
     assert component is not None
@@ -112,6 +134,34 @@ class TestMCPServer:
         assert "page" in (await read.refusal({"page": "one"}) or "")
         assert await read.refusal({"page": "1"}) is None
 
+    async def test_each_says_what_its_arguments_are(self, server: MCPServer[Any]) -> None:
+        source = MCPServerSource(server)
+        schemas = {one.identifier: one.input_schema for one in await source.components()}
+        assert [sorted(schema.get("properties", {})) for schema in schemas.values()] == [
+            ["page"],
+            ["text"],
+            ["topic"],
+            [],
+            ["day"],
+        ]
+        assert {one.version for one in await source.components()} == {None}
+        for component in await source.components():
+            again = await found(source, component.task_type, component.identifier.replace("{day}", "mon"))
+            assert again.input_schema is component.input_schema, "its digest is made once"
+
+    async def test_a_prompt_of_which_no_schema_can_be_made_says_what_it_declares(self) -> None:
+        server: MCPServer[Any] = MCPServer("odd")
+
+        def anything(**topics: str) -> str:
+            return str(topics)
+
+        arguments = [PromptArgument(name="topic", description=None)]
+        prompt = Prompt(
+            name="odd", title=None, description=None, fn=Unhashable(anything), arguments=arguments, context_kwarg=None
+        )
+        server.add_prompt(prompt)
+        assert (await found(MCPServerSource(server), "prompt", "odd")).input_schema == {"topic": {"required": False}}
+
     async def test_it_has_the_tools_that_are_added(self, server: MCPServer[Any]) -> None:
         source = MCPServerSource(server)
 
@@ -139,6 +189,41 @@ class TestDeclarations:
         assert (await own.find("tool", "rest", {VERSION: "1"})).config.queue == "old"
         assert await own.config("tool", "rest") == ("rest", OFF)
 
+    async def test_each_version_has_a_fingerprint(self, tiny: TinyServer) -> None:
+        own = DeclaredComponents(TinySource(tiny), {}, ON)
+        newest = (await own.find("tool", "rest")).fingerprint
+        older = (await own.find("tool", "rest", {VERSION: "1"})).fingerprint
+        assert str(newest).startswith("2-")
+        assert str(older).startswith("1-")
+        assert (await own.find("tool", "nothing")).fingerprint is None
+        run = {one.fingerprint: (one.key, one.config.queue) for one in await own.versions_that_run()}
+        assert run[str(newest)] == (("tool", "rest"), None)
+        assert run[str(older)] == (("tool", "rest"), "old")
+        assert len(run) == 3
+
+    async def test_a_version_may_be_declared(self, tiny: TinyServer) -> None:
+        own = DeclaredComponents(TinySource(tiny), {("tool", "rest"): TaskConfig(version="2026.7")}, OFF)
+        assert str((await own.find("tool", "rest")).fingerprint).startswith("2026.7-")
+        assert {one.fingerprint[:7] for one in await own.versions_that_run() if one.key[1] == "rest"} == {"2026.7-"}
+
+    @pytest.mark.parametrize(
+        ("arguments", "accepts"),
+        [({"size": 1}, True), ({"size": 1, "more": 2}, False), ({"size": "x"}, False), ({}, False)],
+    )
+    async def test_arguments_are_accepted_where_none_is_refused_or_ignored(
+        self, tiny: TinyServer, arguments: dict[str, Any], accepts: bool
+    ) -> None:
+        own = DeclaredComponents(TinySource(tiny), {}, OFF)
+        assert await (await own.find("tool", "work")).accepts(arguments) is accepts
+        assert not await (await own.find("tool", "nothing")).accepts(arguments)
+
+    async def test_a_validators_own_answer_is_no_acceptance(self, server: MCPServer[Any]) -> None:
+        def check(value: Annotated[str, AfterValidator(refuse)]) -> None: ...
+
+        server.add_tool(check)
+        own = DeclaredComponents(MCPServerSource(server), {}, OFF)
+        assert not await (await own.find("tool", "check")).accepts({"value": "x"})
+
     async def test_what_is_not_there_is_refused_by_its_kind(self, tiny: TinyServer) -> None:
         own = DeclaredComponents(TinySource(tiny), {}, OFF)
         assert await (await own.find("prompt", "x")).refusal({}) == "Unknown prompt: x"
@@ -161,7 +246,7 @@ class TestTasks:
             "mcp.tiny.tool.rest",
             "mcp.tiny.tool.work",
         ]
-        assert [getattr(one, "path", None) for one in http_app(tiny).routes] == ["/mcp"]
+        assert [getattr(one, "path", None) for one in http_app(tiny).routes] == ["/mcp", "/healthz", "/readyz"]
         with pytest.raises(ConfigurationError, match="the MCP server 'tiny' runs tasks already"):
             tasks.install(TinySource(tiny))
 
@@ -190,7 +275,7 @@ class TestTasks:
 def test_private_names_of_mcp_server_are_in_one_module() -> None:
     names = re.compile(
         r"\b(_tool_manager|_prompt_manager|_resource_manager|_lowlevel_server|_apply_extension|_token_verifier"
-        r"|_install_extension_interceptor|_subscriptions\b|session_manager)\b"
+        r"|_install_extension_interceptor|_subscriptions\b|session_manager|_handle_request)\b"
     )
     package = Path(mcp_server_source.__file__).parent
     using = {one.name for one in package.rglob("*.py") if names.search(one.read_text(encoding="utf-8"))}

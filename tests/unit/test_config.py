@@ -67,6 +67,9 @@ class TestValues:
             ({"rate_limit": -1}, "rate_limit=-1"),
             ({"expires": 0}, "expires=0"),
             ({"ask": "after"}, "ask='after'"),
+            ({"version": ""}, "version=''"),
+            ({"version": "1-2"}, "version='1-2'"),
+            ({"version": "x" * 41}, "version='xxx"),
             ({"foreground": "client"}, "foreground='client'"),
             ({"input_timeout": 0}, "input_timeout=0"),
             ({"max_retries": -1}, "max_retries=-1"),
@@ -86,6 +89,7 @@ class TestValues:
         TaskConfig(priority=255)
         TaskConfig(max_retries=0, retry_backoff=0, retry_backoff_max=0)
         TaskConfig(max_retries=None)
+        TaskConfig(version="2026.7_b+" + "1" * 31)
         for rate in (5, 0.5, "10", "10/s", "1.5/m", "100/h"):
             TaskConfig(rate_limit=rate)
 

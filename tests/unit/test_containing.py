@@ -10,7 +10,7 @@ from typing import Any, Final
 import anyio
 import pytest
 
-from mcp_celery.containing import ChildTaskExit, GuardedCoroutine, containing
+from mcp_celery.base_exceptions import ChildTaskExit, GuardedCoroutine, containing
 from mcp_celery.errors import ComponentExitedError
 from mcp_celery.protocol.child_tasks import guarding, prepared
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mcp.server.auth.middleware.auth_context import get_access_token
 from starlette.datastructures import Headers
 
+from mcp_celery.common.formats import FORMAT, NewerFormatError
 from mcp_celery.context import (
     CallerToken,
     TaskContext,
@@ -32,7 +33,6 @@ from mcp_celery.context import (
     restore_task_snapshot,
     scope_of,
 )
-from mcp_celery.formats import FORMAT, NewerFormatError
 from mcp_celery.keys import TaskKeyParts
 
 texts = st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from(["|", "%", "a|b", "a%7Cb", "%7C"]))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -29,6 +30,8 @@ SAID: Final[dict[str, Any]] = {
     "worker_enable_prefetch_count_reduction": True,
     "worker_cancel_long_running_tasks_on_connection_loss": True,
     "worker_redirect_stdouts": True,
+    "redis_socket_timeout": 3.0,
+    "redis_socket_connect_timeout": 4.0,
     "task_default_queue": "said",
 }
 """Another value for each of our defaults."""
@@ -49,14 +52,14 @@ default_app.config_from_object(said, namespace="MY", force=True)
 LOADED_FIRST: Final = "default_app.conf.worker_pool\n"
 
 
-def held(folder: Path, configure: str = "", **env: str) -> dict[str, Any]:
-    """What the app holds for each of our defaults, in a process of its own."""
+def held(folder: Path, configure: str = "", names: Iterable[str] = SAID, **env: str) -> dict[str, Any]:
+    """What the app holds for settings, by default for each of our defaults, in a process of its own."""
     program = (
         "import json, sys\n"
         f"sys.path.insert(0, {str(folder)!r})\n"
         "from mcp_celery.default_app import default_app\n"
         f"{configure}\n"
-        f"print(json.dumps({{name: default_app.conf[name] for name in {list(SAID)!r}}}))"
+        f"print(json.dumps({{name: default_app.conf[name] for name in {list(names)!r}}}))"
     )
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("MCP_CELERY_", "CELERY_"))}
     argv = [sys.executable, "-c", program]
@@ -120,12 +123,69 @@ def test_celerys_environment_variables_win(tmp_path: Path) -> None:
     assert held(tmp_path, seen, CELERY_BROKER_URL="amqp://env//")["broker_url"] == "amqp://env//"
 
 
+BROKER: Final = ("broker_url", "broker_transport_options", "broker_use_ssl")
+OUR_REDIS: Final = {"MCP_CELERY_REDIS_URL": "rediss://ours/0?socket_timeout=3&max_connections=5"}
+OUR_TLS: Final = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
+
+
+def broker(folder: Path, configure: str = "", **env: str) -> list[Any]:
+    return list(held(folder, configure, BROKER, **OUR_REDIS, **env).values())
+
+
+def test_options_of_the_url_are_the_brokers(tmp_path: Path) -> None:
+    assert broker(tmp_path) == ["rediss://ours:6379/0", {"socket_timeout": 3.0}, OUR_TLS]
+
+
+@pytest.mark.parametrize("name", ["broker_url", "broker_read_url", "broker_write_url"])
+@pytest.mark.parametrize("how", ["module", "variable"])
+def test_another_broker_gets_none_of_them(tmp_path: Path, name: str, how: str) -> None:
+    (tmp_path / "elsewhere.py").write_text(f"{name} = 'redis://said/0'" if how == "module" else "")
+    variable = {f"CELERY_{name.upper()}": "redis://said/0"} if how == "variable" else {}
+    found = broker(tmp_path, CELERY_CONFIG_MODULE="elsewhere", **variable)
+    assert found[1:] == [{}, False]
+
+
+@pytest.mark.parametrize("before", ["", LOADED_FIRST])
+@pytest.mark.parametrize("how", ["module", "object", "update"])
+def test_said_options_of_the_broker_join_and_win(tmp_path: Path, before: str, how: str) -> None:
+    said = {"visibility_timeout": 7, "socket_timeout": 9.0}
+    (tmp_path / "options.py").write_text(f"broker_transport_options = {said!r}")
+    found = {
+        "module": lambda: broker(tmp_path, before, CELERY_CONFIG_MODULE="options"),
+        "object": lambda: broker(tmp_path, before + "default_app.config_from_object('options', force=True)"),
+        "update": lambda: broker(tmp_path, f"default_app.conf.update(broker_transport_options={said!r})\n" + before),
+    }[how]()
+    assert found == ["rediss://ours:6379/0", said, OUR_TLS]
+
+
+@pytest.mark.parametrize(
+    ("said", "env", "ours"),
+    [
+        ("", {}, True),
+        ("result_backend = 'redis://said/0'", {}, False),
+        ("", {"CELERY_RESULT_BACKEND": "redis://a/0"}, False),
+    ],
+)
+def test_another_result_backend_gets_none_of_them(tmp_path: Path, said: str, env: dict[str, str], ours: bool) -> None:
+    (tmp_path / "elsewhere.py").write_text(said)
+    url = "rediss://ours/0?ssl_password=letmein"
+    shown = "default_app.conf.result_expires = bool(default_app.conf.redis_backend_use_ssl)"
+    found = held(tmp_path, shown, CELERY_CONFIG_MODULE="elsewhere", MCP_CELERY_REDIS_URL=url, **env)
+    assert found["result_expires"] == ours
+
+
+def test_options_that_are_not_said_stay(tmp_path: Path) -> None:
+    (tmp_path / "options.py").write_text("broker_transport_options = {'visibility_timeout': 7}")
+    found = broker(tmp_path, CELERY_CONFIG_MODULE="options")
+    assert found[1] == {"visibility_timeout": 7, "socket_timeout": 3.0}
+
+
 @pytest.mark.parametrize("said", [None, "said"])
 def test_a_servers_jobs_go_where_the_configuration_says(tmp_path: Path, said: str | None) -> None:
     (tmp_path / "queue_settings.py").write_text("" if said is None else f"task_default_queue = {said!r}")
     program = (
         "from mcp_celery import TaskServer\n"
-        "from mcp_celery.server import tasks_of\n"
+        "from mcp_celery.server.task_server import tasks_of\n"
         "print(tasks_of(TaskServer('Shop')).queue_name)\n"
         "raise SystemExit"
     )

@@ -20,6 +20,7 @@ from mcp_celery.keys import Hidden, build_task_key, celery_job_id
 from mcp_celery.settings import ENV_PREFIX, Settings
 
 environ: Any = import_module("honcho.environ")  # which says nothing of its types
+tasks_page: Any = import_module("flower.views.tasks")  # which says nothing of them either
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "config"
 ENV = (CONFIG / "env.example").read_text(encoding="utf-8")
@@ -74,7 +75,7 @@ class TestCeleryConfig:
     def test_what_it_does_not_say_stays_as_the_package_has_it(self, celery_conf: dict[str, Any]) -> None:
         assert celery_conf["broker_url"] == celery_conf["result_backend"] == "redis://somewhere:1/2"
         assert celery_conf["worker_prefetch_multiplier"] == 1
-        assert celery_conf["worker_pool"] == "mcp_celery.worker.pool:TaskPool"
+        assert celery_conf["worker_pool"] == "mcp_celery.asyncio_pool.pool:TaskPool"
         assert celery_conf["accept_content"] == ["json"]
 
 
@@ -97,6 +98,15 @@ def test_the_logging_configuration_gives_its_reasons() -> None:
     config = json.loads((CONFIG / "logging.json").read_text(encoding="utf-8"))
     assert {*config["loggers"], "root", "disable_existing_loggers"} - {"uvicorn"} <= set(config["why"])
     assert {one["level"] for one in config["loggers"].values()} <= {"INFO", "WARNING"}
+
+
+def test_flower_has_the_columns_that_the_page_needs() -> None:
+    options = tornado.options.OptionParser()
+    options.define("tasks_columns")
+    options.parse_config_file(str(CONFIG / "flowerconfig.py"), final=False)
+    shown = [name for name, _ in tasks_page.visible_task_columns(options.tasks_columns)]
+    assert shown == options.tasks_columns.split(","), "Flower knows each of them"
+    assert {"name", "args", "state", "result"} <= set(shown)
 
 
 class TestFormatTask:

@@ -27,6 +27,8 @@ def load(path: Path) -> ModuleType:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page: Path) -> None:
     for number, found in enumerate(BLOCK.finditer(page.read_text()), 1):
+        if "fastmcp" in found.group(1) and importlib.util.find_spec("fastmcp") is None:
+            continue  # an optional extra, without which `make test-lowest` runs
         exec(compile(found.group(1), f"<block {number} of {page.name}>", "exec"), {"__name__": "documentation"})
 
 
@@ -38,6 +40,23 @@ def test_the_configuration_page_is_current() -> None:
 def test_links_lead_somewhere() -> None:
     links = [(page, link) for page in PAGES for link in LINK.findall(page.read_text())]
     assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_tests_that_pages_name_are_there() -> None:
+    for page in PAGES:
+        for path, names in re.findall(r"`(tests/[\w/]+\.py)((?:::\w+)*)`", page.read_text()):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+            text = (ROOT / path).read_text()
+            assert [one for one in names.split("::") if one not in text] == [], f"{page.name}: {path}{names}"
+
+
+def test_each_row_of_the_support_tables_names_its_test() -> None:
+    rows = [line for line in (ROOT / "docs" / "support.md").read_text().splitlines() if line.startswith("| ")]
+    assert rows
+    for row in rows:
+        *_, shown = (cell.strip() for cell in row.strip("|").split("|"))
+        tests = re.findall(r"`tests/[\w/]+(?:\.py)?(?:::\w+)*`|`make (?:test|soak|conf)[\w-]*`", shown)
+        assert tests or shown in ("test", "untested"), row
 
 
 def test_pages_name_only_targets_that_there_are() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -39,11 +40,13 @@ from mcp_celery.engine.record import RETIRED_MS
 from mcp_celery.errors import (
     QueueFullError,
     QueueUnavailableError,
+    StoredDataError,
     StoreUnavailableError,
     TaskNotFoundError,
     TooManyTasksError,
 )
 from mcp_celery.testing import MemoryBackend, MemoryTaskQueue, MemoryTaskStore
+from tests.support.waiting import eventually, soon
 from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, a_submission
 
 pytestmark = pytest.mark.anyio
@@ -85,16 +88,24 @@ class Store(MemoryTaskStore):
     def __init__(self, backend: MemoryBackend) -> None:
         super().__init__(backend.bus, results=backend.results)
         self.kept: list[TaskRef] = []
-        self.fails_to_delete = False
+        self.deleted: list[TaskRef] = []
+        self.refuses: StoreUnavailableError | None = None
+        self.fails_to_delete: Exception | None = None
+        self.hangs: asyncio.Event | None = None
 
     async def create(self, record: TaskRecord, snapshot: Any, quota: Quota | None = None) -> None:
+        if self.refuses is not None:
+            raise self.refuses
         self.kept.append(record.ref)
         await super().create(record, snapshot, quota)
 
     async def delete(self, ref: TaskRef) -> bool:
         await anyio.lowlevel.checkpoint()
-        if self.fails_to_delete:
-            raise StoreUnavailableError
+        self.deleted.append(ref)
+        if self.hangs is not None:
+            await self.hangs.wait()
+        if self.fails_to_delete is not None:
+            raise self.fails_to_delete
         return await super().delete(ref)
 
 
@@ -142,10 +153,13 @@ class Desk:
         stored = await self.store.load(ref)
         return None if stored is None else stored.record
 
+    async def is_gone(self, ref: TaskRef) -> bool:
+        return await self.load(ref) is None
+
 
 @pytest.fixture(autouse=True)
 def time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("core", "legs"):
+    for module in ("core", "followup_jobs", "rollback"):
         monkeypatch.setattr(f"mcp_celery.engine.{module}.now_ms", lambda: NOW_MS)
     defaults = MemoryTaskStore.__init__.__kwdefaults__ or {}
     monkeypatch.setattr(MemoryTaskStore.__init__, "__kwdefaults__", {**defaults, "clock": lambda: NOW_MS})
@@ -176,6 +190,7 @@ class TestTheRecord:
             listed=False,
             start_before_ms=NOW_MS + 1_500,
             work=OWN_WORK,
+            options={"expires": 1.5},
         )
         assert desk.queue.published == [(record, submission)]
         assert desk.queue.places == [submission]
@@ -211,15 +226,56 @@ class TestTakingBack:
         assert await desk.load(record.ref) is not None
         assert desk.queue.revokes == []
 
-    async def test_a_record_that_cannot_be_taken_back_is_said_to_the_operator_and_the_client_gets_the_error(
+    async def test_a_record_that_cannot_be_taken_back_now_is_taken_back_when_the_store_answers(self) -> None:
+        desk = Desk()
+        desk.queue.fail()
+        desk.store.fails_to_delete = StoreUnavailableError()
+        with pytest.raises(QueueUnavailableError):
+            await desk.engine.submit(a_submission())
+        (ref,) = desk.store.kept
+        assert await desk.load(ref) is not None
+        desk.store.fails_to_delete = None
+        await eventually(lambda: desk.is_gone(ref), what="the record is taken back")
+        await desk.engine.aclose(patience_seconds=0)
+
+    async def test_one_that_is_not_taken_back_before_the_end_is_reported(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         desk = Desk()
         desk.queue.fail()
-        desk.store.fails_to_delete = True
+        desk.store.fails_to_delete = StoreUnavailableError()
         with pytest.raises(QueueUnavailableError):
             await desk.engine.submit(a_submission())
-        task_id, error = desk.store.kept[0].task_id, StoreUnavailableError()
+        await desk.engine.aclose(patience_seconds=0)
+        (line,) = caplog.messages
+        assert line.startswith("1 tasks that were not published could not be taken back")
+
+    async def test_a_store_that_hangs_is_not_waited_for(self) -> None:
+        desk = Desk()
+        desk.queue.fail()
+        desk.store.hangs = asyncio.Event()
+        with pytest.raises(QueueUnavailableError):
+            await soon(desk.engine.submit(a_submission()))
+        desk.store.hangs.set()
+        await eventually(lambda: desk.is_gone(desk.store.kept[0]), what="the record is taken back")
+        await desk.engine.aclose(patience_seconds=0)
+
+    async def test_a_store_that_was_not_asked_to_create_is_not_asked_to_delete(self) -> None:
+        desk = Desk()
+        desk.store.refuses = StoreUnavailableError(is_sent=False)
+        with pytest.raises(StoreUnavailableError):
+            await desk.engine.submit(a_submission())
+        assert desk.store.deleted == []
+
+    async def test_a_record_that_cannot_be_read_is_left_and_the_client_gets_the_error(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        desk = Desk()
+        desk.queue.fail()
+        desk.store.fails_to_delete = error = StoredDataError("it holds another type")
+        with pytest.raises(QueueUnavailableError):
+            await desk.engine.submit(a_submission())
+        task_id = desk.store.kept[0].task_id
         assert caplog.messages == [f"task {task_id} was not published and could not be taken back: {error}"]
 
     async def test_a_client_that_hangs_up_does_not_stop_it(self) -> None:
@@ -231,7 +287,7 @@ class TestTakingBack:
                 await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
         assert await desk.load(desk.store.kept[0]) is None
-        assert len(desk.queue.revokes) == 1
+        await eventually(lambda: len(desk.queue.revokes) == 1, what="the job is revoked")
 
     @pytest.mark.parametrize("terminate", [True, False])
     async def test_exposed_jobs_are_revoked_for_they_would_run(self, *, terminate: bool) -> None:
@@ -239,6 +295,7 @@ class TestTakingBack:
         desk.queue.fail()
         with pytest.raises(QueueUnavailableError):
             await desk.engine.submit(a_submission())
+        await eventually(lambda: desk.queue.revokes, what="the jobs are revoked")
         ((job_ids, terminates),) = desk.queue.revokes
         assert (len(job_ids), terminates) == (2, terminate)
 

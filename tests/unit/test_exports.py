@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
 
@@ -33,3 +34,19 @@ def test_no_other_name_is() -> None:
 def test_a_process_that_only_installs_loads_no_sdk() -> None:
     found = subprocess.run([sys.executable, "-c", INSTALLS], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "mcp_celery.worker.pool:TaskPool",
+        "mcp_celery.worker.pool:await_in_job",
+        "mcp_celery.worker.consumer:Consumer",
+        "mcp_celery.worker.elastic:Elastic",
+        "mcp_celery.embedded:EmbeddedStore",
+        "mcp_celery.logs:LogFormatter",
+        "mcp_celery.server:TaskServer",
+    ],
+)
+def test_paths_that_settings_and_programs_name_stay(path: str) -> None:
+    assert pkgutil.resolve_name(path).__name__ == path.partition(":")[2]

@@ -19,7 +19,6 @@ from mcp_types.version import LATEST_MODERN_VERSION
 from pydantic import BaseModel, Field, RootModel
 
 from mcp_celery import Settings, TaskConfig, TaskServer
-from mcp_celery.composition import CeleryTasks, tasks_of
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import MAX_MESSAGE_CHARS, Caller, JSONObject, Submission
 from mcp_celery.errors import ConfigurationError, InvalidRequestError
@@ -28,7 +27,8 @@ from mcp_celery.exposed.arguments import sendable
 from mcp_celery.exposed.canvas import Canvas, canvas_of
 from mcp_celery.exposed.jobs import find_job
 from mcp_celery.exposed.tools import ExposedCanvas, ExposedJob, Offer
-from mcp_celery.mcp_server_source import MCPServerSource
+from mcp_celery.server.celery_tasks import CeleryTasks, tasks_of
+from mcp_celery.server.mcp_server_source import MCPServerSource
 
 pytestmark = pytest.mark.anyio
 

@@ -7,13 +7,15 @@ from dataclasses import replace
 from importlib import resources
 from typing import Final
 
-from mcp_celery.engine import Change, ForeignWork, Progress, Quota, RpcError
+from mcp_celery.engine import Change, ForeignWork, Progress, RpcError
 from mcp_celery.keys import Hidden
-from mcp_celery.redis_keys import RedisKeys
+from mcp_celery.server.keyring import snapshots_with
 from mcp_celery.store.codec import encode_change, encode_record
 from mcp_celery.store.commands import create
 from mcp_celery.store.fields import FIELDS, LUA, reset_by
-from tests.support.worlds import a_record
+from mcp_celery.store.keys import RedisKeys
+from mcp_celery.store.sealed import TaskSeals
+from tests.support.worlds import a_record, open_tasks
 
 NAMES: Final = frozenset(field.name for field in FIELDS)
 SCRIPTS: Final[Mapping[str, str]] = {
@@ -91,16 +93,20 @@ def _created() -> set[str]:
         session="s",
         job_name="j",
         declared_as="d",
+        fingerprint="f",
+        options={"queue": "q"},
         work=ForeignWork(parts=2),
         idempotent=True,
         hidden=Hidden.COMPONENT,
         start_before_ms=1,
         status_message="m",
+        max_ttl_ms=1,
+        traceparent="t",
     )
-    fields = set(encode_record(record)) | set(encode_record(replace(record, listed=False)))
-    command = create(
-        RedisKeys("p", "n"), record, encode_record(record), "{}", Quota("r", tasks=1, bytes=1), lambda job_id: job_id
-    )
+    keys = RedisKeys("p", "n")
+    sealed = TaskSeals(keys, snapshots_with(["a key for tests that has more than 32 bytes"])).new_record(record)
+    fields = set(sealed) | set(encode_record(replace(record, listed=False)))
+    command = create(keys, record, encode_record(record), "{}", open_tasks("r", 1, bytes_=1), lambda job_id: job_id)
     # The texts among the arguments that are fields of the table.
     return fields | {str(one) for one in command.args if one in NAMES}
 

@@ -16,9 +16,9 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import ClientCapabilities
 from starlette.requests import Request
 
+from mcp_celery.components.declarations import DeclaredComponents
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.declared import DeclaredComponents
 from mcp_celery.engine import (
     ELICIT,
     Asking,
@@ -35,10 +35,10 @@ from mcp_celery.engine import (
 )
 from mcp_celery.engine.ids import new_task_id
 from mcp_celery.errors import StoreUnavailableError, TaskNotFoundError, TooManyLookupsError
-from mcp_celery.protocol.attendance import attend
 from mcp_celery.protocol.caller import caller_of_request
-from mcp_celery.protocol.foreground import continued_task, go_on, run_on_worker
 from mcp_celery.protocol.host import Polling, TaskHost
+from mcp_celery.protocol.plain_clients.foreground import continued_task, go_on, run_on_worker
+from mcp_celery.protocol.plain_clients.waiting import attend
 from mcp_celery.protocol.shared_wire import TaskIdParams
 from mcp_celery.protocol.v2025_11_25.handlers import CoreTasks
 from mcp_celery.testing import DEFAULT_LIMITS, MemoryBackend, MemoryTaskStore

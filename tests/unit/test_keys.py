@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mcp_celery.broker.naming import default_queue_name, job_name, slug
 from mcp_celery.engine.ids import is_wire_task_id
 from mcp_celery.keys import (
     MAX_JOB_ID_BYTES,
@@ -22,8 +23,7 @@ from mcp_celery.keys import (
     task_key_from_job_id,
     task_redis_prefix,
 )
-from mcp_celery.names import default_queue_name, job_name, slug
-from mcp_celery.redis_keys import RedisKeys
+from mcp_celery.store.keys import RedisKeys
 
 TRICKY = [":", "|", "%", "#", "~", "!", "?", "/", " ", "\0", "%3A", "~~", "%7E", "~7E", "a:b", "ü", "任务", "🙂", "a!2"]
 texts = st.one_of(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.sampled_from(TRICKY))

@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 from celery.utils.log import ColorFormatter
 
-from mcp_celery.escaping import escaped
+from mcp_celery.common.escaping import escaped
 from mcp_celery.keys import build_task_key, celery_job_id
 from mcp_celery.logs import LogFormatter, ShortIds, contain, shorten_ids_of_celery, shown_task_id, with_short_ids
 

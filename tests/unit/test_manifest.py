@@ -36,7 +36,9 @@ class Function:
     @property
     def is_quick(self) -> bool:
         """Whether `make test` runs it."""
-        return "smoke" in self.marks or self.name.partition("/")[0] not in SMOKE_ONLY
+        if "smoke" in self.marks:
+            return True
+        return "slow" not in self.marks and self.name.partition("/")[0] not in SMOKE_ONLY
 
 
 def marks_of(nodes: Iterable[ast.expr]) -> Iterator[ast.Attribute | ast.Call]:

@@ -13,16 +13,15 @@ from mcp_celery.engine import (
     EncodedResult,
     ForeignWork,
     JobOutcome,
-    Quota,
     TaskRecord,
     success,
 )
-from mcp_celery.engine.recovery import Expiring, RecoveryPolicy
+from mcp_celery.engine.recovery.model import Expiring, RecoveryPolicy
 from mcp_celery.errors import StoreFullError
 from mcp_celery.testing import MemoryJobLedger, MemoryOpenTasks, MemoryRecovery, MemoryTaskBus, MemoryTaskStore, bus
 from mcp_celery.testing import kept as kept_module
 from mcp_celery.testing import ledger as ledger_module
-from tests.support.worlds import ALICE, SNAPSHOT, a_record
+from tests.support.worlds import ALICE, SNAPSHOT, a_record, open_tasks
 
 POLICY = RecoveryPolicy(heartbeat_ms=1_000, max_redeliveries=1)
 
@@ -46,7 +45,7 @@ def a_store(clock: Clock, *, max_bytes: int | None = None) -> MemoryTaskStore:
 
 def create(ledger: MemoryJobLedger, clock: Clock, *, ttl_ms: int = 1_000, **values: object) -> TaskRecord:
     record = replace(a_record(ttl_ms=ttl_ms), created_at_ms=clock.now, **values)  # pyright: ignore[reportArgumentType]
-    ledger.create(record, SNAPSHOT, Quota("alice", 100, 10**9))
+    ledger.create(record, SNAPSHOT, open_tasks("alice", 100, bytes_=10**9))
     return record
 
 

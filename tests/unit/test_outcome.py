@@ -7,10 +7,10 @@ import pytest
 from kombu import serialization
 from kombu.utils.json import dumps, loads
 
+from mcp_celery.common.formats import FORMAT, SEALED_RESULT, UNNUMBERED
 from mcp_celery.engine import Change, JobOutcome, Progress, RpcError, StoredResult, failure, settlement, success
 from mcp_celery.engine.outcome import EXPIRED_REASON, FAILURE_REASONS, UNKNOWN_REASON
 from mcp_celery.errors import INTERNAL_ERROR, JobFailedError
-from mcp_celery.formats import FORMAT, UNNUMBERED
 
 RESULT: dict[str, Any] = {"content": [{"type": "text", "text": "a private word"}], "isError": False}
 TOOL_ERROR: dict[str, Any] = {"content": [{"type": "text", "text": "a private word"}], "isError": True}
@@ -68,9 +68,9 @@ class TestJobOutcome:
         assert (read.result, read.is_error, read.status_message) == (result, bool(result.get("isError")), "done")
 
     def test_a_later_format_is_not_read_and_ends_no_task(self, caplog: pytest.LogCaptureFixture) -> None:
-        later = {"format": FORMAT + 1, "result": "{}"}
+        later = {"format": SEALED_RESULT + 1, "result": "{}"}
         assert JobOutcome.from_json(later) is None
-        assert f"format {FORMAT + 1}; this release reads formats up to {FORMAT}" in caplog.text
+        assert f"format {SEALED_RESULT + 1}; this release reads formats up to {SEALED_RESULT}" in caplog.text
         assert settlement(StoredResult("SUCCESS", later)) is None
 
     @pytest.mark.parametrize("serializer", ["json", "yaml", "msgpack", "pickle"])

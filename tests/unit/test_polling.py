@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_celery.engine import Progress
-from mcp_celery.protocol.polling import TaskState, admitting_a_task
+from mcp_celery.protocol.plain_clients.polling import TaskState, admitting_a_task
 
 STATE = TaskState(task_id="x", status="working", next_step="wait").model_dump(mode="json", exclude_none=True)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)

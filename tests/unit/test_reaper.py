@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -11,8 +11,9 @@ import pytest
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import Change, Claim, ForeignWork, StoredTask, TaskRecord, TaskRef
-from mcp_celery.engine.reaper import Reaper
-from mcp_celery.engine.recovery import Expiring, Loss, RecoveryPolicy, Sweep, Verdict
+from mcp_celery.engine.recovery.model import Expiring, Loss, PublishedJob, RecoveryPolicy, StoreCounts, Sweep, Verdict
+from mcp_celery.engine.recovery.reaper import Reaper
+from mcp_celery.engine.store_mark import StoreMark
 from mcp_celery.errors import QueueUnavailableError, StoredDataError, StoreUnavailableError
 from mcp_celery.keys import TaskType
 from mcp_celery.testing import MemoryBackend, MemoryTaskQueue
@@ -50,13 +51,29 @@ class Script:
     not_due: list[str] = field(default_factory=list[str])
     dropped: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     forgotten: list[Expiring] = field(default_factory=list[Expiring])
+    claimed_jobs: list[PublishedJob] = field(default_factory=list[PublishedJob])
+    decided: list[str] = field(default_factory=list[str])
+    skipped: list[int] = field(default_factory=list[int])
     damaged: set[str] = field(default_factory=set[str])
     """Workers whose claims cannot be read."""
 
-    async def beat(self, worker: str, lease_ms: int) -> None:
-        raise AssertionError((worker, lease_ms))
+    async def beat(
+        self, worker: str, lease_ms: int, components: Mapping[str, str] | None = None, unread_ms: int = 0
+    ) -> None:
+        raise AssertionError((worker, lease_ms, components, unread_ms))
 
-    async def sweep(self, reaper: str, policy: RecoveryPolicy) -> Sweep | None:
+    async def mark(self, new: StoreMark | None = None) -> StoreMark | None:
+        raise AssertionError(new)
+
+    async def some_claimed(self) -> Sequence[PublishedJob]:
+        return self.claimed_jobs
+
+    async def lost(self, job: PublishedJob, policy: RecoveryPolicy) -> Verdict:
+        self.decided.append(job.key)
+        return self.verdicts.get(job.key, "nothing")
+
+    async def sweep(self, reaper: str, policy: RecoveryPolicy, skipped: int = 0) -> Sweep | None:
+        self.skipped.append(skipped)
         self.sweeps.append((reaper, policy))
         if len(self.sweeps) > MOST_SWEEPS:
             raise EndError
@@ -91,6 +108,9 @@ class Script:
 
     async def forget(self, expired: Sequence[Expiring]) -> None:
         self.forgotten += expired
+
+    async def counts(self) -> StoreCounts:
+        raise AssertionError
 
 
 class Queue(MemoryTaskQueue):
@@ -238,7 +258,7 @@ class TestDueJobs:
     async def test_a_job_is_published_as_its_component_declares(
         self, stage: Stage, caplog: pytest.LogCaptureFixture
     ) -> None:
-        record = await stage.created(attempt=2)
+        record = await stage.created(attempt=2, leg=2)
         with caplog.at_level(logging.INFO):
             await stage.sweep(due(record))
         ((published, submission),) = stage.queue.published
@@ -247,9 +267,26 @@ class TestDueJobs:
         assert stage.thrown_away == []
 
     async def test_what_an_earlier_attempt_stored_is_thrown_away_first(self, stage: Stage) -> None:
-        record = await stage.created(redeliveries=1)
+        record = await stage.created(attempt=2, redeliveries=1)
         await stage.sweep(due(record))
         assert stage.thrown_away == [record.job_id]
+
+    async def test_what_a_lost_job_stores_after_all_stays(self, stage: Stage) -> None:
+        record = await stage.created(redeliveries=1)
+        await stage.sweep(due(record))
+        assert (stage.published, stage.thrown_away) == ([record.task_id], [])
+
+    async def test_one_that_is_too_late_fails(self, stage: Stage) -> None:
+        late, record = await stage.created(start_before_ms=1), await stage.created()
+        await stage.sweep(due(late, record))
+        assert stage.published == [record.task_id]
+        failed = await stage.backend.store.load(late.ref)
+        assert failed is not None
+        assert (failed.record.status, failed.record.status_message) == (
+            "failed",
+            "The job expired before a worker could start it",
+        )
+        assert stage.script.not_due == [late.key]
 
     async def test_it_is_noted_that_it_is_published(self, stage: Stage) -> None:
         record = await stage.created(attempt=2)
@@ -389,7 +426,7 @@ class TestExpiry:
     async def test_a_full_batch_of_what_is_over_calls_for_another_sweep(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch, over: int, *, more: bool
     ) -> None:
-        monkeypatch.setattr("mcp_celery.engine.reaper.BATCH", 2)
+        monkeypatch.setattr("mcp_celery.engine.recovery.reaper.BATCH", 2)
         tasks = [Expiring(a_record().key, -6_000) for _ in range(over)]
         waiting = [Expiring(a_record().key, left_ms) for left_ms in (-5_999, 0, 6_000)]
         assert await stage.sweep(expiring(*tasks, *waiting)) is more
@@ -430,7 +467,7 @@ class TestRun:
                 pauses.append(seconds)
 
             with monkeypatch.context() as patched:
-                patched.setattr("mcp_celery.engine.reaper.asyncio.sleep", pause)
+                patched.setattr("mcp_celery.engine.recovery.reaper.asyncio.sleep", pause)
                 with pytest.raises(EndError):
                     await stage.reaper.run()
             return pauses
@@ -444,7 +481,7 @@ class TestRun:
     async def test_it_sweeps_again_at_once_while_there_is_more(
         self, stage: Stage, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("mcp_celery.engine.reaper.BATCH", 1)
+        monkeypatch.setattr("mcp_celery.engine.recovery.reaper.BATCH", 1)
         stage.script.queued = [expiring(Expiring(a_record().key, -6_000)), expiring(Expiring(a_record().key, -6_000))]
         assert await run(nothing) == [2.0]
         assert len(stage.script.sweeps) == 4

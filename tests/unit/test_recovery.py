@@ -3,7 +3,7 @@
 import pytest
 
 from mcp_celery.engine import ForeignWork
-from mcp_celery.engine.recovery import Expiring, RecoveryPolicy
+from mcp_celery.engine.recovery.model import Expiring, RecoveryPolicy
 from mcp_celery.keys import celery_job_id
 
 KEY = "auth:owner:task:tool:build_report"

@@ -14,8 +14,7 @@ from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import ELICIT, Asking, Caller, JSONObject, Question, RpcError, Submission, TaskRecord, now_ms
 from mcp_celery.errors import StoreUnavailableError
-from mcp_celery.protocol.relay import Channel, Relay
-from mcp_celery.protocol.turns import Turns
+from mcp_celery.protocol.question_delivery import Channel, Relay, Turns
 from mcp_celery.testing import MemoryBackend
 from tests.support.session import REVISION
 from tests.support.waiting import eventually

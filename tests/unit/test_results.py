@@ -11,8 +11,8 @@ import pytest
 from celery import Celery
 from celery.backends.base import KeyValueStoreBackend
 
+from mcp_celery.broker.results import CeleryResults
 from mcp_celery.engine import UNREADABLE, StoredResult
-from mcp_celery.results import CeleryResults
 
 pytestmark = pytest.mark.anyio
 

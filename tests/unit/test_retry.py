@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from mcp_celery import retry
+from mcp_celery.engine import retry
+from mcp_celery.engine.retry import LONGEST_PAUSE_SECONDS, pauses, until_store_answers, until_store_answers_blocking
 from mcp_celery.errors import StoredDataError, StoreUnavailableError
-from mcp_celery.retry import LONGEST_PAUSE_SECONDS, pauses, until_store_answers, until_store_answers_blocking
 
 pytestmark = pytest.mark.anyio
 

@@ -17,9 +17,9 @@ from mcp_celery import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import TaskRecord
 from mcp_celery.testing import MemoryBackend
+from mcp_celery.worker.celery.celery_request import DiscreetRequest
+from mcp_celery.worker.celery.revocations import RevokedIds, RevokedWatch
 from mcp_celery.worker.job import WorkerRuntime, job_class
-from mcp_celery.worker.received import DiscreetRequest
-from mcp_celery.worker.revoked import RevokedIds, RevokedWatch
 from tests.support.waiting import eventually_sync
 from tests.support.worlds import a_record
 
@@ -72,7 +72,7 @@ def a_job(backend: MemoryBackend, namespace: str) -> Any:
     runtime = WorkerRuntime(
         namespace=namespace,
         ledger=lambda _: backend.store.ledger,
-        living=lambda _: pytest.fail("nothing lives here"),
+        living=lambda _worker, _components: pytest.fail("nothing lives here"),
         make_runner=lambda: pytest.fail("nothing runs here"),
         results="elsewhere",
     )

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mcp_celery.cli.questions import value_of
-from mcp_celery.schemas import UnusableSchemaError, first_error, require_usable
+from mcp_celery.cli.remote.questions import value_of
+from mcp_celery.common.schemas import UnusableSchemaError, first_error, require_usable
 
 RUNAWAY = {"type": "string", "pattern": "^(a+)+$"}
 NESTED: dict[str, Any] = {"$defs": {"word": {"type": "string"}}, "properties": {"a": {"$ref": "#/$defs/word"}}}

@@ -11,8 +11,8 @@ from mcp.server.request_state import AESGCMRequestStateCodec
 
 from mcp_celery.context import CallerToken, TaskContextSnapshot
 from mcp_celery.errors import SnapshotUnreadableError
-from mcp_celery.keyring import signer_with, snapshots_with
-from mcp_celery.sealing import Purpose, SealError, SnapshotCodec
+from mcp_celery.sealing import Purpose, SealError, SnapshotCodec, is_sealed
+from mcp_celery.server.keyring import signer_with, snapshots_with
 
 OLD, NEW = "an old key of more than 32 bytes, still known", "a new key of more than 32 bytes, lately made"
 PLACE = ["mcp_celery:reports:task:auth:client-a%7Calice:task456:snapshot", "build_report"]
@@ -93,8 +93,40 @@ def test_a_text_opens_for_its_purpose_only(purpose: Purpose) -> None:
         if other != purpose:
             with pytest.raises(SealError, match="unknown key"):
                 seals.open(other, [1, "a"], sealed)
-    with pytest.raises(SealError, match="another place"):
-        seals.open(purpose, ["1", "a"], sealed)
+    for place in (["a", 1], ["1\na"], ["1", "a", ""], [1], []):
+        with pytest.raises(SealError, match="another place"):
+            seals.open(purpose, place, sealed)
+
+
+def test_a_place_with_line_breaks_is_no_other_place() -> None:
+    seals = sealing(NEW).sealing
+    places = [["a\nb", "c"], ["a", "b\nc"], ["a", "b", "c"], ["a\nb\nc"], ['["answer", "a\\nb", "c"]']]
+    for place in places:
+        sealed = seals.seal("answer", place, "\n[]")
+        assert seals.open("answer", place, sealed) == "\n[]"
+        for other in places:
+            if other != place:
+                with pytest.raises(SealError, match="another place"):
+                    seals.open("answer", other, sealed)
+
+
+def test_signed_values_are_those_that_were_signed() -> None:
+    seals = sealing(NEW).sealing
+    many = [["a\nb", "c"], ["a", "b\nc"], ["a", "b", "c"], ["a", "b"], ["a", "b", "c", ""], ["x" * 9_000]]
+    for values in many:
+        signature = seals.sign(values)
+        for _ in range(2):  # what is known is no other
+            seals.require_signed(values, signature)
+            for other in many:
+                if other != values:
+                    with pytest.raises(SealError, match="its fixed fields were changed"):
+                        seals.require_signed(other, signature)
+            for forged in ("", "é", signature[:-1], signature.upper()):
+                with pytest.raises(SealError):
+                    seals.require_signed(values, forged)
+    with pytest.raises(SealError, match="it is not signed"):
+        seals.require_signed(many[0], None)
+    PLAIN.sealing.require_signed(many[0], None)
 
 
 def test_what_is_not_sealed_is_accepted_where_the_setting_says_so() -> None:
@@ -105,6 +137,14 @@ def test_what_is_not_sealed_is_accepted_where_the_setting_says_so() -> None:
         sealing(NEW).sealing.open("answer", ["a"], "[]")
     with pytest.raises(SealError, match="MCP_CELERY_ENCRYPTION_KEYS"):
         PLAIN.sealing.open("answer", ["a"], sealing(NEW).sealing.seal("answer", ["a"], "[]"))
+
+
+def test_workers_write_what_servers_of_0_1_0_read_while_they_accept_what_is_not_sealed() -> None:
+    for accept in (False, True):
+        workers = snapshots_with([NEW], accept_unsealed=accept).of_workers.sealing
+        sealed = {purpose for purpose in get_args(Purpose) if is_sealed(workers.seal(purpose, ["a"], "[]"))}
+        assert sealed == ({"request", "state"} if accept else set(get_args(Purpose)))
+        assert all(workers.open(purpose, ["a"], sealing(NEW).sealing.seal(purpose, ["a"], "[]")) for purpose in sealed)
 
 
 def test_a_message_is_genuine_with_the_signature_of_its_parts_alone() -> None:

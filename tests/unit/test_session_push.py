@@ -33,7 +33,7 @@ from mcp_celery.engine import (
     now_ms,
 )
 from mcp_celery.errors import StoreUnavailableError
-from mcp_celery.protocol.turns import Turns
+from mcp_celery.protocol.question_delivery import Turns
 from mcp_celery.protocol.v2025_11_25 import push as push_module
 from mcp_celery.protocol.v2025_11_25.push import SessionPush
 from mcp_celery.testing import MemoryBackend

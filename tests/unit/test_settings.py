@@ -1,15 +1,11 @@
 """The settings: whatever is wrong is said at start, by the variable's name, and never with what it holds."""
 
 from collections.abc import Callable
-from typing import Any
-from urllib.parse import quote
 
 import pytest
-import redis
-from celery import Celery
 
 from mcp_celery.errors import ConfigurationError
-from mcp_celery.settings import ENV_PREFIX, Settings, celery_url
+from mcp_celery.settings import ENV_PREFIX, Settings
 
 SECRET = "s3cret-pa55word"
 KEY = "a-key-of-more-than-32-bytes-for-tests-alone"
@@ -41,10 +37,11 @@ def refusal(monkeypatch: pytest.MonkeyPatch) -> Refusal:
 NUMBERS = [
     "DEFAULT_TTL_MS", "MAX_TTL_MS", "POLL_INTERVAL_MS", "PROGRESS_INTERVAL_MS", "STORE_TIMEOUT_MS",
     "PUBLISH_TIMEOUT_MS", "REDIS_MAX_CONNECTIONS", "MAX_LISTEN_TASKS", "MAX_TASKS_PER_SCOPE", "MAX_QUEUE_LENGTH",
+    "IDLE_CONNECTION_MS", "MAX_PENDING_REQUESTS", "LOST_AFTER_MS",
     "MAX_FAILED_LOOKUPS_PER_MINUTE", "MAX_ARGUMENT_BYTES", "MAX_STORED_BYTES_PER_SCOPE", "MAX_STORE_MEMORY_PERCENT",
-    "MAX_STREAMS_PER_SCOPE", "HTTP_MAX_HEADER_BYTES", "HTTP_MAX_HEADERS", "HTTP_MAX_BODY_BYTES",
+    "MAX_STREAMS", "MAX_STREAMS_PER_SCOPE", "HTTP_MAX_HEADER_BYTES", "HTTP_MAX_HEADERS", "HTTP_MAX_BODY_BYTES",
     "HTTP_MAX_UNFINISHED_BYTES", "HTTP_RECEIVE_TIMEOUT_MS", "HTTP_MAX_CONNECTIONS",
-    "HTTP_MAX_SESSIONS", "HTTP_SESSION_IDLE_SECONDS",
+    "HTTP_MAX_SESSIONS", "HTTP_SESSION_IDLE_SECONDS", "HEALTH_PORT", "WORKER_HEALTH_PORT",
 ]  # fmt: skip
 
 
@@ -60,6 +57,7 @@ class TestRefusals:
         ("name", "value", "reason"),
         [
             ("FOREGROUND", "client", "'server' or 'worker'"),
+            ("GC", "off", "'tuned' or 'default'"),
             ("ALLOWED_HOSTS", "mcp.example.com,https://mcp.example.com", "a host name or address"),
             ("ALLOWED_ORIGINS", "app.example.com", "scheme://host"),
             ("ALLOWED_ORIGINS", "https://app.example.com/page", "scheme://host"),
@@ -67,6 +65,12 @@ class TestRefusals:
             ("REDIS_URL", "amqp://guest@localhost//", "redis://"),
             ("REDIS_URL", "redis://localhost:port/0", "port"),
             ("REDIS_URL", "redis://localhost:99999/0", "port"),
+            ("REDIS_URL", "redis://localhost/0?helth_check_interval=3", "did you mean health_check_interval?"),
+            ("REDIS_URL", "rediss://localhost/0?ssl_ca_certs=/nowhere", "ssl_ca_certs: /nowhere cannot be read"),
+            ("REDIS_URL", "redis://localhost/0?credential_provider=a:b", "set MCP_CELERY_REDIS_CREDENTIALS"),
+            ("BROKER_URL", "redis://localhost/0?ssl_cert_reqs=none", "needs rediss:// or valkeys://"),
+            ("RESULT_BACKEND", "redis://localhost/0?protocol=4", "protocol: expected 2 or 3"),
+            ("REDIS_CREDENTIALS", "reports.secrets", "module:attribute"),
             ("RESULT_BACKEND", "rpc://", "delivers each result once"),
             ("RESULT_BACKEND", "rpc", "delivers each result once"),
             ("RESULT_BACKEND", "disabled://", "keeps no results"),
@@ -77,7 +81,7 @@ class TestRefusals:
             ("NAMESPACE", "Reports", "lower-case"),
             ("NAMESPACE", "a:b", "lower-case"),
             ("NAMESPACE", "x" * 64, "63"),
-            ("SERVER", "workers.demo", "module:attribute"),
+            ("SERVER", "workers demo", "module:attribute"),
             ("SERVER", ":server", "module:attribute"),
             ("SERVER", "workers.demo:", "module:attribute"),
             ("SNAPSHOT_HEADERS", "x-trace; x-tenant", "commas"),
@@ -85,6 +89,11 @@ class TestRefusals:
             ("ENCRYPTION_KEYS", f"{KEY},short", "key 2 has 5 bytes"),
             ("ENCRYPTION_KEYS", f"{KEY},{KEY}", "key 2 is there twice"),
             ("ENCRYPTION_KEYS", ",", "no key"),
+            ("HEALTH_PORT", "65536", "65535"),
+            ("DRAIN_SECONDS", "-1", "greater than or equal to 0"),
+            ("DRAIN_SECONDS", "inf", "finite"),
+            ("LOG_FORMAT", "xml", "'text' or 'json'"),
+            ("TELEMETRY", "prometheus,zipkin", "expected prometheus or otlp, or both with a comma between, not zipkin"),
         ],
     )
     def test_a_wrong_value_names_its_variable_and_what_was_expected(
@@ -114,6 +123,15 @@ class TestRefusals:
             ("REDIS_URL", f"http://user:{SECRET}@localhost/0"),
             ("REDIS_URL", f"redis://user:{SECRET}@localhost:port/0"),
             ("REDIS_URL", f"redis://user:{SECRET}@[::1/0"),
+            ("REDIS_URL", f"redis://user:{SECRET}℀@localhost/0"),
+            ("REDIS_URL", f"redis://user:1?{SECRET}=x@localhost/0"),
+            ("REDIS_URL", f"redis://user:1/{SECRET}@localhost/0"),
+            ("REDIS_URL", f"redis://user:1#{SECRET}@localhost/0"),
+            ("REDIS_URL", f"redis://localhost/0?password=a&{SECRET}=x"),
+            ("REDIS_URL", f"unix:///run/redis.sock?password=a&{SECRET}=x"),
+            ("REDIS_URL", f"unix://user:{SECRET}@host/run/redis.sock"),
+            ("BROKER_URL", f"redis://user:{SECRET}@localhost:port/0"),
+            ("RESULT_BACKEND", f"rediss://user:{SECRET}@localhost:port/0"),
             ("RESULT_BACKEND", f"rpc://user:{SECRET}@localhost/"),
             ("SERVER", SECRET),
             ("NAMESPACE", SECRET.upper()),
@@ -165,6 +183,44 @@ class TestValues:
         assert settings.celery_result_backend == "db+sqlite:///results.db"
 
     @pytest.mark.parametrize(
+        ("given", "reason"),
+        [
+            ({"redis_password_file": "/f", "redis_credentials": "a:b"}, "are both set"),
+            ({"redis_password_file": "/f", "redis_url": "redis://:pw@localhost/0"}, "has a password"),
+            ({"redis_credentials": "a:b", "redis_url": "redis://localhost/0?password=pw"}, "has a password"),
+            ({"redis_credentials": "a:b", "redis_url": "redis://app@localhost/0"}, "names one"),
+            ({"redis_credentials": "a:b", "redis_url": "memory://"}, "has no password"),
+        ],
+    )
+    def test_a_password_has_one_source(self, given: dict[str, str], reason: str) -> None:
+        with pytest.raises(ConfigurationError, match=r"MCP_CELERY_REDIS_(PASSWORD_FILE|CREDENTIALS)") as error:
+            Settings.load(**given)
+        assert reason in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("url", "shares"),
+        [
+            (None, True),
+            ("redis://CACHE.example/7", True),
+            ("redis://app@cache.example/7", True),
+            ("redis://other@cache.example/7", False),
+            ("redis://app:own@cache.example/7", False),
+            ("redis://elsewhere.example/0", False),
+            ("redis://cache.example:6380/0", False),
+            ("amqp://cache.example//", False),
+        ],
+    )
+    def test_broker_and_results_share_the_credentials_of_the_same_server(self, url: str | None, shares: bool) -> None:
+        settings = Settings.load(
+            redis_url="redis://app@cache.example/0",
+            redis_password_file="/run/secrets/redis",
+            broker_url=url,
+            result_backend=url,
+        )
+        assert ("credential_provider=mcp_celery" in settings.celery_broker_url) == shares
+        assert ("credential_provider=mcp_celery" in settings.celery_result_backend) == shares
+
+    @pytest.mark.parametrize(
         ("text", "names"),
         [("", set[str]()), ("X-Tenant", {"x-tenant"}), (" X-Tenant , x-trace,,", {"x-tenant", "x-trace"})],
     )
@@ -190,26 +246,3 @@ class TestValues:
     def test_they_do_not_change(self) -> None:
         with pytest.raises(ValueError, match="frozen"):
             Settings.load().namespace = "other"
-
-
-class TestCeleryUrl:
-    @pytest.mark.parametrize(
-        ("url", "expected"),
-        [
-            ("redis://localhost:6379/1", "redis://localhost:6379/1"),
-            ("rediss://localhost/0", "rediss://localhost/0"),
-            ("amqp://guest@localhost//", "amqp://guest@localhost//"),
-            ("unix:///run/store.sock", "redis+socket:///run/store.sock?virtual_host=0"),
-            ("unix:///run/store.sock?db=2", "redis+socket:///run/store.sock?virtual_host=2"),
-        ],
-    )
-    def test_only_socket_urls_are_spelled_differently(self, url: str, expected: str) -> None:
-        assert celery_url(url) == expected
-
-    @pytest.mark.parametrize("path", ["/run/store.sock", "/a project's data/store.sock", "/50%/ü/store.sock"])
-    def test_celery_finds_the_socket_that_redis_finds(self, path: str) -> None:
-        url = f"unix://{quote(path)}?db=3"
-        backend: Any = Celery(backend=celery_url(url), set_as_current=False).backend
-        assert (backend.connparams["path"], backend.connparams["db"]) == (path, 3)
-        pool: Any = redis.ConnectionPool.from_url(url)
-        assert (pool.connection_kwargs["path"], pool.connection_kwargs["db"]) == (path, 3)

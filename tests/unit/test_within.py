@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mcp_celery.within import within
+from mcp_celery.common.within import STEPS, within
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +32,42 @@ async def test_time_in_which_the_process_did_not_run_counts_for_nothing() -> Non
     loop.call_later(0.1, answered.set)
     async with within(0.2):
         await answered.wait()
+
+
+async def test_while_the_other_process_gets_on_it_begins_anew() -> None:
+    done = 0
+    async with within(0.2, progress=lambda: done):
+        while done < 10:
+            await asyncio.sleep(0.05)
+            done += 1
+
+
+async def test_when_the_other_process_stops_it_ends() -> None:
+    loop, done = asyncio.get_running_loop(), [0]
+    loop.call_later(0.1, done.append, 1)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with within(0.2, progress=lambda: len(done)):
+            await asyncio.Event().wait()
+    assert time.monotonic() - began >= 0.3
+
+
+async def test_what_has_arrived_when_the_time_is_over_is_taken_first() -> None:
+    """The event loop has received it, and the task that waits for it has not run yet."""
+    loop, arrived, asked = asyncio.get_running_loop(), list[int](), 0
+
+    def progress() -> int:
+        nonlocal asked
+        asked += 1
+        if asked == 1 + STEPS:
+            loop.call_soon(arrived.append, 1)
+        return len(arrived)
+
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with within(0.2, progress=progress):
+            await asyncio.Event().wait()
+    assert time.monotonic() - began >= 0.4
 
 
 async def test_an_error_and_a_cancellation_from_outside_stay_what_they_are() -> None:

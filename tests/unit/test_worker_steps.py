@@ -12,7 +12,7 @@ from celery.utils.collections import AttributeDict
 
 from mcp_celery.celery import app
 from mcp_celery.default_app import default_app
-from mcp_celery.worker.steps import ConsumerTimeout
+from mcp_celery.worker.celery.bootsteps import ConsumerTimeout
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,14 @@ class TestTheSizeOfTheAsyncioPool:
     def test_a_number_on_the_command_line_is_a_promise(
         self, said: dict[str, Any], settings: dict[str, Any], size: tuple[int | None, int | None]
     ) -> None:
-        conf = AttributeDict({"worker_pool": "mcp_celery.worker.pool:TaskPool", "worker_concurrency": None} | settings)
+        conf = AttributeDict(
+            {"worker_pool": "mcp_celery.asyncio_pool.pool:TaskPool", "worker_concurrency": None} | settings
+        )
         signals.celeryd_init.send("a worker", instance=SimpleNamespace(app=app), conf=conf, options=said)
         assert (conf["worker_concurrency"], conf.get("worker_asyncio_grow_to")) == size
 
     def test_another_app_is_left_alone(self) -> None:
-        conf = AttributeDict(worker_pool="mcp_celery.worker.pool:TaskPool", worker_concurrency=None)
+        conf = AttributeDict(worker_pool="mcp_celery.asyncio_pool.pool:TaskPool", worker_concurrency=None)
         instance = SimpleNamespace(app=Celery(set_as_current=False))
         signals.celeryd_init.send("a worker", instance=instance, conf=conf, options={})
-        assert conf == {"worker_pool": "mcp_celery.worker.pool:TaskPool", "worker_concurrency": None}
+        assert conf == {"worker_pool": "mcp_celery.asyncio_pool.pool:TaskPool", "worker_concurrency": None}

@@ -12,9 +12,10 @@ from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
 from mcp_types import METHOD_NOT_FOUND
 
 from mcp_celery.config import TaskMeta
+from mcp_celery.engine import TaskView
 from mcp_celery.protocol.caller import as_rpc_errors, caller_of_request, session_of, snapshot_of
 from mcp_celery.protocol.host import TaskHost
-from mcp_celery.protocol.relay import OnRequest, Relay
+from mcp_celery.protocol.question_delivery import OnRequest, Relay
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.shared_wire import TaskIdParams, require_result
 from mcp_celery.protocol.v2025_11_25.push import SessionPush
@@ -66,14 +67,15 @@ class CoreTasks:
         request = {name: params.request[name] for name in ("name", "uri", "arguments") if name in params.request}
         if session_of(ctx) is None:
             self._say_stateless()
-        with as_rpc_errors():
+        engine, caller = self._host.engine(), caller_of_request(ctx)
+        with as_rpc_errors(), engine.pending.place_for(caller):
             submission = await self._host.submission(
                 params.task_type,
                 snapshot_of(ctx, request, self._host.header_names),
-                caller_of_request(ctx),
+                caller,
                 TaskMeta(ttl=asked.asked_ttl_ms),
             )
-            record = await self._host.engine().submit(submission)
+            record = await engine.submit(submission)
         self._push.follow(ctx, record, progress_token_from_params(params.request))
         immediate = await self._host.immediate_response(record.component) if record.task_type == "tool" else None
         return encode_created(record, immediate)
@@ -99,9 +101,14 @@ class CoreTasks:
 
         channel, meta = OnRequest(ctx), related_to(params.task_id)
         relay = Relay(engine, caller, params.task_id, turns=self._host.turns, channel=channel, meta=meta)
-        with as_rpc_errors():
+        with as_rpc_errors(), engine.pending.place_for(caller) as place:
+
+            def show(view: TaskView) -> None:
+                place.leave()  # from now on it waits for the task
+                relay.show(view)
+
             async with relay:
-                view = await engine.wait(caller, params.task_id, relay.show)
+                view = await engine.wait(caller, params.task_id, show)
         require_result(view.record, "task")
         return encode_result(view)
 
@@ -114,5 +121,6 @@ class CoreTasks:
         caller = caller_of_request(ctx)
         if caller.session is None:
             raise MCPError(METHOD_NOT_FOUND, "Method not found", "tasks/list")
-        with as_rpc_errors():
-            return encode_page(await self._host.engine().list(caller, params.cursor))
+        engine = self._host.engine()
+        with as_rpc_errors(), engine.pending.place_for(caller):
+            return encode_page(await engine.list(caller, params.cursor))

@@ -17,14 +17,13 @@ from typing import Final
 from mcp.server.connection import Connection
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 
-from mcp_celery.background import BackgroundTasks
+from mcp_celery.common.background import BackgroundTasks
 from mcp_celery.context import register_task_session
 from mcp_celery.engine import Caller, JSONObject, TaskEngine, TaskRecord
 from mcp_celery.errors import McpCeleryError, StoreUnavailableError
 from mcp_celery.protocol.caller import connection_of, session_of
-from mcp_celery.protocol.relay import Channel, Relay
+from mcp_celery.protocol.question_delivery import Channel, Relay, Turns
 from mcp_celery.protocol.revision import RequestContext
-from mcp_celery.protocol.turns import Turns
 from mcp_celery.protocol.v2025_11_25.wire import (
     PROGRESS_NOTIFICATION,
     STATUS_NOTIFICATION,
@@ -32,6 +31,8 @@ from mcp_celery.protocol.v2025_11_25.wire import (
     encode_task,
     related_to,
 )
+from mcp_celery.telemetry.tasks import measure_delivery
+from mcp_celery.telemetry.traces import notifying
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,11 @@ class _News:
             self._progress = progress.value
             await self._channel.notify(PROGRESS_NOTIFICATION, encode_progress(record, progress, self._token))
         self._revision = record.revision
-        return await self._channel.notify(STATUS_NOTIFICATION, encode_task(record))
+        with notifying(record, STATUS_NOTIFICATION):
+            is_sent = await self._channel.notify(STATUS_NOTIFICATION, encode_task(record))
+        if is_sent:
+            measure_delivery(record)
+        return is_sent
 
 
 async def _tell(

@@ -35,6 +35,7 @@ class TaskUpdates:
             MCPError: As ``Revision.admit``; the code of the error that the answers were refused with.
         """
         task_revision_of(ctx).admit(ctx, params.task_id)
-        with as_rpc_errors():
-            await self._host.engine().respond(caller_of_request(ctx), params.task_id, params.input_responses)
+        engine, caller = self._host.engine(), caller_of_request(ctx)
+        with as_rpc_errors(), engine.pending.place_for(caller):
+            await engine.respond(caller, params.task_id, params.input_responses)
         return {}

@@ -34,13 +34,15 @@ from mcp_celery.engine import Caller, TaskView, TaskWatch
 from mcp_celery.protocol.caller import as_rpc_errors, caller_of_request
 from mcp_celery.protocol.host import TaskHost
 from mcp_celery.protocol.revision import RequestContext
-from mcp_celery.protocol.shared_wire import EXTENSION
+from mcp_celery.protocol.shared_wire import EXTENSION, LISTEN
 from mcp_celery.protocol.v2026_07_28.wire import (
     MAX_EVENT_BYTES_META_KEY,
     VERSIONS,
     TaskNotification,
     encode_detailed,
 )
+from mcp_celery.telemetry.tasks import measure_delivery
+from mcp_celery.telemetry.traces import notifying
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ class TaskPush:
                 of them; -32005 when the caller has too many streams, or has asked for too many tasks that are not
                 there; -32603 when the store does not answer.
         """
-        if ctx.method != "subscriptions/listen" or ctx.protocol_version not in VERSIONS or ctx.request_id is None:
+        if ctx.method != LISTEN or ctx.protocol_version not in VERSIONS or ctx.request_id is None:
             return await call_next(ctx)
         task_ids = _task_ids(ctx.params, self._host.max_listen_tasks)
         if task_ids is not None:
@@ -104,8 +106,9 @@ class TaskPush:
     async def _follow(
         self, ctx: RequestContext, call_next: CallNext, caller: Caller, task_ids: list[str]
     ) -> HandlerResult:
-        with as_rpc_errors():
-            watch = self._host.engine().watch(caller, task_ids)
+        engine = self._host.engine()
+        with as_rpc_errors(), engine.pending.place_for(caller):
+            watch = engine.watch(caller, task_ids)
             await watch.__aenter__()
         try:
             return await self._serve(ctx, call_next, watch)
@@ -132,7 +135,9 @@ class TaskPush:
                         largest,
                     )
                     continue
-                await ctx.session.send_notification(cast(Any, notification), ctx.request_id)
+                with notifying(view.record, notification.method):
+                    await ctx.session.send_notification(cast(Any, notification), ctx.request_id)
+                measure_delivery(view.record)
 
         result: HandlerResult = None
         refusal: Exception | None = None

@@ -21,6 +21,8 @@ class Revision20260728(TaskRevision):
 
     has_sessions = False
     has_fixed_ttl = False
+    has_object_results = False
+    short_methods = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
 
     @override
     def follows_tasks(self, ctx: RequestContext) -> bool:

@@ -113,8 +113,6 @@ async def test_a_slow_job_of_a_live_worker_is_left_alone(quick: Settings, own: S
 @pytest.mark.each_pool
 @on_each_broker
 async def test_a_cold_shutdown_says_so_at_once(quick: Settings, own: Starter, pool: Pool, gate: Gate) -> None:
-    if pool == "threads":
-        pytest.skip("Celery's threads cannot be ended: its cold shutdown fails, and waits for them")
     patient = quick.model_copy(update={"heartbeat_ms": 60_000})  # nobody is found dead in this test
     async with live_server(tools.build, patient) as live:
         worker = own.worker(TOOLS, pool, patient)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mcp_celery.settings import celery_url
+from mcp_celery.common.redis_translation import celery_url
 from tests.integration.conftest import Starter
 from tests.support.deployment import deployed
 from tests.support.nodes import EmbeddedStoreContainer

@@ -1,7 +1,6 @@
 """A client made with FastMCP 3.4; prints what it saw as one JSON object."""
 
-# Runs in a venv of its own; FastMCP is not a dependency of this project, so its types are unknown here.
-# pyright: basic, reportMissingImports=false, reportAttributeAccessIssue=false
+# Runs in a venv of its own. pyright leaves it out: it is for another FastMCP than the one that is installed here.
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A client made with FastMCP 4 and its package for tasks; prints what it saw as one JSON object."""
 
-# Runs in a venv of its own; FastMCP is not a dependency of this project, so its types are unknown here.
+# Runs in a venv of its own; its package for tasks is not a dependency of this project, so its types are unknown here.
 # pyright: basic, reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def reason_of(answer: Any) -> str | None:
 async def converse(client: Client) -> None:
     seen["revision"] = client.protocol_version
     # An ordinary call declares that this client follows tasks, and follows what it becomes.
-    where = await client.call_tool("whereabouts")
+    where: Any = await client.call_tool("whereabouts")
     seen["ordinary call ran as a task"] = where.structured_content["job"] is not None
 
     task = await call_tool_task(client, "counting", {"steps": 3})

@@ -3,8 +3,7 @@
 Its arguments: a JSON object of cases, each with the arguments of `ask`, and the server.
 """
 
-# Runs in a venv of its own; FastMCP is not a dependency of this project, so its types are unknown here.
-# pyright: basic, reportMissingImports=false, reportAttributeAccessIssue=false
+# Runs in a venv of its own. pyright leaves it out: it is for another FastMCP than the one that is installed here.
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.support.host import jobs
 async def submit() -> None:
     """Import the server, and submit a task as its own process would."""
     from mcp_celery import TaskMeta  # noqa: PLC0415 - what it does to the app is what is looked at
-    from mcp_celery.server import tasks_of  # noqa: PLC0415
+    from mcp_celery.server.task_server import tasks_of  # noqa: PLC0415
     from tests.support.host.mcp import server  # noqa: PLC0415
 
     async with tasks_of(server).running():

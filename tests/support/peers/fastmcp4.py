@@ -1,6 +1,6 @@
 """A FastMCP 4 server with tasks, for the client to be tested against. Runs in the venv that ``bench/peer.py`` makes."""
 
-# FastMCP is not a dependency of this project, so its types are unknown here.
+# Its package for tasks is not a dependency of this project, so its types are unknown here.
 # pyright: basic, reportMissingImports=false
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ async def break_down() -> str:
 
 @server.tool(task=True)
 async def greet(ctx: Context) -> str | mcp_types.InputRequiredResult:
-    answers = ctx.input_responses
-    if not answers:
+    answer = (ctx.input_responses or {}).get("name")
+    if not isinstance(answer, mcp_types.ElicitResult) or answer.content is None:
         asked = mcp_types.ElicitRequestFormParams(message="Your name?", requested_schema=NAME)
         return mcp_types.InputRequiredResult(input_requests={"name": mcp_types.ElicitRequest(params=asked)})
-    return f"Hello, {answers['name'].content['name']}!"
+    return f"Hello, {answer.content['name']}!"
 
 
 if __name__ == "__main__":

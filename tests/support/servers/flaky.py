@@ -12,7 +12,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_celery import Settings, TaskServer
 from mcp_celery.default_app import default_app
 from mcp_celery.errors import JobFailedError
-from mcp_celery.server import tasks_of
+from mcp_celery.server.task_server import tasks_of
 from tests.support.servers.tools import append
 
 

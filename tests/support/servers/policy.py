@@ -54,6 +54,12 @@ def build(celery: Celery | None = None, settings: Settings | None = None) -> Tas
         return f"try {tries}"
 
     @server.tool(task=PERSISTENT)
+    async def fails_later(path: str, until: str) -> str:
+        note(path, "tried")
+        await anyio.to_thread.run_sync(wait_for, until)
+        raise ConnectionError("not yet")
+
+    @server.tool(task=PERSISTENT)
     async def fails_otherwise(path: str) -> str:
         note(path, "tried")
         raise ValueError("not worth another try")

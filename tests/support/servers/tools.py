@@ -183,6 +183,11 @@ def build(*, celery: Celery | None = None, settings: Settings | None = None) -> 
     server.tool("hold_softly_limited", task=SOFTLY_LIMITED)(hold)
 
     @server.tool()
+    async def hold_loop(gate: str) -> str:
+        """Hold the event loop, as no tool should, until the gate opens."""
+        return hold_sync(gate)
+
+    @server.tool()
     async def report(count: int, ctx: Context) -> float:
         began = time.monotonic()
         for done in range(1, count + 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import json
 import shlex
@@ -11,18 +12,20 @@ from collections.abc import Iterator
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from mcp_celery.cli.body import Body
-from mcp_celery.cli.commands import watch
+from mcp_celery.cli.commands import serve, watch
 from mcp_celery.cli.headers import Headers
 from mcp_celery.cli.main import cli
-from mcp_celery.cli.remote import Remote
+from mcp_celery.cli.processes import same_command
+from mcp_celery.cli.remote.connection import Remote
 from mcp_celery.engine.ids import new_task_id
 
 HEAVY = frozenset({"mcp", "mcp_types", "celery", "kombu", "redis", "pydantic", "uvicorn", "rich", "httpx2", "asyncio"})
 
 SERVER_SIDE = frozenset({"celery", "kombu", "redis", "mcp_celery.server", "mcp_celery.worker", "mcp_celery.embedded"})
-CLIENT_SIDE = frozenset({"mcp_celery.client", "mcp_celery.cli.remote", "rich"})
+CLIENT_SIDE = frozenset({"mcp_celery.client", "mcp_celery.cli.remote.connection", "rich"})
 
 LOADED_BY_EACH = """
 import contextlib, io, json, sys
@@ -62,8 +65,10 @@ def loaded_by(*lines: list[str]) -> dict[str, tuple[int, frozenset[str]]]:
 def test_these_are_the_commands() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
         "call",
+        "client-config",
         "demo",
         "dev",
+        "init",
         "keygen",
         "serve",
         "store",
@@ -72,6 +77,16 @@ def test_these_are_the_commands() -> None:
         "task watch",
         "task cancel",
         "task answer",
+        "tasks",
+        "tasks list",
+        "tasks show",
+        "tasks cancel",
+        "tasks requeue",
+        "tasks purge",
+        "workers",
+        "workers drain",
+        "doctor",
+        "tools",
     }
 
 
@@ -81,10 +96,28 @@ def test_each_has_its_body(path: tuple[str, ...]) -> None:
     command = BODIES[path]
     assert isinstance(command.callback, Body)
     body = command.callback.load()
-    assert command.callback.name == f"{body.__module__}:{path[-1]}"
+    name = path[-1].replace("-", "_")
+    assert command.callback.name == f"{body.__module__}:{name}{'_' if name in vars(builtins) else ''}"
     taken = inspect.signature(body).parameters.values()
     assert {one.name for one in taken} == {one.name for one in command.params}
     assert all(one.default is inspect.Parameter.empty for one in taken)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_each_help_fits_a_terminal(path: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(cli, [*path, "--help"], terminal_width=80)
+    assert [line for line in done.output.splitlines() if len(line) > 80] == []
+    assert all(one.help for one in COMMANDS[path].params if isinstance(one, click.Option))
+
+
+def test_a_command_is_run_again_with_the_same_parameters() -> None:
+    line = ["reports:server", "--uds", "a.sock", "--allowed-host", "x.example", "--allowed-host", "y.example"]
+    line += ["--stateless", "--workers", "3", "--wait", "2.5", "--root-path", "/tools/"]
+    context = serve.make_context("serve", [*line])
+    argv = same_command(context, workers=1, uds=None, fd=7, child=True)
+    assert argv[:4] == [sys.executable, "-m", "mcp_celery", "serve"]
+    again = serve.make_context("serve", argv[4:])
+    assert again.params == {**context.params, "workers": 1, "uds": None, "fd": 7, "child": True}
 
 
 def test_help_version_keys_and_usage_errors_import_no_body() -> None:

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from mcp_celery.cli.arguments import parsed_object, split_pairs, typed_arguments
-from mcp_celery.cli.lines import Lines
-from mcp_celery.cli.questions import Prompter, choices_of, value_of
-from mcp_celery.cli.render import printable
-from mcp_celery.cli.results import MOST_BYTES, print_result, print_structured
+from mcp_celery.cli.remote.lines import Lines
+from mcp_celery.cli.remote.questions import Prompter, choices_of, value_of
+from mcp_celery.cli.remote.render import printable
+from mcp_celery.cli.remote.results import MOST_BYTES, print_result, print_structured
 
 pytestmark = pytest.mark.anyio
 

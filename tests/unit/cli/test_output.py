@@ -11,10 +11,11 @@ import pytest
 from celery.concurrency import get_implementation
 from rich.console import Console
 
-from mcp_celery.cli.dev import flower_command
+from mcp_celery.cli.dev.dev import flower_command
+from mcp_celery.cli.dev.summary import TaskLines
 from mcp_celery.cli.options import POOLS
-from mcp_celery.cli.output import KEPT_LINES, LogTail, Terminal, typed
-from mcp_celery.cli.render import LANGUAGES_SHOWN, ProgressView, print_index
+from mcp_celery.cli.output import KEPT_LINES, LogTail, Terminal, at_words, typed
+from mcp_celery.cli.remote.render import LANGUAGES_SHOWN, ProgressView, print_index
 from mcp_celery.client import TaskState
 from mcp_celery.default_app import configuration
 
@@ -38,11 +39,14 @@ def shown_on(stream: io.StringIO) -> str:
 
 def test_lines_have_the_name_of_their_process_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     assert shown_on(io.StringIO()) == "worker | ready\nserver | up\n"
     coloured = shown_on(FakeTerminal())
     assert "\x1b[32mworker |\x1b[0m ready\n" in coloured
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert shown_on(FakeTerminal()) == "worker | ready\nserver | up\n"
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            assert shown_on(FakeTerminal()) == "worker | ready\nserver | up\n"
 
 
 def test_a_reader_that_has_gone_stops_nothing() -> None:
@@ -58,6 +62,37 @@ def test_the_last_lines_of_each_process_are_kept() -> None:
     assert lines[0] == "server | up"
     assert lines[-1] == "worker | 99"
     assert len(lines) == 1 + KEPT_LINES
+
+
+def test_an_error_is_wrapped_at_words_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    text = "cannot reach it: run `pip install 'a b c d e f'` first\nworker | a line of a log, as it was"
+    assert at_words(text, io.StringIO()) == text, "where it is piped, it stays a line"
+    assert at_words(text, FakeTerminal(), indent=7).split("\n") == [
+        "cannot reach",
+        "it: run",
+        "`pip install 'a b c d e f'`",
+        "first",
+        "worker | a line of a log, as it was",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "shown"),
+    [
+        ("status=completed result_bytes=3", "completed after 14 ms"),
+        ("status=completed result_bytes=3 tool_error=true", "failed (tool error) after 14 ms"),
+        ("status=failed reason=lost", "failed after 14 ms"),
+        ("status=cancelled", "cancelled after 14 ms"),
+    ],
+)
+def test_a_task_is_a_line_when_it_is_created_and_when_it_ends(status: str, shown: str) -> None:
+    said: list[str] = []
+    now = iter((0.0, 0.014))
+    lines = TaskLines(lambda _name, line: said.append(line), said.append, clock=lambda: next(now))
+    lines("server", 'INFO mcp_celery.audit: event=task.created scope=null task=6x0Tt4pS… type=tool component="fail"')
+    lines("worker", f"INFO mcp_celery.audit: event=task.ended scope=null task=6x0Tt4pS… {status}")
+    assert [line[10:] for line in said] == ["fail  task 6x0Tt4pS… created", f"fail  task 6x0Tt4pS… {shown}"]
 
 
 def test_a_program_is_named_as_it_can_be_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -156,4 +191,4 @@ def test_every_pool_is_one_that_celery_knows_and_prefork_is_not_its_default_spel
     expected = {"prefork": "prefork", "threads": "thread", "solo": "solo"}
     assert modules == {name: f"celery.concurrency.{module}" for name, module in expected.items()}
     assert chosen["prefork"] != "prefork", "which Celery cannot tell from nothing said"
-    assert configuration()["worker_pool"] == "mcp_celery.worker.pool:TaskPool", "what nothing said means"
+    assert configuration()["worker_pool"] == "mcp_celery.asyncio_pool.pool:TaskPool", "what nothing said means"

@@ -12,9 +12,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from mcp_celery.cli.dev.stack import Stack
 from mcp_celery.cli.main import cli
 from mcp_celery.cli.serve import OTHER_FILES, fitted_to_open_files
-from mcp_celery.cli.stack import Stack
 from mcp_celery.settings import Settings
 from mcp_celery.web import HttpLimits
 
@@ -71,6 +71,9 @@ def test_dev_gives_the_names_to_its_server() -> None:
             data_dir=Path("unused"),
             pool="asyncio",
             concurrency=None,
+            app_dir=Path.cwd(),
+            tools=(),
+            has_jobs=True,
             allowed_hosts=("mcp.example.com", "10.0.0.5"),
             allowed_origins=("https://app.example.com",),
         )

@@ -23,13 +23,13 @@ from mcp_celery.client import (
     call_tool_task,
     resilient_http,
 )
-from mcp_celery.client import followed as followed_module
-from mcp_celery.client import follower as follower_module
 from mcp_celery.client import http as http_module
 from mcp_celery.client import push as push_module
 from mcp_celery.client import retry as retry_module
-from mcp_celery.client.followed import FollowedTask
+from mcp_celery.client import tracked_task as followed_module
+from mcp_celery.client import tracker as follower_module
 from mcp_celery.client.retry import jittered
+from mcp_celery.client.tracked_task import FollowedTask
 from mcp_celery.client.wire import parse_task
 from tests.support.scripted import STARTED, Scripted, elicitation, text_of
 from tests.support.waiting import eventually
@@ -55,7 +55,8 @@ async def test_a_pushed_task_is_not_asked_for(scripted: Scripted, connect: Conne
         await anyio.sleep(0.3)  # several intervals
         scripted.complete("task-1")
         await handle
-    assert scripted.count("tasks/get") <= asked + 1, "one may have been on its way"
+    # One may have been on its way; what it brings is older than what was pushed, or not, so it is asked for once more.
+    assert scripted.count("tasks/get") <= asked + 2
     assert scripted.count("subscriptions/listen") == 1
 
 
@@ -507,7 +508,7 @@ async def test_a_restart_of_the_server_is_lived_through(scripted: Scripted) -> N
         handle = await call_tool_task(client, "work")
         await scripted.listened("task-1")
         await http.stop()
-        with pytest.raises(MCPError, match=r"127\.0\.0\.1 cannot be reached"):
+        with pytest.raises(MCPError, match=r"127\.0\.0\.1:\d+ cannot be reached"):
             await handle.status()
         scripted.complete("task-1", "over the restart")
         await http.start()

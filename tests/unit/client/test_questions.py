@@ -18,8 +18,8 @@ from mcp.shared.exceptions import MCPError
 
 from mcp_celery.client import AnswerError, TaskCancelledError, TaskHandle, call_tool_task
 from mcp_celery.client import questions as questions_module
-from mcp_celery.client.followed import FollowedTask
 from mcp_celery.client.questions import TaskQuestions
+from mcp_celery.client.tracked_task import FollowedTask
 from mcp_celery.client.v2026_07_28 import ExtensionChannel
 from mcp_celery.client.wire import parse_task
 from tests.support.scripted import Scripted, elicitation, text_of

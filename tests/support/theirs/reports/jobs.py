@@ -38,7 +38,7 @@ def build(year: int, region: str = "all", *, draft: bool = False) -> dict[str, A
 @app.task
 def surroundings() -> dict[str, Any]:
     """Where it runs, and what is installed there."""
-    return {"pid": os.getpid(), "ours": importlib.util.find_spec("mcp_celery") is not None}
+    return {"pid": os.getpid(), "ours": importlib.util.find_spec("mcp_celery.keys") is not None}
 
 
 @app.task(bind=True)

@@ -1,0 +1,1 @@
+"""Commands that start processes: `dev`, `demo` and `store`."""

@@ -1,0 +1,1 @@
+"""The commands of operators: ``mcp-celery tasks``, ``workers`` and ``doctor``, and ``celery -A proj mcp …``."""

@@ -1,0 +1,108 @@
+"""``mcp-celery workers``: which workers there are, and ``workers drain``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from mcp_celery.cli.errors import RunError
+from mcp_celery.cli.operate.running import cell, print_json, run, site_of, terminal
+from mcp_celery.cli.remote.render import print_line
+from mcp_celery.common.durations import span
+from mcp_celery.operate.site import Open
+from mcp_celery.operate.workers import DrainError, Worker, drained, workers_of
+
+
+def workers(server: str | None, namespace: str | None, components: bool, machine: bool, app: str | None) -> None:
+    """List the workers.
+
+    Args:
+        server: The server, as it is named.
+        namespace: The server's namespace.
+        components: Whether to list the components of each, with their versions.
+        machine: Whether to print JSON.
+        app: The Celery app, as it is named.
+    """
+    site = site_of(app, server, namespace)
+
+    async def body(servers: list[Open]) -> None:
+        found = await workers_of(site, servers)
+        if machine:
+            for worker in found:
+                print_json(_told(worker))
+        else:
+            _print(terminal(), found, components=components)
+
+    run(site, body)
+
+
+def _told(worker: Worker) -> dict[str, Any]:
+    celery = worker.celery
+    return {
+        "worker": worker.node,
+        "host": worker.host,
+        "state": worker.state,
+        "servers": list(worker.servers),
+        "pool": None if celery is None else celery.pool,
+        "slots": None if celery is None else celery.slots,
+        "active": None if celery is None else celery.active,
+        "claims": worker.claims,
+        "queues": None if celery is None else list(celery.queues),
+        "components": [{"component": name, "version": version} for name, version in worker.components],
+        "oldestJobMs": worker.oldest_ms,
+        "lastHeartbeatMs": worker.heartbeat_ms,
+    }
+
+
+def _print(console: Console, found: list[Worker], *, components: bool) -> None:
+    if not found:
+        print_line(console, "No workers: none sends heartbeats to this store, and none that answers has its queues.")
+        return
+    table = Table()
+    table.add_column("worker", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("pool", no_wrap=True)
+    table.add_column("slots", justify="right", no_wrap=True)
+    table.add_column("queues", overflow="fold")
+    table.add_column("oldest job", justify="right")
+    table.add_column("last beat", justify="right")
+    for worker in found:
+        celery = worker.celery
+        used = "?" if celery is None or celery.active is None else celery.active
+        slots = "?" if celery is None or celery.slots is None else celery.slots
+        table.add_row(
+            cell(worker.node),
+            worker.state,
+            cell("?" if celery is None or celery.pool is None else celery.pool),
+            f"{used}/{slots}",
+            cell("?" if celery is None else ", ".join(celery.queues) or "none"),
+            "-" if worker.oldest_ms is None else span(worker.oldest_ms),
+            "never" if worker.heartbeat_ms is None else span(worker.heartbeat_ms),
+        )
+    console.print(table)
+    for worker in found if components else ():
+        print_line(console, f"{cell(worker.node)}:")
+        for name, version in worker.components:
+            print_line(console, f"  {cell(version)}  {cell(name)}")
+
+
+def drain(server: str | None, namespace: str | None, worker: str, timeout: float | None, app: str | None) -> None:
+    """Have a worker finish what it has, and end.
+
+    Args:
+        server: The server, as it is named.
+        namespace: The server's namespace.
+        worker: The worker's node name.
+        timeout: How long its jobs may last, in seconds; None: for ever.
+        app: The Celery app, as it is named.
+    """
+    site = site_of(app, server, namespace)
+    click.echo(f"Worker {worker} is told to take no more jobs; waiting for those that it has.", err=True)
+    try:
+        had = drained(site.app, worker, timeout_seconds=timeout)
+    except DrainError as error:
+        raise RunError(str(error)) from error
+    click.echo(f"Worker {worker} has finished {had} {'job' if had == 1 else 'jobs'} and is told to end.")

@@ -1,0 +1,96 @@
+"""Sockets on which servers listen, bound before anything is started."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from mcp_celery.cli.errors import StartError
+from mcp_celery.common import endpoint_listener
+from mcp_celery.web.app import MCP_PATH
+
+ANSWERS: Final = "Answers at"
+"""How the line of a server begins that says where it answers."""
+UNIX_PERMISSIONS: Final = 0o666
+"""Of a Unix socket, as uvicorn has it: the permissions of its folder say who may connect."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take a port before anything is started, so that a port in use is told at once and nobody can take it meanwhile.
+
+    Args:
+        host: Name or address to listen on.
+        port: Its number; 0: any free one.
+
+    Returns:
+        The bound socket, not listening yet: connections are refused until the server really answers.
+
+    Raises:
+        StartError: The port is in use, or the address cannot be had.
+    """
+    try:
+        return endpoint_listener.bind(host, port)
+    except socket.gaierror as error:
+        raise StartError(f"--host {host}: {error.strerror}") from error
+    except OSError as error:
+        raise StartError(f"{host}:{port} cannot be used: {error.strerror} (choose another --port)") from error
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """Take a Unix socket. One that a server has left which does not run any more is replaced.
+
+    Args:
+        path: Where it is made.
+
+    Returns:
+        The bound socket, not listening yet.
+
+    Raises:
+        StartError: A server listens there, something else is there, or the socket cannot be made.
+    """
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_left_over(path)
+        bound.bind(str(path))
+        path.chmod(UNIX_PERMISSIONS)
+    except OSError as error:
+        bound.close()
+        raise StartError(f"--uds {path} cannot be used: {error.strerror or error}") from error
+    return bound
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove the socket of a server that has ended.
+
+    Raises:
+        OSError: A server listens there, or something else than a socket is there.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise FileExistsError(errno.EEXIST, "there is another file")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+                return
+        raise OSError(errno.EADDRINUSE, "another server listens there")
+
+
+def reachable(host: str) -> str:
+    """An address that clients on this machine can open, for one that only a server can: "every address"."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - looked up, not bound
+
+
+def url_of(bound: socket.socket) -> str:
+    """Where a server on this socket answers: a URL; of a Unix socket its path, and that of the endpoint."""
+    if bound.family == socket.AF_UNIX:
+        return f"the Unix socket {bound.getsockname()}, path {MCP_PATH}"
+    host, port = bound.getsockname()[:2]
+    host = reachable(host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{MCP_PATH}"

@@ -1,0 +1,1 @@
+"""Helpers that know nothing of tasks, on which every other package may build."""

@@ -1,0 +1,175 @@
+"""What redis-py, kombu and Celery's result backend take in the place of one Redis URL.
+
+Each of the three reads URLs in its own way. kombu takes no options in the URL of a TCP connection and checks no
+certificates by default; Celery refuses a TLS connection without ``ssl_cert_reqs``. So one URL is translated here:
+
+- for redis-py: :func:`redis_py_url`;
+- for kombu: :func:`broker_settings`, with options in Celery's ``broker_transport_options`` and ``broker_use_ssl``;
+- for Celery's result backend: :func:`result_settings`, with everything in the URL that is no secret.
+
+This module imports none of the three, so that settings are checked before one is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from mcp_celery.common.redis_url import CREDENTIAL_PROVIDER, OPTIONS, TLS, RedisUrl, Transport, is_redis_url, parse
+
+_SCHEME_OF: Final[Mapping[Transport, str]] = {"tcp": "redis", "tls": "rediss", "unix": "unix"}
+_DECODED_TWICE: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
+"""Values that Celery's result backend unquotes after they were decoded with the query."""
+
+
+class KeyPassword:
+    """What opens the private key of a client certificate, as OpenSSL calls it.
+
+    kombu shows the options of TLS to everybody who may inspect a worker, in JSON. So this is no text.
+
+    Args:
+        password: The password.
+    """
+
+    def __init__(self, password: str) -> None:
+        self._password = password
+
+    def __call__(self) -> str:
+        """The password."""
+        return self._password
+
+    def __json__(self) -> str:
+        """What kombu's JSON holds of it."""
+        return "**"
+
+
+def redis_py_url(url: str, *, with_pool: bool = True, with_user: bool = True) -> str:
+    """A Redis URL for redis-py's ``from_url``.
+
+    >>> redis_py_url("valkeys://cache.example/2")
+    'rediss://cache.example:6379/2?ssl_cert_reqs=required&ssl_check_hostname=True'
+
+    Args:
+        url: The URL.
+        with_pool: Whether the sizes of the pool are wanted (``max_connections``, ``timeout``).
+        with_user: Whether user and password are wanted. redis-py takes none beside a ``CredentialProvider``.
+
+    Raises:
+        ValueError: As :func:`parse`.
+    """
+    parsed = parse(url) if with_pool else parse(url).without_pool_options()
+    parsed = parsed if with_user else parsed.without_user()
+    if parsed.transport == "unix":
+        return f"unix://{_user_info(parsed)}{quote(parsed.path)}{_query({'db': str(parsed.db), **parsed.options})}"
+    return _network_url(parsed, parsed.options)
+
+
+def celery_url(url: str, *, credential_provider: str | None = None) -> str:
+    """Where a Redis database is, as kombu and Celery spell it, without options; other URLs stay as they are.
+
+    >>> celery_url("unix:///run/store.sock?db=2")
+    'redis+socket:///run/store.sock?virtual_host=2'
+    >>> celery_url("amqp://guest@localhost//")
+    'amqp://guest@localhost//'
+
+    Args:
+        url: redis-py's form or any other broker's.
+        credential_provider: Gives the credentials, as ``module:attribute``, in place of the URL's own.
+
+    Raises:
+        ValueError: As :func:`parse`.
+    """
+    if not is_redis_url(url):
+        return url
+    parsed = parse(url, for_celery=True)
+    return _celery_url(parsed, _provider(parsed, credential_provider))
+
+
+def broker_settings(url: str, *, credential_provider: str | None = None, with_pool: bool = True) -> dict[str, Any]:
+    """Celery's settings of a broker.
+
+    Args:
+        url: redis-py's form or any other broker's.
+        credential_provider: As :func:`celery_url`.
+        with_pool: Whether ``max_connections`` of the URL holds for kombu's pool.
+
+    Returns:
+        ``broker_url``; for Redis also ``broker_transport_options`` and ``broker_use_ssl``, where there are any. kombu
+        has no option for the RESP version (``protocol``) and none for ``socket_read_size``.
+
+    Raises:
+        ValueError: As :func:`parse`.
+    """
+    found: dict[str, Any] = {"broker_url": celery_url(url, credential_provider=credential_provider)}
+    if not is_redis_url(url):
+        return found
+    parsed = parse(url, for_celery=True)
+    parsed = parsed if with_pool else parsed.without_pool_options()
+    known = [name for name in parsed.options if name in OPTIONS]
+    if transport_options := {name: parsed.value(name) for name in known if OPTIONS[name].by_kombu}:
+        found["broker_transport_options"] = transport_options
+    if parsed.transport == "tls":
+        found["broker_use_ssl"] = {name: parsed.value(name) for name in known if OPTIONS[name].on == TLS}
+        if password := parsed.options.get("ssl_password"):
+            found["broker_use_ssl"]["ssl_password"] = KeyPassword(password)
+    return found
+
+
+def result_settings(url: str, *, credential_provider: str | None = None, with_pool: bool = True) -> dict[str, Any]:
+    """Celery's settings of a result backend.
+
+    Args:
+        url: redis-py's form or any other result backend's.
+        credential_provider: As :func:`celery_url`.
+        with_pool: Whether ``max_connections`` of the URL holds for Celery's pool.
+
+    Returns:
+        ``result_backend``, a URL with all options; and ``redis_backend_use_ssl`` with what opens the key of a client
+        certificate, which ``celery report`` would show in the URL.
+
+    Raises:
+        ValueError: As :func:`parse`.
+    """
+    if not is_redis_url(url):
+        return {"result_backend": url}
+    parsed = parse(url, for_celery=True)
+    parsed = parsed if with_pool else parsed.without_pool_options()
+    options = {
+        name: text.replace("%", "%25") if name in _DECODED_TWICE else text
+        for name, text in parsed.options.items()
+        if name in OPTIONS and OPTIONS[name].by_results
+    }
+    found: dict[str, Any] = {}
+    if password := options.pop("ssl_password", None):
+        found["redis_backend_use_ssl"] = {"ssl_password": KeyPassword(password)}
+    return {"result_backend": _celery_url(parsed, {**options, **_provider(parsed, credential_provider)}), **found}
+
+
+def _provider(url: RedisUrl, given: str | None) -> dict[str, str]:
+    provider = url.options.get(CREDENTIAL_PROVIDER, given)
+    return {} if provider is None else {CREDENTIAL_PROVIDER: provider}
+
+
+def _celery_url(url: RedisUrl, options: Mapping[str, str]) -> str:
+    bare = url.without_user() if CREDENTIAL_PROVIDER in options else url
+    if url.transport == "unix":
+        query = _query({"virtual_host": str(url.db), **options})
+        return f"redis+socket://{_user_info(bare)}{quote(url.path)}{query}"
+    return _network_url(bare, options)
+
+
+def _network_url(url: RedisUrl, options: Mapping[str, str]) -> str:
+    host = f"[{url.host}]" if ":" in url.host else quote(url.host)
+    return f"{_SCHEME_OF[url.transport]}://{_user_info(url)}{host}:{url.port}/{url.db}{_query(options)}"
+
+
+def _user_info(url: RedisUrl) -> str:
+    if not (url.username or url.password):
+        return ""
+    password = "" if url.password is None else f":{quote(url.password, safe='')}"
+    return f"{quote(url.username or '', safe='')}{password}@"
+
+
+def _query(options: Mapping[str, str]) -> str:
+    return f"?{urlencode(options, quote_via=quote)}" if options else ""

@@ -1,0 +1,98 @@
+"""What operators change, through the same scripts as servers: durable, with one end, and pushed to clients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from mcp_celery.engine import Change, Changed, TaskRecord, now_ms
+from mcp_celery.operate.site import Open, Site
+from mcp_celery.operate.tasks import AmbiguousTaskError
+from mcp_celery.store.inspection import InspectedTask
+
+CANCELLED: Final = "Cancelled by an operator"
+"""The status message of a task that an operator cancelled."""
+
+
+class RefusedError(Exception):
+    """A task cannot be changed so; the text says why."""
+
+
+async def requeued(opened: Open, task: InspectedTask, *, force: bool) -> None:
+    """Have a task's job published again. The process that recovers does so within a heartbeat.
+
+    Its next attempt counts, so that the outcome of an earlier one is dropped, and a body starts once for each attempt.
+
+    Args:
+        opened: Its server.
+        task: The task.
+        force: Whether a body that has started and may have had effects is repeated all the same.
+
+    Raises:
+        StoreUnavailableError: The store did not answer.
+        RefusedError: It has ended, waits for an answer, or is one of exposed jobs; or its body has started.
+    """
+    record = task.record
+    verdict = await opened.inspection.requeue(record, force=force)
+    if verdict == "started":
+        raise RefusedError(
+            f"the job of task {record.shown_id} has started and may have had effects; nothing says that it may be "
+            "repeated (readOnlyHint, idempotentHint or acks_late): use --force to run it again all the same"
+        )
+    if verdict == "nothing":
+        why = "it has ended, and ended tasks stay as they are: call the tool again"
+        if record.work.is_foreign:
+            why = "its jobs are exposed Celery jobs, which other workers run"
+        elif record.status == "input_required":
+            why = "it waits for an answer of its client"
+        raise RefusedError(f"task {record.shown_id} cannot be put back into the queue: {why}")
+
+
+async def purgeable(opened: Open, *, older_than_ms: int, most: int) -> list[TaskRecord]:
+    """Tasks that ended some time ago.
+
+    Args:
+        opened: Their server.
+        older_than_ms: They ended at least so long ago.
+        most: How many to return at most.
+
+    Raises:
+        StoreUnavailableError: The store did not answer.
+    """
+    now, found = await opened.inspection.now_ms(), list[TaskRecord]()
+    async for page in opened.inspection.pages():
+        found += [
+            task.record for task in page if task.record.is_terminal and task.record.updated_at_ms <= now - older_than_ms
+        ]
+        if len(found) >= most:
+            break
+    return found[:most]
+
+
+async def purged(opened: Open, records: Sequence[TaskRecord]) -> None:
+    """Let ended tasks go now, with their results, instead of at their time.
+
+    Raises:
+        StoreUnavailableError: The store did not answer.
+    """
+    for record in records:
+        await opened.store.retire(record.ref, now_ms())
+
+
+async def cancelled(site: Site, opened: Open, record: TaskRecord) -> Changed:
+    """Cancel a task: the record first, which no later success can undo, then the job.
+
+    Returns:
+        What the store says; not accepted where the task had ended already.
+
+    Raises:
+        StoreUnavailableError: The store did not answer; nothing was cancelled.
+        AmbiguousTaskError: The task has just expired.
+    """
+    changed = await opened.store.change(record.ref, Change(to="cancelled", status_message=CANCELLED))
+    if changed is None:
+        raise AmbiguousTaskError(f"task {record.shown_id} has expired")
+    if changed.accepted:
+        async with site.queue(opened.namespace) as queue:
+            await queue.revoke(*changed.record.job_ids, terminate=changed.record.work.may_terminate)
+    return changed

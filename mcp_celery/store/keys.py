@@ -1,0 +1,196 @@
+"""Every Redis key. The one place where they are spelled.
+
+====================================== ================================ =========================================
+Redis key                              holds                            lifetime
+====================================== ================================ =========================================
+``{prefix}:{ns}:task:auth:{scope}:ID`` hash: the task record            the task's ttl, set when it is created
+``{prefix}:{ns}:task:anon:ID``         the same for anonymous callers   the same
+``…:ID:snapshot``                      string: the caller's context     the same
+``…:ID:questions``                     hash: what the caller is asked   the same
+``…:ID:answers``                       hash: what it answered, until    the same
+                                       a job has read it
+``…:ID:deleted``                       string: the task was taken back  a minute
+``…:ID:events``                        pub/sub channel of the task      none (channels hold nothing)
+``{prefix}:{ns}:doctor``               string: tried by ``doctor``      a minute
+``{prefix}:{ns}:idle``                 pub/sub channel without          the same
+                                       messages
+``{prefix}:{ns}:job:JOBID``            string: full key of a shortened  the same as the record's
+                                       Celery id
+``{prefix}:{ns}:list:auth:…``          sorted set: positions of the     that of its longest-lived task
+``{prefix}:{ns}:list:session:DIGEST``  tasks that an owner may list
+``{prefix}:{ns}:open:DIGEST``          sorted set: open tasks of one    the same
+``{prefix}:{ns}:stored:DIGEST``        sorted set: tasks of one         the same and a second
+``{prefix}:{ns}:stored:DIGEST:bytes``  hash: the bytes kept of each     the same and a second
+``{prefix}:{ns}:failed:DIGEST``        string: failed look-ups of one   a minute from the first
+``{prefix}:{ns}:expiry``               sorted set: tasks by their end   31 days from its last entry, as are the next
+``{prefix}:{ns}:remembered``           hash: what the reaper must know
+                                       of tasks that have expired
+``{prefix}:{ns}:workers``              sorted set: heartbeats
+``{prefix}:{ns}:components:WORKER``    hash: components whose jobs it   its lease, from its last heartbeat
+                                       takes, by fingerprint
+``{prefix}:{ns}:claims:WORKER``        set: tasks whose job it has
+``{prefix}:{ns}:unread``               sorted set: workers that may
+                                       have messages not read yet
+``{prefix}:{ns}:due``                  sorted set: jobs to publish
+``{prefix}:{ns}:unclaimed``            sorted set: jobs that no worker
+                                       has received
+``{prefix}:{ns}:exposed``              sorted set: looks at exposed jobs
+``{prefix}:{ns}:mark``                 string: tells this store from    31 days from when a process last read it
+                                       others
+``{prefix}:{ns}:reaper``               string: which process reaps      three heartbeats
+====================================== ================================ =========================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mcp_celery.keys import digest, quote_segment, task_redis_prefix
+
+DELETED_LIFETIME_MS: Final = 60_000
+"""For so long a creation that was taken back may still arrive, over a connection that was held up."""
+INDEX_LIFETIME_MS: Final = 31 * 86_400_000
+"""Indices live this long after their last entry was made: a day more than the longest life of a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisKeys:
+    """The Redis keys of one server's tasks.
+
+    Args:
+        prefix: ``MCP_CELERY_KEY_PREFIX``.
+        namespace: ``MCP_CELERY_NAMESPACE``, so that several servers can share one Redis.
+    """
+
+    prefix: str
+    namespace: str
+
+    @property
+    def _root(self) -> str:
+        return f"{self.prefix}:{self.namespace}"
+
+    def record(self, task_scope: str | None, task_id: str) -> str:
+        """Hash: the task's record."""
+        return f"{task_redis_prefix(task_scope, prefix=self._root)}:{task_id}"
+
+    def snapshot(self, task_scope: str | None, task_id: str) -> str:
+        """String: the caller's context for the worker."""
+        return self.record(task_scope, task_id) + ":snapshot"
+
+    def deleted(self, task_scope: str | None, task_id: str) -> str:
+        """String: the task was taken back, and its creation may still be on its way."""
+        return self.record(task_scope, task_id) + ":deleted"
+
+    def channel(self, task_scope: str | None, task_id: str) -> str:
+        """Pub/sub channel on which each change of the task is told."""
+        return self.record(task_scope, task_id) + ":events"
+
+    @property
+    def idle_channel(self) -> str:
+        """Pub/sub channel without messages. It keeps a connection in pub/sub mode that follows no task."""
+        return f"{self._root}:idle"
+
+    @property
+    def doctor(self) -> str:
+        """String: what ``mcp-celery doctor`` writes and deletes, to see whether its user may."""
+        return f"{self._root}:doctor"
+
+    @property
+    def all_channels(self) -> str:
+        """What every channel begins with."""
+        return f"{self._root}:"
+
+    def questions(self, task_scope: str | None, task_id: str) -> str:
+        """Hash: what the task's caller is asked, by the question's key."""
+        return self.record(task_scope, task_id) + ":questions"
+
+    def answers(self, task_scope: str | None, task_id: str) -> str:
+        """Hash: what the caller answered and no job has read yet, by the question's key."""
+        return self.record(task_scope, task_id) + ":answers"
+
+    def records(self, task_scope: str | None) -> str:
+        """What the keys of a scope's records begin with; the task id follows."""
+        return self.record(task_scope, "")
+
+    @property
+    def all_records(self) -> str:
+        """What the keys of all records begin with; the first parts of the compound key follow, up to the task id."""
+        return f"{self._root}:task:"
+
+    def index(self, task_scope: str | None, issuer: str | None, session: str | None) -> str | None:
+        """Sorted set: where the tasks stand that an owner may list. None where nobody may.
+
+        Args:
+            task_scope: The owner's scope, None for an anonymous one.
+            issuer: Issuer of the owner's token.
+            session: Digest of an anonymous owner's session, None where there is none.
+        """
+        prefix = f"{self._root}:list"
+        if task_scope is not None:
+            return f"{prefix}:auth:{quote_segment(task_scope)}:{quote_segment(issuer or '')}"
+        return None if session is None else f"{prefix}:session:{quote_segment(session)}"
+
+    def counted(self, what: str, whose: str) -> str:
+        """Sorted sets: compound keys of the open tasks that a counter limits (``open``: those of a requestor), and of
+        those of which bytes are ``stored``, by their end; the bytes are in a hash with ``:bytes`` behind its name.
+        String: a requestor's ``failed`` look-ups.
+        """
+        return f"{self._root}:{what}:{digest(whose)}"
+
+    def job_alias(self, job_id: str) -> str:
+        """String: the full compound key of a shortened Celery id, the same for every leg."""
+        return f"{self._root}:job:{job_id.partition('!')[0]}"
+
+    @property
+    def expiry(self) -> str:
+        """Sorted set: every task's compound key, by the time it expires. Index, see :data:`INDEX_LIFETIME_MS`."""
+        return f"{self._root}:expiry"
+
+    @property
+    def remembered(self) -> str:
+        """Hash: what the reaper must know of each task once its record has expired, by the compound key. Index."""
+        return f"{self._root}:remembered"
+
+    @property
+    def workers(self) -> str:
+        """Sorted set: the workers, by the time until which their last heartbeat holds. Index."""
+        return f"{self._root}:workers"
+
+    def components(self, worker: str) -> str:
+        """Hash: the components whose jobs a worker takes, by fingerprint. It ends with the worker's lease."""
+        return f"{self._root}:components:{worker}"
+
+    def claims(self, worker: str) -> str:
+        """Set: compound keys of the open tasks whose job a worker has. Index."""
+        return f"{self._root}:claims:{worker}"
+
+    @property
+    def unread(self) -> str:
+        """Sorted set: workers that may have messages which they have not read, by since when. Index."""
+        return f"{self._root}:unread"
+
+    @property
+    def unclaimed(self) -> str:
+        """Sorted set: compound keys of the tasks whose job no worker has received, by since when. Index."""
+        return f"{self._root}:unclaimed"
+
+    @property
+    def due(self) -> str:
+        """Sorted set: compound keys of the tasks whose next job is still to be published, by since when. Index."""
+        return f"{self._root}:due"
+
+    @property
+    def exposed(self) -> str:
+        """Sorted set: compound keys of open tasks of exposed jobs, by when to look at their results. Index."""
+        return f"{self._root}:exposed"
+
+    @property
+    def reaper(self) -> str:
+        """String: which process reaps, until its next sweep is overdue."""
+        return f"{self._root}:reaper"
+
+    @property
+    def mark(self) -> str:
+        """String: tells this store from others (``engine/store_mark.py``). Index."""
+        return f"{self._root}:mark"

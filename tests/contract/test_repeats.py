@@ -1,0 +1,553 @@
+"""Calls of the store that are made again, as their answer was lost: they change nothing, and get their first answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Final, TypeVar, cast
+
+import pytest
+
+from mcp_celery.engine import (
+    Answer,
+    Asking,
+    Change,
+    Claim,
+    EncodedResult,
+    Extension,
+    ForeignWork,
+    HandBack,
+    NextLeg,
+    Question,
+    TaskRecord,
+    now_ms,
+)
+from mcp_celery.engine.recovery.model import PublishedJob, RecoveryPolicy
+from mcp_celery.engine.store_mark import StoreMark
+from mcp_celery.errors import StoreUnavailableError
+from mcp_celery.store import RedisRecovery, commands, questions
+from mcp_celery.store.codec import encode_record
+from mcp_celery.store.commands import NAMED, NEVER_REPEATED, SCRIPTS, Command
+from tests.support.leaks import no_eternal_keys
+from tests.support.proxy import Proxy
+from tests.support.waiting import eventually, soon
+from tests.support.worlds import ALICE, SNAPSHOT, RedisWorld, World, a_record, open_tasks
+
+pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
+QUESTION: Final = Question("q", "roots/list", {})
+POLICY: Final = RecoveryPolicy(heartbeat_ms=10, max_redeliveries=1)
+FINGERPRINT: Final = "f" * 8
+FINISHED: Final = EncodedResult("result", "[]")
+ANSWER: Final[dict[str, Answer]] = {QUESTION.key: {"roots": []}}
+BY_THE_CLOCK: Final = ("workers", "unread")
+"""Indices whose times are those of the last call, however often it is made."""
+
+
+# What each script needs to do something, and the call of it.
+
+
+async def created(world: World, record: TaskRecord | None = None) -> TaskRecord:
+    record = record or replace(a_record(), fingerprint=FINGERPRINT, idempotent=True)
+    await world.store.create(record, SNAPSHOT, open_tasks("r", 10, bytes_=100_000))
+    return record
+
+
+async def asked(world: World) -> TaskRecord:
+    record = await created(world)
+    assert await world.store.ask(record.ref, QUESTION, asking())
+    return record
+
+
+async def parked(world: World) -> TaskRecord:
+    record = await created(world)
+    assert await world.store.park(record.ref, [QUESTION], asking(), next_leg(record))
+    return record
+
+
+async def claimed(world: World) -> TaskRecord:
+    record = await created(world)
+    assert world.ledger.claim(record.ref, attempt=1, claim=Claim("w1", now_ms()))
+    return record
+
+
+def asking() -> Asking:
+    now = now_ms()
+    return Asking(attempt=1, at_ms=now, extension=Extension(now + 1_000_000, 2_000_000))
+
+
+def next_leg(record: TaskRecord) -> NextLeg:
+    return NextLeg(leg=2, job_id=f"{record.job_id}!2", request_state=None)
+
+
+class _Sent(Exception):  # noqa: N818 - no error
+    """Brings a command out of the code that would send it."""
+
+    def __init__(self, command: Command[Any]) -> None:
+        self.command = command
+
+
+async def sent_by(call: Callable[[RedisRecovery], Awaitable[object]], world: RedisWorld) -> Command[Any]:
+    """The command that recovery sends."""
+    store: Any = world.store
+    recovery = RedisRecovery(store)
+
+    async def run(command: Command[Any]) -> None:
+        raise _Sent(command)
+
+    store.run = run
+    try:
+        await call(recovery)
+    except _Sent as sent:
+        return sent.command
+    finally:
+        del store.run
+    raise AssertionError("it sends nothing")
+
+
+async def create(world: RedisWorld) -> Command[Any]:
+    record = replace(a_record(component="x" * 200), fingerprint=FINGERPRINT)
+    quota = open_tasks("r", 1, bytes_=100_000)
+    return commands.create(world.keys, record, encode_record(record), "{}", quota, lambda job_id: job_id)
+
+
+async def create_foreign(world: RedisWorld) -> Command[Any]:
+    record = replace(a_record(), work=ForeignWork())
+    return commands.create(world.keys, record, encode_record(record), "{}", None, None)
+
+
+async def delete(world: RedisWorld) -> Command[Any]:
+    return commands.delete(world.keys, (await created(world)).ref)
+
+
+async def delete_what_has_begun(world: RedisWorld) -> Command[Any]:
+    record = await created(world)
+    assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms())
+    return commands.delete(world.keys, record.ref)
+
+
+async def retire(world: RedisWorld) -> Command[Any]:
+    return commands.retire(world.keys, (await created(world)).ref, now_ms() + 50_000)
+
+
+async def keep(world: RedisWorld) -> Command[Any]:
+    return commands.keep(world.keys, (await created(world)).ref, Extension(now_ms() + 1_000_000, 2_000_000))
+
+
+async def load(world: RedisWorld) -> Command[Any]:
+    return commands.load(world.store.seals, (await asked(world)).ref, None)
+
+
+async def present(world: RedisWorld) -> Command[Any]:
+    return commands.present(world.keys, [a_record().ref, (await created(world)).ref])
+
+
+async def page(world: RedisWorld) -> Command[Any]:
+    index = world.keys.index(ALICE.scope, ALICE.issuer, None)
+    assert index is not None
+    await created(world)
+    return commands.page(world.store.seals, index, ALICE, [], before=None, limit=5, decode=None)
+
+
+async def transition(world: RedisWorld) -> Command[Any]:
+    change = Change(to="working", status_message="news", retries=1, retry_at_ms=now_ms())
+    return commands.change(world.store.seals, (await claimed(world)).ref, change)
+
+
+async def transition_to_an_end(world: RedisWorld) -> Command[Any]:
+    return commands.change(world.store.seals, (await asked(world)).ref, Change(to="cancelled"))
+
+
+async def finish(world: RedisWorld) -> Command[Any]:
+    record = await claimed(world)
+    result = EncodedResult(f"{world.prefix}:result", "[]")
+    return commands.finish(world.store.seals, record.ref, Change(to="completed", attempt=1), result)
+
+
+async def start(world: RedisWorld) -> Command[Any]:
+    record = await asked(world)
+    return commands.start(
+        world.keys,
+        record.ref,
+        attempt=1,
+        retries=0,
+        at_ms=now_ms(),
+        delivery="d",
+        worker="w1",
+        key=record.key,
+        fingerprint=FINGERPRINT,
+    )
+
+
+async def claim(world: RedisWorld) -> Command[Any]:
+    record = await created(world)
+    return commands.claim(world.keys, record.ref, attempt=1, retries=0, claim=Claim("w1", now_ms()))
+
+
+async def ask(world: RedisWorld) -> Command[Any]:
+    return questions.ask(world.store.seals, (await created(world)).ref, QUESTION, asking())
+
+
+async def heard(world: RedisWorld) -> Command[Any]:
+    record = await asked(world)
+    assert await world.store.answer(record.ref, ANSWER, at_ms=now_ms(), start_before_ms=None)
+    return questions.heard(world.store.seals, record.ref, QUESTION.key, attempt=1)
+
+
+async def park(world: RedisWorld) -> Command[Any]:
+    record = await claimed(world)
+    return questions.park(world.store.seals, record.ref, [QUESTION], asking(), next_leg(record), lambda job_id: job_id)
+
+
+async def answer(world: RedisWorld) -> Command[Any]:
+    ref = (await parked(world)).ref
+    return questions.answer(world.store.seals, ref, ANSWER, at_ms=now_ms(), start_before_ms=now_ms() + 1_000)
+
+
+async def published(world: RedisWorld) -> Command[Any]:
+    record = await parked(world)
+    assert await world.store.answer(record.ref, ANSWER, at_ms=now_ms(), start_before_ms=None)
+    return questions.published(world.keys, record.ref, attempt=2)
+
+
+async def beat(world: RedisWorld) -> Command[Any]:
+    return await sent_by(lambda recovery: recovery.beat("w1", 10_000, {"f": "c"}, 500), world)
+
+
+async def sweep(world: RedisWorld) -> Command[Any]:
+    await claimed(world)
+
+    def without_time(reply: Any) -> Any:
+        return reply[1:]
+
+    return replace(await sent_by(lambda recovery: recovery.sweep("r", POLICY), world), parse=without_time)
+
+
+async def recover(world: RedisWorld) -> Command[Any]:
+    record = await claimed(world)
+    return await sent_by(lambda recovery: recovery.recover(record.key, "w1", "died", POLICY), world)
+
+
+async def recover_a_failure(world: RedisWorld) -> Command[Any]:
+    record = await created(world, a_record())
+    assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms(), worker="w1")
+    return await sent_by(lambda recovery: recovery.recover(record.key, "w1", "died", POLICY), world)
+
+
+async def recover_of_a_worker_that_stopped(world: RedisWorld) -> Command[Any]:
+    record = await claimed(world)
+    return await sent_by(lambda recovery: recovery.recover(record.key, "w1", "stopped", POLICY), world)
+
+
+async def lost(world: RedisWorld) -> Command[Any]:
+    record = await created(world)
+    at_ms = round(cast(Any, world.client).zscore(world.keys.unclaimed, record.key))
+    job = PublishedJob(record.key, at_ms, None, None, None)
+    return await sent_by(lambda recovery: recovery.lost(job, POLICY), world)
+
+
+async def requeue(world: RedisWorld) -> Command[Any]:
+    return commands.requeue(world.keys, await claimed(world), force=False)
+
+
+async def requeue_what_may_not_be_repeated(world: RedisWorld) -> Command[Any]:
+    record = await created(world, a_record())
+    assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms(), worker="w1")
+    return commands.requeue(world.keys, record, force=False)
+
+
+async def hand_back(world: RedisWorld) -> Command[Any]:
+    record = await claimed(world)
+    await RedisRecovery(world.store).beat("w2", 60_000, {FINGERPRINT: "c"})
+    return commands.hand_back(world.keys, record.ref, a_handback(record))
+
+
+def a_handback(record: TaskRecord) -> HandBack:
+    return HandBack(attempt=1, retries=0, worker="w1", key=record.key, most=3)
+
+
+async def claimed_jobs(world: RedisWorld) -> Command[Any]:
+    await claimed(world)
+    await RedisRecovery(world.store).beat("w1", 60_000)
+    return Command("claimed", [world.keys.workers], [world.keys.claims(""), 10, 10], lambda reply: reply)
+
+
+async def mark(world: RedisWorld) -> Command[Any]:
+    return commands.mark(world.keys, StoreMark.new())
+
+
+async def index(world: RedisWorld) -> Command[Any]:
+    return commands.on_index("ZSCORE", world.keys.expiry, (await created(world)).key)
+
+
+CASES: Final[dict[str, tuple[Callable[[RedisWorld], Awaitable[Command[Any]]], ...]]] = {
+    "create": (create, create_foreign),
+    "delete": (delete, delete_what_has_begun),
+    "retire": (retire,),
+    "keep": (keep,),
+    "load": (load,),
+    "present": (present,),
+    "page": (page,),
+    "transition": (transition, transition_to_an_end),
+    "finish": (finish,),
+    "start": (start,),
+    "claim": (claim,),
+    "ask": (ask,),
+    "heard": (heard,),
+    "park": (park,),
+    "answer": (answer,),
+    "published": (published,),
+    "beat": (beat,),
+    "sweep": (sweep,),
+    "recover": (recover, recover_a_failure, recover_of_a_worker_that_stopped),
+    "lost": (lost,),
+    "requeue": (requeue, requeue_what_may_not_be_repeated),
+    "hand_back": (hand_back,),
+    "claimed": (claimed_jobs,),
+    "mark": (mark,),
+    "index": (index,),
+}
+
+
+def test_every_script_is_in_the_table_or_is_never_repeated() -> None:
+    assert CASES.keys() | NEVER_REPEATED == SCRIPTS.keys()
+    assert CASES.keys() & NEVER_REPEATED == set()
+
+
+@pytest.mark.parametrize("prepare", [case for cases in CASES.values() for case in cases])
+async def test_a_call_that_is_made_again_changes_nothing_and_gets_its_first_answer(
+    in_redis: RedisWorld, prepare: Callable[[RedisWorld], Awaitable[Command[Any]]]
+) -> None:
+    world = in_redis
+    command = await prepare(world)
+    world.transitions.clear()
+    first = await world.store.run(command)
+    reported, state, heard_of = list(world.transitions), kept(world), events(world)
+    world.transitions.clear()
+    assert await world.store.run(command) == first
+    assert kept(world) == state
+    assert events(world) == heard_of
+    # The first report was lost with the answer. A script that needs no name finds its work done, and reports nothing.
+    assert command.script in NAMED or not world.transitions or world.transitions[0].cause in ("claimed", "started")
+    if command.script in NAMED:
+        assert [(one.cause, one.before, one.after, one.attempt, one.leg) for one in world.transitions] == [
+            (one.cause, one.before, one.after, one.attempt, one.leg) for one in reported
+        ]
+
+
+def kept(world: RedisWorld) -> dict[bytes, object]:
+    """What the store holds."""
+    client = cast(Any, world.client)
+
+    def members(key: bytes) -> object:
+        return client.zrange(key, 0, -1, withscores=not key.decode().endswith(BY_THE_CLOCK))
+
+    reads: dict[bytes, Callable[[bytes], object]] = {
+        b"hash": client.hgetall,
+        b"string": client.get,
+        b"set": client.smembers,
+        b"zset": members,
+    }
+    return {key: reads[client.type(key)](key) for key in world.keys_left()}
+
+
+def events(world: RedisWorld) -> list[str]:
+    """The channels that a change was published on so far."""
+    world.told(a_record().ref)
+    return list(cast(Any, world)._events)
+
+
+@pytest.mark.parametrize("command", ["ZREM", "DEL"])
+async def test_what_was_removed_from_an_index_is_removed_again_without_harm(in_redis: RedisWorld, command: str) -> None:
+    record = await created(in_redis)
+    removal = commands.on_index(command, in_redis.keys.unclaimed, *([record.key] if command == "ZREM" else []))
+    await in_redis.store.run(removal)
+    state = kept(in_redis)
+    await in_redis.store.run(removal)
+    assert kept(in_redis) == state
+
+
+# The port: a call that a job makes again by itself has the same name.
+
+
+async def test_a_creation_that_is_made_again_resets_no_claimed_job(world: World) -> None:
+    record = await claimed(world)
+    assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms(), worker="w1")
+    await world.store.create(record, SNAPSHOT, open_tasks("r", 1))
+    found = await world.store.load(record.ref)
+    assert found is not None
+    assert found.record.claim is not None
+    assert found.record.started_at_ms is not None
+    assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms(), worker="w2") is None
+
+
+async def test_an_end_that_is_told_again_is_accepted_again(world: World) -> None:
+    record = await claimed(world)
+    change = Change(to="failed", attempt=1, status_message="no")
+    for _ in range(2):
+        changed = await world.store.change(record.ref, change)
+        assert changed is not None
+        assert changed.accepted
+        assert changed.record.revision == 2
+    other = await world.store.change(record.ref, replace(change, call="another"))
+    assert other is not None
+    assert not other.accepted
+
+
+async def test_a_result_that_is_stored_again_is_taken_again(world: World) -> None:
+    record = await claimed(world)
+    change = Change(to="completed", attempt=1)
+    assert [await world.store.finish(record.ref, change, FINISHED) for _ in range(2)] == [True, True]
+    assert world.told(record.ref) == 1
+    assert not await world.store.finish(record.ref, Change(to="completed", attempt=1), FINISHED)
+
+
+async def test_a_job_that_parks_again_has_parked(world: World) -> None:
+    record = await claimed(world)
+    given = asking()
+    answers = [await world.store.park(record.ref, [QUESTION], given, next_leg(record)) for _ in range(2)]
+    assert answers == [True, True]
+    found = await world.store.load(record.ref)
+    assert found is not None
+    assert (found.record.leg, found.record.attempt, found.record.revision) == (2, 2, 2)
+
+
+async def test_a_job_that_is_handed_back_again_counts_once(world: World) -> None:
+    record = await claimed(world)
+    await world.recovery().beat("w2", 60_000, {FINGERPRINT: "c"})
+    handback = a_handback(record)
+    first = await world.store.hand_back(record.ref, handback)
+    assert first.verdict == "handed back"
+    assert await world.store.hand_back(record.ref, handback) == first
+    found = await world.store.load(record.ref)
+    assert found is not None
+    assert found.record.attempt == 2
+
+
+async def test_other_calls_meanwhile_make_no_call_new(world: World) -> None:
+    record = await claimed(world)
+    changes = [Change(to="working", attempt=1, status_message=str(number)) for number in range(4)]
+    for change in changes:
+        await world.store.change(record.ref, change)
+    again = await world.store.change(record.ref, changes[0])
+    assert again is not None
+    assert (again.accepted, again.record.status_message) == (True, "3")
+
+
+# Connections that break after the store has done what it was told, and before its answer has come.
+
+
+@pytest.fixture
+def proxy(store_url: str) -> Any:
+    with Proxy.before(store_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def through(proxy: Proxy, in_redis: RedisWorld, store_url: str) -> Any:
+    """The same records through a proxy."""
+    world = RedisWorld(proxy.redis_url, prefix=in_redis.prefix)
+    with no_eternal_keys(store_url, [world.prefix]):
+        yield world
+    await world.aclose()
+
+
+async def prepared(world: RedisWorld, record: TaskRecord) -> None:
+    """Have the scripts loaded, so that the next answer is not that one is missing."""
+    await world.store.create(record, SNAPSHOT)
+    for name, script in cast(Any, world.store)._scripts.items():
+        assert name in SCRIPTS
+        world.client.script_load(script.script)
+
+
+@pytest.mark.shows("C11")
+async def test_a_creation_whose_answer_is_lost_creates_once_also_when_its_job_is_claimed_meanwhile(
+    in_redis: RedisWorld, through: RedisWorld, proxy: Proxy
+) -> None:
+    await prepared(through, a_record())
+    record = a_record()
+    taken: list[bool] = []
+    proxy.lose_next_answer(
+        lambda: taken.append(in_redis.ledger.claim(record.ref, attempt=1, claim=Claim("w1", now_ms())))
+    )
+    await soon(through.store.create(record, SNAPSHOT, open_tasks("r", 1)))
+    assert taken == [True]
+    found = await in_redis.store.load(record.ref)
+    assert found is not None
+    assert found.record.claim is not None
+    assert cast(Any, in_redis.client).zscore(in_redis.keys.unclaimed, record.key) is None
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_change_whose_answer_is_lost_was_accepted_and_is_reported_once(
+    in_redis: RedisWorld, through: RedisWorld, proxy: Proxy, blocking: bool
+) -> None:
+    await prepared(through, a_record())
+    record = await claimed(in_redis)
+    assert through.ledger.find("auth:nobody:x:tool:y") is None  # it is connected
+    proxy.lose_next_answer()
+    change = Change(to="completed", attempt=1)
+    if blocking:
+        changed = await soon(asyncio.to_thread(through.ledger.change, record.ref, change))
+    else:
+        changed = await soon(through.store.change(record.ref, change))
+    assert changed is not None
+    assert (changed.accepted, changed.record.revision) == (True, 2)
+    assert in_redis.told(record.ref) == 1
+    assert [one.cause for one in through.transitions] == ["completed"]
+
+
+async def test_what_could_not_be_given_twice_is_not_asked_for_twice(
+    in_redis: RedisWorld, through: RedisWorld, proxy: Proxy
+) -> None:
+    await prepared(through, a_record())
+    record = await asked(in_redis)
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: through.store.count_failed_lookups("r", 1, window_ms=60_000),
+        lambda: through.store.withdraw(record.ref, [QUESTION.key], attempt=1, at_ms=now_ms()),
+        lambda: through.open_tasks().due(1_000, 10),
+    ]
+    assert len(calls) == len(NEVER_REPEATED)
+    for call in calls:
+        await through.store.load(record.ref)  # it is connected
+        proxy.lose_next_answer()
+        with pytest.raises(StoreUnavailableError):
+            await soon(call())
+    assert (await in_redis.store.count_failed_lookups("r", 1, window_ms=60_000)).number == 2
+
+
+@pytest.mark.shows("C11")
+async def test_a_creation_that_arrives_after_it_was_taken_back_creates_nothing(
+    store_url: str, in_redis: RedisWorld, proxy: Proxy
+) -> None:
+    """What is between has held it up, and its request was answered with an error."""
+    hasty = RedisWorld(proxy.redis_url, prefix=in_redis.prefix, timeout_seconds=0.5)
+    other = RedisWorld(store_url, prefix=in_redis.prefix)
+    try:
+        await prepared(hasty, a_record())
+        record = a_record()
+        proxy.stall()
+        with pytest.raises(StoreUnavailableError):
+            await soon(hasty.store.create(record, SNAPSHOT))
+        assert await other.store.delete(record.ref)
+        calls = calls_of_scripts(other)
+        proxy.resume()
+        await eventually(lambda: calls_of_scripts(other) > calls, what="the creation has arrived")
+        assert await other.store.load(record.ref) is None
+        assert cast(Any, other.client).zscore(other.keys.unclaimed, record.key) is None
+    finally:
+        await hasty.aclose()
+        await other.aclose()
+
+
+def calls_of_scripts(world: RedisWorld) -> int:
+    return int(cast(Any, world.client).info("commandstats")["cmdstat_evalsha"]["calls"])
+
+
+async def test_what_was_not_sent_is_sent_whatever_it_is(through: RedisWorld, proxy: Proxy) -> None:
+    """A connection that was reset while it was idle costs no request, not even one that is never repeated."""
+    for number in range(1, 4):
+        assert (await soon(through.store.count_failed_lookups("r", 1, window_ms=60_000))).number == number
+        assert proxy.reset() >= 1

@@ -1,0 +1,1 @@
+"""FastMCP's own tests of tasks, run over this package."""

@@ -1,0 +1,1 @@
+"""Pictures of terminals for the documentation, taken of real runs: ``make pictures``."""
