@@ -17,7 +17,7 @@ import os
 import signal
 import zlib
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -25,6 +25,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.brokers import rabbitmq
+from tests.support.deployment import ends_of_logs, forget_ends_of_logs
 from tests.support.locks import shared_by_processes
 from tests.support.nodes import Pool, short_folder
 
@@ -101,6 +102,17 @@ def rabbitmq_url(run_folder: Path) -> Iterator[str]:
 def pool(request: pytest.FixtureRequest) -> Pool:
     """Celery's pool. A test that takes it runs on one, chosen by its id; one marked `each_pool` on each."""
     return request.param
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failing test what its servers and workers have logged."""
+    report = yield
+    if report.failed:
+        report.sections.extend((f"log of {name}", end) for name, end in ends_of_logs().items() if end)
+    if report.when == "teardown":
+        forget_ends_of_logs()
+    return report
 
 
 @pytest.hookimpl(optionalhook=True)

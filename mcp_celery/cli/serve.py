@@ -45,6 +45,10 @@ LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 OTHER_FILES: Final = 256
 """Files that a server may open besides clients' connections: those to store and broker, and the tools' own."""
 SHUTDOWN_SECONDS: Final = 3
+KEEP_ALIVE_SECONDS: Final = 75
+"""How long a connection stays open between requests: longer than clients and proxies keep one (httpx 5 s, load
+balancers 60 s). A client that sends a request while the server closes the connection cannot know whether it arrived.
+"""
 """A client's listen stream stays open for as long as the client wants; a shutdown must not wait for it."""
 
 
@@ -138,6 +142,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each argument and option of the c
             ws="none",
             root_path=root_path,
             forwarded_allow_ips=_trusted_proxies(bound, forwarded_allow_ips),
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             log_config=LOGGING_CONFIG if is_uvicorns_log else None,
             access_log=access_log or log_config is not None,

@@ -263,6 +263,14 @@ async def test_a_connection_too_many_is_refused_and_a_client_is_served_when_othe
         assert "MCP_CELERY_HTTP_MAX_CONNECTIONS" in found.log.read_text()
 
 
+def test_an_idle_connection_outlives_those_that_python_clients_keep(server: Site) -> None:
+    """Else the server would close it in the moment in which the client sends its next request."""
+    with Raw(server.url) as client:
+        assert client.head("GET", path="/healthz").status() == 200
+        assert client.is_open_after(httpx2.Limits().keepalive_expiry or 0.0)
+        assert client.head("GET", path="/healthz").status() == 200
+
+
 # --- Other servers
 
 

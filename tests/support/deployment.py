@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import redis
 from mcp.client.stdio import StdioServerParameters, stdio_client
@@ -188,4 +188,33 @@ def deployed(
     app: str = "mcp_celery",
 ) -> Generator[Deployment]:
     with tempfile.TemporaryDirectory(prefix="mcp-acc-") as folder, ExitStack() as stack:
-        yield Deployment(store_url, namespace, Path(folder), stack, quiet, spec, settings or {}, app)
+        deployment = Deployment(store_url, namespace, Path(folder), stack, quiet, spec, settings or {}, app)
+        _open.append(deployment)
+        try:
+            yield deployment
+        except BaseException:
+            _left.update(_ends(deployment))
+            raise
+        finally:
+            _open.remove(deployment)
+
+
+_open: list[Deployment] = []
+_left: dict[str, str] = {}
+"""Ends of the logs of a deployment that a failing test has closed."""
+LOG_END: Final = 4_000
+"""Characters of each log that a failing test shows."""
+
+
+def _ends(deployment: Deployment) -> dict[str, str]:
+    return {f"{deployment.namespace}: {name}": text[-LOG_END:] for name, text in deployment.logs().items()}
+
+
+def ends_of_logs() -> dict[str, str]:
+    """What a failing test shows: the ends of the logs of all deployments that are open, or that it has closed."""
+    return {name: end for deployment in _open for name, end in _ends(deployment).items()} | _left
+
+
+def forget_ends_of_logs() -> None:
+    """The test is over whose deployments were closed."""
+    _left.clear()

@@ -69,6 +69,18 @@ class Raw:
                 received += piece
         return int(received.split()[1]) if received else None
 
+    def is_open_after(self, seconds: float) -> bool:
+        """Wait that long and a second more; tell whether the server has not closed the connection meanwhile."""
+        self._socket.settimeout(seconds + 1)
+        try:
+            while self._socket.recv(65_536):  # the rest of an answer
+                pass
+        except TimeoutError:
+            return True
+        finally:
+            self._socket.settimeout(PATIENCE_SECONDS)
+        return False
+
     def until_closed(self) -> bytes:
         """Wait until the server ends the connection, and return everything that it has sent."""
         received = b""
