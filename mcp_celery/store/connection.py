@@ -65,12 +65,13 @@ class Heard:
 
     Attributes:
         times: How often anything came from it.
-        silent_at: When it was last found silent, by the clock ``time.monotonic``. A connection that was used before is
-            replaced: the silence may be that of a network that has forgotten them all.
+        doubted_at: When a connection was last found silent or lost, by the clock ``time.monotonic``. Connections that
+            were last used before are replaced: a network may have forgotten them all, an operator may end those of a
+            user one after the other, and a call that is made again must not meet the next of them.
     """
 
     times: int = 0
-    silent_at: float = 0.0
+    doubted_at: float = 0.0
 
 
 class Progress:
@@ -126,7 +127,7 @@ class _Parser(_AsyncHiredisParser):
                     raise redis.ConnectionError(
                         "no answer came, while the store answered on other connections"
                     ) from None
-                owner.heard.silent_at = time.monotonic()
+                owner.heard.doubted_at = time.monotonic()
                 raise
         owner.heard.times += 1
         return True
@@ -173,7 +174,7 @@ class _Checked(AbstractConnection):
 
     async def connect(self) -> None:
         """Connect, also anew. The pool does this before it gives the connection away."""
-        if self.is_connected and self._used_at < max(self.heard.silent_at, time.monotonic() - self._idle_seconds):
+        if self.is_connected and self._used_at < max(self.heard.doubted_at, time.monotonic() - self._idle_seconds):
             await self.disconnect(nowait=True)
         await super().connect()
 
@@ -228,7 +229,10 @@ class _Checked(AbstractConnection):
     def _meaning_of(self, error: redis.ConnectionError) -> redis.RedisError:
         # Errors that the store gives as an answer, as of a wrong password, are of classes of their own.
         is_lost = self._is_sent and self.answer_seconds is not None and type(error) is redis.ConnectionError
-        return AnswerLostError(str(error)) if is_lost else error
+        if not is_lost:
+            return error
+        self.heard.doubted_at = time.monotonic()
+        return AnswerLostError(str(error))
 
     async def disconnect(self, *arguments: Any, **options: Any) -> None:
         if self._writer is not None:
@@ -281,7 +285,7 @@ class _CheckedBlocking(blocking.AbstractConnection):
 
     def connect(self) -> None:
         """Connect, also anew. The pool does this before it gives the connection away."""
-        if self.is_connected and self._used_at < max(self._heard.silent_at, time.monotonic() - self._idle_seconds):
+        if self.is_connected and self._used_at < max(self._heard.doubted_at, time.monotonic() - self._idle_seconds):
             self.disconnect()
         super().connect()
 
@@ -298,10 +302,11 @@ class _CheckedBlocking(blocking.AbstractConnection):
             return reader.read_response(*arguments, **options)
         except redis.ConnectionError as error:
             if self._is_sent and type(error) is redis.ConnectionError:
+                self._heard.doubted_at = time.monotonic()
                 raise AnswerLostError(str(error)) from error
             raise
         except redis.TimeoutError:
-            self._heard.silent_at = time.monotonic()
+            self._heard.doubted_at = time.monotonic()
             raise
 
 

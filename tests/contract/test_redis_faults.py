@@ -133,6 +133,26 @@ class TestLostAnswers:
         assert (changed.record.status, changed.record.revision) == ("cancelled", 2)
 
 
+    async def test_all_connections_of_before_are_replaced(
+        self, own_store: OwnStore, own_world: RedisWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An operator ends a user's connections one after the other: a repeated call must not meet the next."""
+        tasks = [a_record() for _ in range(4)]
+        await asyncio.gather(*(own_world.store.create(task, SNAPSHOT) for task in tasks))
+        before = calling(own_store)
+        assert len(before) > 2
+        lose_the_next_answer(monkeypatch)
+        await own_world.store.load(tasks[0].ref)
+        await asyncio.gather(*(own_world.store.load(task.ref) for task in tasks))
+        await eventually(lambda: not before & calling(own_store), what="none of them is left")
+
+
+def calling(own_store: OwnStore) -> set[str]:
+    """The connections that have called a script, or loaded a record."""
+    with redis.Redis.from_url(own_store.url, decode_responses=True) as client:
+        return {one["id"] for one in client.client_list() if one["cmd"] in {"evalsha", "eval", "hmget", "hgetall"}}
+
+
 def lose_the_next_answer(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Break the next connection that has read an answer; returns where that answer will be."""
     lost: list[object] = []
