@@ -147,6 +147,8 @@ def _selected(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator[p
         if every_pool or (_depends_on_pool(found[0]) and not quick):
             yield from found
         else:
+            # The items come in an order that is another in each run; which of them runs is the same in each.
+            found.sort(key=lambda item: item.nodeid)
             yield found[zlib.crc32(repr(test).encode()) % len(found)]
 
 

@@ -220,7 +220,7 @@ def test_dev_ends_with_a_summary_and_shows_a_line_for_each_task(command: Command
 def test_dev_names_the_extra_that_an_option_needs(command: CommandLine) -> None:
     command.write("sitecustomize.py", "import sys\nsys.modules['watchfiles'] = sys.modules['flower'] = None\n")
     for option, package, extra in (("--reload", "watchfiles", "reload"), ("--flower", "Flower", "flower")):
-        dev = command.start("dev", "mine", option, PYTHONPATH=f"{command.folder}:{CHECKOUT}")
+        dev = command.start("dev", "mine", option, forked=False, PYTHONPATH=f"{command.folder}:{CHECKOUT}")
         assert dev.end() == 2
         install = f"pip install 'mcp-celery-backend[{extra}]'"
         assert dev.printed == [f"Error: {option}: {package} is not installed: `{install}`"]
@@ -285,7 +285,7 @@ def test_the_store_answers_until_it_is_told_to_stop(command: CommandLine) -> Non
 
 @pytest.mark.slow
 def test_the_store_does_not_outlive_a_killed_command(command: CommandLine) -> None:
-    store = command.start("store", "--data-dir", str(command.folder / "data"))
+    store = command.start("store", "--data-dir", str(command.folder / "data"), forked=False)
     url = store.until_printed(r"export MCP_CELERY_REDIS_URL='?([^\s']+)")[1]
     store.until_printed("Ctrl-C")
     store.process.kill()
@@ -332,7 +332,7 @@ def test_dev_ends_in_spite_of_a_running_job(command: CommandLine, pool: str, num
 
 @pytest.mark.slow
 def test_dev_ends_with_its_worker(command: CommandLine) -> None:
-    dev = command.start("dev", "mine:server", "--port", "0")
+    dev = command.start("dev", "mine:server", "--port", "0", forked=False)
     dev.until_printed(r"answers at ")
 
     def workers() -> list[psutil.Process]:
@@ -358,7 +358,7 @@ def test_dev_ends_with_its_store(command: CommandLine) -> None:
 
 @pytest.mark.slow
 def test_nothing_outlives_a_killed_dev(command: CommandLine) -> None:
-    dev = command.start("dev", "mine:server", "--port", "0")
+    dev = command.start("dev", "mine:server", "--port", "0", forked=False)
     url = dev.until_printed(r"MCP_CELERY_REDIS_URL='?([^\s']+)")[1]
     dev.process.kill()
     eventually_sync(lambda: not answers(url), what="the store ends")

@@ -33,7 +33,7 @@ from tests.acceptance import test_input_2026 as input_
 from tests.acceptance import test_tasks_2025 as core
 from tests.acceptance import test_tasks_2026 as extension
 from tests.support.deployment import Deployment, deployed
-from tests.support.programs import ROOT
+from tests.support.programs import ROOT, forked_command
 from tests.support.session import Session, session_over
 from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire
@@ -235,7 +235,7 @@ def test_dev_starts_the_server_alone(tmp_path: Path) -> None:
         "@server.tool(task=True)\nasync def add(a: int, b: int) -> int:\n    return a + b\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-m", "mcp_celery", "dev", "mine:server", "--port", "0"],
+        [*forked_command("mcp_celery"), "dev", "mine:server", "--port", "0"],
         env={**os.environ, "MCP_CELERY_REDIS_URL": "memory://", "PYTHONPATH": str(tmp_path)},
         cwd=tmp_path,
         stdout=subprocess.PIPE,
@@ -260,7 +260,7 @@ def test_dev_starts_the_server_alone(tmp_path: Path) -> None:
 
 def refusal(*argv: str, **env: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", *argv],
+        [*forked_command(argv[0]), *argv[1:]],
         env={**os.environ, "MCP_CELERY_REDIS_URL": "memory://", **env},
         cwd=ROOT,
         capture_output=True,

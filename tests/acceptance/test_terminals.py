@@ -116,7 +116,7 @@ def test_the_summary_of_dev_fits_the_terminal(tmp_path: Path) -> None:
     line = CommandLine(tmp_path)
     line.write("mine.py", SERVER)
     env = {**line.environment, "TERM": "dumb", "MCP_CELERY_REDIS_URL": "memory://", "PATH": path_with_programs()}
-    command = [sys.executable, "-m", "mcp_celery", "dev", "mine.py", "--port", "0"]
+    command = [*forked_command("mcp_celery"), "dev", "mine.py", "--port", "0"]
     with at_a_terminal(command, folder=tmp_path, env=env, columns=80, rows=24) as terminal:
         terminal.until("--arg NAME=VALUE")
         terminal.interrupt()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import sys
 from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tests.browser.conftest import HELD_JOBS, Page
 from tests.browser.reports import ALICE, ARCHIVE, ISSUER, TOKEN
 from tests.support.deployment import ROOT, Deployment
 from tests.support.flower import Flower, run_flower
+from tests.support.programs import forked_command
 from tests.support.waiting import eventually
 from tests.support.wire import JSON, REVISION, Wire, follow
 
@@ -177,7 +177,7 @@ async def test_a_job_in_the_broker_is_listed_and_can_be_revoked_by_command(
     page.until("Flower knows the job", "#task-page")
     assert page.details()["Status"] == "PENDING"
     assert page.find("#task-revoke, #task-terminate") == []
-    command = [sys.executable, "-m", "celery", "-A", "mcp_celery", "control", "revoke", job_id(last, "leave_a_mark")]
+    command = [*forked_command("celery"), "-A", "mcp_celery", "control", "revoke", job_id(last, "leave_a_mark")]
     await asyncio.to_thread(subprocess.run, command, env=deployment.env(), cwd=ROOT, check=True)
     assert (await follow(wire, last["taskId"]))[-1]["status"] == "cancelled"  # while all others still wait
     release(gate)

@@ -132,7 +132,6 @@ class TestLostAnswers:
         assert changed is not None
         assert (changed.record.status, changed.record.revision) == ("cancelled", 2)
 
-
     async def test_all_connections_of_before_are_replaced(
         self, own_store: OwnStore, own_world: RedisWorld, monkeypatch: pytest.MonkeyPatch
     ) -> None:

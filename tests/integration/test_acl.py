@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import re
-import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -24,7 +23,7 @@ from tests.integration.conftest import TOOLS, Starter
 from tests.support.deployment import Deployment, deployed
 from tests.support.locks import reserve_port
 from tests.support.nodes import ValkeyProcess
-from tests.support.programs import ROOT
+from tests.support.programs import ROOT, forked_command
 from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, follow
 
@@ -90,7 +89,7 @@ async def do_everything(deployment: Deployment, wire: Wire) -> None:
     await eventually(runs)
     await wire.ask("tasks/cancel", {"taskId": task_id})
     assert [state["status"] for state in await soon(follow(wire, task_id), seconds=JOB_SECONDS)][-1] == "cancelled"
-    argv = [sys.executable, "-m", "celery", "-A", "mcp_celery", "inspect", "--timeout", "20", "ping"]
+    argv = [*forked_command("celery"), "-A", "mcp_celery", "inspect", "--timeout", "20", "ping"]
     await anyio.run_process(argv, env=deployment.env(), cwd=ROOT)  # raises if it fails
 
 

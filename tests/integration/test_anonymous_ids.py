@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mcp_celery.keys import Hidden, build_task_key, celery_job_id
 from tests.support.deployment import ROOT, Deployment, deployed
 from tests.support.flower import run_flower
 from tests.support.nodes import short_folder
+from tests.support.programs import forked_command
 from tests.support.waiting import eventually
 from tests.support.wire import Wire, follow
 
@@ -47,7 +47,7 @@ def deployment(store_url: str, hidden: bool) -> Iterator[Deployment]:
 
 def control(deployment: Deployment, *arguments: str) -> str:
     """What Celery's command says."""
-    argv = [sys.executable, "-m", "celery", "-A", "mcp_celery", *arguments]
+    argv = [*forked_command("celery"), "-A", "mcp_celery", *arguments]
     done = subprocess.run(argv, cwd=ROOT, env=deployment.env(), capture_output=True, text=True, check=True)
     return done.stdout + done.stderr
 

@@ -13,6 +13,7 @@ import pytest
 from mcp_celery import Settings
 from mcp_celery.settings import ENV_PREFIX
 from tests.support.nodes import ROOT, EmbeddedStoreContainer, WorkerNode, environment
+from tests.support.programs import forked_command
 
 COMMAND_SECONDS = 180.0
 WORKER = ["worker", "--pool=threads", "--concurrency=1", "--without-mingle", "--without-gossip"]
@@ -45,7 +46,7 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
 
 def celery_command(*arguments: str, **settings: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "mcp_celery", *arguments],
+        [*forked_command("celery"), "-A", "mcp_celery", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from mcp_celery.common.redis_translation import celery_url
 from tests.support.nodes import ROOT, EmbeddedStoreContainer, environment
+from tests.support.programs import forked_command
 
 COMMAND_SECONDS = 120.0
 HOST = "tests.support.host"
 NAME = "installed"
-WORKER = ["-m", "celery", "-A", HOST, "worker", "--pool=threads", "--concurrency=1"]
+WORKER = ["-A", HOST, "worker", "--pool=threads", "--concurrency=1"]
 
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "a module that does not import": (
@@ -51,7 +53,15 @@ CONSUMED: dict[str, tuple[str, set[str]]] = {
 }
 
 
-def run(*arguments: str, store: EmbeddedStoreContainer, **settings: str) -> subprocess.CompletedProcess[str]:
+def python(*arguments: str, store: EmbeddedStoreContainer, **settings: str) -> subprocess.CompletedProcess[str]:
+    return run([sys.executable, *arguments], store=store, **settings)
+
+
+def celery(*arguments: str, store: EmbeddedStoreContainer, **settings: str) -> subprocess.CompletedProcess[str]:
+    return run([*forked_command("celery"), *arguments], store=store, **settings)
+
+
+def run(argv: Sequence[str], store: EmbeddedStoreContainer, **settings: str) -> subprocess.CompletedProcess[str]:
     variables = {
         "HOST_NAME": NAME,
         "HOST_BROKER": celery_url(store.url),
@@ -61,7 +71,7 @@ def run(*arguments: str, store: EmbeddedStoreContainer, **settings: str) -> subp
         **settings,
     }
     return subprocess.run(
-        [sys.executable, *arguments],
+        argv,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -77,7 +87,7 @@ def refusals(store: EmbeddedStoreContainer) -> dict[str, subprocess.CompletedPro
     """How the workers end that cannot run. They are started together, which saves time."""
     with ThreadPoolExecutor(2) as threads:
         started = {
-            case: threads.submit(run, *WORKER, store=store, **settings) for case, (settings, _) in REFUSED.items()
+            case: threads.submit(celery, *WORKER, store=store, **settings) for case, (settings, _) in REFUSED.items()
         }
         return {case: one.result() for case, one in started.items()}
 
@@ -107,7 +117,7 @@ app.Worker({arguments})
 consumed = app.amqp.queues.consume_from
 print(json.dumps({{name: [queue.exchange.name, queue.queue_arguments] for name, queue in consumed.items()}}))
 """
-    done = run("-c", code, store=store)
+    done = python("-c", code, store=store)
     assert done.returncode == 0, done.stderr
     consumed = json.loads(done.stdout)
     assert set(consumed) == expected
@@ -124,7 +134,7 @@ app.Worker()
 print(json.dumps([[*app.amqp.queues.consume_from], sorted(app.tasks)]))
 """
     both = f"{HOST}.mcp:server,{HOST}.mcp:other,{HOST}.mcp:server"  # one of them twice
-    done = run("-c", code, store=store, HOST_SERVERS=both)
+    done = python("-c", code, store=store, HOST_SERVERS=both)
     assert done.returncode == 0, done.stderr
     queues, jobs = json.loads(done.stdout)
     assert {f"mcp.{NAME}", f"mcp.{NAME}-other"} < set(queues)
@@ -134,7 +144,7 @@ print(json.dumps([[*app.amqp.queues.consume_from], sorted(app.tasks)]))
 @pytest.mark.shows("C9")
 @pytest.mark.parametrize("command", [["report"], ["inspect", "registered", "--timeout=0.1"], ["call", "host.conf"]])
 def test_commands_that_run_no_job_import_no_server(store: EmbeddedStoreContainer, command: list[str]) -> None:
-    done = run("-m", "celery", "-A", HOST, *command, store=store, HOST_SERVERS="tests.support.servers.broken:server")
+    done = celery("-A", HOST, *command, store=store, HOST_SERVERS="tests.support.servers.broken:server")
     assert "broken" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
@@ -147,7 +157,7 @@ from tests.support.host.celery import app
 Beat(app=app).init_loader()
 assert "host.conf" in app.tasks
 """
-    done = run("-c", code, store=store, HOST_SERVERS="tests.support.servers.broken:server")
+    done = python("-c", code, store=store, HOST_SERVERS="tests.support.servers.broken:server")
     assert done.returncode == 0, done.stderr
 
 
@@ -207,5 +217,5 @@ for pool, warm in [("solo", False), ("threads", False), ("solo", True), ("solo",
     assert not ours, (pool, warm, ours)
 asyncio.run(left())
 """
-    done = run("-c", code, store=store, HOST_NAME=f"{NAME}-embedded")
+    done = python("-c", code, store=store, HOST_NAME=f"{NAME}-embedded")
     assert done.returncode == 0, done.stderr

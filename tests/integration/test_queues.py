@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from tests.integration.conftest import Starter, lines
 from tests.support.brokers import PATIENT_SQLITE, delete_queues
 from tests.support.deployment import Deployment, deployed
 from tests.support.nodes import ROOT, EmbeddedStoreContainer, WorkerProcess
+from tests.support.programs import forked_command
 from tests.support.waiting import soon
 from tests.support.wire import Wire, follow
 
@@ -159,7 +159,7 @@ async def test_a_worker_consumes_the_servers_queue_beside_those_of_task_queues(r
 def refusal_of_worker(place: Place, app: str = "mcp_celery", **env: str) -> str:
     """What a worker that ends by itself says in its last lines; there is one of ours."""
     deployment = place.deployment()
-    argv = [sys.executable, "-m", "celery", "-A", app, "worker", "--without-mingle", "--pool=threads", "-l", "INFO"]
+    argv = [*forked_command("celery"), "-A", app, "worker", "--without-mingle", "--pool=threads", "-l", "INFO"]
     ran = subprocess.run(
         argv,
         env=deployment.env(MCP_CELERY_SERVER=SERVER, **env),
@@ -237,7 +237,7 @@ def test_priorities_of_a_quorum_queue_are_refused_at_start(
     assert said.startswith(reason), said
     assert "has priorities on classic queues only" in said
     deployment = rabbit.deployment()
-    argv = [sys.executable, "-m", "mcp_celery", "serve", SERVER, "--port", "0"]
+    argv = [*forked_command("mcp_celery"), "serve", SERVER, "--port", "0"]
     ran = subprocess.run(
         argv, env=deployment.env(), cwd=ROOT, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-import sys
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -22,7 +21,7 @@ from tests.support.deployment import Deployment, deployed
 from tests.support.live import live_server
 from tests.support.locks import reserve_port
 from tests.support.nodes import EmbeddedStoreContainer, ValkeyProcess, environment
-from tests.support.programs import ROOT
+from tests.support.programs import ROOT, forked_command
 from tests.support.provider import FILE_VARIABLE
 from tests.support.servers import tools
 from tests.support.waiting import eventually, soon
@@ -171,14 +170,15 @@ async def test_a_provider_that_fails_is_named(own: Starter, caplog: pytest.LogCa
 @pytest.mark.parametrize("what", ["server", "worker"])
 def test_a_password_file_that_is_missing_is_named_at_start(own_store: EmbeddedStoreContainer, what: str) -> None:
     commands = {
-        "server": ["mcp_celery", "serve", TOOLS, "--port", "0"],
-        "worker": ["celery", "-A", "mcp_celery", "worker"],
+        "server": [*forked_command("mcp_celery"), "serve", TOOLS, "--port", "0"],
+        "worker": [*forked_command("celery"), "-A", "mcp_celery", "worker"],
     }
     env = environment(
         MCP_CELERY_REDIS_URL=own_store.url, MCP_CELERY_REDIS_PASSWORD_FILE="/nowhere/password", MCP_CELERY_SERVER=TOOLS
     )
-    argv = [sys.executable, "-m", *commands[what]]
-    ran = subprocess.run(argv, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=JOB_SECONDS)
+    ran = subprocess.run(
+        commands[what], env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=JOB_SECONDS
+    )
     assert ran.returncode
     said = (ran.stdout + ran.stderr).splitlines()
     assert "MCP_CELERY_REDIS_PASSWORD_FILE: cannot read /nowhere/password: No such file or directory" in said[-1]

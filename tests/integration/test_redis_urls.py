@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from tests.support.deployment import Deployment, deployed
 from tests.support.live import host_app, live_server
 from tests.support.locks import reserve_port
 from tests.support.nodes import NodeError, ValkeyProcess, short_folder
-from tests.support.programs import ROOT
+from tests.support.programs import ROOT, forked_command
 from tests.support.servers import tools
 from tests.support.waiting import soon
 from tests.support.wire import Wire, follow
@@ -173,7 +172,7 @@ def inspected(deployment: Deployment) -> str:
     """What Celery shows to whoever may ask: of its workers, as Flower does, and of its settings."""
     said = ""
     for asked in (("inspect", "--timeout", "10", "stats"), ("report",)):
-        argv = [sys.executable, "-m", "celery", "-A", "mcp_celery", *asked]
+        argv = [*forked_command("celery"), "-A", "mcp_celery", *asked]
         ran = subprocess.run(argv, env=deployment.env(), cwd=ROOT, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         said += ran.stdout + ran.stderr

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from typing import Final
 
 import pytest
 
 from tests.support.nodes import ROOT, EmbeddedStoreContainer, environment
+from tests.support.programs import forked_command
 
 COMMAND_SECONDS: Final = 180.0
 HOSTS: Final = "tests.support.servers.keeps_no_results"
@@ -47,7 +47,7 @@ def test_a_result_backend_that_cannot_hold_tasks_is_refused_at_start(
         settings["MCP_CELERY_RESULT_BACKEND"] = setting
     arguments = [server] if command is SERVE else []
     ended = subprocess.run(
-        [sys.executable, "-m", *command, *arguments],
+        [*forked_command(command[0]), *command[1:], *arguments],
         env=environment(**settings),
         cwd=ROOT,
         capture_output=True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import sys
 from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from mcp_celery.logs import with_short_ids
 from tests.integration.conftest import Starter, lines, settings_for, worker_environment
 from tests.support.live import ANYONE, Gate, LiveServer, live_server
 from tests.support.nodes import ROOT, EmbeddedStoreContainer, Pool, WorkerProcess, environment
+from tests.support.programs import forked_command
 from tests.support.servers import cancelling
 from tests.support.waiting import eventually
 
@@ -53,7 +53,7 @@ async def live(cancel_worker: WorkerProcess, cancel_settings: Settings) -> Async
 
 def control_revoke(settings: Settings, *arguments: str) -> None:
     """What an operator types."""
-    command = [sys.executable, "-m", "celery", "-A", "mcp_celery", "control", "revoke", *arguments]
+    command = [*forked_command("celery"), "-A", "mcp_celery", "control", "revoke", *arguments]
     subprocess.run(
         command, env=environment(**worker_environment(settings)), cwd=ROOT, check=True, stdout=subprocess.DEVNULL
     )

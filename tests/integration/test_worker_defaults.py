@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from mcp_celery.cli.options import POOLS
 from tests.support.nodes import EmbeddedStoreContainer, environment
+from tests.support.programs import forked_command
 from tests.support.waiting import eventually_sync
 
 
@@ -34,7 +34,7 @@ def test_a_hundred_jobs_at_a_time_on_the_asyncio_pool_and_celerys_default_on_oth
         MCP_CELERY_NAMESPACE="defaults",
         MCP_CELERY_SERVER="tests.support.servers.tools:server",
     )
-    argv = [sys.executable, "-m", "celery", "-A", "mcp_celery", "worker", "--without-mingle", *flags]
+    argv = [*forked_command("celery"), "-A", "mcp_celery", "worker", "--without-mingle", *flags]
     with log.open("wb") as out, subprocess.Popen(argv, env=env, stdout=out, stderr=out) as worker:
         try:
             found = eventually_sync(lambda: re.search(r"concurrency: (.+)", log.read_text()))

@@ -85,9 +85,18 @@ class CommandLine:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
-    def start(self, *arguments: str, cwd: Path | None = None, **env: str) -> Running:
+    def start(self, *arguments: str, cwd: Path | None = None, forked: bool = True, **env: str) -> Running:
+        """Start a command.
+
+        Args:
+            arguments: Those of the command.
+            cwd: Where it works; None: in the test's folder.
+            forked: Whether the fork server runs it, which saves time. The process that is started then passes signals
+                on, and its children are none of the command's.
+            env: Variables beside those of the test.
+        """
         process = subprocess.Popen(
-            [sys.executable, "-m", "mcp_celery", *arguments],
+            [*(forked_command("mcp_celery") if forked else (sys.executable, "-m", "mcp_celery")), *arguments],
             cwd=cwd or self.folder,
             env={**self._env, **env},
             stdin=subprocess.PIPE,

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from tests.support.forked import ask
 
 ROOT: Final = Path(__file__).parents[2]
-FORKED: Final = ("celery", "mcp_celery", "tests.differential.plain_server")
+FORKED: Final = ("celery", "mcp_celery", "tests.differential.plain_server", "tests.support.asking", "uvicorn")
 """The modules that the fork server runs. Others, and other interpreters, are started by themselves."""
 READ_AT_IMPORT: Final = ("CELERY_CUSTOM_WORKER_POOL",)
 """Variables that a program must have from its very start."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from tests.integration.conftest import TOOLS, Starter, lines, settings_for, work
 from tests.support.brokers import delete_queues
 from tests.support.live import Gate, LiveServer, live_server
 from tests.support.nodes import EmbeddedStoreContainer, Pool, ValkeyProcess, WorkerProcess, environment
+from tests.support.programs import forked_command
 from tests.support.servers import hasty, tools
 from tests.support.waiting import eventually, soon
 
@@ -89,9 +89,9 @@ def flush(live: LiveServer) -> None:
 
 async def purge(live: LiveServer) -> None:
     """``celery purge``, as an operator enters it."""
-    command = ["-m", "celery", "-A", "mcp_celery", "purge", "-f", "-Q", live.tasks.queue_name]
+    command = [*forked_command("celery"), "-A", "mcp_celery", "purge", "-f", "-Q", live.tasks.queue_name]
     purging = await asyncio.create_subprocess_exec(
-        sys.executable, *command, env=environment(MCP_CELERY_SERVER=TOOLS, **worker_environment(live.settings))
+        *command, env=environment(MCP_CELERY_SERVER=TOOLS, **worker_environment(live.settings))
     )
     assert await purging.wait() == 0
 
