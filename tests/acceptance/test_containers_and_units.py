@@ -255,8 +255,9 @@ async def serve(
         started["worker"].is_scraped(),
         *([finds_no_error(started["web"])] if doctor else []),
     )
-    statuses = await asyncio.gather(*(one.ends() for one in started.values()))
-    assert set(statuses) <= set(NO_RESTART), {name: one.log.read_text() for name, one in started.items()}
+    statuses = dict(zip(started, await asyncio.gather(*(one.ends() for one in started.values())), strict=True))
+    logs = "\n".join(f"{name}: {one.log.read_text()}" for name, one in started.items())
+    assert set(statuses.values()) <= set(NO_RESTART), f"{statuses}\n{logs}"
     assert contents(image) == before, "with a read-only file system it would fail"
 
 
