@@ -318,7 +318,7 @@ def cancel(server: str | None, namespace: str | None, task: str, machine: bool, 
         if not changed.accepted:
             raise RunError(f"task {changed.record.shown_id} has ended already: {changed.record.status}")
         if not machine:
-            click.echo(f"Task {changed.record.shown_id} is cancelled; its workers are told to end the job.")
+            click.echo(f"Task {changed.record.shown_id} is cancelled, and its job is revoked.")
 
     run(site, body)
 
