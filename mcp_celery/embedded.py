@@ -342,7 +342,7 @@ def _make_private(folder: Path) -> None:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise EmbeddedStoreError(f"{refused}: it is not a folder of yours")
     if found.st_mode & 0o077:
-        raise EmbeddedStoreError(f"{refused}, because others may enter it: run `chmod 700 {folder}`")
+        raise EmbeddedStoreError(f"{refused}, because other users may enter it: run `chmod 700 {folder}`")
 
 
 def _digest(path: Path) -> str:

@@ -76,9 +76,11 @@ class Settings(BaseSettings):
         None, description="The server that workers run, as `module:attribute` or `path/to/file.py:attribute`."
     )
     queue: str | None = Field(None, description="Celery queue of the jobs. Default: `mcp.{namespace}`.")
-    default_ttl_ms: int = Field(3_600_000, gt=0, description="How long a task is kept when nobody says.")
+    default_ttl_ms: int = Field(
+        3_600_000, gt=0, description="How long a task is kept where neither its request nor its component says."
+    )
     max_ttl_ms: int = Field(
-        86_400_000, gt=0, le=30 * 86_400_000, description="The longest a task is kept, whoever asks; at most 30 days."
+        86_400_000, gt=0, le=30 * 86_400_000, description="The longest time for which a task is kept; at most 30 days."
     )
     poll_interval_ms: int = Field(1_000, gt=0, description="How often clients without push should poll.")
     foreground: Foreground = Field(

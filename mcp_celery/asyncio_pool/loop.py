@@ -89,7 +89,7 @@ class LoopThread:
         self.call(self._stopping.set)
         self._thread.join(longest)
         if self.is_alive():
-            logger.error("The event loop did not end within %.0f s, and is left behind", longest)
+            logger.error("The event loop did not end within %.0f s; its thread is left running", longest)
 
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)

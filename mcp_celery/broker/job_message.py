@@ -34,8 +34,8 @@ def require_serializer(app: Celery) -> None:
     """
     if serializer_of_messages(app) not in _content_types:
         raise ConfigurationError(
-            "task_serializer is 'auth', but nothing says with which keys: call app.setup_security() where the Celery "
-            "app is made"
+            "task_serializer is 'auth', but the app has no keys to sign with: call app.setup_security() where the "
+            "Celery app is made"
         )
 
 

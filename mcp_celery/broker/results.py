@@ -164,7 +164,7 @@ class CeleryResults:
             )
         except Exception as error:  # noqa: BLE001 - as above
             logger.warning(
-                "the result backend did not forget all of %d results: %s", len(job_ids), type(error).__name__
+                "could not delete all of %d results from the result backend: %s", len(job_ids), type(error).__name__
             )
 
     def _with_connections(self, call: Callable[[], Answer]) -> Callable[[], Answer]:
@@ -242,7 +242,7 @@ class CeleryResults:
         if failed is not None:
             if len(found) == had:
                 raise failed
-            logger.warning("the result backend did not give a result: %s", type(failed).__name__)
+            logger.warning("could not read a result from the result backend: %s", type(failed).__name__)
 
 
 def _unless_pending(stored: StoredResult | None) -> StoredResult | None:

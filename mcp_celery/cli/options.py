@@ -111,7 +111,7 @@ FORWARDED_ALLOW_IPS: Final = click.Option(
     callback=_proxies,
     metavar="ADDRESSES",
     help="Proxies whose X-Forwarded-For and -Proto headers are believed: addresses or networks with commas between "
-    "them, or *. Default: FORWARDED_ALLOW_IPS, else this machine's loopback; with --uds, whoever connects.",
+    "them, or *. Default: FORWARDED_ALLOW_IPS, else this machine's loopback; with --uds, every client.",
 )
 LOG_CONFIG: Final = click.Option(
     ["--log-config"],

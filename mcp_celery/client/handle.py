@@ -159,7 +159,7 @@ class TaskHandle(Generic[ResultT]):
             MCPError: The server could not be reached.
         """
         if self._task.state.is_final:
-            raise TaskEndedError(self._task.task_id, f"task {self.task_id} has ended: it takes no answers any more")
+            raise TaskEndedError(self._task.task_id, f"task {self.task_id} has ended: it no longer takes answers")
         await self._open_follower().answer(self._task, {key: on_the_wire(answer) for key, answer in responses.items()})
 
     def changes(self) -> AsyncGenerator[TaskState]:

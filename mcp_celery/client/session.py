@@ -287,4 +287,4 @@ async def _contained(body: Callable[[*Arguments], Awaitable[object]], *arguments
     try:
         await body(*arguments)
     except Exception:
-        logger.exception("Following tasks went wrong")
+        logger.exception("The tracking of tasks failed")

@@ -294,5 +294,5 @@ def result_of(state: TaskState, result_type: TypeAdapter[Any]) -> Any:
         return result_type.validate_python(state.result, by_name=False)
     except ValidationError:
         raise InvalidTaskError(
-            state.task_id, f"the server's result of task {state.task_id} is no result of its request"
+            state.task_id, f"the server's result of task {state.task_id} does not fit its request"
         ) from None

@@ -108,7 +108,7 @@ class CoreTaskChannel(TaskChannel):
                 except TimeoutError as error:
                     raise MCPError(types.REQUEST_TIMEOUT, "Request 'tools/list' timed out") from error
                 except ValidationError:
-                    raise InvalidTaskError("", "the server's list of tools is none") from None
+                    raise InvalidTaskError("", "the server's list of tools is malformed") from None
                 for listed in page.tools:
                     support = listed.execution.task_support if listed.execution else None
                     self._run_as_tasks[listed.name] = support in ("optional", "required")
@@ -200,7 +200,7 @@ class CoreTaskChannel(TaskChannel):
                 return tasks
             seen.append(cursor)
             params = {"cursor": cursor}
-        raise InvalidTaskError("", "the server's list of tasks is none, or has no end")
+        raise InvalidTaskError("", "the server's list of tasks is malformed or endless")
 
     @override
     def questions(self, recheck: Callable[[str], Awaitable[None]], patience_seconds: float) -> CoreQuestions:

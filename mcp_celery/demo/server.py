@@ -68,7 +68,7 @@ async def find_files(
     """Ask which files are wanted, and name those that a folder has."""
     answer = await ctx.elicit("Which files do you look for?", Wanted)
     if answer.action != "accept":
-        raise ToolError("nobody said which files")
+        raise ToolError("no files were named")
     try:
         names = await asyncio.to_thread(list_files, Path(path))
     except NotIndexableError as error:

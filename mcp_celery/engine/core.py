@@ -248,7 +248,7 @@ class TaskEngine:
             except TaskNotFoundError:
                 continue  # it expired while its part was read
             except StoredDataError as error:
-                logger.error("task %s is left out of a list: %s", stored.record.shown_id, error.reason)
+                logger.error("left task %s out of a list: %s", stored.record.shown_id, error.reason)
         return TaskPage(records, cursor_at(shown[-1].record.position) if more else None)
 
     async def view(self, stored: StoredTask) -> TaskView:

@@ -83,7 +83,7 @@ class QueueNotes:
         try:
             look = await self._looked()
         except McpCeleryError as error:
-            logger.debug("could not see which jobs wait: %s", error)
+            logger.debug("could not read which jobs wait: %s", error)
             return record
         queued = look.queued
         if record.key not in look.ahead and not queued.is_cut:
@@ -122,7 +122,7 @@ class QueueNotes:
             declared_as, config = await self._declared(task_type, component)
             return await self._queue.lane(JobKind(task_type, declared_as, config))
         except McpCeleryError as error:
-            logger.debug("could not tell in which queue the jobs of %r wait: %s", component, error)
+            logger.debug("could not find the queue of the jobs of %r: %s", component, error)
             return None
 
 

@@ -114,12 +114,12 @@ class TaskWatch:
             view = None
         except StoreUnavailableError as error:
             # The bus tells again when the store is back; until then a follower waits.
-            logger.warning("cannot read task %s for its followers: %s", ref.shown_id, error)
+            logger.warning("could not read task %s for its subscribers: %s", ref.shown_id, error)
             return None
         except McpCeleryError as error:
             # One task that cannot be shown must not end the stream of the others.
             reason = error.reason if isinstance(error, StoredDataError) else error
-            logger.error("cannot tell task %s to its followers: %s", ref.shown_id, reason)
+            logger.error("could not report task %s to its subscribers: %s", ref.shown_id, reason)
             view = None
         if view is None:
             await self._forget(ref)

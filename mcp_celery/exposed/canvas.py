@@ -140,5 +140,5 @@ def publish_canvas(
         except (KombuError, CeleryError, OSError, *connection.recoverable_connection_errors) as error:
             if publishing.messages <= 1 and not isinstance(error, CeleryError):
                 raise
-            logger.warning("jobs of a task could not be published: %s", type(error).__name__)
+            logger.warning("could not publish jobs of a task: %s", type(error).__name__)
             raise QueueUnavailableError from error

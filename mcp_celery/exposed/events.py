@@ -93,7 +93,7 @@ class JobEvents:
             try:
                 await self._beginnings.note(key)
             except Exception:
-                logger.exception("that a job has begun could not be noted")  # and the next one's may
+                logger.exception("could not record the start of a job")  # and the next one's may
             self._watcher.hint(key)  # not before: its result would tell nothing yet, and it would seem too late
 
     def _hearing(self) -> Callable[[str, str], None]:
@@ -114,7 +114,8 @@ class JobEvents:
     def _say(self, error: Exception) -> None:
         if not self._failed:
             self._failed = True
-            logger.warning("Celery's events cannot be heard, so exposed jobs are polled only: %s", type(error).__name__)
+            name = type(error).__name__
+            logger.warning("could not receive Celery's events, so exposed jobs are only polled: %s", name)
 
 
 class _Listener:

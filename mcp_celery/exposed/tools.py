@@ -152,7 +152,7 @@ class ExposedJob(ExposedTool):
 def _signature(offer: Offer, job: FoundJob, hide: Sequence[str], fixed: Mapping[str, Any]) -> inspect.Signature:
     if offer.model is not None:
         if hide:
-            raise ConfigurationError(f"{job.name!r} cannot be exposed: leave out of arguments=… what shall be hidden")
+            raise ConfigurationError(f"{job.name!r} cannot be exposed: leave hidden arguments out of arguments=…")
         if both := sorted(fixed.keys() & offer.model.model_fields.keys()):
             raise ConfigurationError(f"{job.name!r} cannot be exposed: {both[0]!r} is fixed, and in arguments=… too")
         return inspect.Signature()
@@ -201,8 +201,8 @@ class ExposedCanvas(ExposedTool):
         except ToolError as error:
             raise InvalidRequestError(str(error)) from error
         except Exception as error:
-            logger.exception("the jobs of tool %r could not be made", name)
-            raise InvalidRequestError(f"Tool {name!r} could not make its jobs of these arguments") from error
+            logger.exception("could not make the jobs of tool %r", name)
+            raise InvalidRequestError(f"Tool {name!r} could not make its jobs from these arguments") from error
         canvas = canvas_of(made, name)
 
         def publish(record: TaskRecord, producer: Any) -> None:

@@ -160,7 +160,7 @@ class Relay:
         self._channel = channel
         self._grace_seconds = grace_seconds
         self._meta = meta
-        self._work = BackgroundTasks(logger, "a question was not asked to its end")
+        self._work = BackgroundTasks(logger, "the delivery of a question failed")
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._delivering: set[asyncio.Task[None]] = set()
 
@@ -241,10 +241,10 @@ class Relay:
         try:
             await until_taken(lambda: give(self._engine, self._caller, self._task_id, key, answer))
         except TaskNotFoundError:
-            logger.info("task %s was gone when an answer to it came", shown_task_id(self._caller.scope, self._task_id))
+            logger.info("dropped an answer to task %s, which is gone", shown_task_id(self._caller.scope, self._task_id))
         except TimeoutError:
             shown = shown_task_id(self._caller.scope, self._task_id)
-            logger.warning("an answer to task %s was lost: the task store does not take it", shown)
+            logger.warning("lost an answer to task %s: the task store does not answer", shown)
 
 
 async def until_taken(attempt: Callable[[], Awaitable[object]]) -> None:
@@ -281,5 +281,5 @@ async def give(engine: TaskEngine, caller: Caller, task_id: str, key: str, answe
         await engine.respond(caller, task_id, {key: answer})
     except (InvalidAnswerError, AnswersTooLargeError) as error:
         shown = shown_task_id(caller.scope, task_id)
-        logger.warning("the client of task %s gave an answer that cannot be taken: %s", shown, error)
+        logger.warning("refused an answer from the client of task %s: %s", shown, error)
         await engine.respond(caller, task_id, {key: RpcError(error.code, str(error))})

@@ -172,7 +172,7 @@ class EagerQueue(TaskQueue):
         else:
             job, arguments, run = self._app.tasks.get(name), submission.plan.arguments, self._run_foreign
         if job is None or arguments is None:
-            logger.error("%s is no job that this process could run, and no worker is asked", name)
+            logger.error("this process cannot run the job %s, and it asks no worker", name)
             raise QueueUnavailableError
         request: dict[str, Any] = {
             "id": record.job_id,
@@ -212,7 +212,7 @@ class EagerQueue(TaskQueue):
         try:
             self._trace(job, request, arguments)
         except Exception:
-            logger.exception("job %s could not be run", request["id"])
+            logger.exception("could not run job %s", request["id"])
         finally:
             self._running.remove(request["id"])
 
@@ -225,7 +225,7 @@ class EagerQueue(TaskQueue):
             logger.warning("job %s was ended with its server", request["id"])
             self._runtime.tell(arguments, failure("WorkerLostError"))
         except Exception:
-            logger.exception("job %s could not be run", request["id"])
+            logger.exception("could not run job %s", request["id"])
             self._runtime.tell(arguments, failure("WorkerLostError"))
         finally:
             self._running.remove(request["id"])

@@ -311,7 +311,7 @@ class RedisTaskBus(TaskBus):
                     if message is not None:
                         return message
         except TimeoutError:
-            raise redis.ConnectionError("no sign of life") from None
+            raise redis.ConnectionError("no message arrived in time") from None
         raise RuntimeError("unreachable")
 
     @override

@@ -241,7 +241,7 @@ def _task_id(text: str) -> str:
         ValueError: It is none.
     """
     if not is_wire_task_id(text):
-        raise ValueError("the task's id is none of ours")
+        raise ValueError("the task's id has not the form that this package makes")
     return text
 
 
@@ -294,7 +294,7 @@ def _progress(text: str | None) -> Progress | None:
         return None
     value, total = cast("tuple[object, object]", json.loads(text))
     if (number := finite_number(value)) is None:
-        raise ValueError("a progress is no number")
+        raise ValueError("a progress is not a number")
     return Progress(number, finite_number(total))
 
 

@@ -126,7 +126,7 @@ class TaskSeals:
         """
         longest = fixed[_MAX_TTL]
         if longest and now_ms > int(fixed[_CREATED_AT]) + int(longest) + CLOCK_SKEW_MS:
-            raise SnapshotUnreadableError("its task has outlived the longest life that it may have")
+            raise SnapshotUnreadableError("its task is older than its longest time to live")
 
     def change(self, ref: TaskRef, change: Change) -> Fields:
         """The fields that a change sets. Message and error are sealed, unless they are this library's own reason.

@@ -137,7 +137,7 @@ class Asker:
             async with asyncio.timeout(patience):
                 answer = await self._answer(question, round(patience * 1000))
         except TimeoutError:
-            logger.info("nobody answered a question of task %s within %g s", self._ref.shown_id, patience)
+            logger.info("no answer to a question of task %s within %g s", self._ref.shown_id, patience)
         finally:
             self._open.discard(question.key)
             withdrawn = await self._withdraw([question.key])
@@ -178,7 +178,7 @@ class Asker:
             try:
                 answers = await self._store.withdraw(self._ref, keys, attempt=self._call.attempt, at_ms=now_ms())
             except McpCeleryError:
-                logger.warning("a question of task %s could not be withdrawn", self._ref.shown_id)
+                logger.warning("could not withdraw a question of task %s", self._ref.shown_id)
         return answers
 
     async def aclose(self) -> None:

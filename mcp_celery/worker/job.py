@@ -202,7 +202,7 @@ class WorkerRuntime:
         try:
             ref, attempt = task_of(kwargs)
         except MalformedJobError as error:
-            logger.error("nobody can be told that a job is %s: %s", change.to, error)
+            logger.error("could not record that a job is %s: %s", change.to, error)
             return
         change = replace(change, attempt=attempt)
         try:
@@ -213,9 +213,9 @@ class WorkerRuntime:
             try:
                 until_store_answers_blocking(lambda: self.change(ref, change), _sleep)
             except McpCeleryError:
-                logger.error("could not tell that task %s is %s", ref.shown_id, change.to)
+                logger.error("could not record that task %s is %s", ref.shown_id, change.to)
         except StoredDataError as error:
-            logger.error("task %s is %s, and its record cannot be read: %s", ref.shown_id, change.to, error.reason)
+            logger.error("could not record that task %s is %s: %s", ref.shown_id, change.to, error.reason)
 
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """Apply a change to a task. Blocks the calling thread; on the asyncio pool it suspends the calling job alone.

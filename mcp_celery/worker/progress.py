@@ -141,7 +141,7 @@ class ProgressReporter:
                 if changed is None or changed.record.is_terminal or changed.record.attempt != self._attempt:
                     self.abandon()
             except McpCeleryError as error:
-                logger.warning("progress was not stored: %s", error)
+                logger.warning("could not store progress: %s", error)
 
     async def aclose(self) -> None:
         """End the writer. What it had not written is in :attr:`last_message`.

@@ -165,7 +165,7 @@ async def _index(console: Console, url: str, subject: Subject) -> Indexed:
     except EXPECTED as error:
         raise RunError(f"the call of {TOOL} failed: {first_of(error)}") from error
     if not handle.task_id:
-        raise RunError(f"the server answered the call of {TOOL} without making a task of it")
+        raise RunError(f"the server answered the call of {TOOL} without creating a task")
     if result.is_error:
         raise RunError(f"{TOOL} failed: {text_of(result)}")
     return Indexed(handle.task_id, result.structured_content, view.changes)
@@ -184,14 +184,14 @@ async def _watch(handle: TaskHandle, view: ProgressView) -> None:
                 view.show(state)
                 silence.reschedule(now() + SILENCE_SECONDS)
     except TimeoutError:
-        raise TimeoutError(f"nothing was heard of the task for {SILENCE_SECONDS:g} s") from None
+        raise TimeoutError(f"there was no news of the task for {SILENCE_SECONDS:g} s") from None
 
 
 def _print_index(console: Console, indexed: Indexed) -> None:
     try:
         print_index(console, indexed.structured)
     except ValueError as error:
-        raise RunError(f"{TOOL} returned something that is no index: {error}") from error
+        raise RunError(f"{TOOL} returned something other than an index: {error}") from error
 
 
 async def _find(console: Console, url: str, folder: Path) -> None:
@@ -222,7 +222,7 @@ class _Defaults:
             return types.ElicitResult(action="decline")
         fields: dict[str, Any] = params.requested_schema.get("properties", {})
         content = {name: field["default"] for name, field in fields.items() if "default" in field}
-        print_line(self.console, f"? {params.message}  {json.dumps(content)} by default, since nobody is asked here")
+        print_line(self.console, f"? {params.message}  {json.dumps(content)} by default: there is no terminal")
         return types.ElicitResult(action="accept", content=content)
 
 

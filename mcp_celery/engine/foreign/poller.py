@@ -62,7 +62,7 @@ class Watcher:
             except StoreUnavailableError:
                 more = False
             except Exception:
-                logger.exception("the results of exposed jobs could not be read")  # and the next time they may
+                logger.exception("could not read the results of exposed jobs")  # and the next time they may
                 more = False
             if not more:
                 await self._wait()
@@ -115,10 +115,10 @@ class Watcher:
             except StoreUnavailableError:
                 raise
             except TaskNotFoundError:
-                logger.debug("task %s has expired while its results were read", record.shown_id)
+                logger.debug("task %s expired while its results were read", record.shown_id)
             except McpCeleryError as error:
-                logger.error("task %s cannot be told what became of its job: %s", record.shown_id, error)
+                logger.error("could not record the outcome of the job of task %s: %s", record.shown_id, error)
             except Exception:
                 # One task whose result cannot be converted must not keep the others waiting.
-                logger.exception("task %s cannot be told what became of its job", record.shown_id)
+                logger.exception("could not record the outcome of the job of task %s", record.shown_id)
         return any(results is not None for results in found)

@@ -165,7 +165,7 @@ class LostJobs:
         except (QueueUnavailableError, StoreUnavailableError):
             raise
         except Exception:
-            logger.exception("could not tell in which queue the jobs of %r wait: none is taken for lost", component)
+            logger.exception("could not find the queue of the jobs of %r, so none of them counts as lost", component)
             return None
 
     def _queues(self, lanes: Iterable[Lane]) -> set[str]:

@@ -182,10 +182,10 @@ async def _cancel(engine: TaskEngine, caller: Caller, task_id: str) -> None:
     except TaskNotFoundError:
         return
     except TimeoutError:
-        logger.warning("the job of task %s goes on, though its caller is gone: the store does not answer", shown)
+        logger.warning("could not cancel task %s, whose caller has left: the store does not answer", shown)
         return
     except McpCeleryError as error:
-        logger.warning("the job of task %s goes on, though its caller is gone: %s", shown, error)
+        logger.warning("could not cancel task %s, whose caller has left: %s", shown, error)
         return
     await _retire(engine, caller, task_id)
 
@@ -194,4 +194,5 @@ async def _retire(engine: TaskEngine, caller: Caller, task_id: str, *, after_ms:
     try:
         await engine.retire(caller, task_id, after_ms=after_ms)
     except McpCeleryError as error:
-        logger.info("task %s is kept for its time to live: %s", shown_task_id(caller.scope, task_id), error)
+        shown = shown_task_id(caller.scope, task_id)
+        logger.info("could not delete task %s before its time to live is over: %s", shown, error)

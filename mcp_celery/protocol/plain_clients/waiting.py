@@ -63,7 +63,7 @@ async def attend(
     if _may_come_back(host, ctx):
         return await _attend(host, ctx, caller, task_id, seconds, is_only_way=is_only_way)
     with anyio.CancelScope() as presence:
-        background = BackgroundTasks(logger, "a client that leaves is not noticed")
+        background = BackgroundTasks(logger, "could not watch whether a client leaves")
         looking = background.start(_end_when_gone(ctx, presence), name=f"mcp-celery-presence-{task_id}")
         try:
             return await _attend(host, ctx, caller, task_id, seconds, is_only_way=is_only_way)

@@ -84,8 +84,8 @@ class CoreTasks:
         if not self._said_stateless:
             self._said_stateless = True
             logger.warning(
-                "stateless HTTP: clients of revision 2025-11-25 are not told of their tasks, cannot list them and "
-                "cannot be asked questions; they can poll, and wait with tasks/result"
+                "stateless HTTP: clients of revision 2025-11-25 get no push and no questions, and cannot list their "
+                "tasks; they can poll, and wait with tasks/result"
             )
 
     async def result(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:

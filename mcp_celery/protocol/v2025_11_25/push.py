@@ -79,7 +79,7 @@ class SessionPush:
         followers: BackgroundTasks | None = connection.state.get(_FOLLOWERS)
         if followers is None:
             followers = connection.state[_FOLLOWERS] = BackgroundTasks(
-                logger, "a session is not told of its task any more"
+                logger, "a session gets no further notifications of its task"
             )
             connection.exit_stack.push_async_callback(followers.aclose)
         following = _tell(_OnSession(connection), self._engine(), self._turns, record, progress_token)
@@ -130,10 +130,10 @@ async def _tell(
                             return
                         relay.show(view)
             except StoreUnavailableError as error:
-                logger.warning("a session is not told of its task %s for now: %s", created.shown_id, error)
+                logger.warning("could not notify a session of its task %s yet: %s", created.shown_id, error)
                 await asyncio.sleep(_FOLLOW_AGAIN_SECONDS)
             except McpCeleryError as error:
-                logger.warning("a session is not told of its task %s: %s", created.shown_id, error)
+                logger.warning("could not notify a session of its task %s: %s", created.shown_id, error)
                 return
             else:
                 return

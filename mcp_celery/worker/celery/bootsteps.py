@@ -147,7 +147,7 @@ def retries_of(headers: Mapping[str, Any]) -> int:
     try:
         return int(headers.get("retries") or 0)
     except (ValueError, TypeError, ArithmeticError):
-        raise MalformedJobError("the count of its retries is no number") from None
+        raise MalformedJobError("the count of its retries is not a number") from None
 
 
 def require_readable(app: Celery) -> None:

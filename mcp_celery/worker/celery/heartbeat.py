@@ -45,7 +45,7 @@ class Heart:
         self._beating = threading.Event()
         self._life: WorkerLife | None = None
         self._advertised: Mapping[str, str] = {}
-        self._work = BackgroundTasks(logger, "the heart of this worker could not do what it was asked")
+        self._work = BackgroundTasks(logger, "the heartbeat of this worker could not carry out an update")
         self._pid = 0
 
     def name(self, hostname: str) -> None:
@@ -179,7 +179,7 @@ class Heart:
                 # A store that does not answer now is not waited for.
                 await self._work.aclose(LAST_WORDS_SECONDS)
         except Exception:
-            logger.exception("the heartbeat of this worker has failed; its jobs will be taken for lost")
+            logger.exception("the heartbeat of this worker has failed; the reaper will treat its jobs as lost")
             raise
         finally:
             self._beating.set()

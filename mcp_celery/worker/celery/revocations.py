@@ -89,7 +89,7 @@ class RevokedWatch:
                     pause = STORE_PAUSE_SECONDS
                     break
                 except Exception:
-                    logger.exception("the task of the revoked job %s could not be cancelled", waiting[0])
+                    logger.exception("could not cancel the task of the revoked job %s", waiting[0])
                 waiting.popleft()
 
     def _cancel(self, job_id: str) -> None:
