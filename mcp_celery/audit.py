@@ -9,7 +9,7 @@ any id that was refused.
 ``event``          level   when
 ================== ======= ============================================================================================
 ``task.created``   INFO    a task was made and its job published; with ``task_type`` and ``component``
-``task.ended``     INFO    a task got its last status, whoever gave it; with ``task_status``, ``component``,
+``task.ended``     INFO    a task got its last status, from any process; with ``task_status``, ``component``,
                            ``attempt``, ``duration_ms`` (since its creation), and ``tool_error``: ``true`` where the
                            tool has failed, though the task is completed
 ``task.retrieved`` INFO    a caller was given the outcome, asked for or pushed; with ``task_status``. DEBUG: a caller
@@ -123,7 +123,7 @@ def refused(scope: str | None, task_id: str | None, reason: Reason, number: int 
         number: How many tasks the request names that are refused for this reason.
     """
     if logger.isEnabledFor(logging.INFO):
-        # Whoever asked: the id may be an anonymous task's.
+        # For every caller: the id may be an anonymous task's.
         shown = None if task_id is None else shown_task_id(None, task_id)
         details, extra = f"reason={reason}", {"reason": reason}
         if number > 1:

@@ -101,7 +101,7 @@ class TaskConfig:
             admits ``InputRequiredResult``, else ``"during"``. ``"before"`` also moves the first questions of
             ``Resolve(…)`` parameters in front of the task.
         foreground: Where a tool runs for a client that follows no task. ``"server"``: in the server's own process.
-            ``"worker"``: on a worker all the same; the server waits for the job, passes its progress on, and cancels it
+            ``"worker"``: also on a worker; the server waits for the job, passes its progress on, and cancels it
             when the client goes. None: the server's setting, ``MCP_CELERY_FOREGROUND``.
         input_timeout: Seconds that a tool waits for the answer to a question that it *awaits* (``ctx.elicit``, …). Then
             it gets a ``cancel`` answer; for sampling and roots, which have none, an error. Also how long a job on a

@@ -76,7 +76,7 @@ def configured_queue() -> str | None:
 
 
 def broker_of(app: Celery) -> str | None:
-    """The broker that somebody has configured for an app; None where nobody has.
+    """The broker that an app is configured with; None where it has none.
 
     ``memory://`` is none: it is what this module's app has where tasks are kept in memory.
     """

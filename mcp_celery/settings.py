@@ -26,7 +26,7 @@ MEMORY_URL: Final = "memory://"
 CELERY_CREDENTIALS: Final = "mcp_celery.redis_credentials:celery_credentials"
 """What gives kombu and Celery the credentials of the records' Redis, where they use the same."""
 BROKER_PASSWORD: Final = "mcp_celery.redis_credentials:broker_password"  # noqa: S105 - the name of a function
-"""What gives kombu the password of a Unix socket's URL. kombu would show it to everybody who may inspect a worker."""
+"""What gives kombu the password of a Unix socket's URL. kombu would show it to everyone who may inspect a worker."""
 LogFormat = Literal["text", "json"]
 ComponentMatch = Literal["exact", "accepts"]
 """Which version of a component may run a job: the server's; or, where no live worker has that, one that takes the

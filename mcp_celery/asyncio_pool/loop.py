@@ -54,7 +54,7 @@ class LoopThread:
                 logger.debug("the event loop has ended: %r is not called", function)
 
     def _run_calls(self) -> None:
-        self._woken = False  # first: whoever adds a call after this line wakes the loop again
+        self._woken = False  # first: a call that is added after this line wakes the loop again
         while self._calls:
             function, args = self._calls.popleft()
             try:

@@ -29,7 +29,7 @@ class BlockingCalls:
         threads: How many calls run at a time; further calls wait in order.
         timeout_seconds: How long the service may take to answer.
         is_silence: Whether an error says that the service did not answer, for example a time-out of its driver.
-        outage: Whether the service is lost, where somebody keeps account of that: then silence is not logged again.
+        outage: Whether the service is lost, where the owner keeps track of that: then silence is not logged again.
     """
 
     def __init__(

@@ -104,7 +104,7 @@ def send_job(
         options = {**options, "declare": []}
     # Without a limit, a broker that takes a message but does not confirm it blocks the thread and later messages.
     limits = {"timeout": timeout_seconds, "confirm_timeout": timeout_seconds}
-    # RabbitMQ confirms, and drops, a message that reaches no queue, for example because somebody has deleted it. With
+    # RabbitMQ confirms, and drops, a message that reaches no queue, for example because it was deleted. With
     # `mandatory` that is an error; the publisher tries again on a new connection, and declares the queue there.
     try:
         amqp.send_task_message(producer, name, message, retry=False, **{**options, **limits, "mandatory": True})

@@ -220,7 +220,7 @@ class CeleryQueue(TaskQueue):
             logger.warning("could not revoke %s on the workers in time", job_ids[0])
 
     async def _tell_of_revoke(self, job_ids: Sequence[str], *, terminate: bool) -> None:
-        # In the thread that publishes such jobs, so never before them: workers forget what they were told too early.
+        # In the thread that publishes such jobs, so never before them: workers forget revokes that arrive too early.
         publisher = self._single if len(job_ids) == 1 else self._several
         try:
             await publisher.do_at_last(lambda: self._revoke(publisher, job_ids, terminate=terminate))
@@ -299,7 +299,7 @@ class CeleryQueue(TaskQueue):
                 logger.debug("the broker does not say how many jobs wait in %s: %s", name, type(error).__name__)
                 return None
             if connection.declared_entities is not None:
-                # kombu declares a queue once for each connection, but somebody may have deleted this one.
+                # kombu declares a queue once for each connection, but this one may have been deleted since.
                 connection.declared_entities.clear()
             return 0
         except NotImplementedError:

@@ -207,7 +207,7 @@ class CeleryResults:
         self._replace_idle()
         backend = self._backend
         if self._app.conf.task_always_eager:
-            # Celery stores no results then, and warns of whoever reads one. Ours are stored.
+            # Celery stores no results then, and warns where one is read. Those of tasks are stored.
             return _stored(backend._get_task_meta_for(job_id))
         return _stored(backend.get_task_meta(job_id, cache=False))
 
@@ -238,7 +238,7 @@ class CeleryResults:
                 if _is_of_the_result(error):
                     found[job_id] = _unreadable(error)
                 else:
-                    failed = error  # and the next may be read all the same
+                    failed = error  # and the next may still be read
         if failed is not None:
             if len(found) == had:
                 raise failed

@@ -96,8 +96,8 @@ UDS: Final = click.Option(
     ["--uds"],
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="PATH",
-    help="Listen on this Unix socket, for a proxy, instead of --host and --port. Whoever may enter its folder can "
-    "connect.",
+    help="Listen on this Unix socket, for a proxy, instead of --host and --port. Every user who may enter its "
+    "folder can connect.",
 )
 ROOT_PATH: Final = click.Option(
     ["--root-path"],

@@ -72,7 +72,7 @@ class TaskHandle(Generic[ResultT]):
     def questions(self) -> Mapping[str, JSON]:
         """The open questions by their keys, as the server sent them: ``{"method": …, "params": …}``.
 
-        None on connections of revision 2025-11-25, whose servers ask the client's callbacks and nobody else.
+        None on connections of revision 2025-11-25, whose servers ask the client's callbacks only.
         """
         return self._task.state.input_requests
 
@@ -176,7 +176,7 @@ class TaskHandle(Generic[ResultT]):
         """Call something with each change: of its status, its message, its progress.
 
         An error in a callback is logged, and harms no other. Async callbacks run one call at a time, miss states where
-        they take long, and end with the client's context. Where the task has ended already, its last state is told.
+        they take long, and end with the client's context. Where the task has ended already, its last state is given.
 
         Args:
             callback: Called with the new state, or a coroutine function.

@@ -187,7 +187,7 @@ class TaskChannel(ABC):
         Args:
             method: The request's.
             params: Its parameters.
-            ttl: How long the server shall keep the task, in milliseconds; None: as it likes.
+            ttl: How long the server is asked to keep the task, in ms; None: the server's default.
             seconds: How long to wait for the answer; None: as the client has it.
 
         Returns:

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class FollowedTask:
-    """What one client knows of a task. Whoever holds it lets it be followed; nobody does, nothing follows it.
+    """What one client knows of a task. It is tracked only while it is referenced; once collected, polling ends.
 
     Args:
         state: Its first state.
@@ -56,7 +56,7 @@ class FollowedTask:
         state: The newest state.
         revision: How many changes there have been since it is followed.
         failure: Why nothing more will be heard of it, where that is so.
-        asked: Keys of questions that have been put to somebody, so that nobody is asked twice.
+        asked: Keys of questions that have been asked, so that none is asked twice.
         refused: Why an open question gets no answer from this client, by its key.
         due: When to ask for its state next, in the event loop's time.
         is_asking: Whether its state is being asked for.

@@ -201,7 +201,7 @@ def _error_data(data: Any, data_json: Any) -> Any:
 
 
 def expired(retries: int = 0) -> Change:
-    """The change of a job that nobody began in time, given how often it had been tried again."""
+    """The change of a job that no worker started in time, given how often it had been retried."""
     error = RpcError(INTERNAL_ERROR, EXPIRED_REASON)
     return Change(to="failed", unless_begun=retries, error=error, status_message=EXPIRED_REASON)
 

@@ -1,7 +1,7 @@
-"""What clients are told of a task whose job still waits in the broker's queue: that no worker lives, or how many jobs
-are ahead.
+"""The note that clients get with a task whose job still waits in the broker's queue: that no worker lives, or how many
+jobs are ahead.
 
-The record says nothing of it, since nobody changes the record meanwhile. So the note is added when the task is read. It
+The record says nothing of it, since it does not change meanwhile. So the note is added when the task is read. It
 costs one look at the store in two seconds, for all tasks that wait, and none while no task that waits is read.
 """
 

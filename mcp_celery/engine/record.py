@@ -18,7 +18,7 @@ from mcp_celery.logs import shown_task_id
 JSONObject = dict[str, Any]
 
 RETIRED_MS: Final = 60_000
-"""How long a task is kept that nobody will ask for again: what is still said of its job finds it, and people do."""
+"""Grace period before an unneeded task is deleted, so that late signals and operators can still find it."""
 
 
 def now_ms() -> int:
@@ -50,7 +50,7 @@ class Caller:
     def owner(self) -> Caller:
         """Whose list of tasks it may see: those of its scope; an anonymous caller's, those of its session.
 
-        The session is a digest here: who reads keys and records shall not be able to speak in its name.
+        The session is a digest here, so that readers of keys and records cannot impersonate it.
         """
         if self.scope is not None or self.session is None:
             return Caller(self.scope, self.issuer)

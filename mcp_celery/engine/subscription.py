@@ -1,7 +1,7 @@
 """Following tasks: subscribe, load, then load again whenever the bus hints at a change.
 
-The order matters. The subscription is in force before the first load, so a change falls into one or the other; and what
-is told is always what was loaded, so that a repeated, merged or lost hint changes nothing but the moment.
+The order matters. The subscription is in force before the first load, so a change falls into one or the other.
+Subscribers always get what was loaded, so that a repeated, merged or lost hint changes only the time.
 """
 
 from __future__ import annotations

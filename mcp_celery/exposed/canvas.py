@@ -25,7 +25,7 @@ MAX_PARTS: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """What somebody's function has made of a request: a copy, since Celery writes ids into it.
+    """What a user's function has made of a request: a copy, since Celery writes ids into it.
 
     Attributes:
         signature: The whole.
@@ -47,7 +47,7 @@ def canvas_of(made: object, tool_name: str, app: Celery | None = None) -> Canvas
     """Take a signature apart.
 
     Args:
-        made: What somebody's function returned.
+        made: What the user's function returned.
         tool_name: For errors.
         app: Whose the copy is to be, None for that of the signature.
 

@@ -24,7 +24,7 @@ from mcp_celery.keys import TaskType
 logger = logging.getLogger(__name__)
 
 _DELIBERATE: Final = "ToolError"
-"""The SDK's exception for what a model shall read; a job that raises one of that name means the same."""
+"""The SDK's exception for texts to the model; a job that raises one of that name means the same."""
 _UNDECLARED: Final = FuncMetadata(arg_model=ArgModelBase)
 """Converts the results of a tool that is no longer declared."""
 

@@ -28,7 +28,7 @@ PAUSE_SECONDS: Final = 5.0
 CHECK_SECONDS: Final = 0.5
 """How often it is asked whether there is something to listen for."""
 DRAIN_SECONDS: Final = 0.25
-"""How soon a listener ends that is told to."""
+"""How soon a listener ends after it was asked to, in seconds."""
 LINGER_SECONDS: Final = 30.0
 """How long a listener goes on when there is nothing to listen for: the next job may come soon."""
 ANSWER_SECONDS: Final = 1.0

@@ -212,7 +212,7 @@ class ExposedCanvas(ExposedTool):
 
 
 def config_of_job(config: TaskConfig, name: str) -> TaskConfig:
-    """What may be declared of a tool that is somebody's job. It never runs in the server.
+    """What may be declared of a tool that is a user's job. It never runs in the server.
 
     Raises:
         ConfigurationError: An option has no effect on a job that is declared elsewhere.

@@ -26,7 +26,7 @@ async def requeued(opened: Open, task: InspectedTask, *, force: bool) -> None:
     Args:
         opened: Its server.
         task: The task.
-        force: Whether a body that has started and may have had effects is repeated all the same.
+        force: Whether a body that has started and may have had effects is repeated nevertheless.
 
     Raises:
         StoreUnavailableError: The store did not answer.

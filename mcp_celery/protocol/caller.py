@@ -32,7 +32,7 @@ _SESSION: Final = "mcp_celery/session"
 _PROCESS: Final = secrets.token_urlsafe(32)
 """Tells this process from every other."""
 _HOME_BITS: Final = 64
-"""Of an IPv6 address: the rest of it, whoever has one can choose."""
+"""Prefix length that identifies an IPv6 client, which chooses the remaining 64 bits itself."""
 
 
 def caller_of_request(ctx: RequestContext | None) -> Caller:

@@ -1,4 +1,4 @@
-"""What the protocol needs of the server it speaks for, and what it makes of a request that shall become a task."""
+"""What the protocol needs of the server it speaks for, and how it makes a submission of a request for a task."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ class Relay:
         asking = tuple(self._asking.values())
         for task in asking:
             task.cancel()
-        # What has been answered is delivered, though whoever carried the question is gone.
+        # Answers that have arrived are delivered, although the channel of the question is gone.
         with anyio.CancelScope(shield=True):
             await asyncio.gather(*asking, *self._delivering, return_exceptions=True)
 
@@ -199,7 +199,7 @@ class Relay:
                 return
             answering = group.create_task(self._answer_to(request))
             if await self._is_gone_before(answering):
-                await turn.aclose()  # the next channel has its turn; an answer that comes here all the same counts too
+                await turn.aclose()  # the next channel has its turn; an answer that still comes here counts too
             answer = await answering
             if answer is None:
                 return
@@ -216,7 +216,7 @@ class Relay:
         return False
 
     async def _is_open(self, key: str) -> bool:
-        """Whether nobody has answered it while another channel had its turn."""
+        """Whether it is still without an answer after another channel had its turn."""
         try:
             return key in (await self._engine.get(self._caller, self._task_id)).input_requests
         except McpCeleryError:

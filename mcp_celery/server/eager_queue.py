@@ -136,7 +136,7 @@ class EagerQueue(TaskQueue):
         runtime: What its jobs share.
         jobs: They themselves, by name.
         running: Where those that run are noted.
-        closed: Called when it is closed, with the time by which the server's jobs shall have ended.
+        closed: Called when it is closed, with the time by which the server's jobs have to end.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class EagerQueue(TaskQueue):
 
     @override
     async def publish(self, record: TaskRecord, submission: Submission) -> None:
-        """Begin the record's job, after what the event loop does now: the answer to whoever asked for it.
+        """Start the record's job on a later turn of the event loop, so that the response is sent first.
 
         Raises:
             QueueUnavailableError: It is a canvas, or a job that this process does not have.
@@ -246,7 +246,7 @@ class EagerQueue(TaskQueue):
     async def aclose(self) -> None:
         """End the jobs that run, and wait for their threads.
 
-        The jobs' own loop is closed when all have ended: what it submits is waited for by whoever ends it.
+        The jobs' own loop closes when all have ended; the code that closes it waits for what the loop submits.
         """
         if self._closed is None:
             return

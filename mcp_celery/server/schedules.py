@@ -240,7 +240,7 @@ class Schedules:
 class ScheduleJob(_CeleryTask):
     """The Celery task of the ticks of a server. Its name is ``mcp.{namespace}.schedule``."""
 
-    # A worker that dies has another one submit the task, which is made once all the same.
+    # A worker that dies has another one submit the task, which is still created only once.
     acks_late = True
     reject_on_worker_lost = True
     acks_on_failure_or_timeout = True
@@ -309,7 +309,7 @@ class Scheduling:
         catch_up: bool = False,
         name: str | None = None,
     ) -> None:
-        """Have Celery beat run a tool as a task of somebody, who lists and follows it as any task.
+        """Have Celery beat run a tool as a task of an owner, who lists and follows it as any task.
 
         ```python
         server.schedule("build_report", {"year": 2026}, crontab(hour=6, minute=0), owner="client-a|alice")

@@ -197,7 +197,7 @@ def decode_published(values: Sequence[bytes | None], at_ms: int | None = None) -
         None if one is None else one.decode() for one in values
     )
     recorded = None if fingerprint is None else tuple(sorted(_options(options).items()))
-    hash(recorded)  # a list among the values is none of ours
+    hash(recorded)  # a list among the values was not written by this package
     return PublishedJob(key or "", int(created or 0) if at_ms is None else at_ms, job_name, declared_as, recorded)
 
 

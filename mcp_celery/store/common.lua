@@ -120,7 +120,7 @@ local function live_at_least(key, left)
   end
 end
 
--- What is left of a key's life in ms, for another that shall end with it.
+-- What is left of a key's life in ms, for another that is to end with it.
 local function rest_of_life(key)
   return math.max(redis.call('PTTL', key), 1)
 end

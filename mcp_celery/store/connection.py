@@ -353,7 +353,7 @@ class StoreClient:
 
     Attributes:
         redis: redis-py's, to make calls of.
-        outage: Whether the store is lost, where somebody keeps account of that.
+        outage: Whether the store is lost, where the owner keeps track of that.
     """
 
     def __init__(self, client: redis.asyncio.Redis, heard: Heard, *, most: int, timeout_seconds: float) -> None:

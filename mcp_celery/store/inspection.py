@@ -86,7 +86,7 @@ class LeasedWorker:
 
 
 class RedisInspection:
-    """Reads the tasks of one server, whoever made them.
+    """Reads the tasks of one server, of every caller.
 
     Args:
         store: Whose connections are used.
@@ -297,7 +297,7 @@ class RedisInspection:
 
         Args:
             record: The task.
-            force: Whether a body that has started and may have had effects is repeated all the same.
+            force: Whether a body that has started and may have had effects is repeated nevertheless.
         """
         return await self._store.run(commands.requeue(self._keys, record, force=force))
 
@@ -311,7 +311,7 @@ async def namespaces_in(store: RedisTaskStore) -> list[str]:
     """The namespaces whose servers or workers have used a store.
 
     Args:
-        store: Any store with the key prefix. The names are found with ``SCAN``, which blocks nobody.
+        store: Any store with the key prefix. The names are found with ``SCAN``, which blocks no other client.
 
     Raises:
         StoreUnavailableError: The store did not answer.

@@ -83,7 +83,7 @@ class RedisKeys:
         return self.record(task_scope, task_id) + ":deleted"
 
     def channel(self, task_scope: str | None, task_id: str) -> str:
-        """Pub/sub channel on which each change of the task is told."""
+        """Pub/sub channel on which each change of the task is announced."""
         return self.record(task_scope, task_id) + ":events"
 
     @property
@@ -119,7 +119,7 @@ class RedisKeys:
         return f"{self._root}:task:"
 
     def index(self, task_scope: str | None, issuer: str | None, session: str | None) -> str | None:
-        """Sorted set: where the tasks stand that an owner may list. None where nobody may.
+        """Sorted set: the tasks that their owner may list. None where the task cannot be listed.
 
         Args:
             task_scope: The owner's scope, None for an anonymous one.

@@ -2,7 +2,7 @@
 
 ``ctx.elicit`` and its like end here. The question is kept with the task's record, where the caller finds it, and the
 job learns of the answer by the task's bus; what counts is always what is read from the store, so a lost hint costs a
-moment. A question that nobody waits for any more is withdrawn.
+moment. A question of an abandoned job is withdrawn.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Asker:
             timeout_seconds: How long the component itself waits for an answer, None for as long as is configured.
 
         Returns:
-            The result of the request in wire form. A form or URL that nobody answers in time is a ``cancel``.
+            The result of the request in wire form. A form or URL without an answer in time is a ``cancel``.
 
         Raises:
             MCPError: -32021 when the client did not declare that it can be asked this; the error that it answered with;

@@ -85,7 +85,7 @@ class JobDispatchContext:
             await self._progress.report(params.get("progress"), params.get("total"), params.get("message"))
 
     def is_abandoned(self) -> bool:
-        """Whether nobody waits for the job any more."""
+        """Whether the job is abandoned: its task has ended, or another attempt counts."""
         return self._progress.abandoned
 
     def check(self) -> None:

@@ -42,7 +42,7 @@ LONGEST_DELAY_MS: Final = 8_000
 MOST_BYTES: Final = 500_000_000
 """A larger folder would be read for minutes."""
 SHOWN_URL: Final = "http://127.0.0.1:8000"
-"""Where ``dev`` serves, unless it is told otherwise."""
+"""Where ``dev`` serves by default."""
 SILENCE_SECONDS: Final = 60.0
 """A worker is up within seconds, on a slow machine within some more, and then every file is pushed."""
 
@@ -195,7 +195,7 @@ def _print_index(console: Console, indexed: Indexed) -> None:
 
 
 async def _find(console: Console, url: str, folder: Path) -> None:
-    """The second act: a tool that asks in the middle of its work. Whoever is at the terminal answers."""
+    """The second act: a tool that asks in the middle of its work. The user at the terminal answers."""
     lines = Lines()
     answer = Prompter(console, lines, nullcontext).elicit if lines.is_terminal else _Defaults(console)
     print_line(console, f"\nCalling the tool {ASKING_TOOL}, which has a question")
@@ -212,7 +212,7 @@ async def _find(console: Console, url: str, folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Defaults:
-    """Answers a form with its default values, where nobody is at the terminal."""
+    """Answers a form with its default values, where there is no terminal."""
 
     console: Console
 

@@ -330,7 +330,7 @@ def requeue(server: str | None, namespace: str | None, task: str, force: bool, m
         server: The server, as it is named.
         namespace: The server's namespace.
         task: As for :func:`show`.
-        force: Whether a body that has started and may have had effects is repeated all the same.
+        force: Whether a body that has started and may have had effects is repeated nevertheless.
         machine: Whether to print JSON.
         app: The Celery app, as it is named.
     """

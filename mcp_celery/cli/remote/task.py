@@ -69,7 +69,7 @@ def answer(url: str, task_id: str, headers: Headers, given: tuple[dict[str, Any]
 
 
 async def _asked(attendant: Attendant, handle: TaskHandle) -> dict[str, types.InputResponse]:
-    """The answers of somebody at the prompt.
+    """The answers of the user at the prompt.
 
     Raises:
         ClientError: A question is none for a user.

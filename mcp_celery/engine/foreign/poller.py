@@ -1,8 +1,8 @@
-"""The watcher: learns what became of exposed jobs, whose workers tell us nothing, and tells it of their tasks.
+"""The poller: reads the results of exposed jobs, whose workers report nothing to the record, and updates their tasks.
 
-Servers share the open tasks: whoever asks first for those that are due has them for one interval. A server that dies
-with some is replaced by the others at the next, and one more server means no more reading. A change goes through the
-store, which tells of it as of every other, so a follower hears of it on whichever server it is connected to.
+Servers share the open tasks: the first server that asks for those that are due has them for one interval. When a server
+dies with some, the others take them at the next interval; another server means no more reads. A change goes through the
+store, which announces it like every other, so a subscriber gets it on whichever server it is connected to.
 """
 
 from __future__ import annotations

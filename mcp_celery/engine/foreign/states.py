@@ -1,4 +1,4 @@
-"""What becomes of tasks whose jobs other people's workers run: Celery's result backend says it, and nobody else.
+"""What becomes of tasks whose jobs other people's workers run: Celery's result backend is the only source.
 
 Such a worker knows nothing of MCP, so there are no claims, no snapshot and no second delivery. The states of its jobs
 are read instead, and each that the record does not tell yet becomes a change of it.
@@ -55,7 +55,7 @@ NOT_OF_THE_JOB: Final = frozenset(
 RETRY_MESSAGE: Final = "Trying again"
 
 Results = Sequence[StoredResult | None]
-"""What is stored of a task's jobs, in the order of its ``job_ids``; None for one that nobody has begun."""
+"""What is stored of a task's jobs, in the order of its ``job_ids``; None for one that has not started."""
 
 
 class Exposure(Protocol):

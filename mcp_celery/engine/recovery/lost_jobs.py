@@ -99,7 +99,7 @@ class LostJobs:
         self._declared = declared
         self._policy = policy
         self.skipped = 0
-        """How many unclaimed jobs the next sweep shall leave out, the oldest first: those that this one has seen."""
+        """How many unclaimed jobs the next sweep leaves out, the oldest first: those that this one has seen."""
         self._empty: dict[str, EmptyTimes] = {}
         self._later: dict[Lane, LaterClaims] = {}
         self._seen: set[Lane] = set()

@@ -114,7 +114,7 @@ class Reaper:
             self._seen.clear()
             self._lost.forget()
             return False
-        # After an outage of the store, the live workers get the time to say so before anybody is taken for dead.
+        # After a store outage the reaper waits one lease, so that live workers can renew theirs first.
         if self._trusts_deaths_at is None:
             self._trusts_deaths_at = self._now() + self._policy.lease_ms / 1000
         trusts_deaths = self._now() >= self._trusts_deaths_at

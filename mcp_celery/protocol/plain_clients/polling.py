@@ -45,7 +45,7 @@ _NEXT: Final[dict[TaskStatus, str]] = {
 
 
 class TaskState(BaseModel):
-    """How a task stands, as a model is told."""
+    """The state of a task, in words for a model."""
 
     task_id: str
     status: TaskStatus

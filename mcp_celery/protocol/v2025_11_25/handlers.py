@@ -116,7 +116,7 @@ class CoreTasks:
         """``tasks/list``.
 
         Raises:
-            MCPError: -32601 on stateless HTTP, where it is not declared; -32602 for a cursor that nobody gave.
+            MCPError: -32601 on stateless HTTP, where it is not declared; -32602 for a cursor that no server gave.
         """
         caller = caller_of_request(ctx)
         if caller.session is None:

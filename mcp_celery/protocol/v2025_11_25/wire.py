@@ -97,7 +97,7 @@ def encode_created(record: TaskRecord, immediate_response: str | None = None) ->
 
     Args:
         record: The new task.
-        immediate_response: What the model is told at once, None for nothing.
+        immediate_response: A text for the model until the result is there, None for none.
     """
     created: JSONObject = {"task": encode_task(record)}
     if immediate_response is not None:

@@ -129,7 +129,7 @@ def runtime_of(app: Celery, job_name: object) -> WorkerRuntime | None:
 
     Args:
         app: The worker's app.
-        job_name: The name in a message, which anybody who can write to the queue chooses.
+        job_name: The name in a message, which every writer to the queue can choose.
     """
     tag, _dot, rest = job_name.partition(".") if isinstance(job_name, str) else ("", "", "")
     namespace = rest.partition(".")[0]

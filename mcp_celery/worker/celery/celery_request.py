@@ -47,7 +47,7 @@ class DiscreetRequest(_Request):
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """End the job as its pool can; where it cannot (threads), by cancelling its coroutine.
 
-        A tool that is no coroutine goes on in its thread, and is told when it uses its context.
+        A tool that is no coroutine goes on in its thread, and ends when it uses its context.
         """
         try:
             super().terminate(pool, signal)

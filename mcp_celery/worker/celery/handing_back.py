@@ -198,7 +198,7 @@ def component_of(job_name: object) -> str:
 class HandingBack(bootsteps.StartStopStep):
     """Part of a worker's consumer: has it hand unknown jobs back, and advertises the components whose jobs it takes.
 
-    It advertises them while it consumes their queues: a worker that shuts down, or was told to consume a queue no more
+    It advertises them while it consumes their queues: a worker that shuts down, or is to stop consuming a queue
     (``celery control cancel_consumer``), takes no jobs. One that has lost its broker takes jobs again when it has
     connected anew, and goes on advertising: else a worker of another version that connects first would fail its jobs.
     """

@@ -49,7 +49,7 @@ class Heart:
         self._pid = 0
 
     def name(self, hostname: str) -> None:
-        """Note the worker's node name, before its pool forks: jobs of a worker within tests are told the machine's."""
+        """Note the worker's node name, before its pool forks: jobs of a worker within tests get the machine's."""
         self._hostname = hostname
 
     def worker_id(self, hostname: str) -> str:

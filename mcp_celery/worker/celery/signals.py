@@ -124,7 +124,7 @@ def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, *
 def on_unknown(sender: Any = None, message: Any = None, name: Any = None, **_: Any) -> None:
     """A job of ours that this worker, whose consumer says so, does not know: failed, never ``working`` for ever.
 
-    The name alone says whose job it is, and anybody who can write to the queue chooses it. So a worker ends tasks of
+    The name alone says whose job it is, and every writer to the queue can choose it. So a worker ends tasks of
     the servers that it serves, and of no other: that one learns from Celery's stored result that its job was rejected.
     """
     if not isinstance(name, str) or not name.startswith("mcp."):
