@@ -108,7 +108,7 @@ class TaskConfig:
             worker waits for a client that follows no task to send its call again with answers (2026-07-28).
         required_scopes: OAuth scopes that a caller's token must have, to use the component, as a task or not, and to
             read, answer or cancel its tasks.
-        version: The component's version, where its arguments do not tell it: of up to 40 letters, digits, ``.``, ``_``
+        version: The component's version, where its arguments do not show it: up to 40 letters, digits, ``.``, ``_``
             and ``+``. Jobs go to workers with the same version (``MCP_CELERY_COMPONENT_MATCH``). Change it when the
             function comes to do something else with the same arguments. None: the component's own, if its kind of
             server has versions.

@@ -152,7 +152,7 @@ class Settings(BaseSettings):
     other_store: OtherStore = Field(
         "stop",
         description="What a worker does that receives a job whose task another Redis or key prefix keeps: `stop`, it "
-        "gives the job back and consumes its queue no more until the task is found; `drop`, it drops the job.",
+        "gives the job back and stops consuming its queue until the task is found; `drop`, it drops the job.",
     )
     max_input_bytes: int = Field(
         1_048_576, gt=0, description="Size of the answers that one `tasks/update` may bring, as JSON."
@@ -171,7 +171,7 @@ class Settings(BaseSettings):
     )
     exposed_events: bool = Field(
         True,
-        description="Whether it reads them also when Celery's events tell of a change (workers with `-E`).",
+        description="Whether it reads them also when Celery's events announce a change (workers with `-E`).",
     )
     max_listen_tasks: int = Field(1_000, gt=0, description="Task ids that one `subscriptions/listen` may name.")
     max_streams_per_scope: int = Field(

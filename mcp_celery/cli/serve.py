@@ -301,7 +301,7 @@ class _Server(uvicorn.Server):
         config: uvicorn's.
         url: Where it answers.
         uds: Its Unix socket, None where it has none.
-        health: Is told that the server is about to end.
+        health: Reports the server as unready when it is about to end.
         settings: For how long it goes on to serve after SIGTERM, and how it collects garbage.
     """
 

@@ -261,7 +261,7 @@ class _CheckedBlocking(blocking.AbstractConnection):
     """As :class:`_Checked`, of the blocking client.
 
     Args:
-        heard: Is told of silence.
+        heard: Called when the store is silent.
         idle_seconds: After which time without a command it is replaced.
         options: As for redis-py.
     """
