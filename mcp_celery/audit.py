@@ -59,9 +59,9 @@ def created(scope: str | None, task_id: str, task_type: str, component: str) -> 
 
     Args:
         scope: Whose it is.
-        task_id: Its id, one of ours.
+        task_id: Its id, made by this package.
         task_type: Kind of its component.
-        component: What the component is declared as: a template, where the client's URI would tell contents.
+        component: What the component is declared as: a template, where the client's URI would reveal contents.
     """
     if logger.isEnabledFor(logging.INFO):
         shown = _quoted(component)
@@ -76,7 +76,7 @@ def ended(
 
     Args:
         scope: Whose it is.
-        task_id: Its id, one of ours.
+        task_id: Its id, made by this package.
         status: The status.
         component: What the component is declared as.
         attempt: Which publication of the job counted, from 1.
@@ -115,11 +115,11 @@ def refused(scope: str | None, task_id: str | None, reason: Reason, number: int 
 
     Args:
         scope: Who asked.
-        task_id: What for; None for what cannot be an id of ours, which is not repeated. Of several tasks that a request
+        task_id: What for; None for what cannot be a task id, which is not repeated. Of several tasks that a request
             names, the first.
         reason: ``unknown``: there is none, it has expired, or it is another caller's; ``issuer``: it belongs to the
             same subject of another issuer; ``scopes``: the token lacks scopes that its component needs; ``malformed``:
-            it cannot be an id of ours.
+            it cannot be a task id.
         number: How many tasks the request names that are refused for this reason.
     """
     if logger.isEnabledFor(logging.INFO):

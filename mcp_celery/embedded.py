@@ -257,7 +257,7 @@ def _start(files: _Files) -> None:
 
 
 def _answers(files: _Files) -> bool:
-    """Wait for the server's answer, and tell False as soon as there is no server to wait for.
+    """Wait for the server's answer, and return False as soon as there is no server to wait for.
 
     A server that reads its data may take as long as it needs; one that says nothing may not.
     """

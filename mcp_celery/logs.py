@@ -1,7 +1,7 @@
 """Keeps log lines safe to read: escapes characters that a terminal would obey, and shortens ids of anonymous tasks.
 
 The id of an anonymous task is the right to read it, so a reader of logs must not get it. Its first characters remain,
-and tell an operator which task a line is about. Every log line of ours that names a task by its id uses
+and show an operator which task a line is about. Every log line of this package that names a task by its id uses
 :func:`shown_task_id`. :class:`ShortIds` shortens the ids in compound keys and Celery ids, in our lines and in Celery's.
 """
 

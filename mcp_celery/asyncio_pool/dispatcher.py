@@ -1,4 +1,4 @@
-"""Brings jobs to their end: gives each its strand, its limits and its interruption, and tells Celery of it."""
+"""Brings jobs to their end: gives each its strand, its limits and its interruption, and reports to Celery."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ AGAIN_SECONDS: Final = 0.5
 
 
 class ResizablePool(Protocol):
-    """The pool, as it is asked and told."""
+    """The pool, as the growth sees it."""
 
     @property
     def limit(self) -> int:

@@ -96,7 +96,7 @@ class Callbacks:
     """Called with an ``ExceptionInfo``."""
 
     def request(self) -> Request | None:
-        """The request behind them, whose bound methods they are. It alone can tell whether it is still wanted."""
+        """The request behind them, whose bound methods they are. It alone knows whether it is still wanted."""
         owner = getattr(self.accept_callback, "__self__", None)
         return owner if isinstance(owner, Request) else None
 

@@ -28,7 +28,7 @@ class Mailbox(Protocol):
     """Where jobs post."""
 
     def post(self, tell: Callable[..., Any], *args: Any) -> None:
-        """Have something told. From any thread; never waits."""
+        """Post a callback. From any thread; never waits."""
         ...
 
     def attach(self, hub: Any) -> None:
@@ -75,7 +75,7 @@ class HubMailbox:
         self._hub: Any = None
 
     def post(self, tell: Callable[..., Any], *args: Any) -> None:
-        """Have something told on the hub's thread."""
+        """Post a callback for the hub's thread."""
         self._letters.append((tell, args))
         if not self._rung:
             self._ring()
@@ -142,7 +142,7 @@ class ThreadMailbox:
         self._thread.start()
 
     def post(self, tell: Callable[..., Any], *args: Any) -> None:
-        """Have something told."""
+        """Post a callback."""
         self._letters.append((tell, args))
         self._posted.set()
 

@@ -128,5 +128,5 @@ class BlockingCalls:
             await loop.run_in_executor(None, self._threads.shutdown)
 
     def abandon(self) -> None:
-        """Make no more calls; those that run are not waited for."""
+        """Make no further calls; those that run are not waited for."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -51,7 +51,7 @@ FINGERPRINT_HEADER: Final = "mcp_celery_component"
 worker's parent process looks at it, so that jobs for another version take no slot. The record decides.
 """
 STORE_HEADER: Final = "mcp_celery_store"
-"""The header of a job's message that tells which store keeps the record (``engine/store_mark.py``). Not signed either:
+"""The header of a job's message that names the store of the record (``engine/store_mark.py``). Not signed either:
 what it says counts only where a worker's store has no such record.
 """
 
@@ -71,7 +71,7 @@ def send_job(
 
     Args:
         app: The app whose settings are used.
-        producer: On a connection of ours.
+        producer: On one of this package's connections.
         job_id: Celery id of the job.
         name: Celery name of the job.
         arguments: Its keyword arguments.

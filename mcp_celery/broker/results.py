@@ -198,7 +198,7 @@ class CeleryResults:
             raise failed[-1]
 
     def close(self) -> None:
-        """Read no more; what is being read is not waited for."""
+        """Stop reading; what is being read is not waited for."""
         self._calls.abandon()
         if self._redis is not None:
             self._redis.client.connection_pool.disconnect()

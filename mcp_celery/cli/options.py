@@ -23,7 +23,7 @@ POOLS: Final[Mapping[str, tuple[str, ...]]] = {
     "solo": ("--pool", "solo"),
 }
 """What selects a pool on Celery's command line. The asyncio pool is our app's default, chosen by saying nothing.
-Celery cannot tell `-P prefork`, its own default, from nothing; `processes` is another name of that pool."""
+Celery cannot distinguish `-P prefork`, its own default, from no option; `processes` is another name of that pool."""
 MOST_DEFAULT_PROCESSES: Final = 4
 """A development machine has more to do than to hold a worker process a core."""
 

@@ -42,7 +42,7 @@ class TaskHandle(Generic[ResultT]):
 
         Raises:
             TaskGoneError: The server knows no such task.
-            TaskError: It cannot tell.
+            TaskError: The server cannot say.
             MCPError: It could not be reached, or has no tasks.
             RuntimeError: The client is not open.
             ValueError: It has no `TasksClient`.

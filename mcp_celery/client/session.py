@@ -72,7 +72,7 @@ class TaskStream:
     """A ``subscriptions/listen`` stream that the server has acknowledged.
 
     Attributes:
-        accepted: The tasks of which it tells; None where the server did not say anything about tasks.
+        accepted: The tasks that it reports; None where the server did not say anything about tasks.
     """
 
     def __init__(self, subscription: Subscription) -> None:
@@ -129,9 +129,9 @@ class TaskChannel(ABC):
     """
 
     notification: ClassVar[str]
-    """The method that tells of a task's state."""
+    """The method that reports a task's state."""
     state_type: ClassVar[type[TaskState]]
-    """How that notification tells it."""
+    """How that notification encodes it."""
     listens: ClassVar[bool]
     """Whether the client has to ask the server to push states."""
     result_type: ClassVar[TypeAdapter[Any]]

@@ -110,7 +110,7 @@ class FollowedTask:
         """Learn a state.
 
         Args:
-            state: What the server told.
+            state: What the server reported.
 
         Returns:
             Whether it is another than the one that was known. Nothing follows a final one.
@@ -272,7 +272,7 @@ def ending_of(state: TaskState) -> TaskError | None:
         error = state.error
         if error is None:
             return TaskFailedError(
-                state.task_id, types.INTERNAL_ERROR, state.status_message or "the server says no more"
+                state.task_id, types.INTERNAL_ERROR, state.status_message or "the server gives no reason"
             )
         return TaskFailedError(state.task_id, error.code, error.message, error.data)
     if state.status == "cancelled":

@@ -276,7 +276,7 @@ class TaskFollower:
         task.silent_since = task.silent_since or now
         failure = self._failure(task.task_id, error)
         if failure is None and is_permanent(error):
-            failure = TaskError(task.task_id, f"the server refused to tell of task {task.task_id}: {error}")
+            failure = TaskError(task.task_id, f"the server refused a request about task {task.task_id}: {error}")
         if failure is None and now - task.silent_since > self._patience_seconds:
             seconds = f"{self._patience_seconds:g} s"
             failure = TaskUnreachableError(task.task_id, f"no answer about task {task.task_id} for {seconds}: {error}")

@@ -100,7 +100,7 @@ async def fetch_many(
     timeout_seconds: Annotated[float, Field(gt=0, le=60, description="For each URL, its redirects included.")] = 10.0,
     max_bytes: Annotated[int, Field(ge=1, le=50_000_000, description="A longer body is given up.")] = 5_000_000,
 ) -> FetchReport:
-    """Fetch many URLs at once, and tell the status, size, time and SHA-256 of each, or why it failed."""
+    """Fetch many URLs at once, and report the status, size, time and SHA-256 of each, or why it failed."""
     try:
         checked = [checked_url(url) for url in urls]
     except ValueError as error:

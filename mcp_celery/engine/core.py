@@ -59,7 +59,7 @@ class TaskEngine:
     Args:
         store: Where records are kept.
         queue: Where jobs are published.
-        bus: Who tells of changes.
+        bus: Announces changes.
         results: Celery's result backend, None where ``store.load`` reads it in the same step.
         limits: What the server grants.
         answer_version: The protocol version at which workers read answers to questions.

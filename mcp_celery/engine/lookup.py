@@ -150,7 +150,7 @@ class Lookups:
         return [stored if reason is None else None for stored, reason in zip(found, reasons, strict=True)]
 
     async def missed(self, caller: Caller, number: int = 1) -> None:
-        """Count a caller's failures, and refuse to tell of them where there are too many.
+        """Count a caller's failures, and refuse look-ups where there are too many.
 
         Raises:
             TooManyLookupsError: Until its window has ended.

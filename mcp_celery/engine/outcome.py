@@ -1,7 +1,7 @@
 """How a job ends: what the job returns to Celery, and what Celery's stored result says of the task.
 
 A job that ends in a result, ``isError`` or not, returns it: Celery's SUCCESS is MCP's ``completed``. A JSON-RPC error
-is raised as ``JobFailedError``: Celery's FAILURE is MCP's ``failed``. So Flower and MCP tell the same story.
+is raised as ``JobFailedError``: Celery's FAILURE is MCP's ``failed``. So Flower and MCP agree.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def _error_text(result: JSONObject) -> str | None:
 def settlement(stored: StoredResult | None) -> Change | None:
     """The change that a stored result owes to a record that is still open, None while the job has not ended.
 
-    One that cannot be read here owes none: the worker that stored it tells of the end itself.
+    One that cannot be read here owes none: the worker that stored it reports the end itself.
     """
     if stored is None or stored == UNREADABLE:
         return None

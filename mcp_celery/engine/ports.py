@@ -142,7 +142,7 @@ class TaskStore(QuestionStore, Protocol):
         ...
 
     async def change(self, ref: TaskRef, change: Change) -> Changed | None:
-        """Apply a change in one step, and tell it on the bus. None: unknown or expired.
+        """Apply a change in one step, and announce it on the bus. None: unknown or expired.
 
         A task with open questions stays ``input_required`` where the change says ``working``. With its end they go.
         """
@@ -273,7 +273,7 @@ class JobLedger(Protocol):
         """The record whose current job has this Celery id.
 
         Returns:
-            None where there is none: not an id of ours, a task that is gone, or a job of an earlier leg.
+            None where there is none: not an id of a task, a task that is gone, or a job of an earlier leg.
         """
         ...
 
@@ -385,7 +385,7 @@ class RecoveryStore(Protocol):
         ...
 
     async def mark(self, new: StoreMark | None = None) -> StoreMark | None:
-        """The store's mark, which tells it from other stores.
+        """The store's mark, which distinguishes it from other stores.
 
         Args:
             new: Becomes the mark of a store that has none. None: such a store stays without.

@@ -103,7 +103,7 @@ class TaskWatch:
             self._ready.extend(self._revisions)
 
     async def _news(self, found: TaskRef | StoredTask) -> TaskView | None:
-        """The task's view, None when there is nothing new to tell of it."""
+        """The task's view, None when there is nothing new."""
         ref = found if isinstance(found, TaskRef) else found.record.ref
         if ref not in self._revisions:
             return None
@@ -113,7 +113,7 @@ class TaskWatch:
         except TaskNotFoundError:
             view = None
         except StoreUnavailableError as error:
-            # The bus tells again when the store is back; until then a follower waits.
+            # The bus sends a hint when the store is back; until then a subscriber waits.
             logger.warning("could not read task %s for its subscribers: %s", ref.shown_id, error)
             return None
         except McpCeleryError as error:

@@ -116,7 +116,7 @@ def _last(signature: Any, tool_name: str) -> tuple[list[Any], bool]:
 def publish_canvas(
     app: CanvasApp, canvas: Canvas, job_ids: Sequence[str], producer: kombu.Producer, *, timeout_seconds: float
 ) -> None:
-    """Publish a canvas under Celery ids of ours; returns when the broker has what can begin now.
+    """Publish a canvas under Celery ids that this package chooses; returns when the broker has what can begin now.
 
     Some of its parts are published later, from the workers. Every part stores its result, whatever its task declares.
 
@@ -124,7 +124,7 @@ def publish_canvas(
         app: Publishes it.
         canvas: The canvas. It is not changed, so that it can be published again.
         job_ids: The ids of its parts.
-        producer: On a connection of ours.
+        producer: On one of this package's connections.
         timeout_seconds: How long one message may take.
 
     Raises:

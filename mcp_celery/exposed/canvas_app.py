@@ -23,7 +23,7 @@ class _Publishing:
     """One publishing of a canvas.
 
     Attributes:
-        producer: On a connection of ours.
+        producer: On one of this package's connections.
         timeout_seconds: How long one message may take.
         messages: How many were handed to the broker, the last of them perhaps in vain.
     """

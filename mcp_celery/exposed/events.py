@@ -94,7 +94,7 @@ class JobEvents:
                 await self._beginnings.note(key)
             except Exception:
                 logger.exception("could not record the start of a job")  # and the next one's may
-            self._watcher.hint(key)  # not before: its result would tell nothing yet, and it would seem too late
+            self._watcher.hint(key)  # not before: there would be no result yet, and it would seem too late
 
     def _hearing(self) -> Callable[[str, str], None]:
         loop = asyncio.get_running_loop()

@@ -181,7 +181,7 @@ class ExposedCanvas(ExposedTool):
         name = offer.tool_name
         if inspect.iscoroutinefunction(build):
             raise ConfigurationError(f"{name!r} cannot be exposed: what makes its jobs must not be `async def`")
-        # Its return annotation tells of a signature, not of the result.
+        # Its return annotation describes a signature, not the result.
         signature = signature_of(build, name).replace(return_annotation=inspect.Signature.empty)
         super().__init__(offer, visible_signature(signature, name, hidden=(), fixed={}))
         self._app = app

@@ -106,7 +106,7 @@ def session_of(ctx: RequestContext) -> str | None:
 async def has_left(ctx: RequestContext) -> bool:
     """Whether a request's client has dropped the HTTP exchange that waits for its answer.
 
-    Over HTTP the SDK does not tell every handler: a session goes on without the exchange. Where a request has none of
+    Over HTTP the SDK does not notify every handler: a session goes on without the exchange. Where a request has none of
     its own (stdio, in memory, SSE with a second endpoint) its handler ends with the connection, and this is False.
     """
     connection = connection_of(ctx)

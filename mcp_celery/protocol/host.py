@@ -78,7 +78,7 @@ class TaskHost:
         return self.polling if config.supports_tasks() and not stays_here else None
 
     async def immediate_response(self, tool: str) -> str | None:
-        """What a tool has a model told while its task runs, None for nothing."""
+        """The tool's text for the model while its task runs, None for none."""
         component = (await self.components.find("tool", tool)).component
         return None if component is None else component.meta.get(IMMEDIATE_RESPONSE)
 

@@ -77,7 +77,7 @@ class Channel(ABC):
             ValidationError: The answer is no result.
         """
 
-    def can_ask(self, request: JSONObject) -> bool:  # noqa: ARG002 - for those who can tell
+    def can_ask(self, request: JSONObject) -> bool:  # noqa: ARG002 - for channels that depend on it
         """Whether the client can be asked a request, as it declared."""
         return True
 
@@ -178,7 +178,7 @@ class Relay:
             await asyncio.gather(*asking, *self._delivering, return_exceptions=True)
 
     def show(self, view: TaskView) -> None:
-        """Ask what a task newly wants to know, and take back what it wants to know no more.
+        """Ask the task's new questions, and withdraw those that it no longer has.
 
         What the client cannot be asked is left to other channels.
         """

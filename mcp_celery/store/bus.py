@@ -1,9 +1,9 @@
 """Hints of changes over Redis pub/sub: one connection a process, however many tasks and followers there are.
 
 Subscriptions are counted by reference: a channel is subscribed while its task is followed. Followers only say what
-is wanted; one task owns the connection, tells Redis, reads, and makes a new one when anything fails. Each time Redis
-confirms a subscription, first or again, the followers are hinted to read their records, so that nothing said meanwhile
-is missed.
+is wanted; one task owns the connection, sends the commands, reads, and makes a new one when anything fails. Each time
+Redis confirms a subscription, first or again, the followers get a hint to read their records, so that they miss no
+change.
 """
 
 from __future__ import annotations

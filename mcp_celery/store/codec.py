@@ -241,7 +241,7 @@ def _task_id(text: str) -> str:
         ValueError: It is none.
     """
     if not is_wire_task_id(text):
-        raise ValueError("the task's id has not the form that this package makes")
+        raise ValueError("the task's id does not have the form that this package makes")
     return text
 
 

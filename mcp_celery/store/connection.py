@@ -133,7 +133,7 @@ class _Parser(_AsyncHiredisParser):
 
 
 class _Checked(AbstractConnection):
-    """Counts time-outs from when a command is sent, tells a lost answer from a command that was not sent, and is
+    """Counts time-outs from when a command is sent, distinguishes a lost answer from an unsent command, and is
     replaced when it was idle for long.
 
     redis-py 8.1 takes a connection that the other side has reset for a good one. Python 3.12 and 3.13 then raise

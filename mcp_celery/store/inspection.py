@@ -293,7 +293,7 @@ class RedisInspection:
         return bool(await self._ask("exists", self._keys.reaper))
 
     async def requeue(self, record: TaskRecord, *, force: bool) -> RequeueVerdict:
-        """Make a task's job due, so that the process that recovers publishes it with its next sweep.
+        """Make a task's job due, so that the reaper publishes it with its next sweep.
 
         Args:
             record: The task.

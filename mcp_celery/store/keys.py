@@ -35,8 +35,7 @@ Redis key                              holds                            lifetime
 ``{prefix}:{ns}:unclaimed``            sorted set: jobs that no worker
                                        has received
 ``{prefix}:{ns}:exposed``              sorted set: looks at exposed jobs
-``{prefix}:{ns}:mark``                 string: tells this store from    31 days from when a process last read it
-                                       others
+``{prefix}:{ns}:mark``                 string: identifies this store    31 days from when a process last read it
 ``{prefix}:{ns}:reaper``               string: which process reaps      three heartbeats
 ====================================== ================================ =========================================
 """
@@ -192,5 +191,5 @@ class RedisKeys:
 
     @property
     def mark(self) -> str:
-        """String: tells this store from others (``engine/store_mark.py``). Index."""
+        """String: identifies this store (``engine/store_mark.py``). Index."""
         return f"{self._root}:mark"

@@ -267,7 +267,7 @@ class ComponentJob(_CeleryTask):
 
     acks_late = True
     # A host's settings would hold for what is None here. What becomes of a lost process's job is the record's to say,
-    # and a failed one has told its task already.
+    # and a failed one has updated its task already.
     acks_on_failure_or_timeout = True
     acks_on_failure = True
     acks_on_timeout = True

@@ -182,7 +182,7 @@ class JobRunner:
         return outcome
 
     def _following(self, ref: TaskRef, call: JobCall) -> AbstractAsyncContextManager[None]:
-        """Cancel a job when its task ends. One of another attempt is only told where it uses its context."""
+        """Cancel a job when its task ends. One of another attempt ends only where it uses its context."""
         return self._ends.following(
             ref, call.attempt, lambda over: self.abandon(call.job_id, interrupt=over == "ended")
         )

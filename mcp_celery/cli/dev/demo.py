@@ -103,7 +103,7 @@ class Indexed:
     Args:
         task_id: The id of the MCP task.
         structured: The tool's structured result.
-        changes: How often the server told of it.
+        changes: How often the server reported it.
     """
 
     task_id: str

@@ -193,7 +193,7 @@ async def _follow(handle: TaskHandle, show: Callable[[TaskState], None]) -> Task
     show(handle.state)
     if not handle.state.is_final:
         handle.on_status_change(show)
-    with suppress(TaskFailedError, TaskCancelledError):  # which the state tells, too
+    with suppress(TaskFailedError, TaskCancelledError):  # which the state shows, too
         await handle.result()
     return handle.state
 

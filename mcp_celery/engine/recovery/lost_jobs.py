@@ -38,7 +38,7 @@ from mcp_celery.logs import get_logger
 logger = get_logger(__name__)
 
 UNKNOWN: Final = None
-"""The length of a queue that the broker cannot tell."""
+"""The length of a queue that the broker cannot count."""
 
 
 class EmptyTimes:

@@ -115,7 +115,7 @@ def _may_come_back(host: TaskHost, ctx: RequestContext) -> bool:
 
 
 async def _end_when_gone(ctx: RequestContext, presence: anyio.CancelScope) -> None:
-    while not await has_left(ctx):  # noqa: ASYNC110 - nothing tells it
+    while not await has_left(ctx):  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(_LOOK_SECONDS)
     presence.cancel()
 
@@ -190,6 +190,6 @@ class _Progress:
         if progress is None or progress.value <= self._told:
             return
         self._told = progress.value
-        # The message of a task that has ended badly tells why.
+        # The message of a task that has ended badly gives the reason.
         message = None if record.is_error or record.status == "failed" else progress.said_in(record.status_message)
         await self._ctx.session.report_progress(progress.value, progress.total, message)

@@ -56,7 +56,7 @@ class CoreTasks:
         ]
 
     async def create(self, ctx: RequestContext, params: CreateParams) -> HandlerResult:
-        """Make a task of a request that carries ``task``, and tell its session of it from now on.
+        """Make a task of a request that carries ``task``, and notify its session of it from now on.
 
         Raises:
             MCPError: -32601 for a component that does not run as a task; -32602 for one that does not exist, or

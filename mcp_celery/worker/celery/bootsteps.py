@@ -167,7 +167,7 @@ def require_readable(app: Celery) -> None:
 
 
 def pool_problem(worker: Any) -> str | None:
-    """Why no job of ours can run on a worker's pool; None where jobs can.
+    """Why no MCP job can run on a worker's pool; None where jobs can.
 
     Args:
         worker: Celery's worker, whose pool has been chosen.

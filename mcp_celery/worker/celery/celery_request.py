@@ -22,10 +22,10 @@ else:
 
 
 class DiscreetRequest(_Request):
-    """Celery's, but it tells less, knows expired jobs from revoked ones, and can be ended on every pool."""
+    """Celery's, but it shows less, knows expired jobs from revoked ones, and can be ended on every pool."""
 
     def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002 - told or not, it is safe
-        """What ``inspect active``, ``reserved`` and Flower's page of a worker tell, without the arguments' values."""
+        """What ``inspect active``, ``reserved`` and Flower's page of a worker show, without the arguments' values."""
         return super().info(safe=True)
 
     def maybe_expire(self) -> bool:

@@ -57,7 +57,7 @@ class _Delivery:
 
 
 def strategy(job: ComponentJob, app: Any, consumer: Any) -> Receive:
-    """Celery's default strategy for a job of ours, except that jobs for another version are handed back.
+    """Celery's default strategy for an MCP job, except that jobs for another version are handed back.
 
     Args:
         job: The job.
@@ -190,7 +190,7 @@ def _fail(runtime: WorkerRuntime, delivery: _Delivery, handed: HandedBack) -> No
 
 
 def component_of(job_name: object) -> str:
-    """The component in the Celery name of a job, for people: ``tool:build_report``; '' where it is no name of ours."""
+    """The component in the Celery name of a job, for people: ``tool:build_report``; '' for another job."""
     parts = job_name.split(".", 3) if isinstance(job_name, str) else []
     return ":".join(parts[2:]) if len(parts) == 4 else ""
 

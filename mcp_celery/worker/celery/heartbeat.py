@@ -123,7 +123,7 @@ class Heart:
             pause_ms: The pause.
 
         Returns:
-            False: Not here, for this is a child of the process whose heart it is; the reaper does, some seconds later.
+            False: Not here, for this is a child of the process with the heartbeat; the reaper does, some seconds later.
         """
         return self._soon(lambda life: life.publish_later(key, pause_ms))
 
@@ -133,10 +133,10 @@ class Heart:
         Args:
             ref: The task.
             handback: The delivery.
-            then: Called with what became of it, on the heart's thread.
+            then: Called with what became of it, on the heartbeat's thread.
 
         Returns:
-            False: Not here, for this is a child of the process whose heart it is, or the heart has failed.
+            False: Not here, for this is a child of the process with the heartbeat, or the heartbeat has failed.
         """
         return self._soon(lambda life: life.hand_back(ref, handback, then))
 
@@ -144,7 +144,7 @@ class Heart:
         """Have a change applied as soon as the store answers.
 
         Returns:
-            False: Not here, for this is a child of the process whose heart it is.
+            False: Not here, for this is a child of the process with the heartbeat.
         """
         return self._soon(lambda life: life.tell(ref, change))
 
@@ -161,7 +161,7 @@ class Heart:
             return False
         try:
             self._loop.call_soon_threadsafe(self._begin, work)
-        except RuntimeError:  # the loop is closed: the heart has failed, and has said so
+        except RuntimeError:  # the loop is closed: the heartbeat has failed, and has logged it
             return False
         return True
 

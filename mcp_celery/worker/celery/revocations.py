@@ -31,7 +31,7 @@ class RevokedIds:
     """Tells what is new in ``celery.worker.state.revoked``.
 
     Args:
-        ids: That set. It keeps its entries in a dictionary, the newest last, so one look at the end tells whether
+        ids: That set. It keeps its entries in a dictionary, the newest last, so one look at the end shows whether
             anything was added.
     """
 
@@ -72,7 +72,7 @@ class RevokedWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         self._stopping.set()
         self._thread.join(STOP_SECONDS)
 

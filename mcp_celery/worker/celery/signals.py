@@ -122,7 +122,7 @@ def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, *
 
 
 def on_unknown(sender: Any = None, message: Any = None, name: Any = None, **_: Any) -> None:
-    """A job of ours that this worker, whose consumer says so, does not know: failed, never ``working`` for ever.
+    """An MCP job that this worker, whose consumer says so, does not know: failed, never ``working`` for ever.
 
     The name alone says whose job it is, and every writer to the queue can choose it. So a worker ends tasks of
     the servers that it serves, and of no other: that one learns from Celery's stored result that its job was rejected.
