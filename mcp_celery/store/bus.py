@@ -175,7 +175,7 @@ class RedisTaskBus(TaskBus):
         self._timeout_seconds = timeout_seconds
         self._silence_seconds = silence_seconds
         self._channels: dict[str, _Channel] = {}  # what is wanted
-        self._subscribed: set[str] = set()  # the commands that this connection was sent
+        self._subscribed: set[str] = set()  # the channels that were requested on this connection
         self._confirmed: set[str] = set()  # what Redis has confirmed of it
         self._messages = 0  # that were read
         self._changed = asyncio.Event()
