@@ -18,14 +18,14 @@ _STOP_SECONDS: Final = 10.0
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses."""
+    """A TCP port that is free."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
 def is_listening(port: int) -> bool:
-    """Whether somebody accepts connections on a port."""
+    """Whether a process accepts connections on a port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

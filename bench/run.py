@@ -38,7 +38,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a figure shall reach.
+    """What a figure has to reach.
 
     Attributes:
         must: The least.

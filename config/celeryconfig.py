@@ -24,7 +24,7 @@ from celery.signals import setup_logging
 # Seconds. Ends what hangs; a tool that needs longer says so: TaskConfig(time_limit=…).
 task_time_limit = 3_600
 
-# Seconds until Redis hands a job that nobody has acknowledged to another worker. Jobs are acknowledged when they end,
+# Seconds until Redis hands an unacknowledged job to another worker. Jobs are acknowledged when they end,
 # so it has to be longer than any of them takes: the second worker would only find that the job was begun already.
 broker_transport_options = {"visibility_timeout": 2 * task_time_limit}
 

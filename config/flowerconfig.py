@@ -1,7 +1,7 @@
 """Flower's settings: ``celery -A mcp_celery flower --conf=config/flowerconfig.py``.
 
 Flower runs this file and takes every name that is one of its options; each can be set as ``FLOWER_…`` instead, which
-is the better place for a password: ``FLOWER_BASIC_AUTH=operator:secret``. Without one everybody can read the pages, and
+is the better place for a password: ``FLOWER_BASIC_AUTH=operator:secret``. Without one everyone can read the pages, and
 the Revoke and Terminate buttons answer 401. ``FLOWER_UNAUTHENTICATED_API=true`` lets them work without, and lets every
 web page that a browser here has open press them: not where anything matters.
 """
@@ -13,11 +13,11 @@ from typing import Any
 from mcp_celery.keys import parse_task_key, task_key_from_job_id
 
 # Only this machine: a proxy in front brings TLS, and decides who may come here, for `/metrics` and `/healthcheck` too,
-# which ask for no password. Whoever has the password may submit and revoke any job. With an app of your own in place of
+# which ask for no password. With the password one may submit and revoke any job. With an app of your own in place of
 # `-A mcp_celery`, the proxy should refuse `/api/task/result/`, which gives stored results away.
 address = "127.0.0.1"
 
-# The columns of the list: `name` tells jobs of your own apart, `args` is where `format_task` tells whose MCP task it is
+# The columns of the list: `name` names jobs of your own, `args` is where `format_task` shows whose MCP task it is
 # and of what, and `result` shows a tool's failure, `<tool error>`, of which Celery's state is SUCCESS.
 tasks_columns = "name,args,kwargs,state,result,received,runtime,worker,uuid"
 
@@ -33,7 +33,7 @@ def format_task(task: Any) -> Any:
 
     The id itself stays: Flower's links and buttons are made of it. Argument values are hidden where jobs are published
     (``TaskConfig(show_arguments=…)``), and results where they are returned; what Celery itself would show of a job of
-    somebody else's on this broker is none of our business, and stays as it is.
+    another app's on this broker stays as it is.
 
     Args:
         task: Flower's copy of a ``celery.events.state.Task``.

@@ -9,7 +9,7 @@ any id that was refused.
 ``event``          level   when
 ================== ======= ============================================================================================
 ``task.created``   INFO    a task was made and its job published; with ``task_type`` and ``component``
-``task.ended``     INFO    a task got its last status, whoever gave it; with ``task_status``, ``component``,
+``task.ended``     INFO    a task got its last status, from any process; with ``task_status``, ``component``,
                            ``attempt``, ``duration_ms`` (since its creation), and ``tool_error``: ``true`` where the
                            tool has failed, though the task is completed
 ``task.retrieved`` INFO    a caller was given the outcome, asked for or pushed; with ``task_status``. DEBUG: a caller
@@ -59,9 +59,9 @@ def created(scope: str | None, task_id: str, task_type: str, component: str) -> 
 
     Args:
         scope: Whose it is.
-        task_id: Its id, one of ours.
+        task_id: Its id, made by this package.
         task_type: Kind of its component.
-        component: What the component is declared as: a template, where the client's URI would tell contents.
+        component: What the component is declared as: a template, where the client's URI would reveal contents.
     """
     if logger.isEnabledFor(logging.INFO):
         shown = _quoted(component)
@@ -76,7 +76,7 @@ def ended(
 
     Args:
         scope: Whose it is.
-        task_id: Its id, one of ours.
+        task_id: Its id, made by this package.
         status: The status.
         component: What the component is declared as.
         attempt: Which publication of the job counted, from 1.
@@ -115,15 +115,15 @@ def refused(scope: str | None, task_id: str | None, reason: Reason, number: int 
 
     Args:
         scope: Who asked.
-        task_id: What for; None for what cannot be an id of ours, which is not repeated. Of several tasks that a request
+        task_id: What for; None for what cannot be a task id, which is not repeated. Of several tasks that a request
             names, the first.
         reason: ``unknown``: there is none, it has expired, or it is another caller's; ``issuer``: it belongs to the
             same subject of another issuer; ``scopes``: the token lacks scopes that its component needs; ``malformed``:
-            it cannot be an id of ours.
+            it cannot be a task id.
         number: How many tasks the request names that are refused for this reason.
     """
     if logger.isEnabledFor(logging.INFO):
-        # Whoever asked: the id may be an anonymous task's.
+        # For every caller: the id may be an anonymous task's.
         shown = None if task_id is None else shown_task_id(None, task_id)
         details, extra = f"reason={reason}", {"reason": reason}
         if number > 1:

@@ -29,7 +29,7 @@ from mcp_celery.worker import pool_problem, require_readable
 __all__ = ["app"]
 
 ASYNCIO_CONCURRENCY: Final = 100
-"""Jobs that an asyncio pool runs at a time when nobody says. A job that waits costs some kilobytes."""
+"""Jobs that an asyncio pool runs at a time by default. A job that waits costs some kilobytes."""
 ASYNCIO_GROW_TO: Final = 1000
 """And at most, while its event loop has time for more."""
 

@@ -101,14 +101,14 @@ class TaskConfig:
             admits ``InputRequiredResult``, else ``"during"``. ``"before"`` also moves the first questions of
             ``Resolve(…)`` parameters in front of the task.
         foreground: Where a tool runs for a client that follows no task. ``"server"``: in the server's own process.
-            ``"worker"``: on a worker all the same; the server waits for the job, passes its progress on, and cancels it
+            ``"worker"``: also on a worker; the server waits for the job, passes its progress on, and cancels it
             when the client goes. None: the server's setting, ``MCP_CELERY_FOREGROUND``.
         input_timeout: Seconds that a tool waits for the answer to a question that it *awaits* (``ctx.elicit``, …). Then
             it gets a ``cancel`` answer; for sampling and roots, which have none, an error. Also how long a job on a
             worker waits for a client that follows no task to send its call again with answers (2026-07-28).
         required_scopes: OAuth scopes that a caller's token must have, to use the component, as a task or not, and to
             read, answer or cancel its tasks.
-        version: The component's version, where its arguments do not tell it: of up to 40 letters, digits, ``.``, ``_``
+        version: The component's version, where its arguments do not show it: up to 40 letters, digits, ``.``, ``_``
             and ``+``. Jobs go to workers with the same version (``MCP_CELERY_COMPONENT_MATCH``). Change it when the
             function comes to do something else with the same arguments. None: the component's own, if its kind of
             server has versions.

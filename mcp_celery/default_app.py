@@ -76,7 +76,7 @@ def configured_queue() -> str | None:
 
 
 def broker_of(app: Celery) -> str | None:
-    """The broker that somebody has configured for an app; None where nobody has.
+    """The broker that an app is configured with; None where it has none.
 
     ``memory://`` is none: it is what this module's app has where tasks are kept in memory.
     """
@@ -92,11 +92,11 @@ _OPTIONS: Final = {
     ("broker_url", "broker_read_url", "broker_write_url"): ("broker_transport_options", "broker_use_ssl"),
     ("result_backend",): ("redis_backend_use_ssl",),
 }
-"""Settings that go with a URL of ours, and not with another one."""
+"""Settings that go with this package's URL, and not with another one."""
 
 
 def _leave_out_options(ours: dict[str, Any], source: Any) -> None:
-    """Leave out the options of a broker or result backend of ours where Celery's configuration names another."""
+    """Leave out the options of this package's broker or result backend where Celery's configuration names another."""
     for urls, options in _OPTIONS.items():
         if any(source.value_set_for(name) or os.environ.get(f"CELERY_{name.upper()}") for name in urls):
             for name in options:

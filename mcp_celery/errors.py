@@ -94,7 +94,7 @@ class StoreUnavailableError(McpCeleryError):
     """The record store (``MCP_CELERY_REDIS_URL``) did not answer.
 
     Args:
-        is_sent: Whether it may have done all the same what it was asked.
+        is_sent: Whether the store may have carried out the command nevertheless.
     """
 
     def __init__(self, *, is_sent: bool = True) -> None:
@@ -187,7 +187,7 @@ class QueueUnavailableError(McpCeleryError):
     """The broker (``MCP_CELERY_BROKER_URL``) did not take the job, so no task was created.
 
     Args:
-        is_sent: Whether the job may have reached the broker all the same.
+        is_sent: Whether the job may have reached the broker nevertheless.
     """
 
     text: ClassVar[str] = "The task queue is unavailable; no task was created, try again later"

@@ -1,7 +1,7 @@
-"""Somebody's own Celery app: its workers run a server's jobs and consume its queue, and keep their own settings.
+"""A user's Celery app: its workers run a server's jobs and consume its queue, and keep their own settings.
 
 Only a worker imports the server, when it starts: the server's module imports the app's, and ``flower``, ``beat``,
-``inspect`` and the host's web processes need no server. They call :func:`install` all the same, where the app is made;
+``inspect`` and the host's web processes need no server. They call :func:`install` too, where the app is made;
 so what only workers need is named here and imported by them, as Celery does with its own steps.
 """
 
@@ -62,8 +62,8 @@ def install(app: Celery, server: str) -> None:
     ```
 
     Call it where the app is made, once for each server. The server's module is imported when a worker starts, and by
-    nobody else. A worker then consumes the server's queue too, unless ``-Q`` names others or ``-X`` excludes it. The
-    app's configuration is not changed.
+    no other process. A worker then consumes the server's queue too, unless ``-Q`` names others or ``-X`` excludes it.
+    The app's configuration is not changed.
 
     Args:
         app: Your Celery app.

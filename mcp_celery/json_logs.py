@@ -2,7 +2,7 @@
 
 Each record has ``time``, ``level``, ``logger``, ``process`` and ``message``, and where they are known ``task_id``,
 ``job_id``, ``component``, ``trace_id``, ``span_id``, ``exception`` and the fields of the audit log
-(:mod:`mcp_celery.audit`). Ids of anonymous tasks are shortened, as in every log line of ours.
+(:mod:`mcp_celery.audit`). Ids of anonymous tasks are shortened, as in every log line of this package.
 
 Packages such as python-json-logger write every attribute that a library attaches to a record, and Celery attaches the
 arguments of jobs. Here only fields are written that are named.

@@ -1,7 +1,7 @@
 """The compound key of a task, and the Celery id made of it. The one place where they are spelled.
 
 A task is addressed by *scope* (who made it) and *id* (256 random bits). The scope is part of every key, so a caller who
-presents somebody else's task id computes another key and finds nothing: isolation needs no comparison to be remembered.
+presents another caller's task id computes another key and finds nothing: isolation depends on no comparison.
 
 As a Celery id the key is written with ``~`` for ``%`` (Flower's Revoke button, RabbitMQ and SQLAlchemy cannot carry
 every character) and has at most 155 bytes: a longer key gives up the scope, then the component, for a digest, never the
@@ -255,7 +255,7 @@ def task_key_from_job_id(job_id: str) -> str | None:
     True
 
     Args:
-        job_id: Any Celery id, of ours or of somebody else's job.
+        job_id: Any Celery id, of an MCP job or of another one.
 
     Returns:
         The key, or None when the id is not ours or was shortened (then the store knows the full key).

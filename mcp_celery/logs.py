@@ -1,7 +1,7 @@
 """Keeps log lines safe to read: escapes characters that a terminal would obey, and shortens ids of anonymous tasks.
 
 The id of an anonymous task is the right to read it, so a reader of logs must not get it. Its first characters remain,
-and tell an operator which task a line is about. Every log line of ours that names a task by its id uses
+and show an operator which task a line is about. Every log line of this package that names a task by its id uses
 :func:`shown_task_id`. :class:`ShortIds` shortens the ids in compound keys and Celery ids, in our lines and in Celery's.
 """
 
@@ -93,13 +93,13 @@ def get_logger(name: str) -> logging.Logger:
 
 
 def shorten_ids_of_celery() -> None:
-    """Have the log lines of Celery's worker show the ids of anonymous tasks shortened, whoever formats them."""
+    """Have the log lines of Celery's worker show the ids of anonymous tasks shortened, with any formatter."""
     for name in _CELERY_LOGGERS:
         get_logger(name)
 
 
 class LogFormatter(logging.Formatter):
-    """Formats log records, whoever logs them, so that no text in them can move a cursor, recolour a terminal, reorder a
+    """Formats the log records of all loggers, so that no text in them can move a cursor, recolour a terminal, reorder a
     line or pass for another record: the further lines of a message are indented. A record with a traceback names the
     task whose job logs it.
 

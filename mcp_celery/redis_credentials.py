@@ -150,7 +150,7 @@ def _provider_at(spec: str) -> CredentialProvider:
         found: Any = getattr(importlib.import_module(module), attribute)
         provider: object = found if isinstance(found, CredentialProvider) else found()
     except Exception as error:  # noqa: BLE001 - a module that is imported may raise anything
-        # Only the texts of these kinds name no more than the module and the attribute.
+        # Only the texts of these kinds name just the module and the attribute.
         reason = f": {error}" if isinstance(error, ImportError | AttributeError) else ""
         raise ConfigurationError(f"{setting} cannot be used: {type(error).__name__}{reason}") from None
     if isinstance(provider, StreamingCredentialProvider):

@@ -26,7 +26,7 @@ MEMORY_URL: Final = "memory://"
 CELERY_CREDENTIALS: Final = "mcp_celery.redis_credentials:celery_credentials"
 """What gives kombu and Celery the credentials of the records' Redis, where they use the same."""
 BROKER_PASSWORD: Final = "mcp_celery.redis_credentials:broker_password"  # noqa: S105 - the name of a function
-"""What gives kombu the password of a Unix socket's URL. kombu would show it to everybody who may inspect a worker."""
+"""What gives kombu the password of a Unix socket's URL. kombu would show it to everyone who may inspect a worker."""
 LogFormat = Literal["text", "json"]
 ComponentMatch = Literal["exact", "accepts"]
 """Which version of a component may run a job: the server's; or, where no live worker has that, one that takes the
@@ -76,9 +76,11 @@ class Settings(BaseSettings):
         None, description="The server that workers run, as `module:attribute` or `path/to/file.py:attribute`."
     )
     queue: str | None = Field(None, description="Celery queue of the jobs. Default: `mcp.{namespace}`.")
-    default_ttl_ms: int = Field(3_600_000, gt=0, description="How long a task is kept when nobody says.")
+    default_ttl_ms: int = Field(
+        3_600_000, gt=0, description="How long a task is kept where neither its request nor its component says."
+    )
     max_ttl_ms: int = Field(
-        86_400_000, gt=0, le=30 * 86_400_000, description="The longest a task is kept, whoever asks; at most 30 days."
+        86_400_000, gt=0, le=30 * 86_400_000, description="The longest time for which a task is kept; at most 30 days."
     )
     poll_interval_ms: int = Field(1_000, gt=0, description="How often clients without push should poll.")
     foreground: Foreground = Field(
@@ -150,7 +152,7 @@ class Settings(BaseSettings):
     other_store: OtherStore = Field(
         "stop",
         description="What a worker does that receives a job whose task another Redis or key prefix keeps: `stop`, it "
-        "gives the job back and consumes its queue no more until the task is found; `drop`, it drops the job.",
+        "gives the job back and stops consuming its queue until the task is found; `drop`, it drops the job.",
     )
     max_input_bytes: int = Field(
         1_048_576, gt=0, description="Size of the answers that one `tasks/update` may bring, as JSON."
@@ -169,7 +171,7 @@ class Settings(BaseSettings):
     )
     exposed_events: bool = Field(
         True,
-        description="Whether it reads them also when Celery's events tell of a change (workers with `-E`).",
+        description="Whether it reads them also when Celery's events announce a change (workers with `-E`).",
     )
     max_listen_tasks: int = Field(1_000, gt=0, description="Task ids that one `subscriptions/listen` may name.")
     max_streams_per_scope: int = Field(

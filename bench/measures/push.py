@@ -1,4 +1,4 @@
-"""How long after a job's body has ended its client knows: by push, or where there is none by polling as it is told."""
+"""How long after a job's body has ended its client knows: by push, or by polling at the server's interval."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ async def push(run: Run) -> Findings:
     if peer is not None:
         latencies[PEER] = await polled_together(peer, run.options.size(40, 10))
     rows = [
-        _row("push: job's end to client told, p50", latencies, 50, Target(3, 2)),
-        _row("push: job's end to client told, p95", latencies, 95, Target(5, 3)),
+        _row("push: job's end to client notified, p50", latencies, 50, Target(3, 2)),
+        _row("push: job's end to client notified, p95", latencies, 95, Target(5, 3)),
     ]
     return Findings(
         rows,

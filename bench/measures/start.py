@@ -1,4 +1,4 @@
-"""How long somebody at a terminal waits: for the help, for a call's first request, for the first answer of ``dev``."""
+"""How long a user at a terminal waits: for the help, for a call's first request, for the first answer of ``dev``."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@
 ``threads``      a job in a thread: sync bodies
 ``awaited``      a coroutine on an event loop, for which a thread waits
 ``bodies``       what is changed on the app's tasks so that Celery's tracer awaits their bodies
-``dispatcher``   brings jobs to their end: limits, interruption, and what Celery is told
-``mailbox``      carries what Celery is told to the thread that it expects to be told on
+``dispatcher``   brings jobs to their end: limits, interruption, and reports to Celery
+``mailbox``      runs Celery's callbacks on the thread that Celery expects
 ``loop``         the event loop on its thread
 ``stalls``       says which job keeps the loop from all others
 ===============  ===================================================================================================

@@ -106,7 +106,8 @@ class Bodies:
             task.__trace__ = trace.build_tracer(task.name, task, self._app.loader, self._hostname, app=self._app)
         if inspect.iscoroutinefunction(type(task).__call__):
             logger.error(
-                "%s has a __call__ that is `async def`, which nobody awaits: make `run` the coroutine", task.name
+                "%s has a __call__ that is `async def`, which Celery does not await: make `run` the coroutine",
+                task.name,
             )
 
 

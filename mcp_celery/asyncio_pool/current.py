@@ -1,7 +1,7 @@
 """Which job the running code belongs to, and how sync code inside a job waits for an awaitable.
 
 A job's code runs in its greenlet, in asyncio tasks that it starts, and in threads that it hands work to
-(``asyncio.to_thread``). Neither the greenlet nor the thread tells whose code it is, but all of them have copied the
+(``asyncio.to_thread``). Neither the greenlet nor the thread shows whose code it is, but all of them have copied the
 job's context: so a context variable does.
 """
 

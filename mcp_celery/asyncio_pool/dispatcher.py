@@ -1,4 +1,4 @@
-"""Brings jobs to their end: gives each its strand, its limits and its interruption, and tells Celery of it."""
+"""Brings jobs to their end: gives each its strand, its limits and its interruption, and reports to Celery."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Dispatcher:
     Args:
         limit: How many run at once.
         threads: How many of them run in threads.
-        mailbox: Where Celery is told.
+        mailbox: Runs Celery's callbacks.
     """
 
     def __init__(self, limit: int, threads: int, mailbox: Mailbox) -> None:
@@ -67,7 +67,7 @@ class Dispatcher:
         self._admit(self.roster.resize(by))
 
     def drop_all(self) -> None:
-        """Interrupt every job, and tell nobody: what Celery has not settled itself is delivered again."""
+        """Interrupt every job without a report to Celery: what Celery has not settled itself is delivered again."""
         for job in self.roster.running():
             if self.roster.condemn(job, Verdict.DROPPED):
                 self.loop.call(self._interrupt, job, "the worker ends")
@@ -214,7 +214,7 @@ class Dispatcher:
 
 
 def _escaped(job: Job, error: BaseException) -> Callable[[], Any] | None:
-    """What Celery is told of an exception that its tracer let through."""
+    """The report to Celery of an exception that its tracer let through."""
     if job.verdict is not None:
         return None
     if isinstance(error, Exception):  # Reject, and what broke inside the tracer

@@ -73,7 +73,7 @@ class Elastic(bootsteps.StartStopStep):
             self._timers.pop().cancel()
 
     def info(self, obj: Any) -> Any:  # noqa: ARG002 - Celery's
-        """What ``celery inspect stats`` tells."""
+        """What ``celery inspect stats`` shows."""
         return {"asyncio-growth": self._growth.info()}
 
     def _look(self, _request: Any = None) -> None:

@@ -29,7 +29,7 @@ def drive(coroutine: Coroutine[Any, Any, T], suspend: Callable[[Any], Any]) -> T
 
     Args:
         coroutine: Not started yet.
-        suspend: Given what the coroutine yields; returns when it may go on, or raises what it is to be told.
+        suspend: Given what the coroutine yields; returns when it may go on, or raises what the coroutine is to get.
     """
     error: BaseException | None = None
     while True:
@@ -122,7 +122,7 @@ class LoopStrand:
             self._task.cancel(reason)
 
     def soften(self) -> None:
-        """Cancel the asyncio task, and see to it that the body is told of its limit instead."""
+        """Cancel the asyncio task, and have the body get its limit's exception instead."""
         if not self._over:
             self._soft_is_due = True
             if self._in_body and self._task is not None:

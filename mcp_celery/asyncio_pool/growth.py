@@ -31,7 +31,7 @@ AGAIN_SECONDS: Final = 0.5
 
 
 class ResizablePool(Protocol):
-    """The pool, as it is asked and told."""
+    """The pool, as the growth sees it."""
 
     @property
     def limit(self) -> int:
@@ -54,7 +54,7 @@ class ResizablePool(Protocol):
 class Growth:
     """Gives a pool more slots when it should have them, and takes them back when it has more than it needs.
 
-    Whoever else makes the pool larger adds slots that stay; whoever makes it smaller means it, and ends its growth.
+    Slots that Celery's `pool_grow` adds stay; `pool_shrink` also ends the growth.
 
     Args:
         pool: The pool.

@@ -24,14 +24,14 @@ T = TypeVar("T")
 
 
 class Verdict(Enum):
-    """Why a job is ended from outside, which settles what its request is still to be told."""
+    """Why a job is ended from outside, which decides what its request still has to be notified of."""
 
     TERMINATED = auto()
-    """Celery revoked or cancelled it: the request is told when it has ended."""
+    """Celery revoked or cancelled it: the request is notified when it has ended."""
     TIMED_OUT = auto()
-    """It ran into its hard time limit: the request has been told at once."""
+    """It ran into its hard time limit: the request was notified at once."""
     DROPPED = auto()
-    """The worker ends or has lost its broker: nothing is told, and the message is delivered again."""
+    """The worker ends or has lost its broker: nothing is reported, and the message is delivered again."""
 
 
 class SoftLimit(SoftTimeLimitExceeded, asyncio.CancelledError):
@@ -84,7 +84,7 @@ def _nothing(*_: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """How Celery wants to be told of a job, under the names that it gives them."""
+    """Celery's callbacks for a job, under the names that Celery gives them."""
 
     callback: Callable[..., Any] = _nothing
     """Called with what the work returned."""
@@ -96,7 +96,7 @@ class Callbacks:
     """Called with an ``ExceptionInfo``."""
 
     def request(self) -> Request | None:
-        """The request behind them, whose bound methods they are. It alone can tell whether it is still wanted."""
+        """The request behind them, whose bound methods they are. It alone knows whether it is still wanted."""
         owner = getattr(self.accept_callback, "__self__", None)
         return owner if isinstance(owner, Request) else None
 
@@ -112,7 +112,7 @@ class Job:
         job_id: Celery's id.
         name: Name of the Celery task.
         on_loop: Whether it runs on the event loop.
-        tell: How Celery wants to be told of it.
+        tell: Celery's callbacks for it.
         soft_seconds, hard_seconds: Time limits, None or 0 for none.
     """
 

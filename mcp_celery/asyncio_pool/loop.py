@@ -54,7 +54,7 @@ class LoopThread:
                 logger.debug("the event loop has ended: %r is not called", function)
 
     def _run_calls(self) -> None:
-        self._woken = False  # first: whoever adds a call after this line wakes the loop again
+        self._woken = False  # first: a call that is added after this line wakes the loop again
         while self._calls:
             function, args = self._calls.popleft()
             try:
@@ -89,7 +89,7 @@ class LoopThread:
         self.call(self._stopping.set)
         self._thread.join(longest)
         if self.is_alive():
-            logger.error("The event loop did not end within %.0f s, and is left behind", longest)
+            logger.error("The event loop did not end within %.0f s; its thread is left running", longest)
 
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)

@@ -1,4 +1,4 @@
-"""Carries what Celery is told of jobs to the thread that it expects to be told on, in the order in which it was posted.
+"""Runs Celery's pool callbacks, in the order in which they were posted, on the thread that Celery expects.
 
 With an asynchronous transport (Redis, AMQP) that is the worker's main thread, which runs kombu's hub: a socket wakes
 it. Other transports have no hub, and their main thread sleeps in ``drain_events``; there a thread of the pool's own
@@ -28,7 +28,7 @@ class Mailbox(Protocol):
     """Where jobs post."""
 
     def post(self, tell: Callable[..., Any], *args: Any) -> None:
-        """Have something told. From any thread; never waits."""
+        """Post a callback. From any thread; never waits."""
         ...
 
     def attach(self, hub: Any) -> None:
@@ -75,7 +75,7 @@ class HubMailbox:
         self._hub: Any = None
 
     def post(self, tell: Callable[..., Any], *args: Any) -> None:
-        """Have something told on the hub's thread."""
+        """Post a callback for the hub's thread."""
         self._letters.append((tell, args))
         if not self._rung:
             self._ring()
@@ -91,7 +91,7 @@ class HubMailbox:
             return
         with suppress(BlockingIOError):
             self._bell.recv(64)
-        # In this order: whoever posts after this line rings again.
+        # In this order: a post after this line rings again.
         self._rung = False
         try:
             _deliver(self._letters)
@@ -127,7 +127,7 @@ class HubMailbox:
         self._rung = True
         try:
             self._button.send(b"\0")
-        except OSError:  # closed: nobody waits for anything
+        except OSError:  # closed: no thread waits any more
             self._letters.clear()
 
 
@@ -142,7 +142,7 @@ class ThreadMailbox:
         self._thread.start()
 
     def post(self, tell: Callable[..., Any], *args: Any) -> None:
-        """Have something told."""
+        """Post a callback."""
         self._letters.append((tell, args))
         self._posted.set()
 

@@ -44,7 +44,7 @@ class TaskPool(BasePool):
 
     body_can_be_buffer = True
     signal_safe = False
-    # `result.get()` in a job would block the loop, so Celery shall go on to refuse it.
+    # `result.get()` in a job would block the loop, so Celery has to go on refusing it.
     task_join_will_block = True
 
     _CHILD_SETTINGS: ClassVar = {
@@ -158,7 +158,7 @@ class TaskPool(BasePool):
         self._dispatcher.loop.spawn(make, name)
 
     def post(self, tell: Callable[..., Any], *args: Any) -> None:
-        """Have something called where Celery is told of jobs."""
+        """Call something on the thread of Celery's callbacks."""
         self._mailbox.post(tell, *args)
 
     def _resize(self, by: int) -> None:

@@ -56,7 +56,7 @@ class Roster:
                 return False
             self._arrivals += 1
             self._waiting[job.on_loop][job] = self._arrivals
-            # Whoever waits longer has been looked at when there was room: it cannot be admitted before this one here.
+            # Jobs that have waited longer were considered when there was room: none can be admitted before this one.
             return job in self._admit()
 
     def begin(self, job: Job) -> bool:

@@ -1,7 +1,7 @@
 """Says which job keeps the event loop from all others, and where it does.
 
 A sync call in a coroutine (``time.sleep``, ``requests.get``, a long computation) holds the loop's thread; the other
-jobs just seem slow then, and nothing tells why.
+jobs just seem slow then, and nothing shows why.
 """
 
 from __future__ import annotations

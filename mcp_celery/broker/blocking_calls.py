@@ -29,7 +29,7 @@ class BlockingCalls:
         threads: How many calls run at a time; further calls wait in order.
         timeout_seconds: How long the service may take to answer.
         is_silence: Whether an error says that the service did not answer, for example a time-out of its driver.
-        outage: Whether the service is lost, where somebody keeps account of that: then silence is not logged again.
+        outage: Whether the service is lost, where the owner keeps track of that: then silence is not logged again.
     """
 
     def __init__(
@@ -128,5 +128,5 @@ class BlockingCalls:
             await loop.run_in_executor(None, self._threads.shutdown)
 
     def abandon(self) -> None:
-        """Make no more calls; those that run are not waited for."""
+        """Make no further calls; those that run are not waited for."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -34,8 +34,8 @@ def require_serializer(app: Celery) -> None:
     """
     if serializer_of_messages(app) not in _content_types:
         raise ConfigurationError(
-            "task_serializer is 'auth', but nothing says with which keys: call app.setup_security() where the Celery "
-            "app is made"
+            "task_serializer is 'auth', but the app has no keys to sign with: call app.setup_security() where the "
+            "Celery app is made"
         )
 
 
@@ -51,7 +51,7 @@ FINGERPRINT_HEADER: Final = "mcp_celery_component"
 worker's parent process looks at it, so that jobs for another version take no slot. The record decides.
 """
 STORE_HEADER: Final = "mcp_celery_store"
-"""The header of a job's message that tells which store keeps the record (``engine/store_mark.py``). Not signed either:
+"""The header of a job's message that names the store of the record (``engine/store_mark.py``). Not signed either:
 what it says counts only where a worker's store has no such record.
 """
 
@@ -71,7 +71,7 @@ def send_job(
 
     Args:
         app: The app whose settings are used.
-        producer: On a connection of ours.
+        producer: On one of this package's connections.
         job_id: Celery id of the job.
         name: Celery name of the job.
         arguments: Its keyword arguments.
@@ -104,7 +104,7 @@ def send_job(
         options = {**options, "declare": []}
     # Without a limit, a broker that takes a message but does not confirm it blocks the thread and later messages.
     limits = {"timeout": timeout_seconds, "confirm_timeout": timeout_seconds}
-    # RabbitMQ confirms, and drops, a message that reaches no queue, for example because somebody has deleted it. With
+    # RabbitMQ confirms, and drops, a message that reaches no queue, for example because it was deleted. With
     # `mandatory` that is an error; the publisher tries again on a new connection, and declares the queue there.
     try:
         amqp.send_task_message(producer, name, message, retry=False, **{**options, **limits, "mandatory": True})

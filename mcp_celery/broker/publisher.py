@@ -101,7 +101,7 @@ class Publisher:
         name: For its thread.
         timeout_seconds: How long the broker may take to answer, from when the thread begins with the work.
         idle_seconds: After which time without work the connection is replaced before the next.
-        outage: Whether the broker is lost, where somebody keeps account of that.
+        outage: Whether the broker is lost, where the owner keeps track of that.
     """
 
     def __init__(

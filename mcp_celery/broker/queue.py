@@ -102,8 +102,8 @@ class CeleryQueue(TaskQueue):
             Publisher(app, name, **times, outage=self._outage)
             for name in ("mcp-celery-publisher", "mcp-celery-canvases")
         )
-        self._return = BackgroundTasks(logger, "the return of the broker will not be logged")
-        self._revokes = BackgroundTasks(logger, "the workers are not told to revoke a job")
+        self._return = BackgroundTasks(logger, "could not watch for the return of the broker")
+        self._revokes = BackgroundTasks(logger, "could not revoke a job on the workers")
         self._unpublished = CallLimiter(MOST_UNPUBLISHED, timeout_seconds=timeout_seconds)
         self._max_length = max_length
         self._backlogs: dict[str, Backlog] = {}
@@ -210,22 +210,22 @@ class CeleryQueue(TaskQueue):
         when it does: the record is cancelled already.
         """
         if len(self._revokes) >= MAX_REVOKES:
-            logger.warning("the workers are not told to revoke %s: the broker does not answer", job_ids[0])
+            logger.warning("could not revoke %s on the workers: the broker does not answer", job_ids[0])
             return
         revoke = self._revokes.start(self._tell_of_revoke(job_ids, terminate=terminate), name="mcp-celery-revoke")
         try:
             async with within(self._timeout_seconds):
                 await asyncio.shield(revoke)
         except TimeoutError:
-            logger.warning("could not tell the workers to revoke %s in time", job_ids[0])
+            logger.warning("could not revoke %s on the workers in time", job_ids[0])
 
     async def _tell_of_revoke(self, job_ids: Sequence[str], *, terminate: bool) -> None:
-        # In the thread that publishes such jobs, so never before them: workers forget what they were told too early.
+        # In the thread that publishes such jobs, so never before them: workers forget revokes that arrive too early.
         publisher = self._single if len(job_ids) == 1 else self._several
         try:
             await publisher.do_at_last(lambda: self._revoke(publisher, job_ids, terminate=terminate))
         except (KombuError, OSError, *publisher.broker_errors(), *publisher.refusals()) as error:
-            logger.warning("could not tell the workers to revoke %s: %s", job_ids[0], type(error).__name__)
+            logger.warning("could not revoke %s on the workers: %s", job_ids[0], type(error).__name__)
 
     async def _asked(
         self,
@@ -299,7 +299,7 @@ class CeleryQueue(TaskQueue):
                 logger.debug("the broker does not say how many jobs wait in %s: %s", name, type(error).__name__)
                 return None
             if connection.declared_entities is not None:
-                # kombu declares a queue once for each connection, but somebody may have deleted this one.
+                # kombu declares a queue once for each connection, but this one may have been deleted since.
                 connection.declared_entities.clear()
             return 0
         except NotImplementedError:
@@ -333,7 +333,7 @@ class CeleryQueue(TaskQueue):
         await self._return.aclose()
         patience = 3 * self._timeout_seconds  # a publish, its second try, and what closing takes
         if lost := await self._revokes.aclose(patience):
-            logger.warning("the workers are not told of %d revokes: the broker does not answer", lost)
+            logger.warning("could not send %d revokes to the workers: the broker does not answer", lost)
         closing = (one.aclose(patience_seconds=patience) for one in (self._single, self._several))
         await asyncio.gather(*closing)
 

@@ -35,7 +35,7 @@ class Backlog:
         """Let a job in and count it, looking first where that is needed. Each that is let in must :meth:`leave`.
 
         Args:
-            length: Looks how many jobs wait. Whoever comes meanwhile waits for what is seen, and does not look too.
+            length: Reads how many jobs wait. Calls that come meanwhile wait for the same answer.
         """
         if self.enter():
             return True

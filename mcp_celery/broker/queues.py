@@ -204,7 +204,7 @@ def _refused(error: BaseException) -> re.Match[str] | None:
 
 
 def _existing(queue: kombu.Queue, connection: kombu.Connection) -> dict[str, Any]:
-    """What a queue exists with, as far as RabbitMQ says so: AMQP tells one difference for each declaration.
+    """What a queue exists with, as far as RabbitMQ says so: AMQP reports one difference for each declaration.
 
     Each one is declared away, until RabbitMQ takes the declaration, which changes nothing of a queue that exists.
     """

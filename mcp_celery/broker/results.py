@@ -164,7 +164,7 @@ class CeleryResults:
             )
         except Exception as error:  # noqa: BLE001 - as above
             logger.warning(
-                "the result backend did not forget all of %d results: %s", len(job_ids), type(error).__name__
+                "could not delete all of %d results from the result backend: %s", len(job_ids), type(error).__name__
             )
 
     def _with_connections(self, call: Callable[[], Answer]) -> Callable[[], Answer]:
@@ -198,7 +198,7 @@ class CeleryResults:
             raise failed[-1]
 
     def close(self) -> None:
-        """Read no more; what is being read is not waited for."""
+        """Stop reading; what is being read is not waited for."""
         self._calls.abandon()
         if self._redis is not None:
             self._redis.client.connection_pool.disconnect()
@@ -207,7 +207,7 @@ class CeleryResults:
         self._replace_idle()
         backend = self._backend
         if self._app.conf.task_always_eager:
-            # Celery stores no results then, and warns of whoever reads one. Ours are stored.
+            # Celery stores no results then, and warns where one is read. Those of tasks are stored.
             return _stored(backend._get_task_meta_for(job_id))
         return _stored(backend.get_task_meta(job_id, cache=False))
 
@@ -238,11 +238,11 @@ class CeleryResults:
                 if _is_of_the_result(error):
                     found[job_id] = _unreadable(error)
                 else:
-                    failed = error  # and the next may be read all the same
+                    failed = error  # and the next may still be read
         if failed is not None:
             if len(found) == had:
                 raise failed
-            logger.warning("the result backend did not give a result: %s", type(failed).__name__)
+            logger.warning("could not read a result from the result backend: %s", type(failed).__name__)
 
 
 def _unless_pending(stored: StoredResult | None) -> StoredResult | None:

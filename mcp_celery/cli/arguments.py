@@ -33,7 +33,7 @@ def parsed_object(texts: Sequence[str]) -> tuple[dict[str, Any] | None, bool]:
     """
     objects = [text for text in texts if text]
     if len(objects) > 1:
-        raise click.UsageError("--json: one object is enough")
+        raise click.UsageError("--json: give one object only")
     if not objects:
         return None, bool(texts)
     try:
@@ -41,7 +41,7 @@ def parsed_object(texts: Sequence[str]) -> tuple[dict[str, Any] | None, bool]:
     except ValueError as error:
         raise click.UsageError(f"--json: {error}") from error
     if not isinstance(parsed, dict):
-        raise click.UsageError("--json: an object is wanted, {…}")
+        raise click.UsageError("--json: expected an object, {…}")
     return cast("dict[str, Any]", parsed), len(texts) > 1
 
 
@@ -58,7 +58,7 @@ def split_pairs(pairs: Sequence[str], *, option: str = "--arg") -> dict[str, str
     split = [pair.partition("=") for pair in pairs]
     for name, equals, _ in split:
         if not (name and equals):
-            raise click.UsageError(f"{option} {name!r}: name=value is wanted")
+            raise click.UsageError(f"{option} {name!r}: expected name=value")
     return {name: value for name, _, value in split}
 
 

@@ -297,7 +297,7 @@ serve = click.Command(
 store = click.Command(
     "store",
     callback=Body("mcp_celery.cli.dev.store:store"),
-    help="""Run the private store until it is told to stop.
+    help="""Run the private store until it gets a signal to stop.
 
     Other terminals use it with the `export` line that is printed.
     """,

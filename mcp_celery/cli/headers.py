@@ -72,5 +72,5 @@ def _read_lines(text: str, source: str) -> dict[str, tuple[str, str]]:
 def _read(line: str, where: str) -> tuple[str, str]:
     name, colon, content = line.partition(":")
     if not (colon and name.strip() and line.isprintable() and line.isascii()):
-        raise click.BadParameter(f"{where}'NAME: VALUE' is wanted, in ASCII")
+        raise click.BadParameter(f"{where}expected 'NAME: VALUE' in ASCII")
     return name.strip(), content.strip()

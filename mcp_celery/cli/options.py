@@ -23,7 +23,7 @@ POOLS: Final[Mapping[str, tuple[str, ...]]] = {
     "solo": ("--pool", "solo"),
 }
 """What selects a pool on Celery's command line. The asyncio pool is our app's default, chosen by saying nothing.
-Celery cannot tell `-P prefork`, its own default, from nothing; `processes` is another name of that pool."""
+Celery cannot distinguish `-P prefork`, its own default, from no option; `processes` is another name of that pool."""
 MOST_DEFAULT_PROCESSES: Final = 4
 """A development machine has more to do than to hold a worker process a core."""
 
@@ -96,8 +96,8 @@ UDS: Final = click.Option(
     ["--uds"],
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="PATH",
-    help="Listen on this Unix socket, for a proxy, instead of --host and --port. Whoever may enter its folder can "
-    "connect.",
+    help="Listen on this Unix socket, for a proxy, instead of --host and --port. Every user who may enter its "
+    "folder can connect.",
 )
 ROOT_PATH: Final = click.Option(
     ["--root-path"],
@@ -111,7 +111,7 @@ FORWARDED_ALLOW_IPS: Final = click.Option(
     callback=_proxies,
     metavar="ADDRESSES",
     help="Proxies whose X-Forwarded-For and -Proto headers are believed: addresses or networks with commas between "
-    "them, or *. Default: FORWARDED_ALLOW_IPS, else this machine's loopback; with --uds, whoever connects.",
+    "them, or *. Default: FORWARDED_ALLOW_IPS, else this machine's loopback; with --uds, every client.",
 )
 LOG_CONFIG: Final = click.Option(
     ["--log-config"],

@@ -236,7 +236,7 @@ def _one_process(bound: socket.socket, health: socket.socket | None = None) -> l
 def _trusted_proxies(bound: socket.socket, given: str | None) -> str | None:
     """Whose ``X-Forwarded-…`` headers are believed, in uvicorn's form.
 
-    Whoever connects to a Unix socket has no address by which to tell, and is on this machine, as are those on loopback
+    Clients of a Unix socket have no address, and are on this machine, as are those on loopback
     that uvicorn believes by default.
     """
     if given is None and bound.family == socket.AF_UNIX and "FORWARDED_ALLOW_IPS" not in os.environ:
@@ -295,13 +295,13 @@ def fitted_to_open_files(limits: HttpLimits) -> HttpLimits:
 
 class _Server(uvicorn.Server):
     """uvicorn's server, which says where it answers, goes on to serve for a while after SIGTERM, and removes its Unix
-    socket, which uvicorn leaves to whoever bound the socket.
+    socket, which uvicorn leaves to the code that bound the socket.
 
     Args:
         config: uvicorn's.
         url: Where it answers.
         uds: Its Unix socket, None where it has none.
-        health: Is told that the server is about to end.
+        health: Reports the server as unready when it is about to end.
         settings: For how long it goes on to serve after SIGTERM, and how it collects garbage.
     """
 

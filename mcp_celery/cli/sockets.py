@@ -20,7 +20,7 @@ UNIX_PERMISSIONS: Final = 0o666
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take a port before anything is started, so that a port in use is told at once and nobody can take it meanwhile.
+    """Take a port before anything is started: a port in use is reported at once, and no process takes it meanwhile.
 
     Args:
         host: Name or address to listen on.

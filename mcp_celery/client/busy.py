@@ -101,7 +101,7 @@ class _Requests:
                 pass
 
     def is_sent_again(self, message: SessionMessage | Exception) -> bool:
-        """Whether a message refuses a request that is sent again, so that nobody hears of the refusal."""
+        """Whether a message refuses a request that is sent again, so that no caller sees the refusal."""
         if not isinstance(message, SessionMessage):
             return False
         answer = message.message

@@ -54,7 +54,7 @@ class TaskCancelledError(TaskError):
 
 
 class TaskGoneError(TaskError):
-    """The server knows no such task for this caller (-32602): which of three reasons it is, it does not tell."""
+    """The server knows no such task for this caller (-32602): which of three reasons it is, it does not say."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__(task_id, f"task {task_id} does not exist, has expired, or belongs to another caller")

@@ -1,4 +1,4 @@
-"""``TasksClient``: with it, a tool call that the server turns into a task returns the tool's result all the same."""
+"""``TasksClient``: with it, a tool call that the server turns into a task still returns the tool's result."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class TasksClient(ClientExtension):
 
     Args:
         patience_seconds: How long a server may stay unreachable before its tasks are given up.
-        silence_seconds: The longest time without a push after which a task is asked for all the same: a server does not
+        silence_seconds: The longest time without a push, after which the client polls a task: a server does not
             push a large result, and may lose a push. The first pauses of a task are shorter, and each is up to a
             quarter longer by chance, so with the default such a result arrives after a few seconds for a young task,
             and after 30 for any. The price is about six requests for a task that is silent for a minute, and two or
@@ -147,7 +147,7 @@ class TasksClient(ClientExtension):
 
 
 async def _cancel(follower: TaskFollower, task: FollowedTask) -> None:
-    """Cancel a task that nobody knows of any more; a server that does not hear it lets the task expire."""
+    """Cancel a task that no code holds any more; a server that does not get this lets the task expire."""
     with anyio.move_on_after(CANCEL_SECONDS, shield=True):
         try:
             await follower.channel.cancel(task.task_id)

@@ -42,7 +42,7 @@ class TaskHandle(Generic[ResultT]):
 
         Raises:
             TaskGoneError: The server knows no such task.
-            TaskError: It cannot tell.
+            TaskError: The server cannot say.
             MCPError: It could not be reached, or has no tasks.
             RuntimeError: The client is not open.
             ValueError: It has no `TasksClient`.
@@ -72,7 +72,7 @@ class TaskHandle(Generic[ResultT]):
     def questions(self) -> Mapping[str, JSON]:
         """The open questions by their keys, as the server sent them: ``{"method": …, "params": …}``.
 
-        None on connections of revision 2025-11-25, whose servers ask the client's callbacks and nobody else.
+        None on connections of revision 2025-11-25, whose servers ask the client's callbacks only.
         """
         return self._task.state.input_requests
 
@@ -159,7 +159,7 @@ class TaskHandle(Generic[ResultT]):
             MCPError: The server could not be reached.
         """
         if self._task.state.is_final:
-            raise TaskEndedError(self._task.task_id, f"task {self.task_id} has ended: it takes no answers any more")
+            raise TaskEndedError(self._task.task_id, f"task {self.task_id} has ended: it no longer takes answers")
         await self._open_follower().answer(self._task, {key: on_the_wire(answer) for key, answer in responses.items()})
 
     def changes(self) -> AsyncGenerator[TaskState]:
@@ -176,7 +176,7 @@ class TaskHandle(Generic[ResultT]):
         """Call something with each change: of its status, its message, its progress.
 
         An error in a callback is logged, and harms no other. Async callbacks run one call at a time, miss states where
-        they take long, and end with the client's context. Where the task has ended already, its last state is told.
+        they take long, and end with the client's context. Where the task has ended already, its last state is given.
 
         Args:
             callback: Called with the new state, or a coroutine function.

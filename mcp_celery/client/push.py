@@ -165,7 +165,7 @@ class TaskPush:
                 if task.breaks == MOST_BREAKS:
                     causes.append(task_id)
         if causes:
-            logger.info("Streams broke before they told of these tasks, which are asked for instead: %s", causes)
+            logger.info("Streams broke before they reported these tasks, so the client polls them: %s", causes)
             if broken & self._heard:  # the others are sound
                 self._retry_seconds = LEAST_RETRY_SECONDS
 
@@ -185,5 +185,5 @@ class TaskPush:
             self._back_off(error, retry_after_seconds(error.error) or 0.0)
 
     def _give_up(self, why: object) -> None:
-        logger.info("The server does not push tasks, which are asked for instead: %s", why)
+        logger.info("The server does not push tasks, so the client polls them: %s", why)
         self._is_supported = False

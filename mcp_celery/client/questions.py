@@ -43,7 +43,7 @@ class TaskQuestions:
         """Put what is new to the callbacks, and take back what is not wanted any more."""
         for key, scope in list(task.asked.items()):
             if scope and (task.has_ended or key not in task.state.input_requests):
-                # Somebody else answered it, or it is superseded. Should it come back, it is put again.
+                # Another client answered it, or it is superseded. If it comes back, it is asked again.
                 del task.asked[key]
                 scope.cancel()
         if task.has_ended or not task.answering:
@@ -55,7 +55,7 @@ class TaskQuestions:
                 self._channel.start_soon(self._put, task, key, question, scope)
 
     def take_over(self, task: FollowedTask, keys: Iterable[str]) -> None:
-        """Leave questions to whoever answers them by hand."""
+        """Leave questions to code that answers them by hand."""
         for key in keys:
             if scope := task.asked.get(key):
                 scope.cancel()

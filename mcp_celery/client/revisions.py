@@ -15,7 +15,7 @@ from mcp_celery.client.wire import TaskState
 PUSHED: Final[Mapping[str, type[TaskState]]] = {
     channel.notification: channel.state_type for channel in (ExtensionChannel, CoreTaskChannel)
 }
-"""The notifications that tell of tasks, in any revision."""
+"""The notifications about tasks, in any revision."""
 
 
 def channel_of(session: ClientSession, *, busy_seconds: float) -> TaskChannel:

@@ -72,7 +72,7 @@ class TaskStream:
     """A ``subscriptions/listen`` stream that the server has acknowledged.
 
     Attributes:
-        accepted: The tasks of which it tells; None where the server did not say anything about tasks.
+        accepted: The tasks that it reports; None where the server did not say anything about tasks.
     """
 
     def __init__(self, subscription: Subscription) -> None:
@@ -129,9 +129,9 @@ class TaskChannel(ABC):
     """
 
     notification: ClassVar[str]
-    """The method that tells of a task's state."""
+    """The method that reports a task's state."""
     state_type: ClassVar[type[TaskState]]
-    """How that notification tells it."""
+    """How that notification encodes it."""
     listens: ClassVar[bool]
     """Whether the client has to ask the server to push states."""
     result_type: ClassVar[TypeAdapter[Any]]
@@ -187,7 +187,7 @@ class TaskChannel(ABC):
         Args:
             method: The request's.
             params: Its parameters.
-            ttl: How long the server shall keep the task, in milliseconds; None: as it likes.
+            ttl: How long the server is asked to keep the task, in ms; None: the server's default.
             seconds: How long to wait for the answer; None: as the client has it.
 
         Returns:
@@ -287,4 +287,4 @@ async def _contained(body: Callable[[*Arguments], Awaitable[object]], *arguments
     try:
         await body(*arguments)
     except Exception:
-        logger.exception("Following tasks went wrong")
+        logger.exception("The tracking of tasks failed")

@@ -41,7 +41,7 @@ async def call_tool_task(
         name: The tool's name.
         arguments: Its arguments.
         answer: Whether the client's callbacks answer the questions of the task, too. A server of revision 2025-11-25
-            may ask them all the same.
+            may still ask them.
         ttl: How long the server is asked to keep the task, in milliseconds; None: as it likes. Later revisions than
             2025-11-25 leave that to the server.
         options: As for ``Client.call_tool``.

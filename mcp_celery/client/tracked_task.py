@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class FollowedTask:
-    """What one client knows of a task. Whoever holds it lets it be followed; nobody does, nothing follows it.
+    """What one client knows of a task. It is tracked only while it is referenced; once collected, polling ends.
 
     Args:
         state: Its first state.
@@ -56,7 +56,7 @@ class FollowedTask:
         state: The newest state.
         revision: How many changes there have been since it is followed.
         failure: Why nothing more will be heard of it, where that is so.
-        asked: Keys of questions that have been put to somebody, so that nobody is asked twice.
+        asked: Keys of questions that have been asked, so that none is asked twice.
         refused: Why an open question gets no answer from this client, by its key.
         due: When to ask for its state next, in the event loop's time.
         is_asking: Whether its state is being asked for.
@@ -110,7 +110,7 @@ class FollowedTask:
         """Learn a state.
 
         Args:
-            state: What the server told.
+            state: What the server reported.
 
         Returns:
             Whether it is another than the one that was known. Nothing follows a final one.
@@ -272,7 +272,7 @@ def ending_of(state: TaskState) -> TaskError | None:
         error = state.error
         if error is None:
             return TaskFailedError(
-                state.task_id, types.INTERNAL_ERROR, state.status_message or "the server says no more"
+                state.task_id, types.INTERNAL_ERROR, state.status_message or "the server gives no reason"
             )
         return TaskFailedError(state.task_id, error.code, error.message, error.data)
     if state.status == "cancelled":
@@ -294,5 +294,5 @@ def result_of(state: TaskState, result_type: TypeAdapter[Any]) -> Any:
         return result_type.validate_python(state.result, by_name=False)
     except ValidationError:
         raise InvalidTaskError(
-            state.task_id, f"the server's result of task {state.task_id} is no result of its request"
+            state.task_id, f"the server's result of task {state.task_id} does not fit its request"
         ) from None

@@ -37,12 +37,12 @@ logger = logging.getLogger(__name__)
 
 
 class TaskFollower:
-    """Follows tasks until they end, nobody holds them any more, or the client is closed.
+    """Follows tasks until they end, no code holds them any more, or the client is closed.
 
     Args:
         session: The client's session.
         patience_seconds: How long the server may be silent before its tasks are given up.
-        silence_seconds: The longest time without a push after which a pushed task is asked for all the same.
+        silence_seconds: The longest time without a push, after which the client polls a pushed task.
         busy_seconds: How long a request is sent again that a busy server refuses.
     """
 
@@ -116,7 +116,7 @@ class TaskFollower:
             self.channel.start_soon(self._ask_for, task_id)
 
     def tell(self, task: FollowedTask, callback: StatusCallback) -> None:
-        """Call something with each change of a task, which is followed for that whether or not anybody holds it."""
+        """Call something with each change of a task, which is followed for that whether or not it is held."""
         if is_async(callback):
             known = None if task.state.is_final else task.revision
             self.channel.start_soon(task.call_for_each, callback, known)
@@ -276,7 +276,7 @@ class TaskFollower:
         task.silent_since = task.silent_since or now
         failure = self._failure(task.task_id, error)
         if failure is None and is_permanent(error):
-            failure = TaskError(task.task_id, f"the server refused to tell of task {task.task_id}: {error}")
+            failure = TaskError(task.task_id, f"the server refused a request about task {task.task_id}: {error}")
         if failure is None and now - task.silent_since > self._patience_seconds:
             seconds = f"{self._patience_seconds:g} s"
             failure = TaskUnreachableError(task.task_id, f"no answer about task {task.task_id} for {seconds}: {error}")

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class CoreTask(TaskState):
-    """A task as this revision tells of it: without its result, which is asked for in addition."""
+    """A task as this revision encodes it: without its result, which is asked for in addition."""
 
     ttl_ms: Annotated[int | None, Field(ge=0, validation_alias="ttl"), Dispensable] = None
     poll_interval_ms: Annotated[int | None, Field(ge=0, validation_alias="pollInterval"), Dispensable] = None
@@ -108,7 +108,7 @@ class CoreTaskChannel(TaskChannel):
                 except TimeoutError as error:
                     raise MCPError(types.REQUEST_TIMEOUT, "Request 'tools/list' timed out") from error
                 except ValidationError:
-                    raise InvalidTaskError("", "the server's list of tools is none") from None
+                    raise InvalidTaskError("", "the server's list of tools is malformed") from None
                 for listed in page.tools:
                     support = listed.execution.task_support if listed.execution else None
                     self._run_as_tasks[listed.name] = support in ("optional", "required")
@@ -136,7 +136,7 @@ class CoreTaskChannel(TaskChannel):
     async def get(self, task_id: str) -> TaskState:
         """``tasks/get``, and ``tasks/result`` of a task that has one.
 
-        A result that tells of a tool's own error is a completed task here, as in the revisions after this one.
+        A result with a tool's own error is a completed task here, as in the revisions after this one.
         """
         answer = await self._send("tasks/get", {"taskId": task_id}, self._seconds)
         return await self._with_result(parse_task(answer, task_id, CoreTask))
@@ -170,7 +170,7 @@ class CoreTaskChannel(TaskChannel):
         try:
             await self._send("tasks/cancel", {"taskId": task_id}, self._seconds)
         except MCPError as error:
-            # One code for tasks that have ended and for those that are not there: the state tells, or is refused too.
+            # One code for ended and unknown tasks: the state shows which, or is refused too.
             if error.code != types.INVALID_PARAMS:
                 raise
             if not (await self.get(task_id)).is_final:
@@ -200,7 +200,7 @@ class CoreTaskChannel(TaskChannel):
                 return tasks
             seen.append(cursor)
             params = {"cursor": cursor}
-        raise InvalidTaskError("", "the server's list of tasks is none, or has no end")
+        raise InvalidTaskError("", "the server's list of tasks is malformed or endless")
 
     @override
     def questions(self, recheck: Callable[[str], Awaitable[None]], patience_seconds: float) -> CoreQuestions:

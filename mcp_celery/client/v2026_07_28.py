@@ -68,7 +68,7 @@ class ExtensionChannel(TaskChannel):
             except TimeoutError as error:  # the transport's own, while it writes
                 raise MCPError(types.REQUEST_TIMEOUT, f"Request {method!r} timed out") from error
             except ValidationError:
-                raise InvalidTaskError(task_id, f"the server's answer to {method} is no result of MCP") from None
+                raise InvalidTaskError(task_id, f"the server's answer to {method} is not a result of MCP") from None
             return answer.model_dump(by_alias=True, mode="json")
 
         return await unless_busy(send, busy_seconds=self.busy_seconds)

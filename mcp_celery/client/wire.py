@@ -73,7 +73,7 @@ class Progress(BaseModel):
 
 
 class TaskState(BaseModel):
-    """A task as it was when the server told of it: the ``DetailedTask`` of SEP-2663.
+    """A task as it was when the server reported it: the ``DetailedTask`` of SEP-2663.
 
     Attributes:
         task_id: The task's id.
@@ -124,7 +124,7 @@ class TaskState(BaseModel):
         return self.model_copy(update={"last_updated_at": other.last_updated_at}) == other
 
     def is_older_than(self, other: TaskState) -> bool:
-        """Whether this was the task's state before another; False where the times do not tell."""
+        """Whether this was the task's state before another; False where the times do not show it."""
         mine, others = self.last_updated_at, other.last_updated_at
         return mine is not None and others is not None and mine < others
 
@@ -174,7 +174,7 @@ def parse_task(sent: Any, task_id: str | None = None, model: type[StateT] = Task
     Args:
         sent: The task as it was on the wire.
         task_id: Whose state it has to be, None for any.
-        model: How the connection's revision tells it.
+        model: How the connection's revision encodes it.
 
     Returns:
         Its state.

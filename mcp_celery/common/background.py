@@ -1,4 +1,4 @@
-"""Asyncio tasks in the background: somebody holds them, logs what they fail with, and ends them."""
+"""Asyncio tasks in the background, with an owner that holds them, logs their failures and ends them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class BackgroundTasks:
-    """Work of one event loop that nobody awaits where it begins.
+    """Work of one event loop that is not awaited where it begins.
 
     Args:
         logger: Where a failure is logged.

@@ -40,7 +40,7 @@ class Answer:
 
 
 Endpoint = Callable[[], Awaitable[Answer]]
-"""Makes the response to a GET request. It sees nothing of the request, which comes from anybody."""
+"""Makes the response to a GET request. It sees nothing of the request, which any client may send."""
 Endpoints = Mapping[str, Endpoint]
 """Endpoints by path."""
 
@@ -49,7 +49,7 @@ def states(values: Mapping[str, str | float], *, ok: bool) -> Answer:
     """Answer a probe with states.
 
     Args:
-        values: States and ages by name. They hold neither addresses nor texts of errors: anybody may ask.
+        values: States and ages by name. They hold neither addresses nor texts of errors: every client may ask.
         ok: Whether the status is 200; otherwise it is 503.
     """
     status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE

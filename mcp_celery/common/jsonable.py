@@ -67,7 +67,7 @@ def json_text(value: Any) -> str:
 
 
 def is_sendable(text: str) -> bool:
-    """Whether the SDK can send JSON text inside a message: pydantic encodes no more than 255 levels.
+    """Whether the SDK can send JSON text inside a message: pydantic encodes at most 255 levels.
 
     Args:
         text: JSON.

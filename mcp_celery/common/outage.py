@@ -24,7 +24,7 @@ class Outage:
 
     @property
     def is_on(self) -> bool:
-        """Whether the last call failed that anybody has reported."""
+        """Whether the last reported call failed."""
         return bool(self._kinds)
 
     def began(self, kind: str, reason: str) -> None:

@@ -26,7 +26,7 @@ _DECODED_TWICE: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"
 class KeyPassword:
     """What opens the private key of a client certificate, as OpenSSL calls it.
 
-    kombu shows the options of TLS to everybody who may inspect a worker, in JSON. So this is no text.
+    kombu shows the options of TLS to everyone who may inspect a worker, in JSON. So this is no text.
 
     Args:
         password: The password.

@@ -164,7 +164,7 @@ class RedisUrl:
 
     @property
     def address(self) -> tuple[str, int, str]:
-        """What tells two servers apart: host, port and path."""
+        """What distinguishes two servers: host, port and path."""
         return self.host.lower(), self.port, self.path
 
     @property

@@ -40,7 +40,7 @@ def require_usable(schema: Any) -> None:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        raise UnusableSchemaError(f"it is no JSON Schema: {error.message}") from None
+        raise UnusableSchemaError(f"it is not a JSON Schema: {error.message}") from None
     resolver = REGISTRY.resolver_with_root(DRAFT202012.create_resource(schema))
     for keyword, value in _keywords(schema):
         if keyword == "pattern":

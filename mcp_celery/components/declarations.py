@@ -44,7 +44,7 @@ class DeclaredComponent:
 
     @property
     def fingerprint(self) -> str | None:
-        """Its fingerprint, by which versions of it are told apart; None where the server has no such component."""
+        """Its fingerprint, which identifies its version; None where the server has no such component."""
         return None if self.component is None else _fingerprint(self.component, self.config)
 
     @property

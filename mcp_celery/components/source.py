@@ -299,7 +299,7 @@ class ComponentSource(Protocol):
     async def run(self, request: JobRequest) -> HandlerResult:
         """Run a component in a job, as the server's own handler runs it in the foreground.
 
-        Extensions' interceptors are included, so that a tool cannot tell a job from a call.
+        Extensions' interceptors are included, so that a tool behaves in a job as in a call.
 
         Args:
             request: The request.

@@ -22,7 +22,7 @@ SKIPPED_FOLDERS: Final = frozenset({
     ".pytest_cache", ".ruff_cache", ".svn", ".terraform", ".tox", ".venv", "__pycache__", "node_modules", "venv",
 })  # fmt: skip
 FOLDER_MARKS: Final = ("pyvenv.cfg", "CACHEDIR.TAG")
-"""Files that tell a virtual environment or a cache (https://bford.info/cachedir/), whatever the folder is called."""
+"""Files that mark a virtual environment or a cache (https://bford.info/cachedir/), whatever the folder is called."""
 LANGUAGES: Final = {
     ".bash": "Shell", ".c": "C", ".cc": "C++", ".cfg": "INI", ".conf": "Configuration", ".cpp": "C++", ".cs": "C#",
     ".css": "CSS", ".csv": "CSV", ".go": "Go", ".h": "C", ".hpp": "C++", ".htm": "HTML", ".html": "HTML", ".ini": "INI",

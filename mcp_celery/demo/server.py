@@ -68,7 +68,7 @@ async def find_files(
     """Ask which files are wanted, and name those that a folder has."""
     answer = await ctx.elicit("Which files do you look for?", Wanted)
     if answer.action != "accept":
-        raise ToolError("nobody said which files")
+        raise ToolError("no files were named")
     try:
         names = await asyncio.to_thread(list_files, Path(path))
     except NotIndexableError as error:
@@ -100,7 +100,7 @@ async def fetch_many(
     timeout_seconds: Annotated[float, Field(gt=0, le=60, description="For each URL, its redirects included.")] = 10.0,
     max_bytes: Annotated[int, Field(ge=1, le=50_000_000, description="A longer body is given up.")] = 5_000_000,
 ) -> FetchReport:
-    """Fetch many URLs at once, and tell the status, size, time and SHA-256 of each, or why it failed."""
+    """Fetch many URLs at once, and report the status, size, time and SHA-256 of each, or why it failed."""
     try:
         checked = [checked_url(url) for url in urls]
     except ValueError as error:

@@ -25,7 +25,7 @@ class ResultCodec(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendOptions:
-    """What a backend is told by the server whose tasks it keeps.
+    """What a backend needs to know from the server whose tasks it keeps.
 
     Attributes:
         namespace: The server's namespace. Tasks of other namespaces are not seen.

@@ -1,4 +1,4 @@
-"""The engine: what a task is and may do, whoever asks and whatever stores it.
+"""The engine: what a task is and may do, for every caller and every store.
 
 Imports neither Celery nor Redis nor the MCP server. The order of creation is the promise of SEP-2663's durable create:
 record, then message, then answer. A message that fails takes its record back; a message that arrives although it was
@@ -59,7 +59,7 @@ class TaskEngine:
     Args:
         store: Where records are kept.
         queue: Where jobs are published.
-        bus: Who tells of changes.
+        bus: Announces changes.
         results: Celery's result backend, None where ``store.load`` reads it in the same step.
         limits: What the server grants.
         answer_version: The protocol version at which workers read answers to questions.
@@ -232,7 +232,7 @@ class TaskEngine:
             cursor: ``TaskPage.cursor`` of the part before; None: from the newest.
 
         Raises:
-            InvalidCursorError: Nobody gave this cursor.
+            InvalidCursorError: ``tasks/list`` never gave this cursor.
             StoreUnavailableError: The store did not answer.
         """
         before = None if cursor is None else position_of(cursor)
@@ -248,7 +248,7 @@ class TaskEngine:
             except TaskNotFoundError:
                 continue  # it expired while its part was read
             except StoredDataError as error:
-                logger.error("task %s is left out of a list: %s", stored.record.shown_id, error.reason)
+                logger.error("left task %s out of a list: %s", stored.record.shown_id, error.reason)
         return TaskPage(records, cursor_at(shown[-1].record.position) if more else None)
 
     async def view(self, stored: StoredTask) -> TaskView:
@@ -324,7 +324,7 @@ class TaskEngine:
         return changed.record
 
     async def retire(self, caller: Caller, task_id: str, *, after_ms: int = RETIRED_MS) -> None:
-        """Let a caller's own task go soon instead of at its time: nobody may ask for it again."""
+        """Let a caller's own task expire soon instead of at its time: no caller may ask for it again."""
         await self._store.retire(TaskRef(caller.scope, task_id), now_ms() + after_ms)
 
     async def keep(self, caller: Caller, task_id: str, *, ttl_ms: int | None, config: TaskConfig) -> None:
@@ -338,7 +338,7 @@ class TaskEngine:
         Args:
             caller: Who asks.
             task_ids: Ids of any origin; those that are not the caller's are left out of ``TaskWatch.accepted``.
-            results: Whether a completed task is told with its result.
+            results: Whether a completed task comes with its result.
         """
         asked = dict.fromkeys(task_ids)
         refs = [TaskRef(caller.scope, task_id) for task_id in asked if is_wire_task_id(task_id)]

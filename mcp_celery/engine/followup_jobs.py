@@ -147,6 +147,6 @@ class Answers:
             await self._legs.publish(record)
             await self._store.published(record.ref, attempt=record.attempt)
         except McpCeleryError as error:
-            logger.warning("leg %d of task %s could not be published yet: %s", record.leg, record.shown_id, error)
+            logger.warning("could not publish leg %d of task %s yet: %s", record.leg, record.shown_id, error)
         else:
             logger.info("task goes on: scope=%r task=%s job=%s", record.scope, record.shown_id, record.job_id)

@@ -4,7 +4,7 @@ In a rolling deploy workers of two versions consume one queue, and the broker gi
 the fingerprint of the component that the request was checked against. A worker that has another one does not start the
 job. As long as another live worker advertises the fingerprint, the job is handed back: its next attempt is due after a
 pause, which grows with each hand-back and is partly random. The index ``due`` holds it meanwhile, so it outlives the
-worker. Otherwise the task fails with a reason that names both versions, or the job runs all the same
+worker. Otherwise the task fails with a reason that names both versions, or the job still runs
 (``MCP_CELERY_COMPONENT_MATCH``).
 """
 

@@ -58,7 +58,7 @@ def position_of(cursor: str) -> str:
     """The position that a cursor stands for.
 
     Raises:
-        InvalidCursorError: It is none of ours.
+        InvalidCursorError: This package did not make it.
     """
     try:
         position = urlsafe_b64decode(cursor[:_MAX_CURSOR_CHARS].encode("ascii")).decode("ascii")

@@ -21,8 +21,8 @@ class TaskLimits:
     """What the server grants.
 
     Attributes:
-        default_ttl_ms: When nobody asks.
-        max_ttl_ms: Whoever asks.
+        default_ttl_ms: Where the request asks for none, in ms.
+        max_ttl_ms: At most, in ms.
         poll_interval_ms: When the component does not say.
         settle_interval_ms: How often an open task's stored result is looked at, where that is a request of its own.
         max_input_bytes: How large the answers may be that one request brings, as JSON.

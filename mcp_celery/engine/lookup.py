@@ -1,4 +1,4 @@
-"""Reading tasks for callers: each its own, and nobody who keeps asking for what is not there.
+"""Per-caller task look-up, with a limit on failed look-ups.
 
 Failures are counted in the store, for all servers; a look-up that succeeds costs nothing more. A server remembers whom
 it has to refuse, and asks the store nothing for them until their window ends. Another server learns of it with the
@@ -150,7 +150,7 @@ class Lookups:
         return [stored if reason is None else None for stored, reason in zip(found, reasons, strict=True)]
 
     async def missed(self, caller: Caller, number: int = 1) -> None:
-        """Count a caller's failures, and refuse to tell of them where there are too many.
+        """Count a caller's failures, and refuse look-ups where there are too many.
 
         Raises:
             TooManyLookupsError: Until its window has ended.

@@ -1,7 +1,7 @@
 """How a job ends: what the job returns to Celery, and what Celery's stored result says of the task.
 
 A job that ends in a result, ``isError`` or not, returns it: Celery's SUCCESS is MCP's ``completed``. A JSON-RPC error
-is raised as ``JobFailedError``: Celery's FAILURE is MCP's ``failed``. So Flower and MCP tell the same story.
+is raised as ``JobFailedError``: Celery's FAILURE is MCP's ``failed``. So Flower and MCP agree.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def _error_data(data: Any, data_json: Any) -> Any:
 
 
 def expired(retries: int = 0) -> Change:
-    """The change of a job that nobody began in time, given how often it had been tried again."""
+    """The change of a job that no worker started in time, given how often it had been retried."""
     error = RpcError(INTERNAL_ERROR, EXPIRED_REASON)
     return Change(to="failed", unless_begun=retries, error=error, status_message=EXPIRED_REASON)
 
@@ -261,7 +261,7 @@ def _error_text(result: JSONObject) -> str | None:
 def settlement(stored: StoredResult | None) -> Change | None:
     """The change that a stored result owes to a record that is still open, None while the job has not ended.
 
-    One that cannot be read here owes none: the worker that stored it tells of the end itself.
+    One that cannot be read here owes none: the worker that stored it reports the end itself.
     """
     if stored is None or stored == UNREADABLE:
         return None

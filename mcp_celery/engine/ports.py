@@ -142,7 +142,7 @@ class TaskStore(QuestionStore, Protocol):
         ...
 
     async def change(self, ref: TaskRef, change: Change) -> Changed | None:
-        """Apply a change in one step, and tell it on the bus. None: unknown or expired.
+        """Apply a change in one step, and announce it on the bus. None: unknown or expired.
 
         A task with open questions stays ``input_required`` where the change says ``working``. With its end they go.
         """
@@ -169,7 +169,7 @@ class TaskStore(QuestionStore, Protocol):
             at_ms: When it begins.
             delivery: Tells this delivery from every other, so that it may ask again when the answer was lost; by
                 default each call is another's.
-            worker: Who begins it, as in its claim; '' for nobody whose death would concern the task.
+            worker: Who begins it, as in its claim; '' for a process whose death does not concern the task.
             key: The compound key in the job's message, which may be forged; '' where there is no message.
             fingerprint: Of the component that would run, '' where there is none; None: whatever the record's is.
 
@@ -234,7 +234,7 @@ class TaskStore(QuestionStore, Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close the store's connections. A store belongs to one event loop, and whoever opened it closes it."""
+        """Close the store's connections. A store belongs to one event loop, and the code that opened it closes it."""
         ...
 
 
@@ -273,7 +273,7 @@ class JobLedger(Protocol):
         """The record whose current job has this Celery id.
 
         Returns:
-            None where there is none: not an id of ours, a task that is gone, or a job of an earlier leg.
+            None where there is none: not an id of a task, a task that is gone, or a job of an earlier leg.
         """
         ...
 
@@ -341,7 +341,7 @@ class JobResults(Protocol):
 
 
 class TaskHints(Protocol):
-    """References of tasks that may have changed; a hint may be repeated, and several may be told as one."""
+    """References of tasks that may have changed; a hint may be repeated, and several may be merged."""
 
     async def __anext__(self) -> TaskRef:
         """Wait for the next hint."""
@@ -364,7 +364,7 @@ class TaskBus(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close the bus's connection. A bus belongs to one event loop, and whoever opened it closes it."""
+        """Close the bus's connection. A bus belongs to one event loop, and the code that opened it closes it."""
         ...
 
 
@@ -385,7 +385,7 @@ class RecoveryStore(Protocol):
         ...
 
     async def mark(self, new: StoreMark | None = None) -> StoreMark | None:
-        """The store's mark, which tells it from other stores.
+        """The store's mark, which distinguishes it from other stores.
 
         Args:
             new: Becomes the mark of a store that has none. None: such a store stays without.
@@ -459,7 +459,7 @@ class OpenTasks(Protocol):
     """Which tasks of exposed jobs are open. Its methods raise ``StoreUnavailableError``."""
 
     async def due(self, interval_ms: int, limit: int) -> DueTasks:
-        """The tasks that nobody has looked at for an interval; they are the caller's for the next."""
+        """The tasks that no server has read for an interval; they are the caller's for the next."""
         ...
 
     async def hurry(self, keys: Sequence[str]) -> None:

@@ -70,7 +70,7 @@ class Extension:
     """How a wait for input may lengthen a task's life.
 
     Attributes:
-        until_ms: When the task shall live at least, in ms since the epoch.
+        until_ms: Until when the task has to live at least, in ms since the epoch.
         max_ttl_ms: The longest time to live, counted from the task's creation.
     """
 
@@ -80,7 +80,7 @@ class Extension:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
-    """Who asks, so that nobody asks for a job that counts no more.
+    """Identifies the asking attempt: questions of superseded attempts are rejected.
 
     Attributes:
         attempt: The attempt of the task that the job is of.
@@ -268,7 +268,7 @@ def leg_answers(leg: int, answers: Mapping[str, Answer]) -> dict[str, JSONObject
     """The answers to what the job of a leg returned, under its own names.
 
     Raises:
-        JobFailedError: The client answered with an error: the next leg cannot be told, and ends with it.
+        JobFailedError: The client answered with an error: the next leg cannot start, and the task ends with it.
     """
     mark = leg_key(leg, "")
     found: dict[str, JSONObject] = {}

@@ -1,7 +1,7 @@
-"""What clients are told of a task whose job still waits in the broker's queue: that no worker lives, or how many jobs
-are ahead.
+"""The note that clients get with a task whose job still waits in the broker's queue: that no worker lives, or how many
+jobs are ahead.
 
-The record says nothing of it, since nobody changes the record meanwhile. So the note is added when the task is read. It
+The record says nothing of it, since it does not change meanwhile. So the note is added when the task is read. It
 costs one look at the store in two seconds, for all tasks that wait, and none while no task that waits is read.
 """
 
@@ -83,7 +83,7 @@ class QueueNotes:
         try:
             look = await self._looked()
         except McpCeleryError as error:
-            logger.debug("could not see which jobs wait: %s", error)
+            logger.debug("could not read which jobs wait: %s", error)
             return record
         queued = look.queued
         if record.key not in look.ahead and not queued.is_cut:
@@ -122,7 +122,7 @@ class QueueNotes:
             declared_as, config = await self._declared(task_type, component)
             return await self._queue.lane(JobKind(task_type, declared_as, config))
         except McpCeleryError as error:
-            logger.debug("could not tell in which queue the jobs of %r wait: %s", component, error)
+            logger.debug("could not find the queue of the jobs of %r: %s", component, error)
             return None
 
 

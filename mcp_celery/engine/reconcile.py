@@ -55,7 +55,7 @@ class Settling:
         return await self._changed(stored, await self._jobs_of(stored.record).reconcile(stored))
 
     async def settle(self, stored: StoredTask, results: Results) -> StoredTask:
-        """A task of foreign jobs, once its record tells what is stored of them."""
+        """A task of foreign jobs, once its record reflects what is stored of them."""
         return await self._changed(stored, self._foreign.change(stored, results))
 
     async def outcome(self, stored: StoredTask) -> JobOutcome:
@@ -123,7 +123,7 @@ class _Looks:
 
 
 class _OwnJobs:
-    """Workers of ours move the record themselves, unless one dies or loses the store after it has stored the result."""
+    """Workers with this package move the record themselves, unless one dies or loses the store too early."""
 
     def __init__(self, results: TaskResults | None, looks: _Looks, seals: ResultSeals) -> None:
         self._results = results

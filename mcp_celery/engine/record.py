@@ -18,7 +18,7 @@ from mcp_celery.logs import shown_task_id
 JSONObject = dict[str, Any]
 
 RETIRED_MS: Final = 60_000
-"""How long a task is kept that nobody will ask for again: what is still said of its job finds it, and people do."""
+"""Grace period before an unneeded task is deleted, so that late signals and operators can still find it."""
 
 
 def now_ms() -> int:
@@ -50,7 +50,7 @@ class Caller:
     def owner(self) -> Caller:
         """Whose list of tasks it may see: those of its scope; an anonymous caller's, those of its session.
 
-        The session is a digest here: who reads keys and records shall not be able to speak in its name.
+        The session is a digest here, so that readers of keys and records cannot impersonate it.
         """
         if self.scope is not None or self.session is None:
             return Caller(self.scope, self.issuer)
@@ -146,7 +146,7 @@ class Progress:
         return f"{self.value:g}" if self.total is None else f"{self.value:g}/{self.total:g}"
 
     def told_with(self, message: str | None) -> str:
-        """The task's message that tells the progress; :meth:`said_in` reads it back."""
+        """The task's message that shows the progress; :meth:`said_in` reads it back."""
         return f"{message} ({self.count})" if message else self.count
 
     def said_in(self, told: str | None) -> str | None:
@@ -204,7 +204,7 @@ class TaskRecord:
         started_at_ms: When the body of this attempt began, None before.
         start_before_ms: When a body that has not begun is too late, None for never.
         work: Who runs the jobs, and how many there are.
-        revision: Counts the changes, so that readers can tell news from repetition.
+        revision: Counts the changes, so that readers recognize repetition.
         declared_as: The URI template of a resource, None where the component is declared under its own name.
         fingerprint: Of the component that the request was checked against; a worker with another one does not start the
             job. None: any worker may.
@@ -317,7 +317,7 @@ class Change:
         progress: The job's progress, None to keep the old one.
         retries: The retry that comes, None to keep the count.
         retry_at_ms: When it is to begin.
-        started_at_ms: When the job began, where its own start did not tell.
+        started_at_ms: When the job began, where its own start did not record it.
         at_ms: When it happened.
         call: Its name. A store to which the same change is given again, because its answer was lost, knows it by that.
     """

@@ -144,7 +144,7 @@ def _is_own_reason(exception_name: str, arguments: tuple[Any, ...]) -> bool:
 def _require_attempt(record: TaskRecord, attempt: int) -> None:
     """Refuse what another attempt returned than those that the task has had of its current job.
 
-    One that was given up may have ended all the same: its result counts, as it does without keys.
+    One that was given up may still have ended: its result counts, as it does without keys.
 
     Raises:
         SealError: It is another attempt's.

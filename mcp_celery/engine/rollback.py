@@ -36,7 +36,7 @@ class Rollback:
         self._store = store
         self._queue = queue
         self._left: deque[TaskRecord] = deque()
-        self._work = BackgroundTasks(logger, "a task that was not published is not taken back")
+        self._work = BackgroundTasks(logger, "could not delete a task whose job was not published")
         self._trying: asyncio.Task[None] | None = None
 
     async def undo(self, record: TaskRecord, error: BaseException) -> bool:
@@ -107,11 +107,11 @@ class Rollback:
         await self._work.aclose(patience_seconds)
         if self._left:
             logger.warning(
-                "%d tasks that were not published could not be taken back: the task store does not answer. If it has "
+                "could not delete %d tasks whose jobs were not published: the task store does not answer. If it has "
                 "their records, their jobs run when it is back",
                 len(self._left),
             )
 
 
 def _log_failure(record: TaskRecord, failure: object) -> None:
-    logger.warning("task %s was not published and could not be taken back: %s", record.shown_id, failure)
+    logger.warning("could not delete task %s, whose job was not published: %s", record.shown_id, failure)

@@ -1,8 +1,8 @@
 """Which store keeps the record of a job's task.
 
 A worker whose ``MCP_CELERY_REDIS_URL`` or ``MCP_CELERY_KEY_PREFIX`` differs from its server's finds no record for any
-job. To tell such a worker from one whose task has expired, each store has a *mark*: a random id and the time when the
-first server made it. The message of a job names the mark of the store that keeps its record.
+job. To distinguish such a worker from one whose task has expired, each store has a *mark*: a random id and the time
+when the first server made it. The message of a job names the mark of the store that keeps its record.
 
 A worker that receives a message with another mark than its own store's, and finds no record there, decides so:
 

@@ -72,7 +72,7 @@ class JobKind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A request that shall become a task.
+    """A request that is to become a task.
 
     Attributes:
         caller: Who asks.
@@ -86,7 +86,7 @@ class Submission:
         listed: Whether the owner's list of tasks shows it.
         plan: How foreign jobs are published, None for a component's own job.
         fingerprint: Of the component that the request was checked against. None: any worker may run the job.
-        task_id: The id of its task, where the same submission may come again and shall make one task. None: a new id.
+        task_id: The id of its task, where a repeated submission has to make the same task. None: a new id.
     """
 
     caller: Caller

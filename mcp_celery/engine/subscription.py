@@ -1,7 +1,7 @@
 """Following tasks: subscribe, load, then load again whenever the bus hints at a change.
 
-The order matters. The subscription is in force before the first load, so a change falls into one or the other; and what
-is told is always what was loaded, so that a repeated, merged or lost hint changes nothing but the moment.
+The order matters. The subscription is in force before the first load, so a change falls into one or the other.
+Subscribers always get what was loaded, so that a repeated, merged or lost hint changes only the time.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class TaskWatch:
             self._ready.extend(self._revisions)
 
     async def _news(self, found: TaskRef | StoredTask) -> TaskView | None:
-        """The task's view, None when there is nothing new to tell of it."""
+        """The task's view, None when there is nothing new."""
         ref = found if isinstance(found, TaskRef) else found.record.ref
         if ref not in self._revisions:
             return None
@@ -113,13 +113,13 @@ class TaskWatch:
         except TaskNotFoundError:
             view = None
         except StoreUnavailableError as error:
-            # The bus tells again when the store is back; until then a follower waits.
-            logger.warning("cannot read task %s for its followers: %s", ref.shown_id, error)
+            # The bus sends a hint when the store is back; until then a subscriber waits.
+            logger.warning("could not read task %s for its subscribers: %s", ref.shown_id, error)
             return None
         except McpCeleryError as error:
             # One task that cannot be shown must not end the stream of the others.
             reason = error.reason if isinstance(error, StoredDataError) else error
-            logger.error("cannot tell task %s to its followers: %s", ref.shown_id, reason)
+            logger.error("could not report task %s to its subscribers: %s", ref.shown_id, reason)
             view = None
         if view is None:
             await self._forget(ref)

@@ -23,7 +23,7 @@ cause              what happened
 ``handed_back``    a worker had another version of the component, and the job is published again
 ``recovered``      a worker died or lost its broker, and the job is published again
 ``requeued``       an operator had the job published again
-``retired``        the time to live of a task that nobody needs was shortened
+``retired``        the time to live of an unneeded task was shortened
 ================== =====================================================================================================
 
 A report is made at most once. One whose process dies before the store's reply is lost. Where the reply itself was lost,
@@ -223,4 +223,4 @@ class Observers:
 
 
 UNOBSERVED: Final = Observers()
-"""For a store whose changes nobody observes."""
+"""For a store without observers."""

@@ -1,4 +1,4 @@
-"""Who runs the jobs of a task: workers of ours run an own job, workers without this package run foreign jobs.
+"""Who runs the jobs of a task: workers with this package run an own job, workers without it run foreign jobs.
 
 A foreign job is an existing Celery job that is exposed as a tool.
 """
@@ -22,7 +22,7 @@ class Work(Protocol):
 
     @property
     def may_terminate(self) -> bool:
-        """Whether a cancel tells a worker to terminate a job that runs."""
+        """Whether a cancel has a worker terminate a job that runs."""
         ...
 
     @property

@@ -71,7 +71,7 @@ def _stand_in(name: str, signature: inspect.Signature, description: str) -> Call
 
 
 def _arguments_model(name: str, model: type[BaseModel]) -> type[ArgModelBase]:
-    """A model that somebody wrote for the arguments of a job, as the SDK takes it."""
+    """A user's model for the arguments of a job, as the SDK takes it."""
     try:
         made = cast("type[ArgModelBase]", create_model(model.__name__, __base__=(model, ArgModelBase)))
         made.model_json_schema(by_alias=True)  # raises where there is none

@@ -25,7 +25,7 @@ MAX_PARTS: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """What somebody's function has made of a request: a copy, since Celery writes ids into it.
+    """What a user's function has made of a request: a copy, since Celery writes ids into it.
 
     Attributes:
         signature: The whole.
@@ -47,7 +47,7 @@ def canvas_of(made: object, tool_name: str, app: Celery | None = None) -> Canvas
     """Take a signature apart.
 
     Args:
-        made: What somebody's function returned.
+        made: What the user's function returned.
         tool_name: For errors.
         app: Whose the copy is to be, None for that of the signature.
 
@@ -116,7 +116,7 @@ def _last(signature: Any, tool_name: str) -> tuple[list[Any], bool]:
 def publish_canvas(
     app: CanvasApp, canvas: Canvas, job_ids: Sequence[str], producer: kombu.Producer, *, timeout_seconds: float
 ) -> None:
-    """Publish a canvas under Celery ids of ours; returns when the broker has what can begin now.
+    """Publish a canvas under Celery ids that this package chooses; returns when the broker has what can begin now.
 
     Some of its parts are published later, from the workers. Every part stores its result, whatever its task declares.
 
@@ -124,7 +124,7 @@ def publish_canvas(
         app: Publishes it.
         canvas: The canvas. It is not changed, so that it can be published again.
         job_ids: The ids of its parts.
-        producer: On a connection of ours.
+        producer: On one of this package's connections.
         timeout_seconds: How long one message may take.
 
     Raises:
@@ -140,5 +140,5 @@ def publish_canvas(
         except (KombuError, CeleryError, OSError, *connection.recoverable_connection_errors) as error:
             if publishing.messages <= 1 and not isinstance(error, CeleryError):
                 raise
-            logger.warning("jobs of a task could not be published: %s", type(error).__name__)
+            logger.warning("could not publish jobs of a task: %s", type(error).__name__)
             raise QueueUnavailableError from error

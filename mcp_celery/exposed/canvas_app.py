@@ -23,7 +23,7 @@ class _Publishing:
     """One publishing of a canvas.
 
     Attributes:
-        producer: On a connection of ours.
+        producer: On one of this package's connections.
         timeout_seconds: How long one message may take.
         messages: How many were handed to the broker, the last of them perhaps in vain.
     """
@@ -44,7 +44,7 @@ _publishing: ContextVar[_Publishing] = ContextVar("publishing")
 
 
 class _Silent:
-    """A result backend for whoever never waits for a result: what Celery's would do to subscribe to one is left out."""
+    """Result backend that never subscribes to results, for code that waits for none."""
 
     def on_task_call(self, producer: kombu.Producer, task_id: str) -> dict[str, Any]:  # noqa: ARG002
         return {}

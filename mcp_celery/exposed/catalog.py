@@ -24,7 +24,7 @@ from mcp_celery.keys import TaskType
 logger = logging.getLogger(__name__)
 
 _DELIBERATE: Final = "ToolError"
-"""The SDK's exception for what a model shall read; a job that raises one of that name means the same."""
+"""The SDK's exception for texts to the model; a job that raises one of that name means the same."""
 _UNDECLARED: Final = FuncMetadata(arg_model=ArgModelBase)
 """Converts the results of a tool that is no longer declared."""
 
@@ -58,7 +58,7 @@ class ExposedCatalog:
         self._offered[exposed.offer.tool_name] = (exposed, add_tool(source, exposed, annotations))
 
     def remove(self, component: str) -> None:
-        """Forget a tool. Of its tasks that are open the results are still told."""
+        """Stop exposing a tool. Its open tasks still get their results."""
         self._offered.pop(component, None)
 
     async def plan(self, submission: Submission) -> ForeignPlan | None:
@@ -89,7 +89,7 @@ class ExposedCatalog:
 
     def raised(self, component: str, exception_name: str, arguments: Sequence[Any]) -> JSONObject:
         """The wire result of a tool whose job raised an exception: its text only where the caller may see it,
-        and no more of it than a message has.
+        and at most as much of it as a message has.
         """
         found = self._offered.get(component)
         shown = (_DELIBERATE, *(() if found is None else found[0].offer.show_errors))

@@ -28,7 +28,7 @@ PAUSE_SECONDS: Final = 5.0
 CHECK_SECONDS: Final = 0.5
 """How often it is asked whether there is something to listen for."""
 DRAIN_SECONDS: Final = 0.25
-"""How soon a listener ends that is told to."""
+"""How soon a listener ends after it was asked to, in seconds."""
 LINGER_SECONDS: Final = 30.0
 """How long a listener goes on when there is nothing to listen for: the next job may come soon."""
 ANSWER_SECONDS: Final = 1.0
@@ -93,8 +93,8 @@ class JobEvents:
             try:
                 await self._beginnings.note(key)
             except Exception:
-                logger.exception("that a job has begun could not be noted")  # and the next one's may
-            self._watcher.hint(key)  # not before: its result would tell nothing yet, and it would seem too late
+                logger.exception("could not record the start of a job")  # and the next one's may
+            self._watcher.hint(key)  # not before: there would be no result yet, and it would seem too late
 
     def _hearing(self) -> Callable[[str, str], None]:
         loop = asyncio.get_running_loop()
@@ -114,7 +114,8 @@ class JobEvents:
     def _say(self, error: Exception) -> None:
         if not self._failed:
             self._failed = True
-            logger.warning("Celery's events cannot be heard, so exposed jobs are polled only: %s", type(error).__name__)
+            name = type(error).__name__
+            logger.warning("could not receive Celery's events, so exposed jobs are only polled: %s", name)
 
 
 class _Listener:

@@ -75,7 +75,7 @@ class Exposing:
                 only that there was an error, as of a tool's.
             terminate: Whether a cancel also ends a job that runs (``revoke(terminate=True)``); else it goes on, and
                 what becomes of it is dropped.
-            keep_result: Whether a job that stores no result shall do so for the calls that come over MCP.
+            keep_result: Whether a job that stores no result has to do so for the calls that come over MCP.
             annotations: As for a tool.
             structured_output: As for a tool.
 

@@ -1,4 +1,4 @@
-"""Finding the jobs that are to be exposed in somebody's Celery app."""
+"""Finding the jobs that are to be exposed in a user's Celery app."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def publish_job(
         arguments: Its keyword arguments.
         config: What is declared for the tool.
         shown: What Celery's events and Flower show of the arguments.
-        producer: On a connection of ours.
+        producer: On one of this package's connections.
         timeout_seconds: How long it may take.
     """
     options = options_of(app, job, config)

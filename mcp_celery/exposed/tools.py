@@ -152,7 +152,7 @@ class ExposedJob(ExposedTool):
 def _signature(offer: Offer, job: FoundJob, hide: Sequence[str], fixed: Mapping[str, Any]) -> inspect.Signature:
     if offer.model is not None:
         if hide:
-            raise ConfigurationError(f"{job.name!r} cannot be exposed: leave out of arguments=… what shall be hidden")
+            raise ConfigurationError(f"{job.name!r} cannot be exposed: leave hidden arguments out of arguments=…")
         if both := sorted(fixed.keys() & offer.model.model_fields.keys()):
             raise ConfigurationError(f"{job.name!r} cannot be exposed: {both[0]!r} is fixed, and in arguments=… too")
         return inspect.Signature()
@@ -181,7 +181,7 @@ class ExposedCanvas(ExposedTool):
         name = offer.tool_name
         if inspect.iscoroutinefunction(build):
             raise ConfigurationError(f"{name!r} cannot be exposed: what makes its jobs must not be `async def`")
-        # Its return annotation tells of a signature, not of the result.
+        # Its return annotation describes a signature, not the result.
         signature = signature_of(build, name).replace(return_annotation=inspect.Signature.empty)
         super().__init__(offer, visible_signature(signature, name, hidden=(), fixed={}))
         self._app = app
@@ -201,8 +201,8 @@ class ExposedCanvas(ExposedTool):
         except ToolError as error:
             raise InvalidRequestError(str(error)) from error
         except Exception as error:
-            logger.exception("the jobs of tool %r could not be made", name)
-            raise InvalidRequestError(f"Tool {name!r} could not make its jobs of these arguments") from error
+            logger.exception("could not make the jobs of tool %r", name)
+            raise InvalidRequestError(f"Tool {name!r} could not make its jobs from these arguments") from error
         canvas = canvas_of(made, name)
 
         def publish(record: TaskRecord, producer: Any) -> None:
@@ -212,7 +212,7 @@ class ExposedCanvas(ExposedTool):
 
 
 def config_of_job(config: TaskConfig, name: str) -> TaskConfig:
-    """What may be declared of a tool that is somebody's job. It never runs in the server.
+    """What may be declared of a tool that is a user's job. It never runs in the server.
 
     Raises:
         ConfigurationError: An option has no effect on a job that is declared elsewhere.

@@ -27,7 +27,7 @@ def errors_of(tool: Tool, arguments: JSONObject, *, strict: bool) -> list[str]:
         strict: Whether the tool's server validates strictly.
 
     Returns:
-        Nothing where it would, or where only running it can tell.
+        Nothing where it would, or where only running it shows that.
     """
     if isinstance(tool, FunctionTool):
         return [_shown(one) for one in _rejections(tool, arguments, strict=strict)]

@@ -187,7 +187,7 @@ class TasksExtension(ServerExtension, Exposing, Scheduling):
         if (creation := task_creation()) is not None:
             return await creation.create(params, version)
         if is_transformed and revision_of(ctx).follows_tasks(ctx):
-            # FastMCP would tell no more than that a function got wrong arguments.
+            # FastMCP would only say that a function got wrong arguments.
             await _require_valid(found, params)
 
         async def serve(_: Handling) -> HandlerResult:

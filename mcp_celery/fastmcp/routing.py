@@ -88,7 +88,7 @@ class InsideFastMCP:
                 return await call_next(ctx)
             if not _names_tasks(ctx.params):
                 return await call_next(ctx)
-            # Of what else it names this server notifies nobody, so it is not acknowledged.
+            # This server sends nothing of what else it names, so that is not acknowledged.
             params: dict[str, Any] = {**(ctx.params or {}), "notifications": {}}
             return await self._listen(ctx, SubscriptionsListenRequestParams.model_validate(params, by_name=False))
 

@@ -26,7 +26,7 @@ async def requeued(opened: Open, task: InspectedTask, *, force: bool) -> None:
     Args:
         opened: Its server.
         task: The task.
-        force: Whether a body that has started and may have had effects is repeated all the same.
+        force: Whether a body that has started and may have had effects is repeated nevertheless.
 
     Raises:
         StoreUnavailableError: The store did not answer.
@@ -36,8 +36,8 @@ async def requeued(opened: Open, task: InspectedTask, *, force: bool) -> None:
     verdict = await opened.inspection.requeue(record, force=force)
     if verdict == "started":
         raise RefusedError(
-            f"the job of task {record.shown_id} has started and may have had effects; nothing says that it may be "
-            "repeated (readOnlyHint, idempotentHint or acks_late): use --force to run it again all the same"
+            f"the job of task {record.shown_id} has started and may have had effects, and its tool is not declared "
+            "repeatable (readOnlyHint, idempotentHint or acks_late): use --force to run it again nevertheless"
         )
     if verdict == "nothing":
         why = "it has ended, and ended tasks stay as they are: call the tool again"

@@ -1,4 +1,4 @@
-"""Listing tasks, and telling the whole life of one."""
+"""Listing tasks, and describing the whole life of one."""
 
 from __future__ import annotations
 

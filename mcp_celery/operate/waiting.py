@@ -107,7 +107,7 @@ def _of_unclaimed(task: InspectedTask, around: Surroundings) -> Waiting:
     if record.retry_at_ms is not None and record.retry_at_ms > now:
         return Waiting("retry", f"its retry {record.retries}, at {clock(record.retry_at_ms)}")
     if due_ms is not None:
-        who = "the process that recovers does so within seconds" if around.has_reaper else "no server or worker runs"
+        who = "the reaper publishes it within seconds" if around.has_reaper else "no server or worker runs"
         return Waiting("to be published", f"its job to be published again, {since(due_ms, now)}: {who}")
     return _of_queued(task, around)
 
@@ -123,8 +123,7 @@ def _of_claimed(task: InspectedTask, around: Surroundings) -> Waiting:
             last = f"its last heartbeat was {span(now - lease.until_ms + around.lease_ms)} ago"
         return Waiting(
             "missed heartbeats",
-            f"the worker {worker} has missed heartbeats ({last}): the process that recovers publishes the job again "
-            "or fails the task",
+            f"the worker {worker} has missed heartbeats ({last}): the reaper publishes the job again or fails the task",
         )
     if task.has_started:
         return Waiting("running", f"its job, which runs on {worker}, {since(record.started_at_ms, now)}")

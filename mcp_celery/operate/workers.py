@@ -15,7 +15,7 @@ from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.operate.site import Open, Site
 
 SAMPLED: Final = 1_000
-"""Of how many jobs of a worker the oldest is told."""
+"""How many jobs of a worker are searched for the oldest."""
 LOOK_SECONDS: Final = 1.0
 """How often a worker that drains is asked what it still runs."""
 
@@ -129,7 +129,7 @@ class DrainError(Exception):
 def drained(app: Celery, node: str, *, timeout_seconds: float | None) -> int:
     """Have a worker take no more jobs, and end when those that it has are done. Blocks until it is asked to end.
 
-    It is told to consume none of its queues, and when it runs nothing and has nothing received, to shut down warmly.
+    It gets commands to consume none of its queues and, when it runs and holds no job, to shut down warmly.
 
     Args:
         app: Its Celery app.
@@ -137,7 +137,7 @@ def drained(app: Celery, node: str, *, timeout_seconds: float | None) -> int:
         timeout_seconds: How long its jobs may last; None: for ever.
 
     Returns:
-        How many jobs it still had when it was told to take no more.
+        How many jobs it still had when it stopped taking more.
 
     Raises:
         DrainError: It does not answer, or its jobs last longer. It takes no more jobs in the latter case.

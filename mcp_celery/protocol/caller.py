@@ -32,7 +32,7 @@ _SESSION: Final = "mcp_celery/session"
 _PROCESS: Final = secrets.token_urlsafe(32)
 """Tells this process from every other."""
 _HOME_BITS: Final = 64
-"""Of an IPv6 address: the rest of it, whoever has one can choose."""
+"""Prefix length that identifies an IPv6 client, which chooses the remaining 64 bits itself."""
 
 
 def caller_of_request(ctx: RequestContext | None) -> Caller:
@@ -106,7 +106,7 @@ def session_of(ctx: RequestContext) -> str | None:
 async def has_left(ctx: RequestContext) -> bool:
     """Whether a request's client has dropped the HTTP exchange that waits for its answer.
 
-    Over HTTP the SDK does not tell every handler: a session goes on without the exchange. Where a request has none of
+    Over HTTP the SDK does not notify every handler: a session goes on without the exchange. Where a request has none of
     its own (stdio, in memory, SSE with a second endpoint) its handler ends with the connection, and this is False.
     """
     connection = connection_of(ctx)

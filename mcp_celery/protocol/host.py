@@ -1,4 +1,4 @@
-"""What the protocol needs of the server it speaks for, and what it makes of a request that shall become a task."""
+"""What the protocol needs of the server it speaks for, and how it makes a submission of a request for a task."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class TaskHost:
         return self.polling if config.supports_tasks() and not stays_here else None
 
     async def immediate_response(self, tool: str) -> str | None:
-        """What a tool has a model told while its task runs, None for nothing."""
+        """The tool's text for the model while its task runs, None for none."""
         component = (await self.components.find("tool", tool)).component
         return None if component is None else component.meta.get(IMMEDIATE_RESPONSE)
 

@@ -20,7 +20,7 @@ TaskResult = CallToolResult | GetPromptResult | ReadResourceResult
 
 
 class SubmittedTask:
-    """A task that was submitted in this process. Whoever holds it may read and cancel the task.
+    """A task that was submitted in this process. Its holder may read and cancel the task.
 
     Attributes:
         task_id: The id that a client would hold.
@@ -84,7 +84,7 @@ async def submit(
     """Submit a task as the current caller.
 
     Args:
-        host: The server whose component shall run.
+        host: The server whose component is to run.
         task_type: Kind of the component.
         params: Parameters of the MCP request.
         ctx: The request that is being served, None outside one.

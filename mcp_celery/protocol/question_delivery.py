@@ -77,7 +77,7 @@ class Channel(ABC):
             ValidationError: The answer is no result.
         """
 
-    def can_ask(self, request: JSONObject) -> bool:  # noqa: ARG002 - for those who can tell
+    def can_ask(self, request: JSONObject) -> bool:  # noqa: ARG002 - for channels that depend on it
         """Whether the client can be asked a request, as it declared."""
         return True
 
@@ -160,7 +160,7 @@ class Relay:
         self._channel = channel
         self._grace_seconds = grace_seconds
         self._meta = meta
-        self._work = BackgroundTasks(logger, "a question was not asked to its end")
+        self._work = BackgroundTasks(logger, "the delivery of a question failed")
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._delivering: set[asyncio.Task[None]] = set()
 
@@ -173,12 +173,12 @@ class Relay:
         asking = tuple(self._asking.values())
         for task in asking:
             task.cancel()
-        # What has been answered is delivered, though whoever carried the question is gone.
+        # Answers that have arrived are delivered, although the channel of the question is gone.
         with anyio.CancelScope(shield=True):
             await asyncio.gather(*asking, *self._delivering, return_exceptions=True)
 
     def show(self, view: TaskView) -> None:
-        """Ask what a task newly wants to know, and take back what it wants to know no more.
+        """Ask the task's new questions, and withdraw those that it no longer has.
 
         What the client cannot be asked is left to other channels.
         """
@@ -199,7 +199,7 @@ class Relay:
                 return
             answering = group.create_task(self._answer_to(request))
             if await self._is_gone_before(answering):
-                await turn.aclose()  # the next channel has its turn; an answer that comes here all the same counts too
+                await turn.aclose()  # the next channel has its turn; an answer that still comes here counts too
             answer = await answering
             if answer is None:
                 return
@@ -216,7 +216,7 @@ class Relay:
         return False
 
     async def _is_open(self, key: str) -> bool:
-        """Whether nobody has answered it while another channel had its turn."""
+        """Whether it is still without an answer after another channel had its turn."""
         try:
             return key in (await self._engine.get(self._caller, self._task_id)).input_requests
         except McpCeleryError:
@@ -241,10 +241,10 @@ class Relay:
         try:
             await until_taken(lambda: give(self._engine, self._caller, self._task_id, key, answer))
         except TaskNotFoundError:
-            logger.info("task %s was gone when an answer to it came", shown_task_id(self._caller.scope, self._task_id))
+            logger.info("dropped an answer to task %s, which is gone", shown_task_id(self._caller.scope, self._task_id))
         except TimeoutError:
             shown = shown_task_id(self._caller.scope, self._task_id)
-            logger.warning("an answer to task %s was lost: the task store does not take it", shown)
+            logger.warning("lost an answer to task %s: the task store does not answer", shown)
 
 
 async def until_taken(attempt: Callable[[], Awaitable[object]]) -> None:
@@ -281,5 +281,5 @@ async def give(engine: TaskEngine, caller: Caller, task_id: str, key: str, answe
         await engine.respond(caller, task_id, {key: answer})
     except (InvalidAnswerError, AnswersTooLargeError) as error:
         shown = shown_task_id(caller.scope, task_id)
-        logger.warning("the client of task %s gave an answer that cannot be taken: %s", shown, error)
+        logger.warning("refused an answer from the client of task %s: %s", shown, error)
         await engine.respond(caller, task_id, {key: RpcError(error.code, str(error))})

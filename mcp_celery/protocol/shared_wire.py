@@ -16,7 +16,7 @@ EXTENSION: Final = "io.modelcontextprotocol/tasks"
 LISTEN: Final = "subscriptions/listen"
 """The method of streams (2026-07-28)."""
 IMMEDIATE_RESPONSE: Final = "io.modelcontextprotocol/model-immediate-response"
-"""In a tool's ``meta``: what a model is told at once in the result's place, passed on with the task's creation."""
+"""In a tool's ``meta``: a text for the model until the result is there, sent with the task's creation."""
 REQUEST_CANCELLED: Final = -32800
 """What the SDK answers, before 2026-07-28, to a request that was cancelled."""
 UNLIMITED_MS: Final = 2**53

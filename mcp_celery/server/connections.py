@@ -445,7 +445,7 @@ class Connections:
         return _Live(engine, kept, queue, results, reaper, identity, background)
 
     def _queue_notes(self, kept: OpenBackend, queue: TaskQueue) -> QueueNotes | None:
-        """What tells clients that jobs wait; None where this process runs them."""
+        """What notes for clients that jobs wait; None where this process runs them."""
         if kept.queued_jobs is None or not self.publishes:
             return None
         return QueueNotes(kept.queued_jobs, queue, self._declared)

@@ -136,7 +136,7 @@ class EagerQueue(TaskQueue):
         runtime: What its jobs share.
         jobs: They themselves, by name.
         running: Where those that run are noted.
-        closed: Called when it is closed, with the time by which the server's jobs shall have ended.
+        closed: Called when it is closed, with the time by which the server's jobs have to end.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class EagerQueue(TaskQueue):
 
     @override
     async def publish(self, record: TaskRecord, submission: Submission) -> None:
-        """Begin the record's job, after what the event loop does now: the answer to whoever asked for it.
+        """Start the record's job on a later turn of the event loop, so that the response is sent first.
 
         Raises:
             QueueUnavailableError: It is a canvas, or a job that this process does not have.
@@ -172,7 +172,7 @@ class EagerQueue(TaskQueue):
         else:
             job, arguments, run = self._app.tasks.get(name), submission.plan.arguments, self._run_foreign
         if job is None or arguments is None:
-            logger.error("%s is no job that this process could run, and no worker is asked", name)
+            logger.error("this process cannot run the job %s, and it asks no worker", name)
             raise QueueUnavailableError
         request: dict[str, Any] = {
             "id": record.job_id,
@@ -212,7 +212,7 @@ class EagerQueue(TaskQueue):
         try:
             self._trace(job, request, arguments)
         except Exception:
-            logger.exception("job %s could not be run", request["id"])
+            logger.exception("could not run job %s", request["id"])
         finally:
             self._running.remove(request["id"])
 
@@ -225,7 +225,7 @@ class EagerQueue(TaskQueue):
             logger.warning("job %s was ended with its server", request["id"])
             self._runtime.tell(arguments, failure("WorkerLostError"))
         except Exception:
-            logger.exception("job %s could not be run", request["id"])
+            logger.exception("could not run job %s", request["id"])
             self._runtime.tell(arguments, failure("WorkerLostError"))
         finally:
             self._running.remove(request["id"])
@@ -246,7 +246,7 @@ class EagerQueue(TaskQueue):
     async def aclose(self) -> None:
         """End the jobs that run, and wait for their threads.
 
-        The jobs' own loop is closed when all have ended: what it submits is waited for by whoever ends it.
+        The jobs' own loop closes when all have ended; the code that closes it waits for what the loop submits.
         """
         if self._closed is None:
             return

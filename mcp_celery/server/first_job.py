@@ -39,7 +39,7 @@ class FirstJobCheck(TaskQueue):
         self._app = app
         self._store = store
         self._worker_command = worker_command
-        self._background = BackgroundTasks(logger, "nobody learns whether a worker takes the jobs")
+        self._background = BackgroundTasks(logger, "could not check whether a worker takes the jobs")
         self._seen: set[tuple[str, str]] = set()
         """The kinds of jobs that were published."""
         self._logged: set[str] = set()
@@ -81,7 +81,7 @@ class FirstJobCheck(TaskQueue):
             found = await self._store.load(record.ref)
             name = await self._queue.queue_name(submission)
         except McpCeleryError as error:
-            logger.debug("could not look whether a worker took the first job: %s", error)
+            logger.debug("could not check whether a worker took the first job: %s", error)
             return
         if found is None or found.record.is_terminal or found.record.claim is not None or name is None:
             return

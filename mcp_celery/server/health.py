@@ -55,7 +55,7 @@ class StoreState:
         except StoreUnavailableError:  # logged where it was met
             self._answers = False
         except Exception:
-            logger.exception("the store could not be asked whether it answers")
+            logger.exception("could not check whether the store answers")
             self._answers = False
         else:
             self._answers = True

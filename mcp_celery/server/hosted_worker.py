@@ -1,4 +1,4 @@
-"""What a worker of somebody's own Celery app does for the servers that are installed in it."""
+"""What a worker of a user's Celery app does for the servers that are installed in it."""
 
 from __future__ import annotations
 

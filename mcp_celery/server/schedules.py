@@ -43,7 +43,7 @@ logger = get_logger(__name__)
 MISSED_AFTER_MS: Final = 300_000
 """How late a tick may be that is not made up for."""
 CLOCK_MS: Final = 1_000
-"""By how much the clock of beat may be ahead of ours. A tick that is further ahead is taken for one of now."""
+"""By how much the clock of beat may be ahead of this process's. A tick further ahead counts as one of now."""
 MAX_RETRIES: Final = 5
 LONGEST_WAIT_SECONDS: Final = 60
 _LOOK_BACK: Final = tuple(timedelta(minutes=one) for one in (1, 60, 1_440, 31 * 1_440, 366 * 1_440, 8 * 366 * 1_440))
@@ -62,7 +62,7 @@ class Tick:
     """One time of a schedule, in ms since the epoch.
 
     Attributes:
-        at_ms: What tells it from the others: the time of a crontab, the beginning of an interval.
+        at_ms: What distinguishes it from the others: the time of a crontab, the beginning of an interval.
         due_ms: When it was due.
     """
 
@@ -240,7 +240,7 @@ class Schedules:
 class ScheduleJob(_CeleryTask):
     """The Celery task of the ticks of a server. Its name is ``mcp.{namespace}.schedule``."""
 
-    # A worker that dies has another one submit the task, which is made once all the same.
+    # A worker that dies has another one submit the task, which is still created only once.
     acks_late = True
     reject_on_worker_lost = True
     acks_on_failure_or_timeout = True
@@ -309,7 +309,7 @@ class Scheduling:
         catch_up: bool = False,
         name: str | None = None,
     ) -> None:
-        """Have Celery beat run a tool as a task of somebody, who lists and follows it as any task.
+        """Have Celery beat run a tool as a task of an owner, who lists and follows it as any task.
 
         ```python
         server.schedule("build_report", {"year": 2026}, crontab(hour=6, minute=0), owner="client-a|alice")

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from mcp_celery import TaskConfig, TaskServer
 
-# The name tells this server's tasks and its queue, mcp.starter, from those of other servers on the same Redis.
+# The name keeps this server's tasks and its queue, mcp.starter, apart from those of other servers on the same Redis.
 server = TaskServer("starter")
 
 

@@ -8,7 +8,7 @@
 -- KEYS[6]  sorted set: every task, by when it expires
 -- ARGV[1]  attempt of the job that asks
 -- ARGV[2]  now, in ms since the epoch
--- ARGV[3]  when the task shall live at least, in ms since the epoch, or ''
+-- ARGV[3]  until when the task has to live at least, in ms since the epoch, or ''
 -- ARGV[4]  the longest life of the task, in ms
 -- ARGV[5]  the question's key
 -- ARGV[6]  the question

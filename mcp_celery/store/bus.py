@@ -1,9 +1,9 @@
 """Hints of changes over Redis pub/sub: one connection a process, however many tasks and followers there are.
 
-Subscriptions are counted by reference: a channel is subscribed while somebody follows its task. Followers only say what
-is wanted; one task owns the connection, tells Redis, reads, and makes a new one when anything fails. Each time Redis
-confirms a subscription, first or again, the followers are hinted to read their records, so that nothing said meanwhile
-is missed.
+Subscriptions are counted by reference: a channel is subscribed while its task is followed. Followers only say what
+is wanted; one task owns the connection, sends the commands, reads, and makes a new one when anything fails. Each time
+Redis confirms a subscription, first or again, the followers get a hint to read their records, so that they miss no
+change.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class _Connection(PubSub):
     """redis-py's pub/sub connection, which fails when it breaks.
 
     By itself it would connect again in place: reader and writer both, each in the middle of the other's handshake,
-    after which neither hears anything. Whoever owns the connection makes a new one.
+    after which neither hears anything. The owner of the connection makes a new one.
     """
 
     async def connect(self) -> None:
@@ -102,7 +102,7 @@ class _Failures:
     """Failures in a row of the one connection: when to try again, and what to log.
 
     A failure ends when Redis has confirmed a subscription. That the command could be sent says nothing: a user who may
-    not subscribe is told so afterwards.
+    not subscribe gets the refusal afterwards.
 
     Args:
         keys: Names of the channels.
@@ -175,7 +175,7 @@ class RedisTaskBus(TaskBus):
         self._timeout_seconds = timeout_seconds
         self._silence_seconds = silence_seconds
         self._channels: dict[str, _Channel] = {}  # what is wanted
-        self._subscribed: set[str] = set()  # what this connection was told
+        self._subscribed: set[str] = set()  # the channels that were requested on this connection
         self._confirmed: set[str] = set()  # what Redis has confirmed of it
         self._messages = 0  # that were read
         self._changed = asyncio.Event()
@@ -311,7 +311,7 @@ class RedisTaskBus(TaskBus):
                     if message is not None:
                         return message
         except TimeoutError:
-            raise redis.ConnectionError("no sign of life") from None
+            raise redis.ConnectionError("no message arrived in time") from None
         raise RuntimeError("unreachable")
 
     @override

@@ -197,7 +197,7 @@ def decode_published(values: Sequence[bytes | None], at_ms: int | None = None) -
         None if one is None else one.decode() for one in values
     )
     recorded = None if fingerprint is None else tuple(sorted(_options(options).items()))
-    hash(recorded)  # a list among the values is none of ours
+    hash(recorded)  # a list among the values was not written by this package
     return PublishedJob(key or "", int(created or 0) if at_ms is None else at_ms, job_name, declared_as, recorded)
 
 
@@ -241,7 +241,7 @@ def _task_id(text: str) -> str:
         ValueError: It is none.
     """
     if not is_wire_task_id(text):
-        raise ValueError("the task's id is none of ours")
+        raise ValueError("the task's id does not have the form that this package makes")
     return text
 
 
@@ -294,7 +294,7 @@ def _progress(text: str | None) -> Progress | None:
         return None
     value, total = cast("tuple[object, object]", json.loads(text))
     if (number := finite_number(value)) is None:
-        raise ValueError("a progress is no number")
+        raise ValueError("a progress is not a number")
     return Progress(number, finite_number(total))
 
 

@@ -17,8 +17,8 @@ local function has_begun(started, retries)
   return started and tonumber(started) >= tonumber(retries)
 end
 
--- Count a change of a task at that time (ms since the epoch), and tell of it. Each change is later than the one before,
--- whatever the clocks of the processes say: clients tell the order of a task's states by their times.
+-- Count a change of a task at that time (ms since the epoch), and announce it. Each change is later than the one before,
+-- whatever the clocks of the processes say: clients order a task's states by their times.
 local function tell(record, channel, at)
   local before = tonumber(redis.call('HGET', record, 'updated_at_ms'))
   redis.call('HSET', record, 'updated_at_ms', string.format('%.0f', math.max(tonumber(at), before + 1)))
@@ -28,7 +28,7 @@ end
 -- What this script removed because it cannot be read: {key, member}, or {key, false} for a whole key. The reply says so (reply.lua).
 local removed_as_unreadable = {}
 
--- What this script changed of tasks. The reply says so (reply.lua), and the process that called the script tells its
+-- What this script changed of tasks. The reply says so (reply.lua), and the process that called the script notifies its
 -- observers (mcp_celery/engine/transitions.py).
 local transitions = {}
 
@@ -120,7 +120,7 @@ local function live_at_least(key, left)
   end
 end
 
--- What is left of a key's life in ms, for another that shall end with it.
+-- What is left of a key's life in ms, for another that is to end with it.
 local function rest_of_life(key)
   return math.max(redis.call('PTTL', key), 1)
 end

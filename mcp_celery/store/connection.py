@@ -134,7 +134,7 @@ class _Parser(_AsyncHiredisParser):
 
 
 class _Checked(AbstractConnection):
-    """Counts time-outs from when a command is sent, tells a lost answer from a command that was not sent, and is
+    """Counts time-outs from when a command is sent, distinguishes a lost answer from an unsent command, and is
     replaced when it was idle for long.
 
     redis-py 8.1 takes a connection that the other side has reset for a good one. Python 3.12 and 3.13 then raise
@@ -265,7 +265,7 @@ class _CheckedBlocking(blocking.AbstractConnection):
     """As :class:`_Checked`, of the blocking client.
 
     Args:
-        heard: Is told of silence.
+        heard: Called when the store is silent.
         idle_seconds: After which time without a command it is replaced.
         options: As for redis-py.
     """
@@ -358,7 +358,7 @@ class StoreClient:
 
     Attributes:
         redis: redis-py's, to make calls of.
-        outage: Whether the store is lost, where somebody keeps account of that.
+        outage: Whether the store is lost, where the owner keeps track of that.
     """
 
     def __init__(self, client: redis.asyncio.Redis, heard: Heard, *, most: int, timeout_seconds: float) -> None:

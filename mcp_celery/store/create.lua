@@ -29,7 +29,7 @@
 if unless_other_type('HGET', KEYS[1], 'key') == ARGV[3] then
   return 0
 end
--- Its request has been answered with an error while this was on its way, and nobody waits for it.
+-- Its request has been answered with an error while this was on its way, and no client waits for it.
 if redis.call('EXISTS', KEYS[6]) == 1 then
   return 0
 end

@@ -29,7 +29,7 @@ class Field:
             :func:`mcp_celery.store.codec.encode_change`, whose fields ``transition``, ``finish`` and ``recover`` set.
         reset: The smallest step that deletes it; None: it stays for the life of the record.
         fixed: Whether it never changes. With keys it is signed, and sealed with the task's request: a record in which
-            somebody changed it is not read, and no job runs for it. A release that does not know the field refuses
+            it was changed is not read, and no job runs for it. A release that does not know the field refuses
             records that have it.
     """
 

@@ -1,4 +1,4 @@
--- Store a job's result where Celery looks for it, and move its task, in one step: nobody sees one without the other.
+-- Store a job's result where Celery looks for it, and move its task, in one step: no reader sees one without the other.
 --
 -- KEYS[1]  hash: the task record
 -- KEYS[2]  channel: the task's changes; the message is the record's new revision

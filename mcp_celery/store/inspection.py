@@ -86,7 +86,7 @@ class LeasedWorker:
 
 
 class RedisInspection:
-    """Reads the tasks of one server, whoever made them.
+    """Reads the tasks of one server, of every caller.
 
     Args:
         store: Whose connections are used.
@@ -293,11 +293,11 @@ class RedisInspection:
         return bool(await self._ask("exists", self._keys.reaper))
 
     async def requeue(self, record: TaskRecord, *, force: bool) -> RequeueVerdict:
-        """Make a task's job due, so that the process that recovers publishes it with its next sweep.
+        """Make a task's job due, so that the reaper publishes it with its next sweep.
 
         Args:
             record: The task.
-            force: Whether a body that has started and may have had effects is repeated all the same.
+            force: Whether a body that has started and may have had effects is repeated nevertheless.
         """
         return await self._store.run(commands.requeue(self._keys, record, force=force))
 
@@ -311,7 +311,7 @@ async def namespaces_in(store: RedisTaskStore) -> list[str]:
     """The namespaces whose servers or workers have used a store.
 
     Args:
-        store: Any store with the key prefix. The names are found with ``SCAN``, which blocks nobody.
+        store: Any store with the key prefix. The names are found with ``SCAN``, which blocks no other client.
 
     Raises:
         StoreUnavailableError: The store did not answer.

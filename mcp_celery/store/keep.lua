@@ -5,7 +5,7 @@
 -- KEYS[3]  hash: the answers
 -- KEYS[4]  string: the snapshot of the creating request
 -- KEYS[5]  sorted set: every task, by when it expires
--- ARGV[1]  when it shall live at least, in ms since the epoch
+-- ARGV[1]  until when it has to live at least, in ms since the epoch
 -- ARGV[2]  its longest life, in ms
 -- Returns  nothing.
 if is_open(redis.call('HGET', KEYS[1], 'status')) then

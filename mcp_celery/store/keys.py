@@ -35,8 +35,7 @@ Redis key                              holds                            lifetime
 ``{prefix}:{ns}:unclaimed``            sorted set: jobs that no worker
                                        has received
 ``{prefix}:{ns}:exposed``              sorted set: looks at exposed jobs
-``{prefix}:{ns}:mark``                 string: tells this store from    31 days from when a process last read it
-                                       others
+``{prefix}:{ns}:mark``                 string: identifies this store    31 days from when a process last read it
 ``{prefix}:{ns}:reaper``               string: which process reaps      three heartbeats
 ====================================== ================================ =========================================
 """
@@ -83,7 +82,7 @@ class RedisKeys:
         return self.record(task_scope, task_id) + ":deleted"
 
     def channel(self, task_scope: str | None, task_id: str) -> str:
-        """Pub/sub channel on which each change of the task is told."""
+        """Pub/sub channel on which each change of the task is announced."""
         return self.record(task_scope, task_id) + ":events"
 
     @property
@@ -119,7 +118,7 @@ class RedisKeys:
         return f"{self._root}:task:"
 
     def index(self, task_scope: str | None, issuer: str | None, session: str | None) -> str | None:
-        """Sorted set: where the tasks stand that an owner may list. None where nobody may.
+        """Sorted set: the tasks that their owner may list. None where the task cannot be listed.
 
         Args:
             task_scope: The owner's scope, None for an anonymous one.
@@ -192,5 +191,5 @@ class RedisKeys:
 
     @property
     def mark(self) -> str:
-        """String: tells this store from others (``engine/store_mark.py``). Index."""
+        """String: identifies this store (``engine/store_mark.py``). Index."""
         return f"{self._root}:mark"

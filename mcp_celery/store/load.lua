@@ -16,7 +16,7 @@ for i = 1, #record, 2 do
     result_key = record[i + 1]
   end
 end
--- A failed or cancelled task is told by its record alone; an open one may have a result that nobody told of.
+-- The record alone describes a failed or cancelled task; an open one may have a result that was not reported.
 local result = false
 if result_key and status ~= 'failed' and status ~= 'cancelled' then
   result = unless_other_type('GET', result_key) or false

@@ -1,4 +1,4 @@
--- The mark of this store, which tells it from others. Whoever asks keeps it alive.
+-- The mark of this store, which distinguishes it from others. Each read keeps it alive.
 --
 -- KEYS[1]  string: the mark
 -- ARGV[1]  what becomes the mark where there is none, or ''

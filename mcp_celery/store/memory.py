@@ -44,7 +44,7 @@ class StoreMemory:
 
         Args:
             size: Of what will be kept, in bytes.
-            look: Asks Redis. Whoever comes meanwhile waits for what is seen, and does not look too.
+            look: Asks Redis. Calls that come meanwhile wait for the same answer.
 
         Raises:
             StoreUnavailableError: Redis did not answer.

@@ -164,7 +164,7 @@ class RedisTaskStore(RedisQuestions, TaskStore):
                     raise _told(reply, command.keys[0])
                 found.append(commands.read(command, reply))
             except StoredDataError as error:
-                logger.error("a task is left out of those that are asked for together: %s", error.reason)
+                logger.error("left a task out of a read of several: %s", error.reason)
                 found.append(None)
         for ref, keys in zip(refs, unreadable, strict=True):
             await self.remove("HDEL", self.keys.questions(ref.scope, ref.task_id), keys)

@@ -265,5 +265,5 @@ def _of_record(key: str, left_ms: int, reply: Any) -> Expiring:
 
 def _text(name: object) -> str | None:
     if name is not None and not isinstance(name, str):
-        raise ValueError("a name is no text")
+        raise ValueError("a name is not a text")
     return name

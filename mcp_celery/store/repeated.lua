@@ -1,5 +1,5 @@
 -- In front of every script: calls that are made again because their answer was lost. Such a call changes nothing, gets its
--- first answer, and its change is reported, because nobody has heard of it. A record keeps the last calls that changed it:
+-- first answer, and its change is reported, because it was not reported yet. A record keeps the last calls that changed it:
 -- one a line, as 'name,status before,status after,attempt,leg,answer'.
 
 -- The name of this call, '' for one without a name. The processes that call a script put it behind the arguments.

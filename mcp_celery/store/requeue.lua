@@ -6,7 +6,7 @@
 -- KEYS[3]  sorted set: jobs that no worker has received, by since when
 -- KEYS[4]  sorted set: tasks whose next job is still to be published, by since when
 -- ARGV[1]  the task's compound key
--- ARGV[2]  1 where a body that has started and may have had effects is repeated all the same, else 0
+-- ARGV[2]  1 where a body that has started and may have had effects is repeated nevertheless, else 0
 -- ARGV[3]  the status message of the task
 -- ARGV[4]  what the names of the workers' claims begin with
 -- ARGV[5]  since when the job is due, in ms before now: so long ago that the next sweep publishes it

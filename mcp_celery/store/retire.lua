@@ -1,4 +1,4 @@
--- Let a task go that nobody will ask for again: with everything that belongs to it, its stored result too.
+-- Let a task expire soon that no client needs any more: with everything that belongs to it, its stored result too.
 --
 -- KEYS[1]  hash: the task record
 -- KEYS[2]  hash: the questions

@@ -115,7 +115,7 @@ class TaskSeals:
         return [self.keys.snapshot(ref.scope, ref.task_id), *_named(fixed)]
 
     def require_alive(self, fixed: Sequence[str], now_ms: int) -> None:
-        """Refuse a task that has outlived the longest life that it may have: somebody has brought it back.
+        """Refuse a task that is older than its longest time to live: its record was put back.
 
         Args:
             fixed: The values of the record's fixed fields, which are known to be genuine.
@@ -126,7 +126,7 @@ class TaskSeals:
         """
         longest = fixed[_MAX_TTL]
         if longest and now_ms > int(fixed[_CREATED_AT]) + int(longest) + CLOCK_SKEW_MS:
-            raise SnapshotUnreadableError("its task has outlived the longest life that it may have")
+            raise SnapshotUnreadableError("its task is older than its longest time to live")
 
     def change(self, ref: TaskRef, change: Change) -> Fields:
         """The fields that a change sets. Message and error are sealed, unless they are this library's own reason.
@@ -145,8 +145,8 @@ class TaskSeals:
     def openers(self, ref: TaskRef) -> Openers:
         """What opens the sealed fields of a task's record.
 
-        A message that is not sealed is taken as it is: scripts write some. So messages are kept secret, and whoever can
-        write to the store can replace them.
+        A message that is not sealed is taken as it is: scripts write some. So messages are kept secret, but a writer
+        to the store can replace them.
         """
 
         def open_error(stored: str) -> str:

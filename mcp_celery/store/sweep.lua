@@ -10,7 +10,7 @@
 -- ARGV[1]  the process that asks
 -- ARGV[2]  for how long it is elected, in ms
 -- ARGV[3]  how far to look ahead and back for tasks that expire, in ms; those before that are forgotten
--- ARGV[4]  for how long whoever made a job due has the time to publish it, in ms
+-- ARGV[4]  grace period before the reaper publishes a due job itself, in ms
 -- ARGV[5]  the most of each kind to return
 -- ARGV[6]  the most of those that expire about now
 -- ARGV[7]  since when unclaimed jobs are looked at, in ms

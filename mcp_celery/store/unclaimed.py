@@ -43,7 +43,7 @@ class RedisUnclaimed:
             try:
                 return key_of(member), round(float(since[member]))
             except OverflowError as error:
-                raise ValueError("its time is no number") from error
+                raise ValueError("its time is not a number") from error
 
         index = self._keys.unclaimed
         at_ms = dict(await readable(self._store, "ZREM", index, [*since], read))

@@ -1,4 +1,4 @@
-"""What the store holds in the place of something of ours, and cannot be read as that.
+"""What the store holds in the place of an entry of this package, and cannot be read as that.
 
 One damaged entry must neither stop the work on the others nor look like a store that does not answer. So an entry that
 cannot be read is removed from the index that names it, and one line of the log names the key and the entry.
@@ -79,7 +79,7 @@ def log_removed(key: bytes | str, member: bytes | str | None, reason: str = "") 
     if member is None:
         logger.error("deleted %s in the task store: it held another type than its index has", shown(key))
     else:
-        why = reason or "it is no entry of ours"
+        why = reason or "it is not an entry of this package"
         logger.error("removed %s from %s in the task store: %s", shown(member), shown(key), why)
 
 

@@ -1,4 +1,4 @@
--- The tasks of exposed jobs whose results it is time to look at. Whoever asks has them for one interval, so that servers
+-- The tasks of exposed jobs whose results are to be read now. The caller has them for one interval, so that servers
 -- share them; those that have ended or expired, and what cannot be read, are taken off the index.
 --
 -- KEYS[1]  sorted set: open tasks of exposed jobs, by when to look at their results

@@ -32,7 +32,7 @@ _LOOK_EVERY_SECONDS: Final = 1.0
 
 
 class Switch:
-    """Whether OpenTelemetry has an SDK in this process, so that what nobody takes costs next to nothing.
+    """Whether OpenTelemetry has an SDK in this process, so that unused telemetry costs next to nothing.
 
     A program may configure its SDK at any time, so it is looked for again until there is one.
 

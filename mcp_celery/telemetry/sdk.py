@@ -35,7 +35,7 @@ class _OfThisProcess(MetricExporter):
 
     def __init__(self, exporter: MetricExporter) -> None:
         super().__init__()
-        # Which temporality and which aggregations a receiver wants, the environment tells the exporter.
+        # Which temporality and which aggregations a receiver wants, the exporter reads from the environment.
         self._preferred_temporality = exporter._preferred_temporality
         self._preferred_aggregation = exporter._preferred_aggregation
         self._exporter = exporter

@@ -27,7 +27,7 @@ from mcp_celery.telemetry.instruments import (
 
 MOST_NAMES: Final = 1_000
 """How many names of components one process has in labels. Servers declare the components, so this is the last resort
-against records that somebody has forged.
+against forged records.
 """
 _RUN_ENDS: Final = frozenset({"completed", "failed", "cancelled", "parked", "retry_scheduled"})
 """The causes that end a body which has started."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Breakable:
-    """What can be told to fail."""
+    """What a test can make fail."""
 
     _failing = False
 

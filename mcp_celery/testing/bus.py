@@ -31,7 +31,7 @@ class _Follower:
     def hint(self, *refs: TaskRef) -> None:
         """Callable from any thread: signal handlers change tasks in threads of their own."""
         for ref in [ref for ref in refs if ref in self._refs] if refs else tuple(self._refs):
-            with suppress(RuntimeError):  # its loop was closed, and nobody listens any more
+            with suppress(RuntimeError):  # its loop was closed, so its subscription has ended
                 self._loop.call_soon_threadsafe(self._add, ref)
 
     def _add(self, ref: TaskRef) -> None:
@@ -59,7 +59,7 @@ class MemoryTaskBus(Breakable, TaskBus):
     """Hints of changes. Fulfils :class:`mcp_celery.engine.TaskBus`. Failing, it loses hints.
 
     Attributes:
-        told: The tasks of the last changes, in order, whether or not somebody followed them.
+        told: The tasks of the last changes, in order, followed or not.
     """
 
     def __init__(self) -> None:

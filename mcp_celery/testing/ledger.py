@@ -76,7 +76,7 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable, JobLedger)
 
     @property
     def bus(self) -> MemoryTaskBus:
-        """Who is told of changes."""
+        """Which bus announces changes."""
         return self._bus
 
     @property

@@ -36,9 +36,9 @@ class MemoryTaskStore(MemoryQuestionStore, TaskStore):
     """Records of tasks for event loops. Fulfils :class:`mcp_celery.engine.TaskStore`.
 
     Args:
-        bus: Who is told of changes.
+        bus: Announces changes.
         clock: Milliseconds since the epoch; a test that lets tasks expire gives its own.
-        results: The result backend, where ``load`` shall read a job's result in the same step; else None.
+        results: The result backend, where ``load`` reads a job's result in the same step; else None.
         snapshots: How snapshots are written; by default as they are, without access tokens.
         observers: To whom changes of tasks are reported.
         max_bytes: How much all tasks may take together; None for any number.

@@ -107,7 +107,7 @@ def bind_health(settings: Settings, host: str) -> socket.socket | None:
 
 
 def _with_health(app: Starlette, health: ServerHealth, settings: Settings, bound: socket.socket | None) -> Any:
-    """The app's lifespan, which tells when the server can serve."""
+    """The app's lifespan, which reports when the server can serve."""
     inner = app.router.lifespan_context
 
     @asynccontextmanager

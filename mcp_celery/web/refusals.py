@@ -11,7 +11,7 @@ from starlette.types import Scope, Send
 
 logger = logging.getLogger(__name__)
 LOG_EVERY_SECONDS: Final = 10.0
-"""Shortest time between two log lines of one kind. A line tells how many refusals had none since the last."""
+"""Shortest time between two log lines of one kind. A line counts the refusals without a line since the last."""
 SHOWN_CHARACTERS: Final = 100
 
 

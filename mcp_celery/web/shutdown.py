@@ -5,7 +5,7 @@ wants, so it is ended at once: the client opens it again, on another server or o
 have the server's time for its end. What uvicorn cancels after that is ended as HTTP has it, with a last chunk or with
 503, and not with a traceback.
 
-uvicorn tells nothing to an app before all requests have ended. It does tell its protocol (``web/protocol.py``), which
+uvicorn notifies an app only when all requests have ended. It does notify its protocol (``web/protocol.py``), which
 calls what this middleware has put into the state of the lifespan.
 """
 
@@ -100,7 +100,7 @@ class _Response:
         await self._send(message)
 
     async def end(self) -> None:
-        """Complete it: what has begun has no more to say, and what has not begun is refused."""
+        """Complete it: a response that has begun ends, and a request that has not begun is refused."""
         if not self._has_begun:
             headers = [(b"content-length", b"0"), (b"retry-after", str(RETRY_AFTER_SECONDS).encode())]
             await self.send({"type": "http.response.start", "status": 503, "headers": headers})

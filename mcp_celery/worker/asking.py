@@ -2,7 +2,7 @@
 
 ``ctx.elicit`` and its like end here. The question is kept with the task's record, where the caller finds it, and the
 job learns of the answer by the task's bus; what counts is always what is read from the store, so a lost hint costs a
-moment. A question that nobody waits for any more is withdrawn.
+moment. A question of an abandoned job is withdrawn.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Asker:
             timeout_seconds: How long the component itself waits for an answer, None for as long as is configured.
 
         Returns:
-            The result of the request in wire form. A form or URL that nobody answers in time is a ``cancel``.
+            The result of the request in wire form. A form or URL without an answer in time is a ``cancel``.
 
         Raises:
             MCPError: -32021 when the client did not declare that it can be asked this; the error that it answered with;
@@ -137,7 +137,7 @@ class Asker:
             async with asyncio.timeout(patience):
                 answer = await self._answer(question, round(patience * 1000))
         except TimeoutError:
-            logger.info("nobody answered a question of task %s within %g s", self._ref.shown_id, patience)
+            logger.info("no answer to a question of task %s within %g s", self._ref.shown_id, patience)
         finally:
             self._open.discard(question.key)
             withdrawn = await self._withdraw([question.key])
@@ -178,7 +178,7 @@ class Asker:
             try:
                 answers = await self._store.withdraw(self._ref, keys, attempt=self._call.attempt, at_ms=now_ms())
             except McpCeleryError:
-                logger.warning("a question of task %s could not be withdrawn", self._ref.shown_id)
+                logger.warning("could not withdraw a question of task %s", self._ref.shown_id)
         return answers
 
     async def aclose(self) -> None:

@@ -18,7 +18,7 @@ from mcp_celery.context import CallerToken, TaskContextSnapshot
 
 
 class _Caller(AuthenticatedUser):
-    """A caller who is nobody as soon as the token has expired, also while the job runs: ``get_access_token()`` asks."""
+    """Falsy once the token expires, also while the job runs; ``get_access_token()`` relies on this."""
 
     def __init__(self, token: CallerToken) -> None:
         fields = {name: getattr(token, name) for name in AccessToken.model_fields}

@@ -92,7 +92,7 @@ class Consumer(_Consumer):
     def on_connection_error_after_connected(self, exc: BaseException) -> None:
         """Give up a lost connection; Celery makes another one, on which the broker delivers what was not acknowledged.
 
-        Jobs that run go on. Their messages cannot be acknowledged any more, so nobody shall try; delivered again, they
+        Jobs that run go on. Their messages cannot be acknowledged any more, so no code may try; delivered again, they
         are dropped, since a body begins once.
 
         Raises:

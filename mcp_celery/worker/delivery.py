@@ -1,4 +1,4 @@
-"""One delivery of a job, as its message and Celery tell it."""
+"""One delivery of a job, as its message and Celery describe it."""
 
 from __future__ import annotations
 

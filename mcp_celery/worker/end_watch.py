@@ -1,6 +1,6 @@
 """Cancels a running job by the task's end, where no command of Celery's reaches the worker.
 
-Celery tells a worker to end a job by remote control. The solo pool hears no command while a job runs, some brokers
+Celery ends a job of a worker by remote control. The solo pool hears no command while a job runs, some brokers
 carry none, and ``worker_enable_remote_control=False`` turns them off. The end of a task is also published on the task's
 channel, over the store's pub/sub. So such a worker follows the tasks of the jobs that run in its process: over the one
 connection of the process's bus, which connects again by itself, and on the event loop of the jobs, which ends with the
@@ -64,9 +64,9 @@ class EndWatch:
         try:
             is_over(await self._end_of(ref, attempt))
         except StoredDataError as error:
-            logger.error("the end of task %s cannot be followed: %s", ref.shown_id, error.reason)
+            logger.error("could not watch for the end of task %s: %s", ref.shown_id, error.reason)
         except Exception:
-            logger.exception("the end of task %s cannot be followed", ref.shown_id)
+            logger.exception("could not watch for the end of task %s", ref.shown_id)
 
     async def _end_of(self, ref: TaskRef, attempt: int) -> Over:
         """Wait until a job is not wanted any more. While the store does not answer it is tried again and again."""
@@ -80,7 +80,7 @@ class EndWatch:
                         await asyncio.sleep(LOOK_SECONDS)
                     return over
             except StoreUnavailableError:
-                logger.debug("the end of task %s cannot be followed now", ref.shown_id)
+                logger.debug("could not watch for the end of task %s yet", ref.shown_id)
             await asyncio.sleep(next(pause))
 
     async def _look(self, ref: TaskRef, attempt: int) -> Over | None:

@@ -196,13 +196,13 @@ class WorkerRuntime:
     def tell(self, kwargs: Any, change: Change) -> None:
         """Apply a change to the task of a job's message, for the attempt that it was sent for.
 
-        Raises nothing. A store that does not answer is told later: by the heart where that beats in this process, so
-        that a worker's parent is not held up; else the child of the job waits.
+        Raises nothing. Where the store does not answer, the change is repeated later: by the heartbeat's thread if this
+        process has one, so that a worker's parent is not held up; else the child of the job waits.
         """
         try:
             ref, attempt = task_of(kwargs)
         except MalformedJobError as error:
-            logger.error("nobody can be told that a job is %s: %s", change.to, error)
+            logger.error("could not record that a job is %s: %s", change.to, error)
             return
         change = replace(change, attempt=attempt)
         try:
@@ -213,9 +213,9 @@ class WorkerRuntime:
             try:
                 until_store_answers_blocking(lambda: self.change(ref, change), _sleep)
             except McpCeleryError:
-                logger.error("could not tell that task %s is %s", ref.shown_id, change.to)
+                logger.error("could not record that task %s is %s", ref.shown_id, change.to)
         except StoredDataError as error:
-            logger.error("task %s is %s, and its record cannot be read: %s", ref.shown_id, change.to, error.reason)
+            logger.error("could not record that task %s is %s: %s", ref.shown_id, change.to, error.reason)
 
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """Apply a change to a task. Blocks the calling thread; on the asyncio pool it suspends the calling job alone.
@@ -267,7 +267,7 @@ class ComponentJob(_CeleryTask):
 
     acks_late = True
     # A host's settings would hold for what is None here. What becomes of a lost process's job is the record's to say,
-    # and a failed one has told its task already.
+    # and a failed one has updated its task already.
     acks_on_failure_or_timeout = True
     acks_on_failure = True
     acks_on_timeout = True
@@ -291,7 +291,7 @@ class ComponentJob(_CeleryTask):
         return serializer_of_messages(self.app)
 
     @property
-    def backend(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody sets a job's backend
+    def backend(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - a job's backend is never set
         """The app's result backend, whose calls do not hold the asyncio pool's loop."""
         if self.runtime.results == "in store":
             return StoreBackend(self.app, self._finish, self.runtime.seals)
@@ -348,7 +348,7 @@ class ComponentJob(_CeleryTask):
             attempt=attempt,
             leg=leg,
             retries=request.retries,
-            # Nobody's heart beats for a job in the server's own process.
+            # There is no heartbeat for a job in the server's own process.
             worker="" if request.is_eager else self.runtime.heart.worker_id(request.hostname),
             input_timeout_seconds=self.config.input_timeout,
             is_genuine=request.is_eager or self.runtime.is_genuine(request, request.kwargs, request.retries),

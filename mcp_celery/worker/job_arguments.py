@@ -1,4 +1,4 @@
-"""The arguments of a job's message. Anybody who can write to the broker can send other ones."""
+"""The arguments of a job's message. Everyone who can write to the broker can send others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mcp_celery.engine import JobRun, TaskRef
 
 
 class MalformedJobError(ValueError):
-    """The arguments of a job's message name no task. Anybody who can write to the broker can send such a message."""
+    """The arguments of a job's message name no task. Everyone who can write to the broker can send such a message."""
 
 
 def task_of(kwargs: Any) -> tuple[TaskRef, int]:

@@ -51,9 +51,9 @@ class ServerLifespan:
                     await self._leave.wait()
         except Exception as error:
             if state.done():
-                logger.exception("the server's lifespan failed while it was left")
+                logger.exception("the server's lifespan failed at its exit")
             else:
-                logger.exception("the server's lifespan could not be entered")
+                logger.exception("could not enter the server's lifespan")
                 state.set_exception(error)
         finally:
             state.cancel()  # of a lifespan that was cancelled while it was entered; else it has an outcome

@@ -45,7 +45,7 @@ class JobLoop(ABC):
         self._asked_at: float | None = None
 
     def held_seconds(self) -> float:
-        """For how long the loop has not taken its turn since somebody asked; 0 where it has, or there is no loop.
+        """For how long the loop has not run since a check was requested; 0 where it has, or there is no loop.
 
         Each call asks the loop, unless it still has to answer. To be called from one thread, again and again.
         """
@@ -108,7 +108,7 @@ class JobLoop(ABC):
 
 
 class ServerLoop(JobLoop):
-    """The event loop of a server that runs jobs itself. It belongs to whoever runs the server.
+    """The event loop of a server that runs jobs itself. It belongs to the code that runs the server.
 
     Args:
         loop: The loop.

@@ -1,4 +1,4 @@
-"""What a running job says of itself: pushed at most so often, and its last word never lost."""
+"""Progress and messages of a running job: pushed at a limited rate, and the last one is never lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ProgressReporter:
 
     A report within the interval waits for its end; the job does not. What is still waiting when the job ends is carried
     by the terminal status (:attr:`last_message`). A write that the store refuses says that the task has ended without
-    its job, or counts another attempt: from then on nobody waits for this one, and what it says is not heard.
+    its job, or counts another attempt: from then on this one is abandoned, and its reports are dropped.
 
     Args:
         write: Applies a change to the task.
@@ -54,18 +54,18 @@ class ProgressReporter:
 
     @property
     def abandoned(self) -> bool:
-        """Whether nobody waits for the job any more."""
+        """Whether the job is abandoned: its task has ended, or another attempt counts."""
         return self._abandoned
 
     def abandon(self) -> None:
-        """Nobody waits for the job any more. May be called from any thread."""
+        """Mark the job as abandoned. May be called from any thread."""
         self._abandoned = True
 
     def check(self) -> None:
-        """End a job that nobody waits for, where it uses its context.
+        """End an abandoned job where it uses its context.
 
         Raises:
-            asyncio.CancelledError: Nobody waits. It is what a cancelled coroutine gets at its ``await``; in a thread
+            asyncio.CancelledError: The job is abandoned. A cancelled coroutine gets it at its ``await``; in a thread
                 AnyIO makes a ``concurrent.futures.CancelledError`` of it.
         """
         if self._abandoned or self._closed:
@@ -141,12 +141,12 @@ class ProgressReporter:
                 if changed is None or changed.record.is_terminal or changed.record.attempt != self._attempt:
                     self.abandon()
             except McpCeleryError as error:
-                logger.warning("progress was not stored: %s", error)
+                logger.warning("could not store progress: %s", error)
 
     async def aclose(self) -> None:
         """End the writer. What it had not written is in :attr:`last_message`.
 
-        Nobody waits for a thread of the job that goes on because nothing could stop it.
+        A thread of the job that nothing could stop goes on without being waited for.
         """
         self._closed = True
         if self._writer is not None:

@@ -1,4 +1,4 @@
-"""A real MCP request context inside a worker, so that a tool cannot tell that its client is elsewhere.
+"""A real MCP request context inside a worker, so that a tool does not notice that its client is elsewhere.
 
 The SDK's ``Context`` reads everything from a ``ServerRequestContext``; that one is rebuilt here from the snapshot of
 the creating request, over a dispatch context of our own that has no wire. The connection declares the last version at
@@ -85,7 +85,7 @@ class JobDispatchContext:
             await self._progress.report(params.get("progress"), params.get("total"), params.get("message"))
 
     def is_abandoned(self) -> bool:
-        """Whether nobody waits for the job any more."""
+        """Whether the job is abandoned: its task has ended, or another attempt counts."""
         return self._progress.abandoned
 
     def check(self) -> None:

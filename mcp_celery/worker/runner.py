@@ -182,7 +182,7 @@ class JobRunner:
         return outcome
 
     def _following(self, ref: TaskRef, call: JobCall) -> AbstractAsyncContextManager[None]:
-        """Cancel a job when its task ends. One of another attempt is only told where it uses its context."""
+        """Cancel a job when its task ends. One of another attempt ends only where it uses its context."""
         return self._ends.following(
             ref, call.attempt, lambda over: self.abandon(call.job_id, interrupt=over == "ended")
         )
@@ -220,9 +220,9 @@ class JobRunner:
 
     @contextmanager
     def _noted(self, job_id: str, progress: ProgressReporter) -> Generator[None]:
-        """Let a job be found while it runs, and end as refused when it is cancelled because nobody waits for it."""
+        """Let a job be found while it runs, and end as refused when it is cancelled because it is abandoned."""
         running = _Running(progress, cast("asyncio.Task[Any]", asyncio.current_task()))
-        self._running.setdefault(job_id, running)  # a second delivery, which will not run, takes nobody's place
+        self._running.setdefault(job_id, running)  # a second delivery, which will not run, replaces no entry
         try:
             yield
         except asyncio.CancelledError:
@@ -235,11 +235,11 @@ class JobRunner:
                 del self._running[job_id]
 
     def abandon(self, job_id: str, *, interrupt: bool = False) -> None:
-        """Tell a running job that nobody waits for it any more. May be called from any thread.
+        """Mark a running job as abandoned. May be called from any thread.
 
         Args:
             job_id: Its Celery id.
-            interrupt: Cancel it at its ``await``, once however often this is called; else it is told where it uses its
+            interrupt: Cancel it at its ``await``, once however often this is called; else it ends where it uses its
                 context.
         """
         running = self._running.get(job_id)
@@ -354,7 +354,7 @@ class JobRunner:
             result = await handle(self._source, ctx, channel, revision=revision, let_through=call.let_through)
             if not isinstance(result, InputRequiredResult) or result.input_requests:
                 return result
-            # It asks nobody, only to be called again with its state, as a client would after a moment.
+            # It has no question: it only wants to be called again with its state, as a client would after a moment.
             await asyncio.sleep(pause)
             snapshot = next_round(snapshot, {}, result.request_state)
         raise MCPError(INTERNAL_ERROR, "The component wanted to be called again too often, and asked for nothing")

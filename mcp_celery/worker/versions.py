@@ -91,7 +91,7 @@ class VersionCheck:
             With which fingerprint to start it after all; None: it runs though this worker has another version.
 
         Raises:
-            JobRefused: It was handed back, or concerns this worker no more.
+            JobRefused: It was handed back, or no longer concerns this worker.
             JobFailedError: Its task has failed.
             SnapshotUnreadableError: The request cannot be read.
             StoreUnavailableError: The store did not answer.

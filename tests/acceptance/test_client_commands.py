@@ -171,8 +171,8 @@ def test_the_command_that_goes_on_with_a_task_names_the_file_of_headers(mcp: Mcp
     [
         ("@missing", "", "@missing cannot be read: No such file"),
         ("@.", "", "@. cannot be read: Is a directory"),
-        ("@headers", "", "@headers, line 2: 'NAME: VALUE' is wanted"),
-        ("X: 1", "X: 1\nsecret", "MCP_CELERY_CLIENT_HEADERS, line 2: 'NAME: VALUE' is wanted"),
+        ("@headers", "", "@headers, line 2: expected 'NAME: VALUE' in ASCII"),
+        ("X: 1", "X: 1\nsecret", "MCP_CELERY_CLIENT_HEADERS, line 2: expected 'NAME: VALUE' in ASCII"),
     ],
 )
 def test_headers_that_cannot_be_read(mcp: Mcp, header: str, variable: str, says: str) -> None:
@@ -424,7 +424,7 @@ def test_a_question_is_answered_from_another_terminal(mcp: Mcp, asking: str) -> 
         assert terminal.end() == 0
     nothing = mcp("task", "answer", asking, task_id)
     assert (nothing.returncode, nothing.stdout) == (1, "accept: {'name': 'Grace'}\n")
-    assert f"task {task_id} asks nothing now" in nothing.stderr
+    assert f"task {task_id} has no open question" in nothing.stderr
 
 
 def test_questions_are_answered_at_the_prompt_of_task_answer(mcp: Mcp, asking: str) -> None:
@@ -443,14 +443,14 @@ def test_a_question_that_nobody_here_can_answer(mcp: Mcp, asking: str) -> None:
     refused = mcp("task", "answer", asking, task_id[1])
     assert (refused.returncode, refused.stderr) == (
         1,
-        "Error: question 'roots' is none that can be asked here; use --json\n",
+        "Error: question 'roots' cannot be asked at a terminal; use --json\n",
     )
 
 
 @pytest.mark.parametrize(
     ("form", "says"),
     [
-        ('{"properties": 7}', "it is no JSON Schema: 7 is not of type 'object'"),
+        ('{"properties": 7}', "it is not a JSON Schema: 7 is not of type 'object'"),
         ('{"properties": {"a": true}}', "its field 'a' is True and not an object"),
     ],
 )
@@ -533,12 +533,12 @@ def test_json_for_machines_cannot_move_the_cursor_either(mcp: Mcp, asking: str) 
         (["call", "URL", "fail"], 1, r"Task \S+: failed: the gears are stuck"),
         (["call", "URL", "fail", "--arg", "text=tool"], 1, "Error: the tool gave up"),
         (["call", "URL", "nope"], 1, "the server has no tool 'nope'; it has: work, show"),
-        (["call", "URL", "show", "--arg", "text"], 2, "--arg 'text': name=value is wanted"),
+        (["call", "URL", "show", "--arg", "text"], 2, "--arg 'text': expected name=value"),
         (["call", "URL", "show", "--json", "{"], 2, "--json: "),
         (["call", "URL", "show", "--json", "{}", "--arg", "text=x"], 2, "use one of them"),
-        (["call", "URL", "show", "--json", "{}", "--json", "{}"], 2, "one object is enough"),
+        (["call", "URL", "show", "--json", "{}", "--json", "{}"], 2, "give one object only"),
         (["call", "ftp://x", "show"], 2, "'ftp://x' is not an http:// or https:// URL"),
-        (["call", "URL", "show", "--header", "secret"], 2, "'NAME: VALUE' is wanted"),
+        (["call", "URL", "show", "--header", "secret"], 2, "expected 'NAME: VALUE' in ASCII"),
         (["call", "http://127.0.0.1:1/mcp", "show"], 5, r"127\.0\.0\.1:1 cannot be reached"),
         (
             ["tools", "URL/elsewhere"],

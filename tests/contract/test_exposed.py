@@ -358,7 +358,7 @@ async def test_one_task_that_cannot_be_told_holds_up_no_other(world: World, capl
     await watcher_of(shop, world).look()
     statuses = [stored.record.status for one in records if (stored := await world.store.load(one.ref))]
     assert statuses == ["working", "completed", "completed"]
-    assert "cannot be told what became of its job" in caplog.text
+    assert "could not record the outcome of the job of task" in caplog.text
 
 
 async def test_the_watcher_outlives_a_store_and_a_backend_that_do_not_answer() -> None:

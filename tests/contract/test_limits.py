@@ -442,7 +442,7 @@ class TestSubscriptions:
         in_redis.client.hset(key, "attempt", "many")
         assert await listen(engine, ME, first.task_id, damaged.task_id, last.task_id) == [first.task_id, last.task_id]
         (line,) = [line for line in caplog.messages if key in line]
-        assert line.startswith("a task is left out of those that are asked for together: ")
+        assert line.startswith("left a task out of a read of several: ")
 
 
 class TestStreams:

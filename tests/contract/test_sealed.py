@@ -278,7 +278,7 @@ class TestLifetime:
             else:
                 with pytest.raises(SnapshotUnreadableError) as refused:
                     await starting
-                assert refused.value.reason == "its task has outlived the longest life that it may have"
+                assert refused.value.reason == "its task is older than its longest time to live"
 
     async def test_no_process_extends_it_beyond_that(self, sealed: RedisWorld) -> None:
         record = replace(a_record(), max_ttl_ms=90_000)

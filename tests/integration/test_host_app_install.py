@@ -39,7 +39,7 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "accept_content without json": ({"HOST_CONF": '{"accept_content": ["yaml"]}'}, "accept_content lacks 'json'"),
     "messages that nothing says how to sign": (
         {"HOST_CONF": '{"task_serializer": "auth", "accept_content": ["json"]}'},
-        "task_serializer is 'auth', but nothing says with which keys: call app.setup_security()",
+        "task_serializer is 'auth', but the app has no keys to sign with: call app.setup_security()",
     ),
     "a backend that cannot hold tasks": ({"HOST_BACKEND": "rpc://"}, "result_backend (RPCBackend) cannot hold tasks"),
     "a setting of ours that is refused": ({"MCP_CELERY_MAX_TTL_MS": "-1"}, "MCP_CELERY_MAX_TTL_MS"),

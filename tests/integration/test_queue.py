@@ -222,4 +222,4 @@ async def test_a_revoke_without_a_broker_is_logged_and_not_raised(
         node.stop()
         await queue.revoke("anon:task-1:tool:plain")
         await queue.aclose()
-    assert "could not tell the workers to revoke anon:task-1:tool:plain" in caplog.text
+    assert "could not revoke anon:task-1:tool:plain on the workers" in caplog.text

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ANCHORED = re.compile(r"\]\((?!https?:|mailto:)([^)#]*)#([^)]+)\)")
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)[^)]*\)")
 
 
@@ -40,6 +41,23 @@ def test_the_configuration_page_is_current() -> None:
 def test_links_lead_somewhere() -> None:
     links = [(page, link) for page in PAGES for link in LINK.findall(page.read_text())]
     assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", re.sub(r"\[(.*?)\]\(.*?\)", r"\1", title)).lower().replace(" ", "-") for title in titles
+    }
+
+
+def test_anchors_lead_to_headings() -> None:
+    for page in PAGES:
+        for target, anchor in ANCHORED.findall(page.read_text()):
+            other = page.parent / target if target else page
+            if other.suffix == ".md" and other.exists():
+                assert anchor in anchors_of(other), f"{page.name}: {target}#{anchor}"
 
 
 def test_tests_that_pages_name_are_there() -> None:

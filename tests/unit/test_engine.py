@@ -248,7 +248,7 @@ class TestTakingBack:
             await desk.engine.submit(a_submission())
         await desk.engine.aclose(patience_seconds=0)
         (line,) = caplog.messages
-        assert line.startswith("1 tasks that were not published could not be taken back")
+        assert line.startswith("could not delete 1 tasks whose jobs were not published")
 
     async def test_a_store_that_hangs_is_not_waited_for(self) -> None:
         desk = Desk()
@@ -276,7 +276,7 @@ class TestTakingBack:
         with pytest.raises(QueueUnavailableError):
             await desk.engine.submit(a_submission())
         task_id = desk.store.kept[0].task_id
-        assert caplog.messages == [f"task {task_id} was not published and could not be taken back: {error}"]
+        assert caplog.messages == [f"could not delete task {task_id}, whose job was not published: {error}"]
 
     async def test_a_client_that_hangs_up_does_not_stop_it(self) -> None:
         desk = Desk(exposure=Exposure(ForeignWork()))

@@ -263,7 +263,7 @@ def refused(reason: str) -> Generator[None]:
         ("shop.sell", {"fixed": {"colour": 1}}, "fixed names 'colour', which it does not take"),
         ("shop.sell", {"hide": ["item"]}, "the hidden parameter 'item' has no default"),
         ("shop.sell", {"arguments": Order, "fixed": {"day": 1}}, "'day' is fixed, and in arguments=… too"),
-        ("shop.sell", {"arguments": Order, "hide": ["day"]}, "leave out of arguments=… what shall be hidden"),
+        ("shop.sell", {"arguments": Order, "hide": ["day"]}, "leave hidden arguments out of arguments=…"),
         ("shop.sell", {"arguments": RootModel[int]}, "has to be a pydantic model with a field for each argument"),
         ("shop.sell", {"arguments": dict}, "with a field for each argument, not <class 'dict'>"),
         ("shop.sell", {"arguments": Unresolved}, "no schema can be made of arguments=Unresolved"),
@@ -390,7 +390,7 @@ async def test_what_a_function_raises_is_told_only_if_it_is_meant_to_be() -> Non
     exposed = ExposedCanvas(
         Offer("build", "", TaskConfig(), None, None, ()), Celery(set_as_current=False), build, terminate=False
     )
-    for year, text in [(1, "no such year"), (0, "Tool 'build' could not make its jobs of these arguments")]:
+    for year, text in [(1, "no such year"), (0, "Tool 'build' could not make its jobs from these arguments")]:
         with pytest.raises(InvalidRequestError) as found:
             await exposed.plan({"year": year}, 1.0)
         assert str(found.value) == text

@@ -297,7 +297,7 @@ class TestTrouble:
         stage.is_empty()
         await stage.sweep()
         assert await stage.sweep(CLAIMING_MS) == [key]
-        assert "could not tell in which queue the jobs of 'broken' wait: none is taken for lost" in caplog.text
+        assert "could not find the queue of the jobs of 'broken', so none of them counts as lost" in caplog.text
 
     async def test_a_broker_that_does_not_say_where_jobs_wait_is_an_outage(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch

@@ -227,7 +227,7 @@ class TestDeaths:
         await stage.trusted_sweep(replace(dead("w1", "w2"), due=[record.key]))
         assert stage.script.buried == ["w2"]
         assert stage.published == [record.task_id]
-        assert caplog.messages[0] == "what worker w1 had could not be decided on"
+        assert caplog.messages[0] == "could not recover the jobs of worker w1"
 
     async def test_a_job_that_cannot_be_published_again_keeps_no_other_from_it(self, stage: Stage) -> None:
         first, second = [await stage.created() for _ in range(2)]
@@ -333,7 +333,7 @@ class TestDueJobs:
         stage.queue.trouble[first.task_id] = RuntimeError("cannot be serialized")
         await stage.sweep(due(first, second))
         assert stage.published == [second.task_id]
-        assert caplog.messages == [f"the job of task {first.key} is due, and cannot be published"]
+        assert caplog.messages == [f"could not publish the due job of task {first.key}"]
 
     async def test_one_that_cannot_be_read_is_dropped_and_keeps_no_other_from_it(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch

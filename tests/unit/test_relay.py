@@ -169,7 +169,7 @@ async def test_the_tool_learns_of_an_unfit_answer_though_the_store_is_down(
     heard = await asked.heard()
     assert isinstance(heard, RpcError)
     assert heard.code == INVALID_PARAMS
-    assert "cannot be taken" in caplog.text
+    assert "refused an answer" in caplog.text
 
 
 async def test_an_unfit_answer_to_a_task_that_is_gone_ends_quietly(
@@ -188,5 +188,5 @@ async def test_an_unfit_answer_to_a_task_that_is_gone_ends_quietly(
     monkeypatch.setattr(asked.backend.store, "answer", expired)
     async with asked.relay(unfit) as relay:
         await asked.show(relay)
-        await eventually(lambda: "was gone" in caplog.text, what="the answer is given up")
-    assert "not asked to its end" not in caplog.text
+        await eventually(lambda: "dropped an answer" in caplog.text, what="the answer is given up")
+    assert "the delivery of a question failed" not in caplog.text

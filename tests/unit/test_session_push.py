@@ -142,7 +142,9 @@ async def test_a_store_that_does_not_answer_costs_the_push_no_more_than_time(cap
     record = await submit(engine)
     backend.bus.fail()
     SessionPush(lambda: engine, Turns()).follow(request_on(connection), record, None)
-    await eventually(lambda: "not told of its task" in caplog.text, what="the follower meets the outage")
+    await eventually(
+        lambda: "could not notify a session of its task" in caplog.text, what="the follower meets the outage"
+    )
     assert followers() == 1
     await backend.store.change(record.ref, Change(to="completed"))
     backend.bus.recover()

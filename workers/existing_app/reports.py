@@ -37,7 +37,7 @@ def summary(year: int, months: list[int], done: Callable[[int], None] = lambda _
 
 @app.task(bind=True)
 def build(self: Any, year: int) -> dict[str, int]:
-    """Build a year's report, and tell of each month by Celery's own state."""
+    """Build a year's report, and report each month by Celery's own state."""
     months = list(range(1, 13))
     return summary(
         year, months, lambda count: self.update_state(state="PROGRESS", meta={"done": count, "total": len(months)})

@@ -1,4 +1,4 @@
-"""The shop's Celery settings, as they were before anybody thought of MCP."""
+"""The shop's Celery settings, as they were before the shop used MCP."""
 
 from __future__ import annotations
 

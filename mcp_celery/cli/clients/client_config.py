@@ -178,7 +178,7 @@ def _merge(client: DesktopClient, described: Described, file: Path, *, ask: bool
         click.echo(click.style(text, fg=COLOURS.get(line[:1])) if colour else text)
     if ask:
         if not sys.stdin.isatty():
-            raise StartError(f"{change.file} was left as it is: nobody is at the terminal to be asked, so add --yes")
+            raise StartError(f"{change.file} was left as it is: there is no terminal to ask at, so add --yes")
         if not click.confirm(f"Write this to {change.file}?"):
             raise RunError(f"{change.file} was left as it is")
     copy = change.write()

@@ -42,7 +42,7 @@ LONGEST_DELAY_MS: Final = 8_000
 MOST_BYTES: Final = 500_000_000
 """A larger folder would be read for minutes."""
 SHOWN_URL: Final = "http://127.0.0.1:8000"
-"""Where ``dev`` serves, unless it is told otherwise."""
+"""Where ``dev`` serves by default."""
 SILENCE_SECONDS: Final = 60.0
 """A worker is up within seconds, on a slow machine within some more, and then every file is pushed."""
 
@@ -103,7 +103,7 @@ class Indexed:
     Args:
         task_id: The id of the MCP task.
         structured: The tool's structured result.
-        changes: How often the server told of it.
+        changes: How often the server reported it.
     """
 
     task_id: str
@@ -165,7 +165,7 @@ async def _index(console: Console, url: str, subject: Subject) -> Indexed:
     except EXPECTED as error:
         raise RunError(f"the call of {TOOL} failed: {first_of(error)}") from error
     if not handle.task_id:
-        raise RunError(f"the server answered the call of {TOOL} without making a task of it")
+        raise RunError(f"the server answered the call of {TOOL} without creating a task")
     if result.is_error:
         raise RunError(f"{TOOL} failed: {text_of(result)}")
     return Indexed(handle.task_id, result.structured_content, view.changes)
@@ -184,18 +184,18 @@ async def _watch(handle: TaskHandle, view: ProgressView) -> None:
                 view.show(state)
                 silence.reschedule(now() + SILENCE_SECONDS)
     except TimeoutError:
-        raise TimeoutError(f"nothing was heard of the task for {SILENCE_SECONDS:g} s") from None
+        raise TimeoutError(f"there was no news of the task for {SILENCE_SECONDS:g} s") from None
 
 
 def _print_index(console: Console, indexed: Indexed) -> None:
     try:
         print_index(console, indexed.structured)
     except ValueError as error:
-        raise RunError(f"{TOOL} returned something that is no index: {error}") from error
+        raise RunError(f"{TOOL} returned something other than an index: {error}") from error
 
 
 async def _find(console: Console, url: str, folder: Path) -> None:
-    """The second act: a tool that asks in the middle of its work. Whoever is at the terminal answers."""
+    """The second act: a tool that asks in the middle of its work. The user at the terminal answers."""
     lines = Lines()
     answer = Prompter(console, lines, nullcontext).elicit if lines.is_terminal else _Defaults(console)
     print_line(console, f"\nCalling the tool {ASKING_TOOL}, which has a question")
@@ -212,7 +212,7 @@ async def _find(console: Console, url: str, folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Defaults:
-    """Answers a form with its default values, where nobody is at the terminal."""
+    """Answers a form with its default values, where there is no terminal."""
 
     console: Console
 
@@ -222,7 +222,7 @@ class _Defaults:
             return types.ElicitResult(action="decline")
         fields: dict[str, Any] = params.requested_schema.get("properties", {})
         content = {name: field["default"] for name, field in fields.items() if "default" in field}
-        print_line(self.console, f"? {params.message}  {json.dumps(content)} by default, since nobody is asked here")
+        print_line(self.console, f"? {params.message}  {json.dumps(content)} by default: there is no terminal")
         return types.ElicitResult(action="accept", content=content)
 
 

@@ -106,7 +106,7 @@ class Reloader:
             finally:
                 for task in (change, ended):
                     task.cancel()
-                # The generator can only be closed when nobody waits for it any more.
+                # The generator can only be closed when no task waits for it any more.
                 await asyncio.gather(change, ended, return_exceptions=True)
 
     def _report(self, ended: ChildExit) -> None:

@@ -152,7 +152,7 @@ class Stack:
         await supervisor.start(self.server_process(redis_url))
 
     def worker(self, redis_url: str) -> ChildSpec:
-        """The Celery worker, started as anybody would start it."""
+        """The Celery worker, started as users start it."""
         command = [sys.executable, "-m", "celery", "-A", "mcp_celery", "worker"]
         options = {
             "--queues": ",".join(self.queues),

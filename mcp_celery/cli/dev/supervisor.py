@@ -52,7 +52,7 @@ class ChildSpec:
 
 @dataclass(frozen=True, slots=True)
 class ChildExit:
-    """The end of a child that nobody had asked for.
+    """The unexpected end of a child.
 
     Args:
         name: The child's name.
@@ -131,7 +131,7 @@ class Supervisor:
         Raises:
             OSError: The program cannot be run.
         """
-        # A pipe of our own: asyncio's may keep `wait()` waiting for as long as anybody holds the output open.
+        # A pipe of our own: asyncio's may keep `wait()` waiting for as long as any process holds the output open.
         read_end, write_end = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -235,7 +235,7 @@ class Supervisor:
         try:
             self._watchdog.stdin.write(f"{order}\n".encode())
         except BrokenPipeError:
-            # Somebody killed it. The children are still ours, and are ended here as ever.
+            # It was killed. The children are still this process's, and are ended here as usual.
             return
 
 

@@ -2,7 +2,7 @@
 
 A process of its own, started by the supervisor as ``python -I -S watchdog.py [COMMAND...]``: it imports the standard
 library only, so it costs little, and it works whatever the children do with their signals. Its standard input is a
-pipe that nobody but the supervisor can write to, so the kernel tells it of the supervisor's end, however that came
+pipe that only the supervisor can write to, so the kernel reports the supervisor's end to it, however that came
 (measured: a parent that ends its children in ``atexit`` alone orphans them). The lines on the pipe:
 
 ===============  =============================================================================================

@@ -318,7 +318,7 @@ def cancel(server: str | None, namespace: str | None, task: str, machine: bool, 
         if not changed.accepted:
             raise RunError(f"task {changed.record.shown_id} has ended already: {changed.record.status}")
         if not machine:
-            click.echo(f"Task {changed.record.shown_id} is cancelled; its workers are told to end the job.")
+            click.echo(f"Task {changed.record.shown_id} is cancelled, and its job is revoked.")
 
     run(site, body)
 
@@ -330,7 +330,7 @@ def requeue(server: str | None, namespace: str | None, task: str, force: bool, m
         server: The server, as it is named.
         namespace: The server's namespace.
         task: As for :func:`show`.
-        force: Whether a body that has started and may have had effects is repeated all the same.
+        force: Whether a body that has started and may have had effects is repeated nevertheless.
         machine: Whether to print JSON.
         app: The Celery app, as it is named.
     """

@@ -100,9 +100,9 @@ def drain(server: str | None, namespace: str | None, worker: str, timeout: float
         app: The Celery app, as it is named.
     """
     site = site_of(app, server, namespace)
-    click.echo(f"Worker {worker} is told to take no more jobs; waiting for those that it has.", err=True)
+    click.echo(f"Asked worker {worker} to take no more jobs; waiting for those that it has.", err=True)
     try:
         had = drained(site.app, worker, timeout_seconds=timeout)
     except DrainError as error:
         raise RunError(str(error)) from error
-    click.echo(f"Worker {worker} has finished {had} {'job' if had == 1 else 'jobs'} and is told to end.")
+    click.echo(f"Worker {worker} has finished {had} {'job' if had == 1 else 'jobs'} and ends.")

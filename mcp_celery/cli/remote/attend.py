@@ -1,4 +1,4 @@
-"""Following a task with somebody at the terminal, who watches, answers and interrupts."""
+"""Following a task with a user at the terminal, who watches, answers and interrupts."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Interruptions:
 
 
 class Attendant:
-    """Follows a task for somebody.
+    """Follows a task for a user.
 
     Args:
         remote: Its server.
@@ -121,7 +121,7 @@ class Attendant:
         Args:
             handle: The task.
             name: What files of its result are named after.
-            each: Whether machines are told each change.
+            each: Whether each change is printed for machines.
 
         Returns:
             What came of it, or that it was left running.
@@ -193,7 +193,7 @@ async def _follow(handle: TaskHandle, show: Callable[[TaskState], None]) -> Task
     show(handle.state)
     if not handle.state.is_final:
         handle.on_status_change(show)
-    with suppress(TaskFailedError, TaskCancelledError):  # which the state tells, too
+    with suppress(TaskFailedError, TaskCancelledError):  # which the state shows, too
         await handle.result()
     return handle.state
 
@@ -206,7 +206,7 @@ def run(remote: Remote, body: Callable[[Attendant], Awaitable[Outcome]], *, time
         body: The command.
         timeout: How long it may take, in seconds; None: any time. A task that it follows goes on.
     """
-    # The SDK logs what it goes on from; what ends a command is told by the command.
+    # The SDK logs what it goes on from; the command itself prints what ends it.
     logging.getLogger().addHandler(logging.NullHandler())
 
     interruptions = Interruptions()

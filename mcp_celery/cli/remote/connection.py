@@ -138,7 +138,7 @@ def print_json(state: TaskState, *, has_task: bool = True) -> None:
 
 
 def print_tool_result(result: types.CallToolResult, *, name: str) -> None:
-    """Print a tool's result; one that tells of an error goes to standard error."""
+    """Print a tool's result; one with an error goes to standard error."""
     if result.is_error:
         print_error(text_of(result) or "the tool failed, and does not say why")
     else:

@@ -12,7 +12,7 @@ LONGEST_READ: Final = 65536
 
 
 class Lines:
-    """Reads lines while somebody waits for one. Who asked last gets the next: an interruption has its answer first.
+    """Reads lines while a caller waits for one. The last caller gets the next: an interruption has its answer first.
 
     Args:
         fd: What to read; None: standard input.
@@ -31,7 +31,7 @@ class Lines:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether somebody types."""
+        """Whether a person types."""
         return os.isatty(self._fd)
 
     async def read(self) -> str | None:

@@ -58,7 +58,7 @@ def outcome_of(state: TaskState) -> Outcome:
 
 
 def as_client_error(error: Exception) -> ClientError:
-    """An error of the client's library as the commands tell it."""
+    """An error of the client's library as the commands print it."""
     first = first_of(error)
     match first:
         case ClientError():

@@ -35,7 +35,7 @@ class WayOutError(Exception):
     """The user does not answer.
 
     Args:
-        result: What the server is told instead.
+        result: The answer for the server instead.
     """
 
     def __init__(self, result: types.ElicitResult) -> None:
@@ -56,7 +56,7 @@ class OddQuestionError(ClientError):
 
 
 class Prompter:
-    """Asks whoever is at the terminal, or takes what is piped in, one question at a time.
+    """Asks the user at the terminal, or takes what is piped in, one question at a time.
 
     Args:
         console: Where to ask.

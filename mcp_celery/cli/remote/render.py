@@ -110,7 +110,7 @@ class ProgressView:
 
     @contextmanager
     def paused(self) -> Generator[None]:
-        """Take the bar away for as long as the context lasts: somebody is asked something."""
+        """Take the bar away for as long as the context lasts: the user is asked something."""
         is_shown = self._bar.live.is_started
         if is_shown:
             self._bar.stop()
@@ -172,7 +172,7 @@ class ProgressView:
     def _print_line(self, update: TaskState) -> None:
         percent = int(100 * self._done / self._total) if self._total else 0
         message = printable(update.status_message or "", lines=False)
-        # Without a total nobody knows how far it is, so what it says is all there is to tell.
+        # Without a total the share is unknown, so only the message is shown.
         is_news = not self._total and message != self._message
         if update.is_final or update.status != self._status or percent >= self._next_line or is_news:
             self._next_line, self._status, self._message = percent + PLAIN_STEP, update.status, message

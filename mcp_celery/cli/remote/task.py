@@ -59,7 +59,7 @@ def answer(url: str, task_id: str, headers: Headers, given: tuple[dict[str, Any]
             handle = await TaskHandle.resume(client, task_id, answer=False)
             if not handle.questions:
                 attendant.remote.print_state(handle.state, name=task_id)
-                raise ClientError(f"task {task_id} asks nothing now", outcome_of(handle.state) or Outcome.FAILED)
+                raise ClientError(f"task {task_id} has no open question", outcome_of(handle.state) or Outcome.FAILED)
             await handle.answer(answers if answers is not None else await _asked(attendant, handle))
             state = await handle.status()
         attendant.remote.print_state(state, name=task_id)
@@ -69,7 +69,7 @@ def answer(url: str, task_id: str, headers: Headers, given: tuple[dict[str, Any]
 
 
 async def _asked(attendant: Attendant, handle: TaskHandle) -> dict[str, types.InputResponse]:
-    """The answers of somebody at the prompt.
+    """The answers of the user at the prompt.
 
     Raises:
         ClientError: A question is none for a user.
@@ -79,6 +79,6 @@ async def _asked(attendant: Attendant, handle: TaskHandle) -> dict[str, types.In
         try:
             request = types.ElicitRequest.model_validate(question, by_name=False)
         except ValidationError:
-            raise ClientError(f"question {key!r} is none that can be asked here; use --json", Outcome.FAILED) from None
+            raise ClientError(f"question {key!r} cannot be asked at a terminal; use --json", Outcome.FAILED) from None
         answers[key] = await attendant.prompter.ask(request.params)
     return answers

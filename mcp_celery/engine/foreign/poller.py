@@ -1,8 +1,8 @@
-"""The watcher: learns what became of exposed jobs, whose workers tell us nothing, and tells it of their tasks.
+"""The poller: reads the results of exposed jobs, whose workers report nothing to the record, and updates their tasks.
 
-Servers share the open tasks: whoever asks first for those that are due has them for one interval. A server that dies
-with some is replaced by the others at the next, and one more server means no more reading. A change goes through the
-store, which tells of it as of every other, so a follower hears of it on whichever server it is connected to.
+Servers share the open tasks: the first server that asks for those that are due has them for one interval. When a server
+dies with some, the others take them at the next interval; another server means no more reads. A change goes through the
+store, which announces it like every other, so a subscriber gets it on whichever server it is connected to.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Watcher:
             except StoreUnavailableError:
                 more = False
             except Exception:
-                logger.exception("the results of exposed jobs could not be read")  # and the next time they may
+                logger.exception("could not read the results of exposed jobs")  # and the next time they may
                 more = False
             if not more:
                 await self._wait()
@@ -115,10 +115,10 @@ class Watcher:
             except StoreUnavailableError:
                 raise
             except TaskNotFoundError:
-                logger.debug("task %s has expired while its results were read", record.shown_id)
+                logger.debug("task %s expired while its results were read", record.shown_id)
             except McpCeleryError as error:
-                logger.error("task %s cannot be told what became of its job: %s", record.shown_id, error)
+                logger.error("could not record the outcome of the job of task %s: %s", record.shown_id, error)
             except Exception:
                 # One task whose result cannot be converted must not keep the others waiting.
-                logger.exception("task %s cannot be told what became of its job", record.shown_id)
+                logger.exception("could not record the outcome of the job of task %s", record.shown_id)
         return any(results is not None for results in found)

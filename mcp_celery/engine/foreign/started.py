@@ -38,4 +38,4 @@ class Beginnings:
                 return
             await self._store.change(ref, Change(to="working", attempt=record.attempt, started_at_ms=now_ms()))
         except McpCeleryError as error:
-            logger.warning("that the job of task %s has begun could not be noted: %s", ref.shown_id, error)
+            logger.warning("could not record the start of task %s: %s", ref.shown_id, error)

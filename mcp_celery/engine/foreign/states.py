@@ -1,7 +1,7 @@
-"""What becomes of tasks whose jobs other people's workers run: Celery's result backend says it, and nobody else.
+"""What becomes of tasks whose jobs other people's workers run: Celery's result backend is the only source.
 
 Such a worker knows nothing of MCP, so there are no claims, no snapshot and no second delivery. The states of its jobs
-are read instead, and each that the record does not tell yet becomes a change of it.
+are read instead, and each that the record does not reflect yet becomes a change of it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RETRY: Final = "RETRY"
 PROGRESS: Final = "PROGRESS"
 _CURRENT: Final = ("current", "done", "completed")
 _MESSAGE: Final = ("message", "status", "description")
-"""Names that people give to what their jobs tell, the documented one first."""
+"""Names that people give to the messages of their jobs, the documented one first."""
 _QUEUED: Final = ("PENDING", "RECEIVED")
 
 NOT_OF_THE_JOB: Final = frozenset(
@@ -51,11 +51,11 @@ NOT_OF_THE_JOB: Final = frozenset(
         "UnreadableResult",
     }
 )
-"""Exceptions that tell of Celery, not of what the job did: the task fails, and no tool has reported an error."""
+"""Exceptions that concern Celery, not the job's own code: the task fails, and no tool has reported an error."""
 RETRY_MESSAGE: Final = "Trying again"
 
 Results = Sequence[StoredResult | None]
-"""What is stored of a task's jobs, in the order of its ``job_ids``; None for one that nobody has begun."""
+"""What is stored of a task's jobs, in the order of its ``job_ids``; None for one that has not started."""
 
 
 class Exposure(Protocol):
@@ -143,7 +143,7 @@ class ExposedTasks:
         return replace(submission, plan=plan, job_name=plan.job_name, snapshot=context)
 
     def change(self, record: TaskRecord, results: Results) -> Change | None:
-        """The change that stored results owe to a record that is open, None while they tell nothing new."""
+        """The change that stored results owe to a record that is open, None while they hold nothing new."""
         work = record.work
         outcome = self.outcome(record, results)
         if outcome is not None:
@@ -243,7 +243,7 @@ def _told(stored: StoredResult) -> tuple[str, Progress | None]:
 
 
 def _number(value: object) -> float | None:
-    """A number that tells how far a job is, else None."""
+    """A number that says how far a job is, else None."""
     return None if isinstance(value, bool) else finite_number(value)
 
 

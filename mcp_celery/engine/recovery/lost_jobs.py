@@ -38,7 +38,7 @@ from mcp_celery.logs import get_logger
 logger = get_logger(__name__)
 
 UNKNOWN: Final = None
-"""The length of a queue that the broker cannot tell."""
+"""The length of a queue that the broker cannot count."""
 
 
 class EmptyTimes:
@@ -99,7 +99,7 @@ class LostJobs:
         self._declared = declared
         self._policy = policy
         self.skipped = 0
-        """How many unclaimed jobs the next sweep shall leave out, the oldest first: those that this one has seen."""
+        """How many unclaimed jobs the next sweep leaves out, the oldest first: those that this one has seen."""
         self._empty: dict[str, EmptyTimes] = {}
         self._later: dict[Lane, LaterClaims] = {}
         self._seen: set[Lane] = set()
@@ -165,7 +165,7 @@ class LostJobs:
         except (QueueUnavailableError, StoreUnavailableError):
             raise
         except Exception:
-            logger.exception("could not tell in which queue the jobs of %r wait: none is taken for lost", component)
+            logger.exception("could not find the queue of the jobs of %r, so none of them counts as lost", component)
             return None
 
     def _queues(self, lanes: Iterable[Lane]) -> set[str]:

@@ -114,7 +114,7 @@ class Reaper:
             self._seen.clear()
             self._lost.forget()
             return False
-        # After an outage of the store, the live workers get the time to say so before anybody is taken for dead.
+        # After a store outage the reaper waits one lease, so that live workers can renew theirs first.
         if self._trusts_deaths_at is None:
             self._trusts_deaths_at = self._now() + self._policy.lease_ms / 1000
         trusts_deaths = self._now() >= self._trusts_deaths_at
@@ -125,7 +125,7 @@ class Reaper:
                 except StoreUnavailableError:
                     raise
                 except Exception:
-                    logger.exception("what worker %s had could not be decided on", worker)  # others may be dead too
+                    logger.exception("could not recover the jobs of worker %s", worker)  # others may be dead too
         await self._publish_due(found.due)
         await self._expire(found.expiring)
         lost = await self._replace_lost(found) if trusts_deaths else 0
@@ -209,7 +209,7 @@ class Reaper:
             else:
                 await self._store.drop_due(key, error.reason)
         except Exception:
-            logger.exception("the job of task %s is due, and cannot be published", key)
+            logger.exception("could not publish the due job of task %s", key)
         return True
 
     async def _publish(self, key: str) -> bool:

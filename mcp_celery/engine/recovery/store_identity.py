@@ -44,5 +44,5 @@ class StoreIdentity:
             except StoreUnavailableError:
                 pass  # logged where it was met
             except Exception:
-                logger.exception("the store's mark could not be read")  # and the next look may read it
+                logger.exception("could not read the store's mark")  # and the next look may read it
             await asyncio.sleep(self._pause_seconds)

@@ -127,7 +127,9 @@ class WorkerLife:
         try:
             await self._reaper.publish_due(key)
         except StoreUnavailableError:
-            logger.warning("a job that was handed back is published later: the store does not answer")
+            logger.warning(
+                "could not publish a job that was handed back: the store does not answer; the reaper publishes it later"
+            )
 
     async def tell(self, ref: TaskRef, change: Change) -> None:
         """Apply a change of a job that has ended, however long the store does not answer."""
@@ -157,4 +159,4 @@ class WorkerLife:
             await self._store.bury(self._worker)
             await self._reaper.settle(self._worker, "stopped")
         except StoreUnavailableError:
-            logger.warning("worker %s could not say that it has stopped; it will be found dead", self._worker)
+            logger.warning("could not record that worker %s has stopped; the reaper will find it dead", self._worker)

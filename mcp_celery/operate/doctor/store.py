@@ -170,7 +170,7 @@ async def _check_signatures(findings: Findings, opened: Open) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """Why a command failed, without the place in the script that Redis tells."""
+    """Why a command failed, without the place in the script that Redis names."""
     cause = error.__cause__ or error
     if not isinstance(cause, redis.RedisError):
         return str(cause)

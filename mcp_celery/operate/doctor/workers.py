@@ -31,7 +31,7 @@ class Answers:
     Attributes:
         leased: Those whose heartbeat holds, as the store knows them.
         celery: Those that answer Celery, by node name; None where they cannot be asked.
-        told: What they say of themselves, by node name; an earlier release says nothing.
+        told: What they report about themselves, by node name; an earlier release says nothing.
         asked_ms: When they were asked and had answered, in ms since the epoch.
     """
 

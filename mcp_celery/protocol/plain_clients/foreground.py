@@ -1,6 +1,6 @@
 """A request that its client makes in the foreground, run on a worker: the server waits for the job in its place.
 
-The job is a task of which nobody is told. It ends with the request: a client that goes cancels it, and what is kept of
+The job is a task that no client sees. It ends with the request: a client that goes cancels it, and what is kept of
 it goes soon after the answer. Where a request is answered with the questions of its job, its client sends the request
 again with its answers and with a state that names the task.
 """
@@ -46,7 +46,7 @@ async def run_on_worker(host: TaskHost, ctx: RequestContext, submission: Submiss
     Args:
         host: The server it speaks for.
         ctx: The request.
-        submission: The same request, as a task that nobody is told of.
+        submission: The same request, as a task that no client sees.
 
     Returns:
         The result that the request would have had in the server's own process, or questions to its client. Where the
@@ -99,14 +99,14 @@ async def go_on(
         MCPError: As :func:`run_on_worker`.
     """
     caller = caller_of_request(ctx)
-    # Not who looks up tasks: whoever may do that no more still has calls of its own.
+    # Not the caller of look-ups: a caller whose look-ups are limited may still make calls.
     caller = Caller(caller.scope, caller.issuer)
     with as_rpc_errors():
         return await _answer(host, ctx, config, caller, task_id, responses)
 
 
 async def _submitted(engine: TaskEngine, submission: Submission) -> TaskRecord:
-    """Submit, whether or not the client goes meanwhile: half-way it could leave a job that nobody knows."""
+    """Submit, whether or not the client goes meanwhile: half-way it could leave a job without an owner."""
     with anyio.CancelScope(shield=True):  # the timeouts of store and broker bound it
         return await engine.submit(submission)
     raise RuntimeError("unreachable: a shielded scope of one's own is not cancelled")
@@ -152,7 +152,7 @@ async def _answer(
                 await give_back(engine, caller, task_id, responses)
             view = await attend(host, ctx, caller, task_id, seconds=seconds, is_only_way=True)
             if questions := revision_of(ctx).questions_to_return(view):
-                # Its client need not come back, and nobody else knows the task.
+                # Its client may never come back, and no other client knows the task.
                 await _retire(engine, caller, task_id, after_ms=round(config.input_timeout * 1000))
     except TaskNotFoundError:
         raise MCPError(INTERNAL_ERROR, _GIVEN_UP) from None
@@ -167,7 +167,7 @@ async def _answer(
 
 
 def _ttl_ms(polling: Polling | None) -> int | None:
-    """What is asked for a job's task. Where nobody polls it: however long a client waits is its own affair."""
+    """The time to live asked for a job's task. Without polling, the client's own timeout bounds its wait."""
     return UNLIMITED_MS if polling is None else None
 
 
@@ -182,10 +182,10 @@ async def _cancel(engine: TaskEngine, caller: Caller, task_id: str) -> None:
     except TaskNotFoundError:
         return
     except TimeoutError:
-        logger.warning("the job of task %s goes on, though its caller is gone: the store does not answer", shown)
+        logger.warning("could not cancel task %s, whose caller has left: the store does not answer", shown)
         return
     except McpCeleryError as error:
-        logger.warning("the job of task %s goes on, though its caller is gone: %s", shown, error)
+        logger.warning("could not cancel task %s, whose caller has left: %s", shown, error)
         return
     await _retire(engine, caller, task_id)
 
@@ -194,4 +194,5 @@ async def _retire(engine: TaskEngine, caller: Caller, task_id: str, *, after_ms:
     try:
         await engine.retire(caller, task_id, after_ms=after_ms)
     except McpCeleryError as error:
-        logger.info("task %s is kept for its time to live: %s", shown_task_id(caller.scope, task_id), error)
+        shown = shown_task_id(caller.scope, task_id)
+        logger.info("could not delete task %s before its time to live is over: %s", shown, error)

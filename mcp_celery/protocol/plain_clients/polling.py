@@ -1,4 +1,4 @@
-"""Tasks for clients that know none: the first answer of a long call names the task, and three tools tell of it.
+"""Tasks for clients that know none: the first answer of a long call names the task, and three tools report on it.
 
 A tool that declares an ``outputSchema`` promises a ``structuredContent`` that fits it, and clients check. So where a
 call may be answered with a task, the schema that is shown admits the task's state beside the tool's own output.
@@ -45,7 +45,7 @@ _NEXT: Final[dict[TaskStatus, str]] = {
 
 
 class TaskState(BaseModel):
-    """How a task stands, as a model is told."""
+    """The state of a task, in words for a model."""
 
     task_id: str
     status: TaskStatus
@@ -74,7 +74,7 @@ def first_answer(record: TaskRecord, polling: Polling, immediate_response: str |
     Args:
         record: The task.
         polling: How the tools are called.
-        immediate_response: What the tool has a model told meanwhile, None for nothing.
+        immediate_response: The tool's text for the model meanwhile, None for none.
     """
     text = (
         f"{record.component} has not ended yet; it goes on in the background as a task.\n"
@@ -193,7 +193,7 @@ class _PollingTools:
 
 @contextmanager
 def _as_tool_errors() -> Generator[None]:
-    """Tell a model of our errors, as a tool tells of its own."""
+    """Report this package's errors to a model, as a tool reports its own."""
     try:
         yield
     except McpCeleryError as error:

@@ -1,4 +1,4 @@
-"""Waiting for a task in the place of a request's client, who is told of its progress and asked its questions."""
+"""Waiting for a task on behalf of a request's client, which gets its progress and its questions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def attend(
         task_id: The task.
         seconds: How long to wait; 0: not at all; None: as long as it takes. The time that the client takes to answer
             a question does not count.
-        is_only_way: Whether nobody else knows the task: then what cannot be asked here cannot be asked at all.
+        is_only_way: Whether no other client knows the task: then what cannot be asked here cannot be asked at all.
 
     Returns:
         The task as it is now: it has ended, has questions that this request is to be answered with, or goes on.
@@ -58,12 +58,12 @@ async def attend(
         TaskNotFoundError: Unknown, another caller's, or expired while waiting.
         ResultUnavailableError: Completed, but the result backend does not give the result.
         StoreUnavailableError: The store did not answer.
-        MCPError: -32800, which nobody reads: the client has left.
+        MCPError: -32800, which is never sent: the client has left.
     """
     if _may_come_back(host, ctx):
         return await _attend(host, ctx, caller, task_id, seconds, is_only_way=is_only_way)
     with anyio.CancelScope() as presence:
-        background = BackgroundTasks(logger, "a client that leaves is not noticed")
+        background = BackgroundTasks(logger, "could not watch whether a client leaves")
         looking = background.start(_end_when_gone(ctx, presence), name=f"mcp-celery-presence-{task_id}")
         try:
             return await _attend(host, ctx, caller, task_id, seconds, is_only_way=is_only_way)
@@ -98,7 +98,7 @@ async def require_there(host: TaskHost, ctx: RequestContext) -> None:
     """Look once whether a request's client waits for its answer.
 
     Raises:
-        MCPError: -32800, which nobody reads: it has dropped its HTTP exchange for good.
+        MCPError: -32800, which is never sent: the client has dropped its HTTP exchange for good.
     """
     await anyio.lowlevel.checkpoint()
     if not _may_come_back(host, ctx) and await has_left(ctx):
@@ -115,13 +115,13 @@ def _may_come_back(host: TaskHost, ctx: RequestContext) -> bool:
 
 
 async def _end_when_gone(ctx: RequestContext, presence: anyio.CancelScope) -> None:
-    while not await has_left(ctx):  # noqa: ASYNC110 - nothing tells it
+    while not await has_left(ctx):  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(_LOOK_SECONDS)
     presence.cancel()
 
 
 class _Patience:
-    """A deadline that stands still while somebody else is waited for.
+    """A deadline that pauses while another party is waited for.
 
     Args:
         scope: What ends at the deadline.
@@ -190,6 +190,6 @@ class _Progress:
         if progress is None or progress.value <= self._told:
             return
         self._told = progress.value
-        # The message of a task that has ended badly tells why.
+        # The message of a task that has ended badly gives the reason.
         message = None if record.is_error or record.status == "failed" else progress.said_in(record.status_message)
         await self._ctx.session.report_progress(progress.value, progress.total, message)

@@ -56,7 +56,7 @@ class CoreTasks:
         ]
 
     async def create(self, ctx: RequestContext, params: CreateParams) -> HandlerResult:
-        """Make a task of a request that carries ``task``, and tell its session of it from now on.
+        """Make a task of a request that carries ``task``, and notify its session of it from now on.
 
         Raises:
             MCPError: -32601 for a component that does not run as a task; -32602 for one that does not exist, or
@@ -84,8 +84,8 @@ class CoreTasks:
         if not self._said_stateless:
             self._said_stateless = True
             logger.warning(
-                "stateless HTTP: clients of revision 2025-11-25 are not told of their tasks, cannot list them and "
-                "cannot be asked questions; they can poll, and wait with tasks/result"
+                "stateless HTTP: clients of revision 2025-11-25 get no push and no questions, and cannot list their "
+                "tasks; they can poll, and wait with tasks/result"
             )
 
     async def result(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
@@ -116,7 +116,7 @@ class CoreTasks:
         """``tasks/list``.
 
         Raises:
-            MCPError: -32601 on stateless HTTP, where it is not declared; -32602 for a cursor that nobody gave.
+            MCPError: -32601 on stateless HTTP, where it is not declared; -32602 for a cursor that no server gave.
         """
         caller = caller_of_request(ctx)
         if caller.session is None:

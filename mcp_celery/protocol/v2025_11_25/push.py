@@ -1,7 +1,7 @@
-"""Push of revision 2025-11-25: a session is told of the tasks it created, wherever their jobs run.
+"""Push of revision 2025-11-25: a session is notified of the tasks it created, wherever their jobs run.
 
-Each task is followed by an asyncio task of its own until it has ended, as ``tasks/get`` would show it. What it wants to
-know, while nobody waits for its result, is asked on the session's own channel. A session's followers belong to its
+Each task is followed by an asyncio task of its own until it has ended, as ``tasks/get`` would show it. Its
+questions go over the session's own channel while no request waits for its result. A session's followers belong to its
 connection: they hold it weakly, and end when it does.
 """
 
@@ -79,7 +79,7 @@ class SessionPush:
         followers: BackgroundTasks | None = connection.state.get(_FOLLOWERS)
         if followers is None:
             followers = connection.state[_FOLLOWERS] = BackgroundTasks(
-                logger, "a session is not told of its task any more"
+                logger, "a session gets no further notifications of its task"
             )
             connection.exit_stack.push_async_callback(followers.aclose)
         following = _tell(_OnSession(connection), self._engine(), self._turns, record, progress_token)
@@ -88,7 +88,7 @@ class SessionPush:
 
 
 class _News:
-    """What a session has been told of a task."""
+    """What a session already knows of a task."""
 
     def __init__(self, channel: _OnSession, created: TaskRecord, token: str | int | None) -> None:
         self._channel = channel
@@ -97,7 +97,7 @@ class _News:
         self._progress = float("-inf")
 
     async def tell(self, record: TaskRecord) -> bool:
-        """Send what is new. False: there is nobody any more."""
+        """Send what is new. False: the session has ended."""
         if record.revision <= self._revision:
             return True
         progress = record.progress
@@ -130,10 +130,10 @@ async def _tell(
                             return
                         relay.show(view)
             except StoreUnavailableError as error:
-                logger.warning("a session is not told of its task %s for now: %s", created.shown_id, error)
+                logger.warning("could not notify a session of its task %s yet: %s", created.shown_id, error)
                 await asyncio.sleep(_FOLLOW_AGAIN_SECONDS)
             except McpCeleryError as error:
-                logger.warning("a session is not told of its task %s: %s", created.shown_id, error)
+                logger.warning("could not notify a session of its task %s: %s", created.shown_id, error)
                 return
             else:
                 return
@@ -183,7 +183,7 @@ class _OnSession(Channel):
         return self._session() is not None
 
     async def notify(self, method: str, params: JSONObject) -> bool:
-        """Send a notification. False: there is nobody any more."""
+        """Send a notification. False: the session has ended."""
         connection = self._session()
         if connection is None:
             return False

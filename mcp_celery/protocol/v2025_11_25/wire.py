@@ -1,7 +1,7 @@
 """The wire of revision 2025-11-25, where tasks are a part of the core protocol (SEP-1686).
 
-Models for what comes in, ``encode_*`` for what goes out, as plain dicts. The engine stores how a job ended; here it is
-told as this revision has it: a result with ``isError`` is a task that ``failed``, and can still be read.
+Models for what comes in, ``encode_*`` for what goes out, as plain dicts. The engine stores how a job ended; this
+module encodes it as this revision has it: a result with ``isError`` is a task that ``failed``, and can still be read.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def encode_created(record: TaskRecord, immediate_response: str | None = None) ->
 
     Args:
         record: The new task.
-        immediate_response: What the model is told at once, None for nothing.
+        immediate_response: A text for the model until the result is there, None for none.
     """
     created: JSONObject = {"task": encode_task(record)}
     if immediate_response is not None:

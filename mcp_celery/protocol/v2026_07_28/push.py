@@ -1,7 +1,7 @@
 """Push on ``subscriptions/listen`` with ``taskIds``: the current state of each task, then every change.
 
 The SDK's own handler serves the stream: its limits, the core notification kinds, its graceful end. It is given a
-session that adds ``taskIds`` to the acknowledgement; tasks are told by a sibling of it on the same stream. Provisional
+session that adds ``taskIds`` to the acknowledgement; a sibling of it sends the tasks on the same stream. Provisional
 seams of the SDK, all in this module: the middleware, and the stand-in for ``ServerSession``.
 """
 

@@ -16,7 +16,7 @@ from shop import app
 
 from mcp_celery import TaskServer
 
-# The name tells this server's tasks and its queue, mcp.starter, from those of other servers on the same Redis.
+# The name keeps this server's tasks and its queue, mcp.starter, apart from those of other servers on the same Redis.
 server = TaskServer("starter", celery=app)
 
 

@@ -129,7 +129,7 @@ def runtime_of(app: Celery, job_name: object) -> WorkerRuntime | None:
 
     Args:
         app: The worker's app.
-        job_name: The name in a message, which anybody who can write to the queue chooses.
+        job_name: The name in a message, which every writer to the queue can choose.
     """
     tag, _dot, rest = job_name.partition(".") if isinstance(job_name, str) else ("", "", "")
     namespace = rest.partition(".")[0]
@@ -147,7 +147,7 @@ def retries_of(headers: Mapping[str, Any]) -> int:
     try:
         return int(headers.get("retries") or 0)
     except (ValueError, TypeError, ArithmeticError):
-        raise MalformedJobError("the count of its retries is no number") from None
+        raise MalformedJobError("the count of its retries is not a number") from None
 
 
 def require_readable(app: Celery) -> None:
@@ -167,7 +167,7 @@ def require_readable(app: Celery) -> None:
 
 
 def pool_problem(worker: Any) -> str | None:
-    """Why no job of ours can run on a worker's pool; None where jobs can.
+    """Why no MCP job can run on a worker's pool; None where jobs can.
 
     Args:
         worker: Celery's worker, whose pool has been chosen.

@@ -22,10 +22,10 @@ else:
 
 
 class DiscreetRequest(_Request):
-    """Celery's, but it tells less, knows expired jobs from revoked ones, and can be ended on every pool."""
+    """Celery's, but it shows less, knows expired jobs from revoked ones, and can be ended on every pool."""
 
     def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002 - told or not, it is safe
-        """What ``inspect active``, ``reserved`` and Flower's page of a worker tell, without the arguments' values."""
+        """What ``inspect active``, ``reserved`` and Flower's page of a worker show, without the arguments' values."""
         return super().info(safe=True)
 
     def maybe_expire(self) -> bool:
@@ -47,7 +47,7 @@ class DiscreetRequest(_Request):
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """End the job as its pool can; where it cannot (threads), by cancelling its coroutine.
 
-        A tool that is no coroutine goes on in its thread, and is told when it uses its context.
+        A tool that is no coroutine goes on in its thread, and ends when it uses its context.
         """
         try:
             super().terminate(pool, signal)

@@ -57,7 +57,7 @@ class _Delivery:
 
 
 def strategy(job: ComponentJob, app: Any, consumer: Any) -> Receive:
-    """Celery's default strategy for a job of ours, except that jobs for another version are handed back.
+    """Celery's default strategy for an MCP job, except that jobs for another version are handed back.
 
     Args:
         job: The job.
@@ -190,7 +190,7 @@ def _fail(runtime: WorkerRuntime, delivery: _Delivery, handed: HandedBack) -> No
 
 
 def component_of(job_name: object) -> str:
-    """The component in the Celery name of a job, for people: ``tool:build_report``; '' where it is no name of ours."""
+    """The component in the Celery name of a job, for people: ``tool:build_report``; '' for another job."""
     parts = job_name.split(".", 3) if isinstance(job_name, str) else []
     return ":".join(parts[2:]) if len(parts) == 4 else ""
 
@@ -198,7 +198,7 @@ def component_of(job_name: object) -> str:
 class HandingBack(bootsteps.StartStopStep):
     """Part of a worker's consumer: has it hand unknown jobs back, and advertises the components whose jobs it takes.
 
-    It advertises them while it consumes their queues: a worker that shuts down, or was told to consume a queue no more
+    It advertises them while it consumes their queues: a worker that shuts down, or is to stop consuming a queue
     (``celery control cancel_consumer``), takes no jobs. One that has lost its broker takes jobs again when it has
     connected anew, and goes on advertising: else a worker of another version that connects first would fail its jobs.
     """

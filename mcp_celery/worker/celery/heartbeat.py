@@ -45,11 +45,11 @@ class Heart:
         self._beating = threading.Event()
         self._life: WorkerLife | None = None
         self._advertised: Mapping[str, str] = {}
-        self._work = BackgroundTasks(logger, "the heart of this worker could not do what it was asked")
+        self._work = BackgroundTasks(logger, "the heartbeat of this worker could not carry out an update")
         self._pid = 0
 
     def name(self, hostname: str) -> None:
-        """Note the worker's node name, before its pool forks: jobs of a worker within tests are told the machine's."""
+        """Note the worker's node name, before its pool forks: jobs of a worker within tests get the machine's."""
         self._hostname = hostname
 
     def worker_id(self, hostname: str) -> str:
@@ -123,7 +123,7 @@ class Heart:
             pause_ms: The pause.
 
         Returns:
-            False: Not here, for this is a child of the process whose heart it is; the reaper does, some seconds later.
+            False: Not here, for this is a child of the process with the heartbeat; the reaper does, some seconds later.
         """
         return self._soon(lambda life: life.publish_later(key, pause_ms))
 
@@ -133,10 +133,10 @@ class Heart:
         Args:
             ref: The task.
             handback: The delivery.
-            then: Called with what became of it, on the heart's thread.
+            then: Called with what became of it, on the heartbeat's thread.
 
         Returns:
-            False: Not here, for this is a child of the process whose heart it is, or the heart has failed.
+            False: Not here, for this is a child of the process with the heartbeat, or the heartbeat has failed.
         """
         return self._soon(lambda life: life.hand_back(ref, handback, then))
 
@@ -144,7 +144,7 @@ class Heart:
         """Have a change applied as soon as the store answers.
 
         Returns:
-            False: Not here, for this is a child of the process whose heart it is.
+            False: Not here, for this is a child of the process with the heartbeat.
         """
         return self._soon(lambda life: life.tell(ref, change))
 
@@ -161,7 +161,7 @@ class Heart:
             return False
         try:
             self._loop.call_soon_threadsafe(self._begin, work)
-        except RuntimeError:  # the loop is closed: the heart has failed, and has said so
+        except RuntimeError:  # the loop is closed: the heartbeat has failed, and has logged it
             return False
         return True
 
@@ -179,7 +179,7 @@ class Heart:
                 # A store that does not answer now is not waited for.
                 await self._work.aclose(LAST_WORDS_SECONDS)
         except Exception:
-            logger.exception("the heartbeat of this worker has failed; its jobs will be taken for lost")
+            logger.exception("the heartbeat of this worker has failed; the reaper will treat its jobs as lost")
             raise
         finally:
             self._beating.set()

@@ -2,7 +2,7 @@
 
 Such a worker would drop each job, because it finds no record. So the worker's parent process compares the mark in the
 message with its store's (``engine/store_mark.py``). Where they differ and the record is not there, it gives the message
-back to the broker for the right worker, once, and consumes that queue no more. It consumes the queue again when its
+back to the broker for the right worker, once, and stops consuming that queue. It consumes the queue again when its
 store has the record, or turns out to have lost it.
 """
 

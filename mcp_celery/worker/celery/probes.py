@@ -125,7 +125,7 @@ class WorkerProbes:
                 except TimeoutError:
                     continue
         except Exception:
-            logger.exception("this worker does not answer probes any more")
+            logger.exception("this worker no longer answers probes")
             raise
         finally:
             if listener is not None:

@@ -1,7 +1,7 @@
 """The result backend as our jobs see it: it stores a result together with its task's end, and never holds the loop.
 
 Celery's tracer stores a job's result, then its signal lets us move the task. Where both live in one Redis that is one
-step (``finish.lua``): cheaper, and nobody sees the one without the other. Any other backend is called as it is; on the
+step (``finish.lua``): cheaper, and no reader sees one without the other. Any other backend is called as it is; on the
 asyncio pool in a thread, because a backend that takes long would stop all jobs there, while only this job waits. Celery
 has a backend for each thread, since the clients of some must not be shared (memcached's mixes the answers up), so each
 of those threads calls its own.
@@ -76,7 +76,7 @@ class JobBackend:
     def mark_as_done(
         self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = "SUCCESS"
     ) -> None:
-        """Store what a job returned. If that fails the task must not stay ``working``, for nobody would look again."""
+        """Store what a job returned. If that fails the task must not stay ``working``: no process checks it again."""
         value = self._seals.result(result, run_of(request.kwargs)) if isinstance(result, JobOutcome) else result
         if self._finish is not None and store_result and request is not None and isinstance(result, JobOutcome):
             encoded = self._encoded(task_id, value, request, state)

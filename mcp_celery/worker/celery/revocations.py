@@ -31,7 +31,7 @@ class RevokedIds:
     """Tells what is new in ``celery.worker.state.revoked``.
 
     Args:
-        ids: That set. It keeps its entries in a dictionary, the newest last, so one look at the end tells whether
+        ids: That set. It keeps its entries in a dictionary, the newest last, so one look at the end shows whether
             anything was added.
     """
 
@@ -72,7 +72,7 @@ class RevokedWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         self._stopping.set()
         self._thread.join(STOP_SECONDS)
 
@@ -89,7 +89,7 @@ class RevokedWatch:
                     pause = STORE_PAUSE_SECONDS
                     break
                 except Exception:
-                    logger.exception("the task of the revoked job %s could not be cancelled", waiting[0])
+                    logger.exception("could not cancel the task of the revoked job %s", waiting[0])
                 waiting.popleft()
 
     def _cancel(self, job_id: str) -> None:

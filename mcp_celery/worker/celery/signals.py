@@ -57,18 +57,18 @@ def on_received(request: Any = None, **_: Any) -> None:
         try:
             noted()
         except StoreUnavailableError:
-            logger.warning("job %s is received, but its claim could not be noted yet", request.id)
+            logger.warning("could not record the claim of job %s yet", request.id)
             runtime.heart.claim_later(noted)
     except StoredDataError as error:
-        logger.error("job %s is received, but its claim could not be noted: %s", request.id, error.reason)
+        logger.error("could not record the claim of job %s: %s", request.id, error.reason)
     except MalformedJobError as error:
-        logger.error("job %.200r is received, but cannot be claimed: %s", request.id, error)
+        logger.error("could not claim job %.200r: %s", request.id, error)
 
 
 def on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
     """The job's turn has come; whether its body may begin is the store's word, which the body asks itself."""
     if isinstance(sender, ComponentJob):
-        logger.debug("job %s begins", task_id)
+        logger.debug("job %s starts", task_id)
 
 
 def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
@@ -116,15 +116,15 @@ def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, *
         sender.runtime.require_genuine(request, request.kwargs, retries)
         change = job_expired(retries) if expired else revoked()
     except MalformedJobError as error:
-        logger.error("job %.200r has expired, but its task cannot be told: %s", request.id, error)
+        logger.error("could not record that job %.200r has expired: %s", request.id, error)
         return
     sender.runtime.tell(request.kwargs, change)
 
 
 def on_unknown(sender: Any = None, message: Any = None, name: Any = None, **_: Any) -> None:
-    """A job of ours that this worker, whose consumer says so, does not know: failed, never ``working`` for ever.
+    """An MCP job that this worker, whose consumer says so, does not know: failed, never ``working`` for ever.
 
-    The name alone says whose job it is, and anybody who can write to the queue chooses it. So a worker ends tasks of
+    The name alone says whose job it is, and every writer to the queue can choose it. So a worker ends tasks of
     the servers that it serves, and of no other: that one learns from Celery's stored result that its job was rejected.
     """
     if not isinstance(name, str) or not name.startswith("mcp."):
@@ -149,7 +149,7 @@ def on_unknown(sender: Any = None, message: Any = None, name: Any = None, **_: A
     try:
         runtime.ledger(runtime.namespace).change(ref, change)
     except (StoreUnavailableError, StoredDataError):
-        logger.error("could not tell that task %s failed: no worker knows its component", ref.shown_id)
+        logger.error("could not record that task %s failed: no worker knows its component", ref.shown_id)
 
 
 def on_worker_end(sender: Any = None, **_: Any) -> None:

@@ -327,7 +327,7 @@ async def test_a_claim_that_the_store_did_not_take_is_made_up_for(
         waiting = await live.submit("touch", {"path": str(tmp_path / "ran")})
         own_store.crash()
         live.app.control.add_consumer(live.tasks.queue_name, destination=[worker.hostname])
-        await eventually(lambda: "is received, but its claim could not be noted yet" in worker.logs())
+        await eventually(lambda: "could not record the claim of job" in worker.logs())
         own_store.start()
         claimed = await live.becomes(waiting, lambda now: now.claim is not None, "claimed")
         assert claimed.started_at_ms is None

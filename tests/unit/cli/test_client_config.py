@@ -137,7 +137,7 @@ def test_a_file_that_changed_meanwhile_is_left_as_it_is(tmp_path: Path) -> None:
         (("--http", URL), "both --http and --name"),
         (("--http", "localhost:8000", "--name", "x"), "'localhost:8000' is not an http:// or https:// URL"),
         (("--http", URL, "--name", "x", "--write"), "--write needs --client"),
-        (("--env", "x", "--http", URL, "--name", "x"), "--env 'x': name=value is wanted"),
+        (("--env", "x", "--http", URL, "--name", "x"), "--env 'x': expected name=value"),
         (("missing:server",), "no module 'missing'"),
         (("missing.py",), "there is no file 'missing.py'"),
     ],

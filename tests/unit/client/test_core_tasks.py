@@ -185,7 +185,7 @@ async def test_the_list_is_read_to_its_end(peer: CorePeer) -> None:
             ("b", "completed"),
         ]
         peer.answers["tasks/list"] = {"tasks": [], "nextCursor": "next"}
-        with pytest.raises(InvalidTaskError, match="no end"):
+        with pytest.raises(InvalidTaskError, match="endless"):
             await list_tasks(client)
         peer.answers["tasks/list"] = {"tasks": [{"taskId": "a", "status": "strange"}]}
         with pytest.raises(InvalidTaskError, match="status"):

@@ -457,9 +457,9 @@ async def test_a_fault_that_passes_is_waited_for(scripted: Scripted, connect: Co
             TaskError,
             "larger than the client's transport",
         ),
-        (MCPError(-32021, "declare it"), TaskError, "refused to tell of task task-1: declare it"),
+        (MCPError(-32021, "declare it"), TaskError, "refused a request about task task-1: declare it"),
         ({"taskId": "task-1", "status": "paused"}, InvalidTaskError, "status"),
-        ({"taskId": "task-1", "status": "working", "_meta": 5}, InvalidTaskError, "no result of MCP"),
+        ({"taskId": "task-1", "status": "working", "_meta": 5}, InvalidTaskError, "is not a result of MCP"),
     ],
 )
 async def test_a_fault_that_stays_ends_the_handle(

@@ -104,7 +104,7 @@ async def test_waiting_for_a_status(scripted: Scripted, connect: Connect) -> Non
         assert (await handle.wait("completed")).status == "completed"
         with pytest.raises(TaskEndedError, match="ended as completed, and will not become input_required"):
             await handle.wait("input_required")
-        with pytest.raises(TaskEndedError, match="takes no answers any more"):
+        with pytest.raises(TaskEndedError, match="no longer takes answers"):
             await handle.answer({"sure": {"action": "cancel"}})
 
 
@@ -327,7 +327,7 @@ async def test_a_result_of_another_kind_is_refused(scripted: Scripted, connect: 
         handle = await call_tool_task(client, "work")
         await scripted.listened("task-1")
         scripted.set("task-1", "completed", result={"contents": []})
-        with pytest.raises(InvalidTaskError, match="no result of its request"):
+        with pytest.raises(InvalidTaskError, match="does not fit its request"):
             await handle
 
 
