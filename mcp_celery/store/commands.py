@@ -40,6 +40,7 @@ from mcp_celery.engine import (
 from mcp_celery.engine.handback import FIRST_PAUSE_MS, LONGEST_PAUSE_MS, MAX_PAUSES_MS, VERDICTS, WAITING
 from mcp_celery.engine.recovery.model import PUBLISHING_MS, REQUEUED, RequeueVerdict
 from mcp_celery.engine.store_mark import StoreMark
+from mcp_celery.engine.webhooks import WEBHOOK_LIFETIME_MS
 from mcp_celery.errors import Fault, StoredDataError
 from mcp_celery.keys import is_shortened
 from mcp_celery.sealing import SealError
@@ -69,10 +70,12 @@ _NAMES: Final = (
     *("ask", "heard", "withdraw", "park", "answer", "published"),
     *("beat", "sweep", "recover", "requeue", "hand_back", "claimed", "lost", "mark"),
     "watch",
+    *("webhooks", "webhook"),
     "index",
 )
 _CONSTANTS: Final = (
-    f"local INDEX_LIFETIME_MS, RECORD_BYTES, REPLY_MARK = {INDEX_LIFETIME_MS}, {RECORD_BYTES}, '{REPLY_MARK}'\n{LUA}"
+    f"local INDEX_LIFETIME_MS, RECORD_BYTES, REPLY_MARK = {INDEX_LIFETIME_MS}, {RECORD_BYTES}, '{REPLY_MARK}'\n"
+    f"local WEBHOOK_LIFETIME_MS = {WEBHOOK_LIFETIME_MS}\n{LUA}"
 )
 _BEFORE_EACH: Final = "".join(
     (_CONSTANTS, *map(_script, ("common", "bytes", "claims", "questions", "repeated")), "local function act()\n")
@@ -82,9 +85,10 @@ SCRIPTS: Final = {name: _BEFORE_EACH + _script(name) + _BEHIND_EACH for name in 
 _REQUEUE_VERDICTS: Final[tuple[RequeueVerdict, ...]] = get_args(RequeueVerdict)
 NAMED: Final = frozenset({"transition", "finish", "hand_back", "ask", "park", "answer", "recover", "requeue", "lost"})
 """Scripts that know a call again by its name, and then change nothing and give their first answer (repeated.lua)."""
-NEVER_REPEATED: Final = frozenset({"failed", "withdraw", "watch"})
+NEVER_REPEATED: Final = frozenset({"failed", "withdraw", "watch", "webhooks", "webhook"})
 """Scripts that are not called again when their answer was lost: ``failed`` would count twice; the answers that
-``withdraw`` gives, and the tasks that ``watch`` gives, are given once. All others change nothing the second time.
+``withdraw`` gives, the tasks that ``watch`` gives, and the webhooks that ``webhooks`` and ``webhook`` give, are given
+once. All others change nothing the second time.
 """
 
 
@@ -247,6 +251,8 @@ def create(
     job_id = record.job_id
     if result_key is not None:
         fields["result_key"] = result_key(job_id)
+    if record.webhook is not None:
+        fields["webhooks_in"] = keys.webhooks
     alias = keys.job_alias(job_id)
     deleted = keys.deleted(record.scope, record.task_id)
     waiting = keys.exposed if record.work.is_foreign else keys.unclaimed

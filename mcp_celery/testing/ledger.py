@@ -15,6 +15,7 @@ from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
     RECORD_BYTES,
     Caller,
+    Cause,
     Change,
     Changed,
     Claim,
@@ -28,6 +29,7 @@ from mcp_celery.engine import (
     StoredTask,
     TaskRecord,
     TaskRef,
+    TaskStatus,
     cause_of,
     decode_answer,
     leg_answers,
@@ -44,12 +46,13 @@ from mcp_celery.testing.kept import Kept, KeptTasks
 from mcp_celery.testing.questions import MemoryQuestions
 from mcp_celery.testing.recovery import MemoryRecoveryCore
 from mcp_celery.testing.results import MemoryTaskResults
+from mcp_celery.testing.webhooks import MemoryWebhooksCore
 
 MOST_REQUESTORS: Final = 10_000
 """Of so many requestors failed look-ups are counted, before those are forgotten whose time is over."""
 
 
-class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable, JobLedger):
+class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, Breakable, JobLedger):
     """Records of tasks with blocking calls, usable from any thread; each call is one step, as a Lua script is in Redis.
 
     Fulfils :class:`mcp_celery.engine.JobLedger`. Arguments as for :class:`MemoryTaskStore`.
@@ -108,6 +111,11 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable, JobLedger)
             finally:
                 if kept is not None:
                     self._kept.refresh(kept)
+
+    @override
+    def _report(self, kept: Kept, cause: Cause, before: TaskStatus, at_ms: int) -> None:
+        self._keep_webhook(kept, before, self._clock())
+        super()._report(kept, cause, before, at_ms)
 
     def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
         """As ``TaskStore.create``."""
