@@ -143,15 +143,9 @@ class Webhooks:
         """Forget a webhook that is delivered or given up; have another one tried again."""
         where, number = shown_url(url), webhook.attempts + 1
         pause_ms = max(webhook.pause_ms(), answer.retry_after_ms)
-        if answer.is_taken:
-            logger.info("delivered webhook %s to %s: attempt=%d", _shown(webhook), where, number)
-        elif answer.is_unwanted:
-            logger.warning("gave up webhook %s: %s does not want it (410 Gone)", _shown(webhook), where)
-        elif now_ms() + pause_ms > webhook.at_ms + 1000 * self._settings.webhook_retry_seconds:
-            logger.error(
-                "gave up webhook %s to %s after %d attempts: %s", _shown(webhook), where, number, answer.reason
-            )
-        else:
+        is_late = now_ms() + pause_ms > webhook.at_ms + 1000 * self._settings.webhook_retry_seconds
+        if not (answer.is_taken or answer.is_unwanted or is_late):
+            await outbox.postpone(webhook.id, pause_ms, tried=True)
             logger.warning(
                 "could not deliver webhook %s to %s, trying again in %d s: %s",
                 _shown(webhook),
@@ -159,9 +153,16 @@ class Webhooks:
                 round(pause_ms / 1000),
                 answer.reason,
             )
-            await outbox.postpone(webhook.id, pause_ms, tried=True)
             return
         await outbox.settle(webhook.id)
+        if answer.is_taken:
+            logger.info("delivered webhook %s to %s: attempt=%d", _shown(webhook), where, number)
+        elif answer.is_unwanted:
+            logger.warning("gave up webhook %s: %s does not want it (410 Gone)", _shown(webhook), where)
+        else:
+            logger.error(
+                "gave up webhook %s to %s after %d attempts: %s", _shown(webhook), where, number, answer.reason
+            )
 
     async def deliver_alone(self, webhook_id: str) -> None:
         """Deliver a webhook, over a connection of its own."""

@@ -508,6 +508,8 @@ async def test_what_could_not_be_given_twice_is_not_asked_for_twice(
         lambda: through.store.count_failed_lookups("r", 1, window_ms=60_000),
         lambda: through.store.withdraw(record.ref, [QUESTION.key], attempt=1, at_ms=now_ms()),
         lambda: through.open_tasks().due(1_000, 10),
+        lambda: through.outbox().due(10),
+        lambda: through.outbox().take("msg_0", 1_000),
     ]
     assert len(calls) == len(NEVER_REPEATED)
     for call in calls:

@@ -102,6 +102,7 @@ def _created() -> set[str]:
         status_message="m",
         max_ttl_ms=1,
         traceparent="t",
+        webhook="contents",
     )
     keys = RedisKeys("p", "n")
     sealed = TaskSeals(keys, snapshots_with(["a key for tests that has more than 32 bytes"])).new_record(record)
