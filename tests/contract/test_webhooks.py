@@ -9,7 +9,10 @@ from typing import Any, Final, cast
 
 import pytest
 import standardwebhooks
+from mcp.client import Client
 
+from mcp_celery import TaskServer
+from mcp_celery.client import TasksClient, call_tool_task
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import (
     MOVES,
@@ -28,11 +31,13 @@ from mcp_celery.engine import (
 )
 from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.engine.webhook_dispatcher import WebhookDispatcher
-from mcp_celery.errors import QueueUnavailableError
+from mcp_celery.errors import ConfigurationError, QueueUnavailableError
 from mcp_celery.keys import TaskType
+from mcp_celery.server.celery_tasks import check
 from mcp_celery.server.keyring import snapshots_with
 from mcp_celery.server.webhooks import Webhooks
 from mcp_celery.settings import Settings
+from mcp_celery.testing import MemoryBackend
 from tests.support.leaks import no_eternal_keys
 from tests.support.receiver import OLD_SECRET, SECRET, Receiver, receiving
 from tests.support.waiting import eventually
@@ -328,6 +333,35 @@ async def test_a_component_chooses_its_receiver_or_none(world: World, receiver: 
     site = Site(world, receiver.url, config=TaskConfig(webhook=False))
     await site.ended()
     assert await site.delivered() == []
+
+
+async def test_a_server_that_runs_its_jobs_itself_delivers_their_webhooks(receiver: Receiver) -> None:
+    settings = Settings.load(webhook_url=receiver.url, webhook_secrets=SECRET)
+    server = TaskServer("reports", settings=settings, backend=MemoryBackend())
+
+    @server.tool(task=True)
+    async def build_report(year: int) -> str:
+        return f"the report of {year}"
+
+    async with Client(server, extensions=[TasksClient()]) as client:
+        task = await call_tool_task(client, "build_report", {"year": 2026})
+        await task.result()
+        await eventually(lambda: receiver.received, what="the webhook comes")
+    assert receiver.received[0].verified_with(SECRET)["type"] == "task.completed"
+
+
+async def test_a_receiver_whose_webhooks_nothing_signs_is_refused_at_start() -> None:
+    server = TaskServer("reports", settings=Settings.load(), backend=MemoryBackend())
+
+    @server.tool(task=TaskConfig(webhook="https://reports.example/s3cret"))
+    async def build_report() -> str:
+        return "the report"
+
+    with pytest.raises(ConfigurationError, match=r"the tool 'build_report' names .*MCP_CELERY_WEBHOOK_SECRETS"):
+        check(server)
+    with pytest.raises(ConfigurationError, match=r"TaskConfig\(webhook=…\): expected http") as error:
+        TaskConfig(webhook="reports.example/s3cret")
+    assert "s3cret" not in str(error.value)
 
 
 async def test_secrets_of_a_file_are_those_that_it_holds_now(
