@@ -129,6 +129,13 @@ class Settings(BaseSettings):
     heartbeat_ms: int = Field(
         5_000, ge=100, description="Time between two heartbeats of a worker; after three missed it is taken for dead."
     )
+    abandon_after_seconds: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Time after which an open task is cancelled whose owner neither polls nor follows it. Default: "
+        "never.",
+    )
     max_redeliveries: int = Field(
         1, ge=0, description="How often a task's job is published again because its worker died or the broker lost it."
     )

@@ -163,6 +163,7 @@ class TaskEngine:
             options=submission.config.message_options() if submission.plan is None else {},
             traceparent=submission.snapshot.traceparent,
             webhook=self._webhook_of(submission.config),
+            abandon_after_ms=self._limits.abandon_after_of(submission.config),
         )
         try:
             async with self._queue.place_for(submission):
@@ -252,6 +253,7 @@ class TaskEngine:
         for stored in shown:
             if not await self._lookups.has_scopes(caller, stored.record):
                 continue
+            await self._lookups.attendance.note(stored.record)
             try:
                 records.append(await self._noted((await self.settling.settled(stored)).record))
             except TaskNotFoundError:

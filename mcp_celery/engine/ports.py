@@ -234,6 +234,10 @@ class TaskStore(QuestionStore, Protocol):
         """
         ...
 
+    async def attend(self, ref: TaskRef) -> None:
+        """Note that a task's owner is there, where the task is one that may be abandoned."""
+        ...
+
     async def aclose(self) -> None:
         """Close the store's connections. A store belongs to one event loop, and whoever opened it closes it."""
         ...
@@ -437,6 +441,14 @@ class RecoveryStore(Protocol):
 
     async def drop_due(self, key: str, reason: str) -> None:
         """A job that is due cannot be published, because what is kept of its task cannot be read. It is logged."""
+        ...
+
+    async def attended_until_ms(self, key: str) -> int | None:
+        """Until when (ms since the epoch, by the store's clock) a task is not abandoned. None: it never is."""
+        ...
+
+    async def forget_attended(self, key: str) -> None:
+        """Forget when a task will be abandoned: it has ended, or is gone."""
         ...
 
     async def forget(self, expired: Sequence[Expiring]) -> None:

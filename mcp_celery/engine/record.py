@@ -214,6 +214,7 @@ class TaskRecord:
             process which has another version of it, or none, can republish them.
         traceparent: The creating request's place in a distributed trace (W3C Trace Context), None where it has none.
         webhook: What its webhooks tell; None where it has none.
+        abandon_after_ms: After what time without its owner it is cancelled; None for never.
     """
 
     task_id: str
@@ -250,6 +251,7 @@ class TaskRecord:
     options: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
     traceparent: str | None = None
     webhook: WebhookKind | None = None
+    abandon_after_ms: int | None = None
     max_ttl_ms: int | None = field(default=None, compare=False)
 
     @property

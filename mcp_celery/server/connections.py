@@ -398,6 +398,7 @@ class Connections:
         store = kept.store
         identity = StoreIdentity(kept.recovery, makes=not as_worker, pause_seconds=self._settings.heartbeat_ms / 1000)
         queue = self._open_queue(store, identity)
+        abandon_after = self._settings.abandon_after_seconds
         limits = TaskLimits(
             default_ttl_ms=self._settings.default_ttl_ms,
             max_ttl_ms=self.max_ttl_ms(),
@@ -411,6 +412,7 @@ class Connections:
             max_streams=self._settings.max_streams,
             max_pending_requests=self._settings.max_pending_requests,
             hide_anonymous_ids=self._settings.hide_anonymous_ids,
+            abandon_after_ms=None if abandon_after is None else max(1, round(1000 * abandon_after)),
         )
         # What the store keeps itself, it reads itself; but not the results of exposed jobs, which their own app keeps.
         separate = results if place == "elsewhere" or (place == "in store" and self._exposed) else None

@@ -70,6 +70,7 @@ def encode_record(record: TaskRecord) -> Fields:
         "fingerprint": record.fingerprint,
         "options": json.dumps(dict(record.options), default=str) if record.options else None,
         "traceparent": record.traceparent,
+        "abandon_after_ms": None if record.abandon_after_ms is None else str(record.abandon_after_ms),
         "webhook_contents": "1" if record.webhook == "contents" else None,
         "format": str(FORMAT),
     }
@@ -178,6 +179,7 @@ def decode_record(fields: Mapping[str, str], openers: Openers = NOTHING_SEALED) 
         options=_options(get("options")),
         traceparent=get("traceparent"),
         webhook=_webhook(fields),
+        abandon_after_ms=_time(fields["abandon_after_ms"]) if "abandon_after_ms" in fields else None,
     )
 
 

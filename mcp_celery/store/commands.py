@@ -67,6 +67,7 @@ def _script(name: str) -> str:
 _NAMES: Final = (
     *("create", "delete", "retire", "keep", "load", "page", "transition", "finish", "start", "claim", "failed"),
     "present",
+    "attend",
     *("ask", "heard", "withdraw", "park", "answer", "published"),
     *("beat", "sweep", "recover", "requeue", "hand_back", "claimed", "lost", "mark"),
     "watch",
@@ -251,8 +252,7 @@ def create(
     job_id = record.job_id
     if result_key is not None:
         fields["result_key"] = result_key(job_id)
-    if record.webhook is not None:
-        fields["webhooks_in"] = keys.webhooks
+    fields |= _named_indices(keys, record)
     alias = keys.job_alias(job_id)
     deleted = keys.deleted(record.scope, record.task_id)
     waiting = keys.exposed if record.work.is_foreign else keys.unclaimed
@@ -291,6 +291,12 @@ def create(
     return Command("create", names, [*kept, *listed, len(limits), look_at, most_bytes, *limits, *pairs], parse)
 
 
+def _named_indices(keys: RedisKeys, record: TaskRecord) -> Fields:
+    """The fields that name indices which only some tasks are in."""
+    attended = {} if record.abandon_after_ms is None else {"attended_in": keys.attended}
+    return attended if record.webhook is None else {**attended, "webhooks_in": keys.webhooks}
+
+
 def count_failed_lookups(keys: RedisKeys, requestor: str, number: int, *, window_ms: int) -> Command[FailedLookups]:
     """Count look-ups of a requestor that found nothing."""
     names = [keys.counted("failed", requestor)]
@@ -315,6 +321,11 @@ def keep(keys: RedisKeys, ref: TaskRef, extension: Extension) -> Command[None]:
     record, snapshot = _kept(keys, ref)
     names = [record, *asked(keys, ref), snapshot, keys.expiry]
     return Command("keep", names, [extension.until_ms, extension.max_ttl_ms], lambda _: None)
+
+
+def attend(keys: RedisKeys, ref: TaskRef) -> Command[None]:
+    """Note that the owner of a task is there."""
+    return Command("attend", [keys.record(ref.scope, ref.task_id), keys.attended], [], lambda _: None)
 
 
 def finish(seals: TaskSeals, ref: TaskRef, change: Change, result: EncodedResult) -> Command[bool]:

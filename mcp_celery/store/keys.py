@@ -35,6 +35,8 @@ Redis key                              holds                            lifetime
 ``{prefix}:{ns}:unclaimed``            sorted set: jobs that no worker
                                        has received
 ``{prefix}:{ns}:exposed``              sorted set: looks at exposed jobs
+``{prefix}:{ns}:attended``             sorted set: tasks that their
+                                       owners may abandon, by when
 ``{prefix}:{ns}:webhooks``             sorted set: webhooks to deliver
 ``{prefix}:{ns}:webhooks:ID``          hash: what a webhook tells       four days
 ``{prefix}:{ns}:silent:DIGEST``        string: a receiver of webhooks   half a minute
@@ -188,6 +190,11 @@ class RedisKeys:
     def exposed(self) -> str:
         """Sorted set: compound keys of open tasks of exposed jobs, by when to look at their results. Index."""
         return f"{self._root}:exposed"
+
+    @property
+    def attended(self) -> str:
+        """Sorted set: compound keys of tasks that their owners may abandon, by when they will have. Index."""
+        return f"{self._root}:attended"
 
     @property
     def webhooks(self) -> str:

@@ -127,6 +127,7 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
             self._kept.add(Kept(record, written, quota))
             if not record.work.is_foreign:
                 self._kept.unclaimed[record.ref] = now
+        self.attend(record.ref)
 
     def count_failed_lookups(self, requestor: str, number: int, *, window_ms: int) -> FailedLookups:
         """As ``TaskStore.count_failed_lookups``."""
@@ -283,6 +284,12 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
                 if ttl_ms < kept.record.ttl_ms:
                     kept.record = replace(kept.record, ttl_ms=ttl_ms)
                     self._report(kept, "retired", kept.record.status, self._clock())
+
+    def attend(self, ref: TaskRef) -> None:
+        """As ``TaskStore.attend``."""
+        with self._found(ref) as kept, self._step() as now:
+            if kept is not None and kept.record.is_open and kept.record.abandon_after_ms is not None:
+                self._kept.attended[ref] = now + kept.record.abandon_after_ms
 
     def keep(self, ref: TaskRef, extension: Extension) -> None:
         """As ``TaskStore.keep``."""

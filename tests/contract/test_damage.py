@@ -100,6 +100,7 @@ KINDS: Final[dict[str, Kind]] = {
     "due": Kind("zset", lambda keys, _: keys.due, removes=True),
     "unclaimed": Kind("zset", lambda keys, _: keys.unclaimed, removes=True),
     "exposed": Kind("zset", lambda keys, _: keys.exposed, removes=True),
+    "attended": Kind("zset", lambda keys, _: keys.attended, removes=True),
     "webhooks": Kind("zset", lambda keys, _: keys.webhooks, removes=True),
     "webhook": Kind("hash", lambda keys, _: keys.webhook(WEBHOOK), is_shared=False),
     "silent": Kind("string", lambda keys, _: keys.silent("receiver"), is_shared=False),
@@ -266,6 +267,8 @@ class Site:
         client.zadd(self.keys.due, {record.key: 0})
         client.pexpire(self.keys.due, 60_000)
         client.zadd(self.keys.expiry, {record.key: now_ms()})
+        client.zadd(self.keys.attended, {record.key: 0})
+        client.pexpire(self.keys.attended, 60_000)
         client.zadd(self.keys.webhooks, {WEBHOOK: 0})
         client.pexpire(self.keys.webhooks, 60_000)
         return record
@@ -290,9 +293,11 @@ async def good_tasks_go_on(site: Site) -> None:
     handback = HandBack(attempt=1, retries=0, worker=STOPPED, key=back.key, most=1)
     assert (await world.store.hand_back(back.ref, handback)).verdict == "handed back"
     site.results.put(sold.job_id, "SUCCESS", 1)
+    abandoned = await site.created(abandon_after_ms=50)
     hooked = await site.created(webhook="contents")
     await world.store.change(hooked.ref, Change(to="completed"))
     async with site.recovering():
+        await eventually(lambda: abandoned.job_id in site.queue.revoked, what="the job of an abandoned task")
         await eventually(lambda: hooked.key in site.delivered, what="the webhook of an ended task")
         await eventually(lambda: lost.task_id in {one.task_id for one, _ in site.queue.published}, what="lost job")
         await eventually(lambda: due.task_id in {one.task_id for one, _ in site.queue.published}, what="due job")

@@ -42,7 +42,7 @@ POLICY: Final = RecoveryPolicy(heartbeat_ms=10, max_redeliveries=1)
 FINGERPRINT: Final = "f" * 8
 FINISHED: Final = EncodedResult("result", "[]")
 ANSWER: Final[dict[str, Answer]] = {QUESTION.key: {"roots": []}}
-BY_THE_CLOCK: Final = ("workers", "unread")
+BY_THE_CLOCK: Final = ("workers", "unread", "attended")
 """Indices whose times are those of the last call, however often it is made."""
 
 
@@ -134,6 +134,11 @@ async def retire(world: RedisWorld) -> Command[Any]:
 
 async def keep(world: RedisWorld) -> Command[Any]:
     return commands.keep(world.keys, (await created(world)).ref, Extension(now_ms() + 1_000_000, 2_000_000))
+
+
+async def attend(world: RedisWorld) -> Command[Any]:
+    record = await created(world, replace(a_record(), abandon_after_ms=60_000))
+    return commands.attend(world.keys, record.ref)
 
 
 async def load(world: RedisWorld) -> Command[Any]:
@@ -287,6 +292,7 @@ CASES: Final[dict[str, tuple[Callable[[RedisWorld], Awaitable[Command[Any]]], ..
     "delete": (delete, delete_what_has_begun),
     "retire": (retire,),
     "keep": (keep,),
+    "attend": (attend,),
     "load": (load,),
     "present": (present,),
     "page": (page,),

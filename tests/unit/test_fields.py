@@ -103,6 +103,7 @@ def _created() -> set[str]:
         max_ttl_ms=1,
         traceparent="t",
         webhook="contents",
+        abandon_after_ms=1,
     )
     keys = RedisKeys("p", "n")
     sealed = TaskSeals(keys, snapshots_with(["a key for tests that has more than 32 bytes"])).new_record(record)

@@ -100,6 +100,8 @@ class TestRefusals:
             ("WEBHOOK_SECRETS", f"{WEBHOOK_SECRET},{WEBHOOK_SECRET}", "secret 2 is there twice"),
             ("WEBHOOK_SECRETS", ",", "no secret"),
             ("HEALTH_PORT", "65536", "65535"),
+            ("ABANDON_AFTER_SECONDS", "0", "greater than 0"),
+            ("ABANDON_AFTER_SECONDS", "inf", "finite"),
             ("DRAIN_SECONDS", "-1", "greater than or equal to 0"),
             ("DRAIN_SECONDS", "inf", "finite"),
             ("LOG_FORMAT", "xml", "'text' or 'json'"),
