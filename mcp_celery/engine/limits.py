@@ -34,8 +34,8 @@ class TaskLimits:
         max_open_streams: How many streams a requestor may hold open at one process, None for any number.
         max_streams: How many streams one process holds open, None for any number.
         max_pending_requests: How many requests one process works on at a time, None for any number.
-        abandon_after_ms: After what time a task is cancelled whose owner is gone, when its component does not say; None:
-            never.
+        abandon_after_ms: After what time a task is cancelled whose owner is gone, where its component says nothing.
+            None: never.
         hide_anonymous_ids: Whether Celery's ids show a digest in place of an anonymous task's id.
     """
 

@@ -106,6 +106,8 @@ async def test_a_task_that_has_ended_stays_as_it_is(world: World, engine: TaskEn
     recovery = world.recovery()
     for record in (done, abandoned):
         assert await recovery.attended_until_ms(record.key) is None
+        await world.store.attend(record.ref)
+        assert await recovery.attended_until_ms(record.key) is None
 
 
 async def test_a_request_does_not_fail_because_its_owner_could_not_be_noted(
