@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeVar, get_args
 
+from mcp_celery.common.standard_webhooks import check_url
 from mcp_celery.errors import ConfigurationError
 
 TaskMode = Literal["forbidden", "optional", "required"]
@@ -112,6 +113,10 @@ class TaskConfig:
             and ``+``. Jobs go to workers with the same version (``MCP_CELERY_COMPONENT_MATCH``). Change it when the
             function comes to do something else with the same arguments. None: the component's own, if its kind of
             server has versions.
+        webhook: Where webhooks go when a task of the component has ended or waits for its client. False: nowhere. None:
+            where ``MCP_CELERY_WEBHOOK_URL`` says. A URL needs ``MCP_CELERY_WEBHOOK_SECRETS``, which sign them.
+        abandon_after: Seconds after which an open task is cancelled whose owner neither polls nor follows it. False:
+            never. None: the server's setting, ``MCP_CELERY_ABANDON_AFTER_SECONDS``.
         show_arguments: Names of arguments whose values may be shown in Flower and Celery's events. All others are
             hidden, because arguments hold what people say to a model.
 
@@ -139,6 +144,8 @@ class TaskConfig:
     input_timeout: float = 3600.0
     required_scopes: tuple[str, ...] | list[str] = ()
     version: str | None = None
+    webhook: str | Literal[False] | None = None
+    abandon_after: float | Literal[False] | None = None
     show_arguments: tuple[str, ...] | list[str] = ()
 
     def __post_init__(self) -> None:
@@ -161,7 +168,24 @@ class TaskConfig:
             )
         if isinstance(self.required_scopes, str):  # each of its letters would be one
             raise ConfigurationError(f"TaskConfig(required_scopes={self.required_scopes!r}): expected a list of scopes")
+        self._check_webhook()
+        self._check_abandon_after()
         self._check_retries()
+
+    def _check_abandon_after(self) -> None:
+        seconds = self.abandon_after
+        if seconds is not None and seconds is not False and not 0 < seconds < float("inf"):
+            raise ConfigurationError(f"TaskConfig(abandon_after={seconds!r}): must be above 0 seconds; False: never")
+
+    def _check_webhook(self) -> None:
+        if self.webhook is None or self.webhook is False:
+            return
+        if not isinstance(self.webhook, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError("TaskConfig(webhook=…): expected a URL, False or None")
+        try:
+            check_url(self.webhook)
+        except ValueError as error:  # the text does not show the URL, whose path may be a secret
+            raise ConfigurationError(f"TaskConfig(webhook=…): {error}") from None
 
     def _check_choices(self) -> None:
         if self.mode not in _MODES:

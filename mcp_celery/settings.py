@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -15,6 +16,7 @@ from mcp_celery.common.encryption_keys import HOW_TO_MAKE_A_KEY, MIN_KEY_BYTES
 from mcp_celery.common.garbage import GarbageCollection
 from mcp_celery.common.redis_translation import broker_settings, result_settings
 from mcp_celery.common.redis_url import check_files, is_redis_url, parse, scheme_of
+from mcp_celery.common.standard_webhooks import HOW_TO_MAKE_A_SECRET, check_url, keys_of_secrets
 from mcp_celery.config import DEFAULT_MAX_RESULT_BYTES, Foreground
 from mcp_celery.errors import ConfigurationError
 
@@ -128,6 +130,13 @@ class Settings(BaseSettings):
     )
     heartbeat_ms: int = Field(
         5_000, ge=100, description="Time between two heartbeats of a worker; after three missed it is taken for dead."
+    )
+    abandon_after_seconds: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Time after which an open task is cancelled whose owner neither polls nor follows it. Default: "
+        "never.",
     )
     max_redeliveries: int = Field(
         1, ge=0, description="How often a task's job is published again because its worker died or the broker lost it."
@@ -261,6 +270,35 @@ class Settings(BaseSettings):
     http_session_idle_seconds: int = Field(
         1_800, gt=0, description="Time without a request after which a session ends. Its tasks go on."
     )
+    webhook_url: str | None = Field(
+        None,
+        description="Where webhooks go when a task has ended or waits for its client, of components that name no "
+        "receiver themselves. Default: nowhere.",
+    )
+    webhook_secrets: SecretStr | None = Field(
+        None,
+        description="Comma-separated secrets that sign webhooks, each `whsec_` and base64 of 24 to 64 bytes. Each "
+        "webhook has a signature of each.",
+    )
+    webhook_secrets_file: str | None = Field(
+        None, description="File with these secrets instead, read again for each webhook."
+    )
+    webhook_contents: bool = Field(
+        False, description="Whether webhooks tell a task's status message too, which its component may have written."
+    )
+    webhook_queue: str | None = Field(
+        None, description="Celery queue of the jobs that deliver webhooks. Default: that of the server's jobs."
+    )
+    webhook_timeout_ms: int = Field(
+        10_000, gt=0, le=60_000, description="How long a receiver may take for a webhook, and so hold a worker's slot."
+    )
+    webhook_retry_seconds: int = Field(
+        86_400,
+        gt=0,
+        le=3 * 86_400,
+        description="For how long a webhook is tried again that its receiver does not take; at most three days.",
+    )
+
     gc: GarbageCollection = Field(
         "tuned",
         description="Python's garbage collector in `mcp-celery serve`, `dev` and `celery -A mcp_celery worker`: "
@@ -396,8 +434,21 @@ class Settings(BaseSettings):
                 raise ValueError(f"key {number} is there twice")
         return value
 
+    @field_validator("webhook_url")
+    @classmethod
+    def _is_receiver(cls, value: str | None) -> str | None:
+        return None if value is None else check_url(value)
+
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _are_webhook_secrets(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            keys_of_secrets(value.get_secret_value())
+        return value
+
     @model_validator(mode="after")
     def _fit_each_other(self) -> Settings:
+        self._require_one_source_of_webhook_secrets()
         if self.is_in_memory and (self.broker_url or self.result_backend):
             name = "BROKER_URL" if self.broker_url else "RESULT_BACKEND"
             raise ValueError(
@@ -413,6 +464,16 @@ class Settings(BaseSettings):
                 f"set {ENV_PREFIX}ENCRYPTION_KEYS; {HOW_TO_MAKE_A_KEY}"
             )
         return self
+
+    def _require_one_source_of_webhook_secrets(self) -> None:
+        name = f"{ENV_PREFIX}WEBHOOK_SECRETS"
+        if self.webhook_secrets is not None and self.webhook_secrets_file:
+            raise ValueError(f"{name} and {name}_FILE are both set: unset one of them")
+        if self.webhook_url is not None and not self.has_webhooks:
+            raise ValueError(
+                f"{ENV_PREFIX}WEBHOOK_URL is set, but nothing signs its webhooks: set {name} or {name}_FILE; "
+                f"{HOW_TO_MAKE_A_SECRET}"
+            )
 
     def _require_one_password(self) -> None:
         """Refuse two sources of one password."""
@@ -520,6 +581,32 @@ class Settings(BaseSettings):
     def allowed_origin_names(self) -> tuple[str, ...]:
         """The further origins of web pages that may use the server."""
         return tuple(_parts(self.allowed_origins))
+
+    @property
+    def has_webhooks(self) -> bool:
+        """Whether webhooks are delivered: there are secrets to sign them."""
+        return self.webhook_secrets is not None or bool(self.webhook_secrets_file)
+
+    def webhook_keys(self) -> tuple[bytes, ...]:
+        """The keys that sign webhooks now; empty where there are none. Reads a file.
+
+        Raises:
+            ConfigurationError: ``MCP_CELERY_WEBHOOK_SECRETS_FILE`` cannot be read, or a secret in it is refused.
+        """
+        if self.webhook_secrets is not None:
+            return keys_of_secrets(self.webhook_secrets.get_secret_value())
+        if not self.webhook_secrets_file:
+            return ()
+        name = f"{ENV_PREFIX}WEBHOOK_SECRETS_FILE"
+        try:
+            return keys_of_secrets(Path(self.webhook_secrets_file).read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"{name}: {self.webhook_secrets_file} is not UTF-8") from None
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise ConfigurationError(f"{name}: cannot read {self.webhook_secrets_file}: {reason}") from None
+        except ValueError as error:
+            raise ConfigurationError(f"{name}: {self.webhook_secrets_file}: {error}") from None
 
     @property
     def key_ring(self) -> tuple[str, ...]:

@@ -65,6 +65,7 @@ def send_job(
     *,
     options: Mapping[str, Any],
     timeout_seconds: float,
+    ignore_result: bool = False,
     **headers: Any,
 ) -> None:
     """Publish one job; returns when the broker has it.
@@ -77,6 +78,7 @@ def send_job(
         arguments: Its keyword arguments.
         options: The destination, and properties of the message.
         timeout_seconds: How long it may take.
+        ignore_result: Whether Celery keeps no result of the job.
         headers: Further arguments of ``create_task_message``, such as ``kwargsrepr``, ``expires`` and ``retries``.
 
     Raises:
@@ -92,7 +94,7 @@ def send_job(
         **headers,
         create_sent_event=app.conf.task_send_sent_event,
         argsrepr="()",
-        ignore_result=False,
+        ignore_result=ignore_result,
     )
     # kombu copies and binds a queue for each message that is to declare it, and then sees that the connection has
     # declared it. The mark stands beside kombu's own, and goes with them when the connection is made anew.

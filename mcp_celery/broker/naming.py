@@ -28,6 +28,15 @@ def schedule_job_name(namespace: str) -> str:
     return f"mcp.{namespace}.schedule"
 
 
+def webhook_job_name(namespace: str) -> str:
+    """Celery's name of the job that delivers a server's webhooks.
+
+    >>> webhook_job_name("reports")
+    'mcp.reports.webhook'
+    """
+    return f"mcp.{namespace}.webhook"
+
+
 def default_queue_name(namespace: str) -> str:
     """The queue of a server's jobs when neither the component nor the host's routes name one."""
     return f"mcp.{namespace}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -121,6 +122,28 @@ class OwnJobs:
             eta=None if record.retry_at_ms is None else datetime.fromtimestamp(record.retry_at_ms / 1000, UTC),
             # Of these `expires` is not the message's own expiration (AMQP), upon which the broker would drop the job
             # without a word: a worker that meets an expired job reports it.
+            **config.celery_options("header"),
+        )
+
+    def publish_webhook(self, name: str, webhook_id: str, config: TaskConfig, producer: kombu.Producer) -> None:
+        """Publish the job that delivers a webhook; returns when the broker has it.
+
+        Args:
+            name: Celery name of the job.
+            webhook_id: The webhook's id, all that the message holds of it.
+            config: Names the queue, where it has one of its own.
+            producer: On a connection of ours.
+        """
+        options = self._with_properties(self._route(name, config), config)
+        send_job(
+            self._app,
+            producer,
+            str(uuid.uuid4()),
+            name,
+            {"webhook_id": webhook_id},
+            options={**options, "serializer": serializer_of_messages(self._app)},
+            timeout_seconds=self._timeout_seconds,
+            ignore_result=True,
             **config.celery_options("header"),
         )
 

@@ -33,6 +33,7 @@ from mcp_celery.engine.ports import (
     TaskResults,
     TaskResultsBin,
     TaskStore,
+    WebhookOutbox,
 )
 from mcp_celery.engine.questions import (
     ASKABLE,
@@ -71,6 +72,7 @@ from mcp_celery.engine.record import (
     StoredResult,
     TaskRecord,
     TaskRef,
+    WebhookKind,
     now_ms,
 )
 from mcp_celery.engine.recovery.model import Lane
@@ -87,6 +89,7 @@ from mcp_celery.engine.transitions import (
     cause_of,
     write_audit_log,
 )
+from mcp_celery.engine.webhooks import Webhook
 from mcp_celery.engine.work import OWN_WORK, ForeignWork, Work
 
 __all__ = [
@@ -168,6 +171,9 @@ __all__ = [
     "TaskWatch",
     "Transition",
     "Unusable",
+    "Webhook",
+    "WebhookKind",
+    "WebhookOutbox",
     "Work",
     "cause_of",
     "decode_answer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from mcp_celery.engine.ports import JobLedger, OpenTasks, QueuedJobs, RecoveryStore, TaskBus, TaskStore
+from mcp_celery.engine.ports import JobLedger, OpenTasks, QueuedJobs, RecoveryStore, TaskBus, TaskStore, WebhookOutbox
 from mcp_celery.engine.record import StoredResult
 from mcp_celery.engine.transitions import UNOBSERVED, Observers
 from mcp_celery.sealing import UNSEALED, SnapshotCodec
@@ -120,6 +120,10 @@ class Backend(Protocol):
 
     def open_bus(self, options: BackendOptions) -> TaskBus:
         """Open a bus for one event loop of a worker; the caller closes it."""
+        ...
+
+    def open_outbox(self, options: BackendOptions) -> WebhookOutbox:
+        """Open the webhooks that are not delivered yet, for one event loop; the caller closes it."""
         ...
 
     def open_ledger(self, options: BackendOptions) -> JobLedger:

@@ -29,6 +29,7 @@ from mcp_celery.engine.record import (
     Change,
     TaskRecord,
     TaskRef,
+    WebhookKind,
     now_ms,
 )
 from mcp_celery.engine.result_seals import UNSEALED_RESULTS, ResultSeals
@@ -53,6 +54,10 @@ async def _as_it_is(record: TaskRecord) -> TaskRecord:
     return record
 
 
+def _no_webhook(_: TaskConfig) -> None:
+    """What the webhooks tell of a task that has none."""
+
+
 class TaskEngine:
     """Submit, get, list, respond, cancel, wait and watch.
 
@@ -69,6 +74,7 @@ class TaskEngine:
         seals: Opens the stored results of own jobs.
         noted: Gives a record as its owner sees it: with a message where its job waits for a worker.
             None: as it is stored.
+        webhook_of: What the webhooks tell of the tasks of a component, by its configuration; None where it has none.
 
     Attributes:
         settling: What brings a record up to what is stored of its jobs.
@@ -90,8 +96,10 @@ class TaskEngine:
         observers: Observers = UNOBSERVED,
         seals: ResultSeals = UNSEALED_RESULTS,
         noted: Callable[[TaskRecord], Awaitable[TaskRecord]] | None = None,
+        webhook_of: Callable[[TaskConfig], WebhookKind | None] = _no_webhook,
     ) -> None:
         self._noted = noted or _as_it_is
+        self._webhook_of = webhook_of
         self._store = store
         self._queue = queue
         self._bus = bus
@@ -154,6 +162,8 @@ class TaskEngine:
             fingerprint=submission.fingerprint if submission.plan is None else None,
             options=submission.config.message_options() if submission.plan is None else {},
             traceparent=submission.snapshot.traceparent,
+            webhook=self._webhook_of(submission.config),
+            abandon_after_ms=self._limits.abandon_after_of(submission.config),
         )
         try:
             async with self._queue.place_for(submission):
@@ -243,6 +253,7 @@ class TaskEngine:
         for stored in shown:
             if not await self._lookups.has_scopes(caller, stored.record):
                 continue
+            await self._lookups.attendance.note(stored.record)
             try:
                 records.append(await self._noted((await self.settling.settled(stored)).record))
             except TaskNotFoundError:

@@ -34,6 +34,8 @@ class TaskLimits:
         max_open_streams: How many streams a requestor may hold open at one process, None for any number.
         max_streams: How many streams one process holds open, None for any number.
         max_pending_requests: How many requests one process works on at a time, None for any number.
+        abandon_after_ms: After what time a task is cancelled whose owner is gone, where its component says nothing.
+            None: never.
         hide_anonymous_ids: Whether Celery's ids show a digest in place of an anonymous task's id.
     """
 
@@ -50,12 +52,19 @@ class TaskLimits:
     max_open_streams: int | None = None
     max_streams: int | None = None
     max_pending_requests: int | None = None
+    abandon_after_ms: int | None = None
     hide_anonymous_ids: bool = False
 
     def granted_ttl_ms(self, asked: int | None, config: TaskConfig) -> int:
         """The time to live of a new task: what the client asks, else the component, else the default; clamped."""
         wanted = next((value for value in (asked, config.ttl_ms) if value is not None), self.default_ttl_ms)
         return max(1, min(wanted, self.max_ttl_ms))
+
+    def abandon_after_of(self, config: TaskConfig) -> int | None:
+        """After what time a new task is cancelled whose owner is gone, in ms; None for never."""
+        if config.abandon_after is False:
+            return None
+        return self.abandon_after_ms if config.abandon_after is None else max(1, round(1000 * config.abandon_after))
 
     def quota(self, caller: Caller) -> Quota | None:
         """How much a caller may have, None for any number."""

@@ -17,6 +17,7 @@ from typing import Final
 from cachetools import TLRUCache
 
 from mcp_celery import audit
+from mcp_celery.engine.attendance import Attendance
 from mcp_celery.engine.followup_jobs import Declared, as_itself
 from mcp_celery.engine.ids import is_wire_task_id
 from mcp_celery.engine.limits import TaskLimits
@@ -45,6 +46,8 @@ class Lookups:
 
     def __init__(self, store: TaskStore, limits: TaskLimits, declared: Declared = as_itself) -> None:
         self._store = store
+        self.attendance = Attendance(store)
+        """Notes whom tasks were found for."""
         self._declared = declared
         self._most = limits.max_failed_lookups
         self._window_ms = limits.lookup_window_ms
@@ -100,6 +103,8 @@ class Lookups:
         if (reason := await self._refusal(caller, stored)) is not None:
             audit.refused(ref.scope, ref.task_id, reason)
             return None
+        if stored is not None:
+            await self.attendance.note(stored.record)
         return stored
 
     async def _refusal(self, caller: Caller, stored: StoredTask | None) -> audit.Reason | None:

@@ -37,6 +37,7 @@ from mcp_celery.engine.recovery.model import (
 )
 from mcp_celery.engine.store_mark import StoreMark
 from mcp_celery.engine.submission import JobKind, Submission
+from mcp_celery.engine.webhooks import Webhook
 
 
 class QuestionStore(Protocol):
@@ -231,6 +232,10 @@ class TaskStore(QuestionStore, Protocol):
         Returns:
             False when the task is unknown, or the move is refused; then the result is not stored.
         """
+        ...
+
+    async def attend(self, ref: TaskRef) -> None:
+        """Note that a task's owner is there, where the task is one that may be abandoned."""
         ...
 
     async def aclose(self) -> None:
@@ -438,6 +443,14 @@ class RecoveryStore(Protocol):
         """A job that is due cannot be published, because what is kept of its task cannot be read. It is logged."""
         ...
 
+    async def attended_until_ms(self, key: str) -> int | None:
+        """Until when (ms since the epoch, by the store's clock) a task is not abandoned. None: it never is."""
+        ...
+
+    async def forget_attended(self, key: str) -> None:
+        """Forget when a task will be abandoned: it has ended, or is gone."""
+        ...
+
     async def forget(self, expired: Sequence[Expiring]) -> None:
         """Forget that tasks were to expire, and the claims on them."""
         ...
@@ -479,4 +492,57 @@ class QueuedJobs(Protocol):
         Raises:
             StoreUnavailableError: The store did not answer.
         """
+        ...
+
+
+class WebhookOutbox(Protocol):
+    """The webhooks that no receiver has taken yet. Its methods raise ``StoreUnavailableError``."""
+
+    async def due(self, limit: int) -> Sequence[str]:
+        """Ids of webhooks whose time has come. They are the caller's for ``webhooks.PUBLISHED_MS``, and twice as long
+        each further time.
+        """
+        ...
+
+    async def take(self, webhook_id: str, lease_ms: int) -> Webhook | None:
+        """Take a webhook to deliver it.
+
+        Args:
+            webhook_id: Which one.
+            lease_ms: For how long it is the caller's.
+
+        Returns:
+            None where there is none, or another process delivers it now.
+        """
+        ...
+
+    async def postpone(self, webhook_id: str, after_ms: int, *, tried: bool) -> None:
+        """Let a webhook be due again in a time.
+
+        Args:
+            webhook_id: Which one.
+            after_ms: In what time.
+            tried: Whether its receiver was asked, and did not take it.
+        """
+        ...
+
+    async def settle(self, webhook_id: str) -> None:
+        """Forget a webhook."""
+        ...
+
+    async def silence(self, receiver: str, for_ms: int) -> None:
+        """Note that a receiver does not answer, so that others of its webhooks wait for so long.
+
+        Args:
+            receiver: A digest of its URL.
+            for_ms: How long.
+        """
+        ...
+
+    async def silent_ms(self, receiver: str) -> int:
+        """For how much longer the webhooks of a receiver wait; 0 where they do not."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close its connections."""
         ...

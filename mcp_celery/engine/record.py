@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from mcp_celery.engine.ids import new_call
 from mcp_celery.engine.status import OPEN, TERMINAL, TaskStatus
@@ -16,6 +16,8 @@ from mcp_celery.keys import Hidden, TaskType, build_task_key, celery_job_id, par
 from mcp_celery.logs import shown_task_id
 
 JSONObject = dict[str, Any]
+WebhookKind = Literal["state", "contents"]
+"""What a task's webhooks tell: its ``state`` alone, or the ``contents`` of its status message too."""
 
 RETIRED_MS: Final = 60_000
 """Grace period before an unneeded task is deleted, so that late signals and operators can still find it."""
@@ -211,6 +213,8 @@ class TaskRecord:
         options: What the component declares for the messages of its jobs (``TaskConfig.message_options``), so that a
             process which has another version of it, or none, can republish them.
         traceparent: The creating request's place in a distributed trace (W3C Trace Context), None where it has none.
+        webhook: What its webhooks tell; None where it has none.
+        abandon_after_ms: After what time without its owner it is cancelled; None for never.
     """
 
     task_id: str
@@ -246,6 +250,8 @@ class TaskRecord:
     fingerprint: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
     traceparent: str | None = None
+    webhook: WebhookKind | None = None
+    abandon_after_ms: int | None = None
     max_ttl_ms: int | None = field(default=None, compare=False)
 
     @property

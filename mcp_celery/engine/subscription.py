@@ -15,10 +15,11 @@ from types import TracebackType
 from typing import Self
 
 from mcp_celery import audit
+from mcp_celery.engine.attendance import pause_seconds
 from mcp_celery.engine.lookup import Lookups
 from mcp_celery.engine.ports import TaskBus, TaskHints, TaskStore
 from mcp_celery.engine.read_models import StoredTask, TaskView
-from mcp_celery.engine.record import Caller, TaskRef
+from mcp_celery.engine.record import Caller, TaskRecord, TaskRef
 from mcp_celery.errors import McpCeleryError, StoredDataError, StoreUnavailableError, TaskNotFoundError
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class TaskWatch:
         self._bus = bus
         self._view = view
         self._revisions: dict[TaskRef, int] = {}
+        self._attended: dict[TaskRef, TaskRecord] = {}
+        """The followed tasks that would be abandoned if they were not."""
         self._ready: deque[TaskRef | StoredTask] = deque()
         self._hints: TaskHints | None = None
         self._stack = AsyncExitStack()
@@ -68,6 +71,9 @@ class TaskWatch:
                     continue
                 self._revisions[ref] = 0
                 self._ready.append(stored)
+                if stored.record.abandon_after_ms is not None:
+                    self._attended[ref] = stored.record
+            await self._attend()
             self._stack = stack.pop_all()
         return self
 
@@ -96,11 +102,18 @@ class TaskWatch:
     async def _hear(self) -> None:
         if self._hints is None:
             raise RuntimeError("TaskWatch is used outside its context")
+        await self._attend()
+        recheck = min((RECHECK_SECONDS, *(pause_seconds(one) or RECHECK_SECONDS for one in self._attended.values())))
         try:
-            async with asyncio.timeout(RECHECK_SECONDS):
+            async with asyncio.timeout(recheck):
                 self._ready.append(await self._hints.__anext__())
         except TimeoutError:
             self._ready.extend(self._revisions)
+
+    async def _attend(self) -> None:
+        """Note that the owner of the followed tasks is there."""
+        for record in self._attended.values():
+            await self._lookups.attendance.note(record)
 
     async def _news(self, found: TaskRef | StoredTask) -> TaskView | None:
         """The task's view, None when there is nothing new."""
@@ -134,5 +147,6 @@ class TaskWatch:
 
     async def _forget(self, ref: TaskRef) -> None:
         del self._revisions[ref]
+        self._attended.pop(ref, None)
         if self._hints is not None:
             await self._hints.drop(ref)

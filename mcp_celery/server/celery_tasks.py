@@ -226,6 +226,7 @@ class CeleryTasks(Exposing, Scheduling):
                 the broker has no priorities on a quorum queue of components that want one.
         """
         self._listed = await self.host.components.that_run()
+        await asyncio.to_thread(self.connections.webhooks.check, self._listed)
         await asyncio.to_thread(self._require_priorities)
         await asyncio.to_thread(set_up, self.settings.exporters, f"{self.namespace}-server")
         try:
@@ -286,7 +287,7 @@ class CeleryTasks(Exposing, Scheduling):
                 has no priorities on a quorum queue of components that want one, or a package is missing.
         """
         require_installed(self.settings.exporters)
-        self.components()
+        self.connections.webhooks.check(self.components())
         self.connections.check()
         self._require_priorities()
 
@@ -379,6 +380,8 @@ class CeleryTasks(Exposing, Scheduling):
     def queue_names(self) -> tuple[str, ...]:
         """Every queue that the components use, the server's own first."""
         named = {config.queue for config in self._own(self.components()).values() if config.queue}
+        if self.settings.webhook_queue is not None and self.settings.has_webhooks:
+            named.add(self.settings.webhook_queue)
         return (self.queue_name, *sorted(named - {self.queue_name}))
 
     def register_jobs(self, app: Celery) -> list[str]:
@@ -399,6 +402,8 @@ class CeleryTasks(Exposing, Scheduling):
         signals.celeryd_after_setup.connect(self.connections.say_what_is_kept, weak=False, dispatch_uid=uid)
         components = self.components()
         self.schedules.register(app, self.namespace, components)
+        self.connections.webhooks.check(components)
+        self.connections.webhooks.register(app)
         return register(app, self._make_runtime(), self._own(components))
 
     def _eager_queue(self) -> EagerQueue:

@@ -19,6 +19,7 @@ from mcp_celery.broker.job_message import require_serializer
 from mcp_celery.broker.publisher import unusable_broker
 from mcp_celery.broker.queue import CeleryQueue
 from mcp_celery.broker.results import CeleryResults, NoResults, refusing_results
+from mcp_celery.broker.webhook_jobs import WebhookJobs
 from mcp_celery.common.background import ended
 from mcp_celery.common.encryption_keys import HOW_TO_MAKE_A_KEY
 from mcp_celery.common.outage import Outage
@@ -38,6 +39,7 @@ from mcp_celery.engine import (
     TaskQueue,
     TaskStore,
     Unusable,
+    WebhookOutbox,
     write_audit_log,
 )
 from mcp_celery.engine.foreign.poller import Watcher
@@ -47,6 +49,7 @@ from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.engine.recovery.store_identity import StoreIdentity
 from mcp_celery.engine.recovery.worker_lease import WorkerLife
+from mcp_celery.engine.webhook_dispatcher import WebhookDispatcher
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.exposed import ExposedCatalog, JobEvents
 from mcp_celery.protocol import REQUESTING_REVISION
@@ -54,6 +57,7 @@ from mcp_celery.redis_credentials import credentials_of
 from mcp_celery.server.first_job import FirstJobCheck
 from mcp_celery.server.keyring import signer_with, snapshots_with
 from mcp_celery.server.only_process import require_only_process
+from mcp_celery.server.webhooks import Webhooks
 from mcp_celery.settings import Settings
 from mcp_celery.store import RedisBackend
 from mcp_celery.telemetry.instruments import is_measured
@@ -68,6 +72,8 @@ logger = logging.getLogger(__name__)
 OBSERVERS: Final = Observers(write_audit_log, measure_transition, trace_creation)
 """To whom this process reports changes of tasks."""
 
+DELIVERED_HERE: Final = 10
+"""How many webhooks a process delivers at a time that runs the jobs itself."""
 LAST_SECONDS: Final = 1.0
 """How long the end of a server waits for what its engine still does in the background."""
 
@@ -158,6 +164,8 @@ class Connections:
         """Signs the messages of jobs, and checks them."""
         self.result_seals = ResultSeals(namespace, self._snapshots.of_workers.sealing)
         """Seals the results of jobs."""
+        self.webhooks = Webhooks(settings, namespace, declared, self.open_outbox)
+        """Delivers webhooks."""
         self._said = bool(keys)
         self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
         self.ledger: Callable[[str], JobLedger] = functools.cache(self._open_ledger)
@@ -266,6 +274,10 @@ class Connections:
     def open_bus(self) -> TaskBus:
         """Open a bus for one event loop; the caller closes it."""
         return self._backend.open_bus(self._without_results())
+
+    def open_outbox(self) -> WebhookOutbox:
+        """Open the webhooks that are not delivered yet, for one event loop; the caller closes it."""
+        return self._backend.open_outbox(self._without_results())
 
     def check(self) -> None:
         """See that tasks can be served.
@@ -386,6 +398,7 @@ class Connections:
         store = kept.store
         identity = StoreIdentity(kept.recovery, makes=not as_worker, pause_seconds=self._settings.heartbeat_ms / 1000)
         queue = self._open_queue(store, identity)
+        abandon_after = self._settings.abandon_after_seconds
         limits = TaskLimits(
             default_ttl_ms=self._settings.default_ttl_ms,
             max_ttl_ms=self.max_ttl_ms(),
@@ -399,6 +412,7 @@ class Connections:
             max_streams=self._settings.max_streams,
             max_pending_requests=self._settings.max_pending_requests,
             hide_anonymous_ids=self._settings.hide_anonymous_ids,
+            abandon_after_ms=None if abandon_after is None else max(1, round(1000 * abandon_after)),
         )
         # What the store keeps itself, it reads itself; but not the results of exposed jobs, which their own app keeps.
         separate = results if place == "elsewhere" or (place == "in store" and self._exposed) else None
@@ -416,6 +430,7 @@ class Connections:
             observers=OBSERVERS,
             seals=ResultSeals(self._namespace, self._snapshots.sealing),
             noted=None if notes is None else notes.noted,
+            webhook_of=self.webhooks.kind_of,
         )
         reaper = Reaper(
             store=kept.recovery,
@@ -430,6 +445,8 @@ class Connections:
             asyncio.create_task(identity.run(), name="mcp-celery-store-mark"),
             asyncio.create_task(reaper.run(), name="mcp-celery-reaper"),
         ]
+        if self.webhooks.is_on:
+            background.append(asyncio.create_task(self._dispatch_webhooks(), name="mcp-celery-webhooks"))
         if is_measured.look() and not as_worker:
             background += [
                 asyncio.create_task(measure_lag("server"), name="mcp-celery-lag"),
@@ -443,6 +460,28 @@ class Connections:
                 events = JobEvents(self._celery, watcher, Beginnings(store, self._exposed))
                 background.append(asyncio.create_task(events.run(), name="mcp-celery-events"))
         return _Live(engine, kept, queue, results, reaper, identity, background)
+
+    async def _dispatch_webhooks(self) -> None:
+        """Have webhooks delivered for ever: by workers, or here where this process runs the jobs."""
+        async with self.webhooks.outbox() as outbox:
+            if not self.publishes:
+                await WebhookDispatcher(
+                    outbox, lambda webhook_id: self.webhooks.deliver(outbox, webhook_id), at_a_time=DELIVERED_HERE
+                ).run()
+            jobs = WebhookJobs(
+                self._celery,
+                namespace=self._namespace,
+                default_queue=self._queue_name(),
+                queue=self._settings.webhook_queue,
+                timeout_seconds=self._settings.publish_timeout_ms / 1000,
+                idle_seconds=self._settings.idle_connection_ms / 1000,
+                is_app_default=self._celery is default_app,
+            )
+            try:
+                await WebhookDispatcher(outbox, jobs.publish).run()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await jobs.aclose()
 
     def _queue_notes(self, kept: OpenBackend, queue: TaskQueue) -> QueueNotes | None:
         """What notes for clients that jobs wait; None where this process runs them."""

@@ -7,6 +7,7 @@ from mcp_celery.store.exposed import RedisExposed
 from mcp_celery.store.memory import StoreMemory
 from mcp_celery.store.records import RedisJobLedger, RedisTaskStore
 from mcp_celery.store.recovery import RedisRecovery
+from mcp_celery.store.webhooks import RedisWebhooks
 
 __all__ = [
     "RedisBackend",
@@ -15,6 +16,7 @@ __all__ = [
     "RedisRecovery",
     "RedisTaskBus",
     "RedisTaskStore",
+    "RedisWebhooks",
     "StoreMemory",
     "connect",
     "connect_blocking",

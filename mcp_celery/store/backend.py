@@ -21,6 +21,7 @@ from mcp_celery.store.memory import StoreMemory
 from mcp_celery.store.queued import RedisQueuedJobs
 from mcp_celery.store.records import RedisJobLedger, RedisTaskStore
 from mcp_celery.store.recovery import RedisRecovery
+from mcp_celery.store.webhooks import RedisWebhooks
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +129,10 @@ class RedisBackend(Backend):
             timeout_seconds=self.timeout_seconds,
             silence_seconds=min(SILENCE_SECONDS, self.idle_seconds),
         )
+
+    @override
+    def open_outbox(self, options: BackendOptions) -> RedisWebhooks:
+        return RedisWebhooks(self._open_store(options, None))
 
     @override
     def open_ledger(self, options: BackendOptions) -> RedisJobLedger:

@@ -19,6 +19,7 @@ from mcp_celery.engine import (
     Question,
     RpcError,
     TaskRecord,
+    WebhookKind,
     Work,
     decode_answer,
     decode_question,
@@ -69,6 +70,8 @@ def encode_record(record: TaskRecord) -> Fields:
         "fingerprint": record.fingerprint,
         "options": json.dumps(dict(record.options), default=str) if record.options else None,
         "traceparent": record.traceparent,
+        "abandon_after_ms": None if record.abandon_after_ms is None else str(record.abandon_after_ms),
+        "webhook_contents": "1" if record.webhook == "contents" else None,
         "format": str(FORMAT),
     }
     return {name: value for name, value in fields.items() if value is not None}
@@ -175,7 +178,15 @@ def decode_record(fields: Mapping[str, str], openers: Openers = NOTHING_SEALED) 
         fingerprint=get("fingerprint"),
         options=_options(get("options")),
         traceparent=get("traceparent"),
+        webhook=_webhook(fields),
+        abandon_after_ms=_time(fields["abandon_after_ms"]) if "abandon_after_ms" in fields else None,
     )
+
+
+def _webhook(fields: Mapping[str, str]) -> WebhookKind | None:
+    if "webhooks_in" not in fields:
+        return None
+    return "contents" if fields.get("webhook_contents") == "1" else "state"
 
 
 PUBLISHED: Final = ("key", "created_at_ms", "job_name", "declared_as", "options", "fingerprint")

@@ -40,6 +40,7 @@ from mcp_celery.engine import (
 from mcp_celery.engine.handback import FIRST_PAUSE_MS, LONGEST_PAUSE_MS, MAX_PAUSES_MS, VERDICTS, WAITING
 from mcp_celery.engine.recovery.model import PUBLISHING_MS, REQUEUED, RequeueVerdict
 from mcp_celery.engine.store_mark import StoreMark
+from mcp_celery.engine.webhooks import WEBHOOK_LIFETIME_MS
 from mcp_celery.errors import Fault, StoredDataError
 from mcp_celery.keys import is_shortened
 from mcp_celery.sealing import SealError
@@ -66,13 +67,16 @@ def _script(name: str) -> str:
 _NAMES: Final = (
     *("create", "delete", "retire", "keep", "load", "page", "transition", "finish", "start", "claim", "failed"),
     "present",
+    "attend",
     *("ask", "heard", "withdraw", "park", "answer", "published"),
     *("beat", "sweep", "recover", "requeue", "hand_back", "claimed", "lost", "mark"),
     "watch",
+    *("webhooks", "webhook"),
     "index",
 )
 _CONSTANTS: Final = (
-    f"local INDEX_LIFETIME_MS, RECORD_BYTES, REPLY_MARK = {INDEX_LIFETIME_MS}, {RECORD_BYTES}, '{REPLY_MARK}'\n{LUA}"
+    f"local INDEX_LIFETIME_MS, RECORD_BYTES, REPLY_MARK = {INDEX_LIFETIME_MS}, {RECORD_BYTES}, '{REPLY_MARK}'\n"
+    f"local WEBHOOK_LIFETIME_MS = {WEBHOOK_LIFETIME_MS}\n{LUA}"
 )
 _BEFORE_EACH: Final = "".join(
     (_CONSTANTS, *map(_script, ("common", "bytes", "claims", "questions", "repeated")), "local function act()\n")
@@ -82,9 +86,10 @@ SCRIPTS: Final = {name: _BEFORE_EACH + _script(name) + _BEHIND_EACH for name in 
 _REQUEUE_VERDICTS: Final[tuple[RequeueVerdict, ...]] = get_args(RequeueVerdict)
 NAMED: Final = frozenset({"transition", "finish", "hand_back", "ask", "park", "answer", "recover", "requeue", "lost"})
 """Scripts that know a call again by its name, and then change nothing and give their first answer (repeated.lua)."""
-NEVER_REPEATED: Final = frozenset({"failed", "withdraw", "watch"})
+NEVER_REPEATED: Final = frozenset({"failed", "withdraw", "watch", "webhooks", "webhook"})
 """Scripts that are not called again when their answer was lost: ``failed`` would count twice; the answers that
-``withdraw`` gives, and the tasks that ``watch`` gives, are given once. All others change nothing the second time.
+``withdraw`` gives, the tasks that ``watch`` gives, and the webhooks that ``webhooks`` and ``webhook`` give, are given
+once. All others change nothing the second time.
 """
 
 
@@ -247,6 +252,7 @@ def create(
     job_id = record.job_id
     if result_key is not None:
         fields["result_key"] = result_key(job_id)
+    fields |= _named_indices(keys, record)
     alias = keys.job_alias(job_id)
     deleted = keys.deleted(record.scope, record.task_id)
     waiting = keys.exposed if record.work.is_foreign else keys.unclaimed
@@ -285,6 +291,12 @@ def create(
     return Command("create", names, [*kept, *listed, len(limits), look_at, most_bytes, *limits, *pairs], parse)
 
 
+def _named_indices(keys: RedisKeys, record: TaskRecord) -> Fields:
+    """The fields that name indices which only some tasks are in."""
+    attended = {} if record.abandon_after_ms is None else {"attended_in": keys.attended}
+    return attended if record.webhook is None else {**attended, "webhooks_in": keys.webhooks}
+
+
 def count_failed_lookups(keys: RedisKeys, requestor: str, number: int, *, window_ms: int) -> Command[FailedLookups]:
     """Count look-ups of a requestor that found nothing."""
     names = [keys.counted("failed", requestor)]
@@ -309,6 +321,11 @@ def keep(keys: RedisKeys, ref: TaskRef, extension: Extension) -> Command[None]:
     record, snapshot = _kept(keys, ref)
     names = [record, *asked(keys, ref), snapshot, keys.expiry]
     return Command("keep", names, [extension.until_ms, extension.max_ttl_ms], lambda _: None)
+
+
+def attend(keys: RedisKeys, ref: TaskRef) -> Command[None]:
+    """Note that the owner of a task is there."""
+    return Command("attend", [keys.record(ref.scope, ref.task_id), keys.attended], [], lambda _: None)
 
 
 def finish(seals: TaskSeals, ref: TaskRef, change: Change, result: EncodedResult) -> Command[bool]:

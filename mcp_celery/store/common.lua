@@ -32,13 +32,6 @@ local removed_as_unreadable = {}
 -- observers (mcp_celery/engine/transitions.py).
 local transitions = {}
 
--- Note a change of a task that the record has by now. `before`: its status before; `at`: ms since the epoch.
-local function note(record, cause, before, at)
-  local task = redis.call('HMGET', record, 'key', 'declared_as', 'status', 'attempt', 'leg', 'created_at_ms',
-    'started_at_ms', 'is_error')
-  transitions[#transitions + 1] = {cause, before, string.format('%.0f', tonumber(at)), unpack(task, 1, 8)}
-end
-
 -- Remove a member that cannot be read from an index (`command`: ZREM, SREM or HDEL).
 local function remove_unreadable(command, index, member)
   redis.call(command, index, member)
@@ -72,6 +65,45 @@ end
 local function add_to_index(index, score, member)
   on_index('ZADD', index, score, member)
   redis.call('PEXPIRE', index, INDEX_LIFETIME_MS)
+end
+
+-- Keep a webhook for delivery, with what it tells of the task: it may outlive the record. Where the record does not name
+-- the outbox of its own server, the field is forged, and nothing is kept.
+-- `task`: the record's fields key, declared_as, status, attempt, leg, created_at_ms, started_at_ms, is_error, webhooks_in.
+local function keep_webhook(record, task)
+  local root = string.match(task[9], '^(.*):webhooks$')
+  if not root or string.sub(record, 1, #root + 6) ~= root .. ':task:' then
+    return
+  end
+  local known = redis.call('HMGET', record, 'revision', 'updated_at_ms', 'webhook_contents', 'status_message')
+  local id = 'msg_' .. redis.sha1hex(tostring(task[1]) .. ':' .. tostring(known[1]))
+  local webhook = task[9] .. ':' .. id
+  local told = {'key', task[1] or '', 'status', task[3], 'created_at_ms', task[6] or '', 'at_ms', known[2] or '',
+    'sequence', known[1] or ''}
+  local function tell_too(name, value)
+    if value then
+      told[#told + 1] = name
+      told[#told + 1] = value
+    end
+  end
+  tell_too('declared_as', task[2])
+  tell_too('is_error', task[8])
+  tell_too('status_message', known[3] and known[4])
+  on_index('HSET', webhook, unpack(told))
+  redis.call('PEXPIRE', webhook, WEBHOOK_LIFETIME_MS)
+  add_to_index(task[9], now_ms(), id)
+end
+
+-- Note a change of a task that the record has by now, and keep its webhook where the change makes one: the task has ended,
+-- or has come to wait for its client. `before`: its status before; `at`: ms since the epoch.
+local function note(record, cause, before, at)
+  local task = redis.call('HMGET', record, 'key', 'declared_as', 'status', 'attempt', 'leg', 'created_at_ms',
+    'started_at_ms', 'is_error', 'webhooks_in')
+  transitions[#transitions + 1] = {cause, before, string.format('%.0f', tonumber(at)), unpack(task, 1, 8)}
+  local is_news = task[3] and task[3] ~= before and (task[3] == 'input_required' or not is_open(task[3]))
+  if task[9] and is_news and is_open(before) then
+    keep_webhook(record, task)
+  end
 end
 
 -- Keep what the reaper must know of a task when its record has expired: its leg, its status, the worker that has its job,

@@ -84,4 +84,8 @@ if ARGV[5] ~= '' then
     end
   end
 end
+local attended = redis.call('HMGET', KEYS[1], 'abandon_after_ms', 'attended_in')
+if attended[1] then
+  add_to_index(attended[2], string.format('%.0f', now_ms() + attended[1]), ARGV[3])
+end
 return 0

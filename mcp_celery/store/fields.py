@@ -113,6 +113,10 @@ FIELDS: Final = (
     Field("counted_in", "text", "the counters that the open task occupies, one name a line"),
     Field("stored_in", "text", "the sorted set that counts the bytes kept for its owner"),
     Field("remembered_in", "text", "the hash of what the reaper must know when the record has expired"),
+    Field("abandon_after_ms", "integer", "how long the open task may be without its owner; absent: for ever"),
+    Field("attended_in", "text", "the sorted set of tasks that their owners may abandon"),
+    Field("webhooks_in", "text", "the sorted set of webhooks to deliver; absent: the task has none"),
+    Field("webhook_contents", "flag", "whether its webhooks tell its status message"),
 )  # fmt: skip
 """The table, in the order in which a reader meets the fields."""
 

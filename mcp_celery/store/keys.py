@@ -35,6 +35,12 @@ Redis key                              holds                            lifetime
 ``{prefix}:{ns}:unclaimed``            sorted set: jobs that no worker
                                        has received
 ``{prefix}:{ns}:exposed``              sorted set: looks at exposed jobs
+``{prefix}:{ns}:attended``             sorted set: tasks that their
+                                       owners may abandon, by when
+``{prefix}:{ns}:webhooks``             sorted set: webhooks to deliver
+``{prefix}:{ns}:webhooks:ID``          hash: what a webhook reports     four days
+``{prefix}:{ns}:silent:DIGEST``        string: a receiver of webhooks   half a minute
+                                       does not answer
 ``{prefix}:{ns}:mark``                 string: identifies this store    31 days from when a process last read it
 ``{prefix}:{ns}:reaper``               string: which process reaps      three heartbeats
 ====================================== ================================ =========================================
@@ -183,6 +189,24 @@ class RedisKeys:
     def exposed(self) -> str:
         """Sorted set: compound keys of open tasks of exposed jobs, by when to look at their results. Index."""
         return f"{self._root}:exposed"
+
+    @property
+    def attended(self) -> str:
+        """Sorted set: compound keys of tasks that their owners may abandon, by when they will have. Index."""
+        return f"{self._root}:attended"
+
+    @property
+    def webhooks(self) -> str:
+        """Sorted set: ids of webhooks that no receiver has taken, by when they are due. Index."""
+        return f"{self._root}:webhooks"
+
+    def webhook(self, webhook_id: str) -> str:
+        """Hash: what a webhook tells."""
+        return f"{self.webhooks}:{webhook_id}"
+
+    def silent(self, receiver: str) -> str:
+        """String: a receiver of webhooks does not answer, and its webhooks wait until this key ends."""
+        return f"{self._root}:silent:{receiver}"
 
     @property
     def reaper(self) -> str:

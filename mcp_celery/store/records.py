@@ -253,6 +253,10 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         await self.run(commands.retire(self.keys, ref, at_ms))
 
     @override
+    async def attend(self, ref: TaskRef) -> None:
+        await self.run(commands.attend(self.keys, ref))
+
+    @override
     async def keep(self, ref: TaskRef, extension: Extension) -> None:
         await self.run(commands.keep(self.keys, ref, extension))
 

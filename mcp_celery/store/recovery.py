@@ -71,7 +71,10 @@ class RedisRecovery(RecoveryStore):
         about = [policy.lease_ms, policy.lease_ms, PUBLISHING_MS, BATCH, AHEAD]
         command: Command[Any] = Command(
             "sweep",
-            [keys.reaper, keys.workers, keys.expiry, keys.due, keys.remembered, keys.unclaimed, keys.unread],
+            [
+                *(keys.reaper, keys.workers, keys.expiry, keys.due),
+                *(keys.remembered, keys.unclaimed, keys.unread, keys.attended),
+            ],
             [reaper, *about, policy.publishing_ms, skipped, UNCLAIMED_BATCH],
             lambda reply: reply,
         )
@@ -79,7 +82,7 @@ class RedisRecovery(RecoveryStore):
         if reply is None:
             return None
         now, *lists = cast("tuple[int, *tuple[list[bytes], ...]]", reply)
-        dead, over, soon, due, unclaimed, unread = lists
+        dead, over, soon, due, unclaimed, unread, abandoned = lists
         expiring = [*over, *soon]
         left: dict[str, int] = {}
         unreadable: list[bytes] = []
@@ -95,7 +98,8 @@ class RedisRecovery(RecoveryStore):
         due_keys = await readable(self._store, "ZREM", keys.due, due, key_of)
         waiting = await self._unclaimed.jobs(unclaimed)
         unread_since = await self._unclaimed.unread_since(unread)
-        return Sweep(workers, await self._expiring(left), due_keys, waiting, unread_since, now)
+        left_alone = await readable(self._store, "ZREM", keys.attended, abandoned, key_of)
+        return Sweep(workers, await self._expiring(left), due_keys, waiting, unread_since, now, left_alone)
 
     @override
     async def some_claimed(self) -> Sequence[PublishedJob]:
@@ -187,6 +191,18 @@ class RedisRecovery(RecoveryStore):
     @override
     async def drop_due(self, key: str, reason: str) -> None:
         await self._store.remove("ZREM", self._keys.due, [key], reason)
+
+    @override
+    async def attended_until_ms(self, key: str) -> int | None:
+        until = await self._store.on_index("ZSCORE", self._keys.attended, key)
+        try:
+            return None if until is None else round(float(until))
+        except OverflowError:
+            return 0  # an infinite one is none of ours
+
+    @override
+    async def forget_attended(self, key: str) -> None:
+        await self._store.on_index("ZREM", self._keys.attended, key)
 
     @override
     async def forget(self, expired: Sequence[Expiring]) -> None:

@@ -7,6 +7,7 @@
 -- KEYS[5]  hash: what is known of tasks when their records have expired
 -- KEYS[6]  sorted set: jobs that no worker has received, by since when
 -- KEYS[7]  sorted set: workers that may have messages which they have not read, by since when
+-- KEYS[8]  sorted set: tasks that their owners may abandon, by when they will have
 -- ARGV[1]  the process that asks
 -- ARGV[2]  for how long it is elected, in ms
 -- ARGV[3]  how far to look ahead and back for tasks that expire, in ms; those before that are forgotten
@@ -18,7 +19,7 @@
 -- ARGV[9]  the most of them to return
 -- Returns  nil when another process reaps, else {now in ms, dead workers, tasks to forget and their times, expiring tasks and
 --          their times, tasks due, unclaimed jobs and their times, the worker that may have had unread messages for
---          longest and since when}.
+--          longest and since when, abandoned tasks}.
 local elected = on_index('GET', KEYS[1])
 -- A process is elected for a time. What stands there for ever was not written by one.
 if elected and elected ~= ARGV[1] and redis.call('PTTL', KEYS[1]) > 0 then
@@ -35,4 +36,5 @@ return {
   on_index('ZRANGEBYSCORE', KEYS[4], '-inf', now - ARGV[4], 'LIMIT', 0, ARGV[5]),
   on_index('ZRANGEBYSCORE', KEYS[6], '-inf', now - ARGV[7], 'WITHSCORES', 'LIMIT', ARGV[8], ARGV[9]),
   on_index('ZRANGE', KEYS[7], 0, 0, 'WITHSCORES'),
+  on_index('ZRANGEBYSCORE', KEYS[8], '-inf', now, 'LIMIT', 0, ARGV[5]),
 }

@@ -55,6 +55,7 @@ from mcp_celery.testing.queue import MemoryTaskQueue
 from mcp_celery.testing.recovery import MemoryOpenTasks, MemoryRecovery
 from mcp_celery.testing.results import MemoryTaskResults
 from mcp_celery.testing.store import MemoryTaskStore
+from mcp_celery.testing.webhooks import MemoryWebhooks
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -67,4 +68,5 @@ __all__ = [
     "MemoryTaskQueue",
     "MemoryTaskResults",
     "MemoryTaskStore",
+    "MemoryWebhooks",
 ]

@@ -25,6 +25,7 @@ from mcp_celery.testing.queue import MemoryTaskQueue
 from mcp_celery.testing.recovery import MemoryOpenTasks, MemoryRecovery
 from mcp_celery.testing.results import MemoryTaskResults
 from mcp_celery.testing.store import MemoryTaskStore
+from mcp_celery.testing.webhooks import MemoryWebhooks
 
 DEFAULT_LIMITS: Final = TaskLimits(default_ttl_ms=3_600_000, max_ttl_ms=86_400_000, poll_interval_ms=1_000)
 """What :meth:`MemoryBackend.engine` grants."""
@@ -101,6 +102,10 @@ class MemoryBackend(Backend):
     @override
     def open_bus(self, options: BackendOptions) -> MemoryTaskBus:
         return self.open_ledger(options).bus
+
+    @override
+    def open_outbox(self, options: BackendOptions) -> MemoryWebhooks:
+        return MemoryWebhooks(self.open_ledger(options))
 
     @override
     def open_ledger(self, options: BackendOptions) -> MemoryJobLedger:

@@ -167,6 +167,7 @@ class KeptTasks:
         due: Tasks whose next job is still to be published, by since when (ms since the epoch).
         unclaimed: Tasks whose job is with the broker and with no worker, likewise.
         looks: Open tasks of exposed jobs, by when to look at their results.
+        attended: Tasks that their owners may abandon, by when they will have.
         expired: What is known of tasks that have expired, with the time, by compound key.
     """
 
@@ -175,6 +176,7 @@ class KeptTasks:
         self.due: dict[TaskRef, int] = {}
         self.unclaimed: dict[TaskRef, int] = {}
         self.looks: dict[TaskRef, int] = {}
+        self.attended: dict[TaskRef, int] = {}
         self.expired: OrderedDict[str, tuple[int, Expiring]] = OrderedDict()
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -272,6 +274,7 @@ class KeptTasks:
         self.due.pop(ref, None)
         self.unclaimed.pop(ref, None)
         self.looks.pop(ref, None)
+        self.attended.pop(ref, None)
         self._count(kept, 0, is_open=False)
         owner, quota = kept.record.owner, kept.quota
         if quota is not None and (mine := self._requested.get(quota.requestor)) is not None:

@@ -15,6 +15,7 @@ from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import (
     RECORD_BYTES,
     Caller,
+    Cause,
     Change,
     Changed,
     Claim,
@@ -28,6 +29,7 @@ from mcp_celery.engine import (
     StoredTask,
     TaskRecord,
     TaskRef,
+    TaskStatus,
     cause_of,
     decode_answer,
     leg_answers,
@@ -44,12 +46,13 @@ from mcp_celery.testing.kept import Kept, KeptTasks
 from mcp_celery.testing.questions import MemoryQuestions
 from mcp_celery.testing.recovery import MemoryRecoveryCore
 from mcp_celery.testing.results import MemoryTaskResults
+from mcp_celery.testing.webhooks import MemoryWebhooksCore
 
 MOST_REQUESTORS: Final = 10_000
 """Of so many requestors failed look-ups are counted, before those are forgotten whose time is over."""
 
 
-class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable, JobLedger):
+class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, Breakable, JobLedger):
     """Records of tasks with blocking calls, usable from any thread; each call is one step, as a Lua script is in Redis.
 
     Fulfils :class:`mcp_celery.engine.JobLedger`. Arguments as for :class:`MemoryTaskStore`.
@@ -109,6 +112,11 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable, JobLedger)
                 if kept is not None:
                     self._kept.refresh(kept)
 
+    @override
+    def _report(self, kept: Kept, cause: Cause, before: TaskStatus, at_ms: int) -> None:
+        self._keep_webhook(kept, before, self._clock())
+        super()._report(kept, cause, before, at_ms)
+
     def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
         """As ``TaskStore.create``."""
         written = self._snapshots.write(snapshot, _place(record.ref)).encode()
@@ -119,6 +127,7 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable, JobLedger)
             self._kept.add(Kept(record, written, quota))
             if not record.work.is_foreign:
                 self._kept.unclaimed[record.ref] = now
+        self.attend(record.ref)
 
     def count_failed_lookups(self, requestor: str, number: int, *, window_ms: int) -> FailedLookups:
         """As ``TaskStore.count_failed_lookups``."""
@@ -275,6 +284,12 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable, JobLedger)
                 if ttl_ms < kept.record.ttl_ms:
                     kept.record = replace(kept.record, ttl_ms=ttl_ms)
                     self._report(kept, "retired", kept.record.status, self._clock())
+
+    def attend(self, ref: TaskRef) -> None:
+        """As ``TaskStore.attend``."""
+        with self._found(ref) as kept, self._step() as now:
+            if kept is not None and kept.record.is_open and kept.record.abandon_after_ms is not None:
+                self._kept.attended[ref] = now + kept.record.abandon_after_ms
 
     def keep(self, ref: TaskRef, extension: Extension) -> None:
         """As ``TaskStore.keep``."""

@@ -100,6 +100,11 @@ class MemoryRecoveryCore:
                 unclaimed=self._unclaimed(now - policy.publishing_ms)[skipped : skipped + UNCLAIMED_BATCH],
                 unread_since_ms=min(self._unread.values(), default=None),
                 at_ms=now,
+                abandoned=[
+                    kept.record.key
+                    for ref, until in self._kept.attended.items()
+                    if until <= now and (kept := self._kept.get(ref)) is not None
+                ],
             )
 
     def _unclaimed(self, until: int) -> list[PublishedJob]:
@@ -263,6 +268,16 @@ class MemoryRecoveryCore:
         with self._step():
             self._kept.due.pop(TaskRef.of_key(key), None)
 
+    def attended_until_ms(self, key: str) -> int | None:
+        """As ``RecoveryStore.attended_until_ms``."""
+        with self._step():
+            return self._kept.attended.get(TaskRef.of_key(key))
+
+    def forget_attended(self, key: str) -> None:
+        """As ``RecoveryStore.forget_attended``."""
+        with self._step():
+            self._kept.attended.pop(TaskRef.of_key(key), None)
+
     def forget(self, expired: Sequence[Expiring]) -> None:
         """As ``RecoveryStore.forget``."""
         with self._step():
@@ -344,6 +359,14 @@ class MemoryRecovery(RecoveryStore):
     async def drop_due(self, key: str, reason: str) -> None:
         logger.error("task %s is not published again: %s", TaskRef.of_key(key).shown_id, reason)
         self._core.forget_due(key)
+
+    @override
+    async def attended_until_ms(self, key: str) -> int | None:
+        return self._core.attended_until_ms(key)
+
+    @override
+    async def forget_attended(self, key: str) -> None:
+        self._core.forget_attended(key)
 
     @override
     async def forget(self, expired: Sequence[Expiring]) -> None:

@@ -129,6 +129,10 @@ class MemoryTaskStore(MemoryQuestionStore, TaskStore):
         return self.ledger.snapshot(ref)
 
     @override
+    async def attend(self, ref: TaskRef) -> None:
+        self.ledger.attend(ref)
+
+    @override
     async def delete(self, ref: TaskRef) -> bool:
         return self.ledger.delete(ref)
 

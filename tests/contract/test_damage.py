@@ -14,6 +14,7 @@ import pytest
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.engine import (
+    Change,
     Claim,
     ExposedTasks,
     ForeignPlan,
@@ -32,9 +33,10 @@ from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.engine.recovery.store_identity import StoreIdentity
 from mcp_celery.engine.store_mark import StoreMark
+from mcp_celery.engine.webhook_dispatcher import WebhookDispatcher
 from mcp_celery.errors import McpCeleryError, StoredDataError, StoreUnavailableError
 from mcp_celery.server.connections import ended
-from mcp_celery.store import RedisExposed, RedisRecovery
+from mcp_celery.store import RedisExposed, RedisRecovery, RedisWebhooks
 from mcp_celery.store.keys import RedisKeys
 from mcp_celery.store.unreadable import shown
 from mcp_celery.testing import MemoryTaskQueue, MemoryTaskResults
@@ -50,6 +52,7 @@ STOPPED: Final = "celery@stopped/1"
 LIVING: Final = "celery@living/1"
 LONG: Final = "x" * 200
 """A component of which the Celery id is shortened."""
+WEBHOOK: Final = "msg_" + "0" * 40
 QUOTA: Final = open_tasks("alice", 50, bytes_=1_000_000)
 
 
@@ -97,6 +100,10 @@ KINDS: Final[dict[str, Kind]] = {
     "due": Kind("zset", lambda keys, _: keys.due, removes=True),
     "unclaimed": Kind("zset", lambda keys, _: keys.unclaimed, removes=True),
     "exposed": Kind("zset", lambda keys, _: keys.exposed, removes=True),
+    "attended": Kind("zset", lambda keys, _: keys.attended, removes=True),
+    "webhooks": Kind("zset", lambda keys, _: keys.webhooks, removes=True),
+    "webhook": Kind("hash", lambda keys, _: keys.webhook(WEBHOOK), is_shared=False),
+    "silent": Kind("string", lambda keys, _: keys.silent("receiver"), is_shared=False),
     "mark": Kind("string", lambda keys, _: keys.mark),
     "reaper": Kind("string", lambda keys, _: keys.reaper),
 }
@@ -228,10 +235,19 @@ class Site:
         )
         self.identity = StoreIdentity(self.recovery, makes=True, pause_seconds=0.02)
         self.watcher = Watcher(RedisExposed(world.store), exposed, self.engine.settling, interval_ms=20)
+        self.outbox, self.delivered = RedisWebhooks(world.store), list[str]()
+        self.dispatcher = WebhookDispatcher(self.outbox, self._deliver)
+
+    async def _deliver(self, webhook_id: str) -> None:
+        await self.outbox.silent_ms("receiver")
+        webhook = await self.outbox.take(webhook_id, 60_000)
+        if webhook is not None:
+            self.delivered.append(webhook.key)
+            await self.outbox.settle(webhook_id)
 
     @asynccontextmanager
     async def recovering(self) -> AsyncGenerator[None]:
-        endless = [self.reaper.run(), self.watcher.run(), self.identity.run()]
+        endless = [self.reaper.run(), self.watcher.run(), self.identity.run(), self.dispatcher.run()]
         running = [asyncio.create_task(one) for one in endless]
         async with AsyncExitStack() as stack:
             for task in running:
@@ -251,6 +267,10 @@ class Site:
         client.zadd(self.keys.due, {record.key: 0})
         client.pexpire(self.keys.due, 60_000)
         client.zadd(self.keys.expiry, {record.key: now_ms()})
+        client.zadd(self.keys.attended, {record.key: 0})
+        client.pexpire(self.keys.attended, 60_000)
+        client.zadd(self.keys.webhooks, {WEBHOOK: 0})
+        client.pexpire(self.keys.webhooks, 60_000)
         return record
 
     async def found(self, record: TaskRecord) -> StoredTask | None:
@@ -273,7 +293,12 @@ async def good_tasks_go_on(site: Site) -> None:
     handback = HandBack(attempt=1, retries=0, worker=STOPPED, key=back.key, most=1)
     assert (await world.store.hand_back(back.ref, handback)).verdict == "handed back"
     site.results.put(sold.job_id, "SUCCESS", 1)
+    abandoned = await site.created(abandon_after_ms=50)
+    hooked = await site.created(webhook="contents")
+    await world.store.change(hooked.ref, Change(to="completed"))
     async with site.recovering():
+        await eventually(lambda: abandoned.job_id in site.queue.revoked, what="the job of an abandoned task")
+        await eventually(lambda: hooked.key in site.delivered, what="the webhook of an ended task")
         await eventually(lambda: lost.task_id in {one.task_id for one, _ in site.queue.published}, what="lost job")
         await eventually(lambda: due.task_id in {one.task_id for one, _ in site.queue.published}, what="due job")
         await eventually(lambda: (back.task_id, 2) in {(one.task_id, one.attempt) for one, _ in site.queue.published})

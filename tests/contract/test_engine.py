@@ -420,6 +420,7 @@ class Unanswered:
         self.park, self.answer, self.published = world.store.park, world.store.answer, world.store.published
         self.present, self.load_many = world.store.present, world.store.load_many
         self.page, self.retire, self.keep = world.store.page, world.store.retire, world.store.keep
+        self.attend = world.store.attend
         self.finish, self.aclose = world.store.finish, world.store.aclose
         self.count_failed_lookups = world.store.count_failed_lookups
         self.create_in = world.store.create

@@ -42,7 +42,7 @@ POLICY: Final = RecoveryPolicy(heartbeat_ms=10, max_redeliveries=1)
 FINGERPRINT: Final = "f" * 8
 FINISHED: Final = EncodedResult("result", "[]")
 ANSWER: Final[dict[str, Answer]] = {QUESTION.key: {"roots": []}}
-BY_THE_CLOCK: Final = ("workers", "unread")
+BY_THE_CLOCK: Final = ("workers", "unread", "attended")
 """Indices whose times are those of the last call, however often it is made."""
 
 
@@ -134,6 +134,11 @@ async def retire(world: RedisWorld) -> Command[Any]:
 
 async def keep(world: RedisWorld) -> Command[Any]:
     return commands.keep(world.keys, (await created(world)).ref, Extension(now_ms() + 1_000_000, 2_000_000))
+
+
+async def attend(world: RedisWorld) -> Command[Any]:
+    record = await created(world, replace(a_record(), abandon_after_ms=60_000))
+    return commands.attend(world.keys, record.ref)
 
 
 async def load(world: RedisWorld) -> Command[Any]:
@@ -287,6 +292,7 @@ CASES: Final[dict[str, tuple[Callable[[RedisWorld], Awaitable[Command[Any]]], ..
     "delete": (delete, delete_what_has_begun),
     "retire": (retire,),
     "keep": (keep,),
+    "attend": (attend,),
     "load": (load,),
     "present": (present,),
     "page": (page,),
@@ -508,6 +514,8 @@ async def test_what_could_not_be_given_twice_is_not_asked_for_twice(
         lambda: through.store.count_failed_lookups("r", 1, window_ms=60_000),
         lambda: through.store.withdraw(record.ref, [QUESTION.key], attempt=1, at_ms=now_ms()),
         lambda: through.open_tasks().due(1_000, 10),
+        lambda: through.outbox().due(10),
+        lambda: through.outbox().take("msg_0", 1_000),
     ]
     assert len(calls) == len(NEVER_REPEATED)
     for call in calls:

@@ -18,7 +18,7 @@ ALL_MODULES: Final = ["mcp_celery/engine/*.py", "mcp_celery/store/*.py"]
 TESTS: Final = [
     *(f"tests/unit/test_{name}.py" for name in ("status", "recovery", "reaper", "engine")),
     *(f"tests/contract/test_{name}.py" for name in ("engine", "limits", "list", "recovery", "respond", "watch")),
-    *(f"tests/contract/test_{name}.py" for name in ("audit", "exposed")),
+    *(f"tests/contract/test_{name}.py" for name in ("abandoned", "audit", "exposed")),
 ]
 ALL_TESTS: Final = [
     *TESTS,

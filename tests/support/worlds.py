@@ -29,12 +29,21 @@ from mcp_celery.engine import (
     TaskResults,
     TaskStore,
     Transition,
+    WebhookOutbox,
     now_ms,
     write_audit_log,
 )
 from mcp_celery.engine.ids import new_task_id
 from mcp_celery.sealing import UNSEALED
-from mcp_celery.store import RedisExposed, RedisJobLedger, RedisRecovery, RedisTaskBus, RedisTaskStore, connect
+from mcp_celery.store import (
+    RedisExposed,
+    RedisJobLedger,
+    RedisRecovery,
+    RedisTaskBus,
+    RedisTaskStore,
+    RedisWebhooks,
+    connect,
+)
 from mcp_celery.store.bus import SILENCE_SECONDS
 from mcp_celery.store.connection import IDLE_SECONDS
 from mcp_celery.store.keys import RedisKeys
@@ -45,6 +54,7 @@ from mcp_celery.testing import (
     MemoryTaskQueue,
     MemoryTaskResults,
     MemoryTaskStore,
+    MemoryWebhooks,
 )
 from tests.support.leaks import no_eternal_keys
 
@@ -98,6 +108,10 @@ class World(Protocol):
         """Which tasks of exposed jobs are open."""
         ...
 
+    def outbox(self) -> WebhookOutbox:
+        """The webhooks that are not delivered yet."""
+        ...
+
     def is_due(self, ref: TaskRef) -> bool:
         """Whether the task's next leg is still to be published."""
         ...
@@ -130,6 +144,9 @@ class MemoryWorld:
 
     def open_tasks(self) -> OpenTasks:
         return MemoryOpenTasks(self.ledger)
+
+    def outbox(self) -> WebhookOutbox:
+        return MemoryWebhooks(self.ledger)
 
     def is_due(self, ref: TaskRef) -> bool:
         return ref in self.ledger.due
@@ -210,6 +227,9 @@ class RedisWorld:
 
     def open_tasks(self) -> RedisExposed:
         return RedisExposed(self.store)
+
+    def outbox(self) -> RedisWebhooks:
+        return RedisWebhooks(self.store)
 
     def is_due(self, ref: TaskRef) -> bool:
         due = cast("list[bytes]", self.client.zrange(self.keys.due, 0, -1))

@@ -102,6 +102,8 @@ def _created() -> set[str]:
         status_message="m",
         max_ttl_ms=1,
         traceparent="t",
+        webhook="contents",
+        abandon_after_ms=1,
     )
     keys = RedisKeys("p", "n")
     sealed = TaskSeals(keys, snapshots_with(["a key for tests that has more than 32 bytes"])).new_record(record)

@@ -54,6 +54,8 @@ class Script:
     claimed_jobs: list[PublishedJob] = field(default_factory=list[PublishedJob])
     decided: list[str] = field(default_factory=list[str])
     skipped: list[int] = field(default_factory=list[int])
+    attended: dict[str, int] = field(default_factory=dict[str, int])
+    not_attended: list[str] = field(default_factory=list[str])
     damaged: set[str] = field(default_factory=set[str])
     """Workers whose claims cannot be read."""
 
@@ -105,6 +107,12 @@ class Script:
 
     async def drop_due(self, key: str, reason: str) -> None:
         self.dropped.append((key, reason))
+
+    async def attended_until_ms(self, key: str) -> int | None:
+        return self.attended.get(key)
+
+    async def forget_attended(self, key: str) -> None:
+        self.not_attended.append(key)
 
     async def forget(self, expired: Sequence[Expiring]) -> None:
         self.forgotten += expired
@@ -430,6 +438,41 @@ class TestExpiry:
         tasks = [Expiring(a_record().key, -6_000) for _ in range(over)]
         waiting = [Expiring(a_record().key, left_ms) for left_ms in (-5_999, 0, 6_000)]
         assert await stage.sweep(expiring(*tasks, *waiting)) is more
+
+
+class TestAbandonedTasks:
+    async def test_one_is_cancelled_once_every_owner_had_the_time_to_be_noted(self, stage: Stage) -> None:
+        record = await stage.created(abandon_after_ms=1_500)
+        found = replace(NOTHING, abandoned=[record.key], at_ms=1_000)
+        stage.script.attended = {record.key: 1_000}
+        await stage.sweep(found)
+        assert (stage.queue.revokes, stage.script.not_attended) == ([], [])
+        await stage.trusted_sweep(found)
+        stored = await stage.backend.store.load(record.ref)
+        assert stored is not None
+        assert stored.record.status == "cancelled"
+        assert stage.queue.revokes == [([record.job_id], True)]
+        assert stage.script.not_attended == [record.key]
+
+    @pytest.mark.parametrize("until_ms", [None, 1_001])
+    async def test_one_whose_owner_is_back_is_left_alone(self, stage: Stage, until_ms: int | None) -> None:
+        record = await stage.created(abandon_after_ms=1_500)
+        if until_ms is not None:
+            stage.script.attended = {record.key: until_ms}
+        await stage.trusted_sweep(replace(NOTHING, abandoned=[record.key], at_ms=1_000))
+        stored = await stage.backend.store.load(record.ref)
+        assert stored is not None
+        assert stored.record.is_open
+        assert stage.script.not_attended == []
+
+    async def test_tasks_that_have_ended_are_gone_or_are_never_abandoned_are_forgotten(self, stage: Stage) -> None:
+        done, never = await stage.created(abandon_after_ms=1), await stage.created()
+        await stage.backend.store.change(done.ref, Change(to="completed"))
+        keys = [done.key, never.key, a_record().key]
+        stage.script.attended = dict.fromkeys(keys, 0)
+        await stage.trusted_sweep(replace(NOTHING, abandoned=keys, at_ms=1_000))
+        assert stage.script.not_attended == keys
+        assert stage.queue.revokes == []
 
 
 class TestElection:

@@ -8,6 +8,7 @@ from mcp_celery.errors import ConfigurationError
 from mcp_celery.settings import ENV_PREFIX, Settings
 
 SECRET = "s3cret-pa55word"
+WEBHOOK_SECRET = "whsec_" + "QUFB" * 8
 KEY = "a-key-of-more-than-32-bytes-for-tests-alone"
 
 
@@ -38,6 +39,7 @@ NUMBERS = [
     "DEFAULT_TTL_MS", "MAX_TTL_MS", "POLL_INTERVAL_MS", "PROGRESS_INTERVAL_MS", "STORE_TIMEOUT_MS",
     "PUBLISH_TIMEOUT_MS", "REDIS_MAX_CONNECTIONS", "MAX_LISTEN_TASKS", "MAX_TASKS_PER_SCOPE", "MAX_QUEUE_LENGTH",
     "IDLE_CONNECTION_MS", "MAX_PENDING_REQUESTS", "LOST_AFTER_MS",
+    "WEBHOOK_TIMEOUT_MS", "WEBHOOK_RETRY_SECONDS",
     "MAX_FAILED_LOOKUPS_PER_MINUTE", "MAX_ARGUMENT_BYTES", "MAX_STORED_BYTES_PER_SCOPE", "MAX_STORE_MEMORY_PERCENT",
     "MAX_STREAMS", "MAX_STREAMS_PER_SCOPE", "HTTP_MAX_HEADER_BYTES", "HTTP_MAX_HEADERS", "HTTP_MAX_BODY_BYTES",
     "HTTP_MAX_UNFINISHED_BYTES", "HTTP_RECEIVE_TIMEOUT_MS", "HTTP_MAX_CONNECTIONS",
@@ -89,7 +91,17 @@ class TestRefusals:
             ("ENCRYPTION_KEYS", f"{KEY},short", "key 2 has 5 bytes"),
             ("ENCRYPTION_KEYS", f"{KEY},{KEY}", "key 2 is there twice"),
             ("ENCRYPTION_KEYS", ",", "no key"),
+            ("WEBHOOK_URL", "ftp://hooks.example", "http:// or https://"),
+            ("WEBHOOK_URL", "https://", "with a host"),
+            ("WEBHOOK_URL", "https://hooks.example/a b", "without spaces"),
+            ("WEBHOOK_URL", "https://hooks.example/#in", "remove the part from #"),
+            ("WEBHOOK_SECRETS", "secret", "secret 1: expected whsec_"),
+            ("WEBHOOK_SECRETS", "whsec_QUFB", "secret 1: it has 3 bytes"),
+            ("WEBHOOK_SECRETS", f"{WEBHOOK_SECRET},{WEBHOOK_SECRET}", "secret 2 is there twice"),
+            ("WEBHOOK_SECRETS", ",", "no secret"),
             ("HEALTH_PORT", "65536", "65535"),
+            ("ABANDON_AFTER_SECONDS", "0", "greater than 0"),
+            ("ABANDON_AFTER_SECONDS", "inf", "finite"),
             ("DRAIN_SECONDS", "-1", "greater than or equal to 0"),
             ("DRAIN_SECONDS", "inf", "finite"),
             ("LOG_FORMAT", "xml", "'text' or 'json'"),
@@ -110,6 +122,13 @@ class TestRefusals:
         message = refusal("MAX_TTL_MS", "3599999")
         assert "MCP_CELERY_DEFAULT_TTL_MS" in message
         assert "MCP_CELERY_MAX_TTL_MS" in message
+
+    def test_webhooks_without_one_source_of_secrets_name_the_variables(
+        self, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert "MCP_CELERY_WEBHOOK_SECRETS" in refusal("WEBHOOK_URL", "https://hooks.example/")
+        monkeypatch.setenv("MCP_CELERY_WEBHOOK_SECRETS", WEBHOOK_SECRET)
+        assert "are both set" in refusal("WEBHOOK_SECRETS_FILE", "/run/secrets/webhooks")
 
     def test_every_wrong_value_is_told_at_once(self, refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MCP_CELERY_NAMESPACE", "A")
@@ -137,6 +156,8 @@ class TestRefusals:
             ("NAMESPACE", SECRET.upper()),
             ("POLL_INTERVAL_MS", SECRET),
             ("ENCRYPTION_KEYS", SECRET),
+            ("WEBHOOK_SECRETS", f"whsec_{SECRET}"),
+            ("WEBHOOK_URL", f"https://user:{SECRET}@hooks.example/"),
             ("ENCRYPTION_KEYS", f"{SECRET * 3},{SECRET * 3}"),
         ],
     )

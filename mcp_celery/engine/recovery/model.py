@@ -31,6 +31,8 @@ TRYING_AGAIN_LOST = "Trying again: the broker has lost the job"
 """The status message of a task whose job is published again because the broker lost it."""
 REQUEUED = "Trying again: an operator put the job back into the queue"
 """The status message of a task whose job is published again because an operator said so."""
+ABANDONED = "Cancelled: its client has neither asked for it nor followed it for {seconds:g} s"
+"""The status message of a task that was cancelled because its owner was gone."""
 CLAIMING_MS = 3_000
 """The shortest time that a worker gets to claim a job that the broker no longer has."""
 LATER_CLAIMED_MS = 30_000
@@ -207,6 +209,7 @@ class Sweep:
         unread_since_ms: Since when (ms since the epoch) some worker may have messages that it has not read, and so not
             claimed; None: there is no such worker.
         at_ms: When it was read, in ms since the epoch, by the clock of the store.
+        abandoned: Compound keys of tasks whose owner has neither polled nor followed them for too long.
     """
 
     dead: Sequence[str]
@@ -215,3 +218,4 @@ class Sweep:
     unclaimed: Sequence[PublishedJob] = ()
     unread_since_ms: int | None = None
     at_ms: int = 0
+    abandoned: Sequence[str] = ()

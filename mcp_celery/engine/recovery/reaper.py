@@ -12,9 +12,10 @@ from typing import Final
 from mcp_celery.engine.followup_jobs import Declared, Republisher
 from mcp_celery.engine.outcome import expired
 from mcp_celery.engine.ports import RecoveryStore, TaskQueue, TaskResultsBin, TaskStore
-from mcp_celery.engine.record import TaskRef, now_ms
+from mcp_celery.engine.record import Change, TaskRef, now_ms
 from mcp_celery.engine.recovery.lost_jobs import LostJobs
 from mcp_celery.engine.recovery.model import (
+    ABANDONED,
     BATCH,
     UNCLAIMED_BATCH,
     Expiring,
@@ -128,6 +129,9 @@ class Reaper:
                     logger.exception("could not recover the jobs of worker %s", worker)  # others may be dead too
         await self._publish_due(found.due)
         await self._expire(found.expiring)
+        if trusts_deaths:
+            for key in found.abandoned:
+                await self._cancel_abandoned(key, found.at_ms)
         lost = await self._replace_lost(found) if trusts_deaths else 0
         return lost >= UNCLAIMED_BATCH or sum(one.left_ms <= -self._policy.lease_ms for one in found.expiring) >= BATCH
 
@@ -187,6 +191,29 @@ class Reaper:
             StoreUnavailableError: The store did not answer; a later sweep publishes it.
         """
         await self._try_to_publish(key)
+
+    async def _cancel_abandoned(self, key: str, at_ms: int) -> None:
+        """Cancel a task whose owner is gone, unless the owner has come back.
+
+        Args:
+            key: Its compound key.
+            at_ms: When it was found.
+        """
+        until_ms = await self._store.attended_until_ms(key)
+        if until_ms is None or until_ms > at_ms:
+            return
+        try:
+            stored = await self._tasks.load(TaskRef.of_key(key))
+            record = None if stored is None or stored.record.key != key else stored.record
+            if record is not None and record.is_open and record.abandon_after_ms is not None:
+                message = ABANDONED.format(seconds=record.abandon_after_ms / 1000)
+                changed = await self._tasks.change(record.ref, Change(to="cancelled", status_message=message))
+                if changed is not None and changed.record.status == "cancelled":
+                    logger.info("cancelled task %s: its owner is gone", record.shown_id)
+                    await self._queue.revoke(*changed.record.job_ids, terminate=record.work.may_terminate)
+        except StoredDataError as error:
+            logger.error("task %s cannot be cancelled, although its owner is gone: %s", key, error.reason)
+        await self._store.forget_attended(key)
 
     async def _publish_due(self, keys: Sequence[str]) -> None:
         for key in keys:
