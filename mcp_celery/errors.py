@@ -19,7 +19,7 @@ INTERNAL_ERROR: Final = -32603
 HEADER_MISMATCH: Final = -32020
 LIMIT_EXCEEDED: Final = -32005
 """Of the codes that MCP leaves to implementations (-32000 to -32019), the one that has this meaning in EIP-1474."""
-
+_IDEMPOTENCY_KEY: Final = 'idempotency key (_meta["mcp-celery/idempotency-key"] or the header Idempotency-Key)'
 
 Fault = Literal["damaged", "newer", "refused"]
 """What is wrong with what the record store holds: it has another type, or fields that cannot be read; a later release
@@ -169,6 +169,31 @@ class ArgumentsTooLargeError(McpCeleryError):
         super().__init__(
             f"The request is too large for a task: {size} bytes as JSON; this server takes {most} "
             "(MCP_CELERY_MAX_ARGUMENT_BYTES)"
+        )
+
+
+class InvalidIdempotencyKeyError(McpCeleryError):
+    """A request that was to become a task has an idempotency key that cannot be used; none was created.
+
+    Args:
+        reason: Why. It quotes nothing of the key.
+    """
+
+    code = INVALID_PARAMS
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The {_IDEMPOTENCY_KEY} cannot be used: {reason}")
+
+
+class IdempotencyKeyReusedError(McpCeleryError):
+    """A request has the idempotency key of an earlier one that said something else; nothing was created."""
+
+    code = INVALID_PARAMS
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"The {_IDEMPOTENCY_KEY} was used for another request, whose task still exists. A key makes one task of "
+            "one request however often it is sent: send a new key with each new request"
         )
 
 

@@ -5,6 +5,7 @@ from mcp_celery.engine.core import TaskEngine
 from mcp_celery.engine.followup_jobs import Declared
 from mcp_celery.engine.foreign.states import ExposedTasks, Exposure
 from mcp_celery.engine.handback import HandBack, HandedBack, OtherVersionError, wrong_version
+from mcp_celery.engine.idempotency import EarlierTask, Publication, idempotency_of
 from mcp_celery.engine.ids import new_call
 from mcp_celery.engine.limits import RECORD_BYTES, TaskLimits
 from mcp_celery.engine.outcome import (
@@ -76,7 +77,7 @@ from mcp_celery.engine.record import (
 from mcp_celery.engine.recovery.model import Lane
 from mcp_celery.engine.result_seals import UNSEALED_RESULTS, JobRun, ResultSeals
 from mcp_celery.engine.status import MOVES, OPEN, TERMINAL, TaskStatus, sources_of
-from mcp_celery.engine.submission import ForeignPlan, JobKind, Plan, Submission
+from mcp_celery.engine.submission import ForeignPlan, Idempotency, JobKind, Plan, Submission
 from mcp_celery.engine.subscription import TaskWatch
 from mcp_celery.engine.transitions import (
     UNOBSERVED,
@@ -118,6 +119,7 @@ __all__ = [
     "Counter",
     "Declared",
     "DueTasks",
+    "EarlierTask",
     "EncodedResult",
     "ExposedTasks",
     "Exposure",
@@ -127,6 +129,7 @@ __all__ = [
     "ForeignWork",
     "HandBack",
     "HandedBack",
+    "Idempotency",
     "JSONObject",
     "JobKind",
     "JobLedger",
@@ -142,6 +145,7 @@ __all__ = [
     "OtherVersionError",
     "Plan",
     "Progress",
+    "Publication",
     "Question",
     "QuestionStore",
     "Quota",
@@ -176,6 +180,7 @@ __all__ = [
     "encode_question",
     "expired",
     "failure",
+    "idempotency_of",
     "is_own_reason",
     "leg_answers",
     "leg_key",

@@ -14,6 +14,7 @@ from mcp_celery import audit
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine.followup_jobs import Answers, Declared, as_itself, too_late_from
 from mcp_celery.engine.foreign.states import NOTHING_EXPOSED, ExposedTasks
+from mcp_celery.engine.idempotency import EarlierTask
 from mcp_celery.engine.ids import PAGE_SIZE, cursor_at, is_wire_task_id, new_task_id, position_of
 from mcp_celery.engine.limits import TaskLimits
 from mcp_celery.engine.lookup import Lookups
@@ -31,6 +32,7 @@ from mcp_celery.engine.record import (
     TaskRef,
     now_ms,
 )
+from mcp_celery.engine.repeated_requests import RepeatedRequests
 from mcp_celery.engine.result_seals import UNSEALED_RESULTS, ResultSeals
 from mcp_celery.engine.rollback import Rollback
 from mcp_celery.engine.streams import OpenStreams
@@ -105,6 +107,7 @@ class TaskEngine:
             store, results, exposed=self._exposed, interval_ms=limits.settle_interval_ms, seals=seals
         )
         self._rollback = Rollback(store, queue)
+        self._repeats = RepeatedRequests(store, queue)
         self._answers = Answers(store, queue, declared, version=answer_version, max_input_bytes=limits.max_input_bytes)
 
     async def submit(self, submission: Submission) -> TaskRecord:
@@ -113,9 +116,12 @@ class TaskEngine:
         A submission that names its task makes one task, however often it comes. So it is never taken back: others may
         have had the task as their answer. Where the broker did not take its job, recovery publishes it.
 
+        One with an idempotency key makes one task for as long as that exists. Requests that race with the one that
+        creates it wait until its job is published, or until the task is taken back.
+
         Returns:
-            The record, durable and published; of a submission that names its task and came before, the record that
-            there is.
+            The record, durable and published; of a submission that names its task or has an idempotency key, and came
+            before, the record that there is.
 
         Raises:
             ArgumentsTooLargeError: Nothing was created.
@@ -124,6 +130,7 @@ class TaskEngine:
             StoreUnavailableError: Nothing was created.
             QueueUnavailableError: Nothing was created; the record is taken back, unless the submission names its task.
             InvalidRequestError: An exposed job's work cannot be made of these arguments; nothing was created.
+            IdempotencyKeyReusedError: Its idempotency key is that of an earlier request which said something else.
         """
         self._limits.require_fit(submission.snapshot)
         if submission.task_id is not None:
@@ -131,8 +138,21 @@ class TaskEngine:
             if found is not None:
                 return found.record
         submission = await self._exposed.planned(submission)
+        while True:
+            record = self._new_record(submission)
+            earlier = await self._create(record, submission)
+            if earlier is None:
+                break
+            if (found := await self._repeats.answer(record, submission, earlier)) is not None:
+                return found
+        if record.work.is_foreign:
+            self._exposed.began(record.key)
+        self._observers.notify(Transition.of_record(record, "submitted", before=None, at_ms=record.created_at_ms))
+        return record
+
+    def _new_record(self, submission: Submission) -> TaskRecord:
         created = now_ms()
-        record = TaskRecord(
+        return TaskRecord(
             task_id=submission.task_id or new_task_id(),
             scope=submission.caller.scope,
             issuer=submission.caller.issuer,
@@ -155,21 +175,35 @@ class TaskEngine:
             options=submission.config.message_options() if submission.plan is None else {},
             traceparent=submission.snapshot.traceparent,
         )
+
+    async def _create(self, record: TaskRecord, submission: Submission) -> EarlierTask | None:
+        """Keep a new task and publish its job.
+
+        Returns:
+            None; or, where an earlier request had the same idempotency key, the task that it has made.
+        """
+        once = submission.idempotency
         try:
             async with self._queue.place_for(submission):
-                await self._store.create(record, submission.snapshot, self._limits.quota(submission.caller))
+                earlier = await self._store.create(
+                    record, submission.snapshot, self._limits.quota(submission.caller), once
+                )
+                if earlier is not None:
+                    return earlier
                 await self._queue.publish(record, submission)
         except LimitExceededError as error:
+            # A limit that the store does not know of was reached before it was asked.
+            if once is not None and (earlier := await self._store.earlier(record, once)) is not None:
+                return earlier
             audit.limited(record.scope, error.limit)
             raise
         except BaseException as error:
             # Also when the client hangs up half-way. A creation that seemed to fail may have reached the store.
             if submission.task_id is not None or not await self._rollback.undo(record, error):
                 raise
-        if record.work.is_foreign:
-            self._exposed.began(record.key)
-        self._observers.notify(Transition.of_record(record, "submitted", before=None, at_ms=created))
-        return record
+        if once is not None:
+            await self._repeats.note_published(record)
+        return None
 
     async def aclose(self, *, patience_seconds: float) -> None:
         """End what it does in the background; its store, queue and bus are still open.

@@ -19,6 +19,16 @@ IMMEDIATE_RESPONSE: Final = "io.modelcontextprotocol/model-immediate-response"
 """In a tool's ``meta``: what a model is told at once in the result's place, passed on with the task's creation."""
 REQUEST_CANCELLED: Final = -32800
 """What the SDK answers, before 2026-07-28, to a request that was cancelled."""
+IDEMPOTENCY_KEY: Final = "mcp-celery/idempotency-key"
+"""In the ``_meta`` of a request that becomes a task: requests with the same key from the same caller make one task."""
+IDEMPOTENCY_HEADER: Final = "idempotency-key"
+"""The HTTP header that says the same; what ``_meta`` says counts before it."""
+ONLY_AS_TASK: Final = "mcp-celery/only-as-task"
+"""In the ``_meta`` of a ``tools/call``: ``true`` where it must not run in the foreground, because the client sends it
+again and does not know whether it has run before.
+"""
+IDEMPOTENT_CREATION: Final = "idempotentCreation"
+"""In the extension's settings: ``true``, for the server heeds the two keys above."""
 UNLIMITED_MS: Final = 2**53
 """The time to live of a task that is to live as long as possible; the server grants its longest."""
 
