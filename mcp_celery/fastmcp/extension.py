@@ -38,7 +38,7 @@ from mcp_celery.fastmcp.source import FastMCPSource, Fitted
 from mcp_celery.protocol import around
 from mcp_celery.protocol.requirements import require_foreground
 from mcp_celery.protocol.revisions import revision_of
-from mcp_celery.protocol.shared_wire import EXTENSION, IDEMPOTENT_CREATION
+from mcp_celery.protocol.shared_wire import EXTENSION, SETTINGS
 from mcp_celery.protocol.v2025_11_25.wire import CREATE, CreateParams
 from mcp_celery.server.celery_tasks import CeleryTasks
 from mcp_celery.server.schedules import Schedules, Scheduling
@@ -116,7 +116,7 @@ class TasksExtension(ServerExtension, Exposing, Scheduling):
 
     def settings(self) -> dict[str, Any]:
         """What the server announces beside the extension's name."""
-        return {IDEMPOTENT_CREATION: True}
+        return dict(SETTINGS)
 
     def methods(self) -> Sequence[MethodBinding]:
         """The request methods that the extension adds. FastMCP asks when it adds the extension.

@@ -21,7 +21,7 @@ from mcp_celery.protocol.plain_clients.foreground import continued_task, go_on, 
 from mcp_celery.protocol.requirements import require_foreground
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.revisions import TASK_VERSIONS, revision_of, task_revision_of
-from mcp_celery.protocol.shared_wire import EXTENSION, IDEMPOTENT_CREATION, TaskIdParams
+from mcp_celery.protocol.shared_wire import EXTENSION, SETTINGS, TaskIdParams
 
 
 class TasksExtension(Extension):
@@ -39,7 +39,7 @@ class TasksExtension(Extension):
 
     def settings(self) -> JSONObject:
         """What the server announces beside the extension's name."""
-        return {IDEMPOTENT_CREATION: True}
+        return dict(SETTINGS)
 
     def methods(self) -> Sequence[MethodBinding]:
         """The request methods that the extension adds."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, RequestParams
@@ -27,8 +28,8 @@ ONLY_AS_TASK: Final = "mcp-celery/only-as-task"
 """In the ``_meta`` of a ``tools/call``: ``true`` where it must not run in the foreground, because the client sends it
 again and does not know whether it has run before.
 """
-IDEMPOTENT_CREATION: Final = "idempotentCreation"
-"""In the extension's settings: ``true``, for the server heeds the two keys above."""
+SETTINGS: Final[Mapping[str, Any]] = {"idempotentCreation": True}
+"""The extension's settings: the server heeds the two keys above."""
 UNLIMITED_MS: Final = 2**53
 """The time to live of a task that is to live as long as possible; the server grants its longest."""
 
