@@ -272,6 +272,27 @@ class TooManyTasksError(LimitExceededError):
         )
 
 
+class TooManyCreationsError(LimitExceededError):
+    """The requestor creates tasks more often than ``MCP_CELERY_CREATE_RATE_PER_SCOPE``, or its component's
+    ``rate_limit_per_caller``, allows; none was created.
+
+    Args:
+        most: How many it may create in a window.
+        window_ms: How long that is.
+        retry_after_ms: When it may create the next one.
+    """
+
+    limit = "creation_rate"
+
+    def __init__(self, most: int, *, window_ms: int, retry_after_ms: int) -> None:
+        super().__init__(
+            f"You have created as many tasks as this server allows ({most} in {window_ms / 1000:g} s); no task was "
+            f"created, try again in {-(-retry_after_ms // 1000)} s",
+            most=most,
+            retry_after_ms=retry_after_ms,
+        )
+
+
 class TooManyBytesError(LimitExceededError):
     """As many bytes are kept for the requestor as ``MCP_CELERY_MAX_STORED_BYTES_PER_SCOPE`` allows; none was created.
 

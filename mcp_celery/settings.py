@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from mcp_celery.common.allowed_hosts import host_pattern, origin_pattern
 from mcp_celery.common.encryption_keys import HOW_TO_MAKE_A_KEY, MIN_KEY_BYTES
 from mcp_celery.common.garbage import GarbageCollection
+from mcp_celery.common.rates import Rate
 from mcp_celery.common.redis_translation import broker_settings, result_settings
 from mcp_celery.common.redis_url import check_files, is_redis_url, parse, scheme_of
 from mcp_celery.config import DEFAULT_MAX_RESULT_BYTES, Foreground
@@ -192,6 +193,11 @@ class Settings(BaseSettings):
     max_tasks_per_scope: int = Field(
         10_000, gt=0, description="Open tasks that one caller may have; further ones are refused."
     )
+    create_rate_per_scope: str | None = Field(
+        None,
+        description="Tasks that one caller may create, over all servers, as `10/m` (`/s`, `/m`, `/h`), up to 10000 a unit; "
+        "further ones are refused with -32005 and `retryAfterMs`. Default: any number.",
+    )
     max_argument_bytes: int = Field(
         4_194_304, gt=0, description="Size of the request, as JSON, that may become a task."
     )
@@ -350,6 +356,13 @@ class Settings(BaseSettings):
             raise ValueError("expected at most 63 lower-case letters, digits, - or _")
         return value
 
+    @field_validator("create_rate_per_scope")
+    @classmethod
+    def _is_rate(cls, value: str | None) -> str | None:
+        if value is not None:
+            Rate.parse(value)
+        return value
+
     @field_validator("server")
     @classmethod
     def _is_server(cls, value: str | None) -> str | None:
@@ -498,6 +511,11 @@ class Settings(BaseSettings):
         ours, theirs = parse(self.redis_url), parse(url, for_celery=True)
         same = theirs.address == ours.address and theirs.username in (None, ours.username)
         return CELERY_CREDENTIALS if same and theirs.password is None else None
+
+    @property
+    def create_rate(self) -> Rate | None:
+        """How many tasks one caller may create, None for any number."""
+        return None if self.create_rate_per_scope is None else Rate.parse(self.create_rate_per_scope)
 
     @property
     def header_names(self) -> frozenset[str]:

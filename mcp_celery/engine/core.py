@@ -185,9 +185,7 @@ class TaskEngine:
         once = submission.idempotency
         try:
             async with self._queue.place_for(submission):
-                earlier = await self._store.create(
-                    record, submission.snapshot, self._limits.quota(submission.caller), once
-                )
+                earlier = await self._store.create(record, submission.snapshot, self._limits.quota(submission), once)
                 if earlier is not None:
                     return earlier
                 await self._queue.publish(record, submission)

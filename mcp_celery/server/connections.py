@@ -393,6 +393,7 @@ class Connections:
             max_input_bytes=self._settings.max_input_bytes,
             max_argument_bytes=self._settings.max_argument_bytes,
             max_open_tasks=self._settings.max_tasks_per_scope,
+            create_rate=self._settings.create_rate,
             max_stored_bytes=self._settings.max_stored_bytes_per_scope,
             max_failed_lookups=self._settings.max_failed_lookups_per_minute,
             max_open_streams=self._settings.max_streams_per_scope,

@@ -289,6 +289,9 @@ def create(
         names.append(keys.once(idempotency.name))
         extra |= {"task": record.task_id, "request": idempotency.request}
         fields["idempotency_in"] = names[-1]
+    if quota.rates:
+        names += [keys.counted("created", limit.whose) for limit in quota.rates]
+        extra["rates"] = [[limit.rate.number, limit.rate.window_ms] for limit in quota.rates]
     pairs = flat(fields)
     kept = [record.expires_at_ms, snapshot, record.key, int(shortened)]
     listed = [position, record.ttl_ms, keys.records(record.scope)]
@@ -307,6 +310,8 @@ def _created(quota: Quota, reply: Any) -> EarlierTask | None:
         LimitExceededError: A limit was reached.
     """
     if isinstance(reply, list):
+        if len(refusal := cast("list[int]", reply)) == 2:
+            raise quota.rates[refusal[0] - 1].refusal(refusal[1])
         return _earlier_task(reply)
     refused = cast(int, reply)
     if refused > 0:

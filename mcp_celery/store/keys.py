@@ -22,6 +22,7 @@ Redis key                              holds                            lifetime
 ``{prefix}:{ns}:stored:DIGEST``        sorted set: tasks of one         the same and a second
 ``{prefix}:{ns}:stored:DIGEST:bytes``  hash: the bytes kept of each     the same and a second
 ``{prefix}:{ns}:failed:DIGEST``        string: failed look-ups of one   a minute from the first
+``{prefix}:{ns}:created:DIGEST``       sorted set: the last tasks of one the window of the rate
 ``{prefix}:{ns}:once:DIGEST``          hash: the task of an idempotency the same as the record's
                                        key
 ``{prefix}:{ns}:expiry``               sorted set: tasks by their end   31 days from its last entry, as are the next
@@ -136,7 +137,8 @@ class RedisKeys:
     def counted(self, what: str, whose: str) -> str:
         """Sorted sets: compound keys of the open tasks that a counter limits (``open``: those of a requestor), and of
         those of which bytes are ``stored``, by their end; the bytes are in a hash with ``:bytes`` behind its name.
-        String: a requestor's ``failed`` look-ups.
+        Sorted set: compound keys of the tasks ``created`` in the window of a rate, by when. String: a requestor's
+        ``failed`` look-ups.
         """
         return f"{self._root}:{what}:{digest(whose)}"
 

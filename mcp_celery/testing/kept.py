@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Final
 
+from mcp_celery.common.rates import LONGEST_MS
 from mcp_celery.engine import (
     RECORD_BYTES,
     Caller,
@@ -31,6 +32,8 @@ MOST_CALLS: Final = 4
 """So many of the last calls that changed a task are known again."""
 MOST_EXPIRED: Final = 10_000
 """The most tasks to remember that have expired and that no reaper has taken up. More: the oldest are forgotten."""
+MOST_RATES: Final = 10_000
+"""For so many rates creations are counted, before those are forgotten that no window has."""
 RETRY_AFTER_MS: Final = 1_000
 """When a request may be repeated for which there was no memory."""
 
@@ -205,6 +208,7 @@ class KeptTasks:
         self._requested: dict[str, _Requested] = {}
         self._open: dict[tuple[str, str], int] = {}
         self._once: dict[str, _Once] = {}
+        self._created: dict[str, deque[int]] = {}
         self._expiry: list[tuple[int, int, TaskRef]] = []
         self._places: dict[TaskRef, tuple[int, int, TaskRef]] = {}
         self._numbers = count()
@@ -236,6 +240,20 @@ class KeptTasks:
         for counter in quota.counters:
             if self._open.get((counter.kind, counter.whose), 0) >= counter.most:
                 raise counter.refusal()
+        for limit in quota.rates:
+            created, window_ms = self._created.setdefault(limit.whose, deque()), limit.rate.window_ms
+            while created and created[0] <= now_ms - window_ms:
+                created.popleft()
+            if (over := len(created) - limit.rate.number) >= 0:
+                raise limit.refusal(created[over] + window_ms - now_ms)
+
+    def count_created(self, quota: Quota | None, now_ms: int) -> None:
+        """Count a new task for the rates of its quota."""
+        for limit in () if quota is None else quota.rates:
+            self._created.setdefault(limit.whose, deque()).append(now_ms)
+        if len(self._created) > MOST_RATES:
+            since = now_ms - LONGEST_MS
+            self._created = {whose: times for whose, times in self._created.items() if times and times[-1] > since}
 
     def earlier(self, record: TaskRecord, idempotency: Idempotency, now_ms: int) -> EarlierTask | None:
         """The task that an idempotency key leads to, for a request that would create another one."""

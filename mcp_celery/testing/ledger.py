@@ -127,6 +127,7 @@ class MemoryJobLedger(MemoryQuestions, MemoryRecoveryCore, Breakable, JobLedger)
                 return earlier
             self._kept.require_room(quota, RECORD_BYTES + len(written), now)
             self._kept.add(Kept(record, written, quota))
+            self._kept.count_created(quota, now)
             if idempotency is not None:
                 self._kept.keep_once(record, idempotency, now)
             if not record.work.is_foreign:

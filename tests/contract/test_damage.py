@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 import pytest
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
+from mcp_celery.common.rates import Rate
 from mcp_celery.engine import (
     Claim,
     EarlierTask,
@@ -22,6 +23,7 @@ from mcp_celery.engine import (
     HandBack,
     Idempotency,
     JSONObject,
+    RateLimit,
     StoredTask,
     Submission,
     TaskEngine,
@@ -52,7 +54,8 @@ STOPPED: Final = "celery@stopped/1"
 LIVING: Final = "celery@living/1"
 LONG: Final = "x" * 200
 """A component of which the Celery id is shortened."""
-QUOTA: Final = open_tasks("alice", 50, bytes_=1_000_000)
+RATE: Final = RateLimit("alice", Rate(50, 60_000))
+QUOTA: Final = replace(open_tasks("alice", 50, bytes_=1_000_000), rates=(RATE,))
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ KINDS: Final[dict[str, Kind]] = {
     "counted": Kind("zset", lambda keys, _: keys.counted("open", QUOTA.requestor)),
     "counted (stored)": Kind("zset", lambda keys, _: keys.counted("stored", QUOTA.requestor)),
     "counted (bytes)": Kind("hash", lambda keys, _: keys.counted("stored", QUOTA.requestor) + ":bytes"),
+    "counted (created)": Kind("zset", lambda keys, _: keys.counted("created", QUOTA.requestor)),
     "counted (failed)": Kind("string", lambda keys, _: keys.counted("failed", "alice")),
     "expiry": Kind("zset", lambda keys, _: keys.expiry, removes=True),
     "remembered": Kind("hash", lambda keys, _: keys.remembered),

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar, cast
 
 import pytest
 
+from mcp_celery.common.rates import Rate
 from mcp_celery.engine import (
     Answer,
     Asking,
@@ -21,6 +22,7 @@ from mcp_celery.engine import (
     Idempotency,
     NextLeg,
     Question,
+    RateLimit,
     TaskRecord,
     now_ms,
 )
@@ -121,7 +123,7 @@ async def create_foreign(world: RedisWorld) -> Command[Any]:
 
 
 async def create_once(world: RedisWorld) -> Command[Any]:
-    record, quota = a_record(), open_tasks("r", 1, bytes_=100_000)
+    record, quota = a_record(), replace(open_tasks("r", 1, bytes_=100_000), rates=(RateLimit("r", Rate(1, 60_000)),))
     return commands.create(world.keys, record, encode_record(record), "{}", quota, None, ONCE)
 
 
