@@ -82,6 +82,13 @@ class Settings(BaseSettings):
         86_400_000, gt=0, le=30 * 86_400_000, description="The longest a task is kept, whoever asks; at most 30 days."
     )
     poll_interval_ms: int = Field(1_000, gt=0, description="How often clients without push should poll.")
+    min_poll_interval_ms: int = Field(
+        0,
+        ge=0,
+        le=60_000,
+        description="For so long a client that polls an open task again gets its last answer, from the memory of the "
+        "server process. 0: each poll reads the store.",
+    )
     foreground: Foreground = Field(
         "server",
         description="Where tools run for clients that follow no task: `server`; or `worker`, for whose job it waits.",
@@ -195,7 +202,7 @@ class Settings(BaseSettings):
     )
     create_rate_per_scope: str | None = Field(
         None,
-        description="Tasks that one caller may create, over all servers, as `10/m` (`/s`, `/m`, `/h`), up to 10000 a unit; "
+        description="Tasks that one caller may create, over all servers, as `10/m` (`/s`, `/m`, `/h`; up to 10000); "
         "further ones are refused with -32005 and `retryAfterMs`. Default: any number.",
     )
     max_argument_bytes: int = Field(

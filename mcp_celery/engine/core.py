@@ -23,11 +23,13 @@ from mcp_celery.engine.pending import PendingRequests
 from mcp_celery.engine.ports import TaskBus, TaskQueue, TaskResults, TaskStore
 from mcp_celery.engine.questions import Extension
 from mcp_celery.engine.read_models import StoredTask, TaskPage, TaskView
+from mcp_celery.engine.recent_polls import RecentPolls
 from mcp_celery.engine.reconcile import Settling
 from mcp_celery.engine.record import (
     RETIRED_MS,
     Caller,
     Change,
+    JSONObject,
     TaskRecord,
     TaskRef,
     now_ms,
@@ -35,6 +37,7 @@ from mcp_celery.engine.record import (
 from mcp_celery.engine.repeated_requests import RepeatedRequests
 from mcp_celery.engine.result_seals import UNSEALED_RESULTS, ResultSeals
 from mcp_celery.engine.rollback import Rollback
+from mcp_celery.engine.status import OPEN
 from mcp_celery.engine.streams import OpenStreams
 from mcp_celery.engine.submission import Submission
 from mcp_celery.engine.subscription import TaskWatch
@@ -101,6 +104,7 @@ class TaskEngine:
         self._lookups = Lookups(store, limits, declared)
         self.streams = OpenStreams(limits)
         self.pending = PendingRequests(limits)
+        self._polls = RecentPolls(limits.min_poll_interval_ms)
         self._exposed = exposed or ExposedTasks(NOTHING_EXPOSED, NOTHING_EXPOSED)
         self._observers = observers
         self.settling = Settling(
@@ -256,6 +260,31 @@ class TaskEngine:
         audit.retrieved(caller.scope, task_id, record.status, is_open=record.is_open)
         return record
 
+    async def poll(
+        self, caller: Caller, task_id: str, version: str, read: Callable[[], Awaitable[JSONObject]]
+    ) -> JSONObject:
+        """A caller's own task in wire form; of an open one the last answer, where that is recent.
+
+        Args:
+            caller: Who asks.
+            task_id: The task.
+            version: Of the protocol, in whose form the answer is.
+            read: Reads the task. Its answer has the ``status``.
+
+        Raises:
+            TooManyLookupsError: The caller has asked for too many tasks that are not there.
+            ServerBusyError: The task has to be read, and too many requests are worked on.
+            McpCeleryError: As ``read`` raises.
+        """
+        self._lookups.admit(caller)
+        if (recent := self._polls.find(caller, task_id, version)) is not None:
+            return recent
+        with self.pending.place_for(caller):
+            answer = await read()
+        if answer.get("status") in OPEN:
+            self._polls.note(caller, task_id, version, answer)
+        return answer
+
     async def list(self, caller: Caller, cursor: str | None = None) -> TaskPage:
         """A caller's own tasks, the newest first: those of its scope; of an anonymous caller, those of its session.
 
@@ -331,7 +360,9 @@ class TaskEngine:
             AnswersTooLargeError: All of them together are too large; none was taken.
             StoreUnavailableError: The store did not answer.
         """
-        return await self._answers.take(await self._lookups.load(caller, task_id), responses)
+        record = await self._answers.take(await self._lookups.load(caller, task_id), responses)
+        self._polls.forget(caller, task_id)
+        return record
 
     async def cancel(self, caller: Caller, task_id: str) -> TaskRecord:
         """Cancel a caller's own task: the record first, which no later success can undo, then the job.
@@ -348,6 +379,7 @@ class TaskEngine:
         if record.is_terminal:
             return record
         changed = await self._store.change(record.ref, Change(to="cancelled", status_message="Cancelled by the client"))
+        self._polls.forget(caller, task_id)
         if changed is None:
             raise TaskNotFoundError
         if changed.record.status == "cancelled":

@@ -26,6 +26,7 @@ class TaskLimits:
         default_ttl_ms: When nobody asks.
         max_ttl_ms: Whoever asks.
         poll_interval_ms: When the component does not say.
+        min_poll_interval_ms: How long the last answer to a poll of an open task is good for the next one.
         settle_interval_ms: How often an open task's stored result is looked at, where that is a request of its own.
         max_input_bytes: How large the answers may be that one request brings, as JSON.
         max_argument_bytes: How large a request may be that becomes a task: the JSON of its parameters and ``_meta``.
@@ -43,6 +44,7 @@ class TaskLimits:
     default_ttl_ms: int
     max_ttl_ms: int
     poll_interval_ms: int
+    min_poll_interval_ms: int = 0
     settle_interval_ms: int = 2_000
     max_input_bytes: int = 1_048_576
     max_argument_bytes: int = 4_194_304

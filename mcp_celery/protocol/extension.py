@@ -111,8 +111,10 @@ class TasksExtension(Extension):
         revision = task_revision_of(ctx)
         revision.admit(ctx, params.task_id)
         engine, caller = self._host.engine(), caller_of_request(ctx)
-        with as_rpc_errors(), engine.pending.place_for(caller):
-            return await revision.get_task(engine, caller, params.task_id)
+        with as_rpc_errors():
+            return await engine.poll(
+                caller, params.task_id, revision.version, lambda: revision.get_task(engine, caller, params.task_id)
+            )
 
     async def _cancel(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
         revision = task_revision_of(ctx)

@@ -390,6 +390,7 @@ class Connections:
             default_ttl_ms=self._settings.default_ttl_ms,
             max_ttl_ms=self.max_ttl_ms(),
             poll_interval_ms=self._settings.poll_interval_ms,
+            min_poll_interval_ms=self._settings.min_poll_interval_ms,
             max_input_bytes=self._settings.max_input_bytes,
             max_argument_bytes=self._settings.max_argument_bytes,
             max_open_tasks=self._settings.max_tasks_per_scope,
