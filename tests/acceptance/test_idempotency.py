@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import secrets
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -13,11 +18,12 @@ from mcp.shared.exceptions import MCPError
 
 from mcp_celery import Settings, TaskServer
 from mcp_celery.client import TasksClient, call_tool_task, resilient_http
+from tests.support.deployment import answering_url, deployed, process
 from tests.support.locks import reserved_port
 from tests.support.proxy import Proxy
 from tests.support.scripted import HttpServer, text_of
 from tests.support.session import over_http
-from tests.support.waiting import soon
+from tests.support.waiting import eventually, soon
 from tests.support.wire import Answer, Wire
 
 pytestmark = pytest.mark.anyio
@@ -101,8 +107,12 @@ async def test_a_call_in_the_foreground_whose_answer_is_lost_runs_once(site: Sit
 
 
 async def called(url: str, name: str, item: int, meta: dict[str, Any], **headers: str) -> Answer:
+    return await asked(url, name, {"item": item}, meta, **headers)
+
+
+async def asked(url: str, name: str, arguments: dict[str, Any], meta: dict[str, Any], **headers: str) -> Answer:
     async with Wire(url, meta=meta) as wire:
-        return await wire.ask("tools/call", {"name": name, "arguments": {"item": item}}, **headers)
+        return await wire.ask("tools/call", {"name": name, "arguments": arguments}, **headers)
 
 
 async def test_the_key_is_in_meta_or_in_the_header(site: Site) -> None:
@@ -135,3 +145,42 @@ async def test_in_2025_a_guessable_key_counts_in_its_session(site: Site) -> None
             assert len(set(made)) == 1
             found += made
     assert len(set(found)) == 2
+
+
+@pytest.mark.slow
+async def test_a_server_that_is_killed_while_it_creates_tasks_leaves_one_for_each_key(
+    store_url: str, tmp_path: Path
+) -> None:
+    """Its clients send their requests again to another server, with the same keys."""
+    notes, keys = tmp_path / "notes", {item: secrets.token_urlsafe(24) for item in range(20)}
+
+    async def sell(url: str, item: int) -> str:
+        answer = await asked(url, "sell", {"path": str(notes), "item": item}, {KEY: keys[item]})
+        return answer.result["taskId"]
+
+    with deployed(store_url, f"selling-{os.urandom(4).hex()}", spec="tests.support.servers.selling:server") as site:
+        argv, log = [sys.executable, "-m", "mcp_celery", "serve", site.spec, "--port", "0"], tmp_path / "killed.log"
+        with process(argv, site.env(), log) as killed:
+            url = answering_url(log, killed)
+            selling = [asyncio.create_task(sell(url, item)) for item in keys]
+            await asyncio.wait(selling, return_when=asyncio.FIRST_COMPLETED)
+            killed.kill()
+            answers = await soon(asyncio.gather(*selling, return_exceptions=True))
+        url = site.serve()
+        made = await soon(asyncio.gather(*(sell(url, item) for item in keys)))
+        assert len(set(made)) == len(keys)
+        answered = [(before, now) for before, now in zip(answers, made, strict=True) if isinstance(before, str)]
+        assert answered
+        assert all(before == now for before, now in answered)
+        with site.worker("threads"):
+            async with Wire(url) as wire:
+                for task_id in made:
+                    await eventually(lambda task_id=task_id: is_completed(wire, task_id), what="a task has ended")
+        records = f"mcp_celery:{site.namespace}:task:anon:"
+        kept = {key.removeprefix(records) for key in site.our_keys() if key.startswith(records)}
+        assert {task_id for task_id in kept if ":" not in task_id} == set(made)
+    assert sorted(map(int, notes.read_text().split())) == [*keys]
+
+
+async def is_completed(wire: Wire, task_id: str) -> bool:
+    return (await wire.get(task_id))["status"] == "completed"

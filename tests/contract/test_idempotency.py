@@ -200,6 +200,14 @@ async def test_a_repeat_publishes_the_job_of_a_request_that_has_died(
     assert not await world.store.delete(record.ref)
 
 
+async def test_one_repeat_at_a_time_publishes_it(world: World) -> None:
+    record, first, second = (a_record() for _ in range(3))
+    await world.store.create(record, SNAPSHOT, None, ONCE)
+    died_while_publishing(world, record)
+    found = [await world.store.earlier(one, ONCE) for one in (first, second, first)]
+    assert [one and one.publication for one in found] == ["unpublished", "publishing", "unpublished"]
+
+
 async def test_jobs_of_other_apps_are_not_published_twice(world: World) -> None:
     record, other = (replace(a_record(), work=ForeignWork()) for _ in range(2))
     await world.store.create(record, SNAPSHOT, None, ONCE)

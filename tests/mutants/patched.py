@@ -24,7 +24,7 @@ TESTS: Final = [
         f"tests/contract/test_{name}.py"
         for name in ("store", "list", "recovery", "handback", "limits", "engine", "respond", "sweep", "damage")
     ),
-    *(f"tests/contract/test_{name}.py" for name in ("questions", "exposed", "watch", "audit")),
+    *(f"tests/contract/test_{name}.py" for name in ("questions", "exposed", "watch", "audit", "idempotency")),
 ]
 TABLE_TESTS: Final = [f"tests/unit/test_{name}.py" for name in ("status", "recovery", "reaper", "engine")]
 _NEAREST: Final = {
@@ -38,6 +38,7 @@ _NEAREST: Final = {
     "recover": "contract/test_recovery.py",
     "page": "contract/test_list.py",
     "watch": "contract/test_exposed.py",
+    "once": "contract/test_idempotency.py",
 }
 _UNCHANGED: Final = "without any mutant"
 
