@@ -62,16 +62,15 @@ if ARGV[10] ~= '' then
     return first and math.min(now_ms() - tonumber(first), -1) or -tonumber(ARGV[6])
   end
 end
-local number = tonumber(ARGV[8])
+local number, now = tonumber(ARGV[8]), now_ms()
 local first_counter = last - number
 for place = 1, number do
   local counter = KEYS[first_counter + place]
-  on_index('ZREMRANGEBYSCORE', counter, '-inf', now_ms())
+  on_index('ZREMRANGEBYSCORE', counter, '-inf', now)
   if redis.call('ZCARD', counter) >= tonumber(ARGV[11 + place]) then
     return place
   end
 end
-local now = now_ms()
 for place, rate in ipairs(rates) do
   local created = KEYS[first_rate + place]
   on_index('ZREMRANGEBYSCORE', created, '-inf', now - rate[2])
@@ -105,7 +104,7 @@ add_to_index(KEYS[3], ARGV[1], ARGV[3])
 if ARGV[4] == '1' then
   redis.call('SET', KEYS[4], ARGV[3], 'PXAT', ARGV[1])
 end
-add_to_index(KEYS[5], ARGV[9] == '' and now_ms() or ARGV[9], ARGV[3])
+add_to_index(KEYS[5], ARGV[9] == '' and now or ARGV[9], ARGV[3])
 if ARGV[5] ~= '' then
   on_index('ZADD', KEYS[7], 0, ARGV[5])
   live_at_least(KEYS[7], ARGV[6])
