@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeVar, get_args
 
+from mcp_celery.common.rates import Rate
 from mcp_celery.common.standard_webhooks import check_url
 from mcp_celery.errors import ConfigurationError
 
@@ -88,6 +89,9 @@ class TaskConfig:
         time_limit: Seconds after which Celery ends the job.
         soft_time_limit: Seconds after which ``SoftTimeLimitExceeded`` is raised in the job.
         rate_limit: How often a worker starts the job: a number a second, or ``"10/m"`` (``/s``, ``/m``, ``/h``).
+        rate_limit_per_caller: How many tasks of the component one caller may create, over all servers: a number a
+            second, or ``"10/m"`` (``/s``, ``/m``, ``/h``), up to 10,000. A task too many is refused with -32005 and
+            ``retryAfterMs``.
         autoretry_for: Exceptions of the function upon which the job is tried again. The status stays ``working``; only
             the last outcome counts.
         max_retries: How often, at most; None: for ever.
@@ -132,6 +136,7 @@ class TaskConfig:
     time_limit: float | None = celery_option(None, "class", exposed="header")
     soft_time_limit: float | None = celery_option(None, "class", exposed="header")
     rate_limit: str | float | None = celery_option(None, "class", exposed=None)
+    rate_limit_per_caller: str | float | None = None
     autoretry_for: tuple[type[Exception], ...] = ()
     max_retries: int | None = celery_option(3, "class", exposed=None)
     retry_backoff: bool | int = False
@@ -196,6 +201,12 @@ class TaskConfig:
             raise ConfigurationError(f"TaskConfig(foreground={self.foreground!r}): expected 'server' or 'worker'")
 
     def _check_retries(self) -> None:
+        try:
+            _ = self.rate_per_caller
+        except ValueError as error:
+            raise ConfigurationError(
+                f"TaskConfig(rate_limit_per_caller={self.rate_limit_per_caller!r}): {error}"
+            ) from None
         if self.rate_limit is not None and not _RATE_LIMIT.fullmatch(str(self.rate_limit)):
             raise ConfigurationError(
                 f"TaskConfig(rate_limit={self.rate_limit!r}): expected a number, or one with /s, /m or /h"
@@ -267,6 +278,11 @@ class TaskConfig:
         """
         named = [name for name, how in celery_options_of(type(self)).items() if how.own in _MESSAGE_CHANNELS]
         return replace(self, **{name: options.get(name) for name in named})
+
+    @property
+    def rate_per_caller(self) -> Rate | None:
+        """How many tasks of the component one caller may create, None for any number."""
+        return None if self.rate_limit_per_caller is None else Rate.parse(self.rate_limit_per_caller)
 
     @property
     def poll_interval_ms(self) -> int | None:

@@ -19,7 +19,7 @@ INTERNAL_ERROR: Final = -32603
 HEADER_MISMATCH: Final = -32020
 LIMIT_EXCEEDED: Final = -32005
 """Of the codes that MCP leaves to implementations (-32000 to -32019), the one that has this meaning in EIP-1474."""
-
+_IDEMPOTENCY_KEY: Final = 'idempotency key (_meta["mcp-celery/idempotency-key"] or the header Idempotency-Key)'
 
 Fault = Literal["damaged", "newer", "refused"]
 """What is wrong with what the record store holds: it has another type, or fields that cannot be read; a later release
@@ -172,6 +172,31 @@ class ArgumentsTooLargeError(McpCeleryError):
         )
 
 
+class InvalidIdempotencyKeyError(McpCeleryError):
+    """A request that was to become a task has an idempotency key that cannot be used; none was created.
+
+    Args:
+        reason: Why. It quotes nothing of the key.
+    """
+
+    code = INVALID_PARAMS
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The {_IDEMPOTENCY_KEY} cannot be used: {reason}")
+
+
+class IdempotencyKeyReusedError(McpCeleryError):
+    """A request has the idempotency key of an earlier one that said something else; nothing was created."""
+
+    code = INVALID_PARAMS
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"The {_IDEMPOTENCY_KEY} was used for another request, whose task still exists. A key makes one task of "
+            "one request however often it is sent: send a new key with each new request"
+        )
+
+
 class ComponentExitedError(McpCeleryError):
     """A component raised an exception that is no ``Exception``, for example ``SystemExit``: it ends the request alone.
 
@@ -244,6 +269,27 @@ class TooManyTasksError(LimitExceededError):
         super().__init__(
             f"You have as many open tasks as this server allows ({most}); wait for one to end, or cancel one",
             most=most,
+        )
+
+
+class TooManyCreationsError(LimitExceededError):
+    """The requestor creates tasks more often than ``MCP_CELERY_CREATE_RATE_PER_SCOPE``, or its component's
+    ``rate_limit_per_caller``, allows; none was created.
+
+    Args:
+        most: How many it may create in a window.
+        window_ms: How long that is.
+        retry_after_ms: When it may create the next one.
+    """
+
+    limit = "creation_rate"
+
+    def __init__(self, most: int, *, window_ms: int, retry_after_ms: int) -> None:
+        super().__init__(
+            f"You have created as many tasks as this server allows ({most} in {window_ms / 1000:g} s); no task was "
+            f"created, try again in {-(-retry_after_ms // 1000)} s",
+            most=most,
+            retry_after_ms=retry_after_ms,
         )
 
 

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from mcp_celery.common.allowed_hosts import host_pattern, origin_pattern
 from mcp_celery.common.encryption_keys import HOW_TO_MAKE_A_KEY, MIN_KEY_BYTES
 from mcp_celery.common.garbage import GarbageCollection
+from mcp_celery.common.rates import Rate
 from mcp_celery.common.redis_translation import broker_settings, result_settings
 from mcp_celery.common.redis_url import check_files, is_redis_url, parse, scheme_of
 from mcp_celery.common.standard_webhooks import HOW_TO_MAKE_A_SECRET, check_url, keys_of_secrets
@@ -85,6 +86,13 @@ class Settings(BaseSettings):
         86_400_000, gt=0, le=30 * 86_400_000, description="The longest time for which a task is kept; at most 30 days."
     )
     poll_interval_ms: int = Field(1_000, gt=0, description="How often clients without push should poll.")
+    min_poll_interval_ms: int = Field(
+        0,
+        ge=0,
+        le=60_000,
+        description="For so long a client that polls an open task again gets its last answer, from the memory of the "
+        "server process. 0: each poll reads the store.",
+    )
     foreground: Foreground = Field(
         "server",
         description="Where tools run for clients that follow no task: `server`; or `worker`, for whose job it waits.",
@@ -202,6 +210,11 @@ class Settings(BaseSettings):
     )
     max_tasks_per_scope: int = Field(
         10_000, gt=0, description="Open tasks that one caller may have; further ones are refused."
+    )
+    create_rate_per_scope: str | None = Field(
+        None,
+        description="Tasks that one caller may create, over all servers, as `10/m` (`/s`, `/m`, `/h`; up to 10000); "
+        "further ones are refused with -32005 and `retryAfterMs`. Default: any number.",
     )
     max_argument_bytes: int = Field(
         4_194_304, gt=0, description="Size of the request, as JSON, that may become a task."
@@ -390,6 +403,13 @@ class Settings(BaseSettings):
             raise ValueError("expected at most 63 lower-case letters, digits, - or _")
         return value
 
+    @field_validator("create_rate_per_scope")
+    @classmethod
+    def _is_rate(cls, value: str | None) -> str | None:
+        if value is not None:
+            Rate.parse(value)
+        return value
+
     @field_validator("server")
     @classmethod
     def _is_server(cls, value: str | None) -> str | None:
@@ -561,6 +581,11 @@ class Settings(BaseSettings):
         ours, theirs = parse(self.redis_url), parse(url, for_celery=True)
         same = theirs.address == ours.address and theirs.username in (None, ours.username)
         return CELERY_CREDENTIALS if same and theirs.password is None else None
+
+    @property
+    def create_rate(self) -> Rate | None:
+        """How many tasks one caller may create, None for any number."""
+        return None if self.create_rate_per_scope is None else Rate.parse(self.create_rate_per_scope)
 
     @property
     def header_names(self) -> frozenset[str]:

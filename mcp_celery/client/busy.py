@@ -1,10 +1,14 @@
-"""Requests that a busy server refuses are sent again when it says that they may: -32005 with ``retryAfterMs``."""
+"""Requests that a busy server refuses are sent again when it says that they may: -32005 with ``retryAfterMs``.
+
+Over HTTP so are requests that become tasks, when their answer was lost (``client/idempotency.py``).
+"""
 
 from __future__ import annotations
 
 import contextvars
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -16,14 +20,28 @@ import mcp_types as types
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
 
-from mcp_celery.client.retry import spread
+from mcp_celery.client.idempotency import announced_in, is_refused_repeat, may_become_task, repeated, with_key
+from mcp_celery.client.retry import growing_pauses, spread
 from mcp_celery.errors import LIMIT_EXCEEDED
 
 BUSY_SECONDS: Final = 60.0
 """How long a request is sent again that a busy server refuses, unless the program says otherwise."""
 
+LOST_SECONDS: Final = 60.0
+"""How long a request that becomes a task is sent again whose answer was lost."""
+FIRST_PAUSE_SECONDS: Final = 0.05
+NOT_SENT: Final = {"isSent": False}
+"""The data of the error of a request that did not reach the server."""
+_TOO_LARGE: Final = re.compile(r"exceeded the \d+ byte limit")
+"""In what the SDK's transport, and ours, answer for a server whose answer is larger than they take."""
+
 Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
+
+
+def is_too_large(error: types.ErrorData) -> bool:
+    """Whether the server's answer was larger than the transport takes, as the next one will be."""
+    return error.code == types.CONNECTION_CLOSED and _TOO_LARGE.search(error.message) is not None
 
 
 def retry_after_seconds(error: types.ErrorData) -> float | None:
@@ -76,9 +94,13 @@ class _Sent:
     """A request that has no answer yet."""
 
     message: SessionMessage
-    until: float
-    """When it is no longer sent again, in the event loop's time."""
+    request: types.JSONRPCRequest
+    since: float
+    """When it was sent first, in the event loop's time."""
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    lost: SessionMessage | None = None
+    """What came in the place of its first answer, which was lost."""
+    pauses: Iterator[float] = field(default_factory=lambda: growing_pauses(FIRST_PAUSE_SECONDS))
 
 
 class _Requests:
@@ -89,33 +111,60 @@ class _Requests:
         self._group = group
         self._busy_seconds = busy_seconds
         self._sent: dict[types.RequestId, _Sent] = {}
+        self._makes_one_task = False
 
-    def note(self, message: SessionMessage) -> None:
-        """Keep a request that is sent, and forget one that is cancelled."""
+    def note(self, message: SessionMessage) -> SessionMessage:
+        """Keep a request that is sent, and forget one that is cancelled.
+
+        Returns:
+            What to send: a request that may become a task has an idempotency key.
+        """
+        message = with_key(message)
         match message.message:
-            case types.JSONRPCRequest(id=request_id):
-                self._sent[request_id] = _Sent(message, anyio.current_time() + self._busy_seconds)
+            case types.JSONRPCRequest(id=request_id) as request:
+                self._sent[request_id] = _Sent(message, request, anyio.current_time())
             case types.JSONRPCNotification(method="notifications/cancelled", params={"requestId": request_id}):
                 self._sent.pop(request_id, None)
             case _:
                 pass
+        return message
 
-    def is_sent_again(self, message: SessionMessage | Exception) -> bool:
-        """Whether a message refuses a request that is sent again, so that no caller sees the refusal."""
+    def received(self, message: SessionMessage | Exception) -> SessionMessage | Exception | None:
+        """What the client is to receive of a message; None where its request is sent again."""
         if not isinstance(message, SessionMessage):
-            return False
+            return message
         answer = message.message
         if not isinstance(answer, types.JSONRPCResponse | types.JSONRPCError) or answer.id is None:
-            return False
+            return message
         sent = self._sent.get(answer.id)
-        if isinstance(answer, types.JSONRPCError) and sent is not None:
-            pause = _pause_within(answer.error, sent.until)
+        if sent is None:
+            return message
+        if isinstance(answer, types.JSONRPCError):
+            pause = self._pause_before_repeat(sent, message, answer.error)
             if pause is not None:
                 # What it carries of the caller's context goes with it again.
                 sent.context.run(self._group.start_soon, self._send_again, answer.id, sent, pause)
-                return True
-        self._sent.pop(answer.id, None)
-        return False
+                return None
+        del self._sent[answer.id]
+        if isinstance(answer, types.JSONRPCResponse):
+            self._makes_one_task |= announced_in(sent.request, answer.result)
+        elif sent.lost is not None and is_refused_repeat(answer.error):
+            return sent.lost  # whether the call has run cannot be found out
+        return message
+
+    def _pause_before_repeat(self, sent: _Sent, message: SessionMessage, error: types.ErrorData) -> float | None:
+        """How long to wait before a request is sent again; None where its error is for the client."""
+        pause = _pause_within(error, sent.since + self._busy_seconds)
+        if pause is not None:
+            return pause
+        if not (self._makes_one_task and may_become_task(sent.request) and _is_lost(error, is_repeat=bool(sent.lost))):
+            return None
+        pause = next(sent.pauses)
+        if anyio.current_time() + pause > sent.since + LOST_SECONDS:
+            return None
+        sent.lost = sent.lost or message
+        sent.message = repeated(sent.message)
+        return pause
 
     async def _send_again(self, request_id: types.RequestId, sent: _Sent, pause: float) -> None:
         await anyio.sleep(pause)
@@ -124,7 +173,14 @@ class _Requests:
         try:
             await self._write.send(sent.message)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            logger.debug("The connection ended before a refused request was sent again")
+            logger.debug("The connection ended before a request was sent again")
+
+
+def _is_lost(error: types.ErrorData, *, is_repeat: bool) -> bool:
+    """Whether an error stands for an answer that was lost. A request that was never sent has none to lose."""
+    if error.code != types.CONNECTION_CLOSED or is_too_large(error):
+        return False
+    return is_repeat or error.data != NOT_SENT
 
 
 class _Stream:
@@ -149,13 +205,12 @@ class _Stream:
 
 class _WriteStream(_Stream):
     async def send(self, item: SessionMessage) -> None:
-        self._requests.note(item)
-        await self._stream.send(item)
+        await self._stream.send(self._requests.note(item))
 
 
 class _ReadStream(_Stream):
     async def receive(self) -> SessionMessage | Exception:
-        while self._requests.is_sent_again(message := await self._stream.receive()):
+        while (message := self._requests.received(await self._stream.receive())) is None:
             pass
         return message
 
@@ -172,6 +227,9 @@ class _ReadStream(_Stream):
 @asynccontextmanager
 async def obeying(streams: Any, *, busy_seconds: float) -> AsyncGenerator[Any]:
     """Put the sending again behind a transport's streams, so that it holds for every request of the SDK's client.
+
+    Requests that may become tasks get idempotency keys, and are sent again also when their answer was lost, where the
+    server makes one task of them.
 
     Args:
         streams: The transport's two streams.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any, Final
 
 import anyio
@@ -12,7 +13,7 @@ import httpx2
 import mcp_types as types
 from mcp.client.streamable_http import streamable_http_client
 
-from mcp_celery.client.busy import BUSY_SECONDS, obeying
+from mcp_celery.client.busy import BUSY_SECONDS, NOT_SENT, obeying
 from mcp_celery.client.retry import jittered
 from mcp_celery.client.wire import JSON, MAX_EVENT_BYTES_META
 from mcp_celery.config import DEFAULT_MAX_RESULT_BYTES
@@ -34,6 +35,9 @@ many fetches may come at once, and more than those only in this spacing.
 """
 FRAME_BYTES: Final = 1024
 """What an event of a stream may have beside its message: the names of its fields, and an id."""
+_NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+_GATEWAY_ERRORS: Final = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
+"""What a proxy answers for a server that took a request and gave no answer."""
 
 logger = logging.getLogger(__name__)
 
@@ -69,18 +73,33 @@ class _AnsweringClient(httpx2.AsyncClient):
             await self._space()
         try:
             response = await super().send(request, **options)
+            if response.status_code in _GATEWAY_ERRORS and not _is_json(response):
+                await response.aclose()
+                text = f"Server returned an error response: {response.status_code} {response.reason_phrase}"
+                return _answer(request, {"code": types.CONNECTION_CLOSED, "message": text})
             return response if _is_read_in_parts(response) else await _whole(response, self._max_answer_bytes)
         except httpx2.RequestError as error:
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
             address = f"{request.url.host}:{request.url.port or {'http': 80}.get(request.url.scheme, 443)}"
-            body = {"code": types.CONNECTION_CLOSED, "message": f"{address} cannot be reached ({reason})"}
-            return httpx2.Response(503, json={"jsonrpc": "2.0", "id": None, "error": body}, request=request)
+            body: JSON = {"code": types.CONNECTION_CLOSED, "message": f"{address} cannot be reached ({reason})"}
+            if isinstance(error, _NOT_SENT):
+                body["data"] = NOT_SENT
+            return _answer(request, body)
 
     async def _space(self) -> None:
         now = anyio.current_time()
         earliest = now - GETS_AT_ONCE * GET_SPACING_SECONDS
         self._next_get = max(self._next_get, earliest) + GET_SPACING_SECONDS
         await anyio.sleep(jittered(max(0, self._next_get - now)))
+
+
+def _answer(request: httpx2.Request, error: JSON) -> httpx2.Response:
+    """An answer in the place of the server's."""
+    return httpx2.Response(503, json={"jsonrpc": "2.0", "id": None, "error": error}, request=request)
+
+
+def _is_json(response: httpx2.Response) -> bool:
+    return response.headers.get("content-type", "").lower().startswith("application/json")
 
 
 def _is_read_in_parts(response: httpx2.Response) -> bool:
@@ -121,7 +140,9 @@ async def resilient_http(
     """Streamable HTTP that lives through restarts of the server: ``Client(resilient_http(url), …)``.
 
     Where the server cannot be reached, the one request fails with an ``MCPError``; with the SDK's own transport, the
-    whole client ends. A request that a busy server refuses is sent again when the server says that it may.
+    whole client ends. A request that a busy server refuses is sent again when the server says that it may. A request
+    that becomes a task has an idempotency key, and is sent again for a minute when its answer was lost, if the server
+    announces that it makes one task of it. A tool call that would run in the foreground is not sent again.
 
     Args:
         url: The server's endpoint.

@@ -8,7 +8,6 @@ session's own task group, as the SDK's does.
 from __future__ import annotations
 
 import logging
-import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -31,8 +30,6 @@ MAX_EVENT_BYTES: Final = DEFAULT_MAX_SSE_EVENT_SIZE - 1024
 """The largest notification that every transport takes, the SDK's own over HTTP included, which counts the names of an
 event's fields too. A transport that takes more states that by itself: see ``client/http.py``.
 """
-_TOO_LARGE: Final = re.compile(r"exceeded the \d+ byte limit")
-"""In what the SDK's transport, and ours, answer for a server whose answer is larger than they take."""
 _LOST_FOR_GOOD: Final = (types.CONNECTION_CLOSED, "Connection closed")
 """What the SDK answers for the server once a session's transport has ended."""
 _PERMANENT: Final = frozenset(
@@ -61,11 +58,6 @@ def is_permanent(error: MCPError) -> bool:
 def is_closed(error: MCPError) -> bool:
     """Whether the session's connection has ended, so that nothing on it can succeed any more."""
     return (error.code, error.message) == _LOST_FOR_GOOD
-
-
-def is_too_large(error: MCPError) -> bool:
-    """Whether the server's answer was larger than the transport takes, as the next one will be."""
-    return error.code == types.CONNECTION_CLOSED and _TOO_LARGE.search(error.message) is not None
 
 
 class TaskStream:

@@ -14,6 +14,7 @@ from mcp_celery.client.busy import unless_busy
 from mcp_celery.client.errors import InvalidTaskError
 from mcp_celery.client.extension import handed_over
 from mcp_celery.client.handle import TaskHandle, follower_of, on_the_wire
+from mcp_celery.client.idempotency import keyed
 from mcp_celery.client.tracked_task import TOOL_RESULT, FollowedTask
 from mcp_celery.client.tracker import TaskFollower
 from mcp_celery.client.wire import JSON, TaskState
@@ -56,6 +57,7 @@ async def call_tool_task(
         ValueError: It has no `TasksClient`.
     """
     follower = follower_of(client)
+    options["meta"] = keyed(options.get("meta"))
     request = {"name": name, "arguments": arguments or {}}
     ask = _Request(
         method="tools/call", params=request, result_type=TOOL_RESULT, answering=answer, ttl=ttl, options=options
@@ -181,8 +183,8 @@ class _Request:
     async def send(self, follower: TaskFollower) -> TaskHandle[Any] | None:
         """What comes of it; None where the server would make no task of it, so that it is to be sent plainly."""
         seconds = self.options.get("read_timeout_seconds")
-        meta = {"_meta": dict(self.options["meta"])} if self.options.get("meta") else {}
-        answer = await follower.channel.request_task(self.method, {**self.params, **meta}, self.ttl, seconds)
+        params = {**self.params, "_meta": keyed(self.options.get("meta"))}
+        answer = await follower.channel.request_task(self.method, params, self.ttl, seconds)
         if answer is None:
             return None
         if isinstance(answer, TaskState):

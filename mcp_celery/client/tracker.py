@@ -13,7 +13,7 @@ from mcp.client.session import ClientSession
 from mcp.shared.exceptions import MCPError
 from pydantic import TypeAdapter
 
-from mcp_celery.client.busy import retry_after_seconds
+from mcp_celery.client.busy import is_too_large, retry_after_seconds
 from mcp_celery.client.errors import (
     AnswerError,
     ClientClosedError,
@@ -24,7 +24,7 @@ from mcp_celery.client.errors import (
 )
 from mcp_celery.client.push import TaskPush
 from mcp_celery.client.revisions import channel_of
-from mcp_celery.client.session import is_closed, is_permanent, is_too_large
+from mcp_celery.client.session import is_closed, is_permanent
 from mcp_celery.client.tracked_task import TOOL_RESULT, FollowedTask, StatusCallback, is_async
 from mcp_celery.client.wire import TaskState
 
@@ -291,7 +291,7 @@ class TaskFollower:
     def _failure(self, task_id: str, error: MCPError) -> TaskError | None:
         if is_closed(error) or not self.channel.is_open:
             return ClientClosedError(task_id)
-        if is_too_large(error):
+        if is_too_large(error.error):
             return TaskError(
                 task_id, f"the state of task {task_id} is larger than the client's transport takes: {error}"
             )

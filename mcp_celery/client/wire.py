@@ -143,10 +143,16 @@ class CreatedTask(types.Result):
     def state(self) -> TaskState:
         """The task's first state.
 
+        A task that has ended already, because the request was sent before, is taken for a working one: its result comes
+        with ``tasks/get``.
+
         Raises:
             InvalidTaskError: It is none.
         """
-        return parse_task(self.model_dump(by_alias=True, mode="json"))
+        sent = self.model_dump(by_alias=True, mode="json")
+        if sent.get("status") in ("completed", "failed") and not sent.keys() & {"result", "error"}:
+            sent["status"] = "working"
+        return parse_task(sent)
 
 
 class AnyTask(types.NotificationParams):

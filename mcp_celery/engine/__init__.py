@@ -5,6 +5,7 @@ from mcp_celery.engine.core import TaskEngine
 from mcp_celery.engine.followup_jobs import Declared
 from mcp_celery.engine.foreign.states import ExposedTasks, Exposure
 from mcp_celery.engine.handback import HandBack, HandedBack, OtherVersionError, wrong_version
+from mcp_celery.engine.idempotency import EarlierTask, Publication, idempotency_of
 from mcp_celery.engine.ids import new_call
 from mcp_celery.engine.limits import RECORD_BYTES, TaskLimits
 from mcp_celery.engine.outcome import (
@@ -68,6 +69,7 @@ from mcp_celery.engine.record import (
     Progress,
     Question,
     Quota,
+    RateLimit,
     RpcError,
     StoredResult,
     TaskRecord,
@@ -78,7 +80,7 @@ from mcp_celery.engine.record import (
 from mcp_celery.engine.recovery.model import Lane
 from mcp_celery.engine.result_seals import UNSEALED_RESULTS, JobRun, ResultSeals
 from mcp_celery.engine.status import MOVES, OPEN, TERMINAL, TaskStatus, sources_of
-from mcp_celery.engine.submission import ForeignPlan, JobKind, Plan, Submission
+from mcp_celery.engine.submission import ForeignPlan, Idempotency, JobKind, Plan, Submission
 from mcp_celery.engine.subscription import TaskWatch
 from mcp_celery.engine.transitions import (
     UNOBSERVED,
@@ -121,6 +123,7 @@ __all__ = [
     "Counter",
     "Declared",
     "DueTasks",
+    "EarlierTask",
     "EncodedResult",
     "ExposedTasks",
     "Exposure",
@@ -130,6 +133,7 @@ __all__ = [
     "ForeignWork",
     "HandBack",
     "HandedBack",
+    "Idempotency",
     "JSONObject",
     "JobKind",
     "JobLedger",
@@ -145,9 +149,11 @@ __all__ = [
     "OtherVersionError",
     "Plan",
     "Progress",
+    "Publication",
     "Question",
     "QuestionStore",
     "Quota",
+    "RateLimit",
     "RecoveryStore",
     "ResultCodec",
     "ResultSeals",
@@ -182,6 +188,7 @@ __all__ = [
     "encode_question",
     "expired",
     "failure",
+    "idempotency_of",
     "is_own_reason",
     "leg_answers",
     "leg_key",

@@ -14,6 +14,7 @@ from mcp_celery import audit
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine.followup_jobs import Answers, Declared, as_itself, too_late_from
 from mcp_celery.engine.foreign.states import NOTHING_EXPOSED, ExposedTasks
+from mcp_celery.engine.idempotency import EarlierTask
 from mcp_celery.engine.ids import PAGE_SIZE, cursor_at, is_wire_task_id, new_task_id, position_of
 from mcp_celery.engine.limits import TaskLimits
 from mcp_celery.engine.lookup import Lookups
@@ -22,18 +23,22 @@ from mcp_celery.engine.pending import PendingRequests
 from mcp_celery.engine.ports import TaskBus, TaskQueue, TaskResults, TaskStore
 from mcp_celery.engine.questions import Extension
 from mcp_celery.engine.read_models import StoredTask, TaskPage, TaskView
+from mcp_celery.engine.recent_polls import RecentPolls
 from mcp_celery.engine.reconcile import Settling
 from mcp_celery.engine.record import (
     RETIRED_MS,
     Caller,
     Change,
+    JSONObject,
     TaskRecord,
     TaskRef,
     WebhookKind,
     now_ms,
 )
+from mcp_celery.engine.repeated_requests import RepeatedRequests
 from mcp_celery.engine.result_seals import UNSEALED_RESULTS, ResultSeals
 from mcp_celery.engine.rollback import Rollback
+from mcp_celery.engine.status import OPEN
 from mcp_celery.engine.streams import OpenStreams
 from mcp_celery.engine.submission import Submission
 from mcp_celery.engine.subscription import TaskWatch
@@ -107,12 +112,14 @@ class TaskEngine:
         self._lookups = Lookups(store, limits, declared)
         self.streams = OpenStreams(limits)
         self.pending = PendingRequests(limits)
+        self._polls = RecentPolls(limits.min_poll_interval_ms)
         self._exposed = exposed or ExposedTasks(NOTHING_EXPOSED, NOTHING_EXPOSED)
         self._observers = observers
         self.settling = Settling(
             store, results, exposed=self._exposed, interval_ms=limits.settle_interval_ms, seals=seals
         )
         self._rollback = Rollback(store, queue)
+        self._repeats = RepeatedRequests(store, queue)
         self._answers = Answers(store, queue, declared, version=answer_version, max_input_bytes=limits.max_input_bytes)
 
     async def submit(self, submission: Submission) -> TaskRecord:
@@ -121,9 +128,12 @@ class TaskEngine:
         A submission that names its task makes one task, however often it comes. So it is never taken back: others may
         have had the task as their answer. Where the broker did not take its job, recovery publishes it.
 
+        One with an idempotency key makes one task for as long as that exists. Requests that race with the one that
+        creates it wait until its job is published, or until the task is taken back.
+
         Returns:
-            The record, durable and published; of a submission that names its task and came before, the record that
-            there is.
+            The record, durable and published; of a submission that names its task or has an idempotency key, and came
+            before, the record that there is.
 
         Raises:
             ArgumentsTooLargeError: Nothing was created.
@@ -132,6 +142,7 @@ class TaskEngine:
             StoreUnavailableError: Nothing was created.
             QueueUnavailableError: Nothing was created; the record is taken back, unless the submission names its task.
             InvalidRequestError: An exposed job's work cannot be made of these arguments; nothing was created.
+            IdempotencyKeyReusedError: Its idempotency key is that of an earlier request which said something else.
         """
         self._limits.require_fit(submission.snapshot)
         if submission.task_id is not None:
@@ -139,8 +150,21 @@ class TaskEngine:
             if found is not None:
                 return found.record
         submission = await self._exposed.planned(submission)
+        while True:
+            record = self._new_record(submission)
+            earlier = await self._create(record, submission)
+            if earlier is None:
+                break
+            if (found := await self._repeats.answer(record, submission, earlier)) is not None:
+                return found
+        if record.work.is_foreign:
+            self._exposed.began(record.key)
+        self._observers.notify(Transition.of_record(record, "submitted", before=None, at_ms=record.created_at_ms))
+        return record
+
+    def _new_record(self, submission: Submission) -> TaskRecord:
         created = now_ms()
-        record = TaskRecord(
+        return TaskRecord(
             task_id=submission.task_id or new_task_id(),
             scope=submission.caller.scope,
             issuer=submission.caller.issuer,
@@ -165,21 +189,33 @@ class TaskEngine:
             webhook=self._webhook_of(submission.config),
             abandon_after_ms=self._limits.abandon_after_of(submission.config),
         )
+
+    async def _create(self, record: TaskRecord, submission: Submission) -> EarlierTask | None:
+        """Keep a new task and publish its job.
+
+        Returns:
+            None; or, where an earlier request had the same idempotency key, the task that it has made.
+        """
+        once = submission.idempotency
         try:
             async with self._queue.place_for(submission):
-                await self._store.create(record, submission.snapshot, self._limits.quota(submission.caller))
+                earlier = await self._store.create(record, submission.snapshot, self._limits.quota(submission), once)
+                if earlier is not None:
+                    return earlier
                 await self._queue.publish(record, submission)
         except LimitExceededError as error:
+            # A limit that the store does not know of was reached before it was asked.
+            if once is not None and (earlier := await self._store.earlier(record, once)) is not None:
+                return earlier
             audit.limited(record.scope, error.limit)
             raise
         except BaseException as error:
             # Also when the client hangs up half-way. A creation that seemed to fail may have reached the store.
             if submission.task_id is not None or not await self._rollback.undo(record, error):
                 raise
-        if record.work.is_foreign:
-            self._exposed.began(record.key)
-        self._observers.notify(Transition.of_record(record, "submitted", before=None, at_ms=created))
-        return record
+        if once is not None:
+            await self._repeats.note_published(record)
+        return None
 
     async def aclose(self, *, patience_seconds: float) -> None:
         """End what it does in the background; its store, queue and bus are still open.
@@ -233,6 +269,31 @@ class TaskEngine:
         record = await self._noted((await self.settling.settled(await self._lookups.load(caller, task_id))).record)
         audit.retrieved(caller.scope, task_id, record.status, is_open=record.is_open)
         return record
+
+    async def poll(
+        self, caller: Caller, task_id: str, version: str, read: Callable[[], Awaitable[JSONObject]]
+    ) -> JSONObject:
+        """A caller's own task in wire form; of an open one the last answer, where that is recent.
+
+        Args:
+            caller: Who asks.
+            task_id: The task.
+            version: Of the protocol, in whose form the answer is.
+            read: Reads the task. Its answer has the ``status``.
+
+        Raises:
+            TooManyLookupsError: The caller has asked for too many tasks that are not there.
+            ServerBusyError: The task has to be read, and too many requests are worked on.
+            McpCeleryError: As ``read`` raises.
+        """
+        self._lookups.admit(caller)
+        if (recent := self._polls.find(caller, task_id, version)) is not None:
+            return recent
+        with self.pending.place_for(caller):
+            answer = await read()
+        if answer.get("status") in OPEN:
+            self._polls.note(caller, task_id, version, answer)
+        return answer
 
     async def list(self, caller: Caller, cursor: str | None = None) -> TaskPage:
         """A caller's own tasks, the newest first: those of its scope; of an anonymous caller, those of its session.
@@ -310,7 +371,9 @@ class TaskEngine:
             AnswersTooLargeError: All of them together are too large; none was taken.
             StoreUnavailableError: The store did not answer.
         """
-        return await self._answers.take(await self._lookups.load(caller, task_id), responses)
+        record = await self._answers.take(await self._lookups.load(caller, task_id), responses)
+        self._polls.forget(caller, task_id)
+        return record
 
     async def cancel(self, caller: Caller, task_id: str) -> TaskRecord:
         """Cancel a caller's own task: the record first, which no later success can undo, then the job.
@@ -327,6 +390,7 @@ class TaskEngine:
         if record.is_terminal:
             return record
         changed = await self._store.change(record.ref, Change(to="cancelled", status_message="Cancelled by the client"))
+        self._polls.forget(caller, task_id)
         if changed is None:
             raise TaskNotFoundError
         if changed.record.status == "cancelled":

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from mcp_celery.common.jsonable import json_text
+from mcp_celery.common.rates import Rate
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine.record import Caller, Counter, Quota
+from mcp_celery.engine.record import Counter, Quota, RateLimit
+from mcp_celery.engine.submission import Submission
 from mcp_celery.errors import ArgumentsTooLargeError
 
 RECORD_BYTES: Final = 2_048
@@ -24,11 +26,13 @@ class TaskLimits:
         default_ttl_ms: Where the request asks for none, in ms.
         max_ttl_ms: At most, in ms.
         poll_interval_ms: When the component does not say.
+        min_poll_interval_ms: How long the last answer to a poll of an open task is good for the next one.
         settle_interval_ms: How often an open task's stored result is looked at, where that is a request of its own.
         max_input_bytes: How large the answers may be that one request brings, as JSON.
         max_argument_bytes: How large a request may be that becomes a task: the JSON of its parameters and ``_meta``.
         max_open_tasks: How many open tasks a requestor may have, None for any number.
         max_stored_bytes: How many bytes may be kept for a requestor, None for any number.
+        create_rate: How often a requestor may create tasks, None for any rate.
         max_failed_lookups: How many look-ups of a requestor may fail in a window, None for any number.
         lookup_window_ms: How long a window is.
         max_open_streams: How many streams a requestor may hold open at one process, None for any number.
@@ -42,11 +46,13 @@ class TaskLimits:
     default_ttl_ms: int
     max_ttl_ms: int
     poll_interval_ms: int
+    min_poll_interval_ms: int = 0
     settle_interval_ms: int = 2_000
     max_input_bytes: int = 1_048_576
     max_argument_bytes: int = 4_194_304
     max_open_tasks: int | None = None
     max_stored_bytes: int | None = None
+    create_rate: Rate | None = None
     max_failed_lookups: int | None = None
     lookup_window_ms: int = 60_000
     max_open_streams: int | None = None
@@ -66,11 +72,22 @@ class TaskLimits:
             return None
         return self.abandon_after_ms if config.abandon_after is None else max(1, round(1000 * config.abandon_after))
 
-    def quota(self, caller: Caller) -> Quota | None:
-        """How much a caller may have, None for any number."""
-        if caller.requestor is None or (self.max_open_tasks is None and self.max_stored_bytes is None):
+    def quota(self, submission: Submission) -> Quota | None:
+        """How much the caller of a submission may have, None for any number."""
+        requestor = submission.caller.requestor
+        if requestor is None:
             return None
-        return Quota(caller.requestor, tuple(self._counters(caller.requestor)), self.max_stored_bytes)
+        counters, rates = tuple(self._counters(requestor)), tuple(self._rates(requestor, submission))
+        if not counters and not rates and self.max_stored_bytes is None:
+            return None
+        return Quota(requestor, counters, self.max_stored_bytes, rates)
+
+    def _rates(self, requestor: str, submission: Submission) -> Iterator[RateLimit]:
+        if self.create_rate is not None:
+            yield RateLimit(requestor, self.create_rate)
+        if (rate := submission.config.rate_per_caller) is not None:
+            component = submission.declared_as or submission.component
+            yield RateLimit(json_text([requestor, submission.task_type, component]), rate)
 
     def _counters(self, requestor: str) -> Iterator[Counter]:
         if self.max_open_tasks is not None:

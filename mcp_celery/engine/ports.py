@@ -11,6 +11,7 @@ from typing import Protocol
 
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine.handback import HandBack, HandedBack
+from mcp_celery.engine.idempotency import EarlierTask
 from mcp_celery.engine.questions import Answer, Answered, Asking, Extension, NextLeg
 from mcp_celery.engine.read_models import DueTasks, FailedLookups, Queued, StoredTask
 from mcp_celery.engine.record import (
@@ -36,7 +37,7 @@ from mcp_celery.engine.recovery.model import (
     Verdict,
 )
 from mcp_celery.engine.store_mark import StoreMark
-from mcp_celery.engine.submission import JobKind, Submission
+from mcp_celery.engine.submission import Idempotency, JobKind, Submission
 from mcp_celery.engine.webhooks import Webhook
 
 
@@ -92,7 +93,7 @@ class QuestionStore(Protocol):
         ...
 
     async def published(self, ref: TaskRef, *, attempt: int) -> None:
-        """Note that the job that was due is with the broker."""
+        """Note that the job that was due, or the first one of a task with an idempotency key, is with the broker."""
         ...
 
 
@@ -102,13 +103,24 @@ class TaskStore(QuestionStore, Protocol):
     Every method raises ``StoreUnavailableError`` when the store does not answer in time.
     """
 
-    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
+    async def create(
+        self,
+        record: TaskRecord,
+        snapshot: TaskContextSnapshot,
+        quota: Quota | None = None,
+        idempotency: Idempotency | None = None,
+    ) -> EarlierTask | None:
         """Keep a new record and its snapshot until the record's ttl ends.
 
         Args:
             record: The new task.
             snapshot: The creating request's context.
             quota: Whose tasks it is one of, and how many of them there may be; None where none are counted.
+            idempotency: The request's idempotency key, which leads to the record for as long as there is one. Its first
+                job is taken for unpublished until :meth:`published`.
+
+        Returns:
+            None: The record is kept. Else the task that the key leads to, and nothing was kept, whatever the quota is.
 
         Raises:
             TooManyTasksError: The requestor has as many open tasks as it may, and nothing was kept. Counted in one
@@ -116,6 +128,10 @@ class TaskStore(QuestionStore, Protocol):
             TooManyBytesError: As many bytes are kept for the requestor as may be, and nothing was kept.
             StoreFullError: The store has hardly any memory left, and nothing was kept.
         """
+        ...
+
+    async def earlier(self, record: TaskRecord, idempotency: Idempotency) -> EarlierTask | None:
+        """The task that an idempotency key leads to, as :meth:`create` finds it for this new record. None: none."""
         ...
 
     async def load(self, ref: TaskRef) -> StoredTask | None:
@@ -204,7 +220,8 @@ class TaskStore(QuestionStore, Protocol):
         """Forget a record whose job was not published.
 
         Returns:
-            False: The job was published after all, and has begun; the record stays.
+            False: The job was published after all, and has begun, or another request with the same idempotency key has
+                the task; the record stays.
         """
         ...
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from mcp_celery.common.rates import Rate
 from mcp_celery.engine.ids import new_call
 from mcp_celery.engine.status import OPEN, TERMINAL, TaskStatus
 from mcp_celery.engine.work import OWN_WORK, Work
-from mcp_celery.errors import LimitExceededError, TooManyBytesError, TooManyTasksError
+from mcp_celery.errors import LimitExceededError, TooManyBytesError, TooManyCreationsError, TooManyTasksError
 from mcp_celery.keys import Hidden, TaskType, build_task_key, celery_job_id, parse_task_key
 from mcp_celery.logs import shown_task_id
 
@@ -81,6 +82,28 @@ class Counter:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimit:
+    """A limit on how often tasks are created that count together. A store refuses a task too many.
+
+    Attributes:
+        whose: Which tasks count together, for example those of a requestor.
+        rate: How many of them may be created in any window.
+    """
+
+    whose: str
+    rate: Rate
+
+    def refusal(self, retry_after_ms: int) -> LimitExceededError:
+        """The error for a task too many.
+
+        Args:
+            retry_after_ms: In how many ms the next one may be created.
+        """
+        number, window_ms = self.rate.number, self.rate.window_ms
+        return TooManyCreationsError(number, window_ms=window_ms, retry_after_ms=retry_after_ms)
+
+
+@dataclass(frozen=True, slots=True)
 class Quota:
     """How much a requestor may have.
 
@@ -88,11 +111,13 @@ class Quota:
         requestor: Whose bytes count, as in :class:`Caller`.
         counters: The counters that the new task occupies while it is open.
         bytes: How many bytes of requests, records and results, None for any number.
+        rates: How often such tasks may be created.
     """
 
     requestor: str
     counters: tuple[Counter, ...] = ()
     bytes: int | None = None
+    rates: tuple[RateLimit, ...] = ()
 
     def too_many_bytes(self, first_expires_ms: int) -> LimitExceededError:
         """The error for too many bytes.

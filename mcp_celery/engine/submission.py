@@ -70,6 +70,19 @@ class JobKind:
     job_name: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """Makes one task of all requests with one idempotency key.
+
+    Attributes:
+        name: Digest of the key and of whose it is.
+        request: Digest of what the request says. Another one under the same key is refused.
+    """
+
+    name: str
+    request: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A request that is to become a task.
@@ -87,6 +100,7 @@ class Submission:
         plan: How foreign jobs are published, None for a component's own job.
         fingerprint: Of the component that the request was checked against. None: any worker may run the job.
         task_id: The id of its task, where a repeated submission has to make the same task. None: a new id.
+        idempotency: Its client's idempotency key, None where it sent none.
     """
 
     caller: Caller
@@ -101,6 +115,7 @@ class Submission:
     plan: ForeignPlan | None = None
     fingerprint: str | None = None
     task_id: str | None = None
+    idempotency: Idempotency | None = None
 
     @property
     def work(self) -> Work:

@@ -36,8 +36,9 @@ from mcp_celery.fastmcp.results import as_tool_outcome
 from mcp_celery.fastmcp.routing import TaskCreation, of_version, task_creation
 from mcp_celery.fastmcp.source import FastMCPSource, Fitted
 from mcp_celery.protocol import around
+from mcp_celery.protocol.requirements import require_foreground
 from mcp_celery.protocol.revisions import revision_of
-from mcp_celery.protocol.shared_wire import EXTENSION
+from mcp_celery.protocol.shared_wire import EXTENSION, SETTINGS
 from mcp_celery.protocol.v2025_11_25.wire import CREATE, CreateParams
 from mcp_celery.server.celery_tasks import CeleryTasks
 from mcp_celery.server.schedules import Schedules, Scheduling
@@ -113,6 +114,10 @@ class TasksExtension(ServerExtension, Exposing, Scheduling):
             raise ConfigurationError("these tasks belong to no server yet: call mcp.add_extension(TasksExtension())")
         return self._source.fitted
 
+    def settings(self) -> dict[str, Any]:
+        """What the server announces beside the extension's name."""
+        return dict(SETTINGS)
+
     def methods(self) -> Sequence[MethodBinding]:
         """The request methods that the extension adds. FastMCP asks when it adds the extension.
 
@@ -170,6 +175,8 @@ class TasksExtension(ServerExtension, Exposing, Scheduling):
         ctx = request_of(context)
         found = await self.tasks.host.components.find("tool", params.name, params.meta)
         if not found.config.supports_tasks():
+            if ctx is not None and is_call_of_client():
+                require_foreground(ctx, params.name)
             return await call_next()
         if not is_call_of_client():
             if found.config.mode == "required":

@@ -19,10 +19,11 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from mcp_celery.context import TaskContextSnapshot, get_task_context, get_task_issuer, get_task_scope
-from mcp_celery.engine import Caller, JSONObject
+from mcp_celery.engine import Caller, JSONObject, Submission, idempotency_of
 from mcp_celery.errors import LimitExceededError, McpCeleryError, StoredDataError
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.revisions import revision_of
+from mcp_celery.protocol.shared_wire import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, ONLY_AS_TASK
 from mcp_celery.telemetry.tasks import count_refusal
 
 logger = logging.getLogger(__name__)
@@ -144,9 +145,30 @@ def snapshot_of(ctx: RequestContext, params: JSONObject, header_names: frozenset
     )
 
 
+_CARRIED_APART: Final = frozenset({"progress_token", "traceparent", "tracestate", IDEMPOTENCY_KEY, ONLY_AS_TASK})
+
+
 def _is_carried_apart(name: str) -> bool:
-    """Whether a key of ``_meta`` is MCP's own, or has a place of its own in the snapshot."""
-    return name.startswith("io.modelcontextprotocol/") or name in ("progress_token", "traceparent", "tracestate")
+    """Whether a key of ``_meta`` is MCP's own, has a place of its own in the snapshot, or is not for the job."""
+    return name.startswith("io.modelcontextprotocol/") or name in _CARRIED_APART
+
+
+def once(ctx: RequestContext, submission: Submission) -> Submission:
+    """A submission with its request's idempotency key, where it has one.
+
+    Args:
+        ctx: The request.
+        submission: The same request as a task.
+
+    Raises:
+        InvalidIdempotencyKeyError: The key cannot be used.
+    """
+    key: object = dict(ctx.meta or {}).get(IDEMPOTENCY_KEY)
+    if key is None:
+        headers = getattr(ctx.request, "headers", None)
+        header: str | None = None if headers is None else headers.get(IDEMPOTENCY_HEADER)
+        key = None if header is None else header.removeprefix('"').removesuffix('"')
+    return submission if key is None else replace(submission, idempotency=idempotency_of(key, submission))
 
 
 def _dump(model: BaseModel | None) -> JSONObject | None:

@@ -15,12 +15,13 @@ from mcp_celery.components.declarations import DeclaredComponent
 from mcp_celery.context import get_task_context
 from mcp_celery.engine import JSONObject, Submission
 from mcp_celery.protocol.additions import added_methods
-from mcp_celery.protocol.caller import as_rpc_errors, caller_of_request, snapshot_of
+from mcp_celery.protocol.caller import as_rpc_errors, caller_of_request, once, snapshot_of
 from mcp_celery.protocol.host import TaskHost
 from mcp_celery.protocol.plain_clients.foreground import continued_task, go_on, run_on_worker
+from mcp_celery.protocol.requirements import require_foreground
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.revisions import TASK_VERSIONS, revision_of, task_revision_of
-from mcp_celery.protocol.shared_wire import EXTENSION, TaskIdParams
+from mcp_celery.protocol.shared_wire import EXTENSION, SETTINGS, TaskIdParams
 
 
 class TasksExtension(Extension):
@@ -35,6 +36,10 @@ class TasksExtension(Extension):
     def __init__(self, host: TaskHost) -> None:
         self._host = host
         self._added = added_methods(host)
+
+    def settings(self) -> JSONObject:
+        """What the server announces beside the extension's name."""
+        return dict(SETTINGS)
 
     def methods(self) -> Sequence[MethodBinding]:
         """The request methods that the extension adds."""
@@ -53,11 +58,15 @@ class TasksExtension(Extension):
         Raises:
             MCPError: -32021 for a tool that runs only as a task when this request does not declare the extension
                 (-32601 on revisions that have no extensions); -32603 when the task cannot be created, -32005 when a
-                limit is reached, also for a tool that may run in the foreground.
+                limit is reached, also for a tool that may run in the foreground; -32602 for an idempotency key that
+                cannot be used, -32601 for a call in the foreground that is to run only as a task.
         """
         found = await self._host.components.find("tool", params.name, ctx.meta)
         config = found.config
-        if get_task_context() is not None or not config.supports_tasks():
+        if get_task_context() is not None:
+            return await call_next(ctx)
+        if not config.supports_tasks():
+            require_foreground(ctx, params.name)
             return await call_next(ctx)
         if (task_id := continued_task(params.request_state)) is not None:
             return await go_on(self._host, ctx, config, task_id, _answers(params).get("inputResponses", {}))
@@ -66,13 +75,15 @@ class TasksExtension(Extension):
         if config.mode == "required" and not as_task and self._host.polling_of(config) is None:
             revision.refuse_call(ctx, params.name)
         if await self._stays_here(params, found, as_task=as_task):
+            require_foreground(ctx, params.name)
             return await call_next(ctx)
         submission = self._submission(ctx, params, found)
         if not as_task:
+            require_foreground(ctx, params.name)
             return await run_on_worker(self._host, ctx, submission)
         engine = self._host.engine()
         with as_rpc_errors(), engine.pending.place_for(submission.caller):
-            return task_revision_of(ctx).encode_created(await engine.submit(submission))
+            return task_revision_of(ctx).encode_created(await engine.submit(once(ctx, submission)))
 
     async def _stays_here(self, params: CallToolRequestParams, found: DeclaredComponent, *, as_task: bool) -> bool:
         """Whether a call is served by the server itself."""
@@ -100,8 +111,10 @@ class TasksExtension(Extension):
         revision = task_revision_of(ctx)
         revision.admit(ctx, params.task_id)
         engine, caller = self._host.engine(), caller_of_request(ctx)
-        with as_rpc_errors(), engine.pending.place_for(caller):
-            return await revision.get_task(engine, caller, params.task_id)
+        with as_rpc_errors():
+            return await engine.poll(
+                caller, params.task_id, revision.version, lambda: revision.get_task(engine, caller, params.task_id)
+            )
 
     async def _cancel(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
         revision = task_revision_of(ctx)

@@ -13,6 +13,22 @@ from mcp_celery.protocol.caller import as_rpc_errors, granted_scopes
 from mcp_celery.protocol.host import TaskHost, component_of
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.revisions import revision_of
+from mcp_celery.protocol.shared_wire import ONLY_AS_TASK
+
+
+def require_foreground(ctx: RequestContext, tool: str) -> None:
+    """Refuse to run a call in the foreground whose client sends it again, and accepts nothing but a task.
+
+    Args:
+        ctx: The request.
+        tool: The tool that it calls.
+
+    Raises:
+        MCPError: -32601.
+    """
+    if dict(ctx.meta or {}).get(ONLY_AS_TASK) is True:
+        text = f'Tool {tool!r} does not run as a task here, and _meta["{ONLY_AS_TASK}"] accepts nothing else'
+        raise MCPError(METHOD_NOT_FOUND, text)
 
 
 class Requirements:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, RequestParams
@@ -19,6 +20,16 @@ IMMEDIATE_RESPONSE: Final = "io.modelcontextprotocol/model-immediate-response"
 """In a tool's ``meta``: a text for the model until the result is there, sent with the task's creation."""
 REQUEST_CANCELLED: Final = -32800
 """What the SDK answers, before 2026-07-28, to a request that was cancelled."""
+IDEMPOTENCY_KEY: Final = "mcp-celery/idempotency-key"
+"""In the ``_meta`` of a request that becomes a task: requests with the same key from the same caller make one task."""
+IDEMPOTENCY_HEADER: Final = "idempotency-key"
+"""The HTTP header that says the same; what ``_meta`` says counts before it."""
+ONLY_AS_TASK: Final = "mcp-celery/only-as-task"
+"""In the ``_meta`` of a ``tools/call``: ``true`` where it must not run in the foreground, because the client sends it
+again and does not know whether it has run before.
+"""
+SETTINGS: Final[Mapping[str, Any]] = {"idempotentCreation": True}
+"""The extension's settings: the server heeds the two keys above."""
 UNLIMITED_MS: Final = 2**53
 """The time to live of a task that is to live as long as possible; the server grants its longest."""
 

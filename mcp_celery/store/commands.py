@@ -6,6 +6,7 @@ The async store and the blocking ledger differ only in how they send a :class:`C
 from __future__ import annotations
 
 import functools
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,13 +22,17 @@ from mcp_celery.engine import (
     Change,
     Changed,
     Claim,
+    EarlierTask,
     EncodedResult,
     Extension,
     FailedLookups,
     HandBack,
     HandedBack,
+    Idempotency,
+    JSONObject,
     Observers,
     OtherVersionError,
+    Publication,
     Quota,
     StoredResult,
     StoredTask,
@@ -65,9 +70,8 @@ def _script(name: str) -> str:
 
 
 _NAMES: Final = (
-    *("create", "delete", "retire", "keep", "load", "page", "transition", "finish", "start", "claim", "failed"),
-    "present",
-    "attend",
+    *("create", "earlier", "delete", "retire", "keep", "load", "page", "transition", "finish", "start", "claim"),
+    *("failed", "present", "attend"),
     *("ask", "heard", "withdraw", "park", "answer", "published"),
     *("beat", "sweep", "recover", "requeue", "hand_back", "claimed", "lost", "mark"),
     "watch",
@@ -76,13 +80,20 @@ _NAMES: Final = (
 )
 _CONSTANTS: Final = (
     f"local INDEX_LIFETIME_MS, RECORD_BYTES, REPLY_MARK = {INDEX_LIFETIME_MS}, {RECORD_BYTES}, '{REPLY_MARK}'\n"
-    f"local WEBHOOK_LIFETIME_MS = {WEBHOOK_LIFETIME_MS}\n{LUA}"
+    f"local PUBLISHING_MS, WEBHOOK_LIFETIME_MS = {PUBLISHING_MS}, {WEBHOOK_LIFETIME_MS}\n{LUA}"
 )
 _BEFORE_EACH: Final = "".join(
-    (_CONSTANTS, *map(_script, ("common", "bytes", "claims", "questions", "repeated")), "local function act()\n")
+    (
+        _CONSTANTS,
+        *map(_script, ("common", "bytes", "claims", "questions", "once", "repeated")),
+        "local function act()\n",
+    )
 )
 _BEHIND_EACH: Final = "\nend\n" + _script("reply")
 SCRIPTS: Final = {name: _BEFORE_EACH + _script(name) + _BEHIND_EACH for name in _NAMES}
+_NO_QUOTA: Final = Quota("")
+"""Of a caller whom the limits do not concern."""
+_PUBLICATIONS: Final[tuple[Publication, ...]] = get_args(Publication)
 _REQUEUE_VERDICTS: Final[tuple[RequeueVerdict, ...]] = get_args(RequeueVerdict)
 NAMED: Final = frozenset({"transition", "finish", "hand_back", "ask", "park", "answer", "recover", "requeue", "lost"})
 """Scripts that know a call again by its name, and then change nothing and give their first answer (repeated.lua)."""
@@ -234,7 +245,8 @@ def create(
     snapshot: str,
     quota: Quota | None,
     result_key: ResultKey | None,
-) -> Command[None]:
+    idempotency: Idempotency | None = None,
+) -> Command[EarlierTask | None]:
     """Keep a new record, its written snapshot, its place in a list, and the way back from a shortened Celery id.
 
     Args:
@@ -244,6 +256,7 @@ def create(
         snapshot: As it is stored.
         quota: Whose tasks it is one of, and how many there may be.
         result_key: Where the result backend keeps a job's result in this Redis.
+        idempotency: The request's idempotency key, None where it has none.
     """
     fields = fields | {
         "snapshot_key": keys.snapshot(record.scope, record.task_id),
@@ -266,29 +279,65 @@ def create(
         names.append(index)
         position = record.position
         fields |= {"listed_in": index, "listed_at": position}
-    counters = () if quota is None else quota.counters
-    if counters:
-        occupied = [keys.counted(counter.kind, counter.whose) for counter in counters]
+    quota = quota or _NO_QUOTA
+    if quota.counters:
+        occupied = [keys.counted(counter.kind, counter.whose) for counter in quota.counters]
         names += occupied
         fields["counted_in"] = "\n".join(occupied)
-    if quota is not None and quota.bytes is not None:
+    if quota.bytes is not None:
         names.append(keys.counted("stored", quota.requestor))
         most_bytes = quota.bytes
         fields["stored_in"] = names[-1]
+    extra: JSONObject = {}
+    if idempotency is not None:
+        names.append(keys.once(idempotency.name))
+        extra |= {"task": record.task_id, "request": idempotency.request}
+        fields["idempotency_in"] = names[-1]
+    if quota.rates:
+        names += [keys.counted("created", limit.whose) for limit in quota.rates]
+        extra["rates"] = [[limit.rate.number, limit.rate.window_ms] for limit in quota.rates]
     pairs = flat(fields)
     kept = [record.expires_at_ms, snapshot, record.key, int(shortened)]
     listed = [position, record.ttl_ms, keys.records(record.scope)]
     look_at = record.created_at_ms if record.work.is_foreign else ""
 
-    def parse(reply: Any) -> None:
-        refused = cast(int, reply)
-        if refused > 0:
-            raise counters[refused - 1].refusal()
-        if quota is not None and refused < 0:
-            raise quota.too_many_bytes(-refused)
+    limits = [counter.most for counter in quota.counters]
+    more = json.dumps(extra) if extra else ""
+    arguments = [*kept, *listed, len(limits), look_at, most_bytes, more, *limits, *pairs]
+    return Command("create", names, arguments, functools.partial(_created, quota))
 
-    limits = [counter.most for counter in counters]
-    return Command("create", names, [*kept, *listed, len(limits), look_at, most_bytes, *limits, *pairs], parse)
+
+def _created(quota: Quota, reply: Any) -> EarlierTask | None:
+    """Read the reply of ``create``.
+
+    Raises:
+        LimitExceededError: A limit was reached.
+    """
+    if isinstance(reply, list):
+        if len(refusal := cast("list[int]", reply)) == 2:
+            raise quota.rates[refusal[0] - 1].refusal(refusal[1])
+        return _earlier_task(reply)
+    refused = cast(int, reply)
+    if refused > 0:
+        raise quota.counters[refused - 1].refusal()
+    if refused < 0:
+        raise quota.too_many_bytes(-refused)
+    return None
+
+
+def earlier(keys: RedisKeys, record: TaskRecord, idempotency: Idempotency) -> Command[EarlierTask | None]:
+    """The task that an idempotency key leads to, for a request that would create another one."""
+    return Command(
+        "earlier",
+        [keys.once(idempotency.name)],
+        [idempotency.request, keys.records(record.scope), record.task_id, int(not record.work.is_foreign)],
+        lambda reply: None if reply is None else _earlier_task(reply),
+    )
+
+
+def _earlier_task(reply: Any) -> EarlierTask:
+    task_id, is_same, publication = cast("tuple[bytes, int, bytes]", reply)
+    return EarlierTask(task_id.decode(), is_same == 1, one_of(_PUBLICATIONS, publication.decode()))
 
 
 def _named_indices(keys: RedisKeys, record: TaskRecord) -> Fields:

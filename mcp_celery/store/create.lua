@@ -11,7 +11,9 @@
 -- KEYS[6]  string: the task was taken back
 -- KEYS[7]  sorted set, where ARGV[5] is not '': the owner's list
 -- Then as many sorted sets as ARGV[8] says: the counters, which hold open tasks by when they expire
--- The last of KEYS, where ARGV[10] is not '': sorted set: the requestor's tasks of which bytes are kept, likewise
+-- Then, where ARGV[10] is not '': sorted set: the requestor's tasks of which bytes are kept, likewise
+-- Then, where ARGV[11] has a `request`: hash: the task of the request's idempotency key
+-- Then one sorted set for each of ARGV[11]'s `rates`: the tasks created in its window, by when
 -- ARGV[1]  when all of it expires, in ms since the epoch
 -- ARGV[2]  the snapshot
 -- ARGV[3]  the compound key
@@ -22,10 +24,14 @@
 -- ARGV[8]  how many counters the task occupies
 -- ARGV[9]  of a task of exposed jobs: when to look at their results first, in ms since the epoch; else ''
 -- ARGV[10] how many bytes may be kept for the requestor, or '' for any number
--- ARGV[11…] for each counter, how many tasks it may hold; then fields and their values, in turn
+-- ARGV[11] '' or JSON: `request`, digest of what a request with an idempotency key says, and `task`, the task's id;
+--          `rates`, for each {how many tasks may be created in a window, how long that is in ms}
+-- ARGV[12…] for each counter, how many tasks it may hold; then fields and their values, in turn
 -- Returns  0 if it is kept, or was kept before: the answer was lost, and a worker may have claimed the job since. The place
 --          of the first counter that is full, from 1; when as many bytes are kept for the requestor as may be, below 0:
---          in so many ms the first of its tasks expires.
+--          in so many ms the first of its tasks expires. A table where an earlier request had the same idempotency key,
+--          whatever the limits are: what `earlier` returns. {n, ms} where the rate in that place, from 1, lets the next
+--          task be created in so many ms.
 if unless_other_type('HGET', KEYS[1], 'key') == ARGV[3] then
   return 0
 end
@@ -34,6 +40,18 @@ if redis.call('EXISTS', KEYS[6]) == 1 then
   return 0
 end
 local last = #KEYS
+local extra = ARGV[11] ~= '' and cjson.decode(ARGV[11]) or {}
+local rates = extra.rates or {}
+last = last - #rates
+local first_rate, once = last, nil
+if extra.request then
+  once = KEYS[last]
+  last = last - 1
+  local earlier = earlier_task(once, extra.request, ARGV[7], extra.task, ARGV[9] == '')
+  if earlier then
+    return earlier
+  end
+end
 local bytes = RECORD_BYTES + #ARGV[2]
 local stored
 if ARGV[10] ~= '' then
@@ -44,14 +62,26 @@ if ARGV[10] ~= '' then
     return first and math.min(now_ms() - tonumber(first), -1) or -tonumber(ARGV[6])
   end
 end
-local number = tonumber(ARGV[8])
+local number, now = tonumber(ARGV[8]), now_ms()
 local first_counter = last - number
 for place = 1, number do
   local counter = KEYS[first_counter + place]
-  on_index('ZREMRANGEBYSCORE', counter, '-inf', now_ms())
-  if redis.call('ZCARD', counter) >= tonumber(ARGV[10 + place]) then
+  on_index('ZREMRANGEBYSCORE', counter, '-inf', now)
+  if redis.call('ZCARD', counter) >= tonumber(ARGV[11 + place]) then
     return place
   end
+end
+for place, rate in ipairs(rates) do
+  local created = KEYS[first_rate + place]
+  on_index('ZREMRANGEBYSCORE', created, '-inf', now - rate[2])
+  local over = redis.call('ZCARD', created) - rate[1]
+  if over >= 0 then
+    return {place, redis.call('ZRANGE', created, over, over, 'WITHSCORES')[2] + rate[2] - now}
+  end
+end
+for place, rate in ipairs(rates) do
+  redis.call('ZADD', KEYS[first_rate + place], now, ARGV[3])
+  redis.call('PEXPIRE', KEYS[first_rate + place], rate[2])
 end
 for place = 1, number do
   redis.call('ZADD', KEYS[first_counter + place], ARGV[1], ARGV[3])
@@ -62,15 +92,19 @@ if stored then
   keep_bytes(stored, ARGV[3], bytes, on_index)
   count_bytes_for(stored, tonumber(ARGV[6]))
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 11 + number))
+redis.call('HSET', KEYS[1], unpack(ARGV, 12 + number))
 redis.call('PEXPIREAT', KEYS[1], ARGV[1])
 remember(KEYS[1], on_index)
 redis.call('SET', KEYS[2], ARGV[2], 'PXAT', ARGV[1])
+if once then
+  redis.call('HSET', once, 'task', extra.task, 'request', extra.request, 'publishing', now, 'publisher', extra.task)
+  redis.call('PEXPIREAT', once, ARGV[1])
+end
 add_to_index(KEYS[3], ARGV[1], ARGV[3])
 if ARGV[4] == '1' then
   redis.call('SET', KEYS[4], ARGV[3], 'PXAT', ARGV[1])
 end
-add_to_index(KEYS[5], ARGV[9] == '' and now_ms() or ARGV[9], ARGV[3])
+add_to_index(KEYS[5], ARGV[9] == '' and now or ARGV[9], ARGV[3])
 if ARGV[5] ~= '' then
   on_index('ZADD', KEYS[7], 0, ARGV[5])
   live_at_least(KEYS[7], ARGV[6])

@@ -6,12 +6,14 @@
 -- KEYS[4]  hash: what is known of tasks when their records have expired
 -- KEYS[5]  sorted set: jobs that no worker has received, by since when
 -- KEYS[6]  string: the task was taken back
--- Also writes what the record's fields `alias`, `listed_in`, `counted_in` and `stored_in` name.
+-- Also writes what the record's fields `alias`, `listed_in`, `counted_in`, `stored_in` and `idempotency_in` name.
 -- ARGV[1]  what the names of the workers' claims begin with
 -- ARGV[2]  for how long its creation may still arrive, over a connection that was held up, in ms; it creates nothing then
--- Returns  0 when the job has begun: its message has arrived although it seemed lost, and the task stays; else 1.
-local record = redis.call('HMGET', KEYS[1], 'key', 'alias', 'listed_in', 'listed_at', 'started_retries', 'stored_in')
-if record[5] then
+-- Returns  0 when the task stays: its job has begun, for the message has arrived although it seemed lost; or another request
+--          with the same idempotency key has the task; else 1.
+local record = redis.call('HMGET', KEYS[1], 'key', 'alias', 'listed_in', 'listed_at', 'started_retries', 'stored_in',
+  'idempotency_in', 'task_id')
+if record[5] or (record[7] and not is_only_request(record[7], record[8])) then
   return 0
 end
 redis.call('SET', KEYS[6], '', 'PX', ARGV[2])
@@ -22,6 +24,9 @@ if record[1] then
 end
 if record[6] then
   keep_bytes(record[6], record[1], 0, unless_other_type)
+end
+if record[7] then
+  forget_once(record[7], record[8])
 end
 if record[3] then
   unless_other_type('ZREM', record[3], record[4])

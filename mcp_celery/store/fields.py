@@ -112,6 +112,7 @@ FIELDS: Final = (
     Field("listed_at", "text", "the task's position in it"),
     Field("counted_in", "text", "the counters that the open task occupies, one name a line"),
     Field("stored_in", "text", "the sorted set that counts the bytes kept for its owner"),
+    Field("idempotency_in", "text", "the hash that leads to this task from its request's idempotency key"),
     Field("remembered_in", "text", "the hash of what the reaper must know when the record has expired"),
     Field("abandon_after_ms", "integer", "how long the open task may be without its owner; absent: for ever"),
     Field("attended_in", "text", "the sorted set of tasks that their owners may abandon"),

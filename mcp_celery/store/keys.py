@@ -22,6 +22,9 @@ Redis key                              holds                            lifetime
 ``{prefix}:{ns}:stored:DIGEST``        sorted set: tasks of one         the same and a second
 ``{prefix}:{ns}:stored:DIGEST:bytes``  hash: the bytes kept of each     the same and a second
 ``{prefix}:{ns}:failed:DIGEST``        string: failed look-ups of one   a minute from the first
+``{prefix}:{ns}:created:DIGEST``       sorted set: the last tasks of one the window of the rate
+``{prefix}:{ns}:once:DIGEST``          hash: the task of an idempotency the same as the record's
+                                       key
 ``{prefix}:{ns}:expiry``               sorted set: tasks by their end   31 days from its last entry, as are the next
 ``{prefix}:{ns}:remembered``           hash: what the reaper must know
                                        of tasks that have expired
@@ -139,9 +142,19 @@ class RedisKeys:
     def counted(self, what: str, whose: str) -> str:
         """Sorted sets: compound keys of the open tasks that a counter limits (``open``: those of a requestor), and of
         those of which bytes are ``stored``, by their end; the bytes are in a hash with ``:bytes`` behind its name.
-        String: a requestor's ``failed`` look-ups.
+        Sorted set: compound keys of the tasks ``created`` in the window of a rate, by when. String: a requestor's
+        ``failed`` look-ups.
         """
         return f"{self._root}:{what}:{digest(whose)}"
+
+    def once(self, name: str) -> str:
+        """Hash: the task that a request with an idempotency key has made, with a digest of the request; while its first
+        job is being published since when, and the task id of the request that publishes it.
+
+        Args:
+            name: Digest of the key and of whose it is.
+        """
+        return f"{self._root}:once:{name}"
 
     def job_alias(self, job_id: str) -> str:
         """String: the full compound key of a shortened Celery id, the same for every leg."""

@@ -33,7 +33,7 @@ end
 -- ms in all, nor than its server allowed when it created the task; and everything that belongs to it for as long as its record.
 local function live_until(record, others, expiry, time, most)
   local known = redis.call('HMGET', record, 'created_at_ms', 'ttl_ms', 'key', 'alias', 'listed_in', 'counted_in',
-    'stored_in', 'max_ttl_ms')
+    'stored_in', 'max_ttl_ms', 'idempotency_in')
   if time ~= '' then
     local ttl = math.min(tonumber(time) - tonumber(known[1]), tonumber(most), tonumber(known[8] or most))
     if ttl > tonumber(known[2]) then
@@ -41,8 +41,10 @@ local function live_until(record, others, expiry, time, most)
     end
   end
   local left = live_with(record, others)
-  if known[4] then
-    redis.call('PEXPIRE', known[4], left)
+  for _, other in pairs({known[4], known[9]}) do
+    if other then
+      redis.call('PEXPIRE', other, left)
+    end
   end
   if known[5] then
     live_at_least(known[5], left)

@@ -21,11 +21,13 @@ from mcp_celery.engine import (
     Change,
     Changed,
     Claim,
+    EarlierTask,
     EncodedResult,
     Extension,
     FailedLookups,
     HandBack,
     HandedBack,
+    Idempotency,
     Observers,
     Quota,
     StoredTask,
@@ -97,18 +99,30 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         self._scripts = {name: client.redis.register_script(text) for name, text in SCRIPTS.items()}
 
     @override
-    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
+    async def create(
+        self,
+        record: TaskRecord,
+        snapshot: TaskContextSnapshot,
+        quota: Quota | None = None,
+        idempotency: Idempotency | None = None,
+    ) -> EarlierTask | None:
         fields = self.seals.new_record(record)
         written = self.seals.request(record.ref, snapshot, fixed_of(fields))
         memory, size = self._memory, RECORD_BYTES + len(written)
         if memory is not None and not await memory.has_room(size, self._memory_info):
             raise StoreFullError(memory.most_percent, retry_after_ms=RETRY_AFTER_MS)
         try:
-            await self.run(commands.create(self.keys, record, fields, written, quota, self._result_key))
+            return await self.run(
+                commands.create(self.keys, record, fields, written, quota, self._result_key, idempotency)
+            )
         except StoreUnavailableError as error:
             if isinstance(error.__cause__, redis.OutOfMemoryError):
                 raise StoreFullError(100, retry_after_ms=RETRY_AFTER_MS) from error
             raise
+
+    @override
+    async def earlier(self, record: TaskRecord, idempotency: Idempotency) -> EarlierTask | None:
+        return await self.run(commands.earlier(self.keys, record, idempotency))
 
     async def _memory_info(self) -> MemoryInfo:
         return await self.guarded(lambda: cast(Any, self.client.redis).info("memory"))

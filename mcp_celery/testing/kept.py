@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Final
 
+from mcp_celery.common.rates import LONGEST_MS
 from mcp_celery.engine import (
     RECORD_BYTES,
     Caller,
     Change,
     Claim,
+    EarlierTask,
     Extension,
     ForeignWork,
+    Idempotency,
+    Publication,
     Question,
     Quota,
     TaskRecord,
     TaskRef,
 )
-from mcp_celery.engine.recovery.model import Expiring
+from mcp_celery.engine.recovery.model import PUBLISHING_MS, Expiring
 from mcp_celery.errors import StoreFullError
 
 MOST_CALLS: Final = 4
 """So many of the last calls that changed a task are known again."""
 MOST_EXPIRED: Final = 10_000
 """The most tasks to remember that have expired and that no reaper has taken up. More: the oldest are forgotten."""
+MOST_RATES: Final = 10_000
+"""For so many rates creations are counted, before those are forgotten that no window has."""
 RETRY_AFTER_MS: Final = 1_000
 """When a request may be repeated for which there was no memory."""
 
@@ -55,6 +61,8 @@ class Kept:
     """The payload of the job's result, where the store keeps it itself."""
     calls: dict[str, int] = field(default_factory=dict[str, int])
     """The last calls that changed it, by name, and their answers."""
+    once: str | None = None
+    """The name of the idempotency key that leads to it."""
     counted: tuple[int, bool] = (0, False)
     """The bytes that are counted of it, and whether it is counted as open."""
 
@@ -149,6 +157,23 @@ class Kept:
 
 
 @dataclass(slots=True)
+class _Once:
+    """The task of an idempotency key.
+
+    Attributes:
+        ref: The task.
+        request: Digest of what its request said.
+        publisher: The task id that the request has, or would have, which publishes the first job.
+        publishing_ms: Since when it does; None once the broker has the job.
+    """
+
+    ref: TaskRef
+    request: str
+    publisher: str
+    publishing_ms: int | None
+
+
+@dataclass(slots=True)
 class _Requested:
     """What is counted of one requestor's tasks."""
 
@@ -184,6 +209,8 @@ class KeptTasks:
         self._listed: dict[Caller, list[str]] = {}
         self._requested: dict[str, _Requested] = {}
         self._open: dict[tuple[str, str], int] = {}
+        self._once: dict[str, _Once] = {}
+        self._created: dict[str, deque[int]] = {}
         self._expiry: list[tuple[int, int, TaskRef]] = []
         self._places: dict[TaskRef, tuple[int, int, TaskRef]] = {}
         self._numbers = count()
@@ -215,6 +242,52 @@ class KeptTasks:
         for counter in quota.counters:
             if self._open.get((counter.kind, counter.whose), 0) >= counter.most:
                 raise counter.refusal()
+        for limit in quota.rates:
+            created, window_ms = self._created.setdefault(limit.whose, deque()), limit.rate.window_ms
+            while created and created[0] <= now_ms - window_ms:
+                created.popleft()
+            if (over := len(created) - limit.rate.number) >= 0:
+                raise limit.refusal(created[over] + window_ms - now_ms)
+
+    def count_created(self, quota: Quota | None, now_ms: int) -> None:
+        """Count a new task for the rates of its quota."""
+        for limit in () if quota is None else quota.rates:
+            self._created.setdefault(limit.whose, deque()).append(now_ms)
+        if len(self._created) > MOST_RATES:
+            since = now_ms - LONGEST_MS
+            self._created = {whose: times for whose, times in self._created.items() if times and times[-1] > since}
+
+    def earlier(self, record: TaskRecord, idempotency: Idempotency, now_ms: int) -> EarlierTask | None:
+        """The task that an idempotency key leads to, for a request that would create another one."""
+        once = self._once.get(idempotency.name)
+        if once is None:
+            return None
+        is_same = once.request == idempotency.request
+        publication: Publication = "published"
+        if is_same and once.publishing_ms is not None:
+            is_over = now_ms - once.publishing_ms >= PUBLISHING_MS
+            if once.publisher == record.task_id or (is_over and not record.work.is_foreign):
+                if once.publisher != record.task_id:
+                    once.publisher, once.publishing_ms = record.task_id, now_ms
+                publication = "unpublished"
+            elif not is_over:
+                publication = "publishing"
+        return EarlierTask(once.ref.task_id, is_same, publication)
+
+    def keep_once(self, record: TaskRecord, idempotency: Idempotency, now_ms: int) -> None:
+        """Let an idempotency key lead to a new task, whose first job is published from now on."""
+        self._once[idempotency.name] = _Once(record.ref, idempotency.request, record.task_id, now_ms)
+        self._tasks[record.ref].once = idempotency.name
+
+    def note_published(self, kept: Kept) -> None:
+        """Note that the broker has a task's first job."""
+        if kept.once is not None:
+            self._once[kept.once].publishing_ms = None
+
+    def is_only_request(self, kept: Kept) -> bool:
+        """Whether a task may be taken back: no other request with its key may have had it as an answer."""
+        once = None if kept.once is None else self._once[kept.once]
+        return once is None or (once.publishing_ms is not None and once.publisher == kept.record.task_id)
 
     def add(self, kept: Kept) -> None:
         """Keep a new task."""
@@ -276,6 +349,8 @@ class KeptTasks:
         self.looks.pop(ref, None)
         self.attended.pop(ref, None)
         self._count(kept, 0, is_open=False)
+        if kept.once is not None:
+            del self._once[kept.once]
         owner, quota = kept.record.owner, kept.quota
         if quota is not None and (mine := self._requested.get(quota.requestor)) is not None:
             mine.tasks.pop(ref, None)

@@ -19,9 +19,11 @@ from mcp_celery.engine import (
     Change,
     Changed,
     Claim,
+    EarlierTask,
     EncodedResult,
     Extension,
     FailedLookups,
+    Idempotency,
     Observers,
     OtherVersionError,
     Quota,
@@ -117,17 +119,34 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
         self._keep_webhook(kept, before, self._clock())
         super()._report(kept, cause, before, at_ms)
 
-    def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
+    def create(
+        self,
+        record: TaskRecord,
+        snapshot: TaskContextSnapshot,
+        quota: Quota | None = None,
+        idempotency: Idempotency | None = None,
+    ) -> EarlierTask | None:
         """As ``TaskStore.create``."""
         written = self._snapshots.write(snapshot, _place(record.ref)).encode()
         with self._step() as now:
             if self._kept.get(record.ref) is not None:
-                return
+                return None
+            if idempotency is not None and (earlier := self._kept.earlier(record, idempotency, now)) is not None:
+                return earlier
             self._kept.require_room(quota, RECORD_BYTES + len(written), now)
             self._kept.add(Kept(record, written, quota))
+            self._kept.count_created(quota, now)
+            if idempotency is not None:
+                self._kept.keep_once(record, idempotency, now)
             if not record.work.is_foreign:
                 self._kept.unclaimed[record.ref] = now
         self.attend(record.ref)
+        return None
+
+    def earlier(self, record: TaskRecord, idempotency: Idempotency) -> EarlierTask | None:
+        """As ``TaskStore.earlier``."""
+        with self._step() as now:
+            return self._kept.earlier(record, idempotency, now)
 
     def count_failed_lookups(self, requestor: str, number: int, *, window_ms: int) -> FailedLookups:
         """As ``TaskStore.count_failed_lookups``."""
@@ -271,7 +290,7 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
     def delete(self, ref: TaskRef) -> bool:
         """As ``TaskStore.delete``."""
         with self._found(ref) as kept:
-            if kept is not None and kept.started_retries >= 0:
+            if kept is not None and (kept.started_retries >= 0 or not self._kept.is_only_request(kept)):
                 return False
             self._kept.remove(ref)
             return True

@@ -137,9 +137,11 @@ class MemoryQuestions:
     def published(self, ref: TaskRef, *, attempt: int) -> None:
         """As ``QuestionStore.published``."""
         with self._found(ref) as kept:
+            if kept is not None:
+                self._kept.note_published(kept)
             if kept is not None and kept.record.attempt == attempt:
                 self._kept.due.pop(ref, None)
-                if kept.awaits_claim:
+                if kept.awaits_claim and not kept.record.work.is_foreign:
                     self._kept.unclaimed[ref] = max(self._clock(), kept.record.retry_at_ms or 0)
 
 

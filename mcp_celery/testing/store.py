@@ -12,11 +12,13 @@ from mcp_celery.engine import (
     Caller,
     Change,
     Changed,
+    EarlierTask,
     EncodedResult,
     Extension,
     FailedLookups,
     HandBack,
     HandedBack,
+    Idempotency,
     Observers,
     Quota,
     StoredTask,
@@ -69,8 +71,18 @@ class MemoryTaskStore(MemoryQuestionStore, TaskStore):
         return store
 
     @override
-    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
-        self.ledger.create(record, snapshot, quota)
+    async def create(
+        self,
+        record: TaskRecord,
+        snapshot: TaskContextSnapshot,
+        quota: Quota | None = None,
+        idempotency: Idempotency | None = None,
+    ) -> EarlierTask | None:
+        return self.ledger.create(record, snapshot, quota, idempotency)
+
+    @override
+    async def earlier(self, record: TaskRecord, idempotency: Idempotency) -> EarlierTask | None:
+        return self.ledger.earlier(record, idempotency)
 
     @override
     async def count_failed_lookups(self, requestor: str, number: int, *, window_ms: int) -> FailedLookups:

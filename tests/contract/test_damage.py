@@ -13,14 +13,18 @@ from typing import Any, Final, cast
 import pytest
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
+from mcp_celery.common.rates import Rate
 from mcp_celery.engine import (
     Change,
     Claim,
+    EarlierTask,
     ExposedTasks,
     ForeignPlan,
     ForeignWork,
     HandBack,
+    Idempotency,
     JSONObject,
+    RateLimit,
     StoredTask,
     Submission,
     TaskEngine,
@@ -53,7 +57,8 @@ LIVING: Final = "celery@living/1"
 LONG: Final = "x" * 200
 """A component of which the Celery id is shortened."""
 WEBHOOK: Final = "msg_" + "0" * 40
-QUOTA: Final = open_tasks("alice", 50, bytes_=1_000_000)
+RATE: Final = RateLimit("alice", Rate(50, 60_000))
+QUOTA: Final = replace(open_tasks("alice", 50, bytes_=1_000_000), rates=(RATE,))
 
 
 @dataclass(frozen=True)
@@ -86,10 +91,12 @@ KINDS: Final[dict[str, Kind]] = {
     "questions": Kind("hash", lambda keys, task: keys.questions(task.scope, task.task_id), is_shared=False),
     "answers": Kind("hash", lambda keys, task: keys.answers(task.scope, task.task_id), is_shared=False),
     "job_alias": Kind("string", lambda keys, task: keys.job_alias(task.job_id), is_shared=False),
+    "once": Kind("hash", lambda keys, task: keys.once(task.task_id), is_shared=False),
     "index": Kind("zset", _list, removes=True),
     "counted": Kind("zset", lambda keys, _: keys.counted("open", QUOTA.requestor)),
     "counted (stored)": Kind("zset", lambda keys, _: keys.counted("stored", QUOTA.requestor)),
     "counted (bytes)": Kind("hash", lambda keys, _: keys.counted("stored", QUOTA.requestor) + ":bytes"),
+    "counted (created)": Kind("zset", lambda keys, _: keys.counted("created", QUOTA.requestor)),
     "counted (failed)": Kind("string", lambda keys, _: keys.counted("failed", "alice")),
     "expiry": Kind("zset", lambda keys, _: keys.expiry, removes=True),
     "remembered": Kind("hash", lambda keys, _: keys.remembered),
@@ -256,7 +263,7 @@ class Site:
 
     async def created(self, **values: Any) -> TaskRecord:
         record = replace(a_record(), **values)
-        await self.world.store.create(record, SNAPSHOT, QUOTA)
+        await self.world.store.create(record, SNAPSHOT, QUOTA, Idempotency(record.task_id, "r"))
         return record
 
     async def victim(self) -> TaskRecord:
@@ -457,6 +464,25 @@ async def test_another_key_of_a_task_is_not_taken_for_its_own(
     assert site.queue.published == []
     for index in (site.keys.due, site.keys.exposed):
         assert removed(caplog, index) == {shown(other): 1}
+
+
+@pytest.mark.parametrize("damage", ["another type", "", "x:snapshot", "publishing"])
+async def test_an_idempotency_key_that_leads_nowhere_is_free(
+    damage: str, in_redis: RedisWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    site, client = Site(in_redis), cast("Any", in_redis.client)
+    task, other = await site.created(), a_record()
+    once, key = Idempotency(task.task_id, "r"), site.keys.once(task.task_id)
+    if damage == "another type":
+        client.delete(key)
+        put(in_redis, "list", key, ["a"])
+    elif damage == "publishing":
+        client.hset(key, "publishing", "x")
+    else:
+        client.hset(key, "task", damage.replace("x", task.task_id))
+    found = await in_redis.store.create(other, SNAPSHOT, QUOTA, once)
+    assert found == (EarlierTask(task.task_id, True, "unpublished") if damage == "publishing" else None)
+    assert len(caplog.messages) == (damage == "another type")
 
 
 async def test_a_mark_that_cannot_be_read_is_made_anew(in_redis: RedisWorld, caplog: pytest.LogCaptureFixture) -> None:

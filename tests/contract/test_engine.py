@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
@@ -15,6 +16,7 @@ from mcp_celery.engine import (
     Caller,
     Change,
     Claim,
+    Idempotency,
     JobLedger,
     JobOutcome,
     Quota,
@@ -423,11 +425,17 @@ class Unanswered:
         self.attend = world.store.attend
         self.finish, self.aclose = world.store.finish, world.store.aclose
         self.count_failed_lookups = world.store.count_failed_lookups
-        self.create_in = world.store.create
+        self.create_in, self.earlier = world.store.create, world.store.earlier
         self.created: list[TaskRef] = []
 
-    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
-        await self.create_in(record, snapshot, quota)
+    async def create(
+        self,
+        record: TaskRecord,
+        snapshot: TaskContextSnapshot,
+        quota: Quota | None = None,
+        idempotency: Idempotency | None = None,
+    ) -> NoReturn:
+        await self.create_in(record, snapshot, quota, idempotency)
         self.created.append(record.ref)
         raise StoreUnavailableError
 

@@ -7,12 +7,14 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery import audit
+from mcp_celery.common.rates import Rate
+from mcp_celery.config import TaskConfig
 from mcp_celery.engine import (
     Asking,
     Caller,
@@ -20,6 +22,7 @@ from mcp_celery.engine import (
     Claim,
     EncodedResult,
     Extension,
+    Idempotency,
     JobOutcome,
     NextLeg,
     Question,
@@ -42,6 +45,7 @@ from mcp_celery.errors import (
     QueueUnavailableError,
     ServerBusyError,
     TaskNotFoundError,
+    TooManyCreationsError,
     TooManyLookupsError,
     TooManyStreamsError,
     TooManyTasksError,
@@ -94,6 +98,63 @@ async def is_free(world: World, quota: Quota = ONE) -> bool:
     """Whether there is room for one more; leaves it as it was."""
     record = await keep(world, quota)
     return record is not None and await world.store.delete(record.ref)
+
+
+class TestRates:
+    async def test_of_a_hundred_at_once_on_all_replicas_no_more_are_created_than_may_be(
+        self, world: World, queue: Watchful
+    ) -> None:
+        servers = [limited(world, queue, create_rate=Rate(7, 60_000)) for _ in range(3)]
+        made = await asyncio.gather(
+            *(servers[number % 3].submit(a_submission(ME)) for number in range(100)), return_exceptions=True
+        )
+        refused = [one for one in made if isinstance(one, TooManyCreationsError)]
+        assert (len(refused), len(queue.published)) == (93, 7)
+        assert {str(one).partition(";")[0] for one in refused} == {
+            "You have created as many tasks as this server allows (7 in 60 s)"
+        }
+        for one in refused:
+            data = cast("dict[str, Any]", one.data)
+            assert (one.code, data["limit"], data["most"]) == (LIMIT_EXCEEDED, "creation_rate", 7)
+            assert 0 < data["retryAfterMs"] <= 60_000
+        await servers[0].submit(a_submission(YOU))
+        for _ in range(9):
+            await servers[0].submit(a_submission(ALICE))  # whom nobody counts
+
+    async def test_it_says_when_the_next_one_may_be_created(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue, create_rate=Rate(2, 200))
+        began = now_ms()
+        for _ in range(7):
+            try:
+                await engine.submit(a_submission(ME))
+            except TooManyCreationsError as error:
+                await asyncio.sleep(cast("dict[str, Any]", error.data)["retryAfterMs"] / 1000)
+                await engine.submit(a_submission(ME))
+        assert now_ms() - began >= 600
+
+    async def test_a_component_has_a_rate_of_its_own(self, world: World, queue: Watchful) -> None:
+        engine, config = limited(world, queue), TaskConfig(rate_limit_per_caller="1/h")
+        first = a_submission(ME, config=config)
+        await engine.submit(first)
+        with pytest.raises(TooManyCreationsError):
+            await engine.submit(first)
+        await engine.submit(replace(first, component="another"))
+        await engine.submit(replace(first, caller=YOU))
+        with pytest.raises(TooManyCreationsError):
+            await engine.submit(replace(first, component="another"))
+
+    async def test_neither_repeats_nor_what_is_refused_counts(self, world: World, queue: Watchful) -> None:
+        engine = limited(world, queue, create_rate=Rate(2, 60_000), max_open_tasks=1)
+        once = replace(a_submission(ME), idempotency=Idempotency("k" * 64, "r" * 64))
+        first = await engine.submit(once)
+        assert [(await engine.submit(once)).task_id for _ in range(3)] == [first.task_id] * 3
+        for _ in range(3):
+            with pytest.raises(TooManyTasksError):
+                await engine.submit(a_submission(ME))
+        await world.store.change(first.ref, Change(to="completed"))
+        await engine.submit(a_submission(ME))
+        with pytest.raises(TooManyTasksError):
+            await engine.submit(a_submission(ME))
 
 
 class TestOpenTasks:

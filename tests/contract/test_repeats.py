@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar, cast
 
 import pytest
 
+from mcp_celery.common.rates import Rate
 from mcp_celery.engine import (
     Answer,
     Asking,
@@ -18,8 +19,10 @@ from mcp_celery.engine import (
     Extension,
     ForeignWork,
     HandBack,
+    Idempotency,
     NextLeg,
     Question,
+    RateLimit,
     TaskRecord,
     now_ms,
 )
@@ -42,6 +45,7 @@ POLICY: Final = RecoveryPolicy(heartbeat_ms=10, max_redeliveries=1)
 FINGERPRINT: Final = "f" * 8
 FINISHED: Final = EncodedResult("result", "[]")
 ANSWER: Final[dict[str, Answer]] = {QUESTION.key: {"roots": []}}
+ONCE: Final = Idempotency("k" * 64, "r" * 64)
 BY_THE_CLOCK: Final = ("workers", "unread", "attended")
 """Indices whose times are those of the last call, however often it is made."""
 
@@ -116,6 +120,39 @@ async def create(world: RedisWorld) -> Command[Any]:
 async def create_foreign(world: RedisWorld) -> Command[Any]:
     record = replace(a_record(), work=ForeignWork())
     return commands.create(world.keys, record, encode_record(record), "{}", None, None)
+
+
+async def create_once(world: RedisWorld) -> Command[Any]:
+    record, quota = a_record(), replace(open_tasks("r", 1, bytes_=100_000), rates=(RateLimit("r", Rate(1, 60_000)),))
+    return commands.create(world.keys, record, encode_record(record), "{}", quota, None, ONCE)
+
+
+async def create_what_there_is(world: RedisWorld) -> Command[Any]:
+    await world.store.run(await create_once(world))
+    return await create_once(world)
+
+
+async def earlier(world: RedisWorld) -> Command[Any]:
+    """Of a request that has died: the first call takes its place, and so does the second."""
+    await world.store.run(await create_once(world))
+    cast(Any, world.client).hset(world.keys.once(ONCE.name), "publishing", 0)
+    return commands.earlier(world.keys, a_record(), ONCE)
+
+
+async def earlier_of_none(world: RedisWorld) -> Command[Any]:
+    return commands.earlier(world.keys, a_record(), ONCE)
+
+
+async def delete_once(world: RedisWorld) -> Command[Any]:
+    record = a_record()
+    await world.store.create(record, SNAPSHOT, None, ONCE)
+    return commands.delete(world.keys, record.ref)
+
+
+async def published_once(world: RedisWorld) -> Command[Any]:
+    record = a_record()
+    await world.store.create(record, SNAPSHOT, None, ONCE)
+    return questions.published(world.keys, record.ref, attempt=1)
 
 
 async def delete(world: RedisWorld) -> Command[Any]:
@@ -288,8 +325,9 @@ async def index(world: RedisWorld) -> Command[Any]:
 
 
 CASES: Final[dict[str, tuple[Callable[[RedisWorld], Awaitable[Command[Any]]], ...]]] = {
-    "create": (create, create_foreign),
-    "delete": (delete, delete_what_has_begun),
+    "create": (create, create_foreign, create_once, create_what_there_is),
+    "earlier": (earlier, earlier_of_none),
+    "delete": (delete, delete_what_has_begun, delete_once),
     "retire": (retire,),
     "keep": (keep,),
     "attend": (attend,),
@@ -304,7 +342,7 @@ CASES: Final[dict[str, tuple[Callable[[RedisWorld], Awaitable[Command[Any]]], ..
     "heard": (heard,),
     "park": (park,),
     "answer": (answer,),
-    "published": (published,),
+    "published": (published, published_once),
     "beat": (beat,),
     "sweep": (sweep,),
     "recover": (recover, recover_a_failure, recover_of_a_worker_that_stopped),

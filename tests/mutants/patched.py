@@ -24,7 +24,8 @@ TESTS: Final = [
         f"tests/contract/test_{name}.py"
         for name in ("store", "list", "recovery", "handback", "limits", "engine", "respond", "sweep", "damage")
     ),
-    *(f"tests/contract/test_{name}.py" for name in ("questions", "exposed", "watch", "audit", "webhooks", "abandoned")),
+    *(f"tests/contract/test_{name}.py" for name in ("questions", "exposed", "watch", "audit")),
+    *(f"tests/contract/test_{name}.py" for name in ("webhooks", "abandoned", "idempotency")),
 ]
 TABLE_TESTS: Final = [f"tests/unit/test_{name}.py" for name in ("status", "recovery", "reaper", "engine")]
 _NEAREST: Final = {
@@ -40,6 +41,7 @@ _NEAREST: Final = {
     "watch": "contract/test_exposed.py",
     **dict.fromkeys(("webhook", "webhooks"), "contract/test_webhooks.py"),
     "attend": "contract/test_abandoned.py",
+    "once": "contract/test_idempotency.py",
 }
 _UNCHANGED: Final = "without any mutant"
 

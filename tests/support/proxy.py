@@ -47,6 +47,7 @@ class Proxy:
         self._pairs: set[_Pair] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._lose: Callable[[], object] | None = None
+        self._lose_with = b""
         self.port = 0
         self.accepted = 0
 
@@ -114,7 +115,7 @@ class Proxy:
         with suppress(ConnectionError):
             while data := await reader.read(65536):
                 await pair.flows.wait()
-                if (lose := self._lose) is not None:
+                if (lose := self._lose) is not None and self._lose_with in data:
                     self._lose = None
                     await asyncio.to_thread(lose)
                     pair.reset()
@@ -156,10 +157,16 @@ class Proxy:
 
         self._do(resume())
 
-    def lose_next_answer(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+    @property
+    def is_losing(self) -> bool:
+        """Whether an answer is still to be lost."""
+        return self._lose is not None
+
+    def lose_next_answer(self, meanwhile: Callable[[], object] = lambda: None, *, holding: bytes = b"") -> None:
         """Reset the connection on which the server answers next, in place of forwarding the answer.
 
         Args:
             meanwhile: Is called in a thread before.
+            holding: Let answers pass that do not hold this.
         """
-        self._lose = meanwhile
+        self._lose, self._lose_with = meanwhile, holding

@@ -22,9 +22,11 @@ from mcp_celery.engine import (
     Asking,
     Caller,
     Change,
+    EarlierTask,
     ExposedTasks,
     ForeignPlan,
     ForeignWork,
+    Idempotency,
     JobOutcome,
     Observers,
     Question,
@@ -93,11 +95,17 @@ class Store(MemoryTaskStore):
         self.fails_to_delete: Exception | None = None
         self.hangs: asyncio.Event | None = None
 
-    async def create(self, record: TaskRecord, snapshot: Any, quota: Quota | None = None) -> None:
+    async def create(
+        self,
+        record: TaskRecord,
+        snapshot: Any,
+        quota: Quota | None = None,
+        idempotency: Idempotency | None = None,
+    ) -> EarlierTask | None:
         if self.refuses is not None:
             raise self.refuses
         self.kept.append(record.ref)
-        await super().create(record, snapshot, quota)
+        return await super().create(record, snapshot, quota, idempotency)
 
     async def delete(self, ref: TaskRef) -> bool:
         await anyio.lowlevel.checkpoint()

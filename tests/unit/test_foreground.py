@@ -23,6 +23,8 @@ from mcp_celery.engine import (
     ELICIT,
     Asking,
     Caller,
+    EarlierTask,
+    Idempotency,
     JobOutcome,
     JSONObject,
     Question,
@@ -87,9 +89,15 @@ class Store(MemoryTaskStore):
     created = 0
     refused = 0
 
-    async def create(self, record: TaskRecord, snapshot: TaskContextSnapshot, quota: Quota | None = None) -> None:
+    async def create(
+        self,
+        record: TaskRecord,
+        snapshot: TaskContextSnapshot,
+        quota: Quota | None = None,
+        idempotency: Idempotency | None = None,
+    ) -> EarlierTask | None:
         self.created += 1
-        await super().create(record, snapshot, quota)
+        return await super().create(record, snapshot, quota, idempotency)
 
     async def load(self, ref: TaskRef) -> StoredTask | None:
         try:

@@ -59,6 +59,9 @@ class TestRefusals:
         ("name", "value", "reason"),
         [
             ("FOREGROUND", "client", "'server' or 'worker'"),
+            ("CREATE_RATE_PER_SCOPE", "10/fortnight", "expected a number from 0.01 to 10000, or one with /s, /m or /h"),
+            ("CREATE_RATE_PER_SCOPE", "0", "expected a number from 0.01 to 10000"),
+            ("MIN_POLL_INTERVAL_MS", "-1", "greater than or equal to 0"),
             ("GC", "off", "'tuned' or 'default'"),
             ("ALLOWED_HOSTS", "mcp.example.com,https://mcp.example.com", "a host name or address"),
             ("ALLOWED_ORIGINS", "app.example.com", "scheme://host"),

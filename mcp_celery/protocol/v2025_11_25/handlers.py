@@ -13,7 +13,7 @@ from mcp_types import METHOD_NOT_FOUND
 
 from mcp_celery.config import TaskMeta
 from mcp_celery.engine import TaskView
-from mcp_celery.protocol.caller import as_rpc_errors, caller_of_request, session_of, snapshot_of
+from mcp_celery.protocol.caller import as_rpc_errors, caller_of_request, once, session_of, snapshot_of
 from mcp_celery.protocol.host import TaskHost
 from mcp_celery.protocol.question_delivery import OnRequest, Relay
 from mcp_celery.protocol.revision import RequestContext
@@ -75,7 +75,7 @@ class CoreTasks:
                 caller,
                 TaskMeta(ttl=asked.asked_ttl_ms),
             )
-            record = await engine.submit(submission)
+            record = await engine.submit(once(ctx, submission))
         self._push.follow(ctx, record, progress_token_from_params(params.request))
         immediate = await self._host.immediate_response(record.component) if record.task_type == "tool" else None
         return encode_created(record, immediate)

@@ -1,0 +1,186 @@
+"""Requests with an idempotency key, from real clients over connections that break."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from mcp.client import Client
+from mcp.shared.exceptions import MCPError
+
+from mcp_celery import Settings, TaskServer
+from mcp_celery.client import TasksClient, call_tool_task, resilient_http
+from tests.support.deployment import answering_url, deployed, process
+from tests.support.locks import reserved_port
+from tests.support.proxy import Proxy
+from tests.support.scripted import HttpServer, text_of
+from tests.support.session import over_http
+from tests.support.waiting import eventually, soon
+from tests.support.wire import Answer, Wire
+
+pytestmark = pytest.mark.anyio
+
+KEY: Final = "mcp-celery/idempotency-key"
+ONLY_AS_TASK: Final = "mcp-celery/only-as-task"
+CREATED: Final = {"2026-07-28": b'"resultType":"task"', "2025-11-25": b'"task":{'}
+"""What the answer to a creation holds, and no other."""
+
+
+@dataclass
+class Site:
+    """A server, and what its tools have done."""
+
+    port: int
+    sold: list[int] = field(default_factory=list[int])
+    looked: list[int] = field(default_factory=list[int])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/mcp"
+
+
+@pytest.fixture
+async def site() -> AsyncGenerator[Site]:
+    with reserved_port() as port:
+        site = Site(port)
+        server = TaskServer("once", settings=Settings.load(redis_url="memory://"))
+
+        @server.tool(task=True)
+        async def sell(item: int) -> str:
+            site.sold.append(item)
+            return f"sold {item}"
+
+        @server.tool()
+        async def look(item: int) -> str:
+            site.looked.append(item)
+            return "here"
+
+        http = HttpServer(server, port)
+        await http.start()
+        try:
+            yield site
+        finally:
+            await http.stop()
+
+
+@asynccontextmanager
+async def client_of(port: int, revision: str) -> AsyncGenerator[Client]:
+    mode: Any = "auto" if revision == "2026-07-28" else "legacy"
+    url = f"http://127.0.0.1:{port}/mcp"
+    async with Client(resilient_http(url), extensions=[TasksClient()], mode=mode) as client:
+        assert client.protocol_version == revision
+        yield client
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(("revision", "number"), [("2026-07-28", 100), ("2025-11-25", 20)])
+async def test_creations_whose_answer_is_lost_make_one_task_each(site: Site, revision: str, number: int) -> None:
+    with Proxy.before(site.url) as proxy:
+        async with client_of(proxy.port, revision) as client:
+            ids: set[str] = set()
+            for item in range(number):
+                proxy.lose_next_answer(holding=CREATED[revision])
+                handle = await soon(call_tool_task(client, "sell", {"item": item}))
+                assert not proxy.is_losing
+                assert text_of(await soon(handle.result())) == f"sold {item}"
+                ids.add(handle.task_id)
+    assert len(ids) == number
+    assert site.sold == [*range(number)]
+
+
+async def test_a_call_in_the_foreground_whose_answer_is_lost_runs_once(site: Site) -> None:
+    with Proxy.before(site.url) as proxy:
+        async with client_of(proxy.port, "2026-07-28") as client:
+            proxy.lose_next_answer(holding=b"here")
+            with pytest.raises(MCPError, match="cannot be reached"):
+                await soon(client.call_tool("look", {"item": 1}))
+            assert text_of(await soon(client.call_tool("look", {"item": 2}))) == "here"
+    assert site.looked == [1, 2]
+
+
+async def called(url: str, name: str, item: int, meta: dict[str, Any], **headers: str) -> Answer:
+    return await asked(url, name, {"item": item}, meta, **headers)
+
+
+async def asked(url: str, name: str, arguments: dict[str, Any], meta: dict[str, Any], **headers: str) -> Answer:
+    async with Wire(url, meta=meta) as wire:
+        return await wire.ask("tools/call", {"name": name, "arguments": arguments}, **headers)
+
+
+async def test_the_key_is_in_meta_or_in_the_header(site: Site) -> None:
+    key = "k" * 22
+    first = await called(site.url, "sell", 1, {}, **{"Idempotency-Key": f'"{key}"'})
+    again = await called(site.url, "sell", 1, {KEY: key})
+    assert again.result["taskId"] == first.result["taskId"]
+    other = await called(site.url, "sell", 2, {KEY: key})
+    assert other.error["code"] == -32602
+    assert KEY in other.error["message"]
+    assert (await called(site.url, "sell", 1, {KEY: "order 7"})).error["code"] == -32602
+    assert site.sold == [1]
+
+
+async def test_a_call_in_the_foreground_ignores_the_key(site: Site) -> None:
+    for _ in range(2):
+        found = await called(site.url, "look", 1, {KEY: "order 7"})
+        assert found.result["content"][0]["text"] == "here"
+    refused = await called(site.url, "look", 1, {KEY: "order 7", ONLY_AS_TASK: True})
+    assert refused.error["code"] == -32601
+    assert site.looked == [1, 1]
+
+
+async def test_in_2025_a_guessable_key_counts_in_its_session(site: Site) -> None:
+    sell = {"name": "sell", "arguments": {"item": 1}, "task": {}, "_meta": {KEY: "order 7"}}
+    found: list[str] = []
+    for _ in range(2):
+        async with over_http(site.url) as session:
+            made = [(await session.ask("tools/call", sell)).result["task"]["taskId"] for _ in range(2)]
+            assert len(set(made)) == 1
+            found += made
+    assert len(set(found)) == 2
+
+
+@pytest.mark.slow
+async def test_a_server_that_is_killed_while_it_creates_tasks_leaves_one_for_each_key(
+    store_url: str, tmp_path: Path
+) -> None:
+    """Its clients send their requests again to another server, with the same keys."""
+    notes, keys = tmp_path / "notes", {item: secrets.token_urlsafe(24) for item in range(20)}
+
+    async def sell(url: str, item: int) -> str:
+        answer = await asked(url, "sell", {"path": str(notes), "item": item}, {KEY: keys[item]})
+        return answer.result["taskId"]
+
+    with deployed(store_url, f"selling-{os.urandom(4).hex()}", spec="tests.support.servers.selling:server") as site:
+        argv, log = [sys.executable, "-m", "mcp_celery", "serve", site.spec, "--port", "0"], tmp_path / "killed.log"
+        with process(argv, site.env(), log) as killed:
+            url = answering_url(log, killed)
+            selling = [asyncio.create_task(sell(url, item)) for item in keys]
+            await asyncio.wait(selling, return_when=asyncio.FIRST_COMPLETED)
+            killed.kill()
+            answers = await soon(asyncio.gather(*selling, return_exceptions=True))
+        url = site.serve()
+        made = await soon(asyncio.gather(*(sell(url, item) for item in keys)))
+        assert len(set(made)) == len(keys)
+        answered = [(before, now) for before, now in zip(answers, made, strict=True) if isinstance(before, str)]
+        assert answered
+        assert all(before == now for before, now in answered)
+        with site.worker("threads"):
+            async with Wire(url) as wire:
+                for task_id in made:
+                    await eventually(lambda task_id=task_id: is_completed(wire, task_id), what="a task has ended")
+        records = f"mcp_celery:{site.namespace}:task:anon:"
+        kept = {key.removeprefix(records) for key in site.our_keys() if key.startswith(records)}
+        assert {task_id for task_id in kept if ":" not in task_id} == set(made)
+    assert sorted(map(int, notes.read_text().split())) == [*keys]
+
+
+async def is_completed(wire: Wire, task_id: str) -> bool:
+    return (await wire.get(task_id))["status"] == "completed"

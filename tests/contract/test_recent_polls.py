@@ -1,0 +1,107 @@
+"""Clients that poll faster than they should get their last answer again. Over memory and Redis."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
+
+from mcp_celery.engine import Caller, Change, JSONObject, TaskEngine
+from mcp_celery.engine.recent_polls import RecentPolls
+from mcp_celery.errors import TaskNotFoundError
+from tests.support.worlds import ALICE, LIMITS, Watchful, World, a_submission
+
+pytestmark = pytest.mark.anyio
+
+BOB: Final = Caller("client-a|bob", ALICE.issuer)
+FOR_LONG: Final = 60_000
+MODERN: Final = "2026-07-28"
+
+
+class Polling:
+    """A server, and how often its store was read."""
+
+    def __init__(self, world: World, queue: Watchful, interval_ms: int) -> None:
+        self.reads = 0
+        self.engine = TaskEngine(
+            store=world.store,
+            queue=queue,
+            bus=world.bus,
+            results=world.results,
+            limits=replace(LIMITS, min_poll_interval_ms=interval_ms),
+            answer_version=LATEST_HANDSHAKE_VERSION,
+        )
+
+    async def poll(self, task_id: str, caller: Caller = ALICE, version: str = MODERN) -> JSONObject:
+        async def read() -> JSONObject:
+            self.reads += 1
+            return {"status": (await self.engine.get(caller, task_id)).record.status}
+
+        return await self.engine.poll(caller, task_id, version, read)
+
+
+async def test_a_poll_that_comes_too_soon_gets_the_last_answer(world: World, queue: Watchful) -> None:
+    site = Polling(world, queue, FOR_LONG)
+    record = await site.engine.submit(a_submission())
+    assert [await site.poll(record.task_id) for _ in range(100)] == [{"status": "working"}] * 100
+    assert site.reads == 1
+    await world.store.change(record.ref, Change(to="failed"))  # by a worker
+    assert await site.poll(record.task_id) == {"status": "working"}
+    assert await site.poll(record.task_id, version="2025-11-25") == {"status": "failed"}, "of another form"
+
+
+async def test_by_default_each_poll_reads_the_store(world: World, queue: Watchful) -> None:
+    site = Polling(world, queue, LIMITS.min_poll_interval_ms)
+    record = await site.engine.submit(a_submission())
+    assert [await site.poll(record.task_id) for _ in range(3)] == [{"status": "working"}] * 3
+    assert site.reads == 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [BOB, replace(ALICE, issuer="https://other.example"), replace(ALICE, token_scopes=frozenset[str]()), Caller()],
+)
+async def test_an_answer_is_for_its_caller_alone(world: World, queue: Watchful, other: Caller) -> None:
+    site = Polling(world, queue, FOR_LONG)
+    record = await site.engine.submit(a_submission())
+    await site.poll(record.task_id)
+    try:
+        await site.poll(record.task_id, other)
+    except TaskNotFoundError:
+        assert replace(other, token_scopes=None) != ALICE
+    assert site.reads == 2
+
+
+@pytest.mark.parametrize("change", ["cancel", "respond"])
+async def test_a_caller_sees_what_it_has_changed(world: World, queue: Watchful, change: str) -> None:
+    site = Polling(world, queue, FOR_LONG)
+    record = await site.engine.submit(a_submission())
+    await site.poll(record.task_id)
+    if change == "cancel":
+        await site.engine.cancel(ALICE, record.task_id)
+        assert await site.poll(record.task_id) == {"status": "cancelled"}
+    else:
+        await site.engine.respond(ALICE, record.task_id, {})
+        await site.poll(record.task_id)
+    assert site.reads == 2
+
+
+async def test_an_end_is_not_remembered(world: World, queue: Watchful) -> None:
+    site = Polling(world, queue, FOR_LONG)
+    record = await site.engine.submit(a_submission())
+    await world.store.change(record.ref, Change(to="cancelled"))
+    for _ in range(2):
+        assert await site.poll(record.task_id) == {"status": "cancelled"}
+    assert site.reads == 2
+
+
+def test_an_answer_is_good_for_its_interval() -> None:
+    seconds = [0.0]
+    polls, answer = RecentPolls(100, clock=lambda: seconds[0]), dict[str, Any](status="working")
+    polls.note(ALICE, "task", MODERN, answer)
+    seconds[0] = 0.09
+    assert polls.find(ALICE, "task", MODERN) == answer
+    seconds[0] = 0.11
+    assert polls.find(ALICE, "task", MODERN) is None
