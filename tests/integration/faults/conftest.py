@@ -27,7 +27,8 @@ def quick(
     store: EmbeddedStoreContainer, pool: Pool, broker: str, request: pytest.FixtureRequest
 ) -> Generator[Settings]:
     """A namespace of the test's own, in which a death is noticed soon."""
-    name = request.node.name.partition("[")[0].removeprefix("test_").replace("_", "-")[:40]
+    test: str = request.node.name
+    name = test.partition("[")[0].removeprefix("test_").replace("_", "-")[:40]
     url = None if broker == "redis" else request.getfixturevalue("rabbitmq_url")
     settings = settings_for(store, f"{name}-{pool}-{os.urandom(4).hex()}", heartbeat_ms=HEARTBEAT_MS, broker_url=url)
     yield settings

@@ -39,7 +39,8 @@ Purge = Callable[[LiveServer], object]
 
 
 def named(request: pytest.FixtureRequest, pool: Pool) -> str:
-    name = request.node.name.partition("[")[0].removeprefix("test_").replace("_", "-")[:36].rstrip("-")
+    test: str = request.node.name
+    name = test.partition("[")[0].removeprefix("test_").replace("_", "-")[:36].rstrip("-")
     return f"{name}-{pool}-{os.urandom(4).hex()}"
 
 

@@ -45,7 +45,8 @@ def broker() -> Generator[RabbitProcess]:
 @pytest.fixture
 def namespace(request: pytest.FixtureRequest) -> str:
     """A namespace of the test's own, and so a queue."""
-    return request.node.name.removeprefix("test_").replace("[", "-").rstrip("]").replace("_", "-")[-60:].lstrip("-")
+    test: str = request.node.name
+    return test.removeprefix("test_").replace("[", "-").rstrip("]").replace("_", "-")[-60:].lstrip("-")
 
 
 @pytest.fixture
