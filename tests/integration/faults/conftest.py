@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from typing import Final
+from typing import Final, cast
 
 import pytest
 
@@ -27,7 +27,7 @@ def quick(
     store: EmbeddedStoreContainer, pool: Pool, broker: str, request: pytest.FixtureRequest
 ) -> Generator[Settings]:
     """A namespace of the test's own, in which a death is noticed soon."""
-    test: str = request.node.name
+    test = cast(pytest.Item, request.node).name
     name = test.partition("[")[0].removeprefix("test_").replace("_", "-")[:40]
     url = None if broker == "redis" else request.getfixturevalue("rabbitmq_url")
     settings = settings_for(store, f"{name}-{pool}-{os.urandom(4).hex()}", heartbeat_ms=HEARTBEAT_MS, broker_url=url)

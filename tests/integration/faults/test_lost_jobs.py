@@ -39,7 +39,7 @@ Purge = Callable[[LiveServer], object]
 
 
 def named(request: pytest.FixtureRequest, pool: Pool) -> str:
-    test: str = request.node.name
+    test = cast(pytest.Item, request.node).name
     name = test.partition("[")[0].removeprefix("test_").replace("_", "-")[:36].rstrip("-")
     return f"{name}-{pool}-{os.urandom(4).hex()}"
 

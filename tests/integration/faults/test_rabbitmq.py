@@ -45,7 +45,7 @@ def broker() -> Generator[RabbitProcess]:
 @pytest.fixture
 def namespace(request: pytest.FixtureRequest) -> str:
     """A namespace of the test's own, and so a queue."""
-    test: str = request.node.name
+    test = cast(pytest.Item, request.node).name
     return test.removeprefix("test_").replace("[", "-").rstrip("]").replace("_", "-")[-60:].lstrip("-")
 
 
