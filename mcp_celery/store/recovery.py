@@ -198,7 +198,7 @@ class RedisRecovery(RecoveryStore):
         try:
             return None if until is None else round(float(until))
         except OverflowError:
-            return 0  # an infinite one is none of ours
+            return 0  # this package writes no infinite one
 
     @override
     async def forget_attended(self, key: str) -> None:
