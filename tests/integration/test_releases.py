@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import zipfile
 from collections.abc import Generator
@@ -102,6 +103,12 @@ class Stage:
         command = [sys.executable, "-u", "-m", *argv]
         child = self.stack.enter_context(process(command, self._env(release), log, folder=self.folder))
         return child, log
+
+    def run(self, release: Release, *argv: str) -> list[JSON]:
+        """Run a command, and read the lines of JSON that it prints."""
+        command = [sys.executable, "-m", *argv]
+        done = subprocess.run(command, env=self._env(release), cwd=self.folder, capture_output=True, check=False)
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
     def serve(self, release: Release) -> tuple[str, Running]:
         """Start a server; its URL and its process."""
@@ -237,6 +244,14 @@ async def test_a_job_that_a_later_release_published_fails_with_both_formats(stag
     (log,) = stage.folder.glob("celery-*.log")
     # The worker's main process logs the failure after a process of the pool has stored it.
     await eventually(lambda: reason in log.read_text(), what="the worker logs both formats")
+
+
+def test_the_doctor_names_a_worker_of_the_release_before(stage: Stage) -> None:
+    stage.work("0.1.0")
+    found = stage.run("this", "mcp_celery", "doctor", "both:server", "--json")
+    (named,) = [one for one in found if "is of an earlier release" in one["text"]]
+    assert (named["area"], named["level"]) == ("workers", "warning")
+    assert named["setting"] == "the release of mcp-celery-backend there"
 
 
 async def test_with_keys_workers_are_upgraded_first_and_then_servers(stage: Stage) -> None:
