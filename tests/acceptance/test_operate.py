@@ -16,7 +16,8 @@ import pytest
 
 from tests.support.deployment import Deployment, deployed
 from tests.support.programs import ROOT, forked_command
-from tests.support.waiting import eventually
+from tests.support.terminal import at_a_terminal
+from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, follow
 
 pytestmark = pytest.mark.anyio
@@ -89,6 +90,23 @@ def guarded(deployment: Deployment) -> str:
 @pytest.fixture
 def operator(deployment: Deployment) -> Operator:
     return Operator(deployment)
+
+
+async def test_a_list_that_is_watched_shows_a_new_task_and_ends(operator: Operator, url: str, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    command = [*operator.command, "tasks", "list", "--watch"]
+    env = operator.deployment.env(TERM="xterm")
+    async with Wire(url) as wire:
+        with at_a_terminal(command, folder=ROOT, env=env, columns=80, rows=24) as terminal:
+            await asyncio.to_thread(terminal.until, "component")
+            task_id = (await wire.create("wait_for_file", path=str(gate)))["taskId"]
+            await asyncio.to_thread(terminal.until, task_id[:8])
+            assert [row for row in terminal.rows if "wait_for_file" in row]
+            terminal.interrupt()
+            assert await asyncio.to_thread(terminal.end) == 0
+            assert "Traceback" not in terminal.text
+        gate.touch()
+        assert (await soon(follow(wire, task_id)))[-1]["status"] == "completed"
 
 
 async def test_an_operator_looks_after_tasks(  # noqa: PLR0915 - one deployment, which takes long to start
