@@ -197,7 +197,7 @@ DIFFERENCES: Final[Sequence[Difference]] = (
     ),
     Difference(
         "a result that cannot be serialized: always -32603, `The job's result could not be serialized`",
-        "so that it can be told from an exception of the tool, on each revision",
+        "so that it differs from an exception of the tool, on each revision",
         _JOB,
         _unserializable,
     ),
