@@ -21,7 +21,7 @@ logger = get_logger(__name__)
 NOTED_IN_A_TIME: Final = 4
 """How often an owner that is there is noted within the time after which its task is abandoned."""
 _REMEMBERED: Final = 10_000
-"""The most tasks of which a process remembers when it noted their owner. More: some are noted more often."""
+"""For how many tasks a process remembers when it noted the owner. With more tasks it notes some owners more often."""
 
 
 class Attendance:

@@ -60,7 +60,7 @@ async def _as_it_is(record: TaskRecord) -> TaskRecord:
 
 
 def _no_webhook(_: TaskConfig) -> None:
-    """What the webhooks tell of a task that has none."""
+    """What webhooks report about a task that has none."""
 
 
 class TaskEngine:
@@ -79,7 +79,7 @@ class TaskEngine:
         seals: Opens the stored results of own jobs.
         noted: Gives a record as its owner sees it: with a message where its job waits for a worker.
             None: as it is stored.
-        webhook_of: What the webhooks tell of the tasks of a component, by its configuration; None where it has none.
+        webhook_of: What webhooks report about the tasks of a component, by its configuration; None where it has none.
 
     Attributes:
         settling: What brings a record up to what is stored of its jobs.

@@ -57,7 +57,7 @@ class RecentPolls:
             self._answers[poll.ref] = (poll, dict(answer))
 
     def forget(self, caller: Caller, task_id: str) -> None:
-        """Forget the last answer: the caller has changed the task, and shall see it."""
+        """Forget the last answer: the caller has changed the task, and has to see the change."""
         if self._answers is not None:
             self._answers.pop(TaskRef(caller.scope, task_id), None)
 

@@ -5,13 +5,12 @@ from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
-from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.embedded import EmbeddedStore
 from mcp_celery.engine import TaskEngine
 from tests.support.leaks import no_eternal_keys, no_processes_left
 from tests.support.own_store import OwnStore
-from tests.support.worlds import LIMITS, MemoryWorld, RedisWorld, Watchful, World, redis_world
+from tests.support.worlds import MemoryWorld, RedisWorld, Watchful, World, engine_of, redis_world
 
 
 @pytest.fixture(scope="session")
@@ -76,12 +75,4 @@ def queue(world: World) -> Watchful:
 
 @pytest.fixture
 def engine(world: World, queue: Watchful) -> TaskEngine:
-    return TaskEngine(
-        store=world.store,
-        queue=queue,
-        bus=world.bus,
-        results=world.results,
-        limits=LIMITS,
-        answer_version=LATEST_HANDSHAKE_VERSION,
-        observers=world.observers,
-    )
+    return engine_of(world, queue)

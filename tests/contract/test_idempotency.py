@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, Final, cast
 
 import pytest
-from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.engine import (
     Caller,
@@ -31,13 +30,13 @@ from mcp_celery.errors import (
 from tests.support.waiting import eventually, soon
 from tests.support.worlds import (
     ALICE,
-    LIMITS,
     SNAPSHOT,
     RedisWorld,
     Watchful,
     World,
     a_record,
     a_submission,
+    engine_of,
     open_tasks,
 )
 
@@ -55,19 +54,6 @@ def keyed(caller: Caller = ALICE, key: object = KEY, **changes: Any) -> Submissi
     return replace(submission, idempotency=idempotency_of(key, submission))
 
 
-def replica(world: World, queue: Watchful, **limits: Any) -> TaskEngine:
-    """The engine of one more server."""
-    return TaskEngine(
-        store=world.store,
-        queue=queue,
-        bus=world.bus,
-        results=world.results,
-        limits=replace(LIMITS, **limits),
-        answer_version=LATEST_HANDSHAKE_VERSION,
-        observers=world.observers,
-    )
-
-
 def died_while_publishing(world: World, record: TaskRecord) -> None:
     """Let the request that has created a task have died a while ago."""
     past = now_ms() - PUBLISHING_MS
@@ -79,7 +65,7 @@ def died_while_publishing(world: World, record: TaskRecord) -> None:
 
 
 async def test_of_requests_that_race_on_all_replicas_one_makes_the_task(world: World, queue: Watchful) -> None:
-    servers = [replica(world, queue) for _ in range(3)]
+    servers = [engine_of(world, queue) for _ in range(3)]
     made = await soon(asyncio.gather(*(servers[number % 3].submit(keyed()) for number in range(30))))
     assert len({record.task_id for record in made}) == 1
     assert len(queue.published) == 1
@@ -147,10 +133,10 @@ async def test_keys_of_another_form_are_refused(key: object) -> None:
 
 async def test_a_task_that_is_there_is_no_task_too_many(world: World, queue: Watchful) -> None:
     caller = replace(ALICE, requestor="alice")
-    engine = replica(world, queue, max_open_tasks=1, max_stored_bytes=3_000)
+    engine = engine_of(world, queue, max_open_tasks=1, max_stored_bytes=3_000)
     first = await engine.submit(keyed(caller))
     with pytest.raises(TooManyTasksError):
-        await replica(world, queue, max_open_tasks=1).submit(a_submission(caller))
+        await engine_of(world, queue, max_open_tasks=1).submit(a_submission(caller))
     queue.most = 1  # no further job is taken
     assert (await engine.submit(keyed(caller))).task_id == first.task_id
 
@@ -171,7 +157,7 @@ async def test_a_repeat_waits_for_what_becomes_of_the_creation(
     queue.hold()
     first = asyncio.create_task(engine.submit(keyed()))
     await eventually(lambda: bool(queue.asked), what="the job is being published")
-    again = asyncio.create_task(replica(world, queue).submit(keyed()))
+    again = asyncio.create_task(engine_of(world, queue).submit(keyed()))
     await asyncio.sleep(0.1)
     assert not again.done()
     if is_published:

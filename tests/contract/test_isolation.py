@@ -7,12 +7,11 @@ from itertools import permutations
 from typing import Any, Final
 
 import pytest
-from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.context import CallerToken, scope_of, subject_of
-from mcp_celery.engine import Caller, TaskEngine
+from mcp_celery.engine import Caller
 from mcp_celery.errors import TaskNotFoundError
-from tests.support.worlds import LIMITS, Watchful, World, a_submission
+from tests.support.worlds import Watchful, World, a_submission, engine_of
 
 pytestmark = pytest.mark.anyio
 
@@ -57,15 +56,7 @@ def caller_of(token: CallerToken | None) -> Caller:
 
 
 async def test_none_of_them_reaches_anothers_task(world: World, queue: Watchful) -> None:
-    engine = TaskEngine(
-        store=world.store,
-        queue=queue,
-        bus=world.bus,
-        results=world.results,
-        limits=LIMITS,
-        answer_version=LATEST_HANDSHAKE_VERSION,
-        observers=world.observers,
-    )
+    engine = engine_of(world, queue)
     callers = [caller_of(token) for token in (*TOKENS, None)]
     assert len(set(callers)) == len(callers) == 22
     tasks = {caller: (await engine.submit(a_submission(caller))).task_id for caller in callers}

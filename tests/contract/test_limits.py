@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any, Final, cast
 
 import pytest
-from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery import audit
 from mcp_celery.common.rates import Rate
@@ -62,6 +61,7 @@ from tests.support.worlds import (
     World,
     a_record,
     a_submission,
+    engine_of,
     open_tasks,
 )
 
@@ -71,17 +71,6 @@ ME: Final = replace(ALICE, requestor="alice")
 YOU: Final = Caller("client-a|bob", ALICE.issuer, requestor="bob")
 ONE: Final = open_tasks("alice", 1)
 POLICY: Final = RecoveryPolicy(heartbeat_ms=20, max_redeliveries=1)
-
-
-def limited(world: World, queue: Watchful, **limits: Any) -> TaskEngine:
-    return TaskEngine(
-        store=world.store,
-        queue=queue,
-        bus=world.bus,
-        results=world.results,
-        limits=replace(LIMITS, **limits),
-        answer_version=LATEST_HANDSHAKE_VERSION,
-    )
 
 
 async def keep(world: World, quota: Quota | None = ONE, **values: Any) -> TaskRecord | None:
@@ -104,7 +93,7 @@ class TestRates:
     async def test_of_a_hundred_at_once_on_all_replicas_no_more_are_created_than_may_be(
         self, world: World, queue: Watchful
     ) -> None:
-        servers = [limited(world, queue, create_rate=Rate(7, 60_000)) for _ in range(3)]
+        servers = [engine_of(world, queue, create_rate=Rate(7, 60_000)) for _ in range(3)]
         made = await asyncio.gather(
             *(servers[number % 3].submit(a_submission(ME)) for number in range(100)), return_exceptions=True
         )
@@ -122,7 +111,7 @@ class TestRates:
             await servers[0].submit(a_submission(ALICE))  # whom nobody counts
 
     async def test_it_says_when_the_next_one_may_be_created(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue, create_rate=Rate(2, 200))
+        engine = engine_of(world, queue, create_rate=Rate(2, 200))
         began = now_ms()
         for _ in range(7):
             try:
@@ -133,7 +122,7 @@ class TestRates:
         assert now_ms() - began >= 600
 
     async def test_a_component_has_a_rate_of_its_own(self, world: World, queue: Watchful) -> None:
-        engine, config = limited(world, queue), TaskConfig(rate_limit_per_caller="1/h")
+        engine, config = engine_of(world, queue), TaskConfig(rate_limit_per_caller="1/h")
         first = a_submission(ME, config=config)
         await engine.submit(first)
         with pytest.raises(TooManyCreationsError):
@@ -144,7 +133,7 @@ class TestRates:
             await engine.submit(replace(first, component="another"))
 
     async def test_neither_repeats_nor_what_is_refused_counts(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue, create_rate=Rate(2, 60_000), max_open_tasks=1)
+        engine = engine_of(world, queue, create_rate=Rate(2, 60_000), max_open_tasks=1)
         once = replace(a_submission(ME), idempotency=Idempotency("k" * 64, "r" * 64))
         first = await engine.submit(once)
         assert [(await engine.submit(once)).task_id for _ in range(3)] == [first.task_id] * 3
@@ -159,7 +148,7 @@ class TestRates:
 
 class TestOpenTasks:
     async def test_of_a_hundred_at_once_no_more_are_created_than_may_be(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue, max_open_tasks=7)
+        engine = engine_of(world, queue, max_open_tasks=7)
         made = await asyncio.gather(*(engine.submit(a_submission(ME)) for _ in range(100)), return_exceptions=True)
         refused = [one for one in made if isinstance(one, TooManyTasksError)]
         assert len(refused) == 93
@@ -167,7 +156,7 @@ class TestOpenTasks:
         assert len((await engine.list(ME)).records) == 7
 
     async def test_the_error_says_how_many_and_what_to_do(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue, max_open_tasks=2)
+        engine = engine_of(world, queue, max_open_tasks=2)
         for _ in range(2):
             await engine.submit(a_submission(ME))
         with pytest.raises(TooManyTasksError) as refusal:
@@ -179,14 +168,14 @@ class TestOpenTasks:
         assert refusal.value.data == {"limit": "open_tasks", "most": 2}
 
     async def test_one_requestor_takes_no_room_from_another(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue, max_open_tasks=1)
+        engine = engine_of(world, queue, max_open_tasks=1)
         for caller in (ME, YOU, replace(ME, requestor="alice elsewhere")):
             await engine.submit(a_submission(caller))
             with pytest.raises(TooManyTasksError):
                 await engine.submit(a_submission(caller))
 
     async def test_whom_nobody_counts_may_have_any_number(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue, max_open_tasks=1)
+        engine = engine_of(world, queue, max_open_tasks=1)
         for _ in range(3):
             await engine.submit(a_submission(ALICE))
 
@@ -228,7 +217,7 @@ class TestOpenTasks:
         assert not await is_free(world)
 
     async def test_a_task_that_is_taken_back_makes_room(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue, max_open_tasks=1)
+        engine = engine_of(world, queue, max_open_tasks=1)
         queue.fail()
         with pytest.raises(QueueUnavailableError):
             await engine.submit(a_submission(ME))
@@ -309,7 +298,7 @@ class TestOpenTasks:
 
 class TestTheQueue:
     async def test_a_full_queue_refuses_and_nothing_is_made(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue)
+        engine = engine_of(world, queue)
         queue.most = 3
         made = await asyncio.gather(*(engine.submit(a_submission(ME)) for _ in range(10)), return_exceptions=True)
         refused = [one for one in made if isinstance(one, QueueFullError)]
@@ -322,7 +311,7 @@ class TestTheQueue:
         assert refused[0].data == {"limit": "queue_length", "most": 3, "retryAfterMs": 1_000}
 
     async def test_a_place_that_was_not_used_is_free_again(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue)
+        engine = engine_of(world, queue)
         queue.most = 1
         queue.fail()
         with pytest.raises(QueueUnavailableError):
@@ -357,7 +346,7 @@ class TestFailedLookups:
     async def test_who_asks_too_often_is_refused_whatever_it_asks_for(
         self, world: World, queue: Watchful, look: Look
     ) -> None:
-        engine = limited(world, queue, max_failed_lookups=3)
+        engine = engine_of(world, queue, max_failed_lookups=3)
         mine = (await engine.submit(a_submission(ME))).task_id
         for number in range(3):
             await engine.get(ME, mine)  # what succeeds does not count
@@ -372,7 +361,7 @@ class TestFailedLookups:
         assert (await engine.find(ALICE, mine)).status == "working"
 
     async def test_the_error_says_when_to_ask_again(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue, max_failed_lookups=1)
+        engine = engine_of(world, queue, max_failed_lookups=1)
         with pytest.raises(TaskNotFoundError):
             await engine.get(ME, "no-such-task")
         with pytest.raises(TooManyLookupsError) as refusal:
@@ -386,7 +375,7 @@ class TestFailedLookups:
         assert refusal.value.code == LIMIT_EXCEEDED
 
     async def test_it_may_ask_again_when_the_window_has_passed(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue, max_failed_lookups=1, lookup_window_ms=80)
+        engine = engine_of(world, queue, max_failed_lookups=1, lookup_window_ms=80)
         mine = (await engine.submit(a_submission(ME))).task_id
         with pytest.raises(TaskNotFoundError):
             await engine.get(ME, "no-such-task")
@@ -400,7 +389,7 @@ class TestFailedLookups:
         await eventually(answered)
 
     async def test_one_requestor_locks_out_no_other(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue, max_failed_lookups=1)
+        engine = engine_of(world, queue, max_failed_lookups=1)
         mine = (await engine.submit(a_submission(ME))).task_id
         for _ in range(3):
             with pytest.raises((TaskNotFoundError, TooManyLookupsError)):
@@ -408,7 +397,7 @@ class TestFailedLookups:
         assert (await engine.get(ME, mine)).record.is_open
 
     async def test_a_requestor_that_others_share_is_refused_failures_only(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue, max_failed_lookups=1)
+        engine = engine_of(world, queue, max_failed_lookups=1)
         somebody = Caller(requestor="192.0.2.7", is_shared=True)
         mine = (await engine.submit(a_submission(somebody))).task_id
         with pytest.raises(TaskNotFoundError):
@@ -423,7 +412,7 @@ class TestFailedLookups:
         assert (await engine.get(somebody, mine)).record.is_open
 
     async def test_a_subscription_counts_each_id_that_is_not_there(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue, max_failed_lookups=3)
+        engine = engine_of(world, queue, max_failed_lookups=3)
         mine = (await engine.submit(a_submission(ME))).task_id
         assert await listen(engine, ME, "not an id", "gone-1", "gone-2", mine) == [mine]
         assert await listen(engine, ME, "gone-3", mine) == [mine]
@@ -431,7 +420,7 @@ class TestFailedLookups:
             await listen(engine, ME, mine)
 
     async def test_replicas_count_together(self, world: World, queue: Watchful) -> None:
-        replicas = [limited(world, queue, max_failed_lookups=4) for _ in range(2)]
+        replicas = [engine_of(world, queue, max_failed_lookups=4) for _ in range(2)]
         for number in range(4):
             with pytest.raises(TaskNotFoundError):
                 await replicas[number % 2].get(ME, f"no-such-task-{number}")
@@ -443,7 +432,7 @@ class TestFailedLookups:
             await replicas[0].get(ME, "no-such-task")
 
     async def test_whom_nobody_counts_may_ask_for_anything(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue, max_failed_lookups=1)
+        engine = engine_of(world, queue, max_failed_lookups=1)
         for _ in range(3):
             with pytest.raises(TaskNotFoundError):
                 await engine.get(ALICE, "no-such-task")
@@ -459,7 +448,7 @@ class TestSubscriptions:
     async def test_what_is_not_there_is_counted_before_anything_is_subscribed_to_or_read(
         self, world: World, queue: Watchful, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        engine = limited(world, queue, max_failed_lookups=3)
+        engine = engine_of(world, queue, max_failed_lookups=3)
         somebody = Caller(requestor="192.0.2.7", is_shared=True)
         subscribed: list[int] = []
         read: list[int] = []
@@ -489,7 +478,7 @@ class TestSubscriptions:
         assert (subscribed, read) == ([2], [2])
 
     async def test_many_tasks_are_accepted_in_the_order_asked(self, world: World, queue: Watchful) -> None:
-        engine = limited(world, queue)
+        engine = engine_of(world, queue)
         mine = [(await engine.submit(a_submission(ME))).task_id for _ in range(LOADED_TOGETHER + 1)]
         asked = [name for task_id in mine for name in (task_id, f"not-{task_id}")]
         assert await listen(engine, ME, *asked) == mine
@@ -497,7 +486,7 @@ class TestSubscriptions:
     async def test_a_damaged_record_keeps_no_other_from_its_followers(
         self, in_redis: RedisWorld, caplog: pytest.LogCaptureFixture
     ) -> None:
-        engine = limited(in_redis, Watchful(in_redis.store))
+        engine = engine_of(in_redis, Watchful(in_redis.store))
         first, damaged, last = [(await engine.submit(a_submission(ME))).ref for _ in range(3)]
         key = in_redis.keys.record(damaged.scope, damaged.task_id)
         in_redis.client.hset(key, "attempt", "many")

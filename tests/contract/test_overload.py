@@ -13,14 +13,13 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.engine import Change, TaskEngine, TaskRef
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.testing import MemoryTaskQueue
 from tests.support.own_store import OwnStore
 from tests.support.waiting import eventually, soon
-from tests.support.worlds import LIMITS, SNAPSHOT, RedisWorld, a_record, a_submission
+from tests.support.worlds import SNAPSHOT, RedisWorld, a_record, a_submission, engine_of
 
 pytestmark = pytest.mark.anyio
 
@@ -95,14 +94,7 @@ async def world_at(url: str, *, max_connections: int = 2) -> AsyncGenerator[Redi
 
 
 def engine_over(world: RedisWorld) -> TaskEngine:
-    return TaskEngine(
-        store=world.store,
-        queue=MemoryTaskQueue(),
-        bus=world.bus,
-        results=world.results,
-        limits=LIMITS,
-        answer_version=LATEST_HANDSHAKE_VERSION,
-    )
+    return engine_of(world, MemoryTaskQueue())
 
 
 class Ticks:

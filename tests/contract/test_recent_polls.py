@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import Any, Final
 
 import pytest
-from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
-from mcp_celery.engine import Caller, Change, JSONObject, TaskEngine
+from mcp_celery.engine import Caller, Change, JSONObject
 from mcp_celery.engine.recent_polls import RecentPolls
 from mcp_celery.errors import TaskNotFoundError
-from tests.support.worlds import ALICE, LIMITS, Watchful, World, a_submission
+from tests.support.worlds import ALICE, LIMITS, Watchful, World, a_submission, engine_of
 
 pytestmark = pytest.mark.anyio
 
@@ -25,14 +24,7 @@ class Polling:
 
     def __init__(self, world: World, queue: Watchful, interval_ms: int) -> None:
         self.reads = 0
-        self.engine = TaskEngine(
-            store=world.store,
-            queue=queue,
-            bus=world.bus,
-            results=world.results,
-            limits=replace(LIMITS, min_poll_interval_ms=interval_ms),
-            answer_version=LATEST_HANDSHAKE_VERSION,
-        )
+        self.engine = engine_of(world, queue, min_poll_interval_ms=interval_ms)
 
     async def poll(self, task_id: str, caller: Caller = ALICE, version: str = MODERN) -> JSONObject:
         async def read() -> JSONObject:

@@ -22,7 +22,7 @@ from mcp_celery.store.replies import opened
 from mcp_celery.testing import MemoryTaskQueue
 from tests.support.own_store import OwnStore
 from tests.support.waiting import eventually, soon
-from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, TIMEOUT_SECONDS, RedisWorld, a_record, a_submission
+from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, TIMEOUT_SECONDS, RedisWorld, a_record, a_submission, engine_of
 
 pytestmark = pytest.mark.anyio
 
@@ -36,14 +36,7 @@ async def hasty(own_store: OwnStore, own_world: RedisWorld) -> AsyncGenerator[Re
 
 
 def engine_over(world: RedisWorld) -> TaskEngine:
-    return TaskEngine(
-        store=world.store,
-        queue=MemoryTaskQueue(),
-        bus=world.bus,
-        results=world.results,
-        limits=LIMITS,
-        answer_version=LATEST_HANDSHAKE_VERSION,
-    )
+    return engine_of(world, MemoryTaskQueue())
 
 
 async def answers(world: RedisWorld, record: TaskRecord) -> bool:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Final
 
 import pytest
-from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.engine import (
     MOVES,
@@ -32,7 +31,7 @@ from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.errors import QueueUnavailableError
 from mcp_celery.store import RedisRecovery
 from mcp_celery.testing import MemoryTaskQueue
-from tests.support.worlds import LIMITS, SNAPSHOT, RedisWorld, Watchful, World, a_record, a_submission
+from tests.support.worlds import SNAPSHOT, RedisWorld, Watchful, World, a_record, a_submission, engine_of
 
 pytestmark = pytest.mark.anyio
 
@@ -190,15 +189,7 @@ class _NoBroker(Watchful):
 
 async def test_a_submission_that_is_taken_back_is_not_reported(world: World) -> None:
     queue = _NoBroker(world.store)
-    engine = TaskEngine(
-        store=world.store,
-        queue=queue,
-        bus=world.bus,
-        results=world.results,
-        limits=LIMITS,
-        answer_version=LATEST_HANDSHAKE_VERSION,
-        observers=world.observers,
-    )
+    engine = engine_of(world, queue)
     with pytest.raises(QueueUnavailableError):
         await engine.submit(a_submission())
     assert world.transitions == []

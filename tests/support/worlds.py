@@ -4,10 +4,11 @@ import json
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 import redis
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
@@ -22,8 +23,10 @@ from mcp_celery.engine import (
     StoredResult,
     Submission,
     TaskBus,
+    TaskEngine,
     TaskHints,
     TaskLimits,
+    TaskQueue,
     TaskRecord,
     TaskRef,
     TaskResults,
@@ -348,3 +351,22 @@ async def hints_of(hints: TaskHints, expected: Sequence[TaskRef]) -> None:
     missing = set(expected)
     while missing:
         missing.discard(await hints.__anext__())
+
+
+def engine_of(world: World, queue: TaskQueue, **limits: Any) -> TaskEngine:
+    """The engine of one server.
+
+    Args:
+        world: Where it keeps tasks.
+        queue: Where it publishes jobs.
+        limits: What differs from ``LIMITS``.
+    """
+    return TaskEngine(
+        store=world.store,
+        queue=queue,
+        bus=world.bus,
+        results=world.results,
+        limits=replace(LIMITS, **limits),
+        answer_version=LATEST_HANDSHAKE_VERSION,
+        observers=world.observers,
+    )
