@@ -278,18 +278,22 @@ def _answers(files: _Files) -> bool:
 
 
 def _stop(files: _Files) -> None:
-    """Shut the server down, as the last user, and wait until its process is gone."""
+    """Shut the server down, as the last user, and wait until its process is gone.
+
+    A server refuses to stop for a moment, for example while it writes the first file after `appendonly yes`, so each
+    refusal is followed by another attempt.
+    """
     socket = files.socket()
-    refusal: Exception | None = None
-    try:
-        with _client(socket) as client:
-            client.shutdown()
-    except (RedisError, OSError) as error:
-        # A server that was killed cannot answer, which is as good; one that runs on is reported below.
-        refusal = error
     deadline = time.monotonic() + STOP_SECONDS
     while files.server_runs():
-        if time.monotonic() > deadline:
+        refusal: Exception | None = None
+        try:
+            with _client(socket) as client:
+                client.shutdown()
+        except (RedisError, OSError) as error:
+            # A server that was killed cannot answer, which is as good; one that runs on is reported below.
+            refusal = error
+        if time.monotonic() > deadline and files.server_runs():
             raise files.failure(f"(process {files.pid()}) does not stop: {refusal or 'no reason given'}") from refusal
         time.sleep(CHECK_SECONDS)
     socket.unlink(missing_ok=True)  # a killed server leaves it

@@ -162,6 +162,19 @@ def test_data_survives_a_killed_server(data_dir: Path) -> None:
         assert client.get("kept") == b"value"
 
 
+def test_a_server_that_refuses_to_stop_for_a_moment_is_asked_again(data_dir: Path) -> None:
+    """Redis does not stop while it writes its first append-only file, as after `config set appendonly yes`."""
+    with EmbeddedStore.open(data_dir) as store, redis.Redis.from_url(store.url) as client:
+        client.config_set("appendonly", "no")
+        client.mset({"a": 1, "b": 2, "c": 3})
+        client.config_set("rdb-key-save-delay", 100_000)  # microseconds for each key
+        client.config_set("appendonly", "yes")
+        process = server_process(store)
+        with pytest.raises(redis.RedisError):
+            client.shutdown()
+    assert is_gone(process)
+
+
 def test_a_server_that_died_is_started_by_the_next_user(data_dir: Path) -> None:
     with EmbeddedStore.open(data_dir) as first:
         server_process(first).kill()
