@@ -380,9 +380,14 @@ class CeleryTasks(Exposing, Scheduling):
     def queue_names(self) -> tuple[str, ...]:
         """Every queue that the components use, the server's own first."""
         named = {config.queue for config in self._own(self.components()).values() if config.queue}
-        if self.settings.webhook_queue is not None and self.settings.has_webhooks:
-            named.add(self.settings.webhook_queue)
+        if self.webhook_queue is not None:
+            named.add(self.webhook_queue)
         return (self.queue_name, *sorted(named - {self.queue_name}))
+
+    @property
+    def webhook_queue(self) -> str | None:
+        """The queue of the jobs that deliver webhooks, where it is another one than that of the server."""
+        return self.settings.webhook_queue if self.settings.has_webhooks else None
 
     def register_jobs(self, app: Celery) -> list[str]:
         """Register one job for each component with a worker's app.

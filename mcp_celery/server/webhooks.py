@@ -25,6 +25,7 @@ from mcp_celery.errors import ConfigurationError, StoreUnavailableError
 from mcp_celery.logs import get_logger
 from mcp_celery.server.webhook_receiver import Answer, send
 from mcp_celery.settings import ENV_PREFIX, Settings
+from mcp_celery.telemetry.instruments import WEBHOOK_ATTEMPTS
 
 logger = get_logger(__name__)
 
@@ -146,6 +147,7 @@ class Webhooks:
         is_late = now_ms() + pause_ms > webhook.at_ms + 1000 * self._settings.webhook_retry_seconds
         if not (answer.is_taken or answer.is_unwanted or is_late):
             await outbox.postpone(webhook.id, pause_ms, tried=True)
+            WEBHOOK_ATTEMPTS(1, {"outcome": "failed"})
             logger.warning(
                 "could not deliver webhook %s to %s, trying again in %d s: %s",
                 _shown(webhook),
@@ -155,6 +157,7 @@ class Webhooks:
             )
             return
         await outbox.settle(webhook.id)
+        WEBHOOK_ATTEMPTS(1, {"outcome": "delivered" if answer.is_taken else "given_up"})
         if answer.is_taken:
             logger.info("delivered webhook %s to %s: attempt=%d", _shown(webhook), where, number)
         elif answer.is_unwanted:

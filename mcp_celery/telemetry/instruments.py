@@ -180,6 +180,8 @@ DELIVERED: Final = _histogram(
     "Time from the end of a task until its client's notification is sent",
     SHORT_SECONDS,
 )
+WEBHOOK_ATTEMPTS: Final = _counter("mcp_celery.webhooks.attempts", "{attempt}", "Attempts to deliver a webhook")
+"""Label: ``outcome``: ``delivered``, ``failed`` and tried again, or ``given_up``."""
 REFUSED: Final = _counter("mcp_celery.requests.refused", "{request}", "Requests that a limit refused")
 """Label: ``limit``."""
 STORE: Final = _histogram("mcp_celery.store.duration", "Time of one round trip to the task store", SHORT_SECONDS)
@@ -190,6 +192,8 @@ LOOP_LAG: Final = _histogram("mcp_celery.event_loop.lag", "How late the event lo
 OPEN: Final = Gauge("mcp_celery.tasks.open", "{task}", "Open tasks by where their job is, as the store has it")
 """Labels: ``namespace``, ``state``. Each server shows all tasks of its namespace: take the maximum, not the sum."""
 WORKERS: Final = Gauge("mcp_celery.workers.alive", "{worker}", "Workers whose heartbeat the store has")
+"""Label: ``namespace``. As with :data:`OPEN`, take the maximum."""
+WEBHOOKS: Final = Gauge("mcp_celery.webhooks.waiting", "{webhook}", "Webhooks that no receiver has taken yet")
 """Label: ``namespace``. As with :data:`OPEN`, take the maximum."""
 SLOTS: Final = Gauge("mcp_celery.worker.slots", "{job}", "Jobs that the worker can run at a time")
 SLOTS_USED: Final = Gauge("mcp_celery.worker.slots.used", "{job}", "Jobs that the worker runs")

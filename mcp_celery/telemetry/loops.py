@@ -10,7 +10,7 @@ from typing import Final
 from mcp_celery.engine.ports import RecoveryStore
 from mcp_celery.engine.recovery.model import StoreCounts
 from mcp_celery.errors import McpCeleryError
-from mcp_celery.telemetry.instruments import LOOP_LAG, OPEN, WORKERS, Attributes
+from mcp_celery.telemetry.instruments import LOOP_LAG, OPEN, WEBHOOKS, WORKERS, Attributes
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ async def measure_lag(name: str) -> None:
 
 
 async def count_in_store(store: RecoveryStore, namespace: str) -> None:
-    """Count the open tasks and the live workers of a store until this is cancelled.
+    """Count the open tasks, live workers and waiting webhooks of a store until this is cancelled.
 
     A store that does not answer has no counts meanwhile, so that no old ones are taken for true.
 
@@ -53,8 +53,13 @@ async def count_in_store(store: RecoveryStore, namespace: str) -> None:
         if counts is not None:
             yield counts.workers, {"namespace": namespace}
 
+    def webhooks() -> Iterable[tuple[float, Attributes]]:
+        if counts is not None:
+            yield counts.webhooks, {"namespace": namespace}
+
     OPEN.watch(store, open_tasks)
     WORKERS.watch(store, workers)
+    WEBHOOKS.watch(store, webhooks)
     try:
         while True:
             try:
@@ -66,3 +71,4 @@ async def count_in_store(store: RecoveryStore, namespace: str) -> None:
     finally:
         OPEN.leave(store)
         WORKERS.leave(store)
+        WEBHOOKS.leave(store)

@@ -55,6 +55,9 @@ class MemoryRecoveryCore:
     def _tell(self, kept: Kept, at_ms: int, cause: Cause, before: TaskStatus) -> None:
         raise NotImplementedError
 
+    def _waiting_webhooks(self, now: int) -> int:
+        raise NotImplementedError
+
     def _report(self, kept: Kept, cause: Cause, before: TaskStatus, at_ms: int) -> None:
         raise NotImplementedError
 
@@ -152,7 +155,8 @@ class MemoryRecoveryCore:
             kept = self._kept
             claimed = sum(len(kept.claims.get(worker, ())) for worker in self._workers)
             live = sum(until > now for until in self._workers.values())
-            return StoreCounts(len(kept.unclaimed), claimed, len(kept.due), len(kept.looks), live)
+            waiting = self._waiting_webhooks(now)
+            return StoreCounts(len(kept.unclaimed), claimed, len(kept.due), len(kept.looks), live, waiting)
 
     def resign(self, reaper: str) -> None:
         """As ``RecoveryStore.resign``."""

@@ -55,6 +55,10 @@ class MemoryWebhooksCore:
         )
         self._webhooks[webhook.id] = _Waiting(webhook, now, now + WEBHOOK_LIFETIME_MS)
 
+    def _waiting_webhooks(self, now: int) -> int:
+        """How many webhooks no receiver has taken yet."""
+        return sum(waiting.ends_ms > now for waiting in self._webhooks.values())
+
     def due_webhooks(self, limit: int) -> list[str]:
         """As ``WebhookOutbox.due``."""
         with self._step() as now:

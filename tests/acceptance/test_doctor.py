@@ -103,6 +103,12 @@ BROKEN: Final = {
     "a result backend that keeps nothing": Broken(
         "error", "MCP_CELERY_RESULT_BACKEND", "cannot hold tasks", {"MCP_CELERY_RESULT_BACKEND": "rpc://"}
     ),
+    "a queue of webhooks that no worker consumes": Broken(
+        "error",
+        "celery -A mcp_celery worker -Q hooks",
+        "no worker consumes the queue 'hooks' (MCP_CELERY_WEBHOOK_QUEUE), so no webhook is delivered",
+        {"MCP_CELERY_WEBHOOK_QUEUE": "hooks", "MCP_CELERY_WEBHOOK_SECRETS": f"whsec_{'A' * 32}"},
+    ),
     "a queue that no worker consumes": Broken(
         "error",
         "celery -A mcp_celery worker",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -37,6 +38,7 @@ from mcp_celery.server.celery_tasks import check
 from mcp_celery.server.keyring import snapshots_with
 from mcp_celery.server.webhooks import Webhooks
 from mcp_celery.settings import Settings
+from mcp_celery.telemetry.instruments import WEBHOOK_ATTEMPTS, Attributes, Instrument
 from mcp_celery.testing import MemoryBackend
 from tests.support.leaks import no_eternal_keys
 from tests.support.receiver import OLD_SECRET, SECRET, Receiver, receiving
@@ -66,6 +68,22 @@ async def kept(world: World) -> list[Webhook]:
     return sorted((one for one in taken if one is not None), key=lambda one: one.sequence)
 
 
+@contextmanager
+def measured() -> Generator[list[str]]:
+    """Collect the outcomes of attempts that metrics count."""
+    outcomes: list[str] = []
+
+    def note(name: str, value: float, labels: Attributes) -> None:
+        if name == WEBHOOK_ATTEMPTS.name:
+            outcomes.extend([str(labels["outcome"])] * int(value))
+
+    Instrument.forward_to(note)
+    try:
+        yield outcomes
+    finally:
+        Instrument.forward_to(None)
+
+
 @pytest.mark.parametrize("target", [status for status in MOVES if status != "input_required"])
 async def test_an_end_makes_one_webhook_and_no_other_move_does(world: World, target: TaskStatus) -> None:
     record = await created(world)
@@ -75,6 +93,7 @@ async def test_an_end_makes_one_webhook_and_no_other_move_does(world: World, tar
     changed = await world.store.change(record.ref, change)
     await world.store.change(record.ref, change)  # the answer was lost, and the call is made again
     await world.store.retire(record.ref, now_ms() + MINUTE_MS // 2)
+    assert (await world.recovery().counts()).webhooks == int(target in TERMINAL)
     found = await kept(world)
     if target not in TERMINAL:
         assert found == []
@@ -291,10 +310,12 @@ async def test_what_is_no_success_is_tried_again_and_redirects_are_not_followed(
     receiver.answer = lambda _: answers.pop(0)
     site = Site(world, receiver.url)
     await site.ended()
-    for _ in range(3):
-        await site.delivered()
+    with measured() as outcomes:
+        for _ in range(3):
+            await site.delivered()
     first, second = receiver.received
     assert (first.id, first.body) == (second.id, second.body)
+    assert outcomes == ["failed", "delivered"]
 
 
 async def test_a_webhook_is_given_up_in_time_or_when_it_is_not_wanted(
@@ -304,8 +325,10 @@ async def test_a_webhook_is_given_up_in_time_or_when_it_is_not_wanted(
         receiver.answer = lambda _, status=status: (status, {})
         site = Site(world, receiver.url, webhook_retry_seconds=1)
         await site.ended()
-        (webhook_id,) = await site.delivered()
+        with measured() as outcomes:
+            (webhook_id,) = await site.delivered()
         assert line in caplog.text
+        assert outcomes == ["given_up"]
         assert await site.outbox.take(webhook_id, MINUTE_MS) is None
 
 

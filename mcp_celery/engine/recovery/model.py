@@ -172,6 +172,7 @@ class StoreCounts:
         due: Tasks whose next job is still to be published.
         exposed: Tasks of exposed jobs, whose own app runs them.
         workers: Workers whose heartbeat holds.
+        webhooks: Webhooks that no receiver has taken yet.
     """
 
     queued: int
@@ -179,6 +180,7 @@ class StoreCounts:
     due: int
     exposed: int
     workers: int
+    webhooks: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,9 +94,23 @@ async def check_workers(tasks: CeleryTasks, opened: Open) -> Findings:
         findings.ok(f"the queue {queue!r} is consumed by {_some(nodes)}")
         consumed += of_queue
         _check_stores(findings, opened.namespace, nodes, answers)
+    _check_webhooks(findings, tasks, answers)
     _check_components(findings, consumed, answers)
     _check_told(findings, tasks, opened.namespace, answers)
     return findings
+
+
+def _check_webhooks(findings: Findings, tasks: CeleryTasks, answers: Answers) -> None:
+    """Find a queue of webhooks that no worker consumes. Workers that cannot be asked do not say what they consume."""
+    if (queue := tasks.webhook_queue) is None or answers.celery is None:
+        return
+    if nodes := answers.consumers(queue, frozenset()):
+        findings.ok(f"the queue {queue!r} of the webhooks is consumed by {_some(nodes)}")
+    else:
+        findings.error(
+            f"no worker consumes the queue {queue!r} (MCP_CELERY_WEBHOOK_QUEUE), so no webhook is delivered",
+            tasks.worker_command(queue),
+        )
 
 
 def _check_stores(findings: Findings, namespace: str, nodes: Sequence[str], answers: Answers) -> None:
