@@ -521,6 +521,10 @@ class WebhookOutbox(Protocol):
         """
         ...
 
+    async def waiting(self) -> int:
+        """How many webhooks no receiver has taken yet. At ``webhooks.MOST_WAITING`` the outbox drops further ones."""
+        ...
+
     async def take(self, webhook_id: str, lease_ms: int) -> Webhook | None:
         """Take a webhook to deliver it.
 

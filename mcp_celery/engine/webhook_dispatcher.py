@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from mcp_celery.engine.ports import WebhookOutbox
 from mcp_celery.engine.retry import pauses
-from mcp_celery.engine.webhooks import FIRST_PAUSE_MS
+from mcp_celery.engine.webhooks import FIRST_PAUSE_MS, MOST_WAITING, full_outbox
 from mcp_celery.errors import McpCeleryError, StoreUnavailableError
 from mcp_celery.logs import get_logger
 
@@ -21,6 +22,8 @@ LOOK_SECONDS: Final = 1.0
 """Time between two looks into the outbox."""
 LONGEST_LOOK_SECONDS: Final = 15.0
 """The longest such time while the store or the broker does not answer."""
+WARN_SECONDS: Final = 60.0
+"""Time between two log lines about an outbox that is full."""
 
 Deliver = Callable[[str], Awaitable[None]]
 """Has the webhook of an id delivered. Raises ``McpCeleryError`` where it cannot be tried now."""
@@ -39,6 +42,7 @@ class WebhookDispatcher:
         self._outbox = outbox
         self._deliver = deliver
         self._at_a_time = at_a_time
+        self._count_at = 0.0
 
     async def run(self) -> None:
         """Look into the outbox for ever."""
@@ -74,7 +78,15 @@ class WebhookDispatcher:
             if errors := [one for one in outcomes if isinstance(one, BaseException)]:
                 await self._give_back(found[start:])
                 raise errors[0]
+        await self._warn_of_a_full_outbox()
         return len(found) >= BATCH
+
+    async def _warn_of_a_full_outbox(self) -> None:
+        if (now := time.monotonic()) < self._count_at:
+            return
+        self._count_at = now + WARN_SECONDS
+        if await self._outbox.waiting() >= MOST_WAITING:
+            logger.error("%s", full_outbox())
 
     async def _give_back(self, webhook_ids: Sequence[str]) -> None:
         """Let webhooks be due again soon whose jobs could not be published. If that fails they are due later."""

@@ -19,6 +19,10 @@ from mcp_celery.keys import TaskKeyParts, parse_task_key
 
 WEBHOOK_LIFETIME_MS: Final = 4 * 86_400_000
 """After this time a webhook is forgotten that nothing has delivered: a day more than it may be tried for."""
+MOST_WAITING: Final = 100_000
+"""Webhooks that wait in one outbox, some 50 MB. Further ones are dropped, so that a receiver which is gone cannot fill
+the store.
+"""
 PUBLISHED_MS: Final = 30_000
 """For how long a webhook whose job is published is not published again. It doubles each time, for a job that waits."""
 LONGEST_PUBLISHED_MS: Final = 3_600_000
@@ -103,6 +107,14 @@ class Webhook:
 def _timestamp(at_ms: int) -> str:
     at = datetime.fromtimestamp(at_ms / 1000, UTC)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def full_outbox() -> str:
+    """The log line for an outbox that takes no more webhooks."""
+    return (
+        f"dropping webhooks, since {MOST_WAITING} wait to be delivered: see to the receivers of MCP_CELERY_WEBHOOK_URL "
+        "and TaskConfig(webhook=…), and to the workers that deliver webhooks"
+    )
 
 
 def is_told(before: TaskStatus, after: TaskStatus) -> bool:

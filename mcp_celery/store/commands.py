@@ -45,7 +45,7 @@ from mcp_celery.engine import (
 from mcp_celery.engine.handback import FIRST_PAUSE_MS, LONGEST_PAUSE_MS, MAX_PAUSES_MS, VERDICTS, WAITING
 from mcp_celery.engine.recovery.model import PUBLISHING_MS, REQUEUED, RequeueVerdict
 from mcp_celery.engine.store_mark import StoreMark
-from mcp_celery.engine.webhooks import WEBHOOK_LIFETIME_MS
+from mcp_celery.engine.webhooks import MOST_WAITING, WEBHOOK_LIFETIME_MS
 from mcp_celery.errors import Fault, StoredDataError
 from mcp_celery.keys import is_shortened
 from mcp_celery.sealing import SealError
@@ -80,7 +80,8 @@ _NAMES: Final = (
 )
 _CONSTANTS: Final = (
     f"local INDEX_LIFETIME_MS, RECORD_BYTES, REPLY_MARK = {INDEX_LIFETIME_MS}, {RECORD_BYTES}, '{REPLY_MARK}'\n"
-    f"local PUBLISHING_MS, WEBHOOK_LIFETIME_MS = {PUBLISHING_MS}, {WEBHOOK_LIFETIME_MS}\n{LUA}"
+    f"local PUBLISHING_MS, WEBHOOK_LIFETIME_MS = {PUBLISHING_MS}, {WEBHOOK_LIFETIME_MS}\n"
+    f"local MOST_WEBHOOKS = {MOST_WAITING}\n{LUA}"
 )
 _BEFORE_EACH: Final = "".join(
     (

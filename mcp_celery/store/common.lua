@@ -75,6 +75,9 @@ local function keep_webhook(record, task)
   if not root or string.sub(record, 1, #root + 6) ~= root .. ':task:' then
     return
   end
+  if on_index('ZCARD', task[9]) >= MOST_WEBHOOKS then
+    return
+  end
   local known = redis.call('HMGET', record, 'revision', 'updated_at_ms', 'webhook_contents', 'status_message')
   local id = 'msg_' .. redis.sha1hex(tostring(task[1]) .. ':' .. tostring(known[1]))
   local webhook = task[9] .. ':' .. id

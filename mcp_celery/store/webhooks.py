@@ -39,6 +39,10 @@ class RedisWebhooks(WebhookOutbox):
         return await self._store.run(command)
 
     @override
+    async def waiting(self) -> int:
+        return int(await self._store.on_index("ZCARD", self._keys.webhooks))
+
+    @override
     async def take(self, webhook_id: str, lease_ms: int) -> Webhook | None:
         return await self._run(webhook_id, lease_ms, "take")
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from mcp_celery.engine import TaskStatus, Webhook
 from mcp_celery.engine.ports import WebhookOutbox
-from mcp_celery.engine.webhooks import LONGEST_PUBLISHED_MS, PUBLISHED_MS, WEBHOOK_LIFETIME_MS, is_told
+from mcp_celery.engine.webhooks import LONGEST_PUBLISHED_MS, MOST_WAITING, PUBLISHED_MS, WEBHOOK_LIFETIME_MS, is_told
 from mcp_celery.testing.kept import Kept
 
 
@@ -42,6 +42,8 @@ class MemoryWebhooksCore:
         record = kept.record
         if record.webhook is None or not is_told(before, record.status):
             return
+        if self._waiting_webhooks(now) >= MOST_WAITING:
+            return
         webhook = Webhook(
             id=f"msg_{secrets.token_hex(20)}",
             key=record.key,
@@ -58,6 +60,11 @@ class MemoryWebhooksCore:
     def _waiting_webhooks(self, now: int) -> int:
         """How many webhooks no receiver has taken yet."""
         return sum(waiting.ends_ms > now for waiting in self._webhooks.values())
+
+    def waiting_webhooks(self) -> int:
+        """As ``WebhookOutbox.waiting``."""
+        with self._step() as now:
+            return self._waiting_webhooks(now)
 
     def due_webhooks(self, limit: int) -> list[str]:
         """As ``WebhookOutbox.due``."""
@@ -112,6 +119,10 @@ class MemoryWebhooks(WebhookOutbox):
     @override
     async def due(self, limit: int) -> Sequence[str]:
         return self._core.due_webhooks(limit)
+
+    @override
+    async def waiting(self) -> int:
+        return self._core.waiting_webhooks()
 
     @override
     async def take(self, webhook_id: str, lease_ms: int) -> Webhook | None:

@@ -32,6 +32,7 @@ from mcp_celery.engine import (
 )
 from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.engine.webhook_dispatcher import WebhookDispatcher
+from mcp_celery.engine.webhooks import MOST_WAITING
 from mcp_celery.errors import ConfigurationError, QueueUnavailableError
 from mcp_celery.keys import TaskType
 from mcp_celery.server.celery_tasks import check
@@ -145,6 +146,30 @@ async def test_a_task_without_webhooks_makes_none(world: World) -> None:
     record = await created(world, None)
     await world.store.change(record.ref, Change(to="completed"))
     assert await kept(world) == []
+
+
+async def test_a_full_outbox_drops_webhooks_and_the_log_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    most = MOST_WAITING
+    if isinstance(world, RedisWorld):
+        later = now_ms() + MINUTE_MS
+        world.client.zadd(world.keys.webhooks, {f"msg_{number:x}": later for number in range(most - 2)})
+    else:
+        most = 2
+        monkeypatch.setattr("mcp_celery.testing.webhooks.MOST_WAITING", most)
+        monkeypatch.setattr("mcp_celery.engine.webhook_dispatcher.MOST_WAITING", most)
+    for _ in range(3):
+        record = await created(world)
+        await world.store.change(record.ref, Change(to="completed"))
+    outbox = world.outbox()
+    assert await outbox.waiting() == most
+
+    async def deliver(webhook_id: str) -> None:
+        del webhook_id
+
+    await WebhookDispatcher(outbox, deliver).look()
+    assert "dropping webhooks, since" in caplog.text
 
 
 async def test_the_message_is_kept_only_where_contents_are_asked_for_and_the_webhook_outlives_its_task(
