@@ -21,6 +21,7 @@ from mcp_celery.errors import ConfigurationError
 from mcp_celery.fastmcp import TaskConfig, TasksExtension
 from mcp_celery.fastmcp.private import lowlevel_of
 from tests.support.deployment import Deployment, deployed
+from tests.support.receiver import SECRET, receiving
 from tests.support.servers.fastmcp_tools import build
 from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, follow
@@ -70,6 +71,16 @@ async def test_a_server_runs_its_jobs_itself(in_memory: bool) -> None:
         assert plain.structured_content == {"process": os.getpid()}
         handle = await call_tool_task(client, "wait", {})
         assert (await handle.cancel()).status == "cancelled"
+
+
+async def test_its_webhooks_are_delivered() -> None:
+    with receiving() as receiver:
+        settings = Settings.load(redis_url="memory://", webhook_url=receiver.url, webhook_secrets=SECRET)
+        async with Client(lowlevel_of(build(settings=settings)), extensions=[TasksClient()]) as client:
+            await soon(await call_tool_task(client, "plain_function", {"seconds": 0.01}))
+            await eventually(lambda: bool(receiver.received), what="the webhook arrives")
+    told = receiver.received[0].verified_with(SECRET)
+    assert (told["type"], told["data"]["component"]) == ("task.completed", "plain_function")
 
 
 def test_a_server_without_a_name_is_refused() -> None:

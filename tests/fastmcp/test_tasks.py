@@ -14,6 +14,7 @@ from fastmcp import Client as FastMCPClient
 from mcp.client import Client
 
 from mcp_celery.client import TasksClient, call_tool_task, resilient_http
+from mcp_celery.protocol.shared_wire import IDEMPOTENCY_KEY
 from tests.fastmcp.conftest import Deploy
 from tests.support.deployment import Deployment
 from tests.support.session import over_http
@@ -77,6 +78,17 @@ async def test_the_earlier_revision_is_served_too(url: str) -> None:
         assert task_id in [task["taskId"] for task in await session.listed()]
         refused = await session.call("must")
         assert "runs only as a task" in refused.error["message"]
+
+
+async def test_requests_with_one_idempotency_key_make_one_task(url: str) -> None:
+    made: list[str] = []
+    for meta, headers in (({IDEMPOTENCY_KEY: "k" * 22}, {}), ({}, {"Idempotency-Key": "k" * 22})):
+        async with Wire(url, meta=meta) as wire:
+            answer = await wire.ask("tools/call", {"name": "count", "arguments": {"steps": 1}}, **headers)
+            made.append(answer.result["taskId"])
+            end = (await follow(wire, made[-1]))[-1]
+            assert end["result"]["structuredContent"] == {"result": "counted 1"}
+    assert made[0] == made[1]
 
 
 async def test_our_client_follows_a_task(url: str) -> None:
