@@ -191,7 +191,8 @@ async def test_its_progress_reaches_the_caller(transport: Any, mode: Any) -> Non
     assert result.structured_content == {"result": "counted to 4"}
     values = [value for value, _total, _message in heard]
     assert values == sorted(set(values))
-    assert heard[0] == (1, 4, "step 1")
+    # Only the newest progress is passed on: a step may be left out.
+    assert heard[0] in [(step, 4, f"step {step}") for step in (1, 2, 3, 4)]
     assert (4, 4, "step 4") in heard
     assert told == heard
 

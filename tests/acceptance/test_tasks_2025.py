@@ -468,7 +468,8 @@ async def test_the_session_is_told_every_change_in_order_and_nothing_after_the_e
     assert session.statuses(task_id) == pushed
     assert pushed[-1] == await session.get(task_id)
     assert [one["status"] for one in pushed] == ["working"] * (len(pushed) - 1) + ["completed"]
-    assert pushed[0]["statusMessage"] == "step 1 (1/4)"
+    # Only the newest progress is pushed: a step may be left out.
+    assert pushed[0]["statusMessage"] in {f"step {step} ({step}/4)" for step in (1, 2, 3, 4)}
     updated = [one["lastUpdatedAt"] for one in pushed]
     assert updated == sorted(updated)
     progress = [one["params"] for one in session.heard if one["method"] == "notifications/progress"]
