@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Generator
 
 import pytest
@@ -15,6 +14,7 @@ import workers.existing_app
 from mcp_celery.common.redis_translation import celery_url
 from tests.support.deployment import Deployment, deployed
 from tests.support.nodes import ROOT, EmbeddedStoreContainer
+from tests.support.programs import forked_command
 from tests.support.waiting import eventually
 from tests.support.wire import Wire, follow
 
@@ -75,8 +75,7 @@ from workers.existing_app import reports
 jobs = reports.build.delay(2026), reports.build_by_quarters(2026)()
 print(json.dumps([job.get(timeout=60) for job in jobs]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=shop.env(), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+    argv = [*forked_command("tests.support.run_text"), code]
+    done = subprocess.run(argv, env=shop.env(), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [REPORT, REPORT]

@@ -18,6 +18,7 @@ from mcp_celery.common.redis_translation import celery_url
 from tests.support.brokers import delete_queues
 from tests.support.deployment import Deployment, deployed
 from tests.support.nodes import ROOT, EmbeddedStoreContainer
+from tests.support.programs import forked_command
 from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, follow
 
@@ -40,9 +41,10 @@ class Project:
     url: str
 
     def ask(self, what: str, **settings: str) -> Any:
-        """What a process of the project says."""
+        """What a process of the project says. One without servers of ours has imported nothing of ours."""
+        command = [sys.executable, "-m", APP] if what == "plain" else forked_command(APP)
         done = subprocess.run(
-            [sys.executable, "-m", APP, what],
+            [*command, what],
             env=self.deployment.env(**settings),
             cwd=ROOT,
             capture_output=True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -53,8 +52,8 @@ CONSUMED: dict[str, tuple[str, set[str]]] = {
 }
 
 
-def python(*arguments: str, store: EmbeddedStoreContainer, **settings: str) -> subprocess.CompletedProcess[str]:
-    return run([sys.executable, *arguments], store=store, **settings)
+def python(program: str, store: EmbeddedStoreContainer, **settings: str) -> subprocess.CompletedProcess[str]:
+    return run([*forked_command("tests.support.run_text"), program], store=store, **settings)
 
 
 def celery(*arguments: str, store: EmbeddedStoreContainer, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -117,7 +116,7 @@ app.Worker({arguments})
 consumed = app.amqp.queues.consume_from
 print(json.dumps({{name: [queue.exchange.name, queue.queue_arguments] for name, queue in consumed.items()}}))
 """
-    done = python("-c", code, store=store)
+    done = python(code, store=store)
     assert done.returncode == 0, done.stderr
     consumed = json.loads(done.stdout)
     assert set(consumed) == expected
@@ -134,7 +133,7 @@ app.Worker()
 print(json.dumps([[*app.amqp.queues.consume_from], sorted(app.tasks)]))
 """
     both = f"{HOST}.mcp:server,{HOST}.mcp:other,{HOST}.mcp:server"  # one of them twice
-    done = python("-c", code, store=store, HOST_SERVERS=both)
+    done = python(code, store=store, HOST_SERVERS=both)
     assert done.returncode == 0, done.stderr
     queues, jobs = json.loads(done.stdout)
     assert {f"mcp.{NAME}", f"mcp.{NAME}-other"} < set(queues)
@@ -157,7 +156,7 @@ from tests.support.host.celery import app
 Beat(app=app).init_loader()
 assert "host.conf" in app.tasks
 """
-    done = python("-c", code, store=store, HOST_SERVERS="tests.support.servers.broken:server")
+    done = python(code, store=store, HOST_SERVERS="tests.support.servers.broken:server")
     assert done.returncode == 0, done.stderr
 
 
@@ -217,5 +216,5 @@ for pool, warm in [("solo", False), ("threads", False), ("solo", True), ("solo",
     assert not ours, (pool, warm, ours)
 asyncio.run(left())
 """
-    done = python("-c", code, store=store, HOST_NAME=f"{NAME}-embedded")
+    done = python(code, store=store, HOST_NAME=f"{NAME}-embedded")
     assert done.returncode == 0, done.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, cast
@@ -13,6 +12,7 @@ from typing import Any, Final, cast
 import pytest
 
 from mcp_celery.default_app import configuration
+from tests.support.programs import forked_command
 
 SAID: Final[dict[str, Any]] = {
     "broker_url": "amqp://said//",
@@ -62,7 +62,7 @@ def held(folder: Path, configure: str = "", names: Iterable[str] = SAID, **env: 
         f"print(json.dumps({{name: default_app.conf[name] for name in {list(names)!r}}}))"
     )
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("MCP_CELERY_", "CELERY_"))}
-    argv = [sys.executable, "-c", program]
+    argv = [*forked_command("tests.support.run_text"), program]
     ran = subprocess.run(argv, env={**bare, **env}, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     return cast("dict[str, Any]", json.loads(ran.stdout))
@@ -184,11 +184,12 @@ def test_options_that_are_not_said_stay(tmp_path: Path) -> None:
 def test_a_servers_jobs_go_where_the_configuration_says(tmp_path: Path, said: str | None) -> None:
     (tmp_path / "queue_settings.py").write_text("" if said is None else f"task_default_queue = {said!r}")
     program = (
+        f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
         "from mcp_celery import TaskServer\n"
         "from mcp_celery.server.task_server import tasks_of\n"
-        "print(tasks_of(TaskServer('Shop')).queue_name)\n"
-        "raise SystemExit"
+        "print(tasks_of(TaskServer('Shop')).queue_name)"
     )
-    env = {**os.environ, "CELERY_CONFIG_MODULE": "queue_settings", "PYTHONPATH": str(tmp_path)}
-    ran = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    env = {**os.environ, "CELERY_CONFIG_MODULE": "queue_settings"}
+    argv = [*forked_command("tests.support.run_text"), program]
+    ran = subprocess.run(argv, env=env, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == (said or "mcp.shop")

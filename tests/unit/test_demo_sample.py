@@ -34,6 +34,7 @@ def test_of_an_empty_folder_a_sample_is_indexed(here: Path) -> None:
     assert chosen.why_not_here == "has no file"
 
 
+@pytest.mark.slow
 def test_of_a_folder_that_would_take_minutes_a_sample_is_indexed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "a.txt").write_text("one\n")
     monkeypatch.setattr(demo, "MOST_BYTES", 3)

@@ -18,6 +18,7 @@ import tornado.options
 
 from mcp_celery.keys import Hidden, build_task_key, celery_job_id
 from mcp_celery.settings import ENV_PREFIX, Settings
+from tests.support.programs import forked_command
 
 environ: Any = import_module("honcho.environ")  # which says nothing of its types
 tasks_page: Any = import_module("flower.views.tasks")  # which says nothing of them either
@@ -64,7 +65,8 @@ print(json.dumps({name: app.conf[name] for name in names}))
 """
     env = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     env |= {"CELERY_CONFIG_MODULE": "config.celeryconfig", "MCP_CELERY_REDIS_URL": "redis://somewhere:1/2"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, check=True)
+    argv = [*forked_command("tests.support.run_text"), code]
+    done = subprocess.run(argv, env=env, cwd=ROOT, capture_output=True, check=True)
     return json.loads(done.stdout)
 
 

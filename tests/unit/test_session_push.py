@@ -85,6 +85,7 @@ def followers() -> int:
     return sum(task.get_name().startswith("mcp-celery-push") for task in asyncio.all_tasks())
 
 
+@pytest.mark.slow
 @pytest.mark.shows("L6", "C12")
 async def test_ten_thousand_tasks_leave_nothing_behind() -> None:
     backend = MemoryBackend()

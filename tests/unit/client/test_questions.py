@@ -104,6 +104,7 @@ async def test_sampling_and_roots_are_answered_by_their_callbacks(scripted: Scri
     assert answers["roots"] == [{"roots": []}]
 
 
+@pytest.mark.slow
 async def test_a_hundred_tasks_ask_three_questions_each(scripted: Scripted, connect: Connect) -> None:
     order = random.Random(6)
 
