@@ -119,7 +119,14 @@ CALLS: dict[str, JSON] = {
 
 
 @pytest.mark.shows("C16")
-@pytest.mark.parametrize("revision", [*HANDSHAKE_PROTOCOL_VERSIONS, "2026-07-28"])
+@pytest.mark.parametrize(
+    "revision",
+    [
+        *(pytest.param(one, marks=pytest.mark.slow) for one in HANDSHAKE_PROTOCOL_VERSIONS[:-1]),
+        HANDSHAKE_PROTOCOL_VERSIONS[-1],
+        "2026-07-28",
+    ],
+)
 async def test_the_answer_is_the_same_wherever_it_runs(url: str, url_here: str, revision: str) -> None:
     async with caller(url, revision) as on_a_worker, caller(url_here, revision) as here:
         for tool, arguments in {**CALLS, "nobody": {}}.items():

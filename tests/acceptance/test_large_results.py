@@ -58,7 +58,7 @@ async def arrives(client: Client, size: str) -> bool:
     [
         *(("http", revision) for revision in REVISIONS),
         ("sdk", "2026-07-28"),
-        *(("stdio", revision) for revision in REVISIONS),
+        *(pytest.param("stdio", revision, marks=pytest.mark.slow) for revision in REVISIONS),
         *(("memory", revision) for revision in REVISIONS),
     ],
     indirect=["transport"],

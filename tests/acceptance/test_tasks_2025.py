@@ -425,6 +425,7 @@ async def test_what_has_ended_cannot_be_cancelled(session: Session, tmp_path: Pa
 # --- Listing
 
 
+@pytest.mark.slow
 @pytest.mark.shows("L2", "L31", "L32", "L33")
 async def test_250_tasks_are_listed_once_each_the_newest_first(url: str, session: Session) -> None:
     async def create(numbers: range) -> list[str]:

@@ -170,6 +170,7 @@ async def test_invalid_arguments_are_refused_before_a_task_exists(url: str, depl
 # --- Reading
 
 
+@pytest.mark.slow
 @pytest.mark.shows("M8", "C13")
 async def test_a_task_is_readable_at_once_on_every_replica(deployment: Deployment, url: str) -> None:
     other = deployment.serve()

@@ -204,6 +204,7 @@ async def test_stateless_http_has_tasks_but_no_list_and_no_push(
     assert len([one for one in caplog.messages if "stateless HTTP" in one]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.shows("C12", "L36")
 async def test_a_closed_session_is_released_with_its_followers(deployment: Deployment, tmp_path: Path) -> None:
     def followers() -> list[str]:

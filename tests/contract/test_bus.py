@@ -234,6 +234,7 @@ class TestInRedisOnly:
                 assert await soon(two) == ref
                 await asyncio.gather(one, return_exceptions=True)
 
+    @pytest.mark.slow
     @pytest.mark.shows("C12")
     async def test_ten_thousand_followed_tasks_leave_nothing_behind(self, in_redis: RedisWorld) -> None:
         async def follow(number: int) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from functools import partial
 
+import pytest
+
 DOES_IT_IGNORE = [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"]
 
 
@@ -14,6 +16,7 @@ def test_started_programs_can_be_interrupted() -> None:
     assert subprocess.check_output(DOES_IT_IGNORE, text=True) == "False\n"
 
 
+@pytest.mark.slow
 def test_the_same_where_a_shell_runs_the_tests_in_the_background() -> None:
     test = f"{__file__}::{test_started_programs_can_be_interrupted.__name__}"
     done = subprocess.run(
