@@ -5,6 +5,8 @@ READY := $(VENV)/.ready
 # Tests mostly wait for processes, so more than one runs on each core; those that share a process run in one group.
 IN_PARALLEL := -n auto --dist loadgroup
 PYTEST := $(BIN)/pytest $(IN_PARALLEL)
+# Some images set it, and then each test process compiles all tests anew, for 20 seconds.
+export PYTHONDONTWRITEBYTECODE :=
 SOURCES := mcp_celery workers config tests bench
 
 .DEFAULT_GOAL := help

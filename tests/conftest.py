@@ -12,6 +12,7 @@ Options:
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -155,7 +156,19 @@ def _selected(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator[p
 def _is_slow(item: pytest.Item) -> bool:
     if item.get_closest_marker("slow"):
         return True
-    return any(item.path.is_relative_to(TESTS / folder) for folder in SMOKE_ONLY)
+    return _runs_smoke_only(item.path)
+
+
+@functools.cache
+def _runs_smoke_only(path: Path) -> bool:
+    return any(path.is_relative_to(TESTS / folder) for folder in SMOKE_ONLY)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out modules of which `make test` runs no test: each test process compiles and imports what it collects."""
+    if not config.getoption("--quick") or collection_path.suffix != ".py" or not _runs_smoke_only(collection_path):
+        return None
+    return True if "pytest.mark.smoke" not in collection_path.read_text(encoding="utf-8") else None
 
 
 def _without_pool(item: pytest.Item) -> Hashable:

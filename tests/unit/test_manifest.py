@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -73,7 +74,10 @@ def functions_of(path: Path) -> Iterator[Function]:
                 yield Function(f"{path.relative_to(TESTS)}::{node.name}", frozenset(shows), frozenset(names))
 
 
-FUNCTIONS = [function for path in sorted(TESTS.rglob("test_*.py")) for function in functions_of(path)]
+@functools.cache
+def all_functions() -> list[Function]:
+    """The tests of each module. Not made at import: each test process imports this module."""
+    return [function for path in sorted(TESTS.rglob("test_*.py")) for function in functions_of(path)]
 
 
 def lines_shown(functions: Iterable[Function]) -> set[str]:
@@ -81,12 +85,12 @@ def lines_shown(functions: Iterable[Function]) -> set[str]:
 
 
 def test_every_line_is_shown_by_a_test_or_owned_by_an_open_issue() -> None:
-    shown = lines_shown(function for function in FUNCTIONS if "long" not in function.marks)
+    shown = lines_shown(function for function in all_functions() if "long" not in function.marks)
     assert [line for line, entry in MANIFEST.items() if line not in shown and "open" not in entry] == []
 
 
 def test_most_lines_are_shown_by_the_tests_of_every_change() -> None:
-    shown = lines_shown(function for function in FUNCTIONS if function.is_quick)
+    shown = lines_shown(function for function in all_functions() if function.is_quick)
     assert len(shown) >= QUICKLY * len(MANIFEST), f"only {len(shown)} of {len(MANIFEST)}: mark tests as `smoke`"
 
 
@@ -96,12 +100,14 @@ def test_each_module_of_slow_tests_has_an_example_that_every_change_runs() -> No
 
 
 def test_tests_show_only_lines_that_there_are() -> None:
-    assert lines_shown(FUNCTIONS) <= MANIFEST.keys()
+    assert lines_shown(all_functions()) <= MANIFEST.keys()
 
 
 def test_every_test_of_the_wire_names_a_line() -> None:
     wire = ("acceptance/test_tasks_", "acceptance/test_transports")
-    assert [function.name for function in FUNCTIONS if function.name.startswith(wire) and not function.shows] == []
+    assert [
+        function.name for function in all_functions() if function.name.startswith(wire) and not function.shows
+    ] == []
 
 
 def test_every_line_says_what_it_asks() -> None:
