@@ -102,6 +102,20 @@ class StoreUnavailableError(McpCeleryError):
         self.is_sent = is_sent
 
 
+class MessageRefusedError(McpCeleryError):
+    """The store cannot put a job's message into the broker's queue, and has done nothing.
+
+    Callers do not see it: the job is published over a connection to the broker then.
+
+    Args:
+        reason: Why, for the log.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The task store cannot put the job into its queue")
+        self.reason = reason
+
+
 class StoredDataError(McpCeleryError):
     """The record store answers, but what it holds of a task cannot be used.
 

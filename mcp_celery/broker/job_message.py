@@ -56,6 +56,11 @@ what it says counts only where a worker's store has no such record.
 """
 
 
+def declared_mark(queue: kombu.Queue | str | None) -> tuple[str, str]:
+    """What stands among a connection's ``declared_entities`` for a queue that jobs need not declare there."""
+    return "mcp_celery", str(getattr(queue, "name", queue))
+
+
 def send_job(
     app: Celery,
     producer: kombu.Producer,
@@ -101,7 +106,7 @@ def send_job(
     broker: Any = producer
     declared: set[Any] = broker.connection.declared_entities
     queue: Any = options.get("queue")
-    mark = ("mcp_celery", str(getattr(queue, "name", queue)))
+    mark = declared_mark(queue)
     if mark in declared:
         options = {**options, "declare": []}
     # Without a limit, a broker that takes a message but does not confirm it blocks the thread and later messages.

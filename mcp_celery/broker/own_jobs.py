@@ -87,6 +87,16 @@ class OwnJobs:
         named = (str(getattr(exchange, "name", exchange)), str(options.get("routing_key")))
         return Lane(queue, options.get("priority"), named if queue is None else None)
 
+    def queue_to_declare(self, name: str, config: TaskConfig) -> kombu.Queue | None:
+        """The queue of a job as workers declare it; None where a route names an exchange only.
+
+        Args:
+            name: Celery name of the job.
+            config: What its component declares.
+        """
+        queue = self.queue_of_job(name, config)
+        return None if queue is None else self._queue(queue)
+
     def use(self, name: str, config: TaskConfig, component: str) -> QueueUse | None:
         """What a component's jobs want of their queue; None where a route names an exchange only.
 
@@ -95,8 +105,8 @@ class OwnJobs:
             config: What it declares.
             component: The component, for people.
         """
-        lane = self.lane(name, config)
-        return None if lane.queue is None else QueueUse(component, self._queue(lane.queue), lane.priority)
+        queue = self.queue_to_declare(name, config)
+        return None if queue is None else QueueUse(component, queue, self.lane(name, config).priority)
 
     def _looked_up(self, name: str) -> dict[str, Any]:
         """What ``task_routes`` say of a job; a router of the host's may also give just the name of a queue."""

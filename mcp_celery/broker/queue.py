@@ -8,8 +8,8 @@ longer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeVar
 
 from celery import Celery
@@ -22,11 +22,12 @@ from mcp_celery.broker.naming import job_name
 from mcp_celery.broker.own_jobs import OwnJobs, OwnPlan
 from mcp_celery.broker.publisher import Publisher, failure_kind, is_silence, unusable_broker
 from mcp_celery.broker.queue_limit import LOOK_SECONDS, Backlog
+from mcp_celery.broker.store_messages import StoreMessages
 from mcp_celery.common.background import BackgroundTasks
 from mcp_celery.common.call_limiter import CallLimiter, NoAnswerError
 from mcp_celery.common.outage import Outage
 from mcp_celery.common.within import within
-from mcp_celery.engine import JobKind, Lane, Plan, Submission, TaskRecord, Unusable
+from mcp_celery.engine import JobKind, Lane, Plan, QueueMessage, Submission, TaskRecord, Unusable
 from mcp_celery.engine.ports import TaskQueue
 from mcp_celery.engine.retry import pauses
 from mcp_celery.errors import QueueFullError, QueueRefusedError, QueueUnavailableError
@@ -68,6 +69,7 @@ class CeleryQueue(TaskQueue):
         idle_seconds: After which time without a message a connection is replaced before the next.
         is_app_default: As ``is_default`` of :func:`mcp_celery.broker.queues.queue_of`, for the default queue.
         outage: Whether the broker is lost, as far as is known; the beginning and the end are logged.
+        holds_queues_at: Says of the URL of a Redis broker whether the store can put messages into its queues.
     """
 
     def __init__(  # noqa: PLR0913 - each is a part of how it publishes
@@ -83,6 +85,7 @@ class CeleryQueue(TaskQueue):
         idle_seconds: float = IDLE_SECONDS,
         is_app_default: bool = False,
         outage: Outage | None = None,
+        holds_queues_at: Callable[[str], bool] = lambda url: False,  # noqa: ARG005 - it is another one
     ) -> None:
         self._outage = outage or Outage("the broker (MCP_CELERY_BROKER_URL)", logger)
         self._app = app
@@ -95,6 +98,9 @@ class CeleryQueue(TaskQueue):
             signer=signer,
             store_mark=store_mark,
             is_app_default=is_app_default,
+        )
+        self._messages = StoreMessages(
+            app, self._own, namespace=namespace, most=max_length, holds_queues_at=holds_queues_at
         )
         self._timeout_seconds = timeout_seconds
         times = {"timeout_seconds": timeout_seconds, "idle_seconds": idle_seconds}
@@ -180,6 +186,14 @@ class CeleryQueue(TaskQueue):
         return length
 
     @override
+    @contextmanager
+    def message_of(self, record: TaskRecord, submission: Submission) -> Generator[QueueMessage | None]:
+        with self._messages.message_of(record, submission) as message:
+            yield message
+        if message is not None and self._outage.is_on:
+            self._outage.ended()
+
+    @override
     async def publish(self, record: TaskRecord, submission: Submission) -> None:
         """Publish the record's job, and wait until the broker has it.
 
@@ -201,6 +215,8 @@ class CeleryQueue(TaskQueue):
                 may_be_repeated=not record.work.is_foreign,
             )
         self._outage.ended()
+        if submission.plan is None:
+            self._messages.learn(record, submission)
 
     @override
     async def revoke(self, *job_ids: str, terminate: bool = True) -> None:
@@ -330,6 +346,7 @@ class CeleryQueue(TaskQueue):
 
     async def aclose(self) -> None:
         """Let what is being published finish, as far as the broker answers, and close the connections."""
+        self._messages.close()
         await self._return.aclose()
         patience = 3 * self._timeout_seconds  # a publish, its second try, and what closing takes
         if lost := await self._revokes.aclose(patience):

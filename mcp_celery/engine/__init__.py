@@ -80,7 +80,7 @@ from mcp_celery.engine.record import (
 from mcp_celery.engine.recovery.model import Lane
 from mcp_celery.engine.result_seals import UNSEALED_RESULTS, JobRun, ResultSeals
 from mcp_celery.engine.status import MOVES, OPEN, TERMINAL, TaskStatus, sources_of
-from mcp_celery.engine.submission import ForeignPlan, Idempotency, JobKind, Plan, Submission
+from mcp_celery.engine.submission import ForeignPlan, Idempotency, JobKind, Plan, QueueMessage, Submission
 from mcp_celery.engine.subscription import TaskWatch
 from mcp_celery.engine.transitions import (
     UNOBSERVED,
@@ -152,6 +152,7 @@ __all__ = [
     "Publication",
     "Question",
     "QuestionStore",
+    "QueueMessage",
     "Quota",
     "RateLimit",
     "RecoveryStore",

@@ -102,6 +102,10 @@ class Backend(Protocol):
         """Whether a result backend of Celery with this URL is the same database, where the store reads results."""
         ...
 
+    def holds_queues_at(self, url: str) -> bool:
+        """Whether a broker with this URL is the same database, for the same user: the store can fill its queues."""
+        ...
+
     def unusable(self) -> Unusable | None:
         """Ask the storage whether it can be used, and wait for its answer. An outage is logged.
 

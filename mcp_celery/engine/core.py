@@ -1,8 +1,9 @@
 """The engine: what a task is and may do, for every caller and every store.
 
 Imports neither Celery nor Redis nor the MCP server. The order of creation is the promise of SEP-2663's durable create:
-record, then message, then answer. A message that fails takes its record back; a message that arrives although it was
-given up finds no record and does not run.
+record, then message, then answer. Where the store can put the message into the queue, record and message are one step.
+Else a message that fails takes its record back; a message that arrives although it was given up finds no record and
+does not run.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from mcp_celery.engine.subscription import TaskWatch
 from mcp_celery.engine.transitions import UNOBSERVED, Observers, Transition
 from mcp_celery.errors import (
     LimitExceededError,
+    MessageRefusedError,
     ResultRefusedError,
     StoredDataError,
     TaskNotFoundError,
@@ -139,7 +141,8 @@ class TaskEngine:
             ArgumentsTooLargeError: Nothing was created.
             LimitExceededError: Nothing was created: the caller has as many open tasks, or stored bytes, as it may, too
                 many jobs wait, or the store is nearly full.
-            StoreUnavailableError: Nothing was created.
+            StoreUnavailableError: Nothing was created; what the store has carried out without an answer is taken back,
+                unless a worker has begun the job or the submission names its task.
             QueueUnavailableError: Nothing was created; the record is taken back, unless the submission names its task.
             InvalidRequestError: An exposed job's work cannot be made of these arguments; nothing was created.
             IdempotencyKeyReusedError: Its idempotency key is that of an earlier request which said something else.
@@ -152,7 +155,10 @@ class TaskEngine:
         submission = await self._exposed.planned(submission)
         while True:
             record = self._new_record(submission)
-            earlier = await self._create(record, submission)
+            try:
+                earlier = await self._create(record, submission)
+            except MessageRefusedError:
+                continue  # from now on the queue publishes such jobs itself
             if earlier is None:
                 break
             if (found := await self._repeats.answer(record, submission, earlier)) is not None:
@@ -197,12 +203,19 @@ class TaskEngine:
             None; or, where an earlier request had the same idempotency key, the task that it has made.
         """
         once = submission.idempotency
+        is_together = False
         try:
-            async with self._queue.place_for(submission):
-                earlier = await self._store.create(record, submission.snapshot, self._limits.quota(submission), once)
-                if earlier is not None:
-                    return earlier
-                await self._queue.publish(record, submission)
+            with self._queue.message_of(record, submission) as message:
+                is_together = message is not None
+                earlier = await (
+                    self._create_in_turn(record, submission)
+                    if message is None
+                    else self._store.create(record, submission.snapshot, self._limits.quota(submission), once, message)
+                )
+            if earlier is not None or is_together:
+                return earlier
+        except MessageRefusedError:
+            raise
         except LimitExceededError as error:
             # A limit that the store does not know of was reached before it was asked.
             if once is not None and (earlier := await self._store.earlier(record, once)) is not None:
@@ -211,11 +224,22 @@ class TaskEngine:
             raise
         except BaseException as error:
             # Also when the client hangs up half-way. A creation that seemed to fail may have reached the store.
-            if submission.task_id is not None or not await self._rollback.undo(record, error):
+            if submission.task_id is not None:
+                raise
+            if not await self._rollback.undo(record, error, has_message=is_together):
                 raise
         if once is not None:
             await self._repeats.note_published(record)
         return None
+
+    async def _create_in_turn(self, record: TaskRecord, submission: Submission) -> EarlierTask | None:
+        """Keep a new task, then publish its job. Returns what :meth:`_create` does."""
+        once = submission.idempotency
+        async with self._queue.place_for(submission):
+            earlier = await self._store.create(record, submission.snapshot, self._limits.quota(submission), once)
+            if earlier is None:
+                await self._queue.publish(record, submission)
+            return earlier
 
     async def aclose(self, *, patience_seconds: float) -> None:
         """End what it does in the background; its store, queue and bus are still open.

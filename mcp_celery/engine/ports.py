@@ -6,7 +6,7 @@ Redis and Celery fulfil them, and so does :mod:`mcp_celery.testing`. ``engine/ba
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import Protocol
 
 from mcp_celery.context import TaskContextSnapshot
@@ -37,7 +37,7 @@ from mcp_celery.engine.recovery.model import (
     Verdict,
 )
 from mcp_celery.engine.store_mark import StoreMark
-from mcp_celery.engine.submission import Idempotency, JobKind, Submission
+from mcp_celery.engine.submission import Idempotency, JobKind, QueueMessage, Submission
 from mcp_celery.engine.webhooks import Webhook
 
 
@@ -109,15 +109,20 @@ class TaskStore(QuestionStore, Protocol):
         snapshot: TaskContextSnapshot,
         quota: Quota | None = None,
         idempotency: Idempotency | None = None,
+        message: QueueMessage | None = None,
     ) -> EarlierTask | None:
         """Keep a new record and its snapshot until the record's ttl ends.
+
+        With a message it is in the queue when the record is there, and not before. A creation that is repeated puts no
+        second one there.
 
         Args:
             record: The new task.
             snapshot: The creating request's context.
             quota: Whose tasks it is one of, and how many of them there may be; None where none are counted.
             idempotency: The request's idempotency key, which leads to the record for as long as there is one. Its first
-                job is taken for unpublished until :meth:`published`.
+                job is taken for unpublished until :meth:`published`, unless a message is given.
+            message: The job's, to be put into its queue in the same step; None: it is published afterwards.
 
         Returns:
             None: The record is kept. Else the task that the key leads to, and nothing was kept, whatever the quota is.
@@ -127,6 +132,8 @@ class TaskStore(QuestionStore, Protocol):
                 step, so that no two servers fill the last place.
             TooManyBytesError: As many bytes are kept for the requestor as may be, and nothing was kept.
             StoreFullError: The store has hardly any memory left, and nothing was kept.
+            QueueFullError: As many messages wait in the queue as may, and nothing was kept.
+            MessageRefusedError: The store cannot put the message into the queue, and nothing was kept.
         """
         ...
 
@@ -311,6 +318,21 @@ class TaskQueue(Protocol):
             QueueUnavailableError: On entry: the broker did not say so in time.
         """
         ...
+
+    def message_of(
+        self,
+        record: TaskRecord,  # noqa: ARG002 - of a queue that makes none
+        submission: Submission,  # noqa: ARG002 - likewise
+    ) -> AbstractContextManager[QueueMessage | None]:
+        """The message of a new record's job, where the store can put it into the queue together with the record.
+
+        The context lasts while that is done. A ``MessageRefusedError`` in it says that it cannot be done; later calls
+        give None for such jobs.
+
+        Returns:
+            Gives None where it cannot be done: then :meth:`publish` publishes the job, once the record is kept.
+        """
+        return nullcontext()
 
     async def publish(self, record: TaskRecord, submission: Submission) -> None:
         """Publish the record's job; returns when the broker has it.

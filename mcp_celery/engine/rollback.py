@@ -39,15 +39,17 @@ class Rollback:
         self._work = BackgroundTasks(logger, "could not delete a task whose job was not published")
         self._trying: asyncio.Task[None] | None = None
 
-    async def undo(self, record: TaskRecord, error: BaseException) -> bool:
+    async def undo(self, record: TaskRecord, error: BaseException, *, has_message: bool = False) -> bool:
         """Take back a task, also when its client hangs up.
 
         Args:
             record: The task's.
             error: What its creation failed with.
+            has_message: Whether the record, where there is one, came with the job's message.
 
         Returns:
-            Whether it has begun, so that it is not taken back: the broker had the message, and was too slow to say so.
+            Whether it stays: the broker, or with ``has_message`` the store, had the message and was too slow to say so,
+            and a worker has begun the job.
         """
         if isinstance(error, StoreUnavailableError) and not error.is_sent:
             return False  # there is nothing of it
@@ -62,7 +64,10 @@ class Rollback:
         except McpCeleryError as failure:
             _log_failure(record, failure)
             return False
-        if not is_deleted and isinstance(error, QueueUnavailableError):
+        too_slow = isinstance(
+            error, QueueUnavailableError | StoreUnavailableError if has_message else QueueUnavailableError
+        )
+        if not is_deleted and too_slow:
             return True
         self._revoke(record)
         return False

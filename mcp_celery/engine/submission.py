@@ -84,6 +84,25 @@ class Idempotency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueueMessage:
+    """The message of a job, for a store that can put it into the broker's queue, since both are one database.
+
+    Attributes:
+        queue: The queue, as the store names it.
+        payload: The message, as the broker's library writes it.
+        lanes: Everything that holds messages of the queue, each priority apart; empty where nothing is counted.
+        most: How many messages may wait in it, None for any number.
+        retry_after_ms: When a request that finds the queue full may come again.
+    """
+
+    queue: str
+    payload: str | bytes
+    lanes: tuple[str, ...] = ()
+    most: int | None = None
+    retry_after_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A request that is to become a task.
 

@@ -505,6 +505,7 @@ class Connections:
             idle_seconds=self._settings.idle_connection_ms / 1000,
             is_app_default=self._celery is default_app,
             outage=self._broker_outage,
+            holds_queues_at=self._backend.holds_queues_at,
         )
         queue.watch_for_return()
         return FirstJobCheck(queue, self._celery, store, self._worker_command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Final
 
 from celery import Celery
@@ -13,7 +13,7 @@ from typing_extensions import override
 from mcp_celery.broker.consumers import is_consumed
 from mcp_celery.broker.queue import CeleryQueue
 from mcp_celery.common.background import BackgroundTasks
-from mcp_celery.engine import JobKind, Lane, Submission, TaskRecord, TaskStore
+from mcp_celery.engine import JobKind, Lane, QueueMessage, Submission, TaskRecord, TaskStore
 from mcp_celery.engine.ports import TaskQueue
 from mcp_celery.errors import McpCeleryError
 from mcp_celery.logs import get_logger
@@ -48,6 +48,10 @@ class FirstJobCheck(TaskQueue):
     @override
     def place_for(self, submission: Submission) -> AbstractAsyncContextManager[None]:
         return self._queue.place_for(submission)
+
+    @override
+    def message_of(self, record: TaskRecord, submission: Submission) -> AbstractContextManager[QueueMessage | None]:
+        return self._queue.message_of(record, submission)
 
     @override
     async def publish(self, record: TaskRecord, submission: Submission) -> None:

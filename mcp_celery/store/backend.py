@@ -74,6 +74,10 @@ class RedisBackend(Backend):
         return url is not None and database_of(url) == database_of(self.url)
 
     @override
+    def holds_queues_at(self, url: str) -> bool:
+        return self.holds_results_at(url) and parse(url).username == parse(self.url).username
+
+    @override
     def unusable(self) -> Unusable | None:
         try:
             with connect_blocking(

@@ -33,6 +33,7 @@ from mcp_celery.engine import (
     Observers,
     OtherVersionError,
     Publication,
+    QueueMessage,
     Quota,
     StoredResult,
     StoredTask,
@@ -46,7 +47,7 @@ from mcp_celery.engine.handback import FIRST_PAUSE_MS, LONGEST_PAUSE_MS, MAX_PAU
 from mcp_celery.engine.recovery.model import PUBLISHING_MS, REQUEUED, RequeueVerdict
 from mcp_celery.engine.store_mark import StoreMark
 from mcp_celery.engine.webhooks import MOST_WAITING, WEBHOOK_LIFETIME_MS
-from mcp_celery.errors import Fault, StoredDataError
+from mcp_celery.errors import Fault, MessageRefusedError, QueueFullError, StoredDataError
 from mcp_celery.keys import is_shortened
 from mcp_celery.sealing import SealError
 from mcp_celery.store.codec import Fields, decode_questions, flat_to_mapping, one_of
@@ -247,8 +248,10 @@ def create(
     quota: Quota | None,
     result_key: ResultKey | None,
     idempotency: Idempotency | None = None,
+    message: QueueMessage | None = None,
 ) -> Command[EarlierTask | None]:
-    """Keep a new record, its written snapshot, its place in a list, and the way back from a shortened Celery id.
+    """Keep a new record, its written snapshot, its place in a list, the way back from a shortened Celery id, and the
+    message of its job.
 
     Args:
         keys: Names of the keys.
@@ -258,6 +261,7 @@ def create(
         quota: Whose tasks it is one of, and how many there may be.
         result_key: Where the result backend keeps a job's result in this Redis.
         idempotency: The request's idempotency key, None where it has none.
+        message: The job's, to be put into its queue; None: it is published otherwise.
     """
     fields = fields | {
         "snapshot_key": keys.snapshot(record.scope, record.task_id),
@@ -297,6 +301,11 @@ def create(
     if quota.rates:
         names += [keys.counted("created", limit.whose) for limit in quota.rates]
         extra["rates"] = [[limit.rate.number, limit.rate.window_ms] for limit in quota.rates]
+    if message is not None:
+        names += [message.queue, *message.lanes]
+        extra["lanes"] = len(message.lanes)
+        if message.most is not None:
+            extra["most_waiting"] = message.most
     pairs = flat(fields)
     kept = [record.expires_at_ms, snapshot, record.key, int(shortened)]
     listed = [position, record.ttl_ms, keys.records(record.scope)]
@@ -304,19 +313,23 @@ def create(
 
     limits = [counter.most for counter in quota.counters]
     more = json.dumps(extra) if extra else ""
-    arguments = [*kept, *listed, len(limits), look_at, most_bytes, more, *limits, *pairs]
-    return Command("create", names, arguments, functools.partial(_created, quota))
+    payload = "" if message is None else message.payload
+    arguments = [*kept, *listed, len(limits), look_at, most_bytes, more, payload, *limits, *pairs]
+    return Command("create", names, arguments, functools.partial(_created, quota, message))
 
 
-def _created(quota: Quota, reply: Any) -> EarlierTask | None:
+def _created(quota: Quota, message: QueueMessage | None, reply: Any) -> EarlierTask | None:
     """Read the reply of ``create``.
 
     Raises:
         LimitExceededError: A limit was reached.
+        MessageRefusedError: The message could not be put into its queue.
     """
     if isinstance(reply, list):
         if len(refusal := cast("list[int]", reply)) == 2:
             raise quota.rates[refusal[0] - 1].refusal(refusal[1])
+        if len(refusal) == 1 and message is not None:
+            raise _refused(message, cast("list[int | bytes]", reply)[0])
         return _earlier_task(reply)
     refused = cast(int, reply)
     if refused > 0:
@@ -324,6 +337,13 @@ def _created(quota: Quota, reply: Any) -> EarlierTask | None:
     if refused < 0:
         raise quota.too_many_bytes(-refused)
     return None
+
+
+def _refused(message: QueueMessage, reason: int | bytes) -> QueueFullError | MessageRefusedError:
+    """Why a message is not in its queue: so many wait there, or what Redis says."""
+    if isinstance(reason, bytes):
+        return MessageRefusedError(reason.decode(errors="replace"))
+    return QueueFullError(message.most or reason, retry_after_ms=message.retry_after_ms)
 
 
 def earlier(keys: RedisKeys, record: TaskRecord, idempotency: Idempotency) -> Command[EarlierTask | None]:

@@ -1,5 +1,6 @@
 -- Keep a new task: its record, its snapshot, its place in its owner's list and, for a shortened Celery id, the way back
--- to its key. All expire together; the list lives as long as its longest-lived task. It occupies counters until it ends
+-- to its key; and put the message of its job into the broker's queue, where that is in this database. All but the message
+-- expire together; the list lives as long as its longest-lived task. It occupies counters until it ends
 -- or expires, and its bytes are counted for as long as they are kept; above a limit nothing is kept.
 --
 -- KEYS[1]  hash: the task record
@@ -14,6 +15,8 @@
 -- Then, where ARGV[10] is not '': sorted set: the requestor's tasks of which bytes are kept, likewise
 -- Then, where ARGV[11] has a `request`: hash: the task of the request's idempotency key
 -- Then one sorted set for each of ARGV[11]'s `rates`: the tasks created in its window, by when
+-- Then, where ARGV[12] is not '': list: the broker's queue; and as many lists as ARGV[11]'s `lanes` says: all that holds
+--          messages of the queue
 -- ARGV[1]  when all of it expires, in ms since the epoch
 -- ARGV[2]  the snapshot
 -- ARGV[3]  the compound key
@@ -25,13 +28,16 @@
 -- ARGV[9]  of a task of exposed jobs: when to look at their results first, in ms since the epoch; else ''
 -- ARGV[10] how many bytes may be kept for the requestor, or '' for any number
 -- ARGV[11] '' or JSON: `request`, digest of what a request with an idempotency key says, and `task`, the task's id;
---          `rates`, for each {how many tasks may be created in a window, how long that is in ms}
--- ARGV[12…] for each counter, how many tasks it may hold; then fields and their values, in turn
+--          `rates`, for each {how many tasks may be created in a window, how long that is in ms}; `lanes`; `most_waiting`,
+--          how many messages may wait in those
+-- ARGV[12] the message of the job, or '': it is published otherwise
+-- ARGV[13…] for each counter, how many tasks it may hold; then fields and their values, in turn
 -- Returns  0 if it is kept, or was kept before: the answer was lost, and a worker may have claimed the job since. The place
 --          of the first counter that is full, from 1; when as many bytes are kept for the requestor as may be, below 0:
 --          in so many ms the first of its tasks expires. A table where an earlier request had the same idempotency key,
 --          whatever the limits are: what `earlier` returns. {n, ms} where the rate in that place, from 1, lets the next
---          task be created in so many ms.
+--          task be created in so many ms. {n} where n messages wait, which is as many as may; {text} where the message
+--          cannot be put into the queue: why.
 if unless_other_type('HGET', KEYS[1], 'key') == ARGV[3] then
   return 0
 end
@@ -41,6 +47,11 @@ if redis.call('EXISTS', KEYS[6]) == 1 then
 end
 local last = #KEYS
 local extra = ARGV[11] ~= '' and cjson.decode(ARGV[11]) or {}
+local queue
+if ARGV[12] ~= '' then
+  last = last - 1 - extra.lanes
+  queue = last + 1
+end
 local rates = extra.rates or {}
 last = last - #rates
 local first_rate, once = last, nil
@@ -67,7 +78,7 @@ local first_counter = last - number
 for place = 1, number do
   local counter = KEYS[first_counter + place]
   on_index('ZREMRANGEBYSCORE', counter, '-inf', now)
-  if redis.call('ZCARD', counter) >= tonumber(ARGV[11 + place]) then
+  if redis.call('ZCARD', counter) >= tonumber(ARGV[12 + place]) then
     return place
   end
 end
@@ -77,6 +88,27 @@ for place, rate in ipairs(rates) do
   local over = redis.call('ZCARD', created) - rate[1]
   if over >= 0 then
     return {place, redis.call('ZRANGE', created, over, over, 'WITHSCORES')[2] + rate[2] - now}
+  end
+end
+if queue then
+  if extra.most_waiting then
+    local waiting = 0
+    for lane = 1, extra.lanes do
+      waiting = waiting + (unless_other_type('LLEN', KEYS[queue + lane]) or 0)
+    end
+    if waiting >= extra.most_waiting then
+      return {waiting}
+    end
+  end
+  -- Before anything is kept, since nothing is then if it fails. No worker sees it before the script has ended.
+  local put = redis.pcall('LPUSH', KEYS[queue], ARGV[12])
+  if type(put) == 'table' and put.err then
+    for _, kind in ipairs({'WRONGTYPE', 'NOPERM', 'undeclared'}) do
+      if string.find(put.err, kind, 1, true) then
+        return {put.err}
+      end
+    end
+    redis.call('LPUSH', KEYS[queue], ARGV[12]) -- raises the error
   end
 end
 for place, rate in ipairs(rates) do
@@ -92,12 +124,16 @@ if stored then
   keep_bytes(stored, ARGV[3], bytes, on_index)
   count_bytes_for(stored, tonumber(ARGV[6]))
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 12 + number))
+redis.call('HSET', KEYS[1], unpack(ARGV, 13 + number))
 redis.call('PEXPIREAT', KEYS[1], ARGV[1])
 remember(KEYS[1], on_index)
 redis.call('SET', KEYS[2], ARGV[2], 'PXAT', ARGV[1])
 if once then
-  redis.call('HSET', once, 'task', extra.task, 'request', extra.request, 'publishing', now, 'publisher', extra.task)
+  redis.call('DEL', once) -- it may be that of a task which has expired
+  redis.call('HSET', once, 'task', extra.task, 'request', extra.request)
+  if not queue then
+    redis.call('HSET', once, 'publishing', now, 'publisher', extra.task)
+  end
   redis.call('PEXPIREAT', once, ARGV[1])
 end
 add_to_index(KEYS[3], ARGV[1], ARGV[3])

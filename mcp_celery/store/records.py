@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
 import redis
+from redis.exceptions import ClusterCrossSlotError, NoPermissionError
 from typing_extensions import override
 
 from mcp_celery.common.call_limiter import NoAnswerError
@@ -29,6 +30,7 @@ from mcp_celery.engine import (
     HandedBack,
     Idempotency,
     Observers,
+    QueueMessage,
     Quota,
     StoredTask,
     TaskRecord,
@@ -36,7 +38,13 @@ from mcp_celery.engine import (
 )
 from mcp_celery.engine.ports import JobLedger, TaskStore
 from mcp_celery.engine.store_mark import StoreMark
-from mcp_celery.errors import SnapshotUnreadableError, StoredDataError, StoreFullError, StoreUnavailableError
+from mcp_celery.errors import (
+    MessageRefusedError,
+    SnapshotUnreadableError,
+    StoredDataError,
+    StoreFullError,
+    StoreUnavailableError,
+)
 from mcp_celery.keys import is_shortened, task_key_from_job_id
 from mcp_celery.sealing import UNSEALED, SealError, SnapshotCodec
 from mcp_celery.store import commands
@@ -105,6 +113,7 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         snapshot: TaskContextSnapshot,
         quota: Quota | None = None,
         idempotency: Idempotency | None = None,
+        message: QueueMessage | None = None,
     ) -> EarlierTask | None:
         fields = self.seals.new_record(record)
         written = self.seals.request(record.ref, snapshot, fixed_of(fields))
@@ -113,11 +122,13 @@ class RedisTaskStore(RedisQuestions, TaskStore):
             raise StoreFullError(memory.most_percent, retry_after_ms=RETRY_AFTER_MS)
         try:
             return await self.run(
-                commands.create(self.keys, record, fields, written, quota, self._result_key, idempotency)
+                commands.create(self.keys, record, fields, written, quota, self._result_key, idempotency, message)
             )
         except StoreUnavailableError as error:
             if isinstance(error.__cause__, redis.OutOfMemoryError):
                 raise StoreFullError(100, retry_after_ms=RETRY_AFTER_MS) from error
+            if message is not None and isinstance(error.__cause__, NoPermissionError | ClusterCrossSlotError):
+                raise MessageRefusedError(described(error.__cause__)) from error
             raise
 
     @override

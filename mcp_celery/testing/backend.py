@@ -91,6 +91,10 @@ class MemoryBackend(Backend):
         return False
 
     @override
+    def holds_queues_at(self, url: str) -> bool:
+        return False
+
+    @override
     def open(self, options: BackendOptions) -> OpenBackend:
         ledger = self.open_ledger(options)
         return OpenBackend(MemoryTaskStore.over(ledger), ledger.bus, MemoryRecovery(ledger), MemoryOpenTasks(ledger))

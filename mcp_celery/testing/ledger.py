@@ -26,6 +26,7 @@ from mcp_celery.engine import (
     Idempotency,
     Observers,
     OtherVersionError,
+    QueueMessage,
     Quota,
     StoredResult,
     StoredTask,
@@ -39,7 +40,7 @@ from mcp_celery.engine import (
     sources_of,
 )
 from mcp_celery.engine.ports import JobLedger
-from mcp_celery.errors import StoreUnavailableError
+from mcp_celery.errors import QueueFullError, StoreUnavailableError
 from mcp_celery.keys import task_redis_prefix
 from mcp_celery.sealing import SnapshotCodec
 from mcp_celery.testing.breakable import Breakable
@@ -76,6 +77,8 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
         self._clock = clock
         self._results = results
         self._kept = KeptTasks(max_bytes)
+        self.messages: dict[str, list[str | bytes]] = {}
+        """The messages that creations have put into queues, by queue."""
         self._failed: dict[str, tuple[int, int]] = {}
         self._lock = threading.RLock()
 
@@ -125,6 +128,7 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
         snapshot: TaskContextSnapshot,
         quota: Quota | None = None,
         idempotency: Idempotency | None = None,
+        message: QueueMessage | None = None,
     ) -> EarlierTask | None:
         """As ``TaskStore.create``."""
         written = self._snapshots.write(snapshot, _place(record.ref)).encode()
@@ -134,14 +138,30 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
             if idempotency is not None and (earlier := self._kept.earlier(record, idempotency, now)) is not None:
                 return earlier
             self._kept.require_room(quota, RECORD_BYTES + len(written), now)
-            self._kept.add(Kept(record, written, quota))
+            if message is not None:
+                self._put(message)
+            kept = Kept(record, written, quota)
+            self._kept.add(kept)
             self._kept.count_created(quota, now)
             if idempotency is not None:
                 self._kept.keep_once(record, idempotency, now)
+                if message is not None:
+                    self._kept.note_published(kept)
             if not record.work.is_foreign:
                 self._kept.unclaimed[record.ref] = now
         self.attend(record.ref)
         return None
+
+    def _put(self, message: QueueMessage) -> None:
+        """Put a message into its queue.
+
+        Raises:
+            QueueFullError: As many wait there as may.
+        """
+        waiting = sum(len(self.messages.get(lane, ())) for lane in message.lanes)
+        if message.most is not None and waiting >= message.most:
+            raise QueueFullError(message.most, retry_after_ms=message.retry_after_ms)
+        self.messages.setdefault(message.queue, []).append(message.payload)
 
     def earlier(self, record: TaskRecord, idempotency: Idempotency) -> EarlierTask | None:
         """As ``TaskStore.earlier``."""

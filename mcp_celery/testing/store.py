@@ -20,6 +20,7 @@ from mcp_celery.engine import (
     HandedBack,
     Idempotency,
     Observers,
+    QueueMessage,
     Quota,
     StoredTask,
     TaskRecord,
@@ -77,8 +78,9 @@ class MemoryTaskStore(MemoryQuestionStore, TaskStore):
         snapshot: TaskContextSnapshot,
         quota: Quota | None = None,
         idempotency: Idempotency | None = None,
+        message: QueueMessage | None = None,
     ) -> EarlierTask | None:
-        return self.ledger.create(record, snapshot, quota, idempotency)
+        return self.ledger.create(record, snapshot, quota, idempotency, message)
 
     @override
     async def earlier(self, record: TaskRecord, idempotency: Idempotency) -> EarlierTask | None:

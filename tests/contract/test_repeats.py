@@ -22,6 +22,7 @@ from mcp_celery.engine import (
     Idempotency,
     NextLeg,
     Question,
+    QueueMessage,
     RateLimit,
     TaskRecord,
     now_ms,
@@ -127,6 +128,14 @@ async def create_foreign(world: RedisWorld) -> Command[Any]:
 async def create_once(world: RedisWorld) -> Command[Any]:
     record, quota = a_record(), replace(open_tasks("r", 1, bytes_=100_000), rates=(RateLimit("r", Rate(1, 60_000)),))
     return commands.create(world.keys, record, encode_record(record), "{}", quota, None, ONCE)
+
+
+async def create_with_message(world: RedisWorld) -> Command[Any]:
+    record, queue = a_record(), f"{world.prefix}:queue"
+    cast(Any, world.client).lpush(queue, "the job before")
+    world.client.expire(queue, 60)  # kombu's queues live for ever
+    message = QueueMessage(queue=queue, payload="{}", lanes=(queue,), most=2)
+    return commands.create(world.keys, record, encode_record(record), "{}", None, None, ONCE, message)
 
 
 async def create_what_there_is(world: RedisWorld) -> Command[Any]:
@@ -327,7 +336,7 @@ async def index(world: RedisWorld) -> Command[Any]:
 
 
 CASES: Final[dict[str, tuple[Callable[[RedisWorld], Awaitable[Command[Any]]], ...]]] = {
-    "create": (create, create_foreign, create_once, create_what_there_is),
+    "create": (create, create_foreign, create_once, create_with_message, create_what_there_is),
     "earlier": (earlier, earlier_of_none),
     "delete": (delete, delete_what_has_begun, delete_once),
     "retire": (retire,),
@@ -394,6 +403,7 @@ def kept(world: RedisWorld) -> dict[bytes, object]:
         b"hash": client.hgetall,
         b"string": client.get,
         b"set": client.smembers,
+        b"list": lambda key: client.lrange(key, 0, -1),
         b"zset": members,
     }
     return {key: reads[client.type(key)](key) for key in world.keys_left()}

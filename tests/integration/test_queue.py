@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, cast
 
 import kombu
 import pytest
 import redis
-from celery import Celery
+from celery import Celery, signals
 
 from mcp_celery import Settings, TaskConfig, TaskContextSnapshot
 from mcp_celery.broker.queue import CeleryQueue
-from mcp_celery.engine import Caller, Submission, TaskRecord, now_ms
-from mcp_celery.errors import QueueUnavailableError
+from mcp_celery.engine import Caller, QueueMessage, Submission, TaskRecord, now_ms
+from mcp_celery.errors import MessageRefusedError, QueueUnavailableError
 from mcp_celery.redaction import HIDDEN
+from mcp_celery.server.connections import backend_of
 from tests.integration.conftest import Starter, settings_for
 from tests.support.live import REVISION, host_app
 from tests.support.nodes import EmbeddedStoreContainer
@@ -150,6 +152,126 @@ async def test_a_jobs_priority_is_the_messages(broker: redis.Redis, shop: Settin
     with host_app(shop) as app:
         await publish(app, submission("plain", priority=3))
     assert waiting(broker) == {URGENT: 1}
+
+
+# Messages that the store puts into the queue, where it and the broker are one database.
+
+
+@asynccontextmanager
+async def queue_of(app: Celery, settings: Settings) -> AsyncGenerator[CeleryQueue]:
+    backend = backend_of(settings)
+    queue = CeleryQueue(
+        app,
+        namespace="shop",
+        default_queue="mcp.shop",
+        timeout_seconds=10,
+        max_length=5,
+        holds_queues_at=backend.holds_queues_at,
+    )
+    try:
+        yield queue
+    finally:
+        await queue.aclose()
+
+
+def message_for_store(queue: CeleryQueue, job: Submission) -> QueueMessage | None:
+    with queue.message_of(record_of(job), job) as message:
+        return message
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("prefix", ["", "app:"], ids=["no-prefix", "global_keyprefix"])
+async def test_the_store_gets_the_message_that_kombu_would_send(
+    broker: redis.Redis, shop: Settings, prefix: str
+) -> None:
+    job = submission("plain", show_arguments=["path"], queue="by-component")
+    with host_app(shop, broker_transport_options={"global_keyprefix": prefix}) as app:
+        async with queue_of(app, shop) as queue:
+            assert message_for_store(queue, job) is None  # the first one makes the queue known to the broker
+            await queue.publish(record_of(job), job)
+            written = message_for_store(queue, job)
+            assert message_for_store(queue, submission("another", queue="by-component")) is None
+    assert written is not None
+    key = f"{prefix}by-component"
+    sent = json.loads(cast("list[str]", broker.lrange(key, 0, 0))[0])
+    if prefix:
+        broker.delete(key, f"{prefix}_kombu.binding.by-component")
+    assert (written.queue, written.most) == (key, 5)
+    assert written.lanes == (key, *(f"{key}\x06\x16{priority}" for priority in (3, 6, 9)))
+    found = json.loads(written.payload)
+    for message in (sent, found):
+        message["properties"].pop("delivery_tag")
+        message["headers"].pop("mcp_celery_available_at")
+    assert found == sent
+
+
+def _see(**_: Any) -> None:
+    """Sees that a message is published."""
+
+
+def _route(*_: Any, **__: Any) -> dict[str, str]:
+    return {"queue": "mcp.shop"}
+
+
+@pytest.mark.parametrize(
+    ("options", "conf"),
+    [
+        ({"priority": 3}, {}),
+        ({}, {"task_routes": (_route,), "task_queues": [kombu.Queue("mcp.shop")]}),
+        ({}, {"task_queues": [kombu.Queue("mcp.shop", expires=60)]}),
+        ({}, {"task_queues": [kombu.Queue("mcp.shop", kombu.Exchange("topics", "topic"), "mcp.#")]}),
+        ({}, {"task_send_sent_event": True}),
+    ],
+    ids=["priority", "function-as-route", "expiring-queue", "exchange", "sent-event"],
+)
+async def test_the_store_gets_no_message_that_is_more_than_a_push_to_its_queue(
+    broker: redis.Redis, shop: Settings, options: dict[str, Any], conf: dict[str, Any]
+) -> None:
+    job = submission("plain", **options)
+    with host_app(shop, **conf) as app:
+        async with queue_of(app, shop) as queue:
+            await queue.publish(record_of(job), job)
+            assert message_for_store(queue, job) is None
+    broker.delete("_kombu.binding.topics")
+
+
+async def test_the_store_gets_no_message_of_another_broker(
+    broker: redis.Redis, shop: Settings, store: EmbeddedStoreContainer
+) -> None:
+    job = submission("plain")
+    with host_app(shop, broker_url=shop.celery_broker_url.replace("virtual_host=0", "virtual_host=1")) as app:
+        async with queue_of(app, shop) as queue:
+            await queue.publish(record_of(job), job)
+            assert message_for_store(queue, job) is None
+    with redis.Redis.from_url(store.url, db=1) as client:
+        client.flushdb()
+
+
+async def test_receivers_of_publish_signals_see_every_job(broker: redis.Redis, shop: Settings) -> None:
+    job = submission("plain")
+    with host_app(shop) as app:
+        async with queue_of(app, shop) as queue:
+            await queue.publish(record_of(job), job)
+            assert message_for_store(queue, job) is not None
+            signals.before_task_publish.connect(_see)
+            try:
+                assert message_for_store(queue, job) is None
+            finally:
+                signals.before_task_publish.disconnect(_see)
+            assert message_for_store(queue, job) is not None
+
+
+async def test_what_the_store_refuses_goes_to_the_broker_from_then_on(
+    broker: redis.Redis, shop: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = submission("plain")
+    with caplog.at_level("INFO"), host_app(shop) as app:
+        async with queue_of(app, shop) as queue:
+            await queue.publish(record_of(job), job)
+            with pytest.raises(MessageRefusedError), queue.message_of(record_of(job), job):
+                raise MessageRefusedError("NOPERM")
+            assert message_for_store(queue, job) is None
+    assert "jobs are published over connections to the broker alone: NOPERM" in caplog.text
 
 
 async def test_publishing_subscribes_to_nothing(broker: redis.Redis, shop: Settings) -> None:

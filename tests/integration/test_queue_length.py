@@ -92,6 +92,19 @@ async def test_another_server_sees_that_it_is_full(live: LiveServer, crowded: Se
         assert not await submit(replica)
 
 
+async def test_servers_that_fill_a_queue_of_the_store_together_leave_nothing_above_the_limit(
+    store: EmbeddedStoreContainer,
+) -> None:
+    settings = settings_for(store, f"crowd-{uuid.uuid4().hex[:8]}", max_queue_length=MOST + 2)
+    async with live_server(anywhere.build, settings) as one, live_server(anywhere.build, settings) as other:
+        for server in (one, other):
+            assert await submit(server)
+        made = await asyncio.gather(*(submit(server) for server in (one, other) for _ in range(20)))
+        assert len([record for record in made if record]) == MOST
+        assert records(one) == MOST + 2
+    delete_queues(settings.celery_broker_url, f"mcp.{settings.namespace}")
+
+
 async def test_each_queue_has_its_own_length(live: LiveServer) -> None:
     for _ in range(MOST):
         assert await submit(live)
