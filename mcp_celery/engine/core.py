@@ -259,8 +259,13 @@ class TaskEngine:
     async def _revoke(self, record: TaskRecord) -> None:
         await self._queue.revoke(*record.job_ids, terminate=record.work.may_terminate)
 
-    async def get(self, caller: Caller, task_id: str) -> TaskView:
+    async def get(self, caller: Caller, task_id: str, *, read_result: bool = True) -> TaskView:
         """A caller's own task, with the result when it completed.
+
+        Args:
+            caller: Who asks.
+            task_id: The task.
+            read_result: False: the result may stay the text that it was stored as, which is not looked at.
 
         Raises:
             TaskNotFoundError: Unknown, expired, or another caller's.
@@ -268,7 +273,7 @@ class TaskEngine:
             ResultUnavailableError: Completed, but the result backend does not give the result.
             StoreUnavailableError: The store did not answer.
         """
-        view = await self.view(await self._lookups.load(caller, task_id))
+        view = await self.view(await self._lookups.load(caller, task_id), read_result=read_result)
         audit.retrieved(caller.scope, task_id, view.record.status, is_open=view.record.is_open)
         return view
 
@@ -347,10 +352,14 @@ class TaskEngine:
                 logger.error("left task %s out of a list: %s", stored.record.shown_id, error.reason)
         return TaskPage(records, cursor_at(shown[-1].record.position) if more else None)
 
-    async def view(self, stored: StoredTask) -> TaskView:
+    async def view(self, stored: StoredTask, *, read_result: bool = True) -> TaskView:
         """What its owner may see of a stored task, settled if Celery's stored result is ahead of the record.
 
         A completed task whose stored result is refused is seen as failed, with that reason.
+
+        Args:
+            stored: The task.
+            read_result: As for :meth:`get`.
 
         Raises:
             ResultUnavailableError: Completed, but the result backend does not give the result.
@@ -362,7 +371,9 @@ class TaskEngine:
             outcome = await self.settling.outcome(stored)
         except ResultRefusedError:
             return TaskView(refused(stored.record))
-        return TaskView(stored.record, outcome.result)
+        if read_result:
+            _ = outcome.result  # here a damaged one is an error of this task
+        return TaskView(stored.record, outcome)
 
     async def status_view(self, stored: StoredTask) -> TaskView:
         """As :meth:`view`, without the result."""

@@ -120,6 +120,11 @@ class JobOutcome:
         return self._text
 
     @property
+    def unread_text(self) -> str | None:
+        """The wire result as it was stored; None where it was not stored as a text, or has been read since."""
+        return self._text if self._result is None else None
+
+    @property
     def size(self) -> int:
         """Bytes of the wire result as UTF-8 encoded JSON, which is what limits of results count."""
         return len(self.text) if self.text.isascii() else len(self.text.encode())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from mcp_celery.engine.outcome import JobOutcome
 from mcp_celery.engine.record import JSONObject, Question, StoredResult, TaskRecord
 
 
@@ -30,13 +31,18 @@ class TaskView:
 
     Attributes:
         record: The record.
-        result: For a completed task the result that the foreground request would have had.
+        outcome: What a completed task completed with.
         input_requests: For an ``input_required`` task what its caller is asked, by key: ``{"method": …, "params": …}``.
     """
 
     record: TaskRecord
-    result: JSONObject | None = None
+    outcome: JobOutcome | None = None
     input_requests: Mapping[str, JSONObject] = field(default_factory=dict[str, JSONObject])
+
+    @property
+    def result(self) -> JSONObject | None:
+        """For a completed task the result that the foreground request would have had."""
+        return None if self.outcome is None else self.outcome.result
 
 
 @dataclass(frozen=True, slots=True)

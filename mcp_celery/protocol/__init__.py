@@ -31,12 +31,14 @@ from mcp_celery.protocol.install import SubjectNamingVerifier, around, middlewar
 from mcp_celery.protocol.plain_clients.polling import add_polling_tools
 from mcp_celery.protocol.revisions import REQUESTING_REVISION, RESULT_VERSION, revision_named
 from mcp_celery.protocol.shared_wire import IMMEDIATE_RESPONSE
+from mcp_celery.protocol.stored_results import Splice
 
 __all__ = [
     "IMMEDIATE_RESPONSE",
     "REQUESTING_REVISION",
     "RESULT_VERSION",
     "Polling",
+    "Splice",
     "SubjectNamingVerifier",
     "SubmittedTask",
     "TaskHost",

@@ -22,6 +22,7 @@ from mcp_celery.protocol.requirements import require_foreground
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.revisions import TASK_VERSIONS, revision_of, task_revision_of
 from mcp_celery.protocol.shared_wire import EXTENSION, SETTINGS, TaskIdParams
+from mcp_celery.protocol.stored_results import splice_of
 
 
 class TasksExtension(Extension):
@@ -110,10 +111,13 @@ class TasksExtension(Extension):
     async def _get(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
         revision = task_revision_of(ctx)
         revision.admit(ctx, params.task_id)
-        engine, caller = self._host.engine(), caller_of_request(ctx)
+        engine, caller, splice = self._host.engine(), caller_of_request(ctx), splice_of(ctx.request)
         with as_rpc_errors():
             return await engine.poll(
-                caller, params.task_id, revision.version, lambda: revision.get_task(engine, caller, params.task_id)
+                caller,
+                params.task_id,
+                revision.version,
+                lambda: revision.get_task(engine, caller, params.task_id, splice),
             )
 
     async def _cancel(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:

@@ -14,6 +14,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import ErrorData
 
 from mcp_celery.engine import Caller, JSONObject, TaskEngine, TaskRecord, TaskView
+from mcp_celery.protocol.stored_results import Splice
 
 RequestContext = ServerRequestContext[Any, Any]
 
@@ -103,8 +104,16 @@ class TaskRevision(Revision):
         """The result of a completed task, whichever revision it was made under."""
 
     @abstractmethod
-    async def get_task(self, engine: TaskEngine, caller: Caller, task_id: str) -> JSONObject:
+    async def get_task(
+        self, engine: TaskEngine, caller: Caller, task_id: str, splice: Splice | None = None
+    ) -> JSONObject:
         """Serve ``tasks/get``.
+
+        Args:
+            engine: Has the task.
+            caller: Who asks.
+            task_id: The task.
+            splice: Puts a stored result into the response, where it can; else None.
 
         Raises:
             McpCeleryError: As ``TaskEngine.get``.

@@ -44,13 +44,15 @@ from mcp_celery.components.source import Component, JobChannel, JobRequest, Requ
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import JSONObject
 from mcp_celery.keys import TaskType
-from mcp_celery.protocol import SubjectNamingVerifier, around, revision_named
+from mcp_celery.protocol import Splice, SubjectNamingVerifier, around, revision_named
 from mcp_celery.protocol.shared_wire import LISTEN
 
 logger = logging.getLogger(__name__)
 
 _NO_ARGUMENTS: Final[JSONObject] = {}
 """Schema of a resource: its URI says everything."""
+_PACKAGES: Final = ("mcp.", "mcp_celery.")
+"""Whose middleware does not read results."""
 _METHOD_HEADER: Final = MCP_METHOD_HEADER.encode()
 _VERSION_HEADER: Final = MCP_PROTOCOL_VERSION_HEADER.encode()
 
@@ -231,7 +233,8 @@ class MCPServerSource:
 
 
 class _ShortAnswers:
-    """The SDK's ASGI app of the MCP endpoint, except that it answers short requests in JSON mode.
+    """The SDK's ASGI app of the MCP endpoint, except that it answers short requests in JSON mode, and puts large stored
+    results into these answers as they are.
 
     For an answer that may become a stream, the SDK (2.3.0) starts two coroutines a request, which is a quarter of what
     a request costs. It has one mode for all requests of an app.
@@ -254,7 +257,9 @@ class _ShortAnswers:
         # Made for each request, because a manager has the state of its lifespan only while that lasts.
         manager = copy(self._manager)
         manager.json_response = True
-        await manager._handle_request(scope, receive, send)
+        # Middleware of the host's may read a result, so it is not left as it was stored.
+        reads = any(not str(getattr(one, "__module__", "")).startswith(_PACKAGES) for one in manager.app.middleware)
+        await manager._handle_request(scope, receive, send if reads else Splice(scope, send).send)
 
 
 def _is_short(scope: Scope) -> bool:

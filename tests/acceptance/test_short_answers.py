@@ -17,10 +17,12 @@ from mcp_types import HEADER_MISMATCH, INVALID_PARAMS, MISSING_REQUIRED_CLIENT_C
 
 from mcp_celery import Settings, TaskServer
 from mcp_celery.common.redis_translation import celery_url
+from mcp_celery.engine.outcome import JobOutcome
 from mcp_celery.web import http_app
 from tests.acceptance.fixture_server import add_tools
 from tests.acceptance.test_shutdown import session_of
 from tests.support.deployment import Deployment
+from tests.support.waiting import eventually
 from tests.support.wire import JSON, Wire
 
 pytestmark = pytest.mark.anyio
@@ -123,6 +125,57 @@ async def test_nothing_that_is_in_front_of_it_is_skipped(url: str, guarded_url: 
         assert (await alice.post(method, {**params, "taskId": task_id})).status_code == 200
 
 
+@pytest.mark.parametrize("reads", [False, True], ids=["as-stored", "read-by-the-hosts-middleware"])
+async def test_a_large_result_is_that_of_a_call_in_the_foreground(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, reads: bool
+) -> None:
+    read: list[str] = []
+
+    def parsed(_: JobOutcome) -> JSON:
+        raise AssertionError("the server has read the result")
+
+    if not reads:
+        monkeypatch.setattr(JobOutcome, "result", property(parsed))
+
+    async def middleware(ctx: Any, call_next: Any) -> Any:
+        result = await call_next(ctx)
+        if ctx.method == "tasks/get" and result["status"] == "completed":
+            read.append(result["result"]["content"][0]["text"])
+        return result
+
+    arguments: JSON = {"text": 'ж"\\', "times": 4_000}
+    server = served_here(deployment)
+    if reads:
+        server._lowlevel_server.middleware.append(middleware)
+    app = http_app(server)
+    transport = httpx2.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        Wire("http://127.0.0.1/mcp", transport=transport) as wire,
+        Wire("http://127.0.0.1/mcp", transport=transport, extension=False) as plain,
+    ):
+        task_id = (await wire.create("repeated", **arguments))["taskId"]
+
+        async def completed() -> JSON | None:
+            task = await wire.get(task_id)
+            return task if task["status"] == "completed" else None
+
+        task = await eventually(completed, what="the end of the task")
+        assert task is not None
+        result = task["result"]
+        there = await plain.ask("tools/call", {"name": "repeated", "arguments": arguments})
+        assert result == {name: value for name, value in there.result.items() if name != "_meta"}
+    assert read == ([result["content"][0]["text"]] if reads else [])
+
+
+def served_here(deployment: Deployment, **options: Any) -> TaskServer:
+    """The deployment's server once more, in this process."""
+    settings = Settings.load(redis_url=deployment.store_url, namespace=deployment.namespace)
+    address = celery_url(deployment.store_url)
+    celery = Celery("short", broker=address, backend=address, set_as_current=False)
+    return add_tools(TaskServer("acceptance", settings=settings, celery=celery, **options))
+
+
 async def test_the_lifespan_is_entered_once(deployment: Deployment) -> None:
     entered: list[str] = []
 
@@ -132,11 +185,7 @@ async def test_the_lifespan_is_entered_once(deployment: Deployment) -> None:
         yield {}
         entered.append("out")
 
-    settings = Settings.load(redis_url=deployment.store_url, namespace=deployment.namespace)
-    address = celery_url(deployment.store_url)
-    celery = Celery("short", broker=address, backend=address, set_as_current=False)
-    server = add_tools(TaskServer("acceptance", lifespan=lifespan, settings=settings, celery=celery))
-    app = http_app(server)
+    app = http_app(served_here(deployment, lifespan=lifespan))
     transport = httpx2.ASGITransport(app=app)
     async with app.router.lifespan_context(app), Wire("http://127.0.0.1/mcp", transport=transport) as wire:
         task_id = (await wire.create("slow_compute", seconds=0))["taskId"]

@@ -9,6 +9,7 @@ from typing_extensions import override
 from mcp_celery.engine import Caller, JSONObject, TaskEngine, TaskRecord, TaskView
 from mcp_celery.protocol.handshake import HandshakeRevision
 from mcp_celery.protocol.revision import RequestContext, TaskRevision
+from mcp_celery.protocol.stored_results import Splice
 from mcp_celery.protocol.v2025_11_25.wire import encode_created, encode_result, encode_task, status_of
 
 
@@ -32,7 +33,9 @@ class Revision20251125(HandshakeRevision, TaskRevision):
         return encode_result(view)
 
     @override
-    async def get_task(self, engine: TaskEngine, caller: Caller, task_id: str) -> JSONObject:
+    async def get_task(
+        self, engine: TaskEngine, caller: Caller, task_id: str, splice: Splice | None = None
+    ) -> JSONObject:
         return encode_task(await engine.status(caller, task_id))  # the client asks for the result in addition
 
     @override

@@ -11,6 +11,7 @@ from typing_extensions import override
 from mcp_celery.engine import Caller, JSONObject, TaskEngine, TaskRecord, TaskView
 from mcp_celery.protocol.revision import RequestContext, TaskRevision
 from mcp_celery.protocol.shared_wire import EXTENSION
+from mcp_celery.protocol.stored_results import Splice
 from mcp_celery.protocol.v2026_07_28.wire import encode_created, encode_detailed, encode_result, encode_task
 
 
@@ -61,8 +62,10 @@ class Revision20260728(TaskRevision):
         return encode_result(view)
 
     @override
-    async def get_task(self, engine: TaskEngine, caller: Caller, task_id: str) -> JSONObject:
-        return encode_detailed(await engine.get(caller, task_id))
+    async def get_task(
+        self, engine: TaskEngine, caller: Caller, task_id: str, splice: Splice | None = None
+    ) -> JSONObject:
+        return encode_detailed(await engine.get(caller, task_id, read_result=splice is None), splice)
 
     @override
     async def cancel_task(self, engine: TaskEngine, caller: Caller, task_id: str) -> JSONObject:

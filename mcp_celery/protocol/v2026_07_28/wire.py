@@ -15,6 +15,7 @@ from pydantic import Field
 from mcp_celery.engine import JSONObject, TaskRecord, TaskView
 from mcp_celery.errors import INTERNAL_ERROR
 from mcp_celery.protocol.shared_wire import TaskIdParams, encode_time
+from mcp_celery.protocol.stored_results import Splice
 
 VERSIONS: Final = frozenset(MODERN_PROTOCOL_VERSIONS)
 PROGRESS_META_KEY: Final = "mcp-celery/progress"
@@ -56,8 +57,13 @@ def encode_created(record: TaskRecord) -> JSONObject:
     return {"resultType": "task", **encode_task(record)}
 
 
-def encode_detailed(view: TaskView) -> JSONObject:
-    """``DetailedTask``: the task with its result, its error or its open questions inlined."""
+def encode_detailed(view: TaskView, splice: Splice | None = None) -> JSONObject:
+    """``DetailedTask``: the task with its result, its error or its open questions inlined.
+
+    Args:
+        view: The task.
+        splice: Puts a stored result into the response, where it can.
+    """
     record = view.record
     task = encode_task(record)
     if record.progress is not None:
@@ -66,7 +72,8 @@ def encode_detailed(view: TaskView) -> JSONObject:
             progress["total"] = record.progress.total
         task["_meta"] = {PROGRESS_META_KEY: progress}
     if record.status == "completed":
-        task["result"] = None if view.result is None else encode_result(view)
+        mark = None if splice is None else splice.mark_of(view)
+        task["result"] = mark or (None if view.result is None else encode_result(view))
     elif record.status == "failed":
         task["error"] = _encode_error(record)
     elif record.status == "input_required":
