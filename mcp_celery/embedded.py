@@ -228,6 +228,9 @@ def _start(files: _Files) -> None:
         "appendfsync": "everysec",
         "save": "",
         "maxmemory-policy": "noeviction",
+        # A record names keys that are longer than the default of 64, above which it takes twice the memory. This is the
+        # setting's name in Redis 6, which later ones know too.
+        "hash-max-ziplist-value": "128",
         "pidfile": str(files.pid_file),
         "logfile": str(files.log),
         "daemonize": "yes",

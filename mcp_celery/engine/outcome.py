@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
+from typing_extensions import override
+
 from mcp_celery.common.formats import FORMAT, SEALED_RESULT, UNNUMBERED, NewerFormatError, is_readable
 from mcp_celery.common.jsonable import json_text, json_value, utf8_text
 from mcp_celery.engine.record import Change, JSONObject, Progress, RpcError, StoredResult, TaskRecord
@@ -144,6 +146,14 @@ class JobOutcome:
     def _told(self) -> JSONObject:
         progress = None if self.progress is None else [self.progress.value, self.progress.total]
         return {"statusMessage": self.status_message, "progress": progress}
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JobOutcome) and (self.result, self.description) == (other.result, other.description)
+
+    @override
+    def __hash__(self) -> int:
+        return hash(self.text)
 
     def __repr__(self) -> str:
         if self._result is not None and self._result.get("resultType") == "input_required":

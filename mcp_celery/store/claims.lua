@@ -43,6 +43,7 @@ local function give_back(record, result_bytes)
   if snapshot then
     redis.call('DEL', snapshot)
   end
+  redis.call('HDEL', record, 'snapshot_key', 'counted_in') -- what they name holds nothing of the task any more
   keep_bytes_of_ended(record, result_bytes or 0)
   remember(record)
 end

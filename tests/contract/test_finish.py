@@ -21,7 +21,7 @@ from mcp_celery.engine import (
     TaskRef,
     success,
 )
-from tests.support.worlds import SNAPSHOT, TIMEOUT_SECONDS, RedisWorld, World, a_record
+from tests.support.worlds import SNAPSHOT, TIMEOUT_SECONDS, RedisWorld, World, a_record, open_tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +66,15 @@ async def job_in_redis(in_redis: RedisWorld, request: pytest.FixtureRequest) -> 
     record = a_record()
     await in_redis.store.create(record, SNAPSHOT)
     return Finishing(in_redis, record, request.param)
+
+
+async def test_an_ended_tasks_record_names_nothing_that_is_gone(in_redis: RedisWorld) -> None:
+    record = a_record()
+    await in_redis.store.create(record, SNAPSHOT, open_tasks("r", 1))
+    client, key = in_redis.client, in_redis.keys.record(record.scope, record.task_id)
+    assert None not in client.hmget(key, ["snapshot_key", "counted_in"])
+    assert await Finishing(in_redis, record, "store").finish()
+    assert client.hmget(key, ["snapshot_key", "counted_in"]) == [None, None]
 
 
 async def test_the_result_is_stored_for_as_long_as_the_record_and_the_task_has_ended(job: Finishing) -> None:

@@ -140,6 +140,7 @@ def test_it_starts_answers_and_stops(binary: Path, data_dir: Path) -> None:
             assert client.config_get("appendfsync")["appendfsync"] == "everysec"
             assert client.config_get("save")["save"] == ""
             assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
+            assert client.config_get("hash-max-ziplist-value") == {"hash-max-ziplist-value": "128"}
     assert is_gone(process)
     store.close()
 
