@@ -118,7 +118,10 @@ class JobOutcome:
     def text(self) -> str:
         """The wire result as JSON text."""
         if self._text is None:
-            self._text = json_text(self._result)
+            result = self.result
+            # In front a server finds it without reading the text.
+            first = {"resultType": result["resultType"]} if "resultType" in result else {}
+            self._text = json_text({**first, **result})
         return self._text
 
     @property

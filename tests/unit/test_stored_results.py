@@ -62,6 +62,14 @@ async def test_a_large_result_is_sent_as_it_was_stored(
     assert stored.encode()[1:] in b"".join(message["body"] for message in sent[1:])
 
 
+async def test_what_a_worker_writes_can_be_sent_as_it_was_stored() -> None:
+    content = {"content": [{"type": "text", "text": PADDING}], "isError": False}
+    result = {**content, "resultType": "complete", "structuredContent": {"result": PADDING}}
+    view = view_of(JobOutcome(result).text)
+    answer, _ = await answered(view)
+    assert answer["result"]["result"] == result
+
+
 @pytest.mark.parametrize(
     "stored",
     [
