@@ -146,7 +146,7 @@ async def test_a_large_result_is_that_of_a_call_in_the_foreground(
     arguments: JSON = {"text": 'ж"\\', "times": 4_000}
     server = served_here(deployment)
     if reads:
-        server._lowlevel_server.middleware.append(middleware)
+        server.middleware.append(middleware)
     app = http_app(server)
     transport = httpx2.ASGITransport(app=app)
     async with (
