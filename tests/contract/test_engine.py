@@ -19,6 +19,7 @@ from mcp_celery.engine import (
     Idempotency,
     JobLedger,
     JobOutcome,
+    QueueMessage,
     Quota,
     TaskBus,
     TaskEngine,
@@ -434,8 +435,9 @@ class Unanswered:
         snapshot: TaskContextSnapshot,
         quota: Quota | None = None,
         idempotency: Idempotency | None = None,
+        message: QueueMessage | None = None,
     ) -> NoReturn:
-        await self.create_in(record, snapshot, quota, idempotency)
+        await self.create_in(record, snapshot, quota, idempotency, message)
         self.created.append(record.ref)
         raise StoreUnavailableError
 

@@ -30,6 +30,7 @@ from mcp_celery.engine import (
     JobOutcome,
     Observers,
     Question,
+    QueueMessage,
     Quota,
     Submission,
     TaskEngine,
@@ -101,11 +102,12 @@ class Store(MemoryTaskStore):
         snapshot: Any,
         quota: Quota | None = None,
         idempotency: Idempotency | None = None,
+        message: QueueMessage | None = None,
     ) -> EarlierTask | None:
         if self.refuses is not None:
             raise self.refuses
         self.kept.append(record.ref)
-        return await super().create(record, snapshot, quota, idempotency)
+        return await super().create(record, snapshot, quota, idempotency, message)
 
     async def delete(self, ref: TaskRef) -> bool:
         await anyio.lowlevel.checkpoint()

@@ -28,6 +28,7 @@ from mcp_celery.engine import (
     JobOutcome,
     JSONObject,
     Question,
+    QueueMessage,
     Quota,
     StoredTask,
     Submission,
@@ -95,9 +96,10 @@ class Store(MemoryTaskStore):
         snapshot: TaskContextSnapshot,
         quota: Quota | None = None,
         idempotency: Idempotency | None = None,
+        message: QueueMessage | None = None,
     ) -> EarlierTask | None:
         self.created += 1
-        return await super().create(record, snapshot, quota, idempotency)
+        return await super().create(record, snapshot, quota, idempotency, message)
 
     async def load(self, ref: TaskRef) -> StoredTask | None:
         try:
