@@ -30,7 +30,8 @@ TAIL = """
 ## URLs
 
 `MCP_CELERY_REDIS_URL` is redis-py's form: `redis://`, `rediss://` or `unix:///path/to.sock?db=0`, with its options;
-also `valkey://` and `valkeys://`. [Redis connections](redis.md) has options, TLS, passwords that change, and the
+also `valkey://` and `valkeys://`, and `sentinel://HOST:PORT,HOST:PORT/MASTER/DB` for
+[Redis Sentinel](redis.md#sentinel). [Redis connections](redis.md) has options, TLS, passwords that change, and the
 rights of users. The broker and the result backend may be anything of Celery's, for example `amqp://…` and
 `db+postgresql://…`; where they are not set they are the Redis URL. `rpc://` and `disabled://` are refused as result
 backends: the first delivers each result once, to the process that sent the job, and the second keeps none.

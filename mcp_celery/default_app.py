@@ -90,7 +90,7 @@ def broker_of(app: Celery) -> str | None:
 
 _OPTIONS: Final = {
     ("broker_url", "broker_read_url", "broker_write_url"): ("broker_transport_options", "broker_use_ssl"),
-    ("result_backend",): ("redis_backend_use_ssl",),
+    ("result_backend",): ("redis_backend_use_ssl", "result_backend_transport_options"),
 }
 """Settings that go with this package's URL, and not with another one."""
 
@@ -103,9 +103,17 @@ def _leave_out_options(ours: dict[str, Any], source: Any) -> None:
                 ours.pop(name, None)
 
 
-def _join_options(ours: dict[str, Any], source: Any) -> None:
-    """Let the transport options of Celery's configuration join those of our broker's URL, and win."""
-    name = "broker_transport_options"
+_JOINED: Final = ("broker_transport_options", "result_backend_transport_options")
+
+
+def _join_options(ours: dict[str, Any], source: Any, name: str) -> None:
+    """Let the transport options of Celery's configuration join those of our URL, and win.
+
+    Args:
+        ours: Our settings.
+        source: Celery's.
+        name: Which options.
+    """
     if name not in ours or not source.value_set_for(name):
         return
     joined = {**ours.pop(name), **source[name]}
@@ -123,7 +131,8 @@ def _add_defaults(source: Any = None, **_: Any) -> None:
         _explicit["task_default_queue"] = source.task_default_queue
     ours = configuration()
     _leave_out_options(ours, source)
-    _join_options(ours, source)
+    for name in _JOINED:
+        _join_options(ours, source, name)
     source.defaults.insert(len(source.defaults) - 1, ours)
     source.maps.insert(len(source.maps) - 1, ours)
 

@@ -124,7 +124,7 @@ def celery_credentials() -> CredentialProvider:
 
 
 def broker_password() -> CredentialProvider:
-    """What kombu finds by the name in the URL of a Unix socket whose password is in ours."""
+    """What kombu finds by the name in the URL of a Unix socket, or of Sentinels, whose password is in ours."""
     settings = Settings.load()
     url = parse(settings.broker_url or settings.redis_url, for_celery=True)
     return UsernamePasswordCredentialProvider(url.username, url.password)

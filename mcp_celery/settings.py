@@ -17,6 +17,7 @@ from mcp_celery.common.garbage import GarbageCollection
 from mcp_celery.common.rates import Rate
 from mcp_celery.common.redis_translation import broker_settings, result_settings
 from mcp_celery.common.redis_url import check_files, is_redis_url, parse, scheme_of
+from mcp_celery.common.sentinel_url import SENTINEL_SCHEMES
 from mcp_celery.common.standard_webhooks import HOW_TO_MAKE_A_SECRET, check_url, keys_of_secrets
 from mcp_celery.config import DEFAULT_MAX_RESULT_BYTES, Foreground
 from mcp_celery.errors import ConfigurationError
@@ -29,7 +30,9 @@ MEMORY_URL: Final = "memory://"
 CELERY_CREDENTIALS: Final = "mcp_celery.redis_credentials:celery_credentials"
 """What gives kombu and Celery the credentials of the records' Redis, where they use the same."""
 BROKER_PASSWORD: Final = "mcp_celery.redis_credentials:broker_password"  # noqa: S105 - the name of a function
-"""What gives kombu the password of a Unix socket's URL. kombu would show it to everyone who may inspect a worker."""
+"""What gives kombu the password of the URL of a Unix socket or of Sentinels. kombu would show it to everyone who may
+inspect a worker.
+"""
 LogFormat = Literal["text", "json"]
 ComponentMatch = Literal["exact", "accepts"]
 """Which version of a component may run a job: the server's; or, where no live worker has that, one that takes the
@@ -59,8 +62,9 @@ class Settings(BaseSettings):
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        description="Redis or Valkey for task records and push. `memory://` keeps tasks in the server's process, which "
-        "runs their jobs itself: for tests and development.",
+        description="Redis or Valkey for task records and push; `sentinel://HOST:PORT,HOST:PORT/MASTER` for the master "
+        "that Sentinels name. `memory://` keeps tasks in the server's process, which runs their jobs itself: for tests "
+        "and development.",
     )
     redis_password_file: str | None = Field(
         None,
@@ -362,8 +366,8 @@ class Settings(BaseSettings):
             if value != MEMORY_URL:
                 raise ValueError("memory:// takes neither host, path nor options")
             return value
-        if not is_redis_url(value):
-            raise ValueError("expected redis://, rediss://, valkey://, valkeys://, unix:// or memory://")
+        if not is_redis_url(value) and scheme_of(value) not in SENTINEL_SCHEMES:
+            raise ValueError("expected redis://, rediss://, valkey://, valkeys://, unix://, sentinel:// or memory://")
         check_files(parse(value))
         return value
 
@@ -541,7 +545,7 @@ class Settings(BaseSettings):
         """Celery's settings of the broker: ``broker_url``, and what kombu does not take in a URL."""
         url = self.broker_url or self.redis_url
         provider = self._credentials_for(url)
-        if provider is None and scheme_of(url) == "unix" and parse(url, for_celery=True).password is not None:
+        if provider is None and self._shows_password(url):
             provider = BROKER_PASSWORD
         return broker_settings(url, credential_provider=provider, with_pool=bool(self.broker_url))
 
@@ -563,6 +567,14 @@ class Settings(BaseSettings):
         """The result backend in the form that Celery reads."""
         return self.celery_results["result_backend"]
 
+    @staticmethod
+    def _shows_password(url: str) -> bool:
+        """Whether kombu would show the password of a broker's URL to everyone who may inspect a worker."""
+        if not is_redis_url(url):
+            return False
+        parsed = parse(url, for_celery=True)
+        return parsed.password is not None and (parsed.transport == "unix" or parsed.sentinels is not None)
+
     @property
     def _has_credentials(self) -> bool:
         return bool(self.redis_password_file or self.redis_credentials)
@@ -579,7 +591,7 @@ class Settings(BaseSettings):
         if not (self._has_credentials and is_redis_url(url)):
             return None
         ours, theirs = parse(self.redis_url), parse(url, for_celery=True)
-        same = theirs.address == ours.address and theirs.username in (None, ours.username)
+        same = theirs.shares_server_with(ours) and theirs.username in (None, ours.username)
         return CELERY_CREDENTIALS if same and theirs.password is None else None
 
     @property

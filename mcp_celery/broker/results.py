@@ -19,7 +19,9 @@ from celery.states import PENDING
 from kombu.exceptions import SerializationError, SerializerNotInstalled
 
 from mcp_celery.broker.blocking_calls import BlockingCalls
+from mcp_celery.broker.sentinel_results import SentinelResults
 from mcp_celery.common.django_connections import fresh_connections
+from mcp_celery.common.sentinel_url import MASTER_NAME
 from mcp_celery.engine import UNREADABLE, StoredResult, Unusable
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ READERS: Final = 8
 """How many results are read at a time."""
 IDLE_SECONDS: Final = 60.0
 """After this time without a read connections are replaced, by default."""
+_OF_REDIS: Final = (RedisBackend, SentinelBackend, SentinelResults)
+"""The backends that are replaced by one of our own. A backend that derives from them may do otherwise."""
 FORGET_SECONDS: Final = 0.1
 """How long forgetting one of many results may take."""
 _UNREADABLE: Final = (SerializationError, SerializerNotInstalled, SecurityError, UnpicklingError, ImportError)
@@ -90,7 +94,7 @@ class CeleryResults:
     @property
     def _backend(self) -> Any:
         backend: Any = self._app.backend
-        return self._redis_of(backend) if type(backend) in (RedisBackend, SentinelBackend) else backend
+        return self._redis_of(backend) if type(backend) in _OF_REDIS else backend
 
     def _redis_of(self, theirs: Any) -> Any:
         """A backend of our own in place of the app's, whose connections may hang for two minutes.
@@ -113,8 +117,13 @@ class CeleryResults:
 
     @property
     def url(self) -> str | None:
-        """Where the result backend is, None where it does not say."""
-        return getattr(self._backend, "url", None)
+        """Where the result backend is, None where it does not say. Celery names the master of Sentinels apart."""
+        backend = self._backend
+        url: str | None = getattr(backend, "url", None)
+        if url is None or not issubclass(type(backend), SentinelBackend):
+            return url
+        name = backend._transport_options.get(MASTER_NAME)
+        return f"{url}{'&' if '?' in url.rpartition(';')[2] else '?'}{MASTER_NAME}={name}"
 
     def key(self, job_id: str) -> str:
         """Where a Redis backend keeps a job's result."""

@@ -7,17 +7,27 @@ certificates by default; Celery refuses a TLS connection without ``ssl_cert_reqs
 - for kombu: :func:`broker_settings`, with options in Celery's ``broker_transport_options`` and ``broker_use_ssl``;
 - for Celery's result backend: :func:`result_settings`, with everything in the URL that is no secret.
 
+Where Sentinels know the server, kombu and Celery take a list of their addresses, and the name of the master and what
+opens connections to the Sentinels among the options of the transport; redis-py gets the URL of each Sentinel
+(:func:`sentinel_url`).
+
 This module imports none of the three, so that settings are checked before one is loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from mcp_celery.common.redis_url import CREDENTIAL_PROVIDER, OPTIONS, TLS, RedisUrl, Transport, is_redis_url, parse
+from mcp_celery.common.sentinel_url import MASTER_NAME, Sentinels
 
+SENTINEL_SECONDS: Final = 1.0
+"""How long a Sentinel may take to answer; then the next one is asked."""
+SENTINEL_RESULTS: Final = "mcp_celery.broker.sentinel_results:SentinelResults"
+"""Celery's result backend for Sentinel, with the options of its URL and credentials that change."""
 _SCHEME_OF: Final[Mapping[Transport, str]] = {"tcp": "redis", "tls": "rediss", "unix": "unix"}
 _DECODED_TWICE: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 """Values that Celery's result backend unquotes after they were decoded with the query."""
@@ -44,6 +54,28 @@ class KeyPassword:
         return "**"
 
 
+class SentinelUser:
+    """User and password of the Sentinels, as redis-py's blocking client asks a ``CredentialProvider`` for them.
+
+    kombu shows the options of its transport, as :class:`KeyPassword` says.
+
+    Args:
+        sentinels: Whose they are. They have a password.
+    """
+
+    def __init__(self, sentinels: Sentinels) -> None:
+        self._sentinels = sentinels
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """The password; or the user and the password."""
+        username, password = self._sentinels.username, self._sentinels.password or ""
+        return (password,) if username is None else (username, password)
+
+    def __json__(self) -> str:
+        """What kombu's JSON holds of it."""
+        return "**"
+
+
 def redis_py_url(url: str, *, with_pool: bool = True, with_user: bool = True) -> str:
     """A Redis URL for redis-py's ``from_url``.
 
@@ -55,6 +87,9 @@ def redis_py_url(url: str, *, with_pool: bool = True, with_user: bool = True) ->
         with_pool: Whether the sizes of the pool are wanted (``max_connections``, ``timeout``).
         with_user: Whether user and password are wanted. redis-py takes none beside a ``CredentialProvider``.
 
+    Returns:
+        The URL. Where Sentinels know the server, its host stands for the master's address.
+
     Raises:
         ValueError: As :func:`parse`.
     """
@@ -62,7 +97,29 @@ def redis_py_url(url: str, *, with_pool: bool = True, with_user: bool = True) ->
     parsed = parsed if with_user else parsed.without_user()
     if parsed.transport == "unix":
         return f"unix://{_user_info(parsed)}{quote(parsed.path)}{_query({'db': str(parsed.db), **parsed.options})}"
-    return _network_url(parsed, parsed.options)
+    return _network_url(parsed, _options(parsed))
+
+
+def sentinel_url(url: RedisUrl, sentinels: Sentinels, host: str, port: int) -> str:
+    """Where one Sentinel is, for redis-py's ``from_url``.
+
+    Args:
+        url: The URL that names it, with the options of TLS.
+        sentinels: The URL's.
+        host: The Sentinel's name or address.
+        port: Its port.
+    """
+    names = ("protocol", *_tls_options(url)) if sentinels.has_tls else ("protocol",)
+    own = replace(
+        url,
+        transport="tls" if sentinels.has_tls else "tcp",
+        host=host,
+        port=port,
+        db=0,
+        username=sentinels.username,
+        password=sentinels.password,
+    )
+    return _network_url(own, {name: url.options[name] for name in names if name in url.options})
 
 
 def celery_url(url: str, *, credential_provider: str | None = None) -> str:
@@ -107,12 +164,11 @@ def broker_settings(url: str, *, credential_provider: str | None = None, with_po
     parsed = parse(url, for_celery=True)
     parsed = parsed if with_pool else parsed.without_pool_options()
     known = [name for name in parsed.options if name in OPTIONS]
-    if transport_options := {name: parsed.value(name) for name in known if OPTIONS[name].by_kombu}:
+    transport_options = {name: parsed.value(name) for name in known if OPTIONS[name].by_kombu}
+    if transport_options := {**transport_options, **_options_of_sentinels(parsed)}:
         found["broker_transport_options"] = transport_options
     if parsed.transport == "tls":
-        found["broker_use_ssl"] = {name: parsed.value(name) for name in known if OPTIONS[name].on == TLS}
-        if password := parsed.options.get("ssl_password"):
-            found["broker_use_ssl"]["ssl_password"] = KeyPassword(password)
+        found["broker_use_ssl"] = _tls_values(parsed)
     return found
 
 
@@ -126,7 +182,8 @@ def result_settings(url: str, *, credential_provider: str | None = None, with_po
 
     Returns:
         ``result_backend``, a URL with all options; and ``redis_backend_use_ssl`` with what opens the key of a client
-        certificate, which ``celery report`` would show in the URL.
+        certificate, which ``celery report`` would show in the URL. Where Sentinels know the server, all options of TLS
+        are there, and ``result_backend_transport_options`` has the name of the master.
 
     Raises:
         ValueError: As :func:`parse`.
@@ -141,9 +198,52 @@ def result_settings(url: str, *, credential_provider: str | None = None, with_po
         if name in OPTIONS and OPTIONS[name].by_results
     }
     found: dict[str, Any] = {}
+    if parsed.sentinels is not None:
+        options = {name: text for name, text in options.items() if OPTIONS[name].on != TLS}
+        found["result_backend_transport_options"] = _options_of_sentinels(parsed)
+        if parsed.transport == "tls":
+            found["redis_backend_use_ssl"] = _tls_values(parsed)
+        listed = _celery_url(parsed, {**options, **_provider(parsed, credential_provider)})
+        return {"result_backend": f"{SENTINEL_RESULTS}+{listed}", **found}
     if password := options.pop("ssl_password", None):
         found["redis_backend_use_ssl"] = {"ssl_password": KeyPassword(password)}
     return {"result_backend": _celery_url(parsed, {**options, **_provider(parsed, credential_provider)}), **found}
+
+
+def _options(url: RedisUrl) -> Mapping[str, str]:
+    """The options of the server: those of TLS may be only its Sentinels'."""
+    tls = set[str]() if url.transport == "tls" else {*_tls_options(url)}
+    return {name: text for name, text in url.options.items() if name not in tls}
+
+
+def _tls_options(url: RedisUrl) -> list[str]:
+    return [name for name in url.options if name in OPTIONS and OPTIONS[name].on == TLS]
+
+
+def _tls_values(url: RedisUrl) -> dict[str, object]:
+    """The options of TLS as kombu and Celery take them apart from a URL."""
+    found = {name: url.value(name) for name in _tls_options(url)}
+    if password := url.options.get("ssl_password"):
+        found["ssl_password"] = KeyPassword(password)
+    return found
+
+
+def _options_of_sentinels(url: RedisUrl) -> dict[str, Any]:
+    """What kombu's transport and Celery's result backend want to know of Sentinels, besides their addresses."""
+    sentinels = url.sentinels
+    if sentinels is None:
+        return {}
+    # Without `retry`, redis-py would ask a Sentinel that is gone ten times more, with pauses.
+    own: dict[str, Any] = {
+        "socket_timeout": SENTINEL_SECONDS,
+        "socket_connect_timeout": SENTINEL_SECONDS,
+        "retry": None,
+    }
+    if sentinels.password is not None:
+        own[CREDENTIAL_PROVIDER] = SentinelUser(sentinels)
+    if sentinels.has_tls:
+        own |= {"ssl": True, **_tls_values(url)}
+    return {MASTER_NAME: sentinels.master, "sentinel_kwargs": own}
 
 
 def _provider(url: RedisUrl, given: str | None) -> dict[str, str]:
@@ -156,12 +256,21 @@ def _celery_url(url: RedisUrl, options: Mapping[str, str]) -> str:
     if url.transport == "unix":
         query = _query({"virtual_host": str(url.db), **options})
         return f"redis+socket://{_user_info(bare)}{quote(url.path)}{query}"
+    if url.sentinels is not None:
+        return ";".join(
+            f"sentinel://{_user_info(bare)}{_host(host)}:{port}/{url.db}{_query(options)}"
+            for host, port in url.sentinels.hosts
+        )
     return _network_url(bare, options)
 
 
 def _network_url(url: RedisUrl, options: Mapping[str, str]) -> str:
-    host = f"[{url.host}]" if ":" in url.host else quote(url.host)
-    return f"{_SCHEME_OF[url.transport]}://{_user_info(url)}{host}:{url.port}/{url.db}{_query(options)}"
+    where = f"{_user_info(url)}{_host(url.host)}:{url.port}/{url.db}"
+    return f"{_SCHEME_OF[url.transport]}://{where}{_query(options)}"
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else quote(host)
 
 
 def _user_info(url: RedisUrl) -> str:

@@ -8,11 +8,22 @@ from __future__ import annotations
 import math
 import os
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Final, Literal
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+from mcp_celery.common.sentinel_url import (
+    MASTER_NAME,
+    SENTINEL_PASSWORD,
+    SENTINEL_SCHEMES,
+    SENTINEL_SSL,
+    SENTINEL_USERNAME,
+    Sentinels,
+    flattened,
+    names_master,
+)
 
 Transport = Literal["tcp", "tls", "unix"]
 """How a server is reached."""
@@ -25,7 +36,7 @@ SCHEMES: Final[Mapping[str, Transport]] = {
     "unix": "unix",
 }
 """By the scheme of a URL."""
-EXPECTED: Final = "expected redis://, rediss://, valkey://, valkeys:// or unix://"
+EXPECTED: Final = "expected redis://, rediss://, valkey://, valkeys://, unix:// or sentinel://"
 DEFAULT_PORT: Final = 6379
 _EVERY: Final[frozenset[Transport]] = frozenset({"tcp", "tls", "unix"})
 _NETWORK: Final[frozenset[Transport]] = frozenset({"tcp", "tls"})
@@ -88,12 +99,14 @@ class _Option:
         on: The transports that have it.
         by_kombu: Whether it is one of kombu's transport options.
         by_results: Whether Celery's result backend takes it in its URL.
+        of_sentinels: Whether it is about Sentinels.
     """
 
     read: Callable[[str], object]
     on: frozenset[Transport] = _EVERY
     by_kombu: bool = False
     by_results: bool = True
+    of_sentinels: bool = False
 
 
 OPTIONS: Final[Mapping[str, _Option]] = {
@@ -119,8 +132,12 @@ OPTIONS: Final[Mapping[str, _Option]] = {
     "ssl_ciphers": _Option(str, TLS),
     "ssl_include_verify_flags": _Option(_verify_flags, TLS),
     "ssl_exclude_verify_flags": _Option(_verify_flags, TLS),
+    MASTER_NAME: _Option(str, of_sentinels=True),
+    SENTINEL_USERNAME: _Option(str, of_sentinels=True),
+    SENTINEL_PASSWORD: _Option(str, of_sentinels=True),
+    SENTINEL_SSL: _Option(_boolean, of_sentinels=True),
 }
-"""redis-py's options of a URL, except its database and credentials."""
+"""redis-py's options of a URL, except its database and credentials; and those about Sentinels."""
 _POOL_OPTIONS: Final = frozenset({"max_connections", "timeout"})
 """Sizes of the pool of records, which waits for a connection. The pools of kombu and Celery fail instead."""
 CREDENTIAL_PROVIDER: Final = "credential_provider"
@@ -144,13 +161,14 @@ class RedisUrl:
 
     Attributes:
         transport: How the server is reached.
-        host: Its name or address; empty for a Unix socket.
+        host: Its name or address; empty for a Unix socket. Where Sentinels know it, it stands for the master.
         port: Its port; 0 for a Unix socket.
         path: Path of its Unix socket; empty for the network.
         db: Number of the database.
         username: ACL user, None for the default user.
         password: Their password.
         options: Further options by name, as written in the URL; ``ssl_cert_reqs`` is there for each TLS connection.
+        sentinels: Which Sentinels know the server; None where the URL names it.
     """
 
     transport: Transport
@@ -161,11 +179,25 @@ class RedisUrl:
     username: str | None
     password: str | None = field(repr=False)
     options: Mapping[str, str] = field(repr=False)
+    sentinels: Sentinels | None = None
 
     @property
     def address(self) -> tuple[str, int, str]:
         """What distinguishes two servers: host, port and path."""
         return self.host.lower(), self.port, self.path
+
+    @property
+    def place(self) -> str:
+        """Where the server is, for people."""
+        if self.sentinels is not None:
+            return f"master {self.sentinels.master} of the Sentinels {self.sentinels.addresses}"
+        return self.path or f"{self.host}:{self.port}"
+
+    def shares_server_with(self, other: RedisUrl) -> bool:
+        """Whether both lead to one server."""
+        if self.sentinels is not None and other.sentinels is not None:
+            return self.sentinels.shares_master_with(other.sentinels)
+        return self.sentinels is None and other.sentinels is None and self.address == other.address
 
     @property
     def checks_certificates(self) -> bool:
@@ -192,21 +224,29 @@ def scheme_of(url: str) -> str:
 
 
 def is_redis_url(url: str) -> bool:
-    """Whether a URL is one of redis-py's form. kombu and Celery know others: ``sentinel://``, lists of URLs."""
-    return scheme_of(url) in SCHEMES and url.count("://") == 1
+    """Whether :func:`parse` reads a URL. kombu and Celery know others: lists, and Sentinels of a master that their
+    options name.
+    """
+    scheme = scheme_of(url)
+    if scheme in SENTINEL_SCHEMES:
+        return scheme != "sentinel" or names_master(url)
+    return scheme in SCHEMES and url.count("://") == 1
 
 
 def parse(url: str, *, for_celery: bool = False) -> RedisUrl:
     """Read a Redis URL as redis-py does, and check each of its options.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` or ``unix://``.
+        url: ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``unix://`` or ``sentinel://``.
         for_celery: Whether it may have the option ``credential_provider``.
 
     Raises:
         ValueError: It cannot be used. The text names the part or option at fault, never a value: each part may hold a
             piece of a password that is not percent-encoded.
     """
+    sentinels: Sentinels | None = None
+    if scheme_of(url) in SENTINEL_SCHEMES:
+        url, sentinels = flattened(url, _split)
     transport = SCHEMES.get(scheme_of(url))
     if transport is None:
         raise ValueError(EXPECTED)
@@ -215,14 +255,23 @@ def parse(url: str, *, for_celery: bool = False) -> RedisUrl:
         raise ValueError(_PERCENT_ENCODE)
     found = _first_values(parts)
     db, username, password = (found.pop(name, None) for name in ("db", "username", "password"))
-    _check_options(found, transport, for_celery=for_celery, may_show_names=password is None)
+    has_tls = transport == "tls" or _has_sentinel_tls(found)
+    _check_options(
+        found,
+        {transport, "tls"} if has_tls else {transport},
+        for_celery=for_celery,
+        has_sentinels=sentinels is not None,
+        may_show_names=password is None and SENTINEL_PASSWORD not in found,
+    )
+    if sentinels is not None:
+        sentinels = _with_options(sentinels, found)
     if transport == "unix":
         host, path = "", unquote(parts.path)
         if parts.hostname or port or not path:
             raise ValueError("the URL of a Unix socket has three slashes and its path: unix:///run/redis.sock")
     else:
         host, path = unquote(parts.hostname or "") or "localhost", ""
-    if transport == "tls":
+    if has_tls:
         found["ssl_cert_reqs"] = _certificates(found.get("ssl_cert_reqs", "required"))
         found.setdefault("ssl_check_hostname", str(found["ssl_cert_reqs"] != "none"))
     return RedisUrl(
@@ -234,6 +283,7 @@ def parse(url: str, *, for_celery: bool = False) -> RedisUrl:
         username=unquote(parts.username or "") or username,
         password=unquote(parts.password or "") or password,
         options=found,
+        sentinels=sentinels,
     )
 
 
@@ -260,13 +310,37 @@ def _db(text: str | None) -> int:
         raise ValueError("the database is not a number") from None
 
 
-def _check_options(found: Mapping[str, str], transport: Transport, *, for_celery: bool, may_show_names: bool) -> None:
+def _with_options(sentinels: Sentinels, found: dict[str, str]) -> Sentinels:
+    """Take the options about Sentinels from those of a URL."""
+    found.pop(MASTER_NAME, None)
+    has_tls = found.pop(SENTINEL_SSL, None)
+    return replace(
+        sentinels,
+        has_tls=sentinels.has_tls if has_tls is None else _boolean(has_tls),
+        username=found.pop(SENTINEL_USERNAME, None),
+        password=found.pop(SENTINEL_PASSWORD, None),
+    )
+
+
+def _has_sentinel_tls(found: Mapping[str, str]) -> bool:
+    return found.get(SENTINEL_SSL, "").lower() in _TRUE
+
+
+def _check_options(
+    found: Mapping[str, str],
+    transports: Set[Transport],
+    *,
+    for_celery: bool,
+    has_sentinels: bool,
+    may_show_names: bool,
+) -> None:
     """Check names and values of options.
 
     Args:
         found: The options.
-        transport: The URL's.
+        transports: How the server and its Sentinels are reached.
         for_celery: As :func:`parse`.
+        has_sentinels: Whether the URL names Sentinels.
         may_show_names: Whether an unknown name may be shown. It may be the rest of a password that has an ``&``.
     """
     for name, text in found.items():
@@ -280,8 +354,11 @@ def _check_options(found: Mapping[str, str], transport: Transport, *, for_celery
             meant = f"; did you mean {close[0]}?" if close else ""
             shown = f"the option {name!a}" if may_show_names else "an option"
             raise ValueError(f"{shown} is unknown{meant}")
-        if transport not in option.on:
-            needed = "rediss:// or valkeys://" if option.on == TLS else "a network address, not a Unix socket"
+        if option.of_sentinels and not has_sentinels:
+            raise ValueError(f"the option {name} needs sentinel://")
+        if not option.on & transports:
+            secure = "rediss+sentinel://, or sentinel_ssl=true" if has_sentinels else "rediss:// or valkeys://"
+            needed = secure if option.on == TLS else "a network address, not a Unix socket"
             raise ValueError(f"the option {name} needs {needed}")
         try:
             option.read(text)
@@ -296,7 +373,7 @@ def check_files(url: RedisUrl) -> None:
     Raises:
         ValueError: One of them cannot be used; the text names the option and the file.
     """
-    if url.transport != "tls":
+    if "ssl_cert_reqs" not in url.options:
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the authorities of the system, which take time to load
     for name in ("ssl_ca_certs", "ssl_ca_path"):
@@ -325,13 +402,32 @@ def check_files(url: RedisUrl) -> None:
         raise ValueError(f"the options ssl_certfile and ssl_keyfile: {error.strerror}") from None
 
 
+def is_same_database(one: str, other: str) -> bool:
+    """Whether two URLs in redis-py's, kombu's or Celery's spelling lead to one database.
+
+    Args:
+        one: A URL; its options are not checked. Where Celery names the master apart, it is in the option
+            ``master_name``.
+        other: Another one.
+    """
+    if scheme_of(one) in SENTINEL_SCHEMES and scheme_of(other) in SENTINEL_SCHEMES:
+        try:
+            (here, sentinels), (there, others) = flattened(one, _split), flattened(other, _split)
+        except ValueError:
+            return False
+        return sentinels.shares_master_with(others) and database_of(here) == database_of(there)
+    return (place := database_of(one)) is not None and place == database_of(other)
+
+
 def database_of(url: str) -> tuple[tuple[str, int, str], str] | None:
-    """The server and the database of a URL in redis-py's, kombu's or Celery's spelling. None: it is no Redis URL.
+    """The server and the database of a URL in redis-py's, kombu's or Celery's spelling. None: it names no Redis server.
 
     Args:
         url: The URL; its options are not checked.
     """
     scheme = scheme_of(url)
+    if scheme in SENTINEL_SCHEMES:
+        return None
     parts, port = _split(url)
     query = _first_values(parts)
     if scheme in ("unix", "redis+socket", "socket"):

@@ -10,7 +10,7 @@ from redis.exceptions import NoPermissionError
 from typing_extensions import override
 
 from mcp_celery.common.outage import Outage
-from mcp_celery.common.redis_url import database_of, parse
+from mcp_celery.common.redis_url import is_same_database, parse
 from mcp_celery.engine.backend import Backend, BackendOptions, OpenBackend, Unusable
 from mcp_celery.store.bus import SILENCE_SECONDS, RedisTaskBus
 from mcp_celery.store.connection import IDLE_SECONDS, StoreClient, connect, connect_blocking
@@ -21,6 +21,7 @@ from mcp_celery.store.memory import StoreMemory
 from mcp_celery.store.queued import RedisQueuedJobs
 from mcp_celery.store.records import RedisJobLedger, RedisTaskStore
 from mcp_celery.store.recovery import RedisRecovery
+from mcp_celery.store.sentinel import SentinelView, views_of
 from mcp_celery.store.webhooks import RedisWebhooks
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class RedisBackend(Backend):
     """Redis, or a server that speaks its protocol. Fulfils :class:`mcp_celery.engine.Backend`.
 
     Attributes:
-        url: In redis-py's form.
+        url: In redis-py's form, or of Sentinels.
         key_prefix: First part of every key.
         timeout_seconds: How long the server may be silent upon a command.
         max_connections: How many connections a process opens; calls wait when all are busy.
@@ -61,8 +62,7 @@ class RedisBackend(Backend):
     @override
     def name(self) -> str:
         where = parse(self.url)
-        address = where.path or f"{where.host}:{where.port}"
-        return f"Redis {address}, database {where.db}, key prefix {self.key_prefix!r}"
+        return f"Redis {where.place}, database {where.db}, key prefix {self.key_prefix!r}"
 
     @override
     def holds_results_at(self, url: str | None) -> bool:
@@ -71,7 +71,11 @@ class RedisBackend(Backend):
         Args:
             url: As Celery spells it; None where the result backend has no URL.
         """
-        return url is not None and database_of(url) == database_of(self.url)
+        return url is not None and is_same_database(url, self.url)
+
+    async def sentinels(self) -> list[SentinelView]:
+        """What the Sentinels of the URL say, each by itself; empty where the URL names none."""
+        return await views_of(self.url, timeout_seconds=self.timeout_seconds)
 
     @override
     def holds_queues_at(self, url: str) -> bool:

@@ -14,10 +14,14 @@ What is done when a connection is lost is decided here, for both clients:
 - A connection that was idle for long is replaced before it is used: what is between may have forgotten it without a
   word, and a command would wait for its answer in vain.
 - A store that is silent is not asked again.
+- A server that answers as a replica does has run nothing: it was the master, or the address led to another server. All
+  connections are replaced, and the command is sent once more. Where Sentinels know the master, they are asked for it
+  each time that a connection is made, and the server has to say that it is the master.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -37,6 +41,8 @@ from mcp_celery.common.call_limiter import CallLimiter
 from mcp_celery.common.outage import Outage
 from mcp_celery.common.redis_translation import redis_py_url
 from mcp_celery.common.within import STEPS, within
+from mcp_celery.store.roles import ReplicaError, address_of, direct, is_of_replica, require_master
+from mcp_celery.store.sentinel import BlockingMasterFinder, MasterFinder, blocking_finder_of, finder_of
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +152,7 @@ class _Checked(AbstractConnection):
         connect_seconds: How long the store may take to accept a connection.
         answer_seconds: How long it may be silent upon a command, None for ever.
         idle_seconds: After which time without a command it is replaced.
+        master: Finds the server. None: the options name it.
         options: As for redis-py.
     """
 
@@ -156,9 +163,11 @@ class _Checked(AbstractConnection):
         connect_seconds: float,
         answer_seconds: float | None,
         idle_seconds: float,
+        master: MasterFinder | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        self._master = master
         self.heard = heard
         self.answer_seconds = answer_seconds
         self._connect_seconds = connect_seconds
@@ -167,9 +176,17 @@ class _Checked(AbstractConnection):
         self._is_ready = False
         self._is_sent = False
 
+    async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        if self._master is not None and not self.is_connected:
+            direct(self, await self._master.find())
+        await super().connect_check_health(check_health, retry_socket_connect)
+
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         self._is_ready = False  # what is sent now is not the command
         await super().on_connect_check_health(check_health)
+        if self._master is not None:
+            await self.send_command("HELLO", check_health=False)
+            require_master(self, await self.read_response())
         self._is_ready, self._used_at = True, time.monotonic()
 
     async def connect(self) -> None:
@@ -225,6 +242,12 @@ class _Checked(AbstractConnection):
             return await reader.read_response(*arguments, **options)
         except redis.ConnectionError as error:
             raise self._meaning_of(error) from error
+        except redis.ResponseError as error:
+            if not is_of_replica(error, has_sentinels=self._master is not None):
+                raise
+            self.heard.doubted_at = time.monotonic()
+            await self.disconnect(nowait=True)
+            raise ReplicaError(str(error)) from error
 
     def _meaning_of(self, error: redis.ConnectionError) -> redis.RedisError:
         # Errors that the store gives as an answer, as of a wrong password, are of classes of their own.
@@ -267,27 +290,44 @@ class _CheckedBlocking(blocking.AbstractConnection):
     Args:
         heard: Called when the store is silent.
         idle_seconds: After which time without a command it is replaced.
+        master: Finds the server. None: the options name it.
         options: As for redis-py.
     """
 
-    def __init__(self, *, heard: Heard, idle_seconds: float, **options: Any) -> None:
+    def __init__(
+        self, *, heard: Heard, idle_seconds: float, master: BlockingMasterFinder | None = None, **options: Any
+    ) -> None:
         super().__init__(**options)
+        self._master = master
         self._heard = heard
         self._idle_seconds = idle_seconds
         self._used_at = 0.0
         self._is_ready = False
         self._is_sent = False
 
+    def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        if self._master is not None and not self.is_connected:
+            direct(self, self._master.find())
+        super().connect_check_health(check_health, retry_socket_connect)
+
     def on_connect_check_health(self, check_health: bool = True) -> None:
         self._is_ready = False  # what is sent now is not the command
         super().on_connect_check_health(check_health)
+        if self._master is not None:
+            self.send_command("HELLO", check_health=False)
+            require_master(self, self.read_response())
         self._is_ready, self._used_at = True, time.monotonic()
 
     def connect(self) -> None:
         """Connect, also anew. The pool does this before it gives the connection away."""
-        if self.is_connected and self._used_at < max(self._heard.doubted_at, time.monotonic() - self._idle_seconds):
+        if self.is_connected and self._is_outdated():
             self.disconnect()
         super().connect()
+
+    def _is_outdated(self) -> bool:
+        if self._master is not None and self._master.is_elsewhere(address_of(self)):
+            self._heard.doubted_at = time.monotonic()
+        return self._used_at < max(self._heard.doubted_at, time.monotonic() - self._idle_seconds)
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         # A command that cannot be written to its end does not arrive: the store runs none of which a part is missing.
@@ -305,6 +345,12 @@ class _CheckedBlocking(blocking.AbstractConnection):
                 self._heard.doubted_at = time.monotonic()
                 raise AnswerLostError(str(error)) from error
             raise
+        except redis.ResponseError as error:
+            if not is_of_replica(error, has_sentinels=self._master is not None):
+                raise
+            self._heard.doubted_at = time.monotonic()
+            self.disconnect()
+            raise ReplicaError(str(error)) from error
         except redis.TimeoutError:
             self._heard.doubted_at = time.monotonic()
             raise
@@ -355,17 +401,37 @@ class StoreClient:
         heard: What they count.
         most: How many calls run at a time.
         timeout_seconds: How long the store may be silent.
+        master: Finds the server. None: the URL names it.
 
     Attributes:
         redis: redis-py's, to make calls of.
         outage: Whether the store is lost, where the owner keeps track of that.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, heard: Heard, *, most: int, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        heard: Heard,
+        *,
+        most: int,
+        timeout_seconds: float,
+        master: MasterFinder | None = None,
+    ) -> None:
         self.redis = client
         self._heard = heard
+        self._master = master
         self._limiter = CallLimiter(most, timeout_seconds=timeout_seconds)
         self.outage: Outage | None = None
+
+    @property
+    def has_sentinels(self) -> bool:
+        """Whether Sentinels name the server."""
+        return self._master is not None
+
+    @property
+    def moves(self) -> int:
+        """How often Sentinels have named another server than before as the master."""
+        return 0 if self._master is None else self._master.moves
 
     def progress(self, own: Callable[[], object]) -> Progress:
         """Say how far the store gets with what is waited for, and with what others wait for."""
@@ -406,6 +472,8 @@ class StoreClient:
 
     async def aclose(self) -> None:
         """Close every connection."""
+        if self._master is not None:
+            await self._master.aclose()
         await self.redis.aclose(close_connection_pool=True)
 
 
@@ -429,11 +497,13 @@ def connect(
         idle_seconds: After which time without a command a connection is replaced.
     """
     heard = Heard()
+    master = finder_of(url, timeout_seconds=timeout_seconds)
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         redis_py_url(url, with_user=credentials is None),
         credential_provider=credentials,
         max_connections=max_connections,
         heard=heard,
+        master=master,
         connect_seconds=timeout_seconds,
         answer_seconds=None if listens else timeout_seconds,
         idle_seconds=idle_seconds,
@@ -448,7 +518,27 @@ def connect(
     pool.connection_kwargs |= {"socket_timeout": None, "socket_connect_timeout": None, "retry_on_timeout": False}
     client = redis.asyncio.Redis(connection_pool=pool, credential_provider=credentials)
     client.auto_close_connection_pool = True
-    return StoreClient(client, heard, most=pool.max_connections, timeout_seconds=timeout_seconds)
+
+    if master is not None:
+        master.on_move = functools.partial(_leave_old_master, master, heard, pool if listens else None)
+    return StoreClient(client, heard, most=pool.max_connections, timeout_seconds=timeout_seconds, master=master)
+
+
+async def _leave_old_master(
+    master: MasterFinder, heard: Heard, listening: redis.asyncio.BlockingConnectionPool | None
+) -> None:
+    """Use no connection again that goes to the former master, and listen to it no longer.
+
+    Args:
+        master: Knows where the master is now.
+        heard: Of the connections.
+        listening: Connections for pub/sub; None: they are for commands.
+    """
+    heard.doubted_at = time.monotonic()
+    if listening is None:
+        logger.warning("the master of the task store (MCP_CELERY_REDIS_URL) is now at %s:%d", *(master.address or ()))
+    else:
+        await listening.disconnect()
 
 
 def connect_blocking(
@@ -477,6 +567,7 @@ def connect_blocking(
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         heard=Heard(),
+        master=blocking_finder_of(url, timeout_seconds=timeout_seconds),
         idle_seconds=idle_seconds,
         retry=BlockingRetry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
     )

@@ -24,6 +24,22 @@ _ADVICE: Final[Sequence[tuple[re.Pattern[str], str]]] = (
         "the server asks for a client certificate: set ssl_certfile and ssl_keyfile in MCP_CELERY_REDIS_URL",
     ),
     (
+        re.compile("SentinelRefusalError"),
+        "set the options sentinel_username and sentinel_password in MCP_CELERY_REDIS_URL",
+    ),
+    (
+        re.compile("knows no such master"),
+        "use the name in MCP_CELERY_REDIS_URL under which the Sentinels watch it (sentinel monitor)",
+    ),
+    (
+        re.compile("NOREPLICAS"),
+        "the master has fewer good replicas than its min-replicas-to-write",
+    ),
+    (
+        re.compile("ReplicaError"),
+        "MCP_CELERY_REDIS_URL must lead to the master; where Sentinels watch it, use sentinel://",
+    ),
+    (
         re.compile("AuthenticationError|invalid username-password|NOAUTH|Authentication required"),
         "check user and password: MCP_CELERY_REDIS_URL, MCP_CELERY_REDIS_PASSWORD_FILE or MCP_CELERY_REDIS_CREDENTIALS",
     ),
@@ -35,6 +51,7 @@ _ADVICE: Final[Sequence[tuple[re.Pattern[str], str]]] = (
 
 _REFUSED: Final = re.compile(
     "invalid username-password|WRONGPASS|NOAUTH|Authentication required|invalid password|no password is set|"
+    "HELLO must be called with the client already authenticated|"
     "AUTH <password> called without any password",
     re.IGNORECASE,
 )

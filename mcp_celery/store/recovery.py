@@ -52,6 +52,7 @@ class RedisRecovery(RecoveryStore):
         self._expected = frozenset[str]()
         """The tasks that the last sweep saw expire, whose keys need not be taken apart again."""
         self._unclaimed = RedisUnclaimed(store)
+        self._moves = 0
 
     @override
     async def beat(
@@ -79,6 +80,7 @@ class RedisRecovery(RecoveryStore):
             lambda reply: reply,
         )
         reply = await self._store.run(command)
+        moves, self._moves = self._moves, self._store.client.moves
         if reply is None:
             return None
         now, *lists = cast("tuple[int, *tuple[list[bytes], ...]]", reply)
@@ -99,7 +101,16 @@ class RedisRecovery(RecoveryStore):
         waiting = await self._unclaimed.jobs(unclaimed)
         unread_since = await self._unclaimed.unread_since(unread)
         left_alone = await readable(self._store, "ZREM", keys.attended, abandoned, key_of)
-        return Sweep(workers, await self._expiring(left), due_keys, waiting, unread_since, now, left_alone)
+        return Sweep(
+            workers,
+            await self._expiring(left),
+            due_keys,
+            waiting,
+            unread_since,
+            now,
+            left_alone,
+            after_failover=self._moves != moves,
+        )
 
     @override
     async def some_claimed(self) -> Sequence[PublishedJob]:

@@ -180,6 +180,23 @@ def test_options_that_are_not_said_stay(tmp_path: Path) -> None:
     assert found[1] == {"visibility_timeout": 7, "socket_timeout": 3.0}
 
 
+@pytest.mark.parametrize(("said", "name"), [("", "main"), ("result_backend = 'redis://said/0'", None)])
+def test_options_of_the_result_backend_join_the_name_of_our_master(tmp_path: Path, said: str, name: str | None) -> None:
+    (tmp_path / "options.py").write_text(f"{said}\nresult_backend_transport_options = {{'global_keyprefix': 'app:'}}")
+    show = (
+        "default_app.conf.update(found={one: default_app.conf.result_backend_transport_options.get(one)"
+        " for one in ('master_name', 'global_keyprefix')})"
+    )
+    found = held(
+        tmp_path,
+        show,
+        ("found",),
+        CELERY_CONFIG_MODULE="options",
+        MCP_CELERY_REDIS_URL="sentinel://one.example/main",
+    )
+    assert found["found"] == {"master_name": name, "global_keyprefix": "app:"}
+
+
 @pytest.mark.parametrize("said", [None, "said"])
 def test_a_servers_jobs_go_where_the_configuration_says(tmp_path: Path, said: str | None) -> None:
     (tmp_path / "queue_settings.py").write_text("" if said is None else f"task_default_queue = {said!r}")

@@ -556,6 +556,18 @@ class TestRun:
         assert await run(come_back, nothing) == [2.0, 2.0]
         assert stage.script.buried == []
 
+    async def test_after_a_failover_no_death_is_trusted_for_a_lease(self, stage: Stage) -> None:
+        """The new master may lack the last heartbeats of live workers."""
+        await stage.sweep(NOTHING)
+        stage.now += LEASE_SECONDS
+        await stage.sweep(replace(dead("w1"), after_failover=True))
+        stage.now += LEASE_SECONDS - 0.001
+        await stage.sweep(dead("w1"))
+        assert stage.script.buried == []
+        stage.now += 0.001
+        await stage.sweep(dead("w1"))
+        assert stage.script.buried == ["w1"]
+
     async def test_a_sweep_that_fails_is_logged_and_the_next_one_is_made(
         self, stage: Stage, run: Run, caplog: pytest.LogCaptureFixture
     ) -> None:

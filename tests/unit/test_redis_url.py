@@ -21,7 +21,7 @@ from redis import connection as blocking_connection
 from redis.asyncio import connection as asyncio_connection
 
 from mcp_celery.common.redis_translation import broker_settings, celery_url, redis_py_url, result_settings
-from mcp_celery.common.redis_url import OPTIONS, REFUSED, check_files, database_of, parse
+from mcp_celery.common.redis_url import OPTIONS, REFUSED, check_files, is_same_database, parse
 from tests.support.certificates import Authority
 
 CREDENTIALS: Final = "mcp_celery.redis_credentials:celery_credentials"
@@ -283,7 +283,16 @@ class TestCeleryUrls:
         ("unix:///run/a.sock", "socket:///run/a.sock?virtual_host=1", False),
         ("redis://cache.example", "db+postgresql://cache.example", False),
         ("redis://cache.example", "sentinel://cache.example", False),
+        ("redis://main", "sentinel://cache.example/main", False),
+        ("sentinel://a,b:7/main/1", "sentinel://:pw@B:7/1;sentinel://:pw@c/1?master_name=main", True),
+        ("redis+sentinel://a/main", "rediss+sentinel://a:26379/main/0?sentinel_password=pw", True),
+        ("sentinel://a/main/1", "sentinel://a/main/2", False),
+        ("sentinel://a/main", "sentinel://a/other", False),
+        ("sentinel://a/main", "sentinel://b/main", False),
+        ("sentinel://a/main", "sentinel://a/0", False),
+        ("sentinel://a/0", "sentinel://a/0", False),
+        ("cache+memory://", "cache+memory://", False),
     ],
 )
 def test_a_database_is_known_in_each_spelling(one: str, other: str, same: bool) -> None:
-    assert (database_of(one) == database_of(other)) == same
+    assert is_same_database(one, other) == is_same_database(other, one) == same

@@ -212,6 +212,7 @@ class Sweep:
             claimed; None: there is no such worker.
         at_ms: When it was read, in ms since the epoch, by the clock of the store.
         abandoned: Compound keys of tasks whose owner has neither polled nor followed them for too long.
+        after_failover: Whether another server than at the sweep before has answered. It may lack the last heartbeats.
     """
 
     dead: Sequence[str]
@@ -221,3 +222,4 @@ class Sweep:
     unread_since_ms: int | None = None
     at_ms: int = 0
     abandoned: Sequence[str] = ()
+    after_failover: bool = False

@@ -115,6 +115,9 @@ class Reaper:
             self._seen.clear()
             self._lost.forget()
             return False
+        if found.after_failover:
+            self._trusts_deaths_at = None
+            self._lost.forget()
         # After a store outage the reaper waits one lease, so that live workers can renew theirs first.
         if self._trusts_deaths_at is None:
             self._trusts_deaths_at = self._now() + self._policy.lease_ms / 1000

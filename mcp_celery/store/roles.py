@@ -1,0 +1,46 @@
+"""Whether a server is the master, as its answers say, and the address that a connection has."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import redis
+
+_OF_REPLICA: Final = re.compile(r"\bREADONLY\b|You can't write against a read only replica|\bMASTERDOWN\b")
+"""What a replica answers to a write. Redis 6.2 puts it into the text of a script's error."""
+
+
+class ReplicaError(redis.ConnectionError):
+    """The server is a replica and has run nothing. redis-py's ``Retry`` sends the command once more."""
+
+
+def is_of_replica(error: redis.ResponseError, *, has_sentinels: bool) -> bool:
+    """Whether an error means that the server is not the master, or may be it no more."""
+    if isinstance(error, redis.ReadOnlyError) or _OF_REPLICA.search(str(error)):
+        return True
+    return has_sentinels and "NOREPLICAS" in str(error)  # Sentinels have given its replicas to another server
+
+
+def direct(connection: Any, address: tuple[str, int]) -> None:
+    """Have a connection that is not open go to an address."""
+    connection.host, connection.port = address
+
+
+def address_of(connection: Any) -> tuple[str, int]:
+    """Where a connection over the network goes."""
+    return connection.host, connection.port
+
+
+def require_master(connection: Any, reply: Any) -> None:
+    """See from the answer to HELLO that a server is the master.
+
+    Raises:
+        ReplicaError: It is a replica.
+    """
+    # RESP2 has a list of names and values.
+    flat: Any = reply
+    values: dict[bytes, Any] = reply if hasattr(reply, "keys") else dict(zip(flat[::2], flat[1::2], strict=True))
+    role = values.get(b"role", b"master").decode()
+    if role != "master":
+        raise ReplicaError(f"{connection.host}:{connection.port}, which a Sentinel named as the master, is a {role}")
