@@ -29,6 +29,7 @@ from tests.support.nodes import (
     WorkerProcess,
     short_folder,
 )
+from tests.support.sentinels import Watched
 from tests.support.servers import tools
 
 STARTED = pytest.StashKey[list[ProcessContainer]]()
@@ -89,6 +90,10 @@ class Starter:
         node = ValkeyProcess(self._folder, name=name, **options)
         self.start(node)
         return node
+
+    def watched(self, **options: Any) -> Watched:
+        """Start a master, a replica and three Sentinels."""
+        return Watched(self._folder, self.start, **options)
 
     def close(self) -> None:
         self._stack.close()

@@ -12,6 +12,7 @@ from celery import Celery
 from mcp_celery.broker.results import CeleryResults
 from mcp_celery.errors import ConfigurationError, StoreUnavailableError
 from mcp_celery.operate.doctor.findings import Finding, Findings
+from mcp_celery.operate.doctor.sentinels import check_sentinels
 from mcp_celery.operate.doctor.services import check_broker, check_results
 from mcp_celery.operate.doctor.store import check_store
 from mcp_celery.operate.doctor.workers import check_workers
@@ -44,6 +45,13 @@ async def examine(
     if site.settings.is_in_memory:
         yield Finding("store", "ok", "tasks are kept in their server's process (memory://), which needs no worker")
         return
+    async for finding in _of_store(site):
+        yield finding
+
+
+async def _of_store(site: Site) -> AsyncGenerator[Finding]:
+    for finding in await check_sentinels(site.backend):
+        yield finding
     try:
         async with site.opened() as servers:
             for opened in servers:

@@ -47,6 +47,7 @@ async def check_store(opened: Open, *, result_key: str | None) -> list[Any]:
         return findings.found
     info = await _info(opened, client, findings)
     _check_version(findings, info)
+    _check_replication(findings, info, has_sentinels=opened.store.client.has_sentinels)
     _check_memory(findings, info)
     _check_persistence(findings, info)
     await _check_clock(findings, opened)
@@ -78,6 +79,14 @@ def _check_version(findings: Findings, info: Mapping[str, Any]) -> None:
         findings.error(f"{name} {shown} is a replica, which takes no writes", URL)
     else:
         findings.ok(f"{name} {shown} answers")
+
+
+def _check_replication(findings: Findings, info: Mapping[str, Any], *, has_sentinels: bool) -> None:
+    if has_sentinels and int(info.get("connected_slaves", 0)) > 1 and "min_slaves_good_slaves" not in info:
+        findings.warning(
+            "min-replicas-to-write is off: a master that is cut off from its replicas takes writes that will be lost",
+            "min-replicas-to-write 1 of each server (docs/redis.md)",
+        )
 
 
 def _check_memory(findings: Findings, info: Mapping[str, Any]) -> None:
