@@ -39,6 +39,9 @@ Channel = Literal["class", "header", "property", "route"]
 override. ``header`` and ``property``: with the job's message. ``route``: it chooses the queue of the message.
 """
 
+RunningKey = Callable[[Mapping[str, Any]], object]
+"""Gives by what running jobs are counted, from the arguments of a request."""
+
 T = TypeVar("T")
 
 _CELERY: Final = "celery"
@@ -92,6 +95,12 @@ class TaskConfig:
         rate_limit_per_caller: How many tasks of the component one caller may create, over all servers: a number a
             second, or ``"10/m"`` (``/s``, ``/m``, ``/h``), up to 10,000. A task too many is refused with -32005 and
             ``retryAfterMs``.
+        max_running: How many jobs of the component run at a time, over all workers. A task too many waits for a free
+            place, and takes no slot of a worker meanwhile.
+        max_running_per_caller: How many of them run at a time for one caller.
+        max_running_key: What ``max_running`` counts by: the name of an argument, or a function of the arguments, such
+            as ``lambda arguments: arguments["tenant"]``. Jobs with the same value count together. A resource has one
+            argument, ``uri``. None: all jobs of the component count together.
         autoretry_for: Exceptions of the function upon which the job is tried again. The status stays ``working``; only
             the last outcome counts.
         max_retries: How often, at most; None: for ever.
@@ -137,6 +146,9 @@ class TaskConfig:
     soft_time_limit: float | None = celery_option(None, "class", exposed="header")
     rate_limit: str | float | None = celery_option(None, "class", exposed=None)
     rate_limit_per_caller: str | float | None = None
+    max_running: int | None = None
+    max_running_per_caller: int | None = None
+    max_running_key: str | RunningKey | None = None
     autoretry_for: tuple[type[Exception], ...] = ()
     max_retries: int | None = celery_option(3, "class", exposed=None)
     retry_backoff: bool | int = False
@@ -175,7 +187,17 @@ class TaskConfig:
             raise ConfigurationError(f"TaskConfig(required_scopes={self.required_scopes!r}): expected a list of scopes")
         self._check_webhook()
         self._check_abandon_after()
+        self._check_running()
         self._check_retries()
+
+    def _check_running(self) -> None:
+        for name in ("max_running", "max_running_per_caller"):
+            if (most := getattr(self, name)) is not None and not (isinstance(most, int) and most >= 1):
+                raise ConfigurationError(f"TaskConfig({name}={most!r}): must be a number of jobs, 1 or more")
+        if self.max_running_key is not None and self.max_running is None:
+            raise ConfigurationError("TaskConfig(max_running_key=…): needs max_running, the limit that it counts for")
+        if self.max_running_key == "":
+            raise ConfigurationError("TaskConfig(max_running_key=''): expected an argument's name, or a function")
 
     def _check_abandon_after(self) -> None:
         seconds = self.abandon_after

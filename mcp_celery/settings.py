@@ -220,6 +220,12 @@ class Settings(BaseSettings):
         description="Tasks that one caller may create, over all servers, as `10/m` (`/s`, `/m`, `/h`; up to 10000); "
         "further ones are refused with -32005 and `retryAfterMs`. Default: any number.",
     )
+    max_running_per_scope: int | None = Field(
+        None,
+        gt=0,
+        description="Jobs of one caller that run at a time, over all workers; further tasks wait, and take no slot of "
+        "a worker. Default: any number.",
+    )
     max_argument_bytes: int = Field(
         4_194_304, gt=0, description="Size of the request, as JSON, that may become a task."
     )

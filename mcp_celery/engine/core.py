@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 
 from mcp_celery import audit
 from mcp_celery.config import TaskConfig
@@ -21,6 +22,7 @@ from mcp_celery.engine.limits import TaskLimits
 from mcp_celery.engine.lookup import Lookups
 from mcp_celery.engine.outcome import refused
 from mcp_celery.engine.pending import PendingRequests
+from mcp_celery.engine.places import WAITING_FOR_PLACE
 from mcp_celery.engine.ports import TaskBus, TaskQueue, TaskResults, TaskStore
 from mcp_celery.engine.questions import Extension
 from mcp_celery.engine.read_models import StoredTask, TaskPage, TaskView
@@ -295,7 +297,7 @@ class TaskEngine:
             TooManyLookupsError: The caller has asked for too many of those.
             StoreUnavailableError: The store did not answer.
         """
-        record = await self._noted((await self.settling.settled(await self._lookups.load(caller, task_id))).record)
+        record = await self._shown((await self.settling.settled(await self._lookups.load(caller, task_id))).record)
         audit.retrieved(caller.scope, task_id, record.status, is_open=record.is_open)
         return record
 
@@ -345,7 +347,7 @@ class TaskEngine:
                 continue
             await self._lookups.attendance.note(stored.record)
             try:
-                records.append(await self._noted((await self.settling.settled(stored)).record))
+                records.append(await self._shown((await self.settling.settled(stored)).record))
             except TaskNotFoundError:
                 continue  # it expired while its part was read
             except StoredDataError as error:
@@ -380,9 +382,16 @@ class TaskEngine:
         return await self._without_result(await self.settling.settled(stored))
 
     async def _without_result(self, stored: StoredTask) -> TaskView:
-        record = await self._noted(stored.record)
+        record = await self._shown(stored.record)
         questions = stored.questions if record.status == "input_required" else ()
         return TaskView(record, input_requests={one.key: one.request for one in questions})
+
+    async def _shown(self, record: TaskRecord) -> TaskRecord:
+        """A record as its owner sees it: with what it waits for, where that is not in the record, or changes there."""
+        if record.waits_in is None:
+            return await self._noted(record)
+        ahead = await self._store.ahead(record)
+        return record if ahead is None else replace(record, status_message=WAITING_FOR_PLACE % ahead)
 
     async def respond(self, caller: Caller, task_id: str, responses: Mapping[str, object]) -> TaskRecord:
         """Answer questions of a caller's own task.

@@ -10,6 +10,7 @@ from mcp_celery.common.jsonable import json_text
 from mcp_celery.common.rates import Rate
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
+from mcp_celery.engine.places import places_of
 from mcp_celery.engine.record import Counter, Quota, RateLimit
 from mcp_celery.engine.submission import Submission
 from mcp_celery.errors import ArgumentsTooLargeError
@@ -33,6 +34,7 @@ class TaskLimits:
         max_open_tasks: How many open tasks a requestor may have, None for any number.
         max_stored_bytes: How many bytes may be kept for a requestor, None for any number.
         create_rate: How often a requestor may create tasks, None for any rate.
+        max_running: How many jobs of a requestor may run at a time, None for any number.
         max_failed_lookups: How many look-ups of a requestor may fail in a window, None for any number.
         lookup_window_ms: How long a window is.
         max_open_streams: How many streams a requestor may hold open at one process, None for any number.
@@ -53,6 +55,7 @@ class TaskLimits:
     max_open_tasks: int | None = None
     max_stored_bytes: int | None = None
     create_rate: Rate | None = None
+    max_running: int | None = None
     max_failed_lookups: int | None = None
     lookup_window_ms: int = 60_000
     max_open_streams: int | None = None
@@ -75,12 +78,13 @@ class TaskLimits:
     def quota(self, submission: Submission) -> Quota | None:
         """How much the caller of a submission may have, None for any number."""
         requestor = submission.caller.requestor
+        places = tuple(places_of(submission, max_per_scope=self.max_running))
         if requestor is None:
-            return None
+            return Quota("", places=places) if places else None
         counters, rates = tuple(self._counters(requestor)), tuple(self._rates(requestor, submission))
-        if not counters and not rates and self.max_stored_bytes is None:
+        if not counters and not rates and not places and self.max_stored_bytes is None:
             return None
-        return Quota(requestor, counters, self.max_stored_bytes, rates)
+        return Quota(requestor, counters, self.max_stored_bytes, rates, places)
 
     def _rates(self, requestor: str, submission: Submission) -> Iterator[RateLimit]:
         if self.create_rate is not None:

@@ -204,6 +204,8 @@ class TaskStore(QuestionStore, Protocol):
 
         Raises:
             OtherVersionError: It might run, but the record has another fingerprint; nothing was granted.
+            NoPlaceError: It might run, but a limit has no place for it. Its task waits for one; its next attempt
+                counts, which is due when the task has a place.
             SnapshotUnreadableError: The start is granted, but the snapshot is gone or cannot be read.
         """
         ...
@@ -213,6 +215,10 @@ class TaskStore(QuestionStore, Protocol):
 
         In one step its next attempt counts, which is due after the pause; and it is no worker's any more.
         """
+        ...
+
+    async def ahead(self, record: TaskRecord) -> int | None:
+        """How many tasks are before one that waits for a place. None: it waits for none."""
         ...
 
     async def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
@@ -444,6 +450,10 @@ class RecoveryStore(Protocol):
             policy: How soon a worker is dead, and a job published.
             skipped: How many unclaimed jobs are left out, the oldest first.
         """
+        ...
+
+    async def overdue(self) -> Sequence[str]:
+        """Compound keys of the tasks whose next job should have been published by now, as :attr:`Sweep.due`."""
         ...
 
     async def some_claimed(self) -> Sequence[PublishedJob]:

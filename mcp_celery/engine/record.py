@@ -17,6 +17,10 @@ from mcp_celery.keys import Hidden, TaskType, build_task_key, celery_job_id, par
 from mcp_celery.logs import shown_task_id
 
 JSONObject = dict[str, Any]
+PlaceKind = Literal["caller", "scope", "component"]
+"""What a limit on running jobs counts: the jobs of a component for one caller, all jobs of one caller, or the jobs of a
+component.
+"""
 WebhookKind = Literal["state", "contents"]
 """What a task's webhooks tell: its ``state`` alone, or the ``contents`` of its status message too."""
 
@@ -104,6 +108,26 @@ class RateLimit:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceLimit:
+    """A limit on jobs that run at a time and count together. A job too many waits for a place.
+
+    Attributes:
+        kind: What is limited; a part of the limit's name in the store.
+        whose: Which jobs count together, for example those of a component.
+        most: How many of them may run.
+    """
+
+    kind: PlaceKind
+    whose: str
+    most: int
+
+    @property
+    def name(self) -> str:
+        """Tells it from all other limits."""
+        return f"{self.kind}:{self.whose}"
+
+
+@dataclass(frozen=True, slots=True)
 class Quota:
     """How much a requestor may have.
 
@@ -112,12 +136,14 @@ class Quota:
         counters: The counters that the new task occupies while it is open.
         bytes: How many bytes of requests, records and results, None for any number.
         rates: How often such tasks may be created.
+        places: How many of their jobs may run at a time, in the order in which a task takes its places.
     """
 
     requestor: str
     counters: tuple[Counter, ...] = ()
     bytes: int | None = None
     rates: tuple[RateLimit, ...] = ()
+    places: tuple[PlaceLimit, ...] = ()
 
     def too_many_bytes(self, first_expires_ms: int) -> LimitExceededError:
         """The error for too many bytes.
@@ -240,6 +266,7 @@ class TaskRecord:
         traceparent: The creating request's place in a distributed trace (W3C Trace Context), None where it has none.
         webhook: What its webhooks tell; None where it has none.
         abandon_after_ms: After what time without its owner it is cancelled; None for never.
+        waits_in: Which limit on running jobs it waits for a place of, as the store names it; None: it waits for none.
     """
 
     task_id: str
@@ -277,6 +304,7 @@ class TaskRecord:
     traceparent: str | None = None
     webhook: WebhookKind | None = None
     abandon_after_ms: int | None = None
+    waits_in: str | None = None
     max_ttl_ms: int | None = field(default=None, compare=False)
 
     @property

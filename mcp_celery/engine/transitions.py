@@ -9,6 +9,8 @@ cause              what happened
 ================== =====================================================================================================
 ``submitted``      the record is kept and its job is published
 ``claimed``        a worker received the job
+``place_awaited``  a limit has no place for the job, and the task waits for one
+``place_granted``  the task has its places, and the job is published again
 ``started``        the body started
 ``progress``       the job reported progress or a message
 ``asked``          the job asked a question, and waits for the answer
@@ -47,6 +49,8 @@ logger = logging.getLogger(__name__)
 Cause = Literal[
     "submitted",
     "claimed",
+    "place_awaited",
+    "place_granted",
     "started",
     "progress",
     "asked",

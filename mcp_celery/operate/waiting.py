@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from mcp_celery.broker.consumers import CeleryWorker
 from mcp_celery.common.durations import clock, span
+from mcp_celery.engine import PlaceKind
 from mcp_celery.store.inspection import InspectedTask, LeasedWorker, Place
 
 Reason = Literal[
@@ -21,9 +22,19 @@ Reason = Literal[
     "retry",
     "missed heartbeats",
     "to be published",
+    "place",
     "exposed",
 ]
-"""``ended``: nothing. ``starting``: a worker is about to start the job. ``exposed``: the jobs are other workers'."""
+"""``ended``: nothing. ``starting``: a worker is about to start the job. ``place``: a limit on running jobs has no free
+place. ``exposed``: the jobs are other workers'.
+"""
+
+_LIMITS: Final[Mapping[PlaceKind | None, str]] = {
+    "caller": "max_running_per_caller of its component",
+    "scope": "MCP_CELERY_MAX_RUNNING_PER_SCOPE",
+    "component": "max_running of its component",
+    None: "a limit on running jobs",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +120,10 @@ def _of_unclaimed(task: InspectedTask, around: Surroundings) -> Waiting:
     if due_ms is not None:
         who = "the reaper publishes it within seconds" if around.has_reaper else "no server or worker runs"
         return Waiting("to be published", f"its job to be published again, {since(due_ms, now)}: {who}")
+    if (before := around.place.before_place) is not None:
+        ahead = f"{before} {'task is' if before == 1 else 'tasks are'} ahead of it"
+        limit = _LIMITS[around.place.limit]
+        return Waiting("place", f"a free place, {since(record.updated_at_ms, now)}: {ahead} ({limit})")
     return _of_queued(task, around)
 
 

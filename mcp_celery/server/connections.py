@@ -45,6 +45,7 @@ from mcp_celery.engine import (
 from mcp_celery.engine.foreign.poller import Watcher
 from mcp_celery.engine.foreign.started import Beginnings
 from mcp_celery.engine.queue_notes import QueueNotes
+from mcp_celery.engine.recovery.due_jobs import DueJobs
 from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.engine.recovery.store_identity import StoreIdentity
@@ -408,6 +409,7 @@ class Connections:
             max_argument_bytes=self._settings.max_argument_bytes,
             max_open_tasks=self._settings.max_tasks_per_scope,
             create_rate=self._settings.create_rate,
+            max_running=self._settings.max_running_per_scope,
             max_stored_bytes=self._settings.max_stored_bytes_per_scope,
             max_failed_lookups=self._settings.max_failed_lookups_per_minute,
             max_open_streams=self._settings.max_streams_per_scope,
@@ -446,6 +448,7 @@ class Connections:
         background = [
             asyncio.create_task(identity.run(), name="mcp-celery-store-mark"),
             asyncio.create_task(reaper.run(), name="mcp-celery-reaper"),
+            asyncio.create_task(DueJobs(reaper, kept.bus).run(), name="mcp-celery-due-jobs"),
         ]
         if self.webhooks.is_on:
             background.append(asyncio.create_task(self._dispatch_webhooks(), name="mcp-celery-webhooks"))

@@ -180,6 +180,7 @@ def decode_record(fields: Mapping[str, str], openers: Openers = NOTHING_SEALED) 
         traceparent=get("traceparent"),
         webhook=_webhook(fields),
         abandon_after_ms=_time(fields["abandon_after_ms"]) if "abandon_after_ms" in fields else None,
+        waits_in=get("waits_in"),
     )
 
 

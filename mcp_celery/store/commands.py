@@ -44,7 +44,8 @@ from mcp_celery.engine import (
     sources_of,
 )
 from mcp_celery.engine.handback import FIRST_PAUSE_MS, LONGEST_PAUSE_MS, MAX_PAUSES_MS, VERDICTS, WAITING
-from mcp_celery.engine.recovery.model import PUBLISHING_MS, REQUEUED, RequeueVerdict
+from mcp_celery.engine.places import WAITING_FOR_PLACE, NoPlaceError
+from mcp_celery.engine.recovery.model import DUE, PUBLISHING_MS, REQUEUED, RequeueVerdict
 from mcp_celery.engine.store_mark import StoreMark
 from mcp_celery.engine.webhooks import MOST_WAITING, WEBHOOK_LIFETIME_MS
 from mcp_celery.errors import Fault, MessageRefusedError, QueueFullError, StoredDataError
@@ -79,15 +80,18 @@ _NAMES: Final = (
     *("webhooks", "webhook"),
     "index",
 )
+_DUE_CHANNEL: Final = RedisKeys("", "").channel(DUE.scope, DUE.task_id).removeprefix(":")
+"""The channel that says that jobs have become due, behind what the names of all keys begin with."""
 _CONSTANTS: Final = (
     f"local INDEX_LIFETIME_MS, RECORD_BYTES, REPLY_MARK = {INDEX_LIFETIME_MS}, {RECORD_BYTES}, '{REPLY_MARK}'\n"
     f"local PUBLISHING_MS, WEBHOOK_LIFETIME_MS = {PUBLISHING_MS}, {WEBHOOK_LIFETIME_MS}\n"
-    f"local MOST_WEBHOOKS = {MOST_WAITING}\n{LUA}"
+    f"local MOST_WEBHOOKS = {MOST_WAITING}\n"
+    f"local DUE_CHANNEL, WAITING_FOR_PLACE = '{_DUE_CHANNEL}', '{WAITING_FOR_PLACE}'\n{LUA}"
 )
 _BEFORE_EACH: Final = "".join(
     (
         _CONSTANTS,
-        *map(_script, ("common", "bytes", "claims", "questions", "once", "repeated")),
+        *map(_script, ("common", "bytes", "places", "claims", "questions", "once", "repeated")),
         "local function act()\n",
     )
 )
@@ -285,10 +289,13 @@ def create(
         position = record.position
         fields |= {"listed_in": index, "listed_at": position}
     quota = quota or _NO_QUOTA
-    if quota.counters:
-        occupied = [keys.counted(counter.kind, counter.whose) for counter in quota.counters]
-        names += occupied
-        fields["counted_in"] = "\n".join(occupied)
+    occupied = [keys.counted(counter.kind, counter.whose) for counter in quota.counters]
+    names += occupied
+    places = [keys.running(limit.kind, limit.whose) for limit in quota.places]
+    if occupied or places:
+        fields["counted_in"] = "\n".join([*occupied, *places])
+    if places:
+        fields["limits"] = "\n".join(f"{one.most} {name}" for one, name in zip(quota.places, places, strict=True))
     if quota.bytes is not None:
         names.append(keys.counted("stored", quota.requestor))
         most_bytes = quota.bytes
@@ -505,6 +512,8 @@ def start(  # noqa: PLR0913 - what TaskStore.start is given
             return None
         if isinstance(reply, bytes):
             raise OtherVersionError(reply.decode())
+        if isinstance(reply, int):
+            raise NoPlaceError(reply)
         snapshot, leg, answers, fixed = cast("tuple[bytes, bytes, list[bytes], list[bytes | None]]", reply)
         return Started(snapshot, int(leg), flat_to_mapping(answers), [(one or b"").decode() for one in fixed])
 

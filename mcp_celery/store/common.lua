@@ -140,14 +140,6 @@ local function counters(counted_in)
   return found
 end
 
--- Release the counters of a task that has ended.
-local function release_counters(record)
-  local task = redis.call('HMGET', record, 'key', 'counted_in')
-  for _, counter in ipairs(counters(task[2])) do
-    unless_other_type('ZREM', counter, task[1])
-  end
-end
-
 -- Let a key live at least that many ms from now.
 local function live_at_least(key, left)
   if redis.call('PTTL', key) < tonumber(left) then

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
 
-from mcp_celery.engine import RpcError, TaskRecord, TaskRef
+from mcp_celery.engine import PlaceKind, RpcError, TaskRecord, TaskRef
 from mcp_celery.engine.recovery.model import RequeueVerdict
 from mcp_celery.keys import is_shortened, parse_task_key, task_key_from_job_id
 from mcp_celery.sealing import SealError, is_sealed
@@ -54,6 +54,8 @@ class Place:
         ahead: How many jobs of the same server have waited for longer.
         followers: How many processes listen to its changes.
         now_ms: The time when this was read, by the clock of the store.
+        before_place: How many tasks wait before it for a place of a limit on running jobs; None: it waits for none.
+        limit: What that limit counts.
     """
 
     due_ms: int | None
@@ -61,6 +63,8 @@ class Place:
     ahead: int
     followers: int
     now_ms: int
+    before_place: int | None = None
+    limit: PlaceKind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +219,9 @@ class RedisInspection:
                 ("PUBSUB NUMSUB", channel),
             ]
         )
-        return Place(_time(due), _time(unclaimed), _number(rank), _subscribers(followers), await self.now_ms())
+        now, before_place = await self.now_ms(), await self._store.ahead(record)
+        limit = None if before_place is None else self._keys.kind_of_limit(record.waits_in or "")
+        return Place(_time(due), _time(unclaimed), _number(rank), _subscribers(followers), now, before_place, limit)
 
     async def find(self, text: str, *, most: int) -> list[str]:
         """The compound keys of the tasks that a text names.

@@ -23,6 +23,10 @@ Redis key                              holds                            lifetime
 ``{prefix}:{ns}:stored:DIGEST:bytes``  hash: the bytes kept of each     the same and a second
 ``{prefix}:{ns}:failed:DIGEST``        string: failed look-ups of one   a minute from the first
 ``{prefix}:{ns}:created:DIGEST``       sorted set: the last tasks of one the window of the rate
+``{prefix}:{ns}:running:KIND~~DIGEST`` sorted set: tasks that have the  that of its longest-lived task
+                                       places of a limit on jobs
+``…:running:KIND~~DIGEST:waiting``     sorted set: tasks that wait for  the same
+                                       one of these places
 ``{prefix}:{ns}:once:DIGEST``          hash: the task of an idempotency the same as the record's
                                        key
 ``{prefix}:{ns}:expiry``               sorted set: tasks by their end   31 days from its last entry, as are the next
@@ -37,6 +41,8 @@ Redis key                              holds                            lifetime
 ``{prefix}:{ns}:due``                  sorted set: jobs to publish
 ``{prefix}:{ns}:unclaimed``            sorted set: jobs that no worker
                                        has received
+``{prefix}:{ns}:waiting``              sorted set: tasks that wait for
+                                       a place
 ``{prefix}:{ns}:exposed``              sorted set: looks at exposed jobs
 ``{prefix}:{ns}:attended``             sorted set: tasks that their
                                        owners may abandon, by when
@@ -52,10 +58,12 @@ Redis key                              holds                            lifetime
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, get_args
 
+from mcp_celery.engine import PlaceKind
 from mcp_celery.keys import digest, quote_segment, task_redis_prefix
 
+_KINDS: Final[tuple[PlaceKind, ...]] = get_args(PlaceKind)
 DELETED_LIFETIME_MS: Final = 60_000
 """For so long a creation that was taken back may still arrive, over a connection that was held up."""
 INDEX_LIFETIME_MS: Final = 31 * 86_400_000
@@ -197,6 +205,26 @@ class RedisKeys:
     def due(self) -> str:
         """Sorted set: compound keys of the tasks whose next job is still to be published, by since when. Index."""
         return f"{self._root}:due"
+
+    def running(self, kind: PlaceKind, whose: str) -> str:
+        """Sorted set: compound keys of the tasks that have the places of a limit on running jobs, by their end. With
+        ``:waiting`` behind its name: those of the tasks that wait for one, by when they were created.
+
+        Args:
+            kind: What is limited.
+            whose: Which jobs count together.
+        """
+        return f"{self._root}:running:{kind}{digest(whose)}"
+
+    def kind_of_limit(self, name: str) -> PlaceKind | None:
+        """What the limit counts that :meth:`running` has named so; None where it has named none so."""
+        kind = name.removeprefix(f"{self._root}:running:").partition("~~")[0]
+        return next((one for one in _KINDS if one == kind), None)
+
+    @property
+    def waiting(self) -> str:
+        """Sorted set: compound keys of the tasks that wait for a place, by when the reaper looked at them. Index."""
+        return f"{self._root}:waiting"
 
     @property
     def exposed(self) -> str:

@@ -36,7 +36,8 @@ if ARGV[5] ~= '' then
   redis.call('HSET', KEYS[1], 'result_key', ARGV[5])
 end
 remember(KEYS[1])
-live_until(KEYS[1], {KEYS[3], KEYS[4], KEYS[5]}, KEYS[6], ARGV[3], ARGV[4])
+local known = live_until(KEYS[1], {KEYS[3], KEYS[4], KEYS[5]}, KEYS[6], ARGV[3], ARGV[4])
+release_places(KEYS[1], known[3], known[6]) -- it has no job while it waits
 tell(KEYS[1], KEYS[2], ARGV[2])
 note_answer(KEYS[1], 'parked', current[1], ARGV[2], 1)
 return 1

@@ -31,6 +31,7 @@ end
 
 -- Let a task that waits live until a time (ms since the epoch; '' for no longer than it does), but no longer than `most`
 -- ms in all, nor than its server allowed when it created the task; and everything that belongs to it for as long as its record.
+-- Returns  its fields, as above.
 local function live_until(record, others, expiry, time, most)
   local known = redis.call('HMGET', record, 'created_at_ms', 'ttl_ms', 'key', 'alias', 'listed_in', 'counted_in',
     'stored_in', 'max_ttl_ms', 'idempotency_in')
@@ -55,6 +56,7 @@ local function live_until(record, others, expiry, time, most)
   if known[7] then
     count_bytes_for(known[7], left)
   end
+  return known
 end
 
 -- Bring the questions of a task in line with the status that it was moved to: while some are open it stays

@@ -258,6 +258,17 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         return await self.run(commands.hand_back(self.keys, ref, handback))
 
     @override
+    async def ahead(self, record: TaskRecord) -> int | None:
+        if record.waits_in is None:
+            return None
+        client, waiting = cast(Any, self.client.redis), f"{record.waits_in}:waiting"
+        try:
+            return await self.guarded(lambda: client.zrank(waiting, record.key), key=waiting)
+        except StoredDataError as error:
+            logger.debug("could not count the tasks that wait before task %s: %s", record.shown_id, error.reason)
+            return None
+
+    @override
     async def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
         client: Any = self.client.redis
         try:

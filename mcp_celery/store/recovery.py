@@ -12,9 +12,11 @@ from mcp_celery.engine import MOVES, TaskRef
 from mcp_celery.engine.ports import RecoveryStore
 from mcp_celery.engine.recovery.model import (
     BATCH,
+    PLACES_BATCH,
     PUBLISHING_MS,
     TRYING_AGAIN,
     UNCLAIMED_BATCH,
+    WAITING_BATCH,
     Expiring,
     Loss,
     PublishedJob,
@@ -74,9 +76,9 @@ class RedisRecovery(RecoveryStore):
             "sweep",
             [
                 *(keys.reaper, keys.workers, keys.expiry, keys.due),
-                *(keys.remembered, keys.unclaimed, keys.unread, keys.attended),
+                *(keys.remembered, keys.unclaimed, keys.unread, keys.attended, keys.waiting),
             ],
-            [reaper, *about, policy.publishing_ms, skipped, UNCLAIMED_BATCH],
+            [reaper, *about, policy.publishing_ms, skipped, UNCLAIMED_BATCH, WAITING_BATCH, PLACES_BATCH],
             lambda reply: reply,
         )
         reply = await self._store.run(command)
@@ -111,6 +113,14 @@ class RedisRecovery(RecoveryStore):
             left_alone,
             after_failover=self._moves != moves,
         )
+
+    @override
+    async def overdue(self) -> Sequence[str]:
+        client, due = cast(Any, self._store.client.redis), self._keys.due
+        seconds, microseconds = cast("tuple[int, int]", await self._store.guarded(client.time))
+        until = str(seconds * 1000 + microseconds // 1000 - PUBLISHING_MS)
+        found = await self._store.on_index("ZRANGEBYSCORE", due, "-inf", until, "LIMIT", "0", str(BATCH))
+        return await readable(self._store, "ZREM", due, found, key_of)
 
     @override
     async def some_claimed(self) -> Sequence[PublishedJob]:

@@ -17,7 +17,8 @@ local first = first_answer(KEYS[1], 'requeued', now)
 if first then
   return first
 end
-local task = redis.call('HMGET', KEYS[1], 'status', 'key', 'started_retries', 'retries', 'idempotent', 'work')
+local task = redis.call('HMGET', KEYS[1], 'status', 'key', 'started_retries', 'retries', 'idempotent', 'work',
+  'waits_in')
 if task[1] ~= 'working' or task[2] ~= ARGV[1] or task[6] then
   return 'nothing'
 end
@@ -29,6 +30,9 @@ let_go(KEYS[1], ARGV[4], KEYS[3])
 on_index('ZREM', KEYS[3], ARGV[1])
 reset(KEYS[1], RESET_BY_ATTEMPT)
 redis.call('HDEL', KEYS[1], 'retry_at_ms', 'start_before_ms')
+if task[7] then
+  stop_waiting(KEYS[1], ARGV[1], task[7]) -- it waits again in its old place, if there is still none for it
+end
 redis.call('HSET', KEYS[1], 'status_message', ARGV[3])
 redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 add_to_index(KEYS[4], now - ARGV[5], ARGV[1])

@@ -1,4 +1,5 @@
--- Let the body of a job begin, once for each (attempt, retries), whatever the broker delivers.
+-- Let the body of a job begin, once for each (attempt, retries), whatever the broker delivers. Where a limit on running
+-- jobs has no place for it, its task waits for one instead: the next attempt counts then, and is due when it has a place.
 --
 -- KEYS[1]  hash: the task record
 -- KEYS[2]  string: the snapshot of the creating request
@@ -16,12 +17,19 @@
 -- ARGV[8]  1 if the version of the component matters, else 0
 -- ARGV[9]  the fingerprint of the component that would run; '' where there is none
 -- Returns  nil when the body must not run; the record's fingerprint where that is another one, and nothing has changed;
+--          a number where the task waits for a place: how many tasks are before it;
 --          else {the snapshot ('' when it is gone), the leg, flattened answers to what
 --          the leg before asked, the fields FIXED}.
 local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'started_retries', 'started_by',
-  'claim_worker', 'claim_retries', 'leg', 'asked', 'parked', 'key', 'fingerprint')
+  'claim_worker', 'claim_retries', 'leg', 'asked', 'parked', 'key', 'fingerprint', 'limits')
 if ARGV[7] ~= '' and ARGV[7] ~= current[10] then
   return nil
+end
+if current[12] and current[4] == ARGV[4] and current[2] == string.format('%.0f', ARGV[1] + 1) then
+  local ahead = number_ahead(KEYS[1], current[10])
+  if ahead then
+    return ahead -- this delivery asks again
+  end
 end
 -- A job that comes again may find questions that its body awaited and could not withdraw: they go. Those that a job
 -- returned stay, for no job begins until they are answered.
@@ -35,6 +43,24 @@ if has_begun(current[3], ARGV[2]) and not again then
 end
 if ARGV[8] == '1' and current[11] and current[11] ~= ARGV[9] then
   return current[11]
+end
+local limit = current[12] and take_places(KEYS[1], current[10], limits_in(current[12], KEYS[1]))
+if limit then
+  let_go(KEYS[1], ARGV[6])
+  on_index('ZREM', KEYS[6], current[10])
+  reset(KEYS[1], RESET_BY_RELEASE)
+  wait_for_place(KEYS[1], current[10], limit)
+  local ahead = number_ahead(KEYS[1], current[10])
+  if left_behind then
+    redis.call('DEL', KEYS[3])
+  end
+  redis.call('HSET', KEYS[1], 'status', 'working', 'status_message', string.format(WAITING_FOR_PLACE, ahead),
+    'started_by', ARGV[4])
+  redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+  remember(KEYS[1])
+  tell(KEYS[1], KEYS[5], now_ms())
+  note(KEYS[1], 'place_awaited', current[1], now_ms())
+  return ahead
 end
 redis.call('HSET', KEYS[1], 'started_retries', ARGV[2], 'started_at_ms', ARGV[3], 'started_by', ARGV[4])
 if ARGV[5] ~= '' and (current[5] ~= ARGV[5] or current[6] ~= ARGV[2]) then

@@ -8,6 +8,7 @@
 -- KEYS[6]  sorted set: jobs that no worker has received, by since when
 -- KEYS[7]  sorted set: workers that may have messages which they have not read, by since when
 -- KEYS[8]  sorted set: tasks that their owners may abandon, by when they will have
+-- KEYS[9]  sorted set: tasks that wait for a place of a limit, by when the reaper has looked at them
 -- ARGV[1]  the process that asks
 -- ARGV[2]  for how long it is elected, in ms
 -- ARGV[3]  how far to look ahead and back for tasks that expire, in ms; those before that are forgotten
@@ -17,6 +18,8 @@
 -- ARGV[7]  since when unclaimed jobs are looked at, in ms
 -- ARGV[8]  how many of them are left out, the oldest first
 -- ARGV[9]  the most of them to return
+-- ARGV[10] how many of the tasks that wait for a place to look at
+-- ARGV[11] at how many of the tasks that have the places of each limit, any of them
 -- Returns  nil when another process reaps, else {now in ms, dead workers, tasks to forget and their times, expiring tasks and
 --          their times, tasks due, unclaimed jobs and their times, the worker that may have had unread messages for
 --          longest and since when, abandoned tasks}.
@@ -27,6 +30,7 @@ if elected and elected ~= ARGV[1] and redis.call('PTTL', KEYS[1]) > 0 then
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 on_index('HLEN', KEYS[5])
+look_at_waiting(string.match(KEYS[9], '^(.*):waiting$'), ARGV[10], ARGV[11])
 local now = now_ms()
 return {
   now,

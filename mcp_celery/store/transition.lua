@@ -33,6 +33,9 @@ end
 if ARGV[4] ~= '' then
   let_go_for_good(KEYS[1], ARGV[4], KEYS[5])
 end
+if ARGV[7] ~= '' then
+  release_places(KEYS[1], unpack(redis.call('HMGET', KEYS[1], 'key', 'counted_in'))) -- no job of it runs until then
+end
 if ARGV[7] ~= '' and awaits_claim(KEYS[1]) then
   add_to_index(KEYS[5], ARGV[7], redis.call('HGET', KEYS[1], 'key'))
 end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Final
@@ -19,6 +19,7 @@ from mcp_celery.engine import (
     Extension,
     ForeignWork,
     Idempotency,
+    PlaceLimit,
     Publication,
     Question,
     Quota,
@@ -65,6 +66,11 @@ class Kept:
     """The name of the idempotency key that leads to it."""
     counted: tuple[int, bool] = (0, False)
     """The bytes that are counted of it, and whether it is counted as open."""
+
+    @property
+    def limits(self) -> tuple[PlaceLimit, ...]:
+        """How many jobs like its own may run at a time."""
+        return () if self.quota is None else self.quota.places
 
     @property
     def size(self) -> int:
@@ -186,6 +192,7 @@ class KeptTasks:
 
     Args:
         max_bytes: How much all tasks may take together, None for any number.
+        on_end: Called with each task that has ended, or is forgotten; perhaps more than once.
 
     Attributes:
         claims: The compound keys of the tasks whose job a worker has, by worker.
@@ -196,7 +203,8 @@ class KeptTasks:
         expired: What is known of tasks that have expired, with the time, by compound key.
     """
 
-    def __init__(self, max_bytes: int | None = None) -> None:
+    def __init__(self, max_bytes: int | None, on_end: Callable[[Kept], None]) -> None:
+        self._on_end = on_end
         self.claims: dict[str, dict[str, None]] = {}
         self.due: dict[TaskRef, int] = {}
         self.unclaimed: dict[TaskRef, int] = {}
@@ -316,6 +324,7 @@ class KeptTasks:
             self.let_go(kept)
             self.looks.pop(ref, None)
             self.unclaimed.pop(ref, None)
+            self._on_end(kept)
         self._count(kept, kept.size, is_open=record.is_open)
 
     def _count(self, kept: Kept, size: int, *, is_open: bool) -> None:
@@ -349,6 +358,7 @@ class KeptTasks:
         self.looks.pop(ref, None)
         self.attended.pop(ref, None)
         self._count(kept, 0, is_open=False)
+        self._on_end(kept)
         if kept.once is not None:
             del self._once[kept.once]
         owner, quota = kept.record.owner, kept.quota

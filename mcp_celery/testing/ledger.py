@@ -39,13 +39,16 @@ from mcp_celery.engine import (
     next_round,
     sources_of,
 )
+from mcp_celery.engine.places import WAITING_FOR_PLACE, NoPlaceError
 from mcp_celery.engine.ports import JobLedger
+from mcp_celery.engine.recovery.model import DUE, PUBLISHING_MS
 from mcp_celery.errors import QueueFullError, StoreUnavailableError
 from mcp_celery.keys import task_redis_prefix
 from mcp_celery.sealing import SnapshotCodec
 from mcp_celery.testing.breakable import Breakable
 from mcp_celery.testing.bus import MemoryTaskBus
 from mcp_celery.testing.kept import Kept, KeptTasks
+from mcp_celery.testing.places import Places
 from mcp_celery.testing.questions import MemoryQuestions
 from mcp_celery.testing.recovery import MemoryRecoveryCore
 from mcp_celery.testing.results import MemoryTaskResults
@@ -76,7 +79,8 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
         self._snapshots = snapshots or SnapshotCodec()
         self._clock = clock
         self._results = results
-        self._kept = KeptTasks(max_bytes)
+        self._places = Places(self._task)
+        self._kept = KeptTasks(max_bytes, self._places.release)
         self.messages: dict[str, list[str | bytes]] = {}
         """The messages that creations have put into queues, by queue."""
         self._failed: dict[str, tuple[int, int]] = {}
@@ -97,6 +101,9 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
         with self._step():
             return len(self._kept)
 
+    def _task(self, ref: TaskRef) -> Kept | None:
+        return self._kept.get(ref)
+
     @contextmanager
     def _step(self) -> Generator[int]:
         """Let no other thread change anything meanwhile. Gives the time, at which expired tasks have been forgotten."""
@@ -105,7 +112,19 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
                 raise StoreUnavailableError
             now = self._clock()
             self._kept.expire(now)
-            yield now
+            try:
+                yield now
+            finally:
+                self._go_on(now)
+
+    def _go_on(self, now: int) -> None:
+        """Let the jobs of tasks be due that have got their places."""
+        while self._places.granted:
+            kept = self._places.granted.pop(0)
+            self._kept.due[kept.record.ref] = now - PUBLISHING_MS
+            kept.record = replace(kept.record, status_message=None)
+            self._tell(kept, now, "place_granted", kept.record.status)
+            self._bus.tell(DUE)
 
     @contextmanager
     def _found(self, ref: TaskRef) -> Generator[Kept | None]:
@@ -240,6 +259,8 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
         kept.apply(change)
         kept.note_answer(change.call)
         kept.settle_questions()
+        if change.retries is not None:
+            self._places.release(kept)
         if change.retries is not None and kept.awaits_claim:
             self._kept.unclaimed[kept.record.ref] = change.retry_at_ms or change.at_ms
         self._tell(kept, change.at_ms, cause_of(change), before)
@@ -265,6 +286,9 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
                 return None
             if fingerprint is not None and kept.record.fingerprint not in (None, fingerprint):
                 raise OtherVersionError(kept.record.fingerprint)
+            if (ahead := self._places.take(kept)) is not None:
+                self._await_place(kept, ahead)
+                raise NoPlaceError(ahead)
             kept.started_retries, kept.started_by = retries, delivery
             claim = kept.record.claim
             if worker and (claim is None or claim.worker != worker or kept.claim_retries != retries):
@@ -285,6 +309,26 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
                 return snapshot
             answers = {key: decode_answer(text) for key, text in kept.answers.items()}
             return next_round(snapshot, leg_answers(kept.record.leg - 1, answers), kept.request_state)
+
+    def _await_place(self, kept: Kept, ahead: int) -> None:
+        before, ref = kept.record.status, kept.record.ref
+        self._kept.let_go(kept)
+        self._kept.unclaimed.pop(ref, None)
+        kept.claim_retries = 0
+        kept.questions.clear()
+        kept.record = replace(
+            kept.record,
+            status="working",
+            status_message=WAITING_FOR_PLACE % ahead,
+            attempt=kept.record.attempt + 1,
+            claim=None,
+        )
+        self._tell(kept, self._clock(), "place_awaited", before)
+
+    def ahead(self, record: TaskRecord) -> int | None:
+        """As ``TaskStore.ahead``."""
+        with self._found(record.ref) as kept:
+            return None if kept is None else self._places.ahead(kept)
 
     def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
         """As ``TaskStore.snapshot``."""

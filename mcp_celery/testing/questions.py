@@ -26,6 +26,7 @@ from mcp_celery.engine import (
 from mcp_celery.engine.ports import QuestionStore
 from mcp_celery.testing.bus import MemoryTaskBus
 from mcp_celery.testing.kept import Kept, KeptTasks
+from mcp_celery.testing.places import Places
 
 
 class MemoryQuestions:
@@ -35,6 +36,7 @@ class MemoryQuestions:
     _observers: Observers
     _clock: Callable[[], int]
     _kept: KeptTasks
+    _places: Places
 
     def _found(self, ref: TaskRef) -> AbstractContextManager[Kept | None]:
         raise NotImplementedError
@@ -75,6 +77,7 @@ class MemoryQuestions:
                 start_before_ms=None,
             )
             self._move(kept, asking, "parked")
+            self._places.release(kept)  # it has no job while it waits
             return True
 
     def _move(self, kept: Kept, asking: Asking, cause: Cause) -> None:

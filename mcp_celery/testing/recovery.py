@@ -95,11 +95,7 @@ class MemoryRecoveryCore:
             return Sweep(
                 dead=[worker for worker, until in self._workers.items() if until <= now],
                 expiring=[*over[:BATCH], *soon],
-                due=[
-                    kept.record.key
-                    for ref, since in self._kept.due.items()
-                    if since <= now - PUBLISHING_MS and (kept := self._kept.get(ref)) is not None
-                ],
+                due=self._overdue(now),
                 unclaimed=self._unclaimed(now - policy.publishing_ms)[skipped : skipped + UNCLAIMED_BATCH],
                 unread_since_ms=min(self._unread.values(), default=None),
                 at_ms=now,
@@ -109,6 +105,18 @@ class MemoryRecoveryCore:
                     if until <= now and (kept := self._kept.get(ref)) is not None
                 ],
             )
+
+    def overdue(self) -> list[str]:
+        """As ``RecoveryStore.overdue``."""
+        with self._step() as now:
+            return self._overdue(now)
+
+    def _overdue(self, now: int) -> list[str]:
+        return [
+            kept.record.key
+            for ref, since in self._kept.due.items()
+            if since <= now - PUBLISHING_MS and (kept := self._kept.get(ref)) is not None
+        ]
 
     def _unclaimed(self, until: int) -> list[PublishedJob]:
         """The jobs that no worker has and the broker has had since a time before, the oldest first."""
@@ -328,6 +336,10 @@ class MemoryRecovery(RecoveryStore):
     @override
     async def sweep(self, reaper: str, policy: RecoveryPolicy, skipped: int = 0) -> Sweep | None:
         return self._core.sweep(reaper, policy, skipped)
+
+    @override
+    async def overdue(self) -> Sequence[str]:
+        return self._core.overdue()
 
     @override
     async def some_claimed(self) -> Sequence[PublishedJob]:

@@ -139,6 +139,10 @@ class MemoryTaskStore(MemoryQuestionStore, TaskStore):
         return self.ledger.hand_back(ref, handback)
 
     @override
+    async def ahead(self, record: TaskRecord) -> int | None:
+        return self.ledger.ahead(record)
+
+    @override
     async def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
         return self.ledger.snapshot(ref)
 

@@ -32,6 +32,7 @@ from mcp_celery.engine import (
     now_ms,
     too_large,
 )
+from mcp_celery.engine.places import NoPlaceError
 from mcp_celery.engine.retry import JOB_GIVES_UP_SECONDS, until_store_answers
 from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, SnapshotUnreadableError, StoredDataError
 from mcp_celery.keys import MAX_LEGS, METHODS, later_job_id
@@ -297,6 +298,9 @@ class JobRunner:
                 snapshot = await start(await self._versions.fingerprint(call))
             except OtherVersionError as other:
                 snapshot = await start(await self._versions.decide(store, call, other.fingerprint))
+        except NoPlaceError as full:
+            logger.info("job %s does not run yet: its task waits for a free place, %d ahead", call.job_id, full.ahead)
+            raise JobRefused from None
         except SnapshotUnreadableError as error:
             logger.warning("the context of task %s cannot be restored: %s", ref.shown_id, error.reason)
             raise JobFailedError(INTERNAL_ERROR, str(error)) from None

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
@@ -24,6 +24,8 @@ from mcp_celery.engine import (
     HandBack,
     Idempotency,
     JSONObject,
+    PlaceLimit,
+    Quota,
     RateLimit,
     StoredTask,
     Submission,
@@ -33,6 +35,7 @@ from mcp_celery.engine import (
 )
 from mcp_celery.engine.followup_jobs import as_itself
 from mcp_celery.engine.foreign.poller import Watcher
+from mcp_celery.engine.places import NoPlaceError
 from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.engine.recovery.store_identity import StoreIdentity
@@ -58,6 +61,7 @@ LONG: Final = "x" * 200
 """A component of which the Celery id is shortened."""
 WEBHOOK: Final = "msg_" + "0" * 40
 RATE: Final = RateLimit("alice", Rate(50, 60_000))
+LIMIT: Final = PlaceLimit("component", "build_report", 1)
 QUOTA: Final = replace(open_tasks("alice", 50, bytes_=1_000_000), rates=(RATE,))
 
 
@@ -84,6 +88,10 @@ def _list(keys: RedisKeys, _: TaskRecord) -> str:
     return index
 
 
+def _line(keys: RedisKeys) -> str:
+    return keys.running(LIMIT.kind, LIMIT.whose) + ":waiting"
+
+
 KINDS: Final[dict[str, Kind]] = {
     "record": Kind("hash", lambda keys, task: keys.record(task.scope, task.task_id), is_shared=False),
     "snapshot": Kind("string", lambda keys, task: keys.snapshot(task.scope, task.task_id), is_shared=False),
@@ -107,6 +115,9 @@ KINDS: Final[dict[str, Kind]] = {
     "due": Kind("zset", lambda keys, _: keys.due, removes=True),
     "unclaimed": Kind("zset", lambda keys, _: keys.unclaimed, removes=True),
     "exposed": Kind("zset", lambda keys, _: keys.exposed, removes=True),
+    "running": Kind("zset", lambda keys, _: keys.running(LIMIT.kind, LIMIT.whose)),
+    "running (waiting)": Kind("zset", lambda keys, _: _line(keys), removes=True),
+    "waiting": Kind("zset", lambda keys, _: keys.waiting, removes=True),
     "attended": Kind("zset", lambda keys, _: keys.attended, removes=True),
     "webhooks": Kind("zset", lambda keys, _: keys.webhooks, removes=True),
     "webhook": Kind("hash", lambda keys, _: keys.webhook(WEBHOOK), is_shared=False),
@@ -114,7 +125,10 @@ KINDS: Final[dict[str, Kind]] = {
     "mark": Kind("string", lambda keys, _: keys.mark),
     "reaper": Kind("string", lambda keys, _: keys.reaper),
 }
-NO_KEYS: Final = {"prefix", "namespace", "records", "all_records", "channel", "idle_channel", "all_channels", "doctor"}
+NO_KEYS: Final = {
+    "prefix", "namespace", "records", "all_records", "channel", "idle_channel", "all_channels", "doctor",
+    "kind_of_limit",
+}  # fmt: skip
 """Names of :class:`RedisKeys` under which nothing is kept, or nothing for longer than a script."""
 
 RUINED_FIELDS: Final[list[dict[str, str | bytes]]] = [
@@ -261,9 +275,9 @@ class Site:
                 stack.push_async_callback(ended, task)
             yield
 
-    async def created(self, **values: Any) -> TaskRecord:
+    async def created(self, quota: Quota = QUOTA, **values: Any) -> TaskRecord:
         record = replace(a_record(), **values)
-        await self.world.store.create(record, SNAPSHOT, QUOTA, Idempotency(record.task_id, "r"))
+        await self.world.store.create(record, SNAPSHOT, quota, Idempotency(record.task_id, "r"))
         return record
 
     async def victim(self) -> TaskRecord:
@@ -300,10 +314,15 @@ async def good_tasks_go_on(site: Site) -> None:
     handback = HandBack(attempt=1, retries=0, worker=STOPPED, key=back.key, most=1)
     assert (await world.store.hand_back(back.ref, handback)).verdict == "handed back"
     site.results.put(sold.job_id, "SUCCESS", 1)
+    first, second = [await site.created(quota=replace(QUOTA, places=(LIMIT,))) for _ in range(2)]
+    await start(world, first)
+    await start(world, second)
     abandoned = await site.created(abandon_after_ms=50)
     hooked = await site.created(webhook="contents")
     await world.store.change(hooked.ref, Change(to="completed"))
     async with site.recovering():
+        await world.store.change(first.ref, Change(to="cancelled"))
+        await eventually(lambda: second.task_id in {one.task_id for one, _ in site.queue.published}, what="a place")
         await eventually(lambda: abandoned.job_id in site.queue.revoked, what="the job of an abandoned task")
         await eventually(lambda: hooked.key in site.delivered, what="the webhook of an ended task")
         await eventually(lambda: lost.task_id in {one.task_id for one, _ in site.queue.published}, what="lost job")
@@ -322,6 +341,12 @@ async def good_tasks_go_on(site: Site) -> None:
     listed = {record.task_id for record in (await site.engine.list(ALICE)).records}
     assert {lost.task_id, due.task_id, sold.task_id} <= listed
     assert (await world.store.count_failed_lookups("alice", 1, window_ms=1_000)).number >= 1
+
+
+async def start(world: RedisWorld, record: TaskRecord) -> None:
+    """Start a task's job, if there is a place for it."""
+    with suppress(NoPlaceError):
+        await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms(), worker=LIVING)
 
 
 def is_member(world: RedisWorld, index: str, member: str) -> bool:

@@ -21,12 +21,15 @@ from mcp_celery.engine import (
     HandBack,
     Idempotency,
     NextLeg,
+    PlaceLimit,
     Question,
     QueueMessage,
+    Quota,
     RateLimit,
     TaskRecord,
     now_ms,
 )
+from mcp_celery.engine.places import NoPlaceError
 from mcp_celery.engine.recovery.model import PublishedJob, RecoveryPolicy
 from mcp_celery.engine.store_mark import StoreMark
 from mcp_celery.errors import StoreUnavailableError
@@ -49,6 +52,7 @@ FINGERPRINT: Final = "f" * 8
 FINISHED: Final = EncodedResult("result", "[]")
 ANSWER: Final[dict[str, Answer]] = {QUESTION.key: {"roots": []}}
 ONCE: Final = Idempotency("k" * 64, "r" * 64)
+ONLY_ONE: Final = PlaceLimit("component", "x", 1)
 BY_THE_CLOCK: Final = ("workers", "unread", "attended")
 """Indices whose times are those of the last call, however often it is made."""
 
@@ -234,6 +238,31 @@ async def start(world: RedisWorld) -> Command[Any]:
     )
 
 
+async def start_without_a_place(world: RedisWorld) -> Command[Any]:
+    second = await waiting_for_a_place(world)
+    started = commands.start(
+        world.keys,
+        second.ref,
+        attempt=1,
+        retries=0,
+        at_ms=now_ms(),
+        delivery="d",
+        worker="w1",
+        key="",
+        fingerprint=None,
+    )
+    return replace(started, parse=lambda reply: reply)
+
+
+async def waiting_for_a_place(world: RedisWorld) -> TaskRecord:
+    """The second of two tasks, of which the first has the only place."""
+    first, second = a_record(), a_record()
+    for record in (first, second):
+        await world.store.create(record, SNAPSHOT, Quota("", places=(ONLY_ONE,)))
+    assert await world.store.start(first.ref, attempt=1, retries=0, at_ms=now_ms(), worker="w1")
+    return second
+
+
 async def claim(world: RedisWorld) -> Command[Any]:
     record = await created(world)
     return commands.claim(world.keys, record.ref, attempt=1, retries=0, claim=Claim("w1", now_ms()))
@@ -276,6 +305,14 @@ async def sweep(world: RedisWorld) -> Command[Any]:
         return reply[1:]
 
     return replace(await sent_by(lambda recovery: recovery.sweep("r", STEADY), world), parse=without_time)
+
+
+async def sweep_that_finds_a_free_place(world: RedisWorld) -> Command[Any]:
+    second = await waiting_for_a_place(world)
+    with pytest.raises(NoPlaceError):
+        await world.store.start(second.ref, attempt=1, retries=0, at_ms=now_ms(), worker="w1")
+    cast(Any, world.client).delete(world.keys.running(ONLY_ONE.kind, ONLY_ONE.whose))
+    return await sweep(world)
 
 
 async def recover(world: RedisWorld) -> Command[Any]:
@@ -347,7 +384,7 @@ CASES: Final[dict[str, tuple[Callable[[RedisWorld], Awaitable[Command[Any]]], ..
     "page": (page,),
     "transition": (transition, transition_to_an_end),
     "finish": (finish,),
-    "start": (start,),
+    "start": (start, start_without_a_place),
     "claim": (claim,),
     "ask": (ask,),
     "heard": (heard,),
@@ -355,7 +392,7 @@ CASES: Final[dict[str, tuple[Callable[[RedisWorld], Awaitable[Command[Any]]], ..
     "answer": (answer,),
     "published": (published, published_once),
     "beat": (beat,),
-    "sweep": (sweep,),
+    "sweep": (sweep, sweep_that_finds_a_free_place),
     "recover": (recover, recover_a_failure, recover_of_a_worker_that_stopped),
     "lost": (lost,),
     "requeue": (requeue, requeue_what_may_not_be_repeated),

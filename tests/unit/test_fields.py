@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import resources
 from typing import Final
 
-from mcp_celery.engine import Change, ForeignWork, Idempotency, Progress, RpcError
+from mcp_celery.engine import Change, ForeignWork, Idempotency, PlaceLimit, Progress, RpcError
 from mcp_celery.keys import Hidden
 from mcp_celery.server.keyring import snapshots_with
 from mcp_celery.store.codec import encode_change, encode_record
@@ -108,7 +108,8 @@ def _created() -> set[str]:
     keys = RedisKeys("p", "n")
     sealed = TaskSeals(keys, snapshots_with(["a key for tests that has more than 32 bytes"])).new_record(record)
     fields = set(sealed) | set(encode_record(replace(record, listed=False)))
-    quota, once = open_tasks("r", 1, bytes_=1), Idempotency("k", "r")
+    quota = replace(open_tasks("r", 1, bytes_=1), places=(PlaceLimit("scope", "r", 1),))
+    once = Idempotency("k", "r")
     command = create(keys, record, encode_record(record), "{}", quota, lambda job_id: job_id, once)
     # The texts among the arguments that are fields of the table.
     return fields | {str(one) for one in command.args if one in NAMES}

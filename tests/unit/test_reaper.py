@@ -67,6 +67,9 @@ class Script:
     async def mark(self, new: StoreMark | None = None) -> StoreMark | None:
         raise AssertionError(new)
 
+    async def overdue(self) -> Sequence[str]:
+        return [] if self.found is None else self.found.due
+
     async def some_claimed(self) -> Sequence[PublishedJob]:
         return self.claimed_jobs
 

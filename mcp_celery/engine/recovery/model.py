@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mcp_celery.engine.outcome import failure
-from mcp_celery.engine.record import Change
+from mcp_celery.engine.record import Change, TaskRef
 from mcp_celery.engine.status import OPEN, TaskStatus
 from mcp_celery.engine.work import OWN_WORK, Work
 from mcp_celery.keys import Hidden
@@ -22,6 +22,13 @@ BATCH = 1_000
 
 UNCLAIMED_BATCH = 500
 """The most unclaimed jobs that a sweep looks at; the next one goes on with the others."""
+
+WAITING_BATCH = 200
+"""The most tasks that wait for a place that a sweep looks at; the next one looks at others."""
+PLACES_BATCH = 20
+"""At how many of the tasks that have the places of a limit a sweep looks, any of them."""
+DUE = TaskRef(None, "due")
+"""Stands for no task, and has no form of a task's id: a hint of it says that jobs are due that no process publishes."""
 
 PUBLISHING_MS = 10_000
 """Grace period before the reaper publishes a due job itself."""
@@ -164,7 +171,8 @@ class PublishedJob:
 
 @dataclass(frozen=True, slots=True)
 class StoreCounts:
-    """How many open tasks and live workers a store has. A task that waits for its client without a job is in none.
+    """How many open tasks and live workers a store has. A task that waits without a job, for its client or for a place,
+    is in none.
 
     Attributes:
         queued: Tasks whose job waits for a worker.

@@ -32,6 +32,8 @@ logger = get_logger(__name__)
 
 LATE_LEASES: Final = 2
 """After how many leases the results of revoked jobs are forgotten a second time."""
+PUBLISHED_TOGETHER: Final = 10
+"""How many jobs that have become due at a time are published together."""
 MAX_LATE: Final = 10_000
 """How many batches of them wait for that."""
 
@@ -47,6 +49,9 @@ class Reaper:
         declared: What the components declare, for their jobs' queues and options.
         policy: How soon, how often.
         observers: To whom it reports that open tasks expired.
+
+    Attributes:
+        elected: Is set while this process is the elected one.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Reaper:
         self._late: deque[tuple[float, list[str]]] = deque(maxlen=MAX_LATE)
         """Celery ids of jobs that were revoked because their tasks expired, by when to forget their results again."""
         self._trusts_deaths_at: float | None = None
+        self.elected = asyncio.Event()
 
     async def run(self) -> None:
         """Sweep for ever."""
@@ -112,9 +118,11 @@ class Reaper:
         """
         found = await self._store.sweep(self._id, self._policy, self._lost.skipped)
         if found is None:
+            self.elected.clear()
             self._seen.clear()
             self._lost.forget()
             return False
+        self.elected.set()
         if found.after_failover:
             self._trusts_deaths_at = None
             self._lost.forget()
@@ -194,6 +202,22 @@ class Reaper:
             StoreUnavailableError: The store did not answer; a later sweep publishes it.
         """
         await self._try_to_publish(key)
+
+    async def publish_overdue(self) -> None:
+        """Publish the jobs that are due and that no process publishes. What the broker does not take stays due.
+
+        Raises:
+            StoreUnavailableError: The store did not answer; a later sweep publishes them.
+        """
+        keys = await self._store.overdue()
+        for start in range(0, len(keys), PUBLISHED_TOGETHER):
+            some = keys[start : start + PUBLISHED_TOGETHER]
+            outcomes = await asyncio.gather(*map(self._try_to_publish, some), return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+            if not all(outcomes):
+                return
 
     async def _cancel_abandoned(self, key: str, at_ms: int) -> None:
         """Cancel a task whose owner is gone, unless the owner has come back.
