@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -240,6 +240,10 @@ class TestReleasing:
         await eventually(goes_on)
 
 
+def tenant_of(arguments: Mapping[str, Any]) -> object:
+    return arguments["tenant"]
+
+
 class TestLimits:
     async def test_a_caller_has_places_of_its_own(self, floor: Floor) -> None:
         config = TaskConfig(max_running_per_caller=1)
@@ -257,7 +261,7 @@ class TestLimits:
         unknown = await floor.submit(TaskConfig(), ALICE)  # whom nobody counts
         assert [await floor.start(one) for one in (first, second, yours, unknown)] == [None, 0, None, None]
 
-    @pytest.mark.parametrize("key", ["tenant", lambda arguments: arguments["tenant"]])
+    @pytest.mark.parametrize("key", ["tenant", tenant_of])
     async def test_jobs_are_counted_by_an_argument(self, floor: Floor, key: Any) -> None:
         config = TaskConfig(max_running=1, max_running_key=key)
 

@@ -251,7 +251,11 @@ async def start_without_a_place(world: RedisWorld) -> Command[Any]:
         key="",
         fingerprint=None,
     )
-    return replace(started, parse=lambda reply: reply)
+
+    def as_it_is(reply: Any) -> Any:
+        return reply
+
+    return replace(started, parse=as_it_is)
 
 
 async def waiting_for_a_place(world: RedisWorld) -> TaskRecord:
