@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Generator
@@ -81,6 +82,26 @@ async def test_its_webhooks_are_delivered() -> None:
             await eventually(lambda: bool(receiver.received), what="the webhook arrives")
     told = receiver.received[0].verified_with(SECRET)
     assert (told["type"], told["data"]["component"]) == ("task.completed", "plain_function")
+
+
+async def test_no_more_of_its_jobs_run_at_a_time_than_may() -> None:
+    server = FastMCP("limited")
+    server.add_extension(TasksExtension(settings=Settings.load(redis_url="memory://")))
+    running, most = 0, 0
+
+    @server.tool(task=TaskConfig(max_running=1))
+    async def alone() -> str:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+        return "done"
+
+    async with Client(lowlevel_of(server), extensions=[TasksClient()]) as client:
+        handles = [await call_tool_task(client, "alone", {}) for _ in range(4)]
+        await soon(asyncio.gather(*handles))
+    assert most == 1
 
 
 def test_a_server_without_a_name_is_refused() -> None:
