@@ -245,11 +245,11 @@ class RedisRecovery(RecoveryStore):
         async def ask() -> list[Any]:
             async with client.pipeline(transaction=False) as pipe:
                 pipe.time().zrange(keys.workers, 0, -1, withscores=True)
-                for index in (keys.unclaimed, keys.due, keys.exposed, keys.webhooks):
+                for index in (keys.unclaimed, keys.due, keys.exposed, keys.webhooks, keys.waiting):
                     pipe.zcard(index)
                 return await pipe.execute()
 
-        (seconds, microseconds), workers, queued, due, exposed, webhooks = await self._store.guarded(ask)
+        (seconds, microseconds), workers, queued, due, exposed, webhooks, waiting = await self._store.guarded(ask)
         now = seconds * 1000 + microseconds // 1000
         names: list[str] = [name.decode(errors="replace") for name, _ in workers]
 
@@ -261,7 +261,7 @@ class RedisRecovery(RecoveryStore):
 
         claimed = sum(await self._store.guarded(ask_claims)) if names else 0
         live = sum(until > now for _, until in workers)
-        return StoreCounts(queued, claimed, due, exposed, live, webhooks)
+        return StoreCounts(queued, claimed, due, exposed, live, webhooks, waiting)
 
 
 def _remembered(key: str, left_ms: int, text: bytes) -> Expiring:

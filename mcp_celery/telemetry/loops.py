@@ -48,6 +48,7 @@ async def count_in_store(store: RecoveryStore, namespace: str) -> None:
             yield counts.claimed, {"namespace": namespace, "state": "claimed"}
             yield counts.due, {"namespace": namespace, "state": "due"}
             yield counts.exposed, {"namespace": namespace, "state": "exposed"}
+            yield counts.waiting, {"namespace": namespace, "state": "waiting"}
 
     def workers() -> Iterable[tuple[float, Attributes]]:
         if counts is not None:

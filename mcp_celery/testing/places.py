@@ -47,6 +47,11 @@ class Places:
         name = kept.record.waits_in
         return None if name is None else bisect_left(self._waiting.get(name, []), _place_in_line(kept))
 
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait."""
+        return sum(map(len, self._waiting.values()))
+
     def release(self, kept: Kept) -> None:
         """Release the places of a task, and give them to those that wait."""
         if not kept.limits:

@@ -29,6 +29,7 @@ from mcp_celery.engine.recovery.model import (
 from mcp_celery.engine.store_mark import StoreMark
 from mcp_celery.testing.bus import MemoryTaskBus
 from mcp_celery.testing.kept import Kept, KeptTasks
+from mcp_celery.testing.places import Places
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class MemoryRecoveryCore:
     """What the records' core knows of workers; each call is one step."""
 
     _kept: KeptTasks
+    _places: Places
     _bus: MemoryTaskBus
 
     def __init__(self) -> None:
@@ -163,8 +165,15 @@ class MemoryRecoveryCore:
             kept = self._kept
             claimed = sum(len(kept.claims.get(worker, ())) for worker in self._workers)
             live = sum(until > now for until in self._workers.values())
-            waiting = self._waiting_webhooks(now)
-            return StoreCounts(len(kept.unclaimed), claimed, len(kept.due), len(kept.looks), live, waiting)
+            return StoreCounts(
+                queued=len(kept.unclaimed),
+                claimed=claimed,
+                due=len(kept.due),
+                exposed=len(kept.looks),
+                workers=live,
+                webhooks=self._waiting_webhooks(now),
+                waiting=self._places.waiting,
+            )
 
     def resign(self, reaper: str) -> None:
         """As ``RecoveryStore.resign``."""

@@ -122,7 +122,8 @@ class TestWaiting:
         assert (waiting.status, waiting.attempt, waiting.claim, waiting.started_at_ms) == ("working", 2, None, None)
         assert waiting.status_message == "Waiting for a free place (2 ahead)"
         assert world.transitions[-1].cause == "place_awaited"
-        assert (await world.recovery().counts()).queued == 0, "the broker has no message of it"
+        counts = await world.recovery().counts()
+        assert (counts.queued, counts.waiting) == (0, 3), "the broker has no message of them"
         assert set(await world.recovery().claimed(WORKER)) == {task.key for task in tasks[:2]}
         assert [await floor.message(task) for task in tasks[2:]] == [
             f"Waiting for a free place ({ahead} ahead)" for ahead in range(3)

@@ -127,15 +127,21 @@ async def test_open_tasks_and_live_workers_are_counted(world: World) -> None:
     process = Process(world)
     await process.store.beat(WORKER, 60_000)
     await dead(process, SECOND)
-    assert await process.store.counts() == StoreCounts(queued=0, claimed=0, due=0, exposed=0, workers=1, webhooks=0)
+    assert await process.store.counts() == StoreCounts(
+        queued=0, claimed=0, due=0, exposed=0, workers=1, webhooks=0, waiting=0
+    )
     first, second, third = [await created(world) for _ in range(3)]
     assert claim(world, first)
     assert claim(world, second, SECOND)
-    assert (await process.store.counts()) == StoreCounts(queued=1, claimed=2, due=0, exposed=0, workers=1, webhooks=0)
+    assert (await process.store.counts()) == StoreCounts(
+        queued=1, claimed=2, due=0, exposed=0, workers=1, webhooks=0, waiting=0
+    )
     assert await process.store.recover(second.key, SECOND, "died", POLICY) == "again"
     await world.store.change(first.ref, Change(to="completed"))
     await world.store.change(third.ref, Change(to="cancelled"))
-    assert await process.store.counts() == StoreCounts(queued=0, claimed=0, due=1, exposed=0, workers=1, webhooks=0)
+    assert await process.store.counts() == StoreCounts(
+        queued=0, claimed=0, due=1, exposed=0, workers=1, webhooks=0, waiting=0
+    )
 
 
 class TestQuestions:

@@ -171,8 +171,7 @@ class PublishedJob:
 
 @dataclass(frozen=True, slots=True)
 class StoreCounts:
-    """How many open tasks and live workers a store has. A task that waits without a job, for its client or for a place,
-    is in none.
+    """How many open tasks and live workers a store has. A task that waits for its client without a job is in none.
 
     Attributes:
         queued: Tasks whose job waits for a worker.
@@ -181,6 +180,7 @@ class StoreCounts:
         exposed: Tasks of exposed jobs, whose own app runs them.
         workers: Workers whose heartbeat holds.
         webhooks: Webhooks that no receiver has taken yet.
+        waiting: Tasks that wait for a place of a limit on running jobs.
     """
 
     queued: int
@@ -189,6 +189,7 @@ class StoreCounts:
     exposed: int
     workers: int
     webhooks: int
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True)
