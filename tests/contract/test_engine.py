@@ -418,6 +418,7 @@ class Unanswered:
     def __init__(self, world: World) -> None:
         self.start, self.load, self.change = world.store.start, world.store.load, world.store.change
         self.hand_back = world.store.hand_back
+        self.ahead = world.store.ahead
         self.delete, self.snapshot = world.store.delete, world.store.snapshot
         self.ask, self.heard, self.withdraw = world.store.ask, world.store.heard, world.store.withdraw
         self.park, self.answer, self.published = world.store.park, world.store.answer, world.store.published

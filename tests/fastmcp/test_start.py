@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Generator
 from datetime import timedelta
 from pathlib import Path
@@ -87,19 +88,20 @@ async def test_its_webhooks_are_delivered() -> None:
 async def test_no_more_of_its_jobs_run_at_a_time_than_may() -> None:
     server = FastMCP("limited")
     server.add_extension(TasksExtension(settings=Settings.load(redis_url="memory://")))
-    running, most = 0, 0
+    running, most, created = 0, 0, threading.Event()
 
     @server.tool(task=TaskConfig(max_running=1))
     async def alone() -> str:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.02)
+        await asyncio.to_thread(created.wait, 60)
         running -= 1
         return "done"
 
     async with Client(lowlevel_of(server), extensions=[TasksClient()]) as client:
         handles = [await call_tool_task(client, "alone", {}) for _ in range(4)]
+        created.set()
         await soon(asyncio.gather(*handles))
     assert most == 1
 
