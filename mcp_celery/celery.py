@@ -18,6 +18,7 @@ from celery.fixups.django import fixup as fixup_django
 from mcp_celery.asyncio_pool.elastic import GROW_TO_SETTING
 from mcp_celery.asyncio_pool.pool import TaskPool
 from mcp_celery.common.garbage import set_up_collector
+from mcp_celery.common.installed import package_conflicts
 from mcp_celery.default_app import default_app as app
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.json_logs import format_handlers
@@ -74,7 +75,7 @@ def _import_server(sender: Any = None, **_: Any) -> Exception | None:
         tasks.register_jobs(app)
         if entries := tasks.beat_entries():
             app.conf.beat_schedule = {**entries, **app.conf.beat_schedule}
-        for warning in unknown_variables(os.environ):
+        for warning in (*unknown_variables(os.environ), *package_conflicts()):
             logger.warning("%s", warning)
     except ConfigurationError as error:
         return click.ClickException(str(error))

@@ -29,6 +29,7 @@ from mcp_celery.cli.usable import require_usable
 from mcp_celery.common.allowed_hosts import AllowedNames, is_loopback
 from mcp_celery.common.garbage import set_up_collector
 from mcp_celery.common.import_path import put_on_path
+from mcp_celery.common.installed import package_conflicts
 from mcp_celery.components.source import ComponentSource
 from mcp_celery.json_logs import json_formatter
 from mcp_celery.logs import LogFormatter, contain
@@ -103,7 +104,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each argument and option of the c
         check(source.server)
         settings = settings_of(source.server)
     _set_up_logging(source.log_level, log_config, settings.log_format)
-    for warning in () if child else unknown_variables(os.environ):
+    for warning in () if child else (*unknown_variables(os.environ), *package_conflicts()):
         logger.warning("%s", warning)
     if transport == "stdio":
         if workers > 1:

@@ -13,6 +13,7 @@ from typing import Final
 
 import httpx2
 
+from mcp_celery.common.installed import PACKAGE
 from mcp_celery.common.standard_webhooks import signatures
 
 CONNECT_SECONDS: Final = 5.0
@@ -20,7 +21,7 @@ CONNECT_SECONDS: Final = 5.0
 MAX_RETRY_AFTER_SECONDS: Final = 3_600
 """The longest that a receiver's ``Retry-After`` holds a webhook up."""
 _GONE: Final = 410
-_USER_AGENT: Final = f"mcp-celery-backend/{version('mcp-celery-backend')}"
+_USER_AGENT: Final = f"{PACKAGE}/{version(PACKAGE)}"
 
 
 _is_sending: Final[ContextVar[bool]] = ContextVar("mcp_celery_is_sending_a_webhook", default=False)

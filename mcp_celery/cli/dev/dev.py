@@ -21,6 +21,7 @@ from mcp_celery.cli.dev.supervisor import Supervisor
 from mcp_celery.cli.errors import CodeError, RunError, StartError
 from mcp_celery.cli.output import Terminal, typed
 from mcp_celery.cli.sockets import bind
+from mcp_celery.common.installed import package_conflicts
 from mcp_celery.settings import unknown_variables
 
 # Loaded when they are needed, because watchfiles is an extra.
@@ -58,7 +59,7 @@ def dev(  # noqa: PLR0913, PLR0917 - one for each argument and option of the com
         reload: Whether to start worker and server anew when the user's code changes.
         verbose: Whether to show every line of every process.
     """
-    for warning in unknown_variables(os.environ):
+    for warning in (*unknown_variables(os.environ), *package_conflicts()):
         click.echo(f"Warning: {warning}", err=True)
     if flower and find_spec("flower") is None:
         raise StartError("--flower: Flower is not installed: `pip install 'mcp-celery-backend[flower]'`")

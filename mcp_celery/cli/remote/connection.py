@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Final
 from urllib.parse import urlsplit
 
 import click
@@ -28,8 +27,7 @@ from mcp_celery.cli.remote.results import print_result, text_of
 from mcp_celery.client import TasksClient, TaskState, resilient_http
 from mcp_celery.common.durations import span
 from mcp_celery.common.escaping import escaped
-
-PACKAGE: Final = "mcp-celery-backend"
+from mcp_celery.common.installed import PACKAGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

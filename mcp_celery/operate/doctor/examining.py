@@ -10,6 +10,7 @@ from typing import Final
 from celery import Celery
 
 from mcp_celery.broker.results import CeleryResults
+from mcp_celery.common.installed import OTHER_PACKAGE, package_conflicts
 from mcp_celery.errors import ConfigurationError, StoreUnavailableError
 from mcp_celery.operate.doctor.findings import Finding, Findings
 from mcp_celery.operate.doctor.sentinels import check_sentinels
@@ -35,8 +36,7 @@ async def examine(
         environ: The environment's variables.
     """
     settings = Findings("settings")
-    for unknown in unknown_variables(environ):
-        settings.warning(unknown, unknown.partition(" ")[0])
+    _check_process(environ, settings)
     site = await _found(app, server, namespace, settings)
     for finding in settings.found:
         yield finding
@@ -63,6 +63,14 @@ async def _of_store(site: Site) -> AsyncGenerator[Finding]:
         yield Finding("store", "error", str(error), "MCP_CELERY_REDIS_URL")
     except ConfigurationError as error:
         yield Finding("settings", "error", str(error), _setting_in(str(error)))
+
+
+def _check_process(environ: Mapping[str, str], findings: Findings) -> None:
+    """Look for variables that are no settings, and for another package with the same import name."""
+    for unknown in unknown_variables(environ):
+        findings.warning(unknown, unknown.partition(" ")[0])
+    for conflict in package_conflicts():
+        findings.warning(conflict, OTHER_PACKAGE)
 
 
 async def _found(

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from mcp_celery.broker.consumers import CeleryWorker, celery_workers, told_by_workers
+from mcp_celery.common.installed import PACKAGE
 from mcp_celery.operate.doctor.findings import Findings, skew_of
 from mcp_celery.operate.doctor.store import outside
 from mcp_celery.operate.site import Open
@@ -19,7 +20,6 @@ from mcp_celery.worker import HeldVersion
 
 COMMAND: Final = "mcp_celery"
 """The command of remote control that ``worker/celery/answering.py`` answers."""
-PACKAGE: Final = "mcp-celery-backend"
 KEYS: Final = "MCP_CELERY_ENCRYPTION_KEYS"
 MOST_NAMED: Final = 5
 

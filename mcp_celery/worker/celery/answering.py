@@ -13,11 +13,11 @@ from celery import bootsteps
 from celery.worker.control import inspect_command
 
 from mcp_celery.common.formats import FORMAT
+from mcp_celery.common.installed import PACKAGE
 from mcp_celery.engine import now_ms
 from mcp_celery.worker.celery.bootsteps import runtimes
 
 COMMAND: Final = "mcp_celery"
-PACKAGE: Final = "mcp-celery-backend"
 
 
 @inspect_command(name=COMMAND)
