@@ -1,18 +1,27 @@
-"""Writes ``docs/configuration.md`` from the settings model and ``TaskConfig``: ``make docs``."""
+"""Writes the pages that are made from the code: ``make docs``.
+
+``configuration.md`` is made from the settings model and ``TaskConfig``, ``commands.md`` from the command line,
+``errors.md`` from the classes of ``mcp_celery.errors``.
+"""
 
 from __future__ import annotations
 
 import inspect
 import re
 import sys
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
+import click
+
+from mcp_celery import errors
+from mcp_celery.cli.main import cli
 from mcp_celery.config import CeleryOption, Channel, TaskConfig, celery_options_of
 from mcp_celery.settings import ENV_PREFIX, Settings
 
-TARGET = Path(__file__).with_name("configuration.md")
+FOLDER: Final = Path(__file__).parent
 
 HEAD = """# Configuration
 
@@ -91,8 +100,8 @@ CHANNELS: Final[dict[Channel, str]] = {
 }
 
 
-def text() -> str:
-    """The whole page."""
+def configuration() -> str:
+    """The page of settings and options."""
     rows: list[str] = []
     for name, field in Settings.model_fields.items():
         default = "none" if field.default in (None, "") else f"`{field.default}`"
@@ -123,6 +132,87 @@ def options() -> list[str]:
     return rows
 
 
+COMMANDS_HEAD = """# Command line
+
+Every command of `mcp-celery`, as its `--help` prints it. This page is made from the commands by `make docs`.
+
+`celery -A mcp_celery worker`, `beat` and `flower` are Celery's own commands. `mcp-celery tasks`, `workers` and `doctor`
+are also commands of Celery, for an app of your own: `celery -A proj mcp doctor`. [Operations](operations.md#questions)
+says which command answers which question, and [clients](clients.md#the-command-line) shows `tools`, `call` and `task`.
+"""
+
+
+def commands() -> str:
+    """The page of commands."""
+    return "\n".join([COMMANDS_HEAD, *_described(cli, "mcp-celery")])
+
+
+def _described(group: click.Group, path: str) -> Generator[str]:
+    """The help of each command of a group, and of the groups in it."""
+    for name in sorted(group.commands):
+        command, full = group.commands[name], f"{path} {name}"
+        context = click.Context(command, info_name=full, help_option_names=["-h", "--help"], terminal_width=100)
+        yield f"## {full}\n\n```text\n{command.get_help(context)}\n```\n"
+        if isinstance(command, click.Group):
+            yield from _described(command, full)
+
+
+ERRORS_HEAD = """# Errors
+
+Every error that this package answers requests with, or raises. `make docs` makes this page from `mcp_celery.errors`.
+
+Each class is an `McpCeleryError`; `code` is its JSON-RPC code, and `data`, where it has some, is for programs. The
+message of an error is one line, which names the setting or value at fault.
+[Troubleshooting](troubleshooting.md#a-request-fails) says what to do about the usual ones, and the
+[protocol](protocol.md#errors) which request gets which code.
+
+| code | meaning |
+|---|---|
+| -32005 | a limit was reached; `data.limit` names it, and `data.retryAfterMs` says when to try again |
+| -32020 | the header `Mcp-Name` names another task than the body (2026-07-28) |
+| -32021 | the client did not declare the tasks extension, or, for a question, elicitation, sampling or roots |
+| -32600 | the access token lacks scopes, which `data.requiredScopes` names |
+| -32601 | the component does not run in this way, or the revision does not have the method |
+| -32602 | arguments, ids, answers or cursors that are refused; unknown, foreign and expired tasks |
+| -32603 | the server, the store, the broker, the result backend or the job failed; the message says which |
+
+"""
+
+
+def error_classes() -> list[type[errors.McpCeleryError]]:
+    """The errors, by code and in the order of their module."""
+    found = [
+        one
+        for one in vars(errors).values()
+        if inspect.isclass(one) and issubclass(one, errors.McpCeleryError) and one is not errors.McpCeleryError
+    ]
+    return sorted(found, key=lambda one: -one.code)
+
+
+def error_rows(classes: Iterable[type[errors.McpCeleryError]]) -> Generator[str]:
+    """A row of the table for each error."""
+    yield "| code | class | `data.limit` | when |"
+    yield "|---|---|---|---|"
+    for one in classes:
+        summary = " ".join(inspect.cleandoc(one.__doc__ or "").split("\n\n")[0].split())
+        meaning = re.sub(r":class:`(\w+)`", r"`\1`", summary).replace("``", "`")
+        limit = getattr(one, "limit", "")
+        yield f"| {one.code} | `{one.__name__}` | {f'`{limit}`' if limit else ''} | {meaning} |"
+
+
+def error_page() -> str:
+    """The page of errors."""
+    return ERRORS_HEAD + "\n".join(error_rows(error_classes())) + "\n"
+
+
+PAGES: Final[dict[str, Callable[[], str]]] = {
+    "configuration.md": configuration,
+    "commands.md": commands,
+    "errors.md": error_page,
+}
+
+
 if __name__ == "__main__":
-    TARGET.write_text(text())
-    sys.stdout.write(f"{TARGET.name} is written\n")
+    for page, text in PAGES.items():
+        (FOLDER / page).write_text(text())
+        sys.stdout.write(f"docs/{page} is written\n")

@@ -2,7 +2,7 @@
 
 The API does nothing where the process has no OpenTelemetry SDK. ``MCP_CELERY_TELEMETRY`` configures one
 (:mod:`mcp_celery.telemetry.setup`), which needs the extra ``telemetry``; a program that configures its own gets the
-same metrics and spans. ``docs/monitoring.md`` lists them.
+same metrics and spans. ``docs/metrics.md`` lists the metrics, ``docs/monitoring.md`` the spans.
 
 - ``instruments.py``: every metric, with its name, unit and labels.
 - ``tasks.py``: the observer of task transitions, and what a request that meets a limit counts.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Final
 import pytest
 
 from tests.support.deployment import deployed
-from tests.support.programs import ROOT, forked_command
+from tests.support.programs import ROOT, commands_folder
 from tests.support.waiting import eventually
 from tests.support.wire import Wire, follow
 
@@ -59,15 +58,6 @@ def skeleton(text: str, names: Mapping[str, str]) -> list[str]:
     return [line for line in lines if line]
 
 
-def commands_folder(folder: Path) -> Path:
-    """A folder with the command ``mcp-celery``, run by the fork server."""
-    command = folder / "bin" / "mcp-celery"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {shlex.join(forked_command("mcp_celery"))} "$@"\n')
-    command.chmod(0o755)
-    return command.parent
-
-
 async def test_each_command_of_the_page_prints_what_it_shows(store_url: str, tmp_path: Path) -> None:
     if shutil.which("jq") is None:
         pytest.skip("jq is missing, which two of the commands need")
@@ -81,7 +71,10 @@ async def test_each_command_of_the_page_prints_what_it_shows(store_url: str, tmp
         (deployment.folder / "web.log").symlink_to("server-2.log")
         (deployment.folder / "worker.log").symlink_to("worker-threads.log")
         env = deployment.env(MCP_CELERY_SERVER=deployment.spec, COLUMNS="200")
-        env |= {"PATH": f"{commands_folder(tmp_path)}{os.pathsep}{env['PATH']}", "PYTHONPATH": str(ROOT)}
+        env |= {
+            "PATH": f"{commands_folder(tmp_path, mcp_celery='mcp-celery')}{os.pathsep}{env['PATH']}",
+            "PYTHONPATH": str(ROOT),
+        }
 
         def typed(command: str) -> str:
             done = subprocess.run(
@@ -107,9 +100,9 @@ async def test_each_command_of_the_page_prints_what_it_shows(store_url: str, tmp
         assert node
         actual = {**{one[:8]: "ID" for one in ids.values()}, node[0]: WORKER, name: "reports"}
 
-        commands = documented()
-        assert len(commands) >= 14
-        for command, shown in commands:
+        examples = documented()
+        assert len(examples) >= 14
+        for command, shown in examples:
             here = AGES.sub("0s", command).replace(WORKER, node[0])
             for on_the_page, task_id in ids.items():
                 here = here.replace(on_the_page, task_id[:8])

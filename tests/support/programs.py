@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -143,3 +144,22 @@ def fork_server() -> ForkServer:
 def fork_servers() -> list[int]:
     """The processes of the fork servers, which tests leave running."""
     return [server.process.pid for server in _servers]
+
+
+def commands_folder(folder: Path, **names: str) -> Path:
+    """Make a folder for ``PATH`` with commands that the fork server runs.
+
+    Args:
+        folder: Where to make it.
+        **names: Of each module of `FORKED` the command.
+
+    Returns:
+        The folder, ``folder/bin``.
+    """
+    place = folder / "bin"
+    place.mkdir()
+    for module, name in names.items():
+        command = place / name
+        command.write_text(f'#!/bin/sh\nexec {shlex.join(forked_command(module))} "$@"\n')
+        command.chmod(0o755)
+    return place

@@ -17,10 +17,10 @@ from celery.worker.control import Panel
 from mcp_celery.cli.main import cli
 
 ROOT: Final = Path(__file__).parents[2]
-PAGES: Final = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES: Final = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 COMMANDS: Final = {"celery": celery, "mcp-celery": cli}
 SPAN: Final = re.compile(r"`([^`\n]+)`")
-BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK: Final = re.compile(r"^```(\w*)(?: [^\n]*)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELLS: Final = ("", "sh", "bash", "console", "shell")
 QUOTED_LOG: Final = re.compile(r'\blog says "([^"]+)"')
 

@@ -13,7 +13,7 @@ SOURCES: Final = sorted(
     for path in (ROOT / folder).rglob("*")
     if path.is_file() and path.suffix != ".pyc"
 )
-PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "Procfile", ROOT / "Makefile"])
+PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "Procfile", ROOT / "Makefile"])
 BANNED: Final = re.compile(
     r"\b(?:who(?:m)?ever|nobody|somebody|anybody|everybody|none\s+of\s+ours|(?:is|are|was|were|be|been|being)\s+told)\b",
     re.IGNORECASE,

@@ -58,5 +58,5 @@ def test_there_is_no_endpoint_without_the_setting() -> None:
 def test_the_page_names_each_metric_and_no_other() -> None:
     kinds = instruments.Instrument | instruments.Gauge
     made = {one.name.replace(".", "_") for one in vars(instruments).values() if isinstance(one, kinds)}
-    cells = re.findall(r"^\| (`mcp_.*?) \|", (ROOT / "docs" / "monitoring.md").read_text(), re.MULTILINE)
+    cells = re.findall(r"^\| (`mcp_.*?) \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
     assert {re.sub("_(total|seconds)$", "", name) for cell in cells for name in re.findall("`(.*?)`", cell)} == made
