@@ -11,7 +11,7 @@ SOURCES := mcp_celery workers config tests bench
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all test-long test-pythons test-lowest test-stress test-browser test-faults test-peers coverage \
-  test-fastmcp fastmcp-suite mutants fuzz soak screenshots pictures conformance bench lint format docs docs-site constraints clean
+  test-fastmcp fastmcp-suite mutants fuzz soak screenshots pictures conformance bench lint format docs docs-site release-check constraints clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,9 @@ docs: $(READY) ## Write the pages that are made from the code
 
 docs-site: $(READY) ## Build the documentation site in build/site, without network; a warning is an error
 	@$(BIN)/zensical build --clean --strict
+
+release-check: $(READY) ## Build the release, install it on each Python found, and run the README and the demo from there
+	@$(BIN)/python -m tests.release_check
 
 constraints: $(READY) ## Compile constraints.txt anew; UPGRADE=1 takes the newest of everything
 	@$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --all-extras --group dev --no-strip-extras \
