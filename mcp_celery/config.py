@@ -1,7 +1,7 @@
-"""What a component declares about running as a task (:class:`TaskConfig`), what a request asks (:class:`TaskMeta`).
+"""What a component declares about running as a task (`TaskConfig`), what a request asks (`TaskMeta`).
 
-The fields of :class:`TaskConfig` are the one list of the options that Celery gets. A new one is declared with
-:func:`celery_option`, and the code that makes jobs and messages passes it on.
+The fields of `TaskConfig` are the one list of the options that Celery gets. A new one is declared with
+`celery_option`, and the code that makes jobs and messages passes it on.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ class CeleryOption:
 
 
 def celery_option(default: T, own: Channel, *, exposed: Channel | None) -> T:
-    """Declare a field of :class:`TaskConfig` that is an option of Celery's, with Celery's name.
+    """Declare a field of `TaskConfig` that is an option of Celery's, with Celery's name.
 
     Args:
         default: Its default. None is left out of messages.
-        own: As :attr:`CeleryOption.own`.
-        exposed: As :attr:`CeleryOption.exposed`.
+        own: As `CeleryOption.own`.
+        exposed: As `CeleryOption.exposed`.
     """
     return field(default=default, metadata={_CELERY: CeleryOption(own, exposed)})
 
@@ -296,7 +296,7 @@ class TaskConfig:
         {'priority': 5}
 
         Args:
-            options: What :meth:`message_options` gave. What is not among them has no value.
+            options: What `message_options` gave. What is not among them has no value.
         """
         named = [name for name, how in celery_options_of(type(self)).items() if how.own in _MESSAGE_CHANNELS]
         return replace(self, **{name: options.get(name) for name in named})

@@ -172,7 +172,7 @@ class TaskContextSnapshot:
         tracestate: What tracing systems add to it.
         meta: The request's further ``_meta``, without the keys that are reserved to MCP.
         inherited_issuer: Issuer of the caller where a job made the request after the caller's token had expired.
-        format: Number of the format that its server reads results in; see :mod:`mcp_celery.common.formats`.
+        format: Number of the format that its server reads results in; see `mcp_celery.common.formats`.
     """
 
     protocol_version: str
@@ -243,7 +243,7 @@ class TaskContextSnapshot:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read :meth:`to_json`'s text, in this form or an earlier one.
+        """Read `to_json`'s text, in this form or an earlier one.
 
         Args:
             text: The text, or its bytes in UTF-8.

@@ -1,7 +1,7 @@
 """A user's Celery app: its workers run a server's jobs and consume its queue, and keep their own settings.
 
 Only a worker imports the server, when it starts: the server's module imports the app's, and ``flower``, ``beat``,
-``inspect`` and the host's web processes need no server. They call :func:`install` too, where the app is made;
+``inspect`` and the host's web processes need no server. They call `install` too, where the app is made;
 so what only workers need is named here and imported by them, as Celery does with its own steps.
 """
 

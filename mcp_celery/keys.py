@@ -105,7 +105,7 @@ def parse_task_key(key: str) -> TaskKeyParts:
     'file://data.txt'
 
     Args:
-        key: A key as :func:`build_task_key` makes it.
+        key: A key as `build_task_key` makes it.
 
     Returns:
         Its parts, unquoted.

@@ -113,8 +113,8 @@ class Exposing:
             app: The server's Celery app, whose modules are imported as a worker imports them.
             include: Names, or patterns as ``fnmatch`` reads them: ``["reports.*"]``.
             exclude: Those of them that are not exposed after all.
-            task: As for :meth:`expose`, the same for every job.
-            terminate: As for :meth:`expose`.
+            task: As for `expose`, the same for every job.
+            terminate: As for `expose`.
 
         Returns:
             The names of the tools.
@@ -155,8 +155,8 @@ class Exposing:
             description: What clients read. None: the function's docstring.
             task: How its tasks are kept. Queues and limits are set on the signatures.
             arguments: A model of the arguments. None: that of the function's signature and type hints.
-            show_errors: As for :meth:`expose`.
-            terminate: As for :meth:`expose`.
+            show_errors: As for `expose`.
+            terminate: As for `expose`.
             annotations: As for a tool.
 
         Raises:

@@ -1,4 +1,4 @@
-"""A tool of a FastMCP server as a :class:`mcp_celery.components.source.Component`."""
+"""A tool of a FastMCP server as a `mcp_celery.components.source.Component`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def is_of(tool: Tool | ToolComponent, wanted: str | None) -> bool:
 
 
 class ToolComponent:
-    """Fulfils :class:`mcp_celery.components.source.Component`.
+    """Fulfils `mcp_celery.components.source.Component`.
 
     Args:
         server: The server whose client names the tool.

@@ -19,12 +19,12 @@ Options = ParamSpec("Options")
 def _takes_options_of(
     _: Callable[Options, config.TaskConfig],
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, Options], None]]:
-    """Give type checkers the parameters of :class:`mcp_celery.TaskConfig`, which are listed there alone."""
+    """Give type checkers the parameters of `mcp_celery.TaskConfig`, which are listed there alone."""
     return lambda init: init
 
 
 class TaskConfig(FastMCPTaskConfig):
-    """How a tool runs as a task. It takes what :class:`mcp_celery.TaskConfig` takes, and goes where FastMCP's goes.
+    """How a tool runs as a task. It takes what `mcp_celery.TaskConfig` takes, and goes where FastMCP's goes.
 
     ```python
     @mcp.tool(task=TaskConfig(queue="gpu", time_limit=600))

@@ -204,7 +204,7 @@ class TasksExtension(ServerExtension, Exposing, Scheduling):
         return as_tool_outcome(served)
 
     def add_polling_tools(self, *, after: float = 5.0, prefix: str = "") -> None:
-        """Give clients that know no tasks tools to follow one, as :meth:`mcp_celery.TaskServer.add_polling_tools`.
+        """Give clients that know no tasks tools to follow one, as `mcp_celery.TaskServer.add_polling_tools`.
 
         Call it after ``mcp.add_extension``.
 

@@ -48,7 +48,7 @@ async def run_tool(server: FastMCP[Any], request: JobRequest) -> HandlerResult:
         request: The request.
 
     Raises:
-        ComponentRaised: As :meth:`ComponentSource.run`.
+        ComponentRaised: As `ComponentSource.run`.
         MCPError: The tool is not there any more, or it raised an error of the protocol.
     """
     task = cast(TaskContext, get_task_context())

@@ -1,4 +1,4 @@
-"""A FastMCP server as a :class:`mcp_celery.components.source.ComponentSource`."""
+"""A FastMCP server as a `mcp_celery.components.source.ComponentSource`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Fitted:
 
 
 class FastMCPSource:
-    """Fulfils :class:`mcp_celery.components.source.ComponentSource`. Only its tools can run as tasks.
+    """Fulfils `mcp_celery.components.source.ComponentSource`. Only its tools can run as tasks.
 
     Args:
         server: The server.

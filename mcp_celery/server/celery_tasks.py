@@ -276,7 +276,7 @@ class CeleryTasks(Exposing, Scheduling):
         )
 
     def declared_queue(self) -> kombu.Queue:
-        """The queue of :attr:`queue_name`, as servers and workers declare it."""
+        """The queue of `queue_name`, as servers and workers declare it."""
         return queue_of(self.celery, self.queue_name, is_default=self.celery is default_app)
 
     def check(self) -> None:
@@ -292,7 +292,7 @@ class CeleryTasks(Exposing, Scheduling):
         self._require_priorities()
 
     def unusable(self) -> Unusable | None:
-        """As :meth:`Connections.unusable`."""
+        """As `Connections.unusable`."""
         return self.connections.unusable()
 
     async def submit(
@@ -352,11 +352,11 @@ class CeleryTasks(Exposing, Scheduling):
         self.declare("tool", exposed.offer.tool_name, exposed.offer.config)
 
     def config(self, task_type: TaskType, identifier: str) -> tuple[str, TaskConfig]:
-        """As :meth:`DeclaredComponents.config`, for code that cannot await: it waits in the calling thread."""
+        """As `DeclaredComponents.config`, for code that cannot await: it waits in the calling thread."""
         return _wait_for(lambda: self.host.components.config(task_type, identifier))
 
     def components(self) -> dict[ComponentKey, TaskConfig]:
-        """As :meth:`DeclaredComponents.that_run`, for code that cannot await: it waits in the calling thread."""
+        """As `DeclaredComponents.that_run`, for code that cannot await: it waits in the calling thread."""
         self._listed = _wait_for(self.host.components.that_run)
         return self._listed
 

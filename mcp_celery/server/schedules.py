@@ -156,7 +156,7 @@ class Schedules:
         catch_up: bool,
         name: str | None,
     ) -> None:
-        """As :meth:`Scheduling.schedule`."""
+        """As `Scheduling.schedule`."""
         name = name or tool
         if name in self._found:
             raise ConfigurationError(f"there are two schedules {name!r}: give one of them another name=")

@@ -47,7 +47,7 @@ class TaskServer(MCPServer[Any], Exposing, Scheduling):
         celery: The Celery app whose broker, result backend and routes are used; its settings are never changed. None:
             an app made from ``MCP_CELERY_*``, the one that ``celery -A mcp_celery worker`` runs.
         settings: None: read from ``MCP_CELERY_*``.
-        backend: Where the tasks are kept, for example a :class:`mcp_celery.testing.MemoryBackend`. None: where
+        backend: Where the tasks are kept, for example a `mcp_celery.testing.MemoryBackend`. None: where
             ``MCP_CELERY_REDIS_URL`` says.
         lifespan: As for ``MCPServer``. It is entered by the server, and by each worker process before its first job.
         extensions: Further extensions.
@@ -230,7 +230,7 @@ class TaskServer(MCPServer[Any], Exposing, Scheduling):
             task_meta: What is asked about the task; None: the tool runs here and now.
 
         Raises:
-            McpCeleryError: As :meth:`CeleryTasks.submit`; nothing was created.
+            McpCeleryError: As `CeleryTasks.submit`; nothing was created.
         """
         if task_meta is None:
             return await super().call_tool(name, arguments, context)
@@ -262,7 +262,7 @@ class TaskServer(MCPServer[Any], Exposing, Scheduling):
         *,
         task_meta: TaskMeta | None = None,
     ) -> GetPromptResult | InputRequiredResult | SubmittedTask:
-        """Get a prompt, as ``MCPServer.get_prompt``; with ``task_meta`` as :meth:`call_tool`."""
+        """Get a prompt, as ``MCPServer.get_prompt``; with ``task_meta`` as `call_tool`."""
         if task_meta is None:
             return await super().get_prompt(name, arguments, context)
         params = {"name": name, "arguments": arguments or {}}
@@ -279,7 +279,7 @@ class TaskServer(MCPServer[Any], Exposing, Scheduling):
     async def read_resource(
         self, uri: AnyUrl | str, context: Context[Any] | None = None, *, task_meta: TaskMeta | None = None
     ) -> Iterable[ReadResourceContents] | InputRequiredResult | SubmittedTask:
-        """Read a resource, as ``MCPServer.read_resource``; with ``task_meta`` as :meth:`call_tool`."""
+        """Read a resource, as ``MCPServer.read_resource``; with ``task_meta`` as `call_tool`."""
         if task_meta is None:
             return await super().read_resource(uri, context)
         return await self._celery_tasks.submit("resource", {"uri": str(uri)}, context, task_meta)

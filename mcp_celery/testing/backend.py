@@ -28,17 +28,17 @@ from mcp_celery.testing.store import MemoryTaskStore
 from mcp_celery.testing.webhooks import MemoryWebhooks
 
 DEFAULT_LIMITS: Final = TaskLimits(default_ttl_ms=3_600_000, max_ttl_ms=86_400_000, poll_interval_ms=1_000)
-"""What :meth:`MemoryBackend.engine` grants."""
+"""What `MemoryBackend.engine` grants."""
 DEFAULT_MAX_BYTES: Final = 1_073_741_824
 """How much all tasks of a server may take: 1 GiB."""
 
 
 @dataclass
 class MemoryBackend(Backend):
-    """Everything that a server, or an engine alone, keeps in memory. Fulfils :class:`mcp_celery.engine.Backend`.
+    """Everything that a server, or an engine alone, keeps in memory. Fulfils `mcp_celery.engine.Backend`.
 
     A server is given it as ``TaskServer(..., backend=MemoryBackend())``. Its tasks are kept apart from those of other
-    servers and live as long as this object. A test of the engine alone takes :meth:`engine`, which uses ``store``,
+    servers and live as long as this object. A test of the engine alone takes `engine`, which uses ``store``,
     ``bus``, ``queue`` and ``results``.
 
     Args:

@@ -255,7 +255,7 @@ def test_the_doctor_names_a_worker_of_the_release_before(stage: Stage) -> None:
 
 
 async def test_with_keys_workers_are_upgraded_first_and_then_servers(stage: Stage) -> None:
-    """As CHANGELOG.md says it, with MCP_CELERY_ACCEPT_UNSEALED as long as tasks of the release before are open."""
+    """As docs/upgrades.md says it, with MCP_CELERY_ACCEPT_UNSEALED as long as tasks of the release before are open."""
     stage.settings |= {
         "MCP_CELERY_ENCRYPTION_KEYS": "a-key-for-tests-that-has-more-than-32-bytes",
         "MCP_CELERY_ACCEPT_UNSEALED": "true",
