@@ -123,7 +123,7 @@ def test_each_row_of_the_support_tables_names_its_test() -> None:
     assert rows
     for row in rows:
         *_, shown = (cell.strip() for cell in row.strip("|").split("|"))
-        tests = re.findall(r"`tests/[\w/]+(?:\.py)?(?:::\w+)*`|`make (?:test|soak|conf)[\w-]*`", shown)
+        tests = re.findall(r"`tests/[\w/]+(?:\.py)?(?:::\w+)*`|`make (?:test|soak|conf|release)[\w-]*`", shown)
         assert tests or shown in ("test", "untested"), row
 
 
