@@ -291,11 +291,7 @@ def create(
     quota = quota or _NO_QUOTA
     occupied = [keys.counted(counter.kind, counter.whose) for counter in quota.counters]
     names += occupied
-    places = [keys.running(limit.kind, limit.whose) for limit in quota.places]
-    if occupied or places:
-        fields["counted_in"] = "\n".join([*occupied, *places])
-    if places:
-        fields["limits"] = "\n".join(f"{one.most} {name}" for one, name in zip(quota.places, places, strict=True))
+    fields |= _held(keys, quota, occupied)
     if quota.bytes is not None:
         names.append(keys.counted("stored", quota.requestor))
         most_bytes = quota.bytes
@@ -310,9 +306,7 @@ def create(
         extra["rates"] = [[limit.rate.number, limit.rate.window_ms] for limit in quota.rates]
     if message is not None:
         names += [message.queue, *message.lanes]
-        extra["lanes"] = len(message.lanes)
-        if message.most is not None:
-            extra["most_waiting"] = message.most
+        extra |= {"lanes": len(message.lanes)} | ({} if message.most is None else {"most_waiting": message.most})
     pairs = flat(fields)
     kept = [record.expires_at_ms, snapshot, record.key, int(shortened)]
     listed = [position, record.ttl_ms, keys.records(record.scope)]
@@ -366,6 +360,18 @@ def earlier(keys: RedisKeys, record: TaskRecord, idempotency: Idempotency) -> Co
 def _earlier_task(reply: Any) -> EarlierTask:
     task_id, is_same, publication = cast("tuple[bytes, int, bytes]", reply)
     return EarlierTask(task_id.decode(), is_same == 1, one_of(_PUBLICATIONS, publication.decode()))
+
+
+def _held(keys: RedisKeys, quota: Quota, occupied: Sequence[str]) -> Fields:
+    """The fields of what a task counts in: the counters that it occupies, and the places that its jobs take."""
+    places = [keys.running(limit.kind, limit.whose) for limit in quota.places]
+    counted = {"counted_in": "\n".join([*occupied, *places])} if occupied or places else {}
+    if not places:
+        return counted
+    return {
+        **counted,
+        "limits": "\n".join(f"{one.most} {name}" for one, name in zip(quota.places, places, strict=True)),
+    }
 
 
 def _named_indices(keys: RedisKeys, record: TaskRecord) -> Fields:
