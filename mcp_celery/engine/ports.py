@@ -22,6 +22,7 @@ from mcp_celery.engine.record import (
     EncodedResult,
     Question,
     Quota,
+    Start,
     StoredResult,
     TaskRecord,
     TaskRef,
@@ -172,30 +173,8 @@ class TaskStore(QuestionStore, Protocol):
         """
         ...
 
-    async def start(
-        self,
-        ref: TaskRef,
-        *,
-        attempt: int,
-        retries: int,
-        at_ms: int,
-        delivery: str = "",
-        worker: str = "",
-        key: str = "",
-        fingerprint: str | None = None,
-    ) -> TaskContextSnapshot | None:
+    async def start(self, ref: TaskRef, start: Start) -> TaskContextSnapshot | None:
         """Let the body of a job begin, once for each (attempt, retries).
-
-        Args:
-            ref: The task.
-            attempt: Which attempt of the task the delivered job is of.
-            retries: Celery's count of its retries.
-            at_ms: When it begins.
-            delivery: Tells this delivery from every other, so that it may ask again when the answer was lost; by
-                default each call is another's.
-            worker: Who begins it, as in its claim; '' for a process whose death does not concern the task.
-            key: The compound key in the job's message, which may be forged; '' where there is no message.
-            fingerprint: Of the component that would run, '' where there is none; None: whatever the record's is.
 
         Returns:
             The snapshot, its params with the answers for which the leg before ended and with the state it left; or None

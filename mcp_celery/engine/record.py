@@ -222,6 +222,30 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A job's body that is about to begin.
+
+    Attributes:
+        attempt: Which attempt of the task the delivered job is of.
+        retries: Celery's count of its retries.
+        at_ms: When it begins.
+        delivery: Distinguishes this delivery from every other, so that it may ask again when the answer was lost; ''
+            where each call is another's.
+        worker: Who begins it, as in its claim; '' for a process whose death does not concern the task.
+        key: The compound key in the job's message, which may be forged; '' where there is no message.
+        fingerprint: Of the component that would run, '' where there is none; None: whatever the record's is.
+    """
+
+    attempt: int
+    retries: int
+    at_ms: int
+    delivery: str = ""
+    worker: str = ""
+    key: str = ""
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
     """The task as the store keeps it. The truth: pub/sub messages are hints to read it again.
 

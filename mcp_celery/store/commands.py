@@ -35,6 +35,7 @@ from mcp_celery.engine import (
     Publication,
     QueueMessage,
     Quota,
+    Start,
     StoredResult,
     StoredTask,
     TaskRecord,
@@ -498,18 +499,7 @@ class Started(NamedTuple):
     fixed: list[str]
 
 
-def start(  # noqa: PLR0913 - what TaskStore.start is given
-    keys: RedisKeys,
-    ref: TaskRef,
-    *,
-    attempt: int,
-    retries: int,
-    at_ms: int,
-    delivery: str,
-    worker: str,
-    key: str,
-    fingerprint: str | None,
-) -> Command[Started | None]:
+def start(keys: RedisKeys, ref: TaskRef, start: Start) -> Command[Started | None]:
     """Let a body begin, and give what it begins with. None: it must not."""
     record, channel = moved(keys, ref)
 
@@ -527,8 +517,8 @@ def start(  # noqa: PLR0913 - what TaskStore.start is given
         "start",
         [record, keys.snapshot(ref.scope, ref.task_id), *asked(keys, ref), channel, keys.unclaimed],
         [
-            *(attempt, retries, at_ms, delivery, worker, keys.claims(""), key),
-            *(int(fingerprint is not None), fingerprint or ""),
+            *(start.attempt, start.retries, start.at_ms, start.delivery, start.worker, keys.claims(""), start.key),
+            *(int(start.fingerprint is not None), start.fingerprint or ""),
         ],
         parse,
     )

@@ -6,6 +6,7 @@ import functools
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeVar, cast
 
 import redis
@@ -32,6 +33,7 @@ from mcp_celery.engine import (
     Observers,
     QueueMessage,
     Quota,
+    Start,
     StoredTask,
     TaskRecord,
     TaskRef,
@@ -215,36 +217,14 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         return await self.run(commands.change(self.seals, ref, change))
 
     @override
-    async def start(
-        self,
-        ref: TaskRef,
-        *,
-        attempt: int,
-        retries: int,
-        at_ms: int,
-        delivery: str = "",
-        worker: str = "",
-        key: str = "",
-        fingerprint: str | None = None,
-    ) -> TaskContextSnapshot | None:
+    async def start(self, ref: TaskRef, start: Start) -> TaskContextSnapshot | None:
         # Some name it needs in any case: the connection asks again by itself when it breaks before the answer.
-        delivery = delivery or secrets.token_hex(8)
-        command = commands.start(
-            self.keys,
-            ref,
-            attempt=attempt,
-            retries=retries,
-            at_ms=at_ms,
-            delivery=delivery,
-            worker=worker,
-            key=key,
-            fingerprint=fingerprint,
-        )
+        command = commands.start(self.keys, ref, replace(start, delivery=start.delivery or secrets.token_hex(8)))
         started = await self.run(command)
         if started is None:
             return None
         snapshot = self.seals.open_request(ref, started.snapshot, started.fixed)
-        self.seals.require_alive(started.fixed, at_ms)
+        self.seals.require_alive(started.fixed, start.at_ms)
         open_answer = functools.partial(self.seals.open_answer, ref)
         try:
             return continued(

@@ -28,6 +28,7 @@ from mcp_celery.engine import (
     OtherVersionError,
     QueueMessage,
     Quota,
+    Start,
     StoredResult,
     StoredTask,
     TaskRecord,
@@ -265,45 +266,38 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
             self._kept.unclaimed[kept.record.ref] = change.retry_at_ms or change.at_ms
         self._tell(kept, change.at_ms, cause_of(change), before)
 
-    def start(
-        self,
-        ref: TaskRef,
-        *,
-        attempt: int,
-        retries: int,
-        at_ms: int,
-        delivery: str = "",
-        worker: str = "",
-        key: str = "",
-        fingerprint: str | None = None,
-    ) -> TaskContextSnapshot | None:
+    def start(self, ref: TaskRef, start: Start) -> TaskContextSnapshot | None:
         """As ``TaskStore.start``."""
         with self._found(ref) as kept:
-            if kept is None or not kept.may_start(attempt) or (key and key != kept.record.key):
+            if kept is None or not kept.may_start(start.attempt) or (start.key and start.key != kept.record.key):
                 return None
-            again = delivery and (retries, delivery) == (kept.started_retries, kept.started_by)
-            if retries <= kept.started_retries and not again:
+            again = start.delivery and (start.retries, start.delivery) == (kept.started_retries, kept.started_by)
+            if start.retries <= kept.started_retries and not again:
                 return None
-            if fingerprint is not None and kept.record.fingerprint not in (None, fingerprint):
+            if start.fingerprint is not None and kept.record.fingerprint not in (None, start.fingerprint):
                 raise OtherVersionError(kept.record.fingerprint)
             if (ahead := self._places.take(kept)) is not None:
                 self._await_place(kept, ahead)
                 raise NoPlaceError(ahead)
-            kept.started_retries, kept.started_by = retries, delivery
+            kept.started_retries, kept.started_by = start.retries, start.delivery
             claim = kept.record.claim
-            if worker and (claim is None or claim.worker != worker or kept.claim_retries != retries):
-                self._kept.take(kept, replace(claim, worker=worker) if claim else Claim(worker, at_ms), retries)
-            elif not worker:
+            if start.worker and (claim is None or claim.worker != start.worker or kept.claim_retries != start.retries):
+                self._kept.take(
+                    kept,
+                    replace(claim, worker=start.worker) if claim else Claim(start.worker, start.at_ms),
+                    start.retries,
+                )
+            elif not start.worker:
                 self._kept.unclaimed.pop(ref, None)
             before = kept.record.status
-            kept.record = replace(kept.record, started_at_ms=at_ms)
+            kept.record = replace(kept.record, started_at_ms=start.at_ms)
             if not again:
                 kept.questions.clear()
                 if kept.record.status == "input_required":
                     kept.record = replace(kept.record, status="working")
-                    kept.count_change(at_ms)
+                    kept.count_change(start.at_ms)
                     self._bus.tell(ref)
-            self._report(kept, "started", before, at_ms)
+            self._report(kept, "started", before, start.at_ms)
             snapshot = self._snapshots.read(kept.snapshot, _place(ref))
             if kept.record.leg == 1:
                 return snapshot

@@ -22,6 +22,7 @@ from mcp_celery.engine import (
     Observers,
     QueueMessage,
     Quota,
+    Start,
     StoredTask,
     TaskRecord,
     TaskRef,
@@ -111,28 +112,8 @@ class MemoryTaskStore(MemoryQuestionStore, TaskStore):
         return self.ledger.change(ref, change)
 
     @override
-    async def start(
-        self,
-        ref: TaskRef,
-        *,
-        attempt: int,
-        retries: int,
-        at_ms: int,
-        delivery: str = "",
-        worker: str = "",
-        key: str = "",
-        fingerprint: str | None = None,
-    ) -> TaskContextSnapshot | None:
-        return self.ledger.start(
-            ref,
-            attempt=attempt,
-            retries=retries,
-            at_ms=at_ms,
-            delivery=delivery,
-            worker=worker,
-            key=key,
-            fingerprint=fingerprint,
-        )
+    async def start(self, ref: TaskRef, start: Start) -> TaskContextSnapshot | None:
+        return self.ledger.start(ref, start)
 
     @override
     async def hand_back(self, ref: TaskRef, handback: HandBack) -> HandedBack:

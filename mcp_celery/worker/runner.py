@@ -24,6 +24,7 @@ from mcp_celery.engine import (
     NextLeg,
     OtherVersionError,
     Question,
+    Start,
     TaskBus,
     TaskRef,
     TaskStore,
@@ -280,13 +281,15 @@ class JobRunner:
             return await until_store_answers(
                 lambda: store.start(
                     ref,
-                    attempt=call.attempt,
-                    retries=call.retries,
-                    at_ms=now_ms(),
-                    delivery=delivery,
-                    worker=call.worker,
-                    key=call.key,
-                    fingerprint=fingerprint,
+                    Start(
+                        attempt=call.attempt,
+                        retries=call.retries,
+                        at_ms=now_ms(),
+                        delivery=delivery,
+                        worker=call.worker,
+                        key=call.key,
+                        fingerprint=fingerprint,
+                    ),
                 ),
                 give_up_seconds=JOB_GIVES_UP_SECONDS,
             )

@@ -16,7 +16,7 @@ from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery import audit
 from mcp_celery.context import scope_of
-from mcp_celery.engine import Caller, Change, Claim, JobOutcome, TaskEngine, TaskStatus
+from mcp_celery.engine import Caller, Change, Claim, JobOutcome, Start, TaskEngine, TaskStatus
 from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.errors import LimitExceededError, McpCeleryError, TaskNotFoundError
 from mcp_celery.store import RedisRecovery
@@ -134,7 +134,7 @@ async def test_the_end_that_the_reaper_gives_is_told_too(in_redis: RedisWorld, t
     await in_redis.store.create(record, a_submission().snapshot)
     recovery, policy = RedisRecovery(in_redis.store), RecoveryPolicy(heartbeat_ms=20, max_redeliveries=1)
     in_redis.ledger.claim(record.ref, attempt=1, claim=Claim("worker", 1))
-    await in_redis.store.start(record.ref, attempt=1, retries=0, at_ms=1, worker="worker")
+    await in_redis.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1, worker="worker"))
     for verdict in ("failed", "nothing"):
         assert await recovery.recover(record.key, "worker", "died", policy) == verdict
     assert told.lines() == [end(record.task_id, "failed")]

@@ -27,6 +27,7 @@ from mcp_celery.engine import (
     PlaceLimit,
     Quota,
     RateLimit,
+    Start,
     StoredTask,
     Submission,
     TaskEngine,
@@ -348,7 +349,7 @@ async def good_tasks_go_on(site: Site) -> None:
 async def start(world: RedisWorld, record: TaskRecord) -> None:
     """Start a task's job, if there is a place for it."""
     with suppress(NoPlaceError):
-        await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms(), worker=LIVING)
+        await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms(), worker=LIVING))
 
 
 def is_member(world: RedisWorld, index: str, member: str) -> bool:

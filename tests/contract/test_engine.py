@@ -21,6 +21,7 @@ from mcp_celery.engine import (
     JobOutcome,
     QueueMessage,
     Quota,
+    Start,
     TaskBus,
     TaskEngine,
     TaskRecord,
@@ -82,7 +83,7 @@ class TestSubmit:
     async def test_the_body_gets_the_snapshot_of_the_request(self, world: World, engine: TaskEngine) -> None:
         snapshot = TaskContextSnapshot(protocol_version="2026-07-28", request_id=7)
         record = await engine.submit(replace(a_submission(), snapshot=snapshot))
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1) == snapshot
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1)) == snapshot
 
     @pytest.mark.parametrize(
         ("asked", "declared", "granted"),
@@ -146,8 +147,8 @@ class TestSubmissionsThatNameTheirTask:
         listed = (await engine.list(ALICE)).records
         assert [one.task_id for one in listed] == ["tick-2026"]
         # A second message of the same attempt, where there is one, begins nothing.
-        assert await world.store.start(listed[0].ref, attempt=1, retries=0, at_ms=1) is not None
-        assert await world.store.start(listed[0].ref, attempt=1, retries=0, at_ms=2) is None
+        assert await world.store.start(listed[0].ref, Start(attempt=1, retries=0, at_ms=1)) is not None
+        assert await world.store.start(listed[0].ref, Start(attempt=1, retries=0, at_ms=2)) is None
 
     async def test_one_that_has_ended_is_not_made_again(
         self, world: World, engine: TaskEngine, queue: Watchful
@@ -346,7 +347,7 @@ class TestCancel:
     async def test_a_job_that_comes_later_does_not_start(self, world: World, engine: TaskEngine) -> None:
         record = await engine.submit(a_submission())
         await engine.cancel(ALICE, record.task_id)
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1) is None
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1)) is None
 
     @pytest.mark.parametrize("terminal", ["completed", "failed", "cancelled"])
     async def test_a_task_that_has_ended_stays_as_it_is(
@@ -483,7 +484,7 @@ class TestOutage:
             outage.store.create(record, SNAPSHOT),
             outage.store.load(record.ref),
             outage.store.change(record.ref, Change(to="completed")),
-            outage.store.start(record.ref, attempt=1, retries=0, at_ms=1),
+            outage.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1)),
             outage.store.delete(record.ref),
         ):
             with pytest.raises(StoreUnavailableError) as error:

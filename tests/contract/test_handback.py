@@ -20,6 +20,7 @@ from mcp_celery.engine import (
     NextLeg,
     OtherVersionError,
     Question,
+    Start,
     TaskRecord,
     now_ms,
 )
@@ -70,7 +71,7 @@ async def handed_back(world: World, record: TaskRecord, **values: object) -> Han
 
 async def starts(world: World, record: TaskRecord, fingerprint: str | None, *, attempt: int = 1) -> bool:
     started = await world.store.start(
-        record.ref, attempt=attempt, retries=0, at_ms=1, worker=OLD, key=record.key, fingerprint=fingerprint
+        record.ref, Start(attempt=attempt, retries=0, at_ms=1, worker=OLD, key=record.key, fingerprint=fingerprint)
     )
     return started is not None
 

@@ -11,6 +11,7 @@ from mcp_celery.engine import (
     MOVES,
     Change,
     JobOutcome,
+    Start,
     TaskEngine,
     TaskRecord,
     TaskStatus,
@@ -57,7 +58,7 @@ async def done(world: World, engine: TaskEngine, record: TaskRecord, deed: objec
         case "list":
             await engine.list(ALICE)
         case _:
-            await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms())
+            await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms()))
 
 
 @pytest.mark.shows("L34")

@@ -18,6 +18,7 @@ from mcp_celery.engine import (
     JobOutcome,
     NextLeg,
     Question,
+    Start,
     TaskRecord,
     now_ms,
 )
@@ -71,7 +72,9 @@ def claim(world: World, record: TaskRecord, worker: str = WORKER, *, attempt: in
 
 
 async def start(world: World, record: TaskRecord, worker: str = WORKER, *, attempt: int = 1, retries: int = 0) -> bool:
-    granted = await world.store.start(record.ref, attempt=attempt, retries=retries, at_ms=now_ms(), worker=worker)
+    granted = await world.store.start(
+        record.ref, Start(attempt=attempt, retries=retries, at_ms=now_ms(), worker=worker)
+    )
     return granted is not None
 
 

@@ -21,6 +21,7 @@ from mcp_celery.engine import (
     EncodedResult,
     NextLeg,
     Question,
+    Start,
     TaskEngine,
     TaskRecord,
     now_ms,
@@ -74,7 +75,7 @@ class Floor:
         assert self.world.ledger.claim(record.ref, attempt=attempt, retries=retries, claim=Claim(WORKER, now_ms()))
         try:
             started = await self.world.store.start(
-                record.ref, attempt=attempt, retries=retries, at_ms=now_ms(), worker=WORKER
+                record.ref, Start(attempt=attempt, retries=retries, at_ms=now_ms(), worker=WORKER)
             )
         except NoPlaceError as full:
             return full.ahead
@@ -166,7 +167,7 @@ class TestWaiting:
     ) -> None:
         first, second = await floor.several(2, ONE)
         assert [await floor.start(first), await floor.start(second)] == [None, 0]
-        assert await world.store.start(second.ref, attempt=1, retries=0, at_ms=1, worker=WORKER) is None
+        assert await world.store.start(second.ref, Start(attempt=1, retries=0, at_ms=1, worker=WORKER)) is None
         # What the worker that dropped its message still reports is of an attempt that does not count.
         changed = await world.store.change(second.ref, Change(to="failed", attempt=1))
         assert changed is not None

@@ -23,6 +23,7 @@ from mcp_celery.engine import (
     NextLeg,
     Question,
     RpcError,
+    Start,
     TaskRecord,
     TaskStatus,
     leg_key,
@@ -81,7 +82,7 @@ class Asked:
         return await self.world.store.withdraw(self.record.ref, keys, attempt=self.attempt, at_ms=9)
 
     async def start(self, attempt: int, retries: int = 0) -> Any:
-        return await self.world.store.start(self.record.ref, attempt=attempt, retries=retries, at_ms=7)
+        return await self.world.store.start(self.record.ref, Start(attempt=attempt, retries=retries, at_ms=7))
 
     async def open(self) -> list[str]:
         """The keys of the open questions, in the order told."""
@@ -102,7 +103,7 @@ class Asked:
 async def task(world: World) -> Asked:
     record = a_record()
     await world.store.create(record, SNAPSHOT)
-    assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=2)
+    assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=2))
     return Asked(world, record)
 
 

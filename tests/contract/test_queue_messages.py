@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 import pytest
 
-from mcp_celery.engine import Claim, Idempotency, QueueMessage, Submission, TaskRecord, now_ms
+from mcp_celery.engine import Claim, Idempotency, QueueMessage, Start, Submission, TaskRecord, now_ms
 from mcp_celery.errors import MessageRefusedError, QueueFullError, StoreUnavailableError, TooManyTasksError
 from mcp_celery.testing import MemoryTaskQueue
 from tests.support.worlds import SNAPSHOT, MemoryWorld, RedisWorld, World, a_record, a_submission, engine_of, open_tasks
@@ -161,7 +161,7 @@ async def test_a_creation_without_an_answer_is_taken_back_unless_its_job_has_beg
         made.append(record)
         await create(record, *given)
         if is_begun:
-            await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms())
+            await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms()))
         raise StoreUnavailableError
 
     monkeypatch.setattr(world.store, "create", create_without_answer)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine import ELICIT, Asking, Change, Claim, NextLeg, Question, TaskRecord, TaskStatus, now_ms
+from mcp_celery.engine import ELICIT, Asking, Change, Claim, NextLeg, Question, Start, TaskRecord, TaskStatus, now_ms
 from mcp_celery.engine.recovery.model import RecoveryPolicy, StoreCounts, Sweep
 from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.engine.recovery.worker_lease import WorkerLife
@@ -108,7 +108,7 @@ def claim(world: World, record: TaskRecord, worker: str = WORKER, *, attempt: in
 
 async def begun(world: World, record: TaskRecord, worker: str = WORKER, *, attempt: int = 1) -> None:
     assert claim(world, record, worker, attempt=attempt)
-    assert await world.store.start(record.ref, attempt=attempt, retries=0, at_ms=1, worker=worker)
+    assert await world.store.start(record.ref, Start(attempt=attempt, retries=0, at_ms=1, worker=worker))
 
 
 async def parked(world: World, record: TaskRecord) -> None:

@@ -16,7 +16,7 @@ from mcp_types.version import LATEST_HANDSHAKE_VERSION
 from redis.asyncio.connection import UnixDomainSocketConnection
 
 from mcp_celery.common.redis_translation import celery_url
-from mcp_celery.engine import Change, Claim, TaskEngine, TaskRecord
+from mcp_celery.engine import Change, Claim, Start, TaskEngine, TaskRecord
 from mcp_celery.errors import LIMIT_EXCEEDED, StoreFullError, StoreUnavailableError
 from mcp_celery.store.replies import opened
 from mcp_celery.testing import MemoryTaskQueue
@@ -109,11 +109,11 @@ class TestLostAnswers:
     ) -> None:
         task = a_record()
         await own_world.store.create(task, SNAPSHOT)
-        await own_world.store.start(a_record().ref, attempt=1, retries=0, at_ms=1)  # the script is loaded
+        await own_world.store.start(a_record().ref, Start(attempt=1, retries=0, at_ms=1))  # the script is loaded
         lost = lose_the_next_answer(monkeypatch)
-        assert await own_world.store.start(task.ref, attempt=1, retries=0, at_ms=1) == SNAPSHOT
+        assert await own_world.store.start(task.ref, Start(attempt=1, retries=0, at_ms=1)) == SNAPSHOT
         assert [opened(reply).own[:3] for reply in lost] == [[SNAPSHOT.to_json().encode(), b"1", []]]
-        assert await own_world.store.start(task.ref, attempt=1, retries=0, at_ms=1) is None
+        assert await own_world.store.start(task.ref, Start(attempt=1, retries=0, at_ms=1)) is None
 
     async def test_a_change_is_made_once(self, own_world: RedisWorld, monkeypatch: pytest.MonkeyPatch) -> None:
         task = a_record()

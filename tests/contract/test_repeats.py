@@ -26,6 +26,7 @@ from mcp_celery.engine import (
     QueueMessage,
     Quota,
     RateLimit,
+    Start,
     TaskRecord,
     now_ms,
 )
@@ -176,7 +177,7 @@ async def delete(world: RedisWorld) -> Command[Any]:
 
 async def delete_what_has_begun(world: RedisWorld) -> Command[Any]:
     record = await created(world)
-    assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms())
+    assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms()))
     return commands.delete(world.keys, record.ref)
 
 
@@ -228,13 +229,7 @@ async def start(world: RedisWorld) -> Command[Any]:
     return commands.start(
         world.keys,
         record.ref,
-        attempt=1,
-        retries=0,
-        at_ms=now_ms(),
-        delivery="d",
-        worker="w1",
-        key=record.key,
-        fingerprint=FINGERPRINT,
+        Start(attempt=1, retries=0, at_ms=now_ms(), delivery="d", worker="w1", key=record.key, fingerprint=FINGERPRINT),
     )
 
 
@@ -243,13 +238,7 @@ async def start_without_a_place(world: RedisWorld) -> Command[Any]:
     started = commands.start(
         world.keys,
         second.ref,
-        attempt=1,
-        retries=0,
-        at_ms=now_ms(),
-        delivery="d",
-        worker="w1",
-        key="",
-        fingerprint=None,
+        Start(attempt=1, retries=0, at_ms=now_ms(), delivery="d", worker="w1", key="", fingerprint=None),
     )
 
     def as_it_is(reply: Any) -> Any:
@@ -263,7 +252,7 @@ async def waiting_for_a_place(world: RedisWorld) -> TaskRecord:
     first, second = a_record(), a_record()
     for record in (first, second):
         await world.store.create(record, SNAPSHOT, Quota("", places=(ONLY_ONE,)))
-    assert await world.store.start(first.ref, attempt=1, retries=0, at_ms=now_ms(), worker="w1")
+    assert await world.store.start(first.ref, Start(attempt=1, retries=0, at_ms=now_ms(), worker="w1"))
     return second
 
 
@@ -314,7 +303,7 @@ async def sweep(world: RedisWorld) -> Command[Any]:
 async def sweep_that_finds_a_free_place(world: RedisWorld) -> Command[Any]:
     second = await waiting_for_a_place(world)
     with pytest.raises(NoPlaceError):
-        await world.store.start(second.ref, attempt=1, retries=0, at_ms=now_ms(), worker="w1")
+        await world.store.start(second.ref, Start(attempt=1, retries=0, at_ms=now_ms(), worker="w1"))
     cast(Any, world.client).delete(world.keys.running(ONLY_ONE.kind, ONLY_ONE.whose))
     return await sweep(world)
 
@@ -326,7 +315,7 @@ async def recover(world: RedisWorld) -> Command[Any]:
 
 async def recover_a_failure(world: RedisWorld) -> Command[Any]:
     record = await created(world, a_record())
-    assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms(), worker="w1")
+    assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms(), worker="w1"))
     return await sent_by(lambda recovery: recovery.recover(record.key, "w1", "died", POLICY), world)
 
 
@@ -348,7 +337,7 @@ async def requeue(world: RedisWorld) -> Command[Any]:
 
 async def requeue_what_may_not_be_repeated(world: RedisWorld) -> Command[Any]:
     record = await created(world, a_record())
-    assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms(), worker="w1")
+    assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms(), worker="w1"))
     return commands.requeue(world.keys, record, force=False)
 
 
@@ -471,13 +460,13 @@ async def test_what_was_removed_from_an_index_is_removed_again_without_harm(in_r
 
 async def test_a_creation_that_is_made_again_resets_no_claimed_job(world: World) -> None:
     record = await claimed(world)
-    assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms(), worker="w1")
+    assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms(), worker="w1"))
     await world.store.create(record, SNAPSHOT, open_tasks("r", 1))
     found = await world.store.load(record.ref)
     assert found is not None
     assert found.record.claim is not None
     assert found.record.started_at_ms is not None
-    assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms(), worker="w2") is None
+    assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms(), worker="w2")) is None
 
 
 async def test_an_end_that_is_told_again_is_accepted_again(world: World) -> None:

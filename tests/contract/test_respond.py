@@ -15,6 +15,7 @@ from mcp_celery.engine import (
     NextLeg,
     Question,
     RpcError,
+    Start,
     TaskEngine,
     TaskRecord,
     now_ms,
@@ -56,7 +57,7 @@ def asking(record: TaskRecord) -> Asking:
 
 async def submitted(engine: TaskEngine, world: World) -> TaskRecord:
     record = await engine.submit(a_submission())
-    assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+    assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1))
     return record
 
 
@@ -155,7 +156,7 @@ class TestReturned:
         self, engine: TaskEngine, world: World, queue: Watchful
     ) -> None:
         record = await engine.submit(replace(a_submission(), job_name="reports.build"))
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1))
         leg = NextLeg(leg=2, job_id=celery_job_id(record.key, 2), request_state=None)
         assert await world.store.park(record.ref, [Question("1.one", ELICIT, PARAMS)], asking(record), leg)
         await engine.respond(ALICE, record.task_id, {"1.one": ADA})
@@ -202,7 +203,7 @@ class TestReturned:
         queue.fail()
         assert (await engine.respond(ALICE, record.task_id, {"1.name": ADA})).status == "working"
         assert world.is_due(record.ref)
-        snapshot = await world.store.start(record.ref, attempt=2, retries=0, at_ms=1)
+        snapshot = await world.store.start(record.ref, Start(attempt=2, retries=0, at_ms=1))
         assert snapshot is not None
         assert snapshot.params["inputResponses"] == {"name": ADA}
 

@@ -14,6 +14,7 @@ from mcp_celery.engine import (
     NextLeg,
     Question,
     RpcError,
+    Start,
     TaskRecord,
     TaskRef,
     failure,
@@ -96,7 +97,7 @@ async def test_nothing_that_the_component_or_the_caller_says_can_be_read(sealed:
 
 async def test_the_next_job_gets_what_was_kept_for_it(sealed: RedisWorld) -> None:
     record = await parked(sealed)
-    snapshot = await sealed.store.start(record.ref, attempt=2, retries=0, at_ms=now_ms())
+    snapshot = await sealed.store.start(record.ref, Start(attempt=2, retries=0, at_ms=now_ms()))
     assert snapshot is not None
     assert snapshot.params["inputResponses"] == {"name": ANSWER}
     assert snapshot.params["requestState"] == "planted state"
@@ -111,7 +112,7 @@ async def test_a_forged_answer_or_state_does_not_reach_the_next_job(
     for value in (forged, sealed.client.hget(others, field)):
         sealed.client.hset(answers, field, value)
         with pytest.raises(SnapshotUnreadableError) as refused:
-            await sealed.store.start(record.ref, attempt=2, retries=0, at_ms=now_ms(), delivery="d")
+            await sealed.store.start(record.ref, Start(attempt=2, retries=0, at_ms=now_ms(), delivery="d"))
         assert "an answer or the state of the job before" in refused.value.reason
 
 
@@ -144,7 +145,7 @@ async def test_no_job_runs_beside_a_record_in_which_a_fixed_field_was_changed(se
     key = sealed.keys.record(record.scope, record.task_id)
     sealed.client.hset(key, field, "1234")
     with pytest.raises(SnapshotUnreadableError) as refused:
-        await sealed.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms())
+        await sealed.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms()))
     assert refused.value.reason == "it was sealed for another place"
     with pytest.raises(SnapshotUnreadableError):
         await sealed.store.snapshot(record.ref)
@@ -272,7 +273,7 @@ class TestLifetime:
             record = replace(a_record(), max_ttl_ms=90_000)
             await sealed.store.create(record, SNAPSHOT)
             at_ms = record.created_at_ms + 90_000 + late
-            starting = sealed.store.start(record.ref, attempt=1, retries=0, at_ms=at_ms)
+            starting = sealed.store.start(record.ref, Start(attempt=1, retries=0, at_ms=at_ms))
             if may_start:
                 assert await starting is not None
             else:

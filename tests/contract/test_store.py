@@ -21,6 +21,7 @@ from mcp_celery.engine import (
     Progress,
     Question,
     RpcError,
+    Start,
     TaskBus,
     TaskQueue,
     TaskRecord,
@@ -91,7 +92,7 @@ class TestRecords:
         await world.store.delete(record.ref)
         assert await load(world, record.ref) is None
         assert await world.store.change(record.ref, Change(to="completed")) is None
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1) is None
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1)) is None
         await world.store.delete(record.ref)
 
     @pytest.mark.parametrize("status", ["failed", "cancelled"])
@@ -116,7 +117,7 @@ class TestRecords:
 
     async def test_a_record_whose_job_has_begun_is_not_deleted(self, world: World) -> None:
         record = await created(world)
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1))
         assert not await world.store.delete(record.ref)
         assert await load(world, record.ref) == replace(record, started_at_ms=1)
         assert await world.store.snapshot(record.ref) == SNAPSHOT
@@ -124,7 +125,7 @@ class TestRecords:
     async def test_an_unknown_task_is_none_to_every_call(self, world: World) -> None:
         assert await load(world, NOWHERE) is None
         assert await world.store.change(NOWHERE, Change(to="working")) is None
-        assert await world.store.start(NOWHERE, attempt=1, retries=0, at_ms=1) is None
+        assert await world.store.start(NOWHERE, Start(attempt=1, retries=0, at_ms=1)) is None
         assert world.ledger.change(NOWHERE, Change(to="working")) is None
         assert world.ledger.claim(NOWHERE, attempt=1, claim=CLAIM) is False
         assert world.told(NOWHERE) == 0
@@ -233,7 +234,7 @@ class TestChanges:
         record = await created(world)
         await load(world, record.ref)
         assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms() + 99)
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms() + 99))
         read = await load(world, record.ref)
         assert read is not None
         assert (read.revision, read.updated_at_ms) == (record.revision, record.updated_at_ms)
@@ -275,25 +276,25 @@ class TestStarts:
     async def test_the_snapshot_can_be_read_before_and_after_a_start(self, world: World) -> None:
         record = await created(world)
         assert await world.store.snapshot(record.ref) == SNAPSHOT
-        await world.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+        await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1))
         assert await world.store.snapshot(record.ref) == SNAPSHOT
         assert await world.store.snapshot(NOWHERE) is None
 
     async def test_a_body_starts_with_the_snapshot_of_the_request(self, world: World) -> None:
         record = await created(world)
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1_790_000_000_000) == SNAPSHOT
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1_790_000_000_000)) == SNAPSHOT
         assert await load(world, record.ref) == replace(record, started_at_ms=1_790_000_000_000)
 
     async def test_a_message_with_another_key_of_the_task_starts_nothing(self, world: World) -> None:
         record = await created(world)
         for forged in (replace(record, component="other").key, replace(record, task_type="prompt").key, "no key"):
-            assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1, key=forged) is None
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1, key=record.key) == SNAPSHOT
+            assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1, key=forged)) is None
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1, key=record.key)) == SNAPSHOT
 
     async def test_it_starts_once_for_each_attempt_and_retry(self, world: World) -> None:
         record = await created(world)
         granted = [
-            await world.store.start(record.ref, attempt=1, retries=retries, at_ms=retries) is not None
+            await world.store.start(record.ref, Start(attempt=1, retries=retries, at_ms=retries)) is not None
             for retries in (0, 0, 1, 1, 0, 10, 9, 10, 11)
         ]
         assert granted == [True, False, True, False, False, True, False, False, True]
@@ -301,30 +302,30 @@ class TestStarts:
     async def test_of_many_deliveries_at_once_one_starts(self, world: World) -> None:
         record = await created(world)
         started = await asyncio.gather(
-            *(world.store.start(record.ref, attempt=1, retries=0, at_ms=number) for number in range(20))
+            *(world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=number)) for number in range(20))
         )
         assert len([one for one in started if one is not None]) == 1
 
     async def test_a_delivery_whose_answer_was_lost_may_ask_again(self, world: World) -> None:
         record = await created(world)
         for _ in range(3):
-            assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1, delivery="one") == SNAPSHOT
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1, delivery="two") is None
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1) is None
-        assert await world.store.start(record.ref, attempt=1, retries=1, at_ms=1, delivery="two") == SNAPSHOT
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1, delivery="one") is None
+            assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1, delivery="one")) == SNAPSHOT
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1, delivery="two")) is None
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1)) is None
+        assert await world.store.start(record.ref, Start(attempt=1, retries=1, at_ms=1, delivery="two")) == SNAPSHOT
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1, delivery="one")) is None
 
     async def test_another_attempt_does_not_start(self, world: World) -> None:
         record = await created(world, attempt=2)
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1) is None
-        assert await world.store.start(record.ref, attempt=3, retries=0, at_ms=1) is None
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1)) is None
+        assert await world.store.start(record.ref, Start(attempt=3, retries=0, at_ms=1)) is None
         assert await load(world, record.ref) == record
 
     @pytest.mark.parametrize("status", ["input_required", "completed", "failed", "cancelled"])
     async def test_only_a_working_task_starts(self, world: World, status: TaskStatus) -> None:
         record = await created(world)
         changed = await accepted(world, record.ref, Change(to=status))
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1) is None
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1)) is None
         assert await load(world, record.ref) == changed
 
 
@@ -333,7 +334,7 @@ class TestClaimsAndStarts:
         record = await created(world)
         other = Claim("celery@other", 1)
         assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1))
         assert not world.ledger.claim(record.ref, attempt=1, claim=other)
         assert not world.ledger.claim(record.ref, attempt=1, retries=0, claim=other)
         assert (await load(world, record.ref)) == replace(record, claim=CLAIM, started_at_ms=1)
@@ -342,20 +343,20 @@ class TestClaimsAndStarts:
 
     async def test_the_worker_that_begins_a_job_nobody_claimed_has_it(self, world: World) -> None:
         record = await created(world)
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=7, worker="celery@host")
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=7, worker="celery@host"))
         assert (await load(world, record.ref)) == replace(record, claim=Claim("celery@host", 7), started_at_ms=7)
 
     async def test_the_worker_that_begins_a_job_has_it_since_it_was_first_claimed(self, world: World) -> None:
         record = await created(world)
         assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=7, worker="celery@other")
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=7, worker="celery@other"))
         expected = replace(record, claim=replace(CLAIM, worker="celery@other"), started_at_ms=7)
         assert (await load(world, record.ref)) == expected
 
     async def test_a_change_for_what_has_not_begun_is_refused_once_it_has(self, world: World) -> None:
         record = await created(world)
         late = Change(to="failed", unless_begun=0)
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1))
         refused = await world.store.change(record.ref, late)
         assert refused == Changed(False, replace(record, started_at_ms=1))
         unstarted = await created(world)
@@ -434,7 +435,7 @@ class TestExpiry:
         await eventually(gone)
         assert now_ms() >= record.expires_at_ms
         assert await world.store.change(record.ref, Change(to="completed")) is None
-        assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=1) is None
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1)) is None
         assert not world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
         assert world.told(record.ref) == 0
 
@@ -512,7 +513,7 @@ class TestInRedisOnly:
         record = await created(in_redis)
         in_redis.client.delete(in_redis.keys.snapshot(record.scope, record.task_id))
         with pytest.raises(SnapshotUnreadableError, match="cannot be restored"):
-            await in_redis.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+            await in_redis.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1))
         assert await in_redis.store.snapshot(record.ref) is None
 
     @pytest.mark.parametrize("stored", ["", "{", "[]", "{}", "v1.sealed", "\xff"])
@@ -523,7 +524,7 @@ class TestInRedisOnly:
         with pytest.raises(SnapshotUnreadableError):
             await in_redis.store.snapshot(record.ref)
         with pytest.raises(SnapshotUnreadableError):
-            await in_redis.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+            await in_redis.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1))
 
 
 changes = st.builds(
@@ -549,7 +550,7 @@ async def called(world: World, ref: TaskRef, call: tuple[str, object]) -> object
         case ("claim", int(attempt)):
             return await asyncio.to_thread(world.ledger.claim, ref, attempt=attempt, claim=CLAIM)
         case ("start", int(retries)):
-            return await world.store.start(ref, attempt=1, retries=retries, at_ms=retries) and retries
+            return await world.store.start(ref, Start(attempt=1, retries=retries, at_ms=retries)) and retries
         case _:
             raise AssertionError(call)
 

@@ -19,6 +19,7 @@ from mcp_celery.engine import (
     Progress,
     Question,
     RpcError,
+    Start,
     Submission,
     TaskEngine,
     TaskRecord,
@@ -88,7 +89,7 @@ async def test_every_move_of_the_status_table_is_reported_and_no_other(
 async def test_the_life_of_a_job_is_reported_step_by_step(world: World) -> None:
     record = await created(world)
     assert world.ledger.claim(record.ref, attempt=1, claim=Claim("w1", now_ms()))
-    await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms(), worker="w1")
+    await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms(), worker="w1"))
     await world.store.change(record.ref, Change(to="working", attempt=1, progress=Progress(1, 2)))
     assert await world.store.ask(record.ref, QUESTION, asking())
     await world.store.answer(record.ref, {QUESTION.key: {"roots": []}}, at_ms=now_ms(), start_before_ms=None)
@@ -132,7 +133,7 @@ async def test_a_report_says_which_task_and_when(world: World) -> None:
 async def test_a_report_says_since_when_and_whether_the_tool_has_failed(world: World) -> None:
     record = await created(world)
     at_ms = record.created_at_ms
-    await world.store.start(record.ref, attempt=1, retries=0, at_ms=at_ms + 20, worker="w1")
+    await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=at_ms + 20, worker="w1"))
     await world.store.change(record.ref, Change(to="completed", attempt=1, is_error=True, at_ms=at_ms + 50))
     started, ended = world.transitions
     assert (started.started_at_ms, started.age_ms, started.is_error) == (at_ms + 20, 20, False)
@@ -159,7 +160,7 @@ async def test_a_withdrawn_question_is_reported_once(world: World) -> None:
 
 async def test_a_body_that_starts_again_takes_back_what_it_asked(world: World) -> None:
     record = await brought_to(world, "input_required")
-    assert await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms())
+    assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms()))
     assert told(world) == [("started", "input_required", "working", 1, 1)]
 
 
@@ -167,7 +168,7 @@ async def test_what_is_refused_is_not_reported(world: World) -> None:
     record = await created(world)
     ref = record.ref
     assert not world.ledger.claim(ref, attempt=2, claim=Claim("w1", now_ms()))
-    assert await world.store.start(ref, attempt=2, retries=0, at_ms=now_ms()) is None
+    assert await world.store.start(ref, Start(attempt=2, retries=0, at_ms=now_ms())) is None
     assert not await world.store.ask(ref, QUESTION, asking(2))
     assert not await world.store.park(ref, [QUESTION], asking(2), NextLeg(leg=2, job_id="", request_state=None))
     await world.store.answer(ref, {QUESTION.key: {"roots": []}}, at_ms=now_ms(), start_before_ms=None)

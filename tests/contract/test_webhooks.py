@@ -24,6 +24,7 @@ from mcp_celery.engine import (
     EncodedResult,
     NextLeg,
     Question,
+    Start,
     TaskRecord,
     TaskStatus,
     Webhook,
@@ -89,7 +90,7 @@ def measured() -> Generator[list[str]]:
 async def test_an_end_makes_one_webhook_and_no_other_move_does(world: World, target: TaskStatus) -> None:
     record = await created(world)
     assert world.ledger.claim(record.ref, attempt=1, claim=Claim("w1", now_ms()))
-    await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms(), worker="w1")
+    await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms(), worker="w1"))
     change = Change(to=target, attempt=1, status_message="secret")
     changed = await world.store.change(record.ref, change)
     await world.store.change(record.ref, change)  # the answer was lost, and the call is made again
@@ -137,7 +138,7 @@ async def test_each_time_that_a_task_comes_to_wait_for_its_client_makes_one(worl
 async def test_a_task_that_recovery_ends_makes_one(world: World) -> None:
     record = await created(world)
     assert world.ledger.claim(record.ref, attempt=1, claim=Claim("w1", now_ms()))
-    await world.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms(), worker="w1")
+    await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms(), worker="w1"))
     assert await world.recovery().recover(record.key, "w1", "died", POLICY) == "failed"
     assert [one.status for one in await kept(world)] == ["failed"]
 

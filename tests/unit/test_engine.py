@@ -32,6 +32,7 @@ from mcp_celery.engine import (
     Question,
     QueueMessage,
     Quota,
+    Start,
     Submission,
     TaskEngine,
     TaskLimits,
@@ -76,7 +77,7 @@ class Queue(MemoryTaskQueue):
 
     async def publish(self, record: TaskRecord, submission: Submission) -> None:
         if self.runs_and_says_nothing:
-            assert await self._store.start(record.ref, attempt=1, retries=0, at_ms=1)
+            assert await self._store.start(record.ref, Start(attempt=1, retries=0, at_ms=1))
             raise QueueUnavailableError
         await super().publish(record, submission)
 
@@ -322,7 +323,7 @@ class TestTakingBack:
 
         async def publish(record: TaskRecord, submission: Submission) -> None:
             assert submission.component == record.component
-            assert await desk.store.start(record.ref, attempt=1, retries=0, at_ms=1)
+            assert await desk.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1))
             raise RuntimeError("unforeseen")
 
         desk.queue.publish = publish

@@ -30,6 +30,7 @@ from mcp_celery.engine import (
     Question,
     QueueMessage,
     Quota,
+    Start,
     StoredTask,
     Submission,
     TaskRecord,
@@ -161,7 +162,7 @@ class Site:
         """The job of the call, which has begun."""
         await eventually(lambda: self.backend.queue.published, what="the job is published")
         record = self.backend.queue.published[-1][0]
-        assert await self.backend.store.start(record.ref, attempt=1, retries=0, at_ms=now_ms())
+        assert await self.backend.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms()))
         return record
 
     async def ask(self, record: TaskRecord) -> None:

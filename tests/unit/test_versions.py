@@ -10,7 +10,7 @@ import pytest
 from mcp_celery.components.declarations import DeclaredComponents
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
-from mcp_celery.engine import Change, TaskRecord
+from mcp_celery.engine import Change, Start, TaskRecord
 from mcp_celery.errors import INTERNAL_ERROR, JobFailedError
 from mcp_celery.settings import ComponentMatch
 from mcp_celery.testing import MemoryRecovery, MemoryTaskBus, MemoryTaskStore
@@ -185,7 +185,7 @@ async def test_what_has_ended_or_started_meanwhile_is_left_alone(worker: Worker)
     gone = await worker.created()
     assert await worker.store.delete(gone.ref)
     started = await worker.created()
-    assert await worker.store.start(started.ref, attempt=1, retries=0, at_ms=1)
+    assert await worker.store.start(started.ref, Start(attempt=1, retries=0, at_ms=1))
     with pytest.raises(JobRefused):
         await worker.decide(started)
     # A start finds that there is no request any more.
