@@ -123,7 +123,8 @@ class CeleryResults:
         if url is None or not issubclass(type(backend), SentinelBackend):
             return url
         name = backend._transport_options.get(MASTER_NAME)
-        return f"{url}{'&' if '?' in url.rpartition(';')[2] else '?'}{MASTER_NAME}={name}"
+        pieces = (f"{piece}{'&' if '?' in piece else '?'}{MASTER_NAME}={name}" for piece in url.split(";"))
+        return ";".join(pieces)
 
     def key(self, job_id: str) -> str:
         """Where a Redis backend keeps a job's result."""

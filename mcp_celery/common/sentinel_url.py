@@ -84,7 +84,13 @@ def flattened(url: str, split: Split) -> tuple[str, Sentinels]:
     Raises:
         ValueError: It cannot be used. The text shows no part of the URL.
     """
-    has_tls = SENTINEL_SCHEMES[url.partition("://")[0].lower()]
+    scheme = url.partition("://")[0]
+    has_tls = SENTINEL_SCHEMES[scheme.lower()]
+    if not all(piece.strip().startswith(f"{scheme}://") for piece in url.split(";") if piece.strip()):
+        raise ValueError(
+            f"a part of the list, behind a ;, does not begin with {scheme}://; a ; of a user name, password or option "
+            "must be percent-encoded as %3B"
+        )
     pieces = [_cut(rest) for rest in _pieces(url)]
     user = _only({piece[0] for piece in pieces}, "users or passwords")
     path = _only({piece[2].partition("?")[0].strip("/") for piece in pieces}, "paths")

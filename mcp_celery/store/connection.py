@@ -41,7 +41,7 @@ from mcp_celery.common.call_limiter import CallLimiter
 from mcp_celery.common.outage import Outage
 from mcp_celery.common.redis_translation import redis_py_url
 from mcp_celery.common.within import STEPS, within
-from mcp_celery.store.roles import ReplicaError, address_of, direct, is_of_replica, require_master
+from mcp_celery.store.roles import ReplicaError, address_of, direct, is_of_replica, require_master, require_still_master
 from mcp_celery.store.sentinel import BlockingMasterFinder, MasterFinder, blocking_finder_of, finder_of
 
 logger = logging.getLogger(__name__)
@@ -177,9 +177,15 @@ class _Checked(AbstractConnection):
         self._is_sent = False
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
-        if self._master is not None and not self.is_connected:
-            direct(self, await self._master.find())
-        await super().connect_check_health(check_health, retry_socket_connect)
+        if self._master is None or self.is_connected:
+            await super().connect_check_health(check_health, retry_socket_connect)
+            return
+        direct(self, await self._master.find())
+        try:
+            await super().connect_check_health(check_health, retry_socket_connect)
+        except (redis.ConnectionError, redis.TimeoutError, OSError):
+            self._master.distrust(address_of(self))
+            raise
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         self._is_ready = False  # what is sent now is not the command
@@ -187,13 +193,19 @@ class _Checked(AbstractConnection):
         if self._master is not None:
             await self.send_command("HELLO", check_health=False)
             require_master(self, await self.read_response())
+            require_still_master(self, self._master.address)
         self._is_ready, self._used_at = True, time.monotonic()
 
     async def connect(self) -> None:
         """Connect, also anew. The pool does this before it gives the connection away."""
-        if self.is_connected and self._used_at < max(self.heard.doubted_at, time.monotonic() - self._idle_seconds):
+        if self.is_connected and self._is_outdated():
             await self.disconnect(nowait=True)
         await super().connect()
+
+    def _is_outdated(self) -> bool:
+        if self._master is not None and self._master.address not in (None, address_of(self)):
+            return True
+        return self._used_at < max(self.heard.doubted_at, time.monotonic() - self._idle_seconds)
 
     async def _connect(self) -> None:
         async with within(self._connect_seconds):
@@ -306,9 +318,15 @@ class _CheckedBlocking(blocking.AbstractConnection):
         self._is_sent = False
 
     def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
-        if self._master is not None and not self.is_connected:
-            direct(self, self._master.find())
-        super().connect_check_health(check_health, retry_socket_connect)
+        if self._master is None or self.is_connected:
+            super().connect_check_health(check_health, retry_socket_connect)
+            return
+        direct(self, self._master.find())
+        try:
+            super().connect_check_health(check_health, retry_socket_connect)
+        except (redis.ConnectionError, redis.TimeoutError, OSError):
+            self._master.distrust(address_of(self))
+            raise
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
         self._is_ready = False  # what is sent now is not the command

@@ -82,9 +82,9 @@ class RedisRecovery(RecoveryStore):
             lambda reply: reply,
         )
         reply = await self._store.run(command)
-        moves, self._moves = self._moves, self._store.client.moves
         if reply is None:
             return None
+        moves, self._moves = self._moves, self._store.client.moves
         now, *lists = cast("tuple[int, *tuple[list[bytes], ...]]", reply)
         dead, over, soon, due, unclaimed, unread, abandoned = lists
         expiring = [*over, *soon]

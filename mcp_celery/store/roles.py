@@ -6,8 +6,10 @@ import re
 from typing import Any, Final
 
 import redis
+from redis.exceptions import MasterDownError
 
 _OF_REPLICA: Final = re.compile(r"\bREADONLY\b|You can't write against a read only replica|\bMASTERDOWN\b")
+_CLASSES: Final = (redis.ReadOnlyError, MasterDownError)
 """What a replica answers to a write. Redis 6.2 puts it into the text of a script's error."""
 
 
@@ -17,7 +19,7 @@ class ReplicaError(redis.ConnectionError):
 
 def is_of_replica(error: redis.ResponseError, *, has_sentinels: bool) -> bool:
     """Whether an error means that the server is not the master, or may be it no more."""
-    if isinstance(error, redis.ReadOnlyError) or _OF_REPLICA.search(str(error)):
+    if isinstance(error, _CLASSES) or _OF_REPLICA.search(str(error)):
         return True
     return has_sentinels and "NOREPLICAS" in str(error)  # Sentinels have given its replicas to another server
 
@@ -30,6 +32,20 @@ def direct(connection: Any, address: tuple[str, int]) -> None:
 def address_of(connection: Any) -> tuple[str, int]:
     """Where a connection over the network goes."""
     return connection.host, connection.port
+
+
+def require_still_master(connection: Any, known: tuple[str, int] | None) -> None:
+    """See that the master has not moved while a connection was made.
+
+    Args:
+        connection: The connection.
+        known: Where the master was found last; None: it is not known.
+
+    Raises:
+        ReplicaError: It is elsewhere by now.
+    """
+    if known is not None and known != address_of(connection):
+        raise ReplicaError(f"{connection.host}:{connection.port} is not the master any more")
 
 
 def require_master(connection: Any, reply: Any) -> None:

@@ -7,6 +7,7 @@ and a connection that was idle may be dead. The one that answered last is asked 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random
 import time
@@ -62,6 +63,7 @@ class _Search:
         self._sentinels = sentinels
         self._urls = {address: sentinel_url(url, sentinels, *address) for address in sentinels.hosts}
         self._order = list(self._urls)
+        self._named: tuple[Address, Address] | None = None
         self._seconds = min(timeout_seconds, SENTINEL_SECONDS)
 
     @property
@@ -74,10 +76,24 @@ class _Search:
         if not reply:
             failures.append((sentinel, None))
             return None
-        self._order.remove(sentinel)
-        self._order.insert(0, sentinel)
         host, port = cast("tuple[bytes | str, bytes | str | int]", reply)
-        return host.decode() if isinstance(host, bytes) else host, int(port)
+        found = host.decode() if isinstance(host, bytes) else host, int(port)
+        # One assignment, since threads share it.
+        self._order = [sentinel, *(one for one in self._order if one != sentinel)]
+        self._named = sentinel, found
+        return found
+
+    def distrust(self, address: Address) -> None:
+        """Ask another Sentinel first, since no master answers where the last one says: it may be cut off from the
+        others, which have made another server the master.
+
+        Args:
+            address: Where no master answers.
+        """
+        named = self._named
+        if named is not None and named[1] == address and self._order[0] == named[0]:
+            self._named = None
+            self._order = [*(one for one in self._order if one != named[0]), named[0]]
 
     def failed(self, failures: list[tuple[Address, Exception | None]]) -> redis.ConnectionError:
         """What it means that no Sentinel named the master."""
@@ -127,7 +143,9 @@ class MasterFinder(_Search):
             SentinelRefusalError: They refuse user or password.
         """
         if self._watching is None:
-            self._watching = asyncio.create_task(self._watch(), name="mcp-celery-master")
+            # Not in the context of the call that happens to be the first: a trace of it would have a look each second.
+            context = contextvars.Context()
+            self._watching = asyncio.create_task(self._watch(), name="mcp-celery-master", context=context)
         return await self._flight.do(self._ask_all)
 
     async def aclose(self) -> None:
@@ -142,15 +160,13 @@ class MasterFinder(_Search):
             await asyncio.sleep(LOOK_SECONDS * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
             try:
                 await self._flight.do(self._ask_all)
+                if self.moves != known:
+                    known = self.moves
+                    await self.on_move()
             except redis.ConnectionError as error:
                 logger.debug("could not ask Sentinels whether the master is another one: %s", error)
-                continue
             except Exception:
                 logger.exception("could not ask Sentinels whether the master is another one")  # and may next time
-                continue
-            if self.moves != known:
-                known = self.moves
-                await self.on_move()
 
     async def _ask_all(self) -> Address:
         failures: list[tuple[Address, Exception | None]] = []

@@ -20,6 +20,7 @@ import redis
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from mcp_celery.cli.options import POOLS
+from mcp_celery.engine.recovery.model import DUE
 from tests.support.nodes import END_GENTLY, STOP_SECONDS
 from tests.support.programs import ROOT, Running, forked_command, start
 
@@ -145,8 +146,9 @@ class Deployment:
         return set(cast("list[str]", self.redis.keys("mcp_celery:*")))
 
     def channels(self) -> list[str]:
-        """The channels of tasks that somebody is subscribed to."""
-        return cast("list[str]", self.redis.pubsub_channels("mcp_celery:*:events"))
+        """The channels of tasks that somebody is subscribed to. The process that reaps listens to that of no task."""
+        found = cast("list[str]", self.redis.pubsub_channels("mcp_celery:*:events"))
+        return [name for name in found if not name.endswith(f":{DUE.task_id}:events")]
 
     def contents(self) -> list[str]:
         """Everything that is in the store, key by key, as text."""

@@ -14,7 +14,7 @@ from tests.support.nodes import ProcessContainer, ValkeyProcess
 from tests.support.waiting import eventually_sync
 
 MASTER: Final = "mymaster"
-DOWN_AFTER_MS: Final = 1_000
+DOWN_AFTER_MS: Final = 2_500
 """After this silence a Sentinel takes the master for dead; as short as a busy machine allows."""
 QUORUM: Final = 2
 
@@ -150,5 +150,8 @@ class Watched:
             with self.ask(number) as client:
                 found = client.sentinel_master(MASTER)
                 if found["num-other-sentinels"] < 2 or found["num-slaves"] < 1:
+                    return False
+                # A Sentinel fails over to no replica whose link it has not seen.
+                if any(one["master-link-status"] != "ok" for one in client.sentinel_slaves(MASTER)):
                     return False
         return True
