@@ -435,6 +435,14 @@ class RecoveryStore(Protocol):
         """Compound keys of the tasks whose next job should have been published by now, as :attr:`Sweep.due`."""
         ...
 
+    async def is_due(self, key: str) -> bool:
+        """Whether a task's next job is still to be published.
+
+        Args:
+            key: The task's compound key.
+        """
+        ...
+
     async def some_claimed(self) -> Sequence[PublishedJob]:
         """A sample of the jobs that live workers have."""
         ...

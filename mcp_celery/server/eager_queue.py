@@ -105,8 +105,9 @@ class _RunningJobs:
         self._threads[job_id] = thread
 
     def remove(self, job_id: str) -> None:
-        """Forget a job, whose thread is about to end."""
-        self._threads.pop(job_id, None)
+        """Forget a job in its thread, which is about to end. A later attempt may have replaced it already."""
+        if self._threads.get(job_id) is threading.current_thread():
+            del self._threads[job_id]
 
     def end(self, deadline: float) -> None:
         """Interrupt the jobs, and wait for their threads.

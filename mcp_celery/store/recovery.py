@@ -123,6 +123,10 @@ class RedisRecovery(RecoveryStore):
         return await readable(self._store, "ZREM", due, found, key_of)
 
     @override
+    async def is_due(self, key: str) -> bool:
+        return await self._store.on_index("ZSCORE", self._keys.due, key) is not None
+
+    @override
     async def some_claimed(self) -> Sequence[PublishedJob]:
         return await self._unclaimed.some_claimed()
 

@@ -33,8 +33,9 @@ end
 if ARGV[4] ~= '' then
   let_go_for_good(KEYS[1], ARGV[4], KEYS[5])
 end
-if ARGV[7] ~= '' then
-  release_places(KEYS[1], unpack(redis.call('HMGET', KEYS[1], 'key', 'counted_in'))) -- no job of it runs until then
+if ARGV[7] ~= '' and not has_begun(current[3], redis.call('HGET', KEYS[1], 'retries') or 0) then
+  -- No job of it runs until then. A retry that has begun before its worker said so keeps the place.
+  release_places(KEYS[1], unpack(redis.call('HMGET', KEYS[1], 'key', 'counted_in')))
 end
 if ARGV[7] ~= '' and awaits_claim(KEYS[1]) then
   add_to_index(KEYS[5], ARGV[7], redis.call('HGET', KEYS[1], 'key'))

@@ -122,6 +122,8 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
         """Let the jobs of tasks be due that have got their places."""
         while self._places.granted:
             kept = self._places.granted.pop(0)
+            if self._kept.get(kept.record.ref) is not kept:
+                continue  # it has expired in the same step
             self._kept.due[kept.record.ref] = now - PUBLISHING_MS
             kept.record = replace(kept.record, status_message=None)
             self._tell(kept, now, "place_granted", kept.record.status)
@@ -260,7 +262,7 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
         kept.apply(change)
         kept.note_answer(change.call)
         kept.settle_questions()
-        if change.retries is not None:
+        if change.retries is not None and not kept.has_started(change.retries):
             self._places.release(kept)
         if change.retries is not None and kept.awaits_claim:
             self._kept.unclaimed[kept.record.ref] = change.retry_at_ms or change.at_ms

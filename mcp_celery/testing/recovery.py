@@ -113,6 +113,11 @@ class MemoryRecoveryCore:
         with self._step() as now:
             return self._overdue(now)
 
+    def is_due(self, key: str) -> bool:
+        """As ``RecoveryStore.is_due``."""
+        with self._step():
+            return TaskRef.of_key(key) in self._kept.due
+
     def _overdue(self, now: int) -> list[str]:
         return [
             kept.record.key
@@ -349,6 +354,10 @@ class MemoryRecovery(RecoveryStore):
     @override
     async def overdue(self) -> Sequence[str]:
         return self._core.overdue()
+
+    @override
+    async def is_due(self, key: str) -> bool:
+        return self._core.is_due(key)
 
     @override
     async def some_claimed(self) -> Sequence[PublishedJob]:

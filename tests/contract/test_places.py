@@ -199,6 +199,17 @@ class TestReleasing:
         assert await world.store.ask(first.ref, QUESTION, Asking(attempt=1, at_ms=now_ms()))
         assert not floor.is_due(second)
 
+    async def test_a_retry_that_began_before_its_worker_reported_it_keeps_its_place(
+        self, world: World, floor: Floor
+    ) -> None:
+        first, second = await floor.several(2, ONE)
+        assert [await floor.start(first), await floor.start(second)] == [None, 0]
+        assert await floor.start(first, retries=1) is None
+        await world.store.change(first.ref, Change(to="working", attempt=1, retries=1, retry_at_ms=now_ms()))
+        assert not floor.is_due(second)
+        await floor.end(first)
+        assert floor.is_due(second)
+
     async def test_a_job_that_is_tried_again_has_no_place_meanwhile(self, floor: Floor, world: World) -> None:
         first, second = await floor.several(2, ONE)
         assert [await floor.start(first), await floor.start(second)] == [None, 0]

@@ -56,6 +56,7 @@ class Script:
     skipped: list[int] = field(default_factory=list[int])
     attended: dict[str, int] = field(default_factory=dict[str, int])
     not_attended: list[str] = field(default_factory=list[str])
+    published_by_another: set[str] = field(default_factory=set[str])
     damaged: set[str] = field(default_factory=set[str])
     """Workers whose claims cannot be read."""
 
@@ -69,6 +70,9 @@ class Script:
 
     async def overdue(self) -> Sequence[str]:
         return [] if self.found is None else self.found.due
+
+    async def is_due(self, key: str) -> bool:
+        return key not in self.published_by_another
 
     async def some_claimed(self) -> Sequence[PublishedJob]:
         return self.claimed_jobs
@@ -304,6 +308,14 @@ class TestDueJobs:
         stage.backend.store.ledger.due[record.ref] = 0
         await stage.sweep(due(record))
         assert record.ref not in stage.backend.store.ledger.due
+
+    async def test_a_job_that_was_published_since_it_was_found_is_left_alone(self, stage: Stage) -> None:
+        """Its job may have ended by now, and then its result would be forgotten."""
+        record, other = await stage.created(attempt=2), await stage.created()
+        stage.script.published_by_another.add(record.key)
+        await stage.sweep(due(record, other))
+        assert stage.published == [other.task_id]
+        assert stage.thrown_away == []
 
     async def test_a_task_that_is_gone_is_due_no_longer_and_the_next_one_is_published(self, stage: Stage) -> None:
         gone, record = a_record(), await stage.created()

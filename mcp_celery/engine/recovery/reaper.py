@@ -75,6 +75,7 @@ class Reaper:
         self._observers = observers
         self._id = secrets.token_hex(8)
         self._seen: dict[str, Expiring] = {}
+        self._publishing: set[str] = set()
         self._late: deque[tuple[float, list[str]]] = deque(maxlen=MAX_LATE)
         """Celery ids of jobs that were revoked because their tasks expired, by when to forget their results again."""
         self._trusts_deaths_at: float | None = None
@@ -253,8 +254,12 @@ class Reaper:
         Returns:
             False: The broker did not take it; a later sweep tries again.
         """
+        if key in self._publishing:
+            return True
+        self._publishing.add(key)
         try:
-            return await self._publish(key)
+            # The list that it was found in may be old: published in between, its job may have begun or ended.
+            return await self._publish(key) if await self._store.is_due(key) else True
         except StoreUnavailableError:
             raise
         except StoredDataError as error:
@@ -264,6 +269,8 @@ class Reaper:
                 await self._store.drop_due(key, error.reason)
         except Exception:
             logger.exception("could not publish the due job of task %s", key)
+        finally:
+            self._publishing.discard(key)
         return True
 
     async def _publish(self, key: str) -> bool:
