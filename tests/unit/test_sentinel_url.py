@@ -87,6 +87,22 @@ class TestSpellings:
         assert not is_same_database(found, url)
 
 
+@pytest.mark.parametrize("options", ["client_name=ours", "socket_timeout=5&client_name=ours"])
+def test_results_are_known_to_be_with_the_records_whatever_options_the_url_has(options: str) -> None:
+    url = f"sentinel://one.example,[::1]:7/main?{options}"
+    app = Celery(set_as_current=False)
+    app.conf.update(result_settings(url))
+    found = CeleryResults(app, timeout_seconds=1).url
+    assert found is not None
+    assert is_same_database(found, url)
+
+
+def test_a_semicolon_of_a_password_does_not_become_a_sentinel() -> None:
+    with pytest.raises(ConfigurationError, match="must be percent-encoded as %3B") as refused:
+        Settings.load(redis_url="sentinel://one.example/main?sentinel_password=hush;secret").redis_url  # noqa: B018
+    assert "secret" not in str(refused.value)
+
+
 class TestSecrets:
     URL: Final = "sentinel://:letmein@one.example/main?sentinel_username=guard&sentinel_password=hush%40"
 
