@@ -142,7 +142,7 @@ class _Failures:
     def end(self) -> None:
         """Note that Redis has confirmed a subscription."""
         if self._reported:
-            logger.info("the task store (MCP_CELERY_REDIS_URL) answers again")
+            logger.info("pub/sub connection to the task store (MCP_CELERY_REDIS_URL) restored")
             self._reset()
 
     def pause(self) -> float:

@@ -179,7 +179,7 @@ DIFFERENCES: Final[Sequence[Difference]] = (
     ),
     Difference(
         "an unknown tool, or arguments that the tool refuses, at 2025-11-25: -32602, and no result with `isError`",
-        "they are looked at before there is a task, and no task is made for them",
+        "the server checks them first, and creates no task for them",
         _TASK,
         _refused,
     ),
