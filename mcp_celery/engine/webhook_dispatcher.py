@@ -10,7 +10,7 @@ from typing import Final
 
 from mcp_celery.engine.ports import WebhookOutbox
 from mcp_celery.engine.retry import pauses
-from mcp_celery.engine.webhooks import FIRST_PAUSE_MS, MOST_WAITING, full_outbox
+from mcp_celery.engine.webhooks import FIRST_PAUSE_MS, MOST_WAITING
 from mcp_celery.errors import McpCeleryError, StoreUnavailableError
 from mcp_celery.logs import get_logger
 
@@ -86,7 +86,11 @@ class WebhookDispatcher:
             return
         self._count_at = now + WARN_SECONDS
         if await self._outbox.waiting() >= MOST_WAITING:
-            logger.error("%s", full_outbox())
+            logger.error(
+                "dropping webhooks, since %d wait to be delivered: see to the receivers of MCP_CELERY_WEBHOOK_URL and "
+                "TaskConfig(webhook=…), and to the workers that deliver webhooks",
+                MOST_WAITING,
+            )
 
     async def _give_back(self, webhook_ids: Sequence[str]) -> None:
         """Let webhooks be due again soon whose jobs could not be published. If that fails they are due later."""

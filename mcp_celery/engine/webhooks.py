@@ -109,14 +109,6 @@ def _timestamp(at_ms: int) -> str:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def full_outbox() -> str:
-    """The log line for an outbox that takes no more webhooks."""
-    return (
-        f"dropping webhooks, since {MOST_WAITING} wait to be delivered: see to the receivers of MCP_CELERY_WEBHOOK_URL "
-        "and TaskConfig(webhook=…), and to the workers that deliver webhooks"
-    )
-
-
 def is_told(before: TaskStatus, after: TaskStatus) -> bool:
     """Whether a change of a task makes a webhook: the task has ended, or has come to wait for its client."""
     return before in OPEN and after != before and (after == "input_required" or after not in OPEN)

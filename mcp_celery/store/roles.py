@@ -9,8 +9,9 @@ import redis
 from redis.exceptions import MasterDownError
 
 _OF_REPLICA: Final = re.compile(r"\bREADONLY\b|You can't write against a read only replica|\bMASTERDOWN\b")
-_CLASSES: Final = (redis.ReadOnlyError, MasterDownError)
 """What a replica answers to a write. Redis 6.2 puts it into the text of a script's error."""
+_CLASSES: Final = (redis.ReadOnlyError, MasterDownError)
+"""The same, where redis-py has a class for it and has removed the code from the text."""
 
 
 class ReplicaError(redis.ConnectionError):

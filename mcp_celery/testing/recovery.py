@@ -57,7 +57,7 @@ class MemoryRecoveryCore:
     def _tell(self, kept: Kept, at_ms: int, cause: Cause, before: TaskStatus) -> None:
         raise NotImplementedError
 
-    def _waiting_webhooks(self, now: int) -> int:
+    def _waiting_webhooks(self) -> int:
         raise NotImplementedError
 
     def _report(self, kept: Kept, cause: Cause, before: TaskStatus, at_ms: int) -> None:
@@ -176,7 +176,7 @@ class MemoryRecoveryCore:
                 due=len(kept.due),
                 exposed=len(kept.looks),
                 workers=live,
-                webhooks=self._waiting_webhooks(now),
+                webhooks=self._waiting_webhooks(),
                 waiting=self._places.waiting,
             )
 

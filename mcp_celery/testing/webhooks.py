@@ -42,7 +42,7 @@ class MemoryWebhooksCore:
         record = kept.record
         if record.webhook is None or not is_told(before, record.status):
             return
-        if self._waiting_webhooks(now) >= MOST_WAITING:
+        if self._waiting_webhooks() >= MOST_WAITING:
             return
         webhook = Webhook(
             id=f"msg_{secrets.token_hex(20)}",
@@ -57,14 +57,14 @@ class MemoryWebhooksCore:
         )
         self._webhooks[webhook.id] = _Waiting(webhook, now, now + WEBHOOK_LIFETIME_MS)
 
-    def _waiting_webhooks(self, now: int) -> int:
-        """How many webhooks no receiver has taken yet."""
-        return sum(waiting.ends_ms > now for waiting in self._webhooks.values())
+    def _waiting_webhooks(self) -> int:
+        """How many webhooks no receiver has taken yet. Each look for due ones has removed those that have expired."""
+        return len(self._webhooks)
 
     def waiting_webhooks(self) -> int:
         """As ``WebhookOutbox.waiting``."""
-        with self._step() as now:
-            return self._waiting_webhooks(now)
+        with self._step():
+            return self._waiting_webhooks()
 
     def due_webhooks(self, limit: int) -> list[str]:
         """As ``WebhookOutbox.due``."""
