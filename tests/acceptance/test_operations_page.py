@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -13,7 +12,7 @@ from typing import Final
 import pytest
 
 from tests.support.deployment import deployed
-from tests.support.programs import ROOT, commands_folder
+from tests.support.programs import ROOT, commands_folder, typed
 from tests.support.waiting import eventually
 from tests.support.wire import Wire, follow
 
@@ -76,27 +75,19 @@ async def test_each_command_of_the_page_prints_what_it_shows(store_url: str, tmp
             "PYTHONPATH": str(ROOT),
         }
 
-        def typed(command: str) -> str:
-            done = subprocess.run(
-                ["bash", "-c", command],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=GIVE_UP_SECONDS,
-                cwd=deployment.folder,
-                env=env,
-                check=False,
-            )
-            return done.stdout
+        def printed_by(command: str) -> str:
+            return typed(command, env=env, folder=deployment.folder, give_up_seconds=GIVE_UP_SECONDS).stdout
 
         async with Wire(url) as anonymous, Wire(guarded, token="alice") as alice:
             failed = (await alice.create("send_report"))["taskId"]
             assert (await follow(alice, failed))[-1]["status"] == "failed"
             running = [(await anonymous.create("build_report", gate=str(gate)))["taskId"] for _ in RUNNING]
-            await eventually(lambda: typed("mcp-celery tasks list --status running").count("running") == len(RUNNING))
+            await eventually(
+                lambda: printed_by("mcp-celery tasks list --status running").count("running") == len(RUNNING)
+            )
             queued = [(await alice.create("build_report", gate=str(gate)))["taskId"] for _ in QUEUED]
         ids = dict(zip((*RUNNING, *QUEUED, FAILED), (*running, *queued, failed), strict=True))
-        node = re.search(rf"{name}-threads@\S+", typed("mcp-celery workers"))
+        node = re.search(rf"{name}-threads@\S+", printed_by("mcp-celery workers"))
         assert node
         actual = {**{one[:8]: "ID" for one in ids.values()}, node[0]: WORKER, name: "reports"}
 
@@ -108,4 +99,4 @@ async def test_each_command_of_the_page_prints_what_it_shows(store_url: str, tmp
                 here = here.replace(on_the_page, task_id[:8])
             if "drain" in command:
                 gate.touch()
-            assert skeleton(typed(here), actual) == skeleton(shown, dict.fromkeys(ids, "ID")), command
+            assert skeleton(printed_by(here), actual) == skeleton(shown, dict.fromkeys(ids, "ID")), command

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ import pytest
 
 from tests.support.deployment import ROOT, process, wait_until
 from tests.support.locks import reserve_port
-from tests.support.programs import Running, commands_folder
+from tests.support.programs import Running, commands_folder, typed
 
 pytestmark = pytest.mark.slow
 
@@ -85,18 +84,9 @@ class Newcomer:
 
     def type_and_compare(self, session: str) -> None:
         """Type each command of a session, and find each line that the page shows of its output; ``…`` is any text."""
-        for typed in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
-            command, _, shown = typed.partition("\n")
-            done = subprocess.run(
-                ["bash", "-c", command],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=GIVE_UP_SECONDS,
-                cwd=self.folder,
-                env=self.env,
-                check=False,
-            )
+        for entry in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
+            command, _, shown = entry.partition("\n")
+            done = typed(command, env=self.env, folder=self.folder, give_up_seconds=GIVE_UP_SECONDS)
             assert done.returncode == 0, f"{command}\n{done.stdout}"
             for line in shown.splitlines():
                 pattern = ".*".join(map(re.escape, line.strip().split("…")))

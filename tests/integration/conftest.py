@@ -6,8 +6,9 @@ queue of its own. Tests that stop or kill things start their own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from celery import Celery
 from pytest_celery import CeleryTestSetup  # pyright: ignore[reportMissingTypeStubs]
 
 from mcp_celery import Settings
+from tests.support.deployment import Deployment, deployed
 from tests.support.leaks import no_eternal_keys, no_processes_left
 from tests.support.live import EventLog, Gate, LiveServer, celery_events, host_app, live_server
 from tests.support.nodes import (
@@ -31,6 +33,7 @@ from tests.support.nodes import (
 )
 from tests.support.sentinels import Watched
 from tests.support.servers import tools
+from tests.support.wire import Wire
 
 STARTED = pytest.StashKey[list[ProcessContainer]]()
 TOOLS = "tests.support.servers.tools:server"
@@ -266,3 +269,21 @@ def lines(path: Path) -> list[str]:
 def texts_of(events: Iterable[dict[str, Any]]) -> str:
     """Everything that events say, as one text to search in."""
     return "\n".join(repr(event) for event in events)
+
+
+@asynccontextmanager
+async def running(url: str, name: str, pool: Pool, **settings: str) -> AsyncGenerator[tuple[Deployment, Wire]]:
+    """A server and a worker of a store, and a client of the server.
+
+    Args:
+        url: Of the store.
+        name: What the name of the deployment begins with.
+        pool: The worker's.
+        **settings: Of both.
+    """
+    with (
+        deployed(url, f"{name}-{os.urandom(3).hex()}", spec=TOOLS, settings=settings) as deployment,
+        deployment.worker(pool),
+    ):
+        async with Wire(deployment.serve()) as wire:
+            yield deployment, wire

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import uuid
 from collections.abc import AsyncGenerator
@@ -16,11 +15,10 @@ import redis
 
 from mcp_celery import Settings
 from mcp_celery.errors import StoreUnavailableError
-from tests.integration.conftest import TOOLS, Starter
-from tests.support.deployment import Deployment, deployed
+from tests.integration.conftest import TOOLS, Starter, running
 from tests.support.live import live_server
 from tests.support.locks import reserve_port
-from tests.support.nodes import EmbeddedStoreContainer, ValkeyProcess, environment
+from tests.support.nodes import EmbeddedStoreContainer, Pool, ValkeyProcess, environment
 from tests.support.programs import ROOT, forked_command
 from tests.support.provider import FILE_VARIABLE
 from tests.support.servers import tools
@@ -68,16 +66,6 @@ def denied(store: ValkeyProcess) -> list[Any]:
         return cast("list[Any]", cast(Any, client).execute_command("ACL", "LOG"))
 
 
-@asynccontextmanager
-async def running(url: str, pool: str, **settings: str) -> AsyncGenerator[tuple[Deployment, Wire]]:
-    with (
-        deployed(url, f"secrets-{os.urandom(3).hex()}", spec=TOOLS, settings=settings) as deployment,
-        deployment.worker(pool),
-    ):
-        async with Wire(deployment.serve()) as wire:
-            yield deployment, wire
-
-
 async def run_tasks(wire: Wire, ended: list[str], until: asyncio.Event) -> None:
     """Run one task after the other, and note how each ends."""
     while not until.is_set():
@@ -108,13 +96,13 @@ async def more_end(ended: list[str], running: int = 3 * AT_A_TIME) -> None:
 @pytest.mark.smoke
 @pytest.mark.shows("C9")
 @pytest.mark.parametrize("pool", ["asyncio", "prefork"])
-async def test_a_password_is_rotated_under_load(own: Starter, tmp_path: Path, pool: str) -> None:
+async def test_a_password_is_rotated_under_load(own: Starter, tmp_path: Path, pool: Pool) -> None:
     store, file = own.valkey(), tmp_path / "password"
     password = uuid.uuid4().hex
     set_user(store, USER, f">{password}", *RIGHTS)
     replace(file, f"{password}\n")
     url = store.url.replace("unix://", f"unix://{USER}@")
-    async with running(url, pool, MCP_CELERY_REDIS_PASSWORD_FILE=str(file)) as (deployment, wire):
+    async with running(url, "secrets", pool, MCP_CELERY_REDIS_PASSWORD_FILE=str(file)) as (deployment, wire):
         async with load(wire) as ended:
             for _ in range(ROTATIONS):
                 await more_end(ended)
@@ -138,7 +126,7 @@ async def test_a_provider_gives_user_and_password(own: Starter, tmp_path: Path, 
         set_user(store, user, f">{user}-password", *RIGHTS)
     replace(file, "blue\nblue-password")
     settings = {"MCP_CELERY_REDIS_CREDENTIALS": f"{PROVIDER}:{attribute}", FILE_VARIABLE: str(file)}
-    async with running(f"redis://127.0.0.1:{port}?db=2", "asyncio", **settings) as (deployment, wire):
+    async with running(f"redis://127.0.0.1:{port}?db=2", "secrets", "asyncio", **settings) as (deployment, wire):
         async with load(wire) as ended:
             await more_end(ended)
             assert users(store) == {"blue"}

@@ -5,9 +5,6 @@ results.
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import quote
@@ -23,10 +20,9 @@ from mcp_celery.errors import QueueUnavailableError, StoreUnavailableError
 from mcp_celery.operate.doctor.sentinels import check_sentinels
 from mcp_celery.server.connections import backend_of
 from mcp_celery.store import RedisBackend, connect, connect_blocking
-from tests.integration.conftest import TOOLS, Starter
+from tests.integration.conftest import Starter, running
 from tests.integration.test_redis_urls import tls_options, tls_server
 from tests.support.certificates import Authority
-from tests.support.deployment import Deployment, deployed
 from tests.support.live import ANYONE, Gate, host_app, live_server
 from tests.support.locks import reserve_port
 from tests.support.programs import ROOT
@@ -48,16 +44,6 @@ SENTINEL_RIGHTS: Final = (
     (ROOT / "docs/redis.md").read_text().partition("user mcp-celery on >SECRET ")[2].split("\n")[0].split()
 )
 """What the documentation gives to a user of Sentinels."""
-
-
-@asynccontextmanager
-async def running(url: str, pool: str, **settings: str) -> AsyncGenerator[tuple[Deployment, Wire]]:
-    with (
-        deployed(url, f"sentinel-{os.urandom(3).hex()}", spec=TOOLS, settings=settings) as deployment,
-        deployment.worker(pool),
-    ):
-        async with Wire(deployment.serve()) as wire:
-            yield deployment, wire
 
 
 async def end_of(wire: Wire, task_id: str) -> str:
@@ -101,7 +87,7 @@ async def test_a_master_that_is_killed_takes_nothing_with_it_that_its_replica_ha
     watched = own.watched(password=PASSWORD, sentinel_password=SENTINEL_PASSWORD)
     secret = f"sentinel_password={quote(SENTINEL_PASSWORD, safe='')}"
     url = f"{watched.url}/2?{secret}".replace("://", f"://:{quote(PASSWORD, safe='')}@")
-    async with running(url, "asyncio", **SHORT_LEASES) as (deployment, wire):
+    async with running(url, "sentinel", "asyncio", **SHORT_LEASES) as (deployment, wire):
         kept = [(await wire.create("add", a=number, b=1))["taskId"] for number in range(KEPT)]
         assert [await end_of(wire, task_id) for task_id in kept] == ["completed"] * KEPT
         held = (await wire.create("report_and_hold", gate=str(gate)))["taskId"]

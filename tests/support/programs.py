@@ -61,6 +61,32 @@ def start(
     )
 
 
+def typed(
+    command: str, *, env: Mapping[str, str], folder: Path, give_up_seconds: float
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as it is typed into a shell, and wait for its end.
+
+    Args:
+        command: The line.
+        env: Its whole environment.
+        folder: Where it is typed.
+        give_up_seconds: How long it may take.
+
+    Returns:
+        Its exit status, and in ``stdout`` what it has printed, errors too.
+    """
+    return subprocess.run(
+        ["bash", "-c", command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=give_up_seconds,
+        cwd=folder,
+        env=env,
+        check=False,
+    )
+
+
 def forked_command(module: str) -> list[str]:
     """A command that is ``python -m module`` for programs that start it by themselves, run by the fork server."""
     return [sys.executable, "-I", "-S", str(ROOT / "tests" / "support" / "forked.py"), fork_server().path, module]
