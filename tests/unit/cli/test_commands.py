@@ -8,7 +8,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import click
 import pytest
@@ -103,6 +103,15 @@ def test_each_has_its_body(path: tuple[str, ...]) -> None:
     assert all(one.default is inspect.Parameter.empty for one in taken)
 
 
+def parsed(command: click.Command, line: Sequence[str]) -> click.Context:
+    """What ``mcp-celery COMMAND LINE`` makes of its arguments.
+
+    A command takes the names of its help option from its parent, and click keeps them: a command that was parsed by
+    itself would lose ``-h`` for all tests that follow.
+    """
+    return command.make_context(command.name, [*line], parent=click.Context(cli, **cli.context_settings))
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_each_help_fits_a_terminal(path: tuple[str, ...]) -> None:
     done = CliRunner().invoke(cli, [*path, "--help"], terminal_width=80)
@@ -113,10 +122,10 @@ def test_each_help_fits_a_terminal(path: tuple[str, ...]) -> None:
 def test_a_command_is_run_again_with_the_same_parameters() -> None:
     line = ["reports:server", "--uds", "a.sock", "--allowed-host", "x.example", "--allowed-host", "y.example"]
     line += ["--stateless", "--workers", "3", "--wait", "2.5", "--root-path", "/tools/"]
-    context = serve.make_context("serve", [*line])
+    context = parsed(serve, line)
     argv = same_command(context, workers=1, uds=None, fd=7, child=True)
     assert argv[:4] == [sys.executable, "-m", "mcp_celery", "serve"]
-    again = serve.make_context("serve", argv[4:])
+    again = parsed(serve, argv[4:])
     assert again.params == {**context.params, "workers": 1, "uds": None, "fd": 7, "child": True}
 
 
@@ -166,8 +175,8 @@ def test_the_command_to_go_on_takes_ids_that_begin_with_a_hyphen(task_id: str, c
     typed = remote.resume_command(task_id)
     assert typed.endswith(command)
     words = shlex.split(typed)
-    parsed = watch.make_context("watch", words[words.index("watch") + 1 :]).params
-    assert (parsed["url"], parsed["task_id"]) == ("http://x/mcp", task_id)
+    parameters = parsed(watch, words[words.index("watch") + 1 :]).params
+    assert (parameters["url"], parameters["task_id"]) == ("http://x/mcp", task_id)
 
 
 def test_no_id_of_ours_begins_with_a_hyphen() -> None:
