@@ -34,7 +34,7 @@ test-all: $(READY) ## Run all tests, on every pool, broker and result backend, w
 	@$(BIN)/python -m tests.conformance
 
 test-pythons: $(READY) ## Run unit, contract and smoke tests on each CPython found (PATH, pyenv, uv), each in a venv of its own
-	@$(BIN)/python -m tests.pythons
+	@$(BIN)/python -m tests.pythons $(ARGS)
 
 test-lowest: $(READY) ## Run unit, contract and smoke tests on the lowest versions of packages that pyproject.toml allows
 	@$(BIN)/python -m tests.lowest_versions

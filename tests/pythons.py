@@ -1,6 +1,7 @@
 """``python -m tests.pythons``: unit tests, contract tests and a smoke test of each pool on every Python that is here.
 
-``make test-pythons`` calls it. It takes the newest patch of each minor version of CPython that the project supports,
+``make test-pythons`` calls it. With ``--others`` it leaves out the minor version that runs it, for where all tests have
+run on that one. It takes the newest patch of each minor version of CPython that the project supports,
 as uv finds them: on PATH, under pyenv, and among those that uv itself has installed. Each has an environment of its own
 in ``build/python-3.N``, with the pinned dependencies and the project; one is made again when constraints.txt,
 pyproject.toml or the interpreter changes.
@@ -8,6 +9,7 @@ pyproject.toml or the interpreter changes.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib.util
 import json
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -155,18 +157,26 @@ def say(line: str) -> None:
     print(line, flush=True)  # noqa: T201 - a command
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """The command.
+
+    Args:
+        arguments: Its arguments.
 
     Returns:
         The exit status.
     """
+    parser = argparse.ArgumentParser(prog="python -m tests.pythons")
+    parser.add_argument("--others", action="store_true", help="leave out the minor version that runs this")
+    is_others = parser.parse_args(arguments).others
     found = find()
     if not found:
         say("no CPython that the project supports was found: on PATH, under pyenv, or among uv's")
         return 1
     for interpreter in found:
         say(f"Found CPython {interpreter.version}: {interpreter.path}")
+    if is_others:
+        found = [one for one in found if (one.version.major, one.version.minor) != sys.version_info[:2]]
     report: list[str] = []
     failed = False
     for interpreter in found:
@@ -186,4 +196,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

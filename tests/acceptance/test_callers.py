@@ -52,7 +52,7 @@ class Site:
         return Wire(self.guarded_url, token=bearer.token, headers=sent)
 
 
-@pytest.fixture(scope="session", params=["plain", "sealed"])
+@pytest.fixture(scope="session", params=[pytest.param("plain", marks=pytest.mark.slow), "sealed"])
 def site(request: pytest.FixtureRequest, store_url: str, pool: str) -> Iterator[Site]:
     sealed = request.param == "sealed"
     settings = {
@@ -127,6 +127,7 @@ def expected_token(bearer: Bearer | None) -> JSON | None:
     return token
 
 
+@pytest.mark.slow
 @pytest.mark.shows("C7")
 @pytest.mark.parametrize("site", ["sealed"], indirect=True, scope="session")
 async def test_of_500_interleaved_jobs_of_50_callers_each_finds_its_own(site: Site) -> None:

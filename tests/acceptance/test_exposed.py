@@ -468,6 +468,7 @@ async def test_a_task_can_be_made_in_process(exposing: Deployment) -> None:
             assert waited.content[0].text == "4"
 
 
+@pytest.mark.slow
 async def test_another_broker_and_another_result_backend(
     store_url: str, their_python: Path, tmp_path: Path, gate: Gate, rabbitmq_url: str
 ) -> None:

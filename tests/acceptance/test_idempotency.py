@@ -80,8 +80,9 @@ async def client_of(port: int, revision: str) -> AsyncGenerator[Client]:
         yield client
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize(("revision", "number"), [("2026-07-28", 100), ("2025-11-25", 20)])
+@pytest.mark.parametrize(
+    ("revision", "number"), [pytest.param("2026-07-28", 100, marks=pytest.mark.slow), ("2025-11-25", 20)]
+)
 async def test_creations_whose_answer_is_lost_make_one_task_each(site: Site, revision: str, number: int) -> None:
     with Proxy.before(site.url) as proxy:
         async with client_of(proxy.port, revision) as client:

@@ -16,7 +16,7 @@ from tests.support.programs import ROOT, commands_folder, typed
 from tests.support.waiting import eventually
 from tests.support.wire import Wire, follow
 
-pytestmark = [pytest.mark.anyio, pytest.mark.smoke]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 GIVE_UP_SECONDS = 180.0
 SERVER: Final = "tests.support.servers.reports"

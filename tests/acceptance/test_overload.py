@@ -123,7 +123,7 @@ def silent(store: redis.Redis) -> Generator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])
+@pytest.mark.parametrize("mode", ["2026-07-28", pytest.param("legacy", marks=pytest.mark.slow)])
 async def test_200_creations_over_100_connections_all_end_created_though_a_few_are_taken_at_a_time(
     place: Deployment, mode: str
 ) -> None:

@@ -34,6 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpacked
 
 
+@pytest.mark.slow
 def test_the_demo_needs_no_checkout(wheel: Path, tmp_path: Path) -> None:
     """In an empty folder, at a terminal of the usual size."""
     env = environment_of(wheel, TERM="xterm")

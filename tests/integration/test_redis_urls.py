@@ -189,13 +189,13 @@ async def run_a_task(wire: Wire) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("make", "pool", "name"),
     [
-        pytest.param(over_tcp, "asyncio", "over-tcp", id="options"),
+        pytest.param(over_tcp, "asyncio", "over-tcp", id="options", marks=pytest.mark.smoke),
         pytest.param(in_the_older_protocol, "threads", None, id="resp2"),
         pytest.param(by_socket_with_password, "prefork", "by-socket", id="socket"),
         pytest.param(valkey_over_tcp, "asyncio", None, id="valkey"),
         pytest.param(checked_by_file, "prefork", None, id="tls"),
         pytest.param(checked_by_system, "threads", None, id="system-ca"),
-        pytest.param(by_client_certificate, "asyncio", "certified", id="client-certificate", marks=pytest.mark.smoke),
+        pytest.param(by_client_certificate, "asyncio", "certified", id="client-certificate"),
         pytest.param(unchecked, "asyncio", None, id="unchecked"),
     ],
 )

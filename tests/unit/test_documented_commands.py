@@ -15,6 +15,7 @@ from celery.bin.celery import celery
 from celery.worker.control import Panel
 
 from mcp_celery.cli.main import cli
+from tests.support.sources import modules_of_the_package
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -108,11 +109,11 @@ def test_command_lines_are_found_and_wrong_ones_are_noticed() -> None:
 
 
 def texts_of_the_package() -> str:
-    trees = [ast.parse(path.read_text()) for path in (ROOT / "mcp_celery").rglob("*.py")]
-    nodes: list[Any] = [node for tree in trees for node in ast.walk(tree)]
+    nodes: list[Any] = [node for tree in modules_of_the_package().values() for node in ast.walk(tree)]
     return "\n".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
+@pytest.mark.xdist_group("sources")
 def test_quoted_log_lines_are_those_of_the_code() -> None:
     texts = texts_of_the_package()
     quoted = [

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
 from tests.conftest import SMOKE_ONLY
 
 TESTS = Path(__file__).parents[1]
 MANIFEST: dict[str, dict[str, Any]] = tomllib.loads((TESTS / "manifest.toml").read_text())
 
+
+pytestmark = pytest.mark.xdist_group("manifest")  # so that one process parses the tests, once
 
 QUICKLY = 2 / 3
 """The part of the manifest that `make test` shows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,21 @@ def test_an_environment_is_made_again_when_what_it_is_made_of_changes(
         changed.write_text("other")
         pythons.set_up(elsewhere)
         assert runs == made
+
+
+def test_others_leave_out_the_minor_version_that_runs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    this = ".".join(map(str, sys.version_info[:3]))
+    tried: list[Path] = []
+
+    def set_up(interpreter: Interpreter) -> Path:
+        return interpreter.path
+
+    def run(python: Path) -> tuple[bool, str]:
+        tried.append(python)
+        return True, "3 passed"
+
+    monkeypatch.setattr(pythons, "find", lambda: newest(map(listed, [this, "3.99.1"]), SUPPORTED))
+    monkeypatch.setattr(pythons, "set_up", set_up)
+    monkeypatch.setattr(pythons, "run_tests", run)
+    assert pythons.main(["--others"]) == 0
+    assert tried == [Path("/opt/3.99.1")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -13,8 +12,10 @@ from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 
 from mcp_celery.protocol.revision import TaskRevision
 from mcp_celery.protocol.revisions import TASK_VERSIONS, revision_named
+from tests.support.sources import modules_of_the_package
 
-PACKAGE: Final = Path(__file__).parents[2] / "mcp_celery"
+pytestmark = pytest.mark.xdist_group("sources")
+
 OF_ONE_REVISION: Final = re.compile(r"/v\d{4}_\d\d_\d\d(/|\.py$)")
 CHOOSING: Final = {"protocol/revisions.py", "protocol/additions.py", "client/revisions.py"}
 """The modules that name the revisions, and so change with a new one."""
@@ -27,9 +28,9 @@ VERSION: Final = re.compile(r"\d{4}-\d\d-\d\d")
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
     """The modules that are not of one revision, by their paths in the package."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if not OF_ONE_REVISION.search(path.as_posix()):
-            yield path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text())
+    for path, module in modules_of_the_package().items():
+        if not OF_ONE_REVISION.search(f"/{path}"):
+            yield path, module
 
 
 def is_a_version(node: ast.AST) -> bool:
