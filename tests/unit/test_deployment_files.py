@@ -103,6 +103,8 @@ def test_the_logging_configuration_gives_its_reasons() -> None:
 
 
 def test_flower_has_the_columns_that_the_page_needs() -> None:
+    if not hasattr(tasks_page, "visible_task_columns"):
+        pytest.skip("this Flower keeps the names of its columns in its page")
     options = tornado.options.OptionParser()
     options.define("tasks_columns")
     options.parse_config_file(str(CONFIG / "flowerconfig.py"), final=False)
