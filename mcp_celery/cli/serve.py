@@ -46,11 +46,11 @@ LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 OTHER_FILES: Final = 256
 """Files that a server may open besides clients' connections: those to store and broker, and the tools' own."""
 SHUTDOWN_SECONDS: Final = 3
+"""A client's listen stream stays open for as long as the client wants; a shutdown must not wait for it."""
 KEEP_ALIVE_SECONDS: Final = 75
 """How long a connection stays open between requests: longer than clients and proxies keep one (httpx 5 s, load
 balancers 60 s). A client that sends a request while the server closes the connection cannot know whether it arrived.
 """
-"""A client's listen stream stays open for as long as the client wants; a shutdown must not wait for it."""
 
 
 def serve(  # noqa: PLR0913, PLR0917 - one for each argument and option of the command
@@ -151,7 +151,9 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each argument and option of the c
         if is_uvicorns_log:
             contain(logging.getLogger("uvicorn"))
         server_process = _Server(config, url_of(bound), uds, health, settings)
-        server_process.run(sockets=[bound])
+        # Uvicorn raises Ctrl-C again once the server has ended. It is not an error, as SIGTERM is none.
+        with suppress(KeyboardInterrupt):
+            server_process.run(sockets=[bound])
 
 
 def _refuse_address() -> None:

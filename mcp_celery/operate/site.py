@@ -79,6 +79,14 @@ class Site:
             raise ConfigurationError(IN_MEMORY)
         return backend
 
+    @property
+    def store_name(self) -> str:
+        """Which store is read, in words; without its URL where that is set, because it may hold a password."""
+        default: object = Settings.model_fields["redis_url"].default
+        if self.settings.redis_url == default:
+            return f"the store {default} (MCP_CELERY_REDIS_URL names another one)"
+        return "the store of MCP_CELERY_REDIS_URL"
+
     def queue_name(self, namespace: str) -> str:
         """The queue of the jobs of a server that neither a component nor a route sends elsewhere."""
         if (tasks := self.servers.get(namespace)) is not None:

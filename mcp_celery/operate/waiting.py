@@ -101,7 +101,7 @@ def waiting_of(task: InspectedTask, around: Surroundings) -> Waiting:
     """
     record, now = task.record, around.place.now_ms
     if record.is_terminal:
-        return Waiting("ended", f"nothing: it has ended, {record.status}")
+        return Waiting("ended", f"nothing: the task has ended ({record.status})")
     if record.status == "input_required":
         holds = "no job runs meanwhile" if task.is_parked else f"its job waits on {_worker_of(task)}"
         return Waiting("answer", f"the client's answer to a question, {since(record.updated_at_ms, now)}; {holds}")

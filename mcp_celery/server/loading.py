@@ -18,6 +18,9 @@ from mcp_celery.server.celery_tasks import CeleryTasks, source_of, tasks_of
 
 _NOT_THEIRS: Final = ("<frozen importlib", str(Path(__file__).parents[1]), importlib.__file__)
 """What the files of frames begin with that are not of the user's code."""
+_HOW_TO_MAKE_ONE: Final = (
+    "make one with mcp_celery.TaskServer, or give a FastMCP server add_extension(mcp_celery.fastmcp.TasksExtension())"
+)
 
 
 class ServerNotFoundError(ConfigurationError):
@@ -52,7 +55,9 @@ def load_source(spec: str) -> ComponentSource:
     try:
         source = source_of(found)
     except ConfigurationError:
-        raise ConfigurationError(f"{spec!r} is a {type(found).__name__}, not an MCP server") from None
+        raise ConfigurationError(
+            f"{spec!r} is a {type(found).__name__}, which cannot be served: {_HOW_TO_MAKE_ONE}"
+        ) from None
     with suppress(ConfigurationError):  # it may run no tasks
         tasks_of(source.server).spec = spec
     return source
@@ -108,7 +113,7 @@ def _only_server(module: ModuleType) -> object:
     if len(servers) == 1:
         return next(iter(servers.values()))
     if not servers:
-        raise ConfigurationError(f"module {module.__name__!r} has no MCP server: make one with mcp_celery.TaskServer")
+        raise ConfigurationError(f"module {module.__name__!r} has no MCP server: {_HOW_TO_MAKE_ONE}")
     names = ", ".join(sorted(servers))
     raise ConfigurationError(f"module {module.__name__!r} has several MCP servers: name one of {names} after a colon")
 

@@ -193,6 +193,24 @@ def test_a_server_is_found_by_its_file_from_any_folder(command: CommandLine, tmp
     assert name_over_stdio(served) == "mine"
 
 
+def test_serve_ends_without_an_error_on_ctrl_c(command: CommandLine) -> None:
+    served = command.start("serve", "mine:server", "--port", "0")
+    served.until_printed(r"Answers at (http://\S+)")
+    served.process.send_signal(signal.SIGINT)
+    assert served.end() == 0
+    assert "Aborted" not in served.text
+
+
+@pytest.mark.parametrize("named", ["other.py", "other:mcp"])
+def test_a_server_without_tasks_of_ours_is_refused_with_the_line_that_adds_them(
+    command: CommandLine, named: str
+) -> None:
+    command.write("other.py", "class FastMCP: ...\n\n\nmcp = FastMCP()\n")
+    done = command.run("serve", named)
+    assert done.returncode == 2
+    assert "add_extension(mcp_celery.fastmcp.TasksExtension())" in done.stderr
+
+
 @pytest.mark.slow
 def test_dev_finds_a_server_by_its_file_too(command: CommandLine, tmp_path_factory: Any) -> None:
     dev = command.start("dev", str(command.folder / "mine.py"), "--port", "0", cwd=tmp_path_factory.mktemp("elsewhere"))
@@ -207,6 +225,7 @@ def test_dev_ends_with_a_summary_and_shows_a_line_for_each_task(command: Command
     start = next(at for at, line in enumerate(dev.printed) if "answers at" in line)
     shown = [line for line in dev.printed[start:] if not line.startswith("server |")]
     assert [line.split()[0] for line in shown[1:6]] == ["tools", "worker", "store", "Flower", "call"]
+    dev.until_printed(r"  export MCP_CELERY_SERVER=mine MCP_CELERY_REDIS_URL=\S+")
     assert shown[1] == "  tools   add (task), fail (task), sleep (task)"
     assert call_task_add(url) == {"result": 5}
     dev.until_printed(r"(?m)^\d\d:\d\d:\d\d  add  task \S{8}… created$")

@@ -35,7 +35,7 @@ def inspected(
 
 CLAIMED: Final = replace(RECORD, claim=CLAIM)
 CASES: Final[dict[str, tuple[InspectedTask, Surroundings, Reason, str]]] = {
-    "ended": (inspected(replace(RECORD, status="failed")), Surroundings(place=TAKEN), "ended", "it has ended, failed"),
+    "ended": (inspected(replace(RECORD, status="failed")), Surroundings(place=TAKEN), "ended", "has ended (failed)"),
     "asks": (
         inspected(replace(RECORD, status="input_required"), parked=True),
         Surroundings(place=TAKEN),

@@ -15,7 +15,7 @@ import click
 
 from mcp_celery.cli.body import Body
 from mcp_celery.cli.dev.inspection import Inspected, inspect_server
-from mcp_celery.cli.dev.stack import Stack, StopRequested, flower_configuration, run_stack
+from mcp_celery.cli.dev.stack import Stack, StopRequested, run_stack
 from mcp_celery.cli.dev.summary import TaskLines, summary
 from mcp_celery.cli.dev.supervisor import Supervisor
 from mcp_celery.cli.errors import CodeError, RunError, StartError
@@ -99,8 +99,9 @@ def dev(  # noqa: PLR0913, PLR0917 - one for each argument and option of the com
                 tools=stack.tools,
                 worker=_worker(stack),
                 store=_store(stack),
-                flower="" if not stack.has_worker else flower_url or flower_command(stack.env(redis_url)),
+                flower=_flower(flower_url) if stack.has_worker else "",
                 program=typed("mcp-celery"),
+                exports=export_line(stack.env(redis_url)) if stack.has_worker else "",
             )
         )
         await asyncio.Event().wait()
@@ -147,12 +148,16 @@ def _store(stack: Stack) -> str:
     return f"private, in {stack.data_dir}" if stack.redis_url is None else "MCP_CELERY_REDIS_URL"
 
 
-def flower_command(env: Mapping[str, str]) -> str:
-    """The command that shows jobs in Flower, to be typed in another terminal.
+def _flower(url: str | None) -> str:
+    if url is not None:
+        return url
+    return "not started: --flower starts it" if find_spec("flower") is not None else ""
+
+
+def export_line(env: Mapping[str, str]) -> str:
+    """The line after which the commands of operators, in another terminal, find these tasks.
 
     Args:
         env: Variables that the app's settings come from.
     """
-    settings = [f"{name}={shlex.quote(value)}" for name, value in env.items()]
-    # Flower itself would listen on every address.
-    return " ".join([*settings, typed("celery"), "-A mcp_celery flower --address=127.0.0.1", *flower_configuration()])
+    return " ".join(["export", *(f"{name}={shlex.quote(value)}" for name, value in env.items())])

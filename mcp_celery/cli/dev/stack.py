@@ -323,7 +323,7 @@ async def _check_store(redis_url: str) -> None:
         await asyncio.to_thread(ask_store, redis_url, credentials)
     except (RedisError, OSError, ValueError) as error:
         # Without the URL: it may hold a password.
-        raise StartError(f"{REDIS_URL}: {error}; unset it to use a private store") from error
+        raise StartError(f"{REDIS_URL}: {str(error).removesuffix('.')}; unset it to use a private store") from error
 
 
 async def _wait_until_it_answers(host: str, port: int) -> None:

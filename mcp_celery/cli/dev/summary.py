@@ -137,6 +137,7 @@ def summary(
     store: str,
     flower: str,
     program: str,
+    exports: str = "",
 ) -> str:
     """The text that says what runs and how to use it.
 
@@ -148,6 +149,8 @@ def summary(
         store: Where the tasks are kept.
         flower: Where Flower is, or how to start it.
         program: How to type ``mcp-celery``.
+        exports: What to type in another terminal before the commands of operators. Empty: they do not reach these
+            tasks.
     """
     named = [f"{name} (task)" if is_task else name for name, is_task in tools[:MOST_TOOLS]]
     if len(tools) > MOST_TOOLS:
@@ -158,4 +161,11 @@ def summary(
     if example is not None:
         # Without the path, which `call` adds: so the line mostly fits a terminal of 80 columns.
         lines.append(f"  call    {program} call {url.removesuffix('/mcp')} {example} --arg NAME=VALUE")
+    if exports:
+        # On a line of its own, to be copied as it is.
+        lines += [
+            "",
+            f"Before `{program} tasks`, `workers` or `doctor` in another terminal, type there:",
+            f"  {exports}",
+        ]
     return "\n".join([f"\n{server} answers at {url} (Ctrl-C stops everything)", *lines, ""])

@@ -85,7 +85,8 @@ def list_(  # noqa: PLR0913, PLR0917 - one for each option of the command
                     return
                 await asyncio.sleep(WATCH_SECONDS)
         if not watch:
-            _print(console, await listing.rows(servers), several=len(servers) > 1, limit=limit)
+            rows = await listing.rows(servers)
+            _print(console, rows, several=len(servers) > 1, limit=limit, store=site.store_name)
             return
         with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
             while True:
@@ -145,13 +146,13 @@ def _row(namespace: str, task: InspectedTask, routes: Routes, now_ms: int, *, fu
     }
 
 
-def _print(console: Console, rows: Sequence[dict[str, Any]], *, several: bool, limit: int) -> None:
+def _print(console: Console, rows: Sequence[dict[str, Any]], *, several: bool, limit: int, store: str) -> None:
     if not rows:
-        print_line(console, "No such tasks.")
+        print_line(console, f"No such tasks in {store}.")
         return
     console.print(_table(rows[:limit], several=several, full_ids=False))
     if len(rows) > limit:
-        print_line(console, f"There are more than {limit}: raise --limit, or name fewer.")
+        print_line(console, f"There are more than {limit}: raise --limit, or select fewer with the other options.")
 
 
 def _table(rows: Sequence[dict[str, Any]], *, several: bool, full_ids: bool = False) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -14,6 +14,9 @@ from mcp_celery.cli.remote.render import print_line
 from mcp_celery.common.durations import span
 from mcp_celery.operate.site import Open
 from mcp_celery.operate.workers import DrainError, Worker, drained, workers_of
+
+UNBROKEN_CHARS: Final = 24
+"""Names of workers up to this length stay on one line of a narrow terminal."""
 
 
 def workers(server: str | None, namespace: str | None, components: bool, machine: bool, app: str | None) -> None:
@@ -34,7 +37,7 @@ def workers(server: str | None, namespace: str | None, components: bool, machine
             for worker in found:
                 print_json(_told(worker))
         else:
-            _print(terminal(), found, components=components)
+            _print(terminal(), found, components=components, store=site.store_name)
 
     run(site, body)
 
@@ -57,18 +60,19 @@ def _told(worker: Worker) -> dict[str, Any]:
     }
 
 
-def _print(console: Console, found: list[Worker], *, components: bool) -> None:
+def _print(console: Console, found: list[Worker], *, components: bool, store: str) -> None:
     if not found:
-        print_line(console, "No workers: none sends heartbeats to this store, and none that answers has its queues.")
+        print_line(console, f"No workers: no worker sends heartbeats to {store}, and none that answers has its queues.")
         return
     table = Table()
-    table.add_column("worker", overflow="fold")
+    # Names are typed again, and long ones are broken all the same.
+    table.add_column("worker", overflow="fold", min_width=min(UNBROKEN_CHARS, max(len(one.node) for one in found)))
     table.add_column("state", no_wrap=True)
     table.add_column("pool", no_wrap=True)
     table.add_column("slots", justify="right", no_wrap=True)
     table.add_column("queues", overflow="fold")
     table.add_column("oldest job", justify="right")
-    table.add_column("last beat", justify="right")
+    table.add_column("heartbeat", justify="right")
     for worker in found:
         celery = worker.celery
         used = "?" if celery is None or celery.active is None else celery.active

@@ -147,7 +147,8 @@ def _check_components(findings: Findings, held: Sequence[HeldVersion], answers: 
             f"no worker has the server's version of: {_some(other)}", "the release of the server that the workers run"
         )
     if held and answers.leased and not missing:
-        findings.ok(f"the workers have the server's version of each of its {len(held)} components")
+        which = "its component" if len(held) == 1 else f"each of its {len(held)} components"
+        findings.ok(f"the workers have the server's version of {which}")
 
 
 def _check_told(findings: Findings, tasks: CeleryTasks, namespace: str, answers: Answers) -> None:

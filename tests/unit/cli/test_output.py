@@ -11,8 +11,8 @@ import pytest
 from celery.concurrency import get_implementation
 from rich.console import Console
 
-from mcp_celery.cli.dev.dev import flower_command
-from mcp_celery.cli.dev.summary import TaskLines
+from mcp_celery.cli.dev.dev import export_line
+from mcp_celery.cli.dev.summary import TaskLines, summary
 from mcp_celery.cli.options import POOLS
 from mcp_celery.cli.output import KEPT_LINES, LogTail, Terminal, at_words, typed
 from mcp_celery.cli.remote.render import LANGUAGES_SHOWN, ProgressView, print_index
@@ -109,13 +109,20 @@ def test_a_program_is_named_as_it_can_be_typed(monkeypatch: pytest.MonkeyPatch, 
     assert typed("celery") == "celery"
 
 
-def test_the_command_of_flower_listens_on_this_machine_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert flower_command({"A": "b c"}).startswith("A='b c' ")
-    assert flower_command({}).endswith("celery -A mcp_celery flower --address=127.0.0.1")
-    (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "flowerconfig.py").touch()
-    assert flower_command({}).endswith(" flower --address=127.0.0.1 --conf=config/flowerconfig.py")
+def test_dev_prints_the_settings_of_its_store_for_other_terminals() -> None:
+    assert export_line({"A": "b c", "D": "e"}) == "export A='b c' D=e"
+    shown = summary(
+        server="mine",
+        url="http://127.0.0.1:8000/mcp",
+        tools=[("add", True)],
+        worker="asyncio pool",
+        store="private",
+        flower="",
+        program="mcp-celery",
+        exports="export A=b",
+    )
+    assert shown.splitlines()[-1] == "  export A=b"
+    assert "`mcp-celery tasks`" in shown.splitlines()[-2]
 
 
 def update(status: str, progress: int | None = None, message: str | None = None) -> TaskState:
