@@ -78,7 +78,7 @@ def configured_queue() -> str | None:
 def broker_of(app: Celery) -> str | None:
     """The broker that an app is configured with; None where it has none.
 
-    ``memory://`` is none: it is what this module's app has where tasks are kept in memory.
+    ``memory://`` does not count: this module's app has it where tasks are kept in memory.
     """
     url: str | None = app.conf.broker_url
     if app is default_app:

@@ -63,7 +63,7 @@ def find_store_binary() -> Path:
         Path of a ``valkey-server`` or ``redis-server`` executable.
 
     Raises:
-        EmbeddedStoreError: There is none.
+        EmbeddedStoreError: Neither was found.
     """
     for name in SERVER_NAMES:
         if found := shutil.which(name):
@@ -306,7 +306,7 @@ def _stop(files: _Files) -> None:
 
 
 def _client(socket: Path) -> redis.Redis:
-    # Without retries: the loops here ask again by themselves, and know when it is of no use.
+    # Without retries: the loops here ask again by themselves, and know when to stop.
     return redis.Redis(unix_socket_path=str(socket), socket_timeout=STOP_SECONDS, retry=Retry(NoBackoff(), 0))
 
 

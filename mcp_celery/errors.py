@@ -134,7 +134,7 @@ class SnapshotUnreadableError(McpCeleryError):
     """The caller's context of a task is kept, but cannot be read. Without it no job can run.
 
     Args:
-        reason: Why, for the log. It quotes nothing of what was read.
+        reason: Why, for the log. It quotes none of the stored data.
     """
 
     def __init__(self, reason: str) -> None:

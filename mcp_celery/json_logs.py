@@ -119,7 +119,7 @@ def _running(context: TaskContext) -> dict[str, str]:
 
 
 def _parts_of(job_id: str) -> dict[str, str]:
-    """What a Celery id, or a compound key, says of its task; nothing where a part of it is a digest."""
+    """The task in a Celery id or a compound key; nothing where a part of it is a digest."""
     key = task_key_from_job_id(job_id)
     if key is None:
         return {}

@@ -203,7 +203,7 @@ def _sealed_by_0_1_0(cipher: Cipher, stored: str, place: str) -> str | None:
     """The text in a snapshot that 0.1.0 sealed for a place; None for every other text."""
     try:
         opened = cipher.unseal(stored)
-    except Exception:  # noqa: BLE001 - the caller raises why it is none of this release's
+    except Exception:  # noqa: BLE001 - the caller raises why this release cannot open it
         return None
     form, found, *rest = opened.decode().split("\n", 2)
     return rest[0] if (form, found) == (_FORM_OF_0_1_0, place) and rest else None
@@ -310,7 +310,7 @@ def _signature(key: bytes, text: str) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _keyed(key: bytes) -> hmac.HMAC:
-    """An HMAC that knows its key. To copy it costs half of what it costs to make one."""
+    """An HMAC with its key. Copying it costs half as much as creating one."""
     return hmac.new(key, None, "sha256")
 
 

@@ -307,7 +307,7 @@ class Settings(BaseSettings):
         None, description="File with these secrets instead, read again for each webhook."
     )
     webhook_contents: bool = Field(
-        False, description="Whether webhooks tell a task's status message too, which its component may have written."
+        False, description="Whether webhooks contain a task's status message too, which its component may have written."
     )
     webhook_queue: str | None = Field(
         None, description="Celery queue of the jobs that deliver webhooks. Default: that of the server's jobs."
@@ -461,7 +461,7 @@ class Settings(BaseSettings):
             if (size := len(key.encode())) < MIN_KEY_BYTES:
                 raise ValueError(f"key {number} has {size} bytes, not {MIN_KEY_BYTES} or more; {HOW_TO_MAKE_A_KEY}")
             if key in keys[: number - 1]:
-                raise ValueError(f"key {number} is there twice")
+                raise ValueError(f"key {number} is listed twice")
         return value
 
     @field_validator("webhook_url")
@@ -658,7 +658,7 @@ class Settings(BaseSettings):
 
 
 def unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
-    """Explain each variable that begins as a setting and is none, with the most similar setting.
+    """Explain each variable whose name begins like a setting's but is not one, with the most similar setting.
 
     >>> list(unknown_variables({"MCP_CELERY_REDIS_ULR": "redis://localhost"}))
     ['MCP_CELERY_REDIS_ULR is not a setting; did you mean MCP_CELERY_REDIS_URL?']

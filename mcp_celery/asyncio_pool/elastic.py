@@ -92,13 +92,13 @@ class Elastic(bootsteps.StartStopStep):
     def _grow(self) -> None:
         if self._timers and (added := self._growth.add()):
             self._consumer._update_prefetch_count(added)
-            logger.info("The jobs only wait: %d slots now", self._consumer.pool.limit)
+            logger.info("grew to %d slots: the jobs mostly wait", self._consumer.pool.limit)
             self._look()  # those that were prefetched before may fill them at once
 
     def _shrink(self) -> None:
         if removed := self._growth.remove():
             self._consumer._update_prefetch_count(-removed)
-            logger.info("Fewer jobs: %d slots now", self._consumer.pool.limit)
+            logger.info("shrank to %d slots: fewer jobs run", self._consumer.pool.limit)
 
 
 def grow_to(app: Celery) -> int:

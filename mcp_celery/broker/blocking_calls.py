@@ -122,7 +122,7 @@ class BlockingCalls:
             async with asyncio.timeout(patience_seconds):
                 await loop.run_in_executor(self._threads, last)
         except TimeoutError:
-            logger.warning("%s does not answer, and is not waited for any longer", self._service)
+            logger.warning("stopped waiting for %s, which does not answer", self._service)
             self._threads.shutdown(wait=False, cancel_futures=True)
         else:
             await loop.run_in_executor(None, self._threads.shutdown)

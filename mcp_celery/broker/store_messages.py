@@ -148,7 +148,9 @@ class StoreMessages:
                 yield message
             except MessageRefusedError as error:
                 self._is_off = True
-                logger.info("jobs are published over connections to the broker alone: %s", error.reason)
+                logger.info(
+                    "publishing jobs over connections to the broker, not together with their records: %s", error.reason
+                )
                 raise
 
     def close(self) -> None:
@@ -167,7 +169,9 @@ class StoreMessages:
             self._known[kind] = self._may_write(submission, kind[0]) and self._written(record, submission) is not None
         except Exception:
             # What a later release of kombu or a host's own classes do here must not fail a request.
-            logger.warning("jobs are published over connections to the broker alone", exc_info=True)
+            logger.warning(
+                "publishing jobs over connections to the broker, not together with their records", exc_info=True
+            )
             self._is_off = True
 
     @property

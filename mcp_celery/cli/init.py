@@ -128,7 +128,7 @@ def _found(spec: str) -> tuple[str, str]:
     """The module and the attribute of a Celery app, as ``celery -A`` finds it.
 
     Raises:
-        StartError: There is none.
+        StartError: No module or attribute of that name is a Celery app.
     """
     name, colon, attribute = spec.partition(":")
     for module_name in (name, f"{name}.celery"):
@@ -164,7 +164,8 @@ def _write(texts: Mapping[Path, str], *, force: bool) -> list[Path]:
         needed = {path: text for path, text in texts.items() if not _is_there(path, text)}
         taken = [str(path) for path in needed if path.exists() or path.is_symlink()]
         if taken and not force:
-            raise StartError(f"nothing was written: there is {', '.join(taken)} already; --force writes over it")
+            exist = "exists" if len(taken) == 1 else "exist"
+            raise StartError(f"nothing was written: {', '.join(taken)} {exist} already; --force overwrites")
         for path, text in needed.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             if force:

@@ -151,7 +151,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each argument and option of the c
         if is_uvicorns_log:
             contain(logging.getLogger("uvicorn"))
         server_process = _Server(config, url_of(bound), uds, health, settings)
-        # Uvicorn raises Ctrl-C again once the server has ended. It is not an error, as SIGTERM is none.
+        # Uvicorn raises Ctrl-C again once the server has ended. Neither Ctrl-C nor SIGTERM is an error.
         with suppress(KeyboardInterrupt):
             server_process.run(sockets=[bound])
 

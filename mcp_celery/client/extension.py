@@ -152,4 +152,4 @@ async def _cancel(follower: TaskFollower, task: FollowedTask) -> None:
         try:
             await follower.channel.cancel(task.task_id)
         except (MCPError, InvalidTaskError) as error:
-            logger.info("Task %s could not be cancelled: %s", task.task_id, error)
+            logger.info("could not cancel task %s: %s", task.task_id, error)

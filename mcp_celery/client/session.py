@@ -183,12 +183,12 @@ class TaskChannel(ABC):
             seconds: How long to wait for the answer; None: as the client has it.
 
         Returns:
-            The task; or the request's result, where the server made none of it; None where the request must not ask for
+            The task; or the request's result, where the server created no task; None where the request must not ask for
             a task.
 
         Raises:
             MCPError: The server refused, or the connection failed.
-            InvalidTaskError: What the server sent is no task.
+            InvalidTaskError: What the server sent is not a task.
         """
 
     @abstractmethod
@@ -197,7 +197,7 @@ class TaskChannel(ABC):
 
         Raises:
             MCPError: The server's refusal, or the connection's failure.
-            InvalidTaskError: What the server sent is no state of this task.
+            InvalidTaskError: What the server sent is not a state of this task.
         """
 
     @abstractmethod
@@ -207,7 +207,7 @@ class TaskChannel(ABC):
         Raises:
             AnswerError: The revision has no way to.
             MCPError: The server's refusal, or the connection's failure.
-            InvalidTaskError: The server's acknowledgement is none.
+            InvalidTaskError: The server did not send an acknowledgement.
         """
 
     @abstractmethod
@@ -216,7 +216,7 @@ class TaskChannel(ABC):
 
         Raises:
             MCPError: The server's refusal, or the connection's failure.
-            TaskError: The server goes on with the task, or its answer is none.
+            TaskError: The server does not cancel the task, or did not send a task.
         """
 
     @abstractmethod
@@ -224,7 +224,7 @@ class TaskChannel(ABC):
         """The caller's tasks, in the server's order.
 
         Raises:
-            TaskError: The session has no list of tasks, or what the server sent is none.
+            TaskError: The session has no list of tasks, or the server sent something else.
             MCPError: The server's refusal, or the connection's failure.
         """
 

@@ -94,7 +94,7 @@ async def get_prompt_task(
         options: As for ``Client.get_prompt``.
 
     Returns:
-        The task. Where the server makes none of it, one that is completed and has an empty id.
+        The task. If the server answers with the result instead, a completed task with an empty id.
 
     Raises:
         TaskError: The connection speaks another revision, in which only tools become tasks, or the server has no tasks.
@@ -126,7 +126,7 @@ async def read_resource_task(
         options: As for ``Client.read_resource``.
 
     Returns:
-        The task. Where the server makes none of it, one that is completed and has an empty id.
+        The task. If the server answers with the result instead, a completed task with an empty id.
 
     Raises:
         TaskError: The connection speaks another revision, in which only tools become tasks, or the server has no tasks.
@@ -156,11 +156,11 @@ async def list_tasks(client: Client) -> list[TaskState]:
         client: A client with a `TasksClient` among its extensions.
 
     Returns:
-        Their states in the server's order, without results; ``TaskHandle.resume`` has those. (A tool that tells of an
+        Their states in the server's order, without results; ``TaskHandle.resume`` has those. (A tool that reports an
         error of its own is ``failed`` in this list.)
 
     Raises:
-        TaskError: The connection speaks another revision, the server has no list of tasks, or what it sent is none.
+        TaskError: The connection speaks another revision, the server has no list of tasks, or it sent something else.
         MCPError: The server refused, or could not be reached.
         RuntimeError: The client is not open.
         ValueError: It has no `TasksClient`.

@@ -202,7 +202,7 @@ class FollowedTask:
             timeout: How long to wait, in seconds; None: for as long as it takes.
 
         Raises:
-            TaskError: There is none, and there will be none; or it took longer.
+            TaskError: The task ended without a result, or has not ended in that time.
         """
         await self.until(lambda: self.state.is_final or bool(self.refused), "has not ended", timeout)
         if not self.state.is_final:

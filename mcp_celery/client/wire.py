@@ -147,7 +147,7 @@ class CreatedTask(types.Result):
         with ``tasks/get``.
 
         Raises:
-            InvalidTaskError: It is none.
+            InvalidTaskError: What the server sent is not a task.
         """
         sent = self.model_dump(by_alias=True, mode="json")
         if sent.get("status") in ("completed", "failed") and not sent.keys() & {"result", "error"}:

@@ -15,7 +15,7 @@ from typing import Final
 
 FORMAT: Final = 2
 UNNUMBERED: Final = 1
-"""The format of what has no number."""
+"""The format of stored data without a number."""
 SEALED_RESULT: Final = 3
 """The format of a sealed result, the latest of those that results have."""
 FORMAT_HEADER: Final = "mcp_celery_format"

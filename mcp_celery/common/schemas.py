@@ -21,11 +21,11 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 _VALUES: Final = frozenset({"const", "enum", "default", "examples"})
-"""Keywords whose values are no schemas."""
+"""Keywords whose values are not schemas."""
 
 
 class UnusableSchemaError(ValueError):
-    """A schema is none, refers to another document, or has a pattern that cannot be matched in linear time."""
+    """A value that is not a schema, refers to another document, or has a pattern that needs more than linear time."""
 
 
 def require_usable(schema: Any) -> None:

@@ -45,7 +45,7 @@ def keys_of_secrets(text: str) -> tuple[bytes, ...]:
     """The bytes of secrets with commas or white space between them, the first one first.
 
     Raises:
-        ValueError: One is refused, stands there twice, or there is none. The text names it by its number.
+        ValueError: A secret is malformed or listed twice, or there is no secret. The message names it by its number.
     """
     keys: list[bytes] = []
     for number, secret in enumerate(re.split(r"[,\s]+", text.strip(", \r\n\t")), 1):
@@ -56,7 +56,7 @@ def keys_of_secrets(text: str) -> tuple[bytes, ...]:
         except ValueError as error:
             raise ValueError(f"secret {number}: {error}") from None
         if key in keys:
-            raise ValueError(f"secret {number} is there twice")
+            raise ValueError(f"secret {number} is listed twice")
         keys.append(key)
     return tuple(keys)
 
@@ -79,7 +79,7 @@ def check_url(url: str) -> str:
     """A URL that webhooks may be sent to.
 
     Raises:
-        ValueError: It is none. The text does not show it, since its path may be a secret.
+        ValueError: It is not such a URL. The message does not show it, since its path may be a secret.
     """
     if len(url) > MAX_URL_CHARS or _UNUSABLE.search(url):
         raise ValueError(f"expected a URL of at most {MAX_URL_CHARS} characters of ASCII without spaces")
@@ -93,7 +93,7 @@ def check_url(url: str) -> str:
     if parts.username is not None or parts.password is not None:
         raise ValueError("a webhook is authenticated by its signature: remove the user and password")
     if parts.fragment:
-        raise ValueError("remove the part from # on, which no server is sent")
+        raise ValueError("remove the fragment (from # on): clients do not send it")
     return url
 
 

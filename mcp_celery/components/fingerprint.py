@@ -20,7 +20,7 @@ _DIGEST_CHARS: Final = 12
 _MAX_VERSION_CHARS: Final = 40
 _ODD: Final = re.compile(r"[^A-Za-z0-9._+]")
 _FOR_PEOPLE: Final = frozenset({"title", "description", "examples", "deprecated", "$comment"})
-"""Keywords of a schema that change nothing about which values it takes, or what becomes of them."""
+"""Keywords of a schema that change neither which values it accepts nor how they are read."""
 _BY_NAME: Final = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
 """Keywords whose value has a schema for each name, whatever the names are."""
 _VALUES: Final = frozenset({"default", "const", "enum"})

@@ -232,7 +232,7 @@ class ComponentSource(Protocol):
             meta: The request's ``_meta``; None where only its component is known: then of versions the default one.
 
         Returns:
-            The component; of a URI the template that it matches, if no resource has it. None where there is none.
+            The component: for a URI without a resource, the template that it matches. None if nothing matches.
         """
         ...
 

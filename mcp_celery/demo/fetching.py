@@ -56,7 +56,7 @@ def checked_url(text: str) -> httpx2.URL:
         text: As it came.
 
     Raises:
-        ValueError: It is none, or not one of http or https; the message shows it.
+        ValueError: It is not a URL, or neither http nor https; the message shows it.
     """
     try:
         url = httpx2.URL(text)

@@ -48,7 +48,7 @@ class Attendance:
             await self._store.attend(ref)
         except McpCeleryError as error:
             self._noted.pop(ref, None)
-            logger.debug("could not note that the owner of task %s is there: %s", record.shown_id, error)
+            logger.debug("could not record that the owner of task %s is there: %s", record.shown_id, error)
 
 
 def pause_seconds(record: TaskRecord) -> float | None:

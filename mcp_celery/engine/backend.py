@@ -30,7 +30,7 @@ class BackendOptions:
     Attributes:
         namespace: The server's namespace. Tasks of other namespaces are not seen.
         snapshots: How snapshots are written.
-        observers: To whom changes of tasks are reported.
+        observers: They get each change of a task.
         results: How Celery keeps results, where :meth:`Backend.holds_results_at` says that the store can read them;
             else None.
     """

@@ -79,7 +79,7 @@ class TaskEngine:
         answer_version: The protocol version at which workers read answers to questions.
         declared: What is known of a component, to publish the next leg of its task.
         exposed: Plans and reads foreign jobs, None where the server exposes none.
-        observers: To whom it reports that tasks were submitted.
+        observers: They are notified of submitted tasks.
         seals: Opens the stored results of own jobs.
         noted: Gives a record as its owner sees it: with a message where its job waits for a worker.
             None: as it is stored.

@@ -41,7 +41,7 @@ def as_recorded(
     Args:
         config: Its configuration in this process.
         component: The component.
-        declared_as: What the record says of it.
+        declared_as: As in the record.
         options: Likewise.
     """
     return declared_as or component, config.with_message_options(options)
@@ -149,4 +149,9 @@ class Answers:
         except McpCeleryError as error:
             logger.warning("could not publish leg %d of task %s yet: %s", record.leg, record.shown_id, error)
         else:
-            logger.info("task goes on: scope=%r task=%s job=%s", record.scope, record.shown_id, record.job_id)
+            logger.info(
+                "published the next job of a task: scope=%r task=%s job=%s",
+                record.scope,
+                record.shown_id,
+                record.job_id,
+            )

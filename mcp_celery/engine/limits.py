@@ -101,7 +101,7 @@ class TaskLimits:
         """Refuse a request that is too large to become a task.
 
         Raises:
-            ArgumentsTooLargeError: It is, with all that its client says of itself.
+            ArgumentsTooLargeError: It is larger, together with what its client declares about itself.
         """
         sent = (snapshot.params, snapshot.meta, snapshot.client_info, snapshot.client_capabilities)
         if (size := len(json_text(sent).encode())) > self.max_argument_bytes:

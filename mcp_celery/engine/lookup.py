@@ -47,7 +47,7 @@ class Lookups:
     def __init__(self, store: TaskStore, limits: TaskLimits, declared: Declared = as_itself) -> None:
         self._store = store
         self.attendance = Attendance(store)
-        """Notes whom tasks were found for."""
+        """Records the callers for which tasks were found."""
         self._declared = declared
         self._most = limits.max_failed_lookups
         self._window_ms = limits.lookup_window_ms

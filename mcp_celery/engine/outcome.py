@@ -1,4 +1,4 @@
-"""How a job ends: what the job returns to Celery, and what Celery's stored result says of the task.
+"""How a job ends: what the job returns to Celery, and how a task is read from Celery's stored result.
 
 A job that ends in a result, ``isError`` or not, returns it: Celery's SUCCESS is MCP's ``completed``. A JSON-RPC error
 is raised as ``JobFailedError``: Celery's FAILURE is MCP's ``failed``. So Flower and MCP agree.

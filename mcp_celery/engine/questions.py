@@ -112,7 +112,7 @@ class NextLeg:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a store says of answers.
+    """A store's reply to answers.
 
     Attributes:
         changed: The record, and whether any of the answers was taken.

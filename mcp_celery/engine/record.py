@@ -22,7 +22,7 @@ PlaceKind = Literal["caller", "scope", "component"]
 component.
 """
 WebhookKind = Literal["state", "contents"]
-"""What a task's webhooks tell: its ``state`` alone, or the ``contents`` of its status message too."""
+"""What a task's webhooks contain: its ``state`` alone, or the ``contents`` of its status message too."""
 
 RETIRED_MS: Final = 60_000
 """Grace period before an unneeded task is deleted, so that late signals and operators can still find it."""
@@ -41,9 +41,9 @@ class Caller:
         scope: The scope of its tasks, None for an anonymous caller.
         issuer: Issuer of its token, None where the token names none.
         session: The session it asks in, None where there is none.
-        requestor: Who it is to the limits; None for whom they do not concern.
+        requestor: The caller as the limits count it; None: limits do not apply.
         is_shared: Whether others may be the same requestor, as behind one address.
-        token_scopes: OAuth scopes of its token, None for whom no component's scopes concern: the server and its jobs.
+        token_scopes: OAuth scopes of its token; None for the server and its jobs, which need no scopes.
     """
 
     scope: str | None = None
@@ -288,7 +288,7 @@ class TaskRecord:
         options: What the component declares for the messages of its jobs (``TaskConfig.message_options``), so that a
             process which has another version of it, or none, can republish them.
         traceparent: The creating request's place in a distributed trace (W3C Trace Context), None where it has none.
-        webhook: What its webhooks tell; None where it has none.
+        webhook: What its webhooks contain; None: it has none.
         abandon_after_ms: After what time without its owner it is cancelled; None for never.
         waits_in: Which limit on running jobs it waits for a place of, as the store names it; None: it waits for none.
     """
@@ -421,7 +421,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What a store says of a change.
+    """A store's reply to a change.
 
     Attributes:
         accepted: Whether it was applied.

@@ -79,4 +79,4 @@ class RepeatedRequests:
             try:
                 await self._store.published(record.ref, attempt=record.attempt)
             except McpCeleryError as error:
-                logger.info("could not note that the job of task %s is published: %s", record.shown_id, error)
+                logger.info("could not record that the job of task %s is published: %s", record.shown_id, error)

@@ -37,7 +37,7 @@ class ForeignPlan:
 
     Attributes:
         job_name: Celery name of the job; of several, the one that gives the result.
-        work: What the record says of them.
+        work: What the record holds about them.
         publish: Publishes them.
         queue: Where the job goes; None where that is not known, or there are several jobs.
         arguments: Those of the job, for ``task_always_eager``; None where there are several jobs.
@@ -76,7 +76,7 @@ class Idempotency:
 
     Attributes:
         name: Digest of the key and of whose it is.
-        request: Digest of what the request says. Another one under the same key is refused.
+        request: Digest of the request. Another request under the same key is refused.
     """
 
     name: str
@@ -138,7 +138,7 @@ class Submission:
 
     @property
     def work(self) -> Work:
-        """What the record says of the jobs."""
+        """What the record holds about the jobs."""
         return OWN_WORK if self.plan is None else self.plan.work
 
     @property

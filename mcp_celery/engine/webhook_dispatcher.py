@@ -51,11 +51,11 @@ class WebhookDispatcher:
             try:
                 more = await self.look()
             except McpCeleryError as error:
-                logger.debug("could not have webhooks delivered yet: %s", error)
+                logger.debug("could not publish the delivery of webhooks yet: %s", error)
                 await asyncio.sleep(next(pause))
                 continue
             except Exception:
-                logger.exception("a look for webhooks failed")  # and the next one may not
+                logger.exception("could not look for due webhooks")  # and the next one may not
                 await asyncio.sleep(LONGEST_LOOK_SECONDS)
                 continue
             pause = pauses(LONGEST_LOOK_SECONDS)
@@ -87,8 +87,8 @@ class WebhookDispatcher:
         self._count_at = now + WARN_SECONDS
         if await self._outbox.waiting() >= MOST_WAITING:
             logger.error(
-                "dropping webhooks, since %d wait to be delivered: see to the receivers of MCP_CELERY_WEBHOOK_URL and "
-                "TaskConfig(webhook=…), and to the workers that deliver webhooks",
+                "dropping webhooks, since %d wait to be delivered: check the receivers of MCP_CELERY_WEBHOOK_URL and "
+                "TaskConfig(webhook=…), and the workers that deliver webhooks",
                 MOST_WAITING,
             )
 

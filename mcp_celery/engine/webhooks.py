@@ -46,7 +46,7 @@ class Webhook:
         created_at_ms: When the task was created, in ms since the epoch.
         at_ms: When it came to its status, likewise.
         sequence: The record's revision then: of two webhooks of a task, the later has the higher one.
-        status_message: The task's message then; None where it is not told.
+        status_message: The task's message then; None where the webhook leaves it out.
         attempts: How often the receiver did not take it.
     """
 
@@ -83,7 +83,7 @@ class Webhook:
 
         Args:
             namespace: The server's.
-            contents: Whether it tells the status message.
+            contents: Whether it contains the status message.
         """
         task = self.task
         data: JSONObject = {
@@ -110,5 +110,5 @@ def _timestamp(at_ms: int) -> str:
 
 
 def is_told(before: TaskStatus, after: TaskStatus) -> bool:
-    """Whether a change of a task makes a webhook: the task has ended, or has come to wait for its client."""
+    """Whether a change of a task makes a webhook: the task has ended, or now waits for its client."""
     return before in OPEN and after != before and (after == "input_required" or after not in OPEN)

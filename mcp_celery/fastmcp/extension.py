@@ -185,7 +185,7 @@ class TasksExtension(ServerExtension, Exposing, Scheduling):
                     "calling it directly."
                 )
             return await call_next()
-        if ctx is None:  # a client without a connection, which is none of the protocol's
+        if ctx is None:  # a call inside the process, without a client's connection
             if found.config.mode == "required":
                 raise _requires_extension(params.name)
             return await call_next()

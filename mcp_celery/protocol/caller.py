@@ -1,4 +1,4 @@
-"""What a request says of its caller, read from the SDK's context. Provisional seam: the session id of a connection."""
+"""The caller of a request, read from the SDK's context. Provisional seam: the session id of a connection."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Channel(ABC):
         return True
 
     async def heard(self) -> None:  # noqa: B027 - who waits for an answer hears at once
-        """Wait until the client hears the channel; called before each question."""
+        """Wait until the client listens on the channel; called before each question."""
 
     async def is_gone(self) -> bool:
         """Whether the client has left without a word, asked while a question is out."""

@@ -94,7 +94,7 @@ def _completed(text: str) -> str | None:
     """A result with its ``resultType``; None where only its reader can say whether it has one, or it is no object."""
     if not (text.startswith("{") and text.endswith("}")):
         return None
-    # A quote that no backslash precedes is none of a text's, so these are members of the result itself.
+    # A quote without a backslash before it is not inside a text, so these are members of the result itself.
     if text.startswith(f"{{{_COMPLETE},") or text.endswith(f",{_COMPLETE}}}"):
         return text
     if '"resultType"' in text:

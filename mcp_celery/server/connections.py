@@ -71,7 +71,7 @@ from mcp_celery.worker import ResultPlace
 logger = logging.getLogger(__name__)
 
 OBSERVERS: Final = Observers(write_audit_log, measure_transition, trace_creation)
-"""To whom this process reports changes of tasks."""
+"""The observers of changes of tasks in this process."""
 
 DELIVERED_HERE: Final = 10
 """How many webhooks a process delivers at a time that runs the jobs itself."""
@@ -259,8 +259,8 @@ class Connections:
         if not self._said:
             self._said = True
             logger.info(
-                "access tokens are not kept for jobs, which see their caller with an empty token; to seal and keep "
-                "them, set MCP_CELERY_ENCRYPTION_KEYS for servers and workers (%s)",
+                "callers' access tokens are not stored, so jobs get an empty one; to store them sealed, set "
+                "MCP_CELERY_ENCRYPTION_KEYS for servers and workers (%s)",
                 HOW_TO_MAKE_A_KEY,
             )
 

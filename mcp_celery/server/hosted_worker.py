@@ -16,7 +16,7 @@ from mcp_celery.worker import pool_problem, require_readable
 
 
 def note_queues(app: Celery, host: Host, options: Any) -> None:
-    """Note what the command line says of queues, which is not found in the app later.
+    """Keep the queues that the command line names, because the app does not hold them later.
 
     Celery refuses queues of ``-Q`` that are not declared, under ``task_create_missing_queues=False``, before any step
     of the worker: so a server's queue is declared now. Without need nothing is: the host may yet set its queues.

@@ -262,7 +262,7 @@ class ScheduleJob(_CeleryTask):
         Args:
             name: The schedule's.
             sent_ms: When beat sent the tick, in ms since the epoch. None: beat does not know this server, and the tick
-                is of now.
+                counts as sent now.
         """
         schedule = self.schedules.get(name)
         if schedule is None:
@@ -330,6 +330,6 @@ class Scheduling:
 
         Raises:
             ConfigurationError: There is a schedule of that name, there is no owner, the arguments are not JSON, or
-                ``when`` is none of these.
+                ``when`` is not of these types.
         """
         self._schedules().add(tool, arguments, when, owner=owner, issuer=issuer, catch_up=catch_up, name=name)

@@ -28,7 +28,7 @@ _is_sending: Final[ContextVar[bool]] = ContextVar("mcp_celery_is_sending_a_webho
 
 
 def _names_no_receiver(_: logging.LogRecord) -> bool:
-    """Drops httpx's line about each request of ours: it has the URL, whose path may be a secret."""
+    """Drops httpx's line about each request: it shows the URL, whose path may be a secret."""
     return not _is_sending.get()
 
 

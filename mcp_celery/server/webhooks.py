@@ -184,7 +184,7 @@ def _up_to(ms: int) -> int:
 class WebhookJob(_CeleryTask):
     """The Celery task that delivers one webhook. Its name is ``mcp.{namespace}.webhook``."""
 
-    # The outbox has it published again, whatever becomes of this job.
+    # The outbox publishes it again, however this job ends.
     ignore_result = True
     max_retries = 0
 

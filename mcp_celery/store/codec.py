@@ -236,10 +236,10 @@ def decode_work(text: str | None) -> Work:
 
 
 def leg_number(number: int) -> int:
-    """The number of a task's job, for which there is a Celery id.
+    """Check the number of a task's job.
 
     Raises:
-        ValueError: There is none.
+        ValueError: It is not within 1…``MAX_LEGS``, so no Celery id can be made of it.
     """
     if not isinstance(number, int) or not 1 <= number <= MAX_LEGS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"the number of a job must be within 1…{MAX_LEGS}")
@@ -247,10 +247,10 @@ def leg_number(number: int) -> int:
 
 
 def _task_id(text: str) -> str:
-    """An id of which a Celery id can be made.
+    """Check a task's id.
 
     Raises:
-        ValueError: It is none.
+        ValueError: No Celery id can be made of it.
     """
     if not is_wire_task_id(text):
         raise ValueError("the task's id does not have the form that this package makes")
@@ -269,10 +269,10 @@ def _some(text: str) -> str:
 
 
 def _time(text: str) -> int:
-    """A time or a duration in ms that a date can be made of.
+    """Read a time or a duration, in ms.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a number, or no date can be made of it.
     """
     if not 0 <= (number := int(text)) <= _MAX_TIME_MS:
         raise ValueError("a time is out of range")
@@ -280,10 +280,10 @@ def _time(text: str) -> int:
 
 
 def one_of(names: Iterable[Name], text: object) -> Name:
-    """The name that a text is.
+    """Read one of several names.
 
     Raises:
-        ValueError: It is none of them.
+        ValueError: The text is none of the names.
     """
     for name in names:
         if name == text:

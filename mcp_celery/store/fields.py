@@ -124,7 +124,7 @@ FIELDS: Final = (
     Field("abandon_after_ms", "integer", "how long the open task may be without its owner; absent: for ever"),
     Field("attended_in", "text", "the sorted set of tasks that their owners may abandon"),
     Field("webhooks_in", "text", "the sorted set of webhooks to deliver; absent: the task has none"),
-    Field("webhook_contents", "flag", "whether its webhooks tell its status message"),
+    Field("webhook_contents", "flag", "whether its webhooks contain its status message"),
 )  # fmt: skip
 """The table, in the order in which a reader meets the fields."""
 

@@ -164,9 +164,9 @@ class MasterFinder(_Search):
                     known = self.moves
                     await self.on_move()
             except redis.ConnectionError as error:
-                logger.debug("could not ask Sentinels whether the master is another one: %s", error)
+                logger.debug("could not ask the Sentinels which server is the master: %s", error)
             except Exception:
-                logger.exception("could not ask Sentinels whether the master is another one")  # and may next time
+                logger.exception("could not ask the Sentinels which server is the master")  # and may next time
 
     async def _ask_all(self) -> Address:
         failures: list[tuple[Address, Exception | None]] = []
@@ -220,7 +220,7 @@ class BlockingMasterFinder(_Search):
             return self.find() != address
         except redis.ConnectionError as error:
             self._next_look = time.monotonic() + LOOK_AFTER_FAILURE_SECONDS
-            logger.debug("could not ask Sentinels whether the master is another one: %s", error)
+            logger.debug("could not ask the Sentinels which server is the master: %s", error)
             return False
 
     def find(self) -> Address:

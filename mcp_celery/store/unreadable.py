@@ -52,7 +52,7 @@ def key_of(member: bytes) -> str:
     """The compound key that is a member of an index.
 
     Raises:
-        ValueError: It is none, or none of which a Celery id can be made.
+        ValueError: It is not a task key, or no Celery id can be made of it.
     """
     key = member.decode()
     celery_job_id(key)
@@ -77,7 +77,7 @@ def log_removed(key: bytes | str, member: bytes | str | None, reason: str = "") 
         reason: Why it cannot be read.
     """
     if member is None:
-        logger.error("deleted %s in the task store: it held another type than its index has", shown(key))
+        logger.error("deleted %s in the task store: a key of this name has another type", shown(key))
     else:
         why = reason or "it is not an entry of this package"
         logger.error("removed %s from %s in the task store: %s", shown(member), shown(key), why)

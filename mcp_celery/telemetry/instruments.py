@@ -20,7 +20,7 @@ Read = Callable[[], Iterable[tuple[float, Attributes]]]
 """Gives the values of a gauge as they are now, each with its labels. It must not block."""
 
 OTHER: Final = "_OTHER"
-"""The label of what is not in a bounded list, as in OpenTelemetry's conventions."""
+"""The label of values that are not in a bounded list, as in OpenTelemetry's conventions."""
 
 REQUEST_SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 """Buckets that the MCP conventions of OpenTelemetry recommend."""

@@ -57,7 +57,7 @@ class MeasuredRequests:
         self._known: set[tuple[TaskType, str]] = set()
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """Measure a request, whatever becomes of it."""
+        """Measure a request, however it ends."""
         if not is_measured():
             return await call_next(ctx)
         began = time.perf_counter()

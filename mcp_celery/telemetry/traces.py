@@ -59,7 +59,7 @@ def current_trace() -> dict[str, str]:
 
 
 def message_headers(available_at_ms: int) -> dict[str, Any]:
-    """What the message of a job says of its publication.
+    """The fields of a job's message that describe its publication.
 
     Args:
         available_at_ms: When the job may start, in ms since the epoch.
@@ -78,7 +78,7 @@ def _span_context(headers: Mapping[str, str | None]) -> SpanContext:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What the message of a job says of its publication. It may be forged, and only spans and metrics use it.
+    """How a job was published, by its message. The message may be forged, so only spans and metrics use this.
 
     Attributes:
         headers: The place in a trace of what published it, as W3C headers.
@@ -204,7 +204,7 @@ class JobSpans:
 
 
 def _type_of(error: Exception) -> str:
-    """What an error of a job is called: a JSON-RPC code, or the class of what the component raised."""
+    """The name of a job's error: a JSON-RPC code, or the class of the exception that the component raised."""
     if isinstance(error, JobFailedError):
         return str(error.args[0])
     reason = getattr(error, "reason", None)

@@ -148,7 +148,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     # Our own
 
     def _expect(self) -> None:
-        """Start the timeout of what has to arrive next."""
+        """Start the timeout for the next part of the request."""
         self._due = self.loop.time() + self._bounds.receive_timeout_seconds
         if self._timer is None:
             self._timer = self.loop.call_at(self._due, self._on_timer)

@@ -107,6 +107,6 @@ class _Response:
         await self.complete()
 
     async def complete(self) -> None:
-        """Send the last chunk of what has begun, where it was not sent."""
+        """Send the last chunk of a response that has begun, if it was not sent."""
         if self._has_begun and not self._is_complete:
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -38,7 +38,7 @@ class JobCall:
         let_through: Exceptions of the component that are Celery's business: reasons to run it again, time limits.
         publish_later: Publishes a job that was handed back, given the compound key of its task and the pause in ms.
         declared_as: What its component is declared as: the component's name, URI or URI template.
-        delivered: What its message says of its publication.
+        delivered: How it was published, by its message.
         note_trace: Is given the place of the job's run in a trace, for the message of a retry.
     """
 

@@ -1,6 +1,6 @@
 """Cancels a running job by the task's end, where no command of Celery's reaches the worker.
 
-Celery ends a job of a worker by remote control. The solo pool hears no command while a job runs, some brokers
+Celery ends a job of a worker by remote control. The solo pool handles no command while a job runs, some brokers
 carry none, and ``worker_enable_remote_control=False`` turns them off. The end of a task is also published on the task's
 channel, over the store's pub/sub. So such a worker follows the tasks of the jobs that run in its process: over the one
 connection of the process's bus, which connects again by itself, and on the event loop of the jobs, which ends with the

@@ -85,7 +85,7 @@ class WorkerRuntime:
         max_handbacks: How often a job for another version is handed back.
         seals: Seals the results of jobs.
         store_name: Which store has the records, for people.
-        other_store: What becomes of a job whose task another store keeps.
+        other_store: What the worker does with a job whose task another store keeps.
         loop: Where jobs run off the asyncio pool. None: on a loop of the process's own.
         probes: Where the worker answers probes, None where it does not.
 

@@ -257,8 +257,8 @@ class JobRunner:
             return
         self._hinted.add(component)
         logger.warning(
-            "%r waits for input, and holds a slot of this worker meanwhile. On the asyncio pool it would hold none; on "
-            "any pool none if it returned InputRequiredResult. TaskConfig(input_timeout=…) bounds the wait",
+            "%r waits for input, and holds a slot of this worker meanwhile. It holds none on the asyncio pool, nor on "
+            "any pool if it returns InputRequiredResult. TaskConfig(input_timeout=…) bounds the wait",
             component,
         )
 
@@ -364,7 +364,7 @@ class JobRunner:
             # It has no question: it only wants to be called again with its state, as a client would after a moment.
             await asyncio.sleep(pause)
             snapshot = next_round(snapshot, {}, result.request_state)
-        raise MCPError(INTERNAL_ERROR, "The component wanted to be called again too often, and asked for nothing")
+        raise MCPError(INTERNAL_ERROR, "The component asked too often to be called again without asking a question")
 
     async def _park(
         self,

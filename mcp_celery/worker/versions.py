@@ -1,4 +1,4 @@
-"""Which versions of components a worker has, and what becomes of a job for another one.
+"""Which versions of components a worker has, and what it does with a job for another version.
 
 The worker's parent process looks first (``worker/celery/handing_back.py``), so that such a job takes no slot. What it
 lets through is decided here: the record may say otherwise than the message, and of a component with several versions
@@ -44,7 +44,7 @@ class HeldVersion:
 
 @dataclass(frozen=True, slots=True)
 class VersionPolicy:
-    """What becomes of a job whose worker has another version of its component than the server.
+    """The fate of a job whose worker has another version of its component than the server.
 
     Attributes:
         match: Which version may run it, where no live worker has the server's.
@@ -60,7 +60,7 @@ class VersionCheck:
 
     Args:
         components: The server's components, as this worker has them.
-        policy: What becomes of a job for another version.
+        policy: What the worker does with a job for another version.
     """
 
     def __init__(self, components: DeclaredComponents, policy: VersionPolicy) -> None:

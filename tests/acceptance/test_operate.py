@@ -157,7 +157,7 @@ async def test_an_operator_looks_after_tasks(  # noqa: PLR0915 - one deployment,
         for name in (queued[0][:8], f"{queued[0][:8]}…", celery_id, celery_id.replace("~", "%")):
             assert operator.show(name)["celeryIds"] == [celery_id], name
         again = operator("tasks", "cancel", queued[0])
-        assert (again.returncode, again.stderr) == (1, f"Error: task {queued[0]} has ended already: cancelled\n")
+        assert (again.returncode, again.stderr) == (1, f"Error: task {queued[0]} has already ended: cancelled\n")
 
         # What has started and may have had effects is repeated with --force alone; one of both attempts counts.
         refused = operator("tasks", "requeue", running[0])

@@ -416,7 +416,7 @@ async def test_a_shared_key_of_another_type(name: str, in_redis: RedisWorld, cap
     await good_tasks_go_on(site)
     assert in_redis.client.type(key) != b"list"
     assert [line for line in caplog.messages if shown(key) in line] == [
-        f"deleted {shown(key)} in the task store: it held another type than its index has"
+        f"deleted {shown(key)} in the task store: a key of this name has another type"
     ]
 
 

@@ -73,7 +73,7 @@ async def test_logs_tell_tasks_apart_and_do_not_give_them_away(deployment: Deplo
     server_log = f"server-{deployment.servers}.log"
     for log, text in (
         (server_log, f"event=task.created scope=null task={shown} "),
-        (server_log, f"task goes on: scope=None task={shown} job={jobs[1]}"),
+        (server_log, f"published the next job of a task: scope=None task={shown} job={jobs[1]}"),
         (server_log, f"event=task.refused scope=null task={nobodys[:8]}… reason=unknown"),
         (LOG, f"[{jobs[0]}"),
         (LOG, f"job {jobs[0]} ended with questions; the answers begin {jobs[1]}"),

@@ -271,7 +271,7 @@ async def test_what_the_store_refuses_goes_to_the_broker_from_then_on(
             with pytest.raises(MessageRefusedError), queue.message_of(record_of(job), job):
                 raise MessageRefusedError("NOPERM")
             assert message_for_store(queue, job) is None
-    assert "jobs are published over connections to the broker alone: NOPERM" in caplog.text
+    assert "publishing jobs over connections to the broker, not together with their records: NOPERM" in caplog.text
 
 
 async def test_publishing_subscribes_to_nothing(broker: redis.Redis, shop: Settings) -> None:

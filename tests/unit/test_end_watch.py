@@ -128,7 +128,7 @@ async def test_it_ends_with_the_job(job: Followed) -> None:
     [
         (TaskPool, {"broker_url": "redis://"}, None),
         (TaskPool, {"broker_url": "amqp://"}, None),
-        (SoloPool, {"broker_url": "redis://"}, "the solo pool hears no command while a job runs"),
+        (SoloPool, {"broker_url": "redis://"}, "the solo pool handles no command while a job runs"),
         (TaskPool, {"broker_url": "redis://", "worker_enable_remote_control": False}, "worker_enable_remote_control"),
         (TaskPool, {"broker_url": "sqla+sqlite://"}, "the broker carries no commands"),
     ],

@@ -317,7 +317,7 @@ def cancel(server: str | None, namespace: str | None, task: str, machine: bool, 
         if machine:
             print_json({"task": changed.record.shown_id, "status": changed.record.status, "changed": changed.accepted})
         if not changed.accepted:
-            raise RunError(f"task {changed.record.shown_id} has ended already: {changed.record.status}")
+            raise RunError(f"task {changed.record.shown_id} has already ended: {changed.record.status}")
         if not machine:
             click.echo(f"Task {changed.record.shown_id} is cancelled, and its job is revoked.")
 

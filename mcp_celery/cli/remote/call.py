@@ -43,7 +43,7 @@ def call(
     """
     whole, machine = given
     if whole is not None and pairs:
-        raise click.UsageError("--arg and --json '{…}' are two ways to say the same: use one of them")
+        raise click.UsageError("--arg and --json '{…}' exclude each other: use one of them")
     if detach and not task:
         raise click.UsageError("--detach leaves a task running, and --no-task makes none: use one of them")
 

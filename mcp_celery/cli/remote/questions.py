@@ -25,6 +25,7 @@ WAYS_OUT: Final[Mapping[str, types.ElicitResult]] = {
 }
 YES: Final = frozenset({"y", "yes", "true", "1"})
 NO: Final = frozenset({"n", "no", "false", "0"})
+_NOUNS: Final[Mapping[str, str]] = {"integer": "an integer", "number": "a number"}
 
 LONGEST_REASON: Final = 300
 
@@ -228,7 +229,7 @@ def value_of(text: str, field: Schema) -> Any:
 
     Raises:
         UnusableSchemaError: No value can be checked against the schema.
-        ValueError: It is none; with a text for the user.
+        ValueError: The text is not a value of that schema; the message is for the user.
     """
     value = _converted(text.strip(), field)
     if (error := first_error(field, value)) is not None:
@@ -246,9 +247,9 @@ def _converted(text: str, field: Schema) -> Any:
             try:
                 number = int(text) if kind == "integer" else float(text)
             except ValueError:
-                raise ValueError(f"{text!r} is no {kind}") from None
+                raise ValueError(f"{text!r} is not {_NOUNS[kind]}") from None
             if isinstance(number, float) and not math.isfinite(number):
-                raise ValueError(f"{text!r} is no {kind} that JSON has")
+                raise ValueError(f"{text!r} is not a number that JSON has")
             return number
         case "array":
             return [part.strip() for part in text.split(",") if part.strip()]

@@ -64,7 +64,7 @@ def print_result(console: Console, result: types.CallToolResult, *, name: str, f
 
     Raises:
         OSError: A file cannot be written.
-        ValueError: A binary content is none.
+        ValueError: A binary content is not base64.
     """
     files = _Folder(folder, name)
     structured = result.structured_content

@@ -72,7 +72,7 @@ async def _asked(attendant: Attendant, handle: TaskHandle) -> dict[str, types.In
     """The answers of the user at the prompt.
 
     Raises:
-        ClientError: A question is none for a user.
+        ClientError: A question cannot be asked at a terminal.
     """
     answers: dict[str, types.InputResponse] = {}
     for key, question in handle.questions.items():

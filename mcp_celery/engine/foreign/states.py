@@ -1,4 +1,4 @@
-"""What becomes of tasks whose jobs other people's workers run: Celery's result backend is the only source.
+"""The states of tasks whose jobs foreign workers run: Celery's result backend is the only source.
 
 Such a worker knows nothing of MCP, so there are no claims, no snapshot and no second delivery. The states of its jobs
 are read instead, and each that the record does not reflect yet becomes a change of it.

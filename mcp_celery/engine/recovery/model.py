@@ -1,4 +1,4 @@
-"""Recovery: what becomes of tasks whose worker has died, whose job was never published, or whose time is over.
+"""Recovery of tasks whose worker has died, whose job was never published, or whose time is over.
 
 Every worker has one heartbeat, and a claim on each job that it has received. A heartbeat that ends is a death, and the
 claims say whom it concerns. One process, elected among servers and workers, reaps: so we depend neither on the broker's
@@ -55,7 +55,7 @@ what it has not begun.
 """
 Verdict = Literal["alive", "nothing", "again", "failed"]
 RequeueVerdict = Literal["again", "started", "nothing"]
-"""What becomes of a job that an operator wants published again. ``started``: nothing, for its body has started and may
+"""The reply to an operator who wants a job published again. ``started``: nothing, for its body has started and may
 have had effects. ``nothing``: the task has ended, waits for an answer, or is one of exposed jobs.
 """
 

@@ -48,7 +48,7 @@ class Reaper:
         results: Where stored results are forgotten.
         declared: What the components declare, for their jobs' queues and options.
         policy: How soon, how often.
-        observers: To whom it reports that open tasks expired.
+        observers: They are notified of open tasks that expired.
 
     Attributes:
         elected: Is set while this process is the elected one.
@@ -106,7 +106,7 @@ class Reaper:
         try:
             await self._store.resign(self._id)
         except McpCeleryError:
-            logger.debug("another process will reap when this one's election ends")
+            logger.debug("stopped reaping; another process takes over when this one's election ends")
 
     async def sweep(self) -> bool:
         """Do what there is to do now.
@@ -240,7 +240,7 @@ class Reaper:
                     logger.info("cancelled task %s: its owner is gone", record.shown_id)
                     await self._queue.revoke(*changed.record.job_ids, terminate=record.work.may_terminate)
         except StoredDataError as error:
-            logger.error("task %s cannot be cancelled, although its owner is gone: %s", key, error.reason)
+            logger.error("could not cancel task %s, whose owner is gone: %s", key, error.reason)
         await self._store.forget_attended(key)
 
     async def _publish_due(self, keys: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ class StoreIdentity:
         self.mark: StoreMark | None = None
 
     def for_message(self) -> str | None:
-        """What a message that is published now says of the store; None where no mark is known yet."""
+        """The mark of the store in messages that are published now; None until a mark is known."""
         return None if self.mark is None else str(StoreMark(self.mark.mark_id, now_ms()))
 
     async def run(self) -> None:

@@ -144,12 +144,12 @@ class WorkerLife:
         await until_store_answers(lambda: asyncio.to_thread(claim))
 
     async def take_back(self, before_ms: int) -> None:
-        """Let go what the worker had not begun when its connection to the broker broke.
+        """Release the jobs that the worker had not begun when its connection to the broker broke.
 
         Celery drops it then, and waits for the broker to deliver it again, which Redis does after an hour.
 
         Args:
-            before_ms: Since when it is connected again; what it claimed since is of the new connection.
+            before_ms: When it connected again; what it has claimed since belongs to the new connection.
         """
         await until_store_answers(lambda: self._reaper.settle(self._worker, "disconnected", before_ms))
 

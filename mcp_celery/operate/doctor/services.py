@@ -1,4 +1,4 @@
-"""Checks of what Celery uses: the broker and the result backend."""
+"""Checks of the broker and the result backend."""
 
 from __future__ import annotations
 

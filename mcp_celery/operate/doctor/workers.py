@@ -152,7 +152,7 @@ def _check_components(findings: Findings, held: Sequence[HeldVersion], answers: 
 
 
 def _check_told(findings: Findings, tasks: CeleryTasks, namespace: str, answers: Answers) -> None:
-    """Compare what workers say of themselves with this process."""
+    """Compare what workers report about themselves with this process."""
     ours, keys = version(PACKAGE), tasks.connections.signer.key_names
     same_keys = True
     for node, told in answers.told.items():

@@ -49,7 +49,7 @@ class TaskState(BaseModel):
 
     task_id: str
     status: TaskStatus
-    message: str | None = Field(default=None, description="What the task says of itself, for example how far it is.")
+    message: str | None = Field(default=None, description="The task's own message, for example its progress.")
     progress: float | None = None
     total: float | None = Field(default=None, description="The progress at which it will be done, where it knows.")
     next_step: str = Field(description="What you can do now.")
@@ -178,7 +178,7 @@ class _PollingTools:
             view = await attend(self._host, ctx.request_context, caller, task_id, seconds=wait_seconds)
         record = view.record
         if record.task_type != "tool":
-            raise ToolError(f"Task {task_id} is of a {record.task_type}, whose result is none of a tool")
+            raise ToolError(f"Task {task_id} is of a {record.task_type}: only results of tools can be read here")
         if record.status == "completed":
             return CallToolResult.model_validate(view.result, by_name=False)
         if record.is_terminal:

@@ -39,16 +39,16 @@ logger = logging.getLogger(__name__)
 GRACE_SECONDS: Final = 0.5
 """How long a question waits for a ``tasks/result`` to be asked on, before it is asked on the session's own channel."""
 PING_SECONDS: Final = 2.0
-"""How long a client has to show that it hears its session's own channel."""
+"""How long a client has to show that it listens on its session's own channel."""
 _FOLLOW_AGAIN_SECONDS: Final = 1.0
 """How long a store that did not answer is left alone."""
 _PAUSE_SECONDS: Final = 2.0
-"""When a client that did not hear is tried again at first."""
+"""The first pause before a client that did not listen is tried again."""
 _LONGEST_PAUSE_SECONDS: Final = 16.0
 _FOLLOWERS: Final = "mcp_celery/followers"
 """In ``Connection.state``: the connection's followers."""
 _HEARING: Final = "mcp_celery/hearing"
-"""In ``Connection.state``: who finds out whether the client hears."""
+"""In ``Connection.state``: the object that finds out whether the client listens."""
 
 
 class SessionPush:
@@ -140,7 +140,7 @@ async def _tell(
 
 
 class _Hearing:
-    """Waits for a client that does not hear its session's own channel: one ping at a time, whatever number of questions
+    """Waits for a client that does not listen on its session's own channel: one ping at a time, however many questions
     waits, and after a pause that grows.
     """
 

@@ -66,7 +66,7 @@ def no_remote_control(worker: Any) -> str | None:
     """
     app: Celery = worker.app
     if issubclass(worker.pool_cls, SoloPool):
-        return "the solo pool hears no command while a job runs"
+        return "the solo pool handles no command while a job runs"
     if not app.conf.worker_enable_remote_control:
         return "worker_enable_remote_control is off"
     if not app.connection_for_read().supports_exchange_type("fanout"):
@@ -142,7 +142,7 @@ def retries_of(headers: Mapping[str, Any]) -> int:
     """Celery's count of retries of a delivery.
 
     Raises:
-        MalformedJobError: It is none.
+        MalformedJobError: It is not a number.
     """
     try:
         return int(headers.get("retries") or 0)

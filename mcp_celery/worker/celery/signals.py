@@ -1,7 +1,7 @@
 """Celery's signals drive the record and its pushes.
 
 =============== ======================================= ==============================================
-signal          fires in                                what it says of the task
+signal          fires in                                what it means for the task
 =============== ======================================= ==============================================
 task_received   the worker's parent                     claimed by this worker
 task_prerun     the child or thread that runs the job   (the body itself asks whether it may start)
@@ -179,7 +179,7 @@ def connect(runtime: WorkerRuntime) -> None:
 
 
 def connect_outcomes() -> None:
-    """Connect the handlers of what a job comes to, which it does in any process."""
+    """Connect the handlers of ends of jobs, in every process."""
     _connect(task_success=on_success, task_failure=on_failure, task_retry=on_retry)
 
 

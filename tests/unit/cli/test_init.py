@@ -78,7 +78,7 @@ def test_a_file_that_is_there_is_named_and_nothing_is_written(run: Run, tmp_path
     (tmp_path / "Procfile").symlink_to("nowhere")
     done = run()
     assert done.exit_code == 2
-    assert f"there is {tmp_path}/server.py, {tmp_path}/Procfile already" in done.stderr
+    assert f"{tmp_path}/server.py, {tmp_path}/Procfile exist already" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["Procfile", "server.py"]
     assert run("--force").exit_code == 0
     assert "TaskServer" in (tmp_path / "server.py").read_text()

@@ -66,9 +66,9 @@ def test_answers_become_values(text: str, schema: dict[str, Any], value: object)
     ("text", "schema", "says"),
     [
         ("perhaps", {"type": "boolean"}, "y or n"),
-        ("seven", {"type": "integer"}, "'seven' is no integer"),
-        ("7.5", {"type": "integer"}, "is no integer"),
-        ("nan", {"type": "number"}, "'nan' is no number that JSON has"),
+        ("seven", {"type": "integer"}, "'seven' is not an integer"),
+        ("7.5", {"type": "integer"}, "is not an integer"),
+        ("nan", {"type": "number"}, "'nan' is not a number that JSON has"),
         ("-1", {"type": "number", "minimum": 0}, "minimum"),
         ("c", {"type": "array", "items": {"enum": ["a"]}}, "not one of"),
         ("c", {"oneOf": [{"const": "a"}]}, "not valid"),
