@@ -12,6 +12,9 @@ from typing import Any, Final
 
 import pytest
 
+import mcp_celery
+from mcp_celery import errors
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```python(?: [^\n]*)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -132,3 +135,27 @@ def test_pages_name_only_targets_that_there_are() -> None:
     for page in PAGES:
         named = set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.MULTILINE))
         assert named <= targets, page.name
+
+
+def test_the_page_of_the_api_has_each_public_name() -> None:
+    """`McpCeleryError` and `Settings` have pages of their own, to which it links."""
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert [name for name in mcp_celery.__all__ if f"mcp_celery.{name}" not in page] == []
+    for package in ("client", "fastmcp", "testing", "web", "keys"):
+        assert f"\n::: mcp_celery.{package}\n" in page
+
+
+@pytest.mark.parametrize("page", ["operations.md", "log-events.md", "troubleshooting.md", "errors.md"])
+def test_pages_of_limits_name_each_limit(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    classes = [one for one in vars(errors).values() if isinstance(one, type)]
+    limits = {one.limit for one in classes if issubclass(one, errors.LimitExceededError) and "limit" in vars(one)}
+    assert len(limits) > 8
+    assert [limit for limit in limits if f"`{limit}`" not in text] == []
+
+
+def test_the_page_of_log_events_names_each_event() -> None:
+    events = set(re.findall(r'"(task\.\w+)"', (ROOT / "mcp_celery" / "audit.py").read_text()))
+    text = (ROOT / "docs" / "log-events.md").read_text()
+    assert len(events) > 4
+    assert [event for event in events if f"| `{event}` |" not in text] == []
