@@ -152,7 +152,9 @@ def name_over_stdio(served: Running) -> str:
         (["dev", "mine:server", "--host", "256.0.0.1"], "256.0.0.1"),
     ],
 )
-def test_what_cannot_be_started_is_told_in_one_line(command: CommandLine, arguments: list[str], said: str) -> None:
+def test_a_server_that_cannot_be_started_is_an_error_of_one_line(
+    command: CommandLine, arguments: list[str], said: str
+) -> None:
     done = command.run(*arguments)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line != "said while it is imported"]
@@ -268,7 +270,7 @@ def test_dev_starts_flower(command: CommandLine) -> None:
 
 
 @pytest.mark.parametrize("name", ["dev", "serve"])
-def test_a_port_in_use_is_told_in_one_line(command: CommandLine, taken_port: str, name: str) -> None:
+def test_a_port_in_use_is_an_error_of_one_line(command: CommandLine, taken_port: str, name: str) -> None:
     done = command.run(name, "mine:server", "--port", taken_port)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
@@ -276,14 +278,14 @@ def test_a_port_in_use_is_told_in_one_line(command: CommandLine, taken_port: str
     assert "in use" in line
 
 
-def test_a_wrong_setting_is_told_in_one_line(command: CommandLine) -> None:
+def test_a_wrong_setting_is_an_error_of_one_line(command: CommandLine) -> None:
     done = command.run("dev", "mine:server", "--port", "0", MCP_CELERY_MAX_TTL_MS="-1")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "MCP_CELERY_MAX_TTL_MS" in line
 
 
-def test_a_redis_that_does_not_answer_is_told_without_its_password(command: CommandLine) -> None:
+def test_a_redis_that_does_not_answer_is_reported_without_its_password(command: CommandLine) -> None:
     url = "redis://:secret@127.0.0.1:1/0"
     done = command.run("dev", "mine:server", "--port", "0", MCP_CELERY_REDIS_URL=url)
     assert done.returncode == 2

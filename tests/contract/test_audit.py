@@ -95,7 +95,7 @@ async def test_an_id_that_is_the_right_to_read_is_shortened(engine: TaskEngine, 
     assert {found["task_id"] for found in lines} == {f"{task_id[:8]}…"}
 
 
-async def test_polls_of_an_open_task_are_told_to_those_who_ask_for_more(
+async def test_polls_of_an_open_task_are_logged_at_debug(
     engine: TaskEngine, told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
     task_id = (await engine.submit(a_submission())).task_id
@@ -105,7 +105,7 @@ async def test_polls_of_an_open_task_are_told_to_those_who_ask_for_more(
     assert told.lines() == [line("task.retrieved", task_id, task_status="working")]
 
 
-async def test_an_outcome_that_is_pushed_is_told_once(world: World, engine: TaskEngine, told: Told) -> None:
+async def test_a_pushed_outcome_is_logged_once(world: World, engine: TaskEngine, told: Told) -> None:
     task_id = (await engine.submit(a_submission())).task_id
     told.lines()
     waiting = asyncio.create_task(engine.wait(ALICE, task_id))
@@ -118,7 +118,7 @@ async def test_an_outcome_that_is_pushed_is_told_once(world: World, engine: Task
     ]
 
 
-async def test_the_end_is_told_once_however_many_tell_it(world: World, told: Told) -> None:
+async def test_the_end_is_logged_once_however_many_processes_report_it(world: World, told: Told) -> None:
     record = a_record()
     await world.store.create(record, a_submission().snapshot)
     statuses: list[TaskStatus] = ["failed", "completed", "cancelled", "working"]
@@ -129,7 +129,7 @@ async def test_the_end_is_told_once_however_many_tell_it(world: World, told: Tol
     assert [found["event"] for found in told.lines()] == ["task.ended"]
 
 
-async def test_the_end_that_the_reaper_gives_is_told_too(in_redis: RedisWorld, told: Told) -> None:
+async def test_an_end_that_the_reaper_records_is_logged(in_redis: RedisWorld, told: Told) -> None:
     record = a_record()
     await in_redis.store.create(record, a_submission().snapshot)
     recovery, policy = RedisRecovery(in_redis.store), RecoveryPolicy(heartbeat_ms=20, max_redeliveries=1)
@@ -140,7 +140,9 @@ async def test_the_end_that_the_reaper_gives_is_told_too(in_redis: RedisWorld, t
     assert told.lines() == [end(record.task_id, "failed")]
 
 
-async def test_who_asks_for_anothers_task_is_told_and_the_task_is_not_retrieved(engine: TaskEngine, told: Told) -> None:
+async def test_a_request_for_another_callers_task_is_logged_as_refused_and_not_as_retrieved(
+    engine: TaskEngine, told: Told
+) -> None:
     task_id = (await engine.submit(a_submission())).task_id
     told.lines()
     strangers = {
@@ -157,7 +159,7 @@ async def test_who_asks_for_anothers_task_is_told_and_the_task_is_not_retrieved(
             assert told.lines() == [line("task.refused", f"{task_id[:8]}…", stranger.scope, reason=reason)]
 
 
-async def test_what_a_limit_refuses_is_told_and_nothing_else(world: World, queue: Watchful, told: Told) -> None:
+async def test_a_refusal_by_a_limit_is_logged_alone(world: World, queue: Watchful, told: Told) -> None:
     limits = replace(LIMITS, max_open_tasks=1, max_failed_lookups=1)
     engine = TaskEngine(
         store=world.store,
@@ -186,7 +188,7 @@ async def test_what_a_limit_refuses_is_told_and_nothing_else(world: World, queue
 
 
 @pytest.mark.parametrize("task_id", ["", "a\nevent=task.ended", "a b", "ü", "x" * 10_000])
-async def test_what_cannot_be_an_id_is_not_repeated(engine: TaskEngine, told: Told, task_id: str) -> None:
+async def test_a_malformed_id_is_not_repeated_in_the_log(engine: TaskEngine, told: Told, task_id: str) -> None:
     with pytest.raises(McpCeleryError):
         await engine.get(ALICE, task_id)
     async with engine.watch(ALICE, [task_id]):

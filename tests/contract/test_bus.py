@@ -89,7 +89,7 @@ async def test_many_changes_between_two_looks_are_one_hint(world: World) -> None
         assert await caught_up(world, hints, marker) == []
 
 
-async def test_what_changes_after_the_subscription_and_before_the_load_is_hinted(world: World) -> None:
+async def test_a_change_between_subscription_and_load_is_hinted(world: World) -> None:
     (ref,) = await some_tasks(world, 1)
     async with world.bus.subscribe([ref]) as hints:
         await tell(world, ref, "between")
@@ -97,7 +97,7 @@ async def test_what_changes_after_the_subscription_and_before_the_load_is_hinted
         assert await heard(hints) == ref
 
 
-async def test_a_follower_hears_of_its_own_tasks_only(world: World) -> None:
+async def test_a_follower_gets_hints_of_its_own_tasks_only(world: World) -> None:
     own, foreign, marker = await some_tasks(world, 3)
     async with world.bus.subscribe([own, marker]) as hints, world.bus.subscribe([foreign]) as others:
         await entered(hints)
@@ -106,7 +106,7 @@ async def test_a_follower_hears_of_its_own_tasks_only(world: World) -> None:
         assert await caught_up(world, hints, marker) == []
 
 
-async def test_all_followers_of_a_task_hear_of_it(world: World) -> None:
+async def test_all_followers_of_a_task_get_its_hints(world: World) -> None:
     (ref,) = await some_tasks(world, 1)
     async with (
         world.bus.subscribe([ref]) as one,
@@ -139,7 +139,7 @@ async def test_a_task_dropped_by_one_follower_is_still_hinted_to_another(world: 
         assert await heard(other) == ref
 
 
-async def test_nobody_and_nothing_can_be_followed(world: World) -> None:
+async def test_an_unknown_task_and_no_task_at_all_can_be_followed(world: World) -> None:
     (ref,) = await some_tasks(world, 1)
     async with world.bus.subscribe([]) as hints:
         await hints.drop(ref)
@@ -254,7 +254,7 @@ class TestInRedisOnly:
             await tell(in_redis, ref)
             assert heard_raw.get_message(timeout=5)["data"] == b"2"  # pyright: ignore[reportOptionalSubscript]
 
-    async def test_what_anybody_publishes_is_a_hint_at_most(self, in_redis: RedisWorld) -> None:
+    async def test_a_foreign_message_on_a_channel_is_a_hint_at_most(self, in_redis: RedisWorld) -> None:
         """Who may publish in Redis can have a task looked at. It tells nobody anything, and stops no hint."""
         mine, other = await some_tasks(in_redis, 2)
         async with in_redis.bus.subscribe([mine]) as hints:

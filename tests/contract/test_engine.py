@@ -224,7 +224,7 @@ class TestGet:
             assert (view.record.status, view.result) == ("completed", OUTCOME.result)
 
     @both_places
-    async def test_a_result_that_is_gone_is_said_to_be(self, world: World, engine: TaskEngine) -> None:
+    async def test_a_deleted_result_is_reported_as_unavailable(self, world: World, engine: TaskEngine) -> None:
         record = await engine.submit(a_submission())
         end(world, record)
         world.forget_result(record.job_id)

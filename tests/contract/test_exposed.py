@@ -147,7 +147,7 @@ async def test_nothing_of_the_caller_is_kept_for_a_worker_that_could_not_read_it
         ("UPLOADING", {"message": "m" * 3_000}, "m" * MAX_MESSAGE_CHARS, None),
     ],
 )
-async def test_what_a_job_tells_on_the_way(
+async def test_message_and_progress_of_a_running_job_become_the_tasks(
     world: World, state: str, value: object, message: str | None, progress: Progress | None
 ) -> None:
     shop = Shop(world)
@@ -350,7 +350,7 @@ async def test_own_tasks_are_not_watched(world: World) -> None:
     assert (await world.open_tasks().due(0, 10)).open == 0
 
 
-async def test_one_task_that_cannot_be_told_holds_up_no_other(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_task_that_cannot_be_recorded_delays_no_other(world: World, caplog: pytest.LogCaptureFixture) -> None:
     shop = Shop(world)
     records = [await shop.submit() for _ in range(3)]
     for record in records:

@@ -90,7 +90,7 @@ async def test_the_result_is_stored_for_as_long_as_the_record_and_the_task_has_e
     assert await job.world.store.snapshot(job.record.ref) is None
 
 
-async def test_who_waits_for_the_result_is_told(job_in_redis: Finishing, in_redis: RedisWorld) -> None:
+async def test_a_subscriber_of_the_result_is_notified(job_in_redis: Finishing, in_redis: RedisWorld) -> None:
     job = job_in_redis
     pubsub: Any = in_redis.client.pubsub()
     with pubsub as waiting:

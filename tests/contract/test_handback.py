@@ -132,7 +132,7 @@ class TestHandingBack:
         assert world.ledger.hand_back(record.ref, delivery(record)) == HandedBack("handed back", FIRST_PAUSE_MS)
         assert (await now(world, record)).attempt == 2
 
-    async def test_the_pause_grows_and_is_told_once(self, world: World) -> None:
+    async def test_the_pause_grows_and_hand_backs_are_reported_once(self, world: World) -> None:
         record = await created(world)
         pauses = [(await handed_back(world, record, most=9)).pause_ms for _ in range(6)]
         assert pauses == [100, 200, 400, 800, LONGEST_PAUSE_MS, LONGEST_PAUSE_MS]
@@ -216,7 +216,7 @@ class TestSuperseded:
         assert await handed_back(world, record) == HandedBack("superseded")
         assert (await now(world, record)).status == "cancelled"
 
-    async def test_what_another_delivery_has_started_goes_on(self, world: World) -> None:
+    async def test_a_job_that_another_delivery_started_continues(self, world: World) -> None:
         record = await created(world)
         assert await starts(world, record, FINGERPRINT)
         before = await now(world, record)

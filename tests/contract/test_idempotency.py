@@ -97,7 +97,7 @@ async def test_another_request_under_the_same_key_is_refused(engine: TaskEngine,
     assert len((await engine.list(ALICE)).records) == 1
 
 
-async def test_what_a_request_says_besides_is_no_other_request(engine: TaskEngine) -> None:
+async def test_request_ids_traces_and_the_order_of_arguments_do_not_make_another_request(engine: TaskEngine) -> None:
     other = replace(SNAPSHOT, request_id=9, progress_token=9, meta={"trace": "x"}, traceparent="y")
     arguments = {"arguments": {"year": 2026}, "name": "build_report"}  # in another order
     first = await engine.submit(keyed())
@@ -105,7 +105,7 @@ async def test_what_a_request_says_besides_is_no_other_request(engine: TaskEngin
     assert again.task_id == first.task_id
 
 
-async def test_keys_of_others_are_others(engine: TaskEngine) -> None:
+async def test_the_same_key_of_another_caller_makes_another_task(engine: TaskEngine) -> None:
     sessions = [Caller(None, session=name, requestor=f"session {name}") for name in "ab"]
     callers = [ALICE, BOB, ELSEWHERE, *sessions]
     made = [await engine.submit(keyed(caller)) for caller in callers]
@@ -151,7 +151,7 @@ async def test_a_creation_that_failed_leaves_its_key_free(queue: Watchful, engin
 
 
 @pytest.mark.parametrize("is_published", [True, False])
-async def test_a_repeat_waits_for_what_becomes_of_the_creation(
+async def test_a_repeat_waits_until_the_creation_is_published_or_failed(
     world: World, queue: Watchful, engine: TaskEngine, is_published: bool
 ) -> None:
     queue.hold()

@@ -71,7 +71,7 @@ async def test_none_of_them_reaches_anothers_task(world: World, queue: Watchful)
         assert listed == ([] if caller.scope is None else [task_id])
 
 
-async def test_a_claim_that_is_no_text_names_nobody() -> None:
+async def test_a_subject_claim_that_is_not_a_text_names_no_subject() -> None:
     odd: list[Any] = [None, 0, 7, True, "", ["alice"], {"a": 1}]
     scopes = {caller_of(replace(a_token("app"), claims={"sub": sub})).scope for sub in odd}
     assert scopes == {"app"}

@@ -191,7 +191,7 @@ class TestOpenTasks:
             world.ledger.change(record.ref, Change(to=status))
         assert await is_free(world)
 
-    async def test_room_is_made_once_however_often_the_end_is_told(self, world: World) -> None:
+    async def test_a_repeated_end_makes_room_once(self, world: World) -> None:
         record = await keep(world, open_tasks("alice", 2))
         assert record is not None
         assert await keep(world, open_tasks("alice", 2))
@@ -224,7 +224,7 @@ class TestOpenTasks:
         queue.recover()
         await engine.submit(a_submission(ME))
 
-    async def test_a_task_that_expires_makes_room_though_nobody_tells(self, world: World) -> None:
+    async def test_an_expired_task_makes_room_without_a_report(self, world: World) -> None:
         assert await keep(world, open_tasks("alice", 2))
         assert await keep(world, open_tasks("alice", 2), ttl_ms=1_000)
         assert not await is_free(world, open_tasks("alice", 2))
@@ -276,7 +276,7 @@ class TestOpenTasks:
         await in_redis.store.change(record.ref, Change(to="completed"))
         assert await is_free(in_redis)
 
-    async def test_what_is_counted_lives_no_longer_than_what_counts(self, in_redis: RedisWorld) -> None:
+    async def test_a_counter_lives_no_longer_than_its_tasks(self, in_redis: RedisWorld) -> None:
         key = in_redis.keys.counted("open", "alice")
         for ttl_ms, expected_ms in ((50_000, 50_000), (90_000, 90_000), (10_000, 90_000)):
             assert await keep(in_redis, open_tasks("alice", 9), ttl_ms=ttl_ms)
@@ -431,7 +431,7 @@ class TestFailedLookups:
         with pytest.raises(TooManyLookupsError):
             await replicas[0].get(ME, "no-such-task")
 
-    async def test_whom_nobody_counts_may_ask_for_anything(self, world: World, queue: Watchful) -> None:
+    async def test_an_uncounted_requestor_has_no_limit_of_lookups(self, world: World, queue: Watchful) -> None:
         engine = engine_of(world, queue, max_failed_lookups=1)
         for _ in range(3):
             with pytest.raises(TaskNotFoundError):
@@ -520,7 +520,7 @@ class TestStreams:
 
 
 class TestPendingRequests:
-    def test_a_request_too_many_is_refused_and_is_told_when_to_come_again(
+    def test_a_request_above_the_limit_is_refused_with_the_time_to_retry(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, logger=audit.LOGGER)
@@ -539,9 +539,7 @@ class TestPendingRequests:
         assert [line.partition(" ")[0] for line in caplog.messages] == ["event=task.limited"]
 
     @pytest.mark.parametrize(("waited", "told"), [(0.0, 250), (0.9, 900), (100.0, 10_000)])
-    def test_the_time_is_never_so_short_that_it_helps_nothing_nor_so_long_that_nobody_waits(
-        self, waited: float, told: int
-    ) -> None:
+    def test_the_time_to_retry_has_a_minimum_and_a_maximum(self, waited: float, told: int) -> None:
         now = 0.0
         pending = PendingRequests(replace(LIMITS, max_pending_requests=1), clock=lambda: now)
         with pending.place_for(ME):

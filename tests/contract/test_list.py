@@ -47,11 +47,11 @@ class TestWhoseTheyAre:
             Caller(),
         ],
     )
-    async def test_nobody_sees_anybody_elses(self, engine: TaskEngine, other: Caller) -> None:
+    async def test_a_list_has_the_callers_own_tasks_only(self, engine: TaskEngine, other: Caller) -> None:
         await engine.submit(a_submission(ALICE))
         assert await listed(engine, other) == []
 
-    async def test_an_unlisted_task_is_shown_to_nobody_who_does_not_know_it(self, engine: TaskEngine) -> None:
+    async def test_an_unlisted_task_is_in_no_list_and_found_by_its_id(self, engine: TaskEngine) -> None:
         record = await engine.submit(replace(a_submission(ALICE), listed=False))
         assert await listed(engine) == []
         assert await engine.status(ALICE, record.task_id) == record
@@ -65,7 +65,7 @@ class TestWhoseTheyAre:
         # … and may read every task that it knows the id of.
         assert await engine.status(Caller(session="session-2"), mine.task_id) == mine
 
-    async def test_nobody_in_particular_has_no_list(self, engine: TaskEngine) -> None:
+    async def test_a_caller_without_scope_and_session_has_no_list(self, engine: TaskEngine) -> None:
         await engine.submit(a_submission(Caller()))
         assert await listed(engine, Caller()) == []
 
@@ -179,7 +179,7 @@ class TestLifetime:
 
 
 class TestInRedisOnly:
-    async def test_no_key_and_no_record_tells_the_session(self, in_redis: RedisWorld, queue: Watchful) -> None:
+    async def test_no_key_and_no_record_shows_the_session(self, in_redis: RedisWorld, queue: Watchful) -> None:
         engine = TaskEngine(
             store=in_redis.store,
             queue=queue,

@@ -204,7 +204,7 @@ class TestAwaited:
         assert await task.status() == "working"
         assert task.world.told(task.record.ref) == 4
 
-    async def test_withdrawing_an_answered_question_forgets_its_answer_and_tells_nobody(self, task: Asked) -> None:
+    async def test_withdrawing_an_answered_question_deletes_its_answer_without_a_hint(self, task: Asked) -> None:
         await task.ask("one")
         await task.answer({"one": an_answer()})
         assert await task.withdraw("none", "one") == {"one": an_answer()}

@@ -281,7 +281,7 @@ class TestDeaths:
         assert list(await process.store.claimed(WORKER)) == [record.key]
 
     @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
-    async def test_what_has_ended_is_nobodys(self, world: World, status: TaskStatus) -> None:
+    async def test_an_ended_task_belongs_to_no_worker(self, world: World, status: TaskStatus) -> None:
         process, record = Process(world), await created(world)
         await begun(world, record)
         assert await world.store.change(record.ref, Change(to=status))
@@ -365,9 +365,7 @@ class TestPublishing:
             await eventually(lambda: process.published == [(record.task_id, 2)])
             await eventually(lambda: not world.is_due(record.ref))
 
-    async def test_whoever_reaps_next_publishes_what_is_due(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_the_next_reaper_publishes_due_jobs(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         publishing_within(monkeypatch, 0)
         record, successor = await created(world), Process(world)
         assert claim(world, record)
@@ -409,7 +407,7 @@ class TestElection:
 
         await eventually(elected)
 
-    async def test_nobody_is_taken_for_dead_before_the_living_could_say_so(
+    async def test_after_an_outage_no_worker_counts_as_dead_for_one_lease(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         process, record = Process(world), await created(world)

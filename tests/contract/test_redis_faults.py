@@ -62,9 +62,7 @@ class TestLostConnections:
             assert (await soon(watch.__anext__())).record.status == "cancelled"
 
     @pytest.mark.shows("C11")
-    async def test_it_subscribes_again_and_hears_of_what_comes_later(
-        self, own_store: OwnStore, own_world: RedisWorld
-    ) -> None:
+    async def test_it_subscribes_again_and_gets_later_hints(self, own_store: OwnStore, own_world: RedisWorld) -> None:
         engine = engine_over(own_world)
         task = await engine.submit(a_submission())
         async with engine.watch(ALICE, [task.task_id]) as watch:

@@ -469,7 +469,7 @@ async def test_a_creation_that_is_made_again_resets_no_claimed_job(world: World)
     assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms(), worker="w2")) is None
 
 
-async def test_an_end_that_is_told_again_is_accepted_again(world: World) -> None:
+async def test_a_repeated_end_is_accepted_again(world: World) -> None:
     record = await claimed(world)
     change = Change(to="failed", attempt=1, status_message="no")
     for _ in range(2):
@@ -585,7 +585,7 @@ async def test_a_change_whose_answer_is_lost_was_accepted_and_is_reported_once(
     assert [one.cause for one in through.transitions] == ["completed"]
 
 
-async def test_what_could_not_be_given_twice_is_not_asked_for_twice(
+async def test_a_call_with_an_unrepeatable_reply_is_not_repeated(
     in_redis: RedisWorld, through: RedisWorld, proxy: Proxy
 ) -> None:
     await prepared(through, a_record())

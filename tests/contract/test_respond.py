@@ -135,7 +135,7 @@ class TestAwaited:
             await engine.respond(ALICE, "no such id", {"one": ADA})
         assert await requests_of(engine, record) == ["one"]
 
-    async def test_followers_are_told_of_each_question(self, engine: TaskEngine, world: World) -> None:
+    async def test_followers_are_notified_of_each_question(self, engine: TaskEngine, world: World) -> None:
         record = await submitted(engine, world)
         seen: list[list[str]] = []
         async with engine.watch(ALICE, [record.task_id]) as watch:

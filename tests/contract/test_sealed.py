@@ -77,7 +77,7 @@ def contents(world: RedisWorld) -> str:
     return " ".join(one.decode(errors="replace") for one in found)
 
 
-async def test_nothing_that_the_component_or_the_caller_says_can_be_read(sealed: RedisWorld) -> None:
+async def test_no_content_of_component_or_caller_can_be_read(sealed: RedisWorld) -> None:
     record = await created(sealed)
     await sealed.store.change(record.ref, Change(to="working", status_message="planted message"))
     assert await sealed.store.ask(record.ref, QUESTION, asking())
@@ -116,7 +116,7 @@ async def test_a_forged_answer_or_state_does_not_reach_the_next_job(
         assert "an answer or the state of the job before" in refused.value.reason
 
 
-async def test_a_forged_answer_is_not_heard(sealed: RedisWorld) -> None:
+async def test_a_forged_answer_is_not_used(sealed: RedisWorld) -> None:
     record = await created(sealed)
     assert await sealed.store.ask(record.ref, QUESTION, asking())
     answers = sealed.keys.answers(record.scope, record.task_id)
@@ -151,7 +151,7 @@ async def test_no_job_runs_beside_a_record_in_which_a_fixed_field_was_changed(se
         await sealed.store.snapshot(record.ref)
 
 
-async def test_a_forged_error_is_not_told(sealed: RedisWorld) -> None:
+async def test_a_forged_error_is_not_shown(sealed: RedisWorld) -> None:
     record = await created(sealed)
     await sealed.store.change(record.ref, Change(to="failed", error=RpcError(-32000, "no")))
     sealed.client.hset(sealed.keys.record(record.scope, record.task_id), "error", '[-32000, "forged", null]')

@@ -116,7 +116,7 @@ async def test_the_owner_reads_what_the_job_returned(sealed: Sealed) -> None:
     assert (view.record.status, view.result) == ("completed", OUTCOME.result)
 
 
-async def test_a_result_that_its_worker_did_not_live_to_tell_of_is_read(sealed: Sealed) -> None:
+async def test_a_result_is_read_although_its_worker_died_before_it_reported_the_end(sealed: Sealed) -> None:
     record = await sealed.submitted()
     sealed.put(record, genuine(record))
     view = await sealed.view(record)
@@ -225,7 +225,7 @@ class TestErrors:
         assert view.record.error == RpcError(-32001, "planted error", {"planted": "data"})
 
     @pytest.mark.parametrize("forgery", FORGED_ERRORS.values(), ids=FORGED_ERRORS.keys())
-    async def test_a_forged_error_is_not_told(
+    async def test_a_forged_error_is_not_shown(
         self, sealed: Sealed, forgery: Callable[[TaskRecord], BaseException]
     ) -> None:
         record = await sealed.submitted()

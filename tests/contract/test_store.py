@@ -96,7 +96,9 @@ class TestRecords:
         await world.store.delete(record.ref)
 
     @pytest.mark.parametrize("status", ["failed", "cancelled"])
-    async def test_a_task_without_a_result_is_told_by_its_record_alone(self, world: World, status: TaskStatus) -> None:
+    async def test_a_task_without_a_result_is_read_from_its_record_alone(
+        self, world: World, status: TaskStatus
+    ) -> None:
         record = await created(world)
         world.put_result(record.job_id, "SUCCESS", JobOutcome({"content": []}))
         await accepted(world, record.ref, Change(to=status))
@@ -472,7 +474,7 @@ class TestFind:
         assert world.ledger.find(f"{record.job_id}!2") is None
 
     @pytest.mark.parametrize("job_id", ["", "4c4b0ba4-0d8a-4a2a-8e56-0c6e3bd1c2f5", "anon:gone:tool:x", "~~", "a!b!c"])
-    async def test_what_is_nobodys_is_not_found(self, world: World, job_id: str) -> None:
+    async def test_a_job_of_no_task_is_not_found(self, world: World, job_id: str) -> None:
         await created(world)
         assert world.ledger.find(job_id) is None
 

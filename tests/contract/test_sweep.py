@@ -57,7 +57,7 @@ async def test_a_job_is_due_when_who_made_it_due_has_had_the_time_to_publish_it(
     assert list((await swept(in_redis)).due) == [long_ago]
 
 
-async def test_tasks_are_told_that_expire_within_a_lease_or_have_ever_since(in_redis: RedisWorld) -> None:
+async def test_a_sweep_returns_tasks_that_expire_within_a_lease_or_have_expired(in_redis: RedisWorld) -> None:
     soon, later = await created(in_redis, minutes=3), await created(in_redis, minutes=7)
     gone = [a_record().key for _ in range(2)]
     put(in_redis, in_redis.keys.expiry, **{gone[0]: -3, gone[1]: -7})
@@ -66,7 +66,7 @@ async def test_tasks_are_told_that_expire_within_a_lease_or_have_ever_since(in_r
     assert later.key not in left
 
 
-async def test_of_a_task_that_expires_it_is_told_whether_its_job_is_open(world: World) -> None:
+async def test_a_sweep_says_of_an_expiring_task_whether_its_job_is_open(world: World) -> None:
     record = await created(world, minutes=3)
     (found,) = (await swept(world)).expiring
     assert (found.key, found.leg, found.is_open, found.worker) == (record.key, 1, True, None)

@@ -25,7 +25,7 @@ async def ended(watch: TaskWatch) -> bool:
     return True
 
 
-async def test_a_follower_is_told_the_current_state_then_every_change_then_nothing(
+async def test_a_follower_gets_the_current_state_then_every_change_then_nothing(
     world: World, engine: TaskEngine
 ) -> None:
     task = await engine.submit(a_submission())
@@ -47,7 +47,7 @@ async def test_a_follower_is_told_the_current_state_then_every_change_then_nothi
         assert await ended(watch)
 
 
-async def test_a_task_that_has_ended_is_told_once(world: World, engine: TaskEngine) -> None:
+async def test_an_ended_task_is_reported_once(world: World, engine: TaskEngine) -> None:
     task = await engine.submit(a_submission())
     await engine.cancel(ALICE, task.task_id)
     async with engine.watch(ALICE, [task.task_id]) as watch:
@@ -56,7 +56,7 @@ async def test_a_task_that_has_ended_is_told_once(world: World, engine: TaskEngi
         assert await ended(watch)
 
 
-async def test_changes_that_nobody_looked_at_are_told_as_one_and_the_last(world: World, engine: TaskEngine) -> None:
+async def test_changes_between_two_reads_are_reported_as_the_last_one(world: World, engine: TaskEngine) -> None:
     task = await engine.submit(a_submission())
     async with engine.watch(ALICE, [task.task_id]) as watch:
         await told(watch)
@@ -73,7 +73,7 @@ async def test_changes_that_nobody_looked_at_are_told_as_one_and_the_last(world:
         assert revisions == sorted(set(revisions))
 
 
-async def test_what_changes_between_the_subscription_and_the_first_look_is_told_once(
+async def test_a_change_between_the_subscription_and_the_first_read_is_reported_once(
     world: World, engine: TaskEngine
 ) -> None:
     task = await engine.submit(a_submission())
@@ -138,7 +138,7 @@ async def test_a_task_whose_result_is_gone_does_not_end_the_others(world: World,
         assert await ended(watch)
 
 
-async def test_two_followers_are_told_the_same(world: World, engine: TaskEngine) -> None:
+async def test_two_followers_get_the_same_states(world: World, engine: TaskEngine) -> None:
     task = await engine.submit(a_submission())
     async with engine.watch(ALICE, [task.task_id]) as one, engine.watch(ALICE, [task.task_id]) as other:
         for watch in (one, other):
@@ -149,7 +149,7 @@ async def test_two_followers_are_told_the_same(world: World, engine: TaskEngine)
             assert await ended(watch)
 
 
-async def test_a_follower_waits_through_an_outage_and_is_told_afterwards() -> None:
+async def test_a_follower_waits_through_an_outage_and_gets_the_state_afterwards() -> None:
     backend = MemoryBackend()
     engine = backend.engine(LIMITS)
     task = await engine.submit(a_submission())

@@ -284,7 +284,7 @@ class Site:
         return found
 
 
-async def test_a_webhook_is_signed_with_each_secret_and_tells_no_contents(
+async def test_a_webhook_is_signed_with_each_secret_and_has_no_contents(
     world: World, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     site = Site(world, receiver.url, webhook_secrets=f"{SECRET},{OLD_SECRET}")
@@ -314,7 +314,7 @@ async def test_a_webhook_is_signed_with_each_secret_and_tells_no_contents(
     assert "s3cret" not in caplog.text, "the path of a receiver may be a secret"
 
 
-async def test_contents_are_told_where_asked_for_and_the_id_of_an_anonymous_task_never(
+async def test_a_webhook_has_contents_only_where_configured_and_never_the_id_of_an_anonymous_task(
     world: World, receiver: Receiver
 ) -> None:
     site = Site(world, receiver.url, webhook_contents=True)

@@ -17,7 +17,7 @@ class Clock:
         return self.now
 
 
-def test_nobody_is_let_in_before_the_first_look() -> None:
+def test_no_job_is_accepted_before_the_first_count() -> None:
     backlog = Backlog(3)
     assert not backlog.is_surely_full
     assert not backlog.enter()

@@ -252,7 +252,7 @@ def test_urls_are_fetched_and_told_in_order(site: str) -> None:
     assert {message for _, _, message in progress.reports} == set(urls)
 
 
-def test_one_failure_is_told_and_stops_no_other(site: str) -> None:
+def test_one_failure_is_reported_and_stops_no_other_download(site: str) -> None:
     urls = [f"{site}/slow", f"{site}/packed", f"{site}/away", "http://127.0.0.1:1/", f"{site}/hello"]
     report = fetch(urls, timeout_seconds=3, max_bytes=1000)  # enough for the others beside busy processes
     slow, packed, away, closed, hello = report.fetched

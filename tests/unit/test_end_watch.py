@@ -75,7 +75,7 @@ def repeat(records: Records) -> None:
 
 
 @pytest.mark.parametrize(("change", "over"), [(end, "ended"), (forget, "superseded"), (repeat, "superseded")])
-async def test_it_is_told_once_why_it_is_not_wanted(
+async def test_the_watch_reports_once_why_a_job_is_over(
     job: Followed, change: Callable[[Records], None], over: Over
 ) -> None:
     async with job.following():

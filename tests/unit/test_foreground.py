@@ -293,7 +293,7 @@ async def test_a_job_whose_client_does_not_come_back_with_answers_goes_when_its_
     assert await soon(calling) == HELLO
 
 
-async def test_a_client_that_comes_back_too_late_is_told_so(site: Site) -> None:
+async def test_a_client_that_returns_too_late_gets_an_error(site: Site) -> None:
     site.config = replace(site.config, input_timeout=0.05)
     ctx = site.request(MODERN)
     calling = site.run(ctx)

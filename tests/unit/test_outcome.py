@@ -174,7 +174,7 @@ class TestSettlement:
         assert at(settlement(stored)) == Change(to="completed", status_message="done", at_ms=AT)
 
     @pytest.mark.parametrize("value", [None, "text", {"result": 3}])
-    def test_a_result_that_nobody_can_read_owes_a_failure(self, value: object) -> None:
+    def test_an_unreadable_result_fails_the_task(self, value: object) -> None:
         change = settlement(StoredResult("SUCCESS", value))
         assert change is not None
         assert (change.to, change.error) == ("failed", RpcError(INTERNAL_ERROR, UNKNOWN_REASON))

@@ -259,7 +259,7 @@ class TestDeaths:
         assert await stage.reaper.settle("w1", "disconnected", 7) == {"failed": 2, "nothing": 1}
         assert stage.script.recovered[0] == ("k1", "w1", "disconnected", POLICY, 7)
 
-    async def test_nobody_is_dead_before_the_lease_of_the_living_has_passed(self, stage: Stage) -> None:
+    async def test_no_worker_counts_as_dead_before_one_lease_has_passed(self, stage: Stage) -> None:
         await stage.sweep(dead("w1"))
         stage.now += LEASE_SECONDS - 0.001
         await stage.sweep(dead("w1"))

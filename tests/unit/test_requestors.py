@@ -19,7 +19,7 @@ def request(client: str | None = None, *, http: bool = True, session_id: str | N
     )
 
 
-def test_the_server_itself_is_nobody() -> None:
+def test_the_server_itself_is_not_counted() -> None:
     assert caller_of_request(None).requestor is None
 
 
@@ -45,5 +45,5 @@ def test_an_address_may_be_several_callers() -> None:
     assert first.is_shared
 
 
-def test_without_an_address_it_is_nobody() -> None:
+def test_a_caller_without_an_address_is_not_counted() -> None:
     assert caller_of_request(request()).requestor is None

@@ -56,7 +56,7 @@ class TestNews:
         ids.update(["d", "e"])
         assert sorted(news()) == ["d", "e"]
 
-    def test_what_is_no_text_is_nobodys(self) -> None:
+    def test_an_id_that_is_not_a_text_is_skipped(self) -> None:
         ids: Any = LimitedSet(maxlen=100)
         ids.update([7, None, "a"])
         assert list(RevokedIds(ids).news()) == ["a"]

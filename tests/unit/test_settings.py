@@ -133,7 +133,7 @@ class TestRefusals:
         monkeypatch.setenv("MCP_CELERY_WEBHOOK_SECRETS", WEBHOOK_SECRET)
         assert "are both set" in refusal("WEBHOOK_SECRETS_FILE", "/run/secrets/webhooks")
 
-    def test_every_wrong_value_is_told_at_once(self, refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_all_wrong_values_are_reported_together(self, refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MCP_CELERY_NAMESPACE", "A")
         message = refusal("POLL_INTERVAL_MS", "0")
         assert "MCP_CELERY_NAMESPACE" in message
@@ -195,7 +195,7 @@ class TestValues:
         monkeypatch.setenv("MCP_CELERY_NAMESPACE", "from-environment")
         assert Settings.load(namespace="given").namespace == "given"
 
-    def test_a_refused_argument_is_told_like_a_variable(self) -> None:
+    def test_a_refused_argument_is_reported_like_a_variable(self) -> None:
         with pytest.raises(ConfigurationError, match="MCP_CELERY_POLL_INTERVAL_MS"):
             Settings.load(poll_interval_ms=0)
 

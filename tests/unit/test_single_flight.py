@@ -44,7 +44,7 @@ async def test_they_share_the_error() -> None:
     assert [str(error) for error in errors] == ["failure 1"] * 3
 
 
-async def test_one_that_is_cancelled_takes_the_answer_from_nobody() -> None:
+async def test_a_cancelled_caller_does_not_take_the_answer_from_others() -> None:
     service, flight = Service(), SingleFlight[int]()
     first = asyncio.create_task(flight.do(service.call))
     await asyncio.sleep(0)

@@ -36,7 +36,7 @@ def test_a_worker_that_rabbitmq_could_end_says_so(
     assert ("set broker_channel_error_retry=True" in caplog.text) is warned
 
 
-def test_ours_is_none_of_them() -> None:
+def test_the_app_of_this_package_retries_channel_errors() -> None:
     assert default_app.conf.broker_channel_error_retry is True
 
 

@@ -53,7 +53,7 @@ def test_the_entry_of_a_server_that_runs_already(run: Run, client: str, section:
     assert entry(run("--client", client, "--http", "http://127.0.0.1:8000", "--name", "x"), section) == wanted
 
 
-def test_the_bridge_is_told_of_a_connection_without_tls(run: Run) -> None:
+def test_the_bridge_gets_the_option_for_a_connection_without_tls(run: Run) -> None:
     done = run("--client", "claude-desktop", "--http", "http://reports.example/mcp", "--name", "x")
     assert entry(done)["args"][-1] == "--allow-http"
 
@@ -113,7 +113,7 @@ def test_a_file_that_is_no_json_is_left_as_it_is(run: Run, tmp_path: Path) -> No
         assert list(tmp_path.iterdir()) == [file]
 
 
-def test_where_nobody_can_be_asked_nothing_is_written(run: Run, tmp_path: Path) -> None:
+def test_without_a_terminal_to_ask_at_nothing_is_written(run: Run, tmp_path: Path) -> None:
     done = run("--client", "cursor", "--http", URL, "--name", "x", "--write")
     assert done.exit_code == 2
     assert "add --yes" in done.stderr
@@ -142,7 +142,9 @@ def test_a_file_that_changed_meanwhile_is_left_as_it_is(tmp_path: Path) -> None:
         (("missing.py",), "there is no file 'missing.py'"),
     ],
 )
-def test_what_cannot_be_described_is_told_in_one_line(run: Run, arguments: tuple[str, ...], said: str) -> None:
+def test_a_server_that_cannot_be_described_is_an_error_of_one_line(
+    run: Run, arguments: tuple[str, ...], said: str
+) -> None:
     done = run(*arguments)
     assert done.exit_code == 2
     assert said in done.stderr.splitlines()[-1]

@@ -145,9 +145,7 @@ def test_an_app_is_found_as_celery_finds_it(
         ("raise RuntimeError('not\\ntoday')", "other", "cannot import 'other': RuntimeError: not today"),
     ],
 )
-def test_an_app_that_is_not_there_is_told_in_one_line(
-    run: Run, tmp_path: Path, text: str, spec: str, said: str
-) -> None:
+def test_a_missing_app_is_an_error_of_one_line(run: Run, tmp_path: Path, text: str, spec: str, said: str) -> None:
     (tmp_path / "other.py").write_text(text)
     done = run("-A", spec)
     assert done.exit_code == 2

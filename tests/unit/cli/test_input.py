@@ -206,7 +206,7 @@ async def test_lines_of_a_file(tmp_path: Path) -> None:
         assert [await lines.read() for _ in range(4)] == ["one", "", "two", None]
 
 
-def test_a_terminal_is_not_told_what_to_do() -> None:
+def test_control_characters_are_not_printed() -> None:
     assert printable("a\x1b[2Jb\r\x07\u202e\n\tü") == "a [2Jb   \n\tü"
     assert printable("a\nb", lines=False) == "a b"
 
@@ -224,7 +224,7 @@ def test_structured_content_is_shown_by_its_shape() -> None:
     assert shown({"result": [{"a": 1}, {"b": [2]}]}).count("│") == 6
 
 
-def test_a_content_that_is_no_base64_is_told(tmp_path: Path) -> None:
+def test_a_content_that_is_not_base64_is_an_error(tmp_path: Path) -> None:
     result = types.CallToolResult(content=[types.ImageContent(data="?", mime_type="image/png")])
     with pytest.raises(ValueError, match="not base64"):
         print_result(Console(file=io.StringIO()), result, name="../x", folder=tmp_path)

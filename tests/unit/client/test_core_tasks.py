@@ -197,7 +197,7 @@ async def test_the_list_is_read_to_its_end(peer: CorePeer) -> None:
             await list_tasks(client)
 
 
-async def test_what_the_server_does_not_declare_is_told() -> None:
+async def test_a_capability_that_the_server_does_not_declare_is_named() -> None:
     async with client_of(CorePeer({"tasks": {}})) as client:
         with pytest.raises(TaskError, match=r"declares no capability tasks\.list"):
             await list_tasks(client)

@@ -487,7 +487,7 @@ async def test_a_server_that_stays_silent_is_given_up(scripted: Scripted, connec
             await handle.result(10)
 
 
-async def test_asking_at_once_tells_what_is_wrong(scripted: Scripted, connect: Connect) -> None:
+async def test_an_immediate_poll_reports_what_is_wrong(scripted: Scripted, connect: Connect) -> None:
     async with connect() as client:
         handle = await call_tool_task(client, "work")
         scripted.faults["tasks/get"] = [MCPError(-32603, "store unavailable"), MCPError(-32602, "expired")]
@@ -515,7 +515,7 @@ async def test_a_restart_of_the_server_is_lived_through(scripted: Scripted) -> N
         assert text_of(await handle.result(20)) == "over the restart"
 
 
-async def test_a_connection_that_has_ended_is_told_at_once(scripted: Scripted) -> None:
+async def test_a_connection_that_has_ended_is_reported_at_once(scripted: Scripted) -> None:
     """As when the process of a server on stdio has ended."""
     async with Client(scripted.server, extensions=[TasksClient()]) as client:
         handle = await call_tool_task(client, "work")

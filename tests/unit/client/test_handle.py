@@ -139,7 +139,7 @@ async def test_who_is_slow_sees_the_newest_state(scripted: Scripted, connect: Co
         await changes.aclose()
 
 
-async def test_callbacks_hear_of_changes_and_harm_nobody(
+async def test_callbacks_get_changes_and_their_errors_stay_inside(
     scripted: Scripted, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: dict[str, list[str]] = {"sync": [], "async": [], "late": []}
@@ -239,13 +239,13 @@ async def test_outside_the_clients_context_errors_are_clear(scripted: Scripted, 
         await call_tool_task(client, "work")
 
 
-async def test_a_client_without_the_extension_is_told(scripted: Scripted) -> None:
+async def test_a_client_without_the_extension_gets_an_error_that_names_it(scripted: Scripted) -> None:
     async with Client(scripted.server) as client:
         with pytest.raises(ValueError, match=r"extensions=\[TasksClient\(\)\]"):
             await call_tool_task(client, "work")
 
 
-async def test_a_connection_of_the_earlier_revision_is_told(scripted: Scripted) -> None:
+async def test_a_connection_of_the_earlier_revision_gets_an_error_that_names_it(scripted: Scripted) -> None:
     async with Client(scripted.server, extensions=[TasksClient()], mode="legacy") as client:
         with pytest.raises(TaskError, match="this connection speaks 2025-11-25"):
             await TaskHandle.resume(client, scripted.make())

@@ -58,7 +58,7 @@ async def test_headers_are_sent_with_every_request(scripted: Scripted) -> None:
     assert {headers.get("authorization") for headers in scripted.headers} == {"Bearer t"}
 
 
-async def test_a_server_that_is_not_there_is_told() -> None:
+async def test_an_unreachable_server_is_reported() -> None:
     with pytest.raises(ExceptionGroup) as group:
         async with Client(resilient_http(f"http://127.0.0.1:{reserve_port()}/mcp")):
             pass
@@ -134,7 +134,7 @@ async def test_a_redirect_within_the_server_is_followed(scripted: Scripted) -> N
 
 
 @pytest.mark.parametrize("end", ["receiving", "sending"])
-async def test_an_answer_that_comes_while_the_client_closes_harms_nobody(
+async def test_an_answer_that_arrives_while_the_client_closes_is_dropped(
     monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     @asynccontextmanager

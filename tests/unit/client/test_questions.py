@@ -142,7 +142,7 @@ async def test_a_question_that_nobody_here_answers_ends_the_call_and_its_task(
     assert scripted.tasks["task-1"]["status"] == "cancelled"
 
 
-async def test_a_callback_that_raises_is_told_without_its_words(
+async def test_a_callback_that_raises_is_reported_without_its_text(
     scripted: Scripted, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def broken(context: ClientRequestContext, params: types.ElicitRequestParams) -> types.ElicitResult:
