@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     )
     queue: str | None = Field(None, description="Celery queue of the jobs. Default: `mcp.{namespace}`.")
     default_ttl_ms: int = Field(
-        3_600_000, gt=0, description="How long a task is kept where neither its request nor its component says."
+        3_600_000, gt=0, description="How long a task is kept if neither its request nor its component sets a time."
     )
     max_ttl_ms: int = Field(
         86_400_000, gt=0, le=30 * 86_400_000, description="The longest time for which a task is kept; at most 30 days."
@@ -94,12 +94,12 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=60_000,
-        description="For so long a client that polls an open task again gets its last answer, from the memory of the "
-        "server process. 0: each poll reads the store.",
+        description="A client that polls an open task again within this time gets its last answer, from the memory "
+        "of the server process. 0: each poll reads the store.",
     )
     foreground: Foreground = Field(
         "server",
-        description="Where tools run for clients that follow no task: `server`; or `worker`, for whose job it waits.",
+        description="Where tools run for clients without tasks: in the `server`, or on a `worker`, for which it waits.",
     )
     progress_interval_ms: int = Field(
         100, gt=0, description="Shortest time between two pushed progress messages of one task."
@@ -137,11 +137,11 @@ class Settings(BaseSettings):
     idle_connection_ms: int = Field(
         60_000,
         gt=0,
-        description="After so long without use a connection to Redis or the broker is replaced before it is used "
-        "again, in case a firewall or load balancer has forgotten it.",
+        description="A connection to Redis or the broker that was idle for this time is replaced before its next "
+        "use, in case a firewall or load balancer has forgotten it.",
     )
     heartbeat_ms: int = Field(
-        5_000, ge=100, description="Time between two heartbeats of a worker; after three missed it is taken for dead."
+        5_000, ge=100, description="Time between two heartbeats of a worker; after three missed ones it counts as dead."
     )
     abandon_after_seconds: float | None = Field(
         None,

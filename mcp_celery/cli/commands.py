@@ -65,11 +65,13 @@ call = JSONCommand(
             multiple=True,
             callback=_pairs,
             metavar="NAME=VALUE",
-            help="One argument, as the tool's schema has it.",
+            help="One argument of the tool.",
         ),
         json_option("All arguments as JSON. By itself: print JSON, for machines."),
         click.Option(
-            ["--task/--no-task"], default=True, help="Let the server make a task of the call, as it likes. The default."
+            ["--task/--no-task"],
+            default=True,
+            help="Let the server decide whether the call becomes a task. The default.",
         ),
         click.Option(
             ["--detach"], is_flag=True, help="Print the task's id and leave the task running, without waiting for it."
@@ -133,7 +135,7 @@ answer = JSONCommand(
 
 task = click.Group(
     "task",
-    help="Look after a task of an MCP server, by the id that `call` prints where it is left running.",
+    help="Watch, answer or cancel a task of an MCP server, by the id that `call --detach` prints.",
     commands=[get, watch, cancel, answer],
 )
 
@@ -226,7 +228,7 @@ init = click.Command(
             metavar="MODULE[:ATTR]",
             help="Your Celery app, as `celery -A` takes it, in the place of the small one; means --existing-app.",
         ),
-        click.Option(["--force"], is_flag=True, help="Write over files that are there."),
+        click.Option(["--force"], is_flag=True, help="Overwrite existing files."),
     ],
 )
 

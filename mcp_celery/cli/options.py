@@ -64,7 +64,7 @@ ALLOWED_HOST: Final = click.Option(
     callback=_checked(host_pattern),
     metavar="NAME[:PORT]",
     help="A name by which clients reach the server, besides this machine's loopback and --host; may be repeated. "
-    "Requests that say another Host are refused; * allows any.",
+    "Requests with another Host are refused; * allows any.",
 )
 ALLOWED_ORIGIN: Final = click.Option(
     ["--allowed-origin", "allowed_origins"],
@@ -110,8 +110,8 @@ FORWARDED_ALLOW_IPS: Final = click.Option(
     ["--forwarded-allow-ips"],
     callback=_proxies,
     metavar="ADDRESSES",
-    help="Proxies whose X-Forwarded-For and -Proto headers are believed: addresses or networks with commas between "
-    "them, or *. Default: FORWARDED_ALLOW_IPS, else this machine's loopback; with --uds, every client.",
+    help="Proxies whose X-Forwarded-For and -Proto headers the server trusts: addresses or networks with commas "
+    "between them, or *. Default: FORWARDED_ALLOW_IPS, else this machine's loopback; with --uds, every client.",
 )
 LOG_CONFIG: Final = click.Option(
     ["--log-config"],

@@ -215,12 +215,12 @@ DIFFERENCES: Final[Sequence[Difference]] = (
     ),
     Difference(
         "the `data` of an error that is NaN or an infinity, and nothing else: left out",
-        "it is `null` in JSON, and data that is null is no data",
+        "it is `null` in JSON, which means that there is no data",
         _JOB,
         _without_number,
     ),
     Difference(
-        "a log message whose data is not JSON, at 2025-11-25: the tool goes on",
+        "a log message whose data is not JSON, at 2025-11-25: the tool continues",
         "it is the task's status message; the SDK sends it, which fails, and so does the tool",
         _JOB,
         _logged,
@@ -232,8 +232,8 @@ DIFFERENCES: Final[Sequence[Difference]] = (
         _cut,
     ),
     Difference(
-        "an exception that is no `Exception`, such as `SystemExit`: -32603 with a reason",
-        "a plain server ends, or its client waits in vain; servers and workers with tasks go on",
+        "an exception that is not an `Exception`, such as `SystemExit`: -32603 with a reason",
+        "a plain server ends, or its client waits without an answer; servers and workers with tasks continue",
         frozenset(WAYS),
         _same,
     ),

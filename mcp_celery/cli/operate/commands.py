@@ -25,7 +25,7 @@ class _Alone(Body):
     """The body of a group, which runs where no command of the group is named."""
 
     def __call__(self, **parameters: Any) -> None:
-        """Run the group by itself."""
+        """Run the group without a subcommand."""
         if click.get_current_context().invoked_subcommand is None:
             self.load()(**parameters)
 
@@ -46,7 +46,7 @@ class Duration(click.ParamType[int]):
 
 
 def _where(*, has_app: bool) -> list[click.Parameter]:
-    """What says which tasks are meant. Celery's own ``-A`` stands in front of its commands."""
+    """Options that select the tasks. Celery's own ``-A`` stands in front of its commands."""
     app = click.Option(
         ["-A", "--app"],
         metavar="MODULE[:ATTR]",
@@ -113,7 +113,8 @@ def _tasks(where: list[click.Parameter]) -> click.Group:
         callback=Body("mcp_celery.cli.operate.tasks:show"),
         help="""Print the life of a task, and what it waits for.
 
-        ID is the task's id, its first characters, its Celery id or its key. Workers have some seconds to answer.
+        ID is the task's id, its first characters, its Celery id or its key. The command waits some seconds for
+        the workers' answers.
         """,
         params=[
             *where,
@@ -132,22 +133,24 @@ def _tasks(where: list[click.Parameter]) -> click.Group:
         callback=Body("mcp_celery.cli.operate.tasks:cancel"),
         help="""Cancel a task, as its client could: its record first, then its job.
 
-        ID as for `show`. Of a task that has ended already the command says so, with exit status 1.
+        ID as for `show`. If the task has already ended, the command says so and exits with status 1.
         """,
         params=[*where, _TASK, _MACHINE],
     )
     requeue = click.Command(
         "requeue",
         callback=Body("mcp_celery.cli.operate.tasks:requeue"),
-        help="""Have the job of an open task published again, as its next attempt.
+        help="""Publish the job of an open task again, as its next attempt.
 
         ID as for `show`. What has not started, or may be repeated, is put back at once; a job that has started and may
-        have had effects only with --force. What an earlier attempt still does is dropped.
+        have had effects only with --force. The result of an earlier attempt that still runs is dropped.
         """,
         params=[
             *where,
             _TASK,
-            click.Option(["--force"], is_flag=True, help="Also where the job has started and may have had effects."),
+            click.Option(
+                ["--force"], is_flag=True, help="Requeue even if the job has started and may have had effects."
+            ),
             _MACHINE,
         ],
     )
@@ -156,7 +159,7 @@ def _tasks(where: list[click.Parameter]) -> click.Group:
         callback=Body("mcp_celery.cli.operate.tasks:purge"),
         help="""Delete tasks that have ended, with their results, before their time to live is over.
 
-        Open tasks are never deleted. Clients that ask for a deleted task learn that there is none.
+        Open tasks are never deleted. Clients that ask for a deleted task get `Task not found`.
         """,
         params=[
             *where,
@@ -165,7 +168,7 @@ def _tasks(where: list[click.Parameter]) -> click.Group:
                 type=Duration(),
                 required=True,
                 metavar="TIME",
-                help="Ended so long ago: 90s, 15m, 2h, 7d.",
+                help="Ended at least this long ago: 90s, 15m, 2h, 7d.",
             ),
             click.Option(["--yes"], is_flag=True, help="Delete without asking."),
             _MACHINE,
@@ -201,7 +204,9 @@ def _workers(where: list[click.Parameter]) -> click.Group:
         "workers",
         callback=_Alone("mcp_celery.cli.operate.workers:workers"),
         invoke_without_command=True,
-        help="""List the workers: pool, slots, queues, oldest job, last heartbeat. They have some seconds to answer.
+        help="""List the workers: pool, slots, queues, oldest job, last heartbeat.
+
+        The command waits some seconds for their answers.
 
         `no heartbeat`: it consumes the queue, but keeps its tasks in another store. `no answer`: remote control
         does not reach it, as on solo while a job runs. With --json each is a line.
