@@ -1,4 +1,4 @@
-"""One line for each creation, end, retrieval and refused access of a task: whose it is and which, never what is in it.
+"""One line for each creation, end, retrieval and refused access of a task: its caller and its id, never its contents.
 
 The logger is ``mcp_celery.tasks``. A message is ``key=value``, and every value is an attribute of the log record too:
 loggers that write JSON need not parse it. Scopes come from tokens and are quoted as JSON, so that none can begin a line

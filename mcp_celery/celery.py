@@ -90,7 +90,7 @@ def _require_this_app(tasks: CeleryTasks, spec: str) -> None:
 
 
 def _nothing_to_run() -> str:
-    """What is missing for this worker to have a job."""
+    """The reason why this worker cannot get a job."""
     server = Settings.load().server
     if server is None:
         return (

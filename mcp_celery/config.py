@@ -1,4 +1,4 @@
-"""What a component declares about running as a task (`TaskConfig`), what a request asks (`TaskMeta`).
+"""The configuration of a component that runs as a task (`TaskConfig`) and of one request (`TaskMeta`).
 
 The fields of `TaskConfig` are the one list of the options that Celery gets. A new one is declared with
 `celery_option`, and the code that makes jobs and messages passes it on.
@@ -103,7 +103,7 @@ class TaskConfig:
             argument, ``uri``. None: all jobs of the component count together.
         autoretry_for: Exceptions of the function upon which the job is tried again. The status stays ``working``; only
             the last outcome counts.
-        max_retries: How often, at most; None: for ever.
+        max_retries: The most retries; None: without limit.
         retry_backoff: Seconds before the first retry, doubled for each further one; True: 1; False: no wait.
         retry_backoff_max: Seconds that a wait never exceeds.
         retry_jitter: Wait a random time up to the computed one, so that many jobs do not come back at once.
@@ -384,7 +384,7 @@ def _milliseconds(value: timedelta | int | None) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class TaskMeta:
-    """What a request asks about its task.
+    """Options of a request about its task.
 
     >>> TaskMeta(ttl=60_000).ttl
     60000

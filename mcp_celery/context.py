@@ -1,4 +1,4 @@
-"""Who asks and where we are: the caller's scope, the running task's context, and the snapshot that carries them over.
+"""The caller's scope, the running task's context, and the snapshot that carries both into a job.
 
 Plain values, context variables and weak maps only: nothing here imports the SDK, Celery or Redis.
 """
@@ -20,7 +20,7 @@ from mcp_celery.keys import TaskKeyParts
 
 
 class AccessTokenLike(Protocol):
-    """What of the SDK's ``AccessToken`` says who a caller is."""
+    """The fields of the SDK's ``AccessToken`` that identify a caller."""
 
     @property
     def client_id(self) -> str: ...
@@ -153,7 +153,7 @@ class _Pipeline(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskContextSnapshot:
-    """What of the creating request a job needs to serve it as the request itself would have been. Plain JSON values.
+    """The parts of the creating request that its job needs to serve it in the same way. Plain JSON values.
 
     The job's message carries none of it: the broker, Flower and the logs see a key and an attempt. Its ``repr`` leaves
     out what only the job may know.

@@ -42,7 +42,7 @@ _CONSUMER_STEPS: Final = (
 
 @dataclass
 class Host:
-    """What is installed in an app, and what the command line of its worker said of queues."""
+    """The servers installed in an app, and the queues that its worker's command line names."""
 
     servers: list[str] = field(default_factory=list[str])
     named: frozenset[str] = frozenset()

@@ -153,7 +153,7 @@ def get_client_task_id_from_key(key: str) -> str:
 
 
 def task_redis_prefix(task_scope: str | None, *, prefix: str = "mcp_celery") -> str:
-    """What the Redis keys of a scope's tasks begin with.
+    """The prefix of the Redis keys of a scope's tasks.
 
     >>> task_redis_prefix("client-a", prefix="mcp_celery:reports")
     'mcp_celery:reports:task:auth:client-a'

@@ -96,7 +96,7 @@ def _failure(error: Exception) -> AuthenticationError:
 
 
 def credentials_of(settings: Settings) -> CredentialProvider | None:
-    """What gives the credentials of the records' Redis; None where its URL does.
+    """The provider of the credentials of the records' Redis; None where its URL has them.
 
     Raises:
         ConfigurationError: The password file cannot be read, or the provider cannot be made. The text names the

@@ -1,4 +1,4 @@
-"""How texts of a task are written down: as they are, or sealed.
+"""Stores texts of a task, sealed or as they are.
 
 A sealed text can neither be read nor changed where it is stored. It opens only for its purpose and in its place: both
 are sealed with it, so a text that is copied elsewhere is refused. Values that scripts have to read are signed instead.
@@ -287,7 +287,7 @@ def _signed_parts(namespace: str, arguments: Mapping[str, object], retries: int)
 
 
 def _where(purpose: Purpose, place: Place) -> str:
-    """What stands before a text that is sealed. It says how long it is, so none is the beginning of another."""
+    """The prefix of a sealed text. It holds its own length, so that no prefix is the beginning of another."""
     where = _unambiguous([purpose, *map(str, place)])
     return f"{len(where)}\n{where}\n"
 

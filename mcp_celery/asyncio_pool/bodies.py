@@ -1,4 +1,4 @@
-"""What is changed on the tasks of an app so that Celery's own tracer awaits their bodies.
+"""Changes to the tasks of an app, so that Celery's own tracer awaits their bodies.
 
 The tracer calls ``task.run(*args, **kwargs)``, or ``task(...)`` for a class with a ``__call__`` of its own, which in
 the end calls ``self.run``; it takes whatever comes back for the result. So the place to await is around ``run``, and an

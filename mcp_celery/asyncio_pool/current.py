@@ -17,7 +17,7 @@ Cleanup = Callable[[], Awaitable[object]]
 
 
 class CurrentJob(Protocol):
-    """What code inside a job may know of it."""
+    """The state of a job that code inside it may read."""
 
     id: str
     """Celery's id."""

@@ -47,7 +47,7 @@ class Elastic(bootsteps.StartStopStep):
         self._timers: list[Any] = []
 
     def include_if(self, parent: Any) -> bool:
-        """Whether this worker's pool grows by itself."""
+        """Whether this worker's pool grows."""
         sized_otherwise = parent.controller.autoscale or parent.app.conf.worker_eta_task_limit
         return isinstance(parent.pool, TaskPool) and not sized_otherwise and grow_to(parent.app) > 0
 
@@ -73,7 +73,7 @@ class Elastic(bootsteps.StartStopStep):
             self._timers.pop().cancel()
 
     def info(self, obj: Any) -> Any:  # noqa: ARG002 - Celery's
-        """What ``celery inspect stats`` shows."""
+        """The values that ``celery inspect stats`` shows."""
         return {"asyncio-growth": self._growth.info()}
 
     def _look(self, _request: Any = None) -> None:

@@ -35,7 +35,7 @@ class Verdict(Enum):
 
 
 class SoftLimit(SoftTimeLimitExceeded, asyncio.CancelledError):
-    """What a coroutine gets at its ``await`` when its soft time limit has passed.
+    """The exception that a coroutine gets at its ``await`` when its soft time limit has passed.
 
     Code that waits for others (``TaskGroup``, ``wait_for``, anyio) expects nothing but a cancellation there, and cleans
     up on nothing else: a bare ``SoftTimeLimitExceeded`` would leave its children running. So it is both. Outside the
@@ -190,7 +190,7 @@ class Job:
         self._condemned_at = time.monotonic()
 
     def unwinds_since(self) -> float:
-        """For how many seconds a condemned job has gone on."""
+        """For how many seconds a job has run on after it was ended."""
         return time.monotonic() - self._condemned_at
 
     def forget(self) -> None:

@@ -145,7 +145,7 @@ class TaskPool(BasePool):
         return self._dispatcher.roster.census()
 
     def held_seconds(self) -> float:
-        """For how long the event loop has been held by one job; 0 where it takes its turns."""
+        """For how long one job has held the event loop, in seconds; 0 while the loop turns."""
         return self._dispatcher.loop.watch.held_seconds()
 
     def spawn(self, make: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:

@@ -41,7 +41,7 @@ class StallWatch:
         self._busy_with = job
 
     def held_seconds(self) -> float:
-        """For how long the loop has owed the sign of life that it was asked for last; 0 where it has given it."""
+        """For how long the loop has not answered the last check, in seconds; 0 if it has."""
         asked_at = self._asked_at
         return 0.0 if asked_at is None else time.monotonic() - asked_at
 

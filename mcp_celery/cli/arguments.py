@@ -23,7 +23,7 @@ class JSONCommand(click.Command):
 
 
 def parsed_object(texts: Sequence[str]) -> tuple[dict[str, Any] | None, bool]:
-    """What the values of ``--json`` say.
+    """Read the values of ``--json``.
 
     Returns:
         The object, None where there is none; and whether a bare ``--json`` was among them.

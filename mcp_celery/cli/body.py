@@ -1,4 +1,4 @@
-"""What a command does, imported when the command runs: help, the version and usage errors must not wait for imports."""
+"""The body of a command, imported when the command runs: help, version and usage errors must not wait for imports."""
 
 from __future__ import annotations
 

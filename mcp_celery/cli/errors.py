@@ -21,7 +21,7 @@ _PRINT_TRACEBACK: Final = Body("mcp_celery.cli.tracebacks:print_traceback")
 
 
 class CommandError(click.ClickException):
-    """What ends a command with one clear line, which is wrapped at words on a terminal."""
+    """An error that ends a command with one clear line, which is wrapped at words on a terminal."""
 
     def format_message(self) -> str:
         """The text as it is shown."""

@@ -19,7 +19,7 @@ HEADERS_VARIABLE: Final = "MCP_CELERY_CLIENT_HEADERS"
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """What to send with each request.
+    """Headers to send with each request.
 
     Attributes:
         sent: Values by name. Not in the ``repr``, since they may be secret.

@@ -43,7 +43,7 @@ class _Written:
     changes: Mapping[str, str]
 
     def text(self) -> str:
-        """What to write."""
+        """The files to write."""
         shipped = SHIPPED / self.source
         # In a checkout, what the wheel has a copy of stands where it is used.
         text = (shipped if shipped.exists() else PACKAGE.parent / self.source).read_text(encoding="utf-8")

@@ -46,7 +46,7 @@ def at_words(text: str, stream: TextIO, *, indent: int = 0) -> str:
 
 
 def error_text(message: str) -> str:
-    """What Click shows of an error behind ``Error: ``, as :func:`at_words`."""
+    """The text that Click shows behind ``Error: ``, wrapped as by :func:`at_words`."""
     return at_words(message, sys.stderr, indent=len("Error: "))
 
 

@@ -47,7 +47,7 @@ def same_command(context: click.Context, **changes: Any) -> list[str]:
 def run_processes(
     argv: Sequence[str], number: int, sockets: Sequence[socket.socket], *, grace_seconds: float = 0.0
 ) -> None:
-    """Run server processes until a signal comes. One that ends by itself is started again.
+    """Run server processes until a signal comes. A process that ends before is started again.
 
     Args:
         argv: The command of each.

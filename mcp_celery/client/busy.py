@@ -130,7 +130,7 @@ class _Requests:
         return message
 
     def received(self, message: SessionMessage | Exception) -> SessionMessage | Exception | None:
-        """What the client is to receive of a message; None where its request is sent again."""
+        """The message that the client receives; None where its request is sent again."""
         if not isinstance(message, SessionMessage):
             return message
         answer = message.message

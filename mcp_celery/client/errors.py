@@ -1,4 +1,4 @@
-"""What can go wrong with a task, as its client sees it: one root, one clear line each.
+"""Errors of tasks, as their client sees them: one root, one clear line each.
 
 A tool that fails answers with ``CallToolResult(is_error=True)``, which is a result and no error of these.
 """
@@ -54,14 +54,14 @@ class TaskCancelledError(TaskError):
 
 
 class TaskGoneError(TaskError):
-    """The server knows no such task for this caller (-32602): which of three reasons it is, it does not say."""
+    """The server has no such task for this caller (-32602): unknown, expired or another caller's."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__(task_id, f"task {task_id} does not exist, has expired, or belongs to another caller")
 
 
 class TaskTimeoutError(TaskError, TimeoutError):
-    """What was waited for did not come in time. The task goes on."""
+    """The wait ended before the task did. The task continues."""
 
     def __init__(self, task_id: str, awaited: str, seconds: float) -> None:
         super().__init__(task_id, f"task {task_id} {awaited} within {seconds:g} s; it goes on")

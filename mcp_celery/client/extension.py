@@ -113,7 +113,7 @@ class TasksClient(ClientExtension):
         ]
 
     def follower(self, session: ClientSession) -> TaskFollower:
-        """What follows the tasks of a session; one client's extension may serve several."""
+        """The tracker of a session's tasks; one client's extension may serve several sessions."""
         for follower in self._followers:
             if follower.channel.session is session:
                 return follower

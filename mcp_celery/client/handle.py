@@ -60,7 +60,7 @@ class TaskHandle(Generic[ResultT]):
 
     @property
     def state(self) -> TaskState:
-        """What was last heard of it."""
+        """The last state that the client received."""
         return self._task.state
 
     @property
@@ -196,7 +196,7 @@ class TaskHandle(Generic[ResultT]):
 
 
 def follower_of(client: Client) -> TaskFollower:
-    """What follows the tasks of a client.
+    """The tracker of a client's tasks.
 
     Raises:
         RuntimeError: The client is not open.

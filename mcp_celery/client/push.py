@@ -156,7 +156,7 @@ class TaskPush:
         self._back_off("it ended")
 
     def _judge(self) -> None:
-        """Find the tasks of which the stream that broke said nothing; after the pause, when all it said is known."""
+        """Find the tasks that the broken stream did not report; after the pause all its messages have been read."""
         broken, self._broken = self._broken, frozenset()
         causes: list[str] = []
         for task_id in broken:

@@ -1,4 +1,4 @@
-"""Has the questions of tasks answered by the client's callbacks: each once, and each answer until the server has it."""
+"""Answers questions of tasks by the client's callbacks: each question once, and each answer until the server has it."""
 
 from __future__ import annotations
 

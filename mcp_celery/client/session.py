@@ -230,7 +230,7 @@ class TaskChannel(ABC):
 
     @abstractmethod
     def questions(self, recheck: Callable[[str], Awaitable[None]], patience_seconds: float) -> Questions:
-        """What has questions of tasks answered by the client's callbacks.
+        """The object that answers questions of tasks by the client's callbacks.
 
         Args:
             recheck: Asks for the state of a task.

@@ -181,7 +181,7 @@ class _Request:
     options: Mapping[str, Any]
 
     async def send(self, follower: TaskFollower) -> TaskHandle[Any] | None:
-        """What comes of it; None where the server would make no task of it, so that it is to be sent plainly."""
+        """Start the request as a task; None where the server would not create one, and it is sent plainly."""
         seconds = self.options.get("read_timeout_seconds")
         params = {**self.params, "_meta": keyed(self.options.get("meta"))}
         answer = await follower.channel.request_task(self.method, params, self.ttl, seconds)

@@ -1,4 +1,4 @@
-"""One task that a client follows: what is known of it, and who waits for what."""
+"""One task that a client follows: its last state, and the coroutines that wait for it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class FollowedTask:
-    """What one client knows of a task. It is tracked only while it is referenced; once collected, polling ends.
+    """A task that one client follows. It is tracked only while it is referenced; once collected, polling ends.
 
     Args:
         state: Its first state.

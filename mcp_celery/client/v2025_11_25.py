@@ -240,7 +240,7 @@ class CoreQuestions:
             self._channel.start_soon(self._wait, task.task_id, task.pause_seconds(None))
 
     def take_over(self, task: FollowedTask, keys: Iterable[str]) -> None:
-        """Nothing can be taken from the callbacks: the answer is refused by the channel."""
+        """The callbacks cannot be skipped, so the channel refuses the answer."""
 
     async def _wait(self, task_id: str, pause_seconds: float) -> None:
         try:

@@ -133,7 +133,7 @@ StateT = TypeVar("StateT", bound=TaskState, default=TaskState)
 
 
 class CreatedTask(types.Result):
-    """What ``tools/call`` answers where the server makes a task of it."""
+    """The answer to ``tools/call`` where the server creates a task."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -1,4 +1,4 @@
-"""What redis-py, kombu and Celery's result backend take in the place of one Redis URL.
+"""One Redis URL in the forms of redis-py, kombu and Celery's result backend.
 
 Each of the three reads URLs in its own way. kombu takes no options in the URL of a TCP connection and checks no
 certificates by default; Celery refuses a TLS connection without ``ssl_cert_reqs``. So one URL is translated here:
@@ -34,7 +34,7 @@ _DECODED_TWICE: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"
 
 
 class KeyPassword:
-    """What opens the private key of a client certificate, as OpenSSL calls it.
+    """The password of a client certificate's private key, as OpenSSL asks for it.
 
     kombu shows the options of TLS to everyone who may inspect a worker, in JSON. So this is no text.
 
@@ -229,7 +229,7 @@ def _tls_values(url: RedisUrl) -> dict[str, object]:
 
 
 def _options_of_sentinels(url: RedisUrl) -> dict[str, Any]:
-    """What kombu's transport and Celery's result backend want to know of Sentinels, besides their addresses."""
+    """Options of Sentinels for kombu's transport and Celery's result backend, besides the addresses."""
     sentinels = url.sentinels
     if sentinels is None:
         return {}

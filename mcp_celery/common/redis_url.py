@@ -183,7 +183,7 @@ class RedisUrl:
 
     @property
     def address(self) -> tuple[str, int, str]:
-        """What distinguishes two servers: host, port and path."""
+        """The identity of a server: host, port and path."""
         return self.host.lower(), self.port, self.path
 
     @property

@@ -1,4 +1,4 @@
-"""One call for all who want its answer at the same time."""
+"""One call whose answer all concurrent callers share."""
 
 from __future__ import annotations
 

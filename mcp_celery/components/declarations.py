@@ -1,4 +1,4 @@
-"""What a server's components declare about running as tasks."""
+"""Declarations of a server's components about running as tasks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DeclaredComponent:
 
     @property
     def declared_as(self) -> str:
-        """What it is declared as: its name, URI or URI template."""
+        """The declared identifier: its name, URI or URI template."""
         return self.identifier if self.component is None else self.component.identifier
 
     @property
@@ -124,7 +124,7 @@ class DeclaredComponents:
         return DeclaredComponent(task_type, identifier, component, config)
 
     async def config(self, task_type: TaskType, identifier: str) -> tuple[str, TaskConfig]:
-        """What a component is declared as, and its configuration.
+        """The declared identifier of a component, and its configuration.
 
         Args:
             task_type: Its type.

@@ -42,12 +42,12 @@ class Component(Protocol):
 
     @property
     def identifier(self) -> str:
-        """What it is declared as, and its jobs are named for: its name, URI or URI template."""
+        """The declared identifier, after which its jobs are named: its name, URI or URI template."""
         ...
 
     @property
     def config(self) -> TaskConfig | None:
-        """What it declares itself about running as a task; None where its kind of server has no place for that."""
+        """Its own declaration about running as a task; None where its kind of server has no place for one."""
         ...
 
     @property
@@ -114,7 +114,7 @@ class Component(Protocol):
 
 
 class JobChannel(Protocol):
-    """What connects the component of a job with its task, besides the SDK's request context."""
+    """Connects the component of a job with its task, besides the SDK's request context."""
 
     def check(self) -> None:
         """Stop a component whose task has ended.
@@ -195,7 +195,7 @@ class ComponentSource(Protocol):
 
     @property
     def log_level(self) -> str:
-        """What ``mcp-celery serve`` logs at least, for example ``INFO``."""
+        """The log level of ``mcp-celery serve``, for example ``INFO``."""
         ...
 
     @property

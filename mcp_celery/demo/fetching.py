@@ -1,4 +1,4 @@
-"""What the demo tool ``fetch_many`` does: many requests at once, each bounded in time and size."""
+"""The body of the demo tool ``fetch_many``: many requests at once, each bounded in time and size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_REDIRECTS: Final = 5
 
 
 class Fetched(BaseModel):
-    """What came of one URL: either a status with a body, or an error."""
+    """The outcome for one URL: either a status with a body, or an error."""
 
     url: str
     status: int | None = Field(default=None, description="HTTP status.")
@@ -28,7 +28,7 @@ class Fetched(BaseModel):
 
 
 class FetchReport(BaseModel):
-    """What came of all URLs, in the order they were named."""
+    """The outcomes for all URLs, in the order they were named."""
 
     fetched: list[Fetched]
     failed: int
@@ -36,7 +36,7 @@ class FetchReport(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchLimits:
-    """What a fetch may take.
+    """The limits of a fetch.
 
     Args:
         concurrency: Requests at a time.

@@ -1,4 +1,4 @@
-"""What the demo tool ``index_folder`` finds out about a folder; plain blocking code that knows nothing of MCP."""
+"""The body of the demo tool ``index_folder``: plain blocking code without MCP."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class NotIndexableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What is to be known of a text file.
+    """The index entry of a text file.
 
     Args:
         lines: Its lines; a last one without an end counts.

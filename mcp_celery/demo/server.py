@@ -55,7 +55,7 @@ async def index_folder(
 
 
 class Wanted(BaseModel):
-    """What `find_files` asks."""
+    """The question of `find_files`."""
 
     pattern: str = Field(default="*.md", min_length=1, max_length=100, description="A file's name; * is any text.")
 

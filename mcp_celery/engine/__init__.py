@@ -1,4 +1,4 @@
-"""What a task is and may do. Knows neither Celery nor Redis nor the MCP server."""
+"""The task engine: records, states and rules. It imports neither Celery nor Redis nor the MCP server."""
 
 from mcp_celery.engine.backend import Backend, BackendOptions, OpenBackend, ResultCodec, Unusable
 from mcp_celery.engine.core import TaskEngine

@@ -25,7 +25,7 @@ class ResultCodec(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendOptions:
-    """What a backend needs to know from the server whose tasks it keeps.
+    """The options of a backend, from the server whose tasks it keeps.
 
     Attributes:
         namespace: The server's namespace. Tasks of other namespaces are not seen.
@@ -43,7 +43,7 @@ class BackendOptions:
 
 @dataclass(frozen=True, slots=True)
 class OpenBackend:
-    """What a server uses on one event loop.
+    """The storage that a server uses on one event loop.
 
     Attributes:
         store: Records of tasks, and their questions.

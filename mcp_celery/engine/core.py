@@ -64,7 +64,7 @@ async def _as_it_is(record: TaskRecord) -> TaskRecord:
 
 
 def _no_webhook(_: TaskConfig) -> None:
-    """What webhooks report about a task that has none."""
+    """The default for tasks without webhooks."""
 
 
 class TaskEngine:
@@ -252,7 +252,7 @@ class TaskEngine:
         await self._rollback.aclose(patience_seconds=patience_seconds)
 
     def _hidden(self, submission: Submission) -> Hidden:
-        """What the task's Celery ids do not show."""
+        """The parts of the task's key that its Celery ids hide."""
         is_id = self._limits.hide_anonymous_ids and submission.caller.scope is None
         arguments = names_in(submission.declared_as or "") if submission.task_type == "resource" else frozenset[str]()
         is_uri = not arguments.issubset(submission.config.show_arguments)
@@ -355,7 +355,7 @@ class TaskEngine:
         return TaskPage(records, cursor_at(shown[-1].record.position) if more else None)
 
     async def view(self, stored: StoredTask, *, read_result: bool = True) -> TaskView:
-        """What its owner may see of a stored task, settled if Celery's stored result is ahead of the record.
+        """A stored task as its owner may see it, reconciled if Celery's stored result is ahead of the record.
 
         A completed task whose stored result is refused is seen as failed, with that reason.
 

@@ -95,7 +95,7 @@ class Republisher:
         await self._queue.publish(record, submission)
 
     async def declared(self, record: TaskRecord) -> tuple[str, TaskConfig]:
-        """What the component of a task is declared as, and its configuration.
+        """The declared identifier of a task's component, and its configuration.
 
         Where the record says it, that counts: this process may have another version of the component, or none.
         """

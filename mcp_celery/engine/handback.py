@@ -29,7 +29,7 @@ WAITING: Final = "Waiting for a worker that has the server's version of the comp
 """The status message of a task whose job was handed back."""
 
 Verdict = Literal["handed back", "nowhere", "too often", "superseded"]
-"""What became of a hand-back. ``nowhere``: no other live worker advertises the fingerprint, or the record has none, or
+"""The outcome of a hand-back. ``nowhere``: no other live worker advertises the fingerprint, or the record has none, or
 the job should have started by now. ``too often``: it was handed back as often, or for as long, as a job is.
 ``superseded``: the task has ended, counts another attempt, or its job has started elsewhere; the worker drops this
 delivery.
@@ -71,7 +71,7 @@ class HandBack:
 
 @dataclass(frozen=True, slots=True)
 class HandedBack:
-    """What became of a hand-back.
+    """The outcome of a hand-back.
 
     Attributes:
         verdict: That.

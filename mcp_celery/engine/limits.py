@@ -1,4 +1,4 @@
-"""What the server grants: how long tasks are kept, and how much a requestor may ask."""
+"""Limits of the server: how long tasks are kept, and how much a requestor may ask."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECORD_BYTES: Final = 2_048
 
 @dataclass(frozen=True, slots=True)
 class TaskLimits:
-    """What the server grants.
+    """The limits of the server.
 
     Attributes:
         default_ttl_ms: Where the request asks for none, in ms.

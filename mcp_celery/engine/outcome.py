@@ -71,7 +71,7 @@ def is_own_reason(error: RpcError) -> bool:
 
 
 class JobOutcome:
-    """What a job returns to Celery. Its ``repr`` keeps the contents out of Flower, of events and of logs.
+    """The value that a job returns to Celery. Its ``repr`` keeps the contents out of Flower, events and logs.
 
     Celery stores the result as one text. Its serializers give a meaning to some values inside (kombu's JSON to objects
     with the keys ``__type__`` and ``__value__``), or cannot carry them; of a text they change nothing.
@@ -135,14 +135,14 @@ class JobOutcome:
         return len(self.text) if self.text.isascii() else len(self.text.encode())
 
     def __json__(self) -> JSONObject:
-        """What is stored, for kombu's JSON encoder too."""
+        """The stored form, for kombu's JSON encoder too."""
         if self.form == UNNUMBERED:
             return {"result": json.loads(self.text), **self._told}
         return {**self.description, "result": self.text}
 
     @property
     def description(self) -> JSONObject:
-        """What is stored beside the wire result."""
+        """The fields that are stored beside the wire result."""
         return {"format": FORMAT, "isError": self.is_error, **self._told}
 
     @property
@@ -269,7 +269,7 @@ def success(outcome: JobOutcome) -> Change:
 
 
 def _error_text(result: JSONObject) -> str | None:
-    """What a tool says went wrong, None when it says it without text."""
+    """The error text of a tool; None if its error has no text."""
     for block in result.get("content") or ():
         if isinstance(block, dict) and isinstance(text := cast(JSONObject, block).get("text"), str) and text:
             return text[:MAX_MESSAGE_CHARS]

@@ -1,4 +1,4 @@
-"""What the engine needs of the world, as Protocols: where tasks are kept, and the broker.
+"""The ports of the engine, as Protocols: storage and broker.
 
 Redis and Celery fulfil them, and so does :mod:`mcp_celery.testing`. ``engine/backend.py`` bundles those of one storage.
 """
@@ -54,7 +54,7 @@ class QuestionStore(Protocol):
         ...
 
     async def heard(self, ref: TaskRef, key: str, *, attempt: int) -> Answer | bool:
-        """What became of an awaited question: its answer, True while it is open, False when it is gone."""
+        """The state of an awaited question: its answer, True while it is open, False when it is gone."""
         ...
 
     async def withdraw(self, ref: TaskRef, keys: Sequence[str], *, attempt: int, at_ms: int) -> Mapping[str, Answer]:
@@ -149,7 +149,7 @@ class TaskStore(QuestionStore, Protocol):
         ...
 
     async def present(self, refs: Sequence[TaskRef]) -> Sequence[TaskRef]:
-        """Those of several tasks that there are, in the order given. Much cheaper than to load them."""
+        """Filter tasks that exist, in the order given. Much cheaper than loading them."""
         ...
 
     async def load_many(self, refs: Sequence[TaskRef]) -> Sequence[StoredTask | None]:
@@ -398,7 +398,7 @@ class TaskBus(Protocol):
 
 
 class RecoveryStore(Protocol):
-    """What recovery keeps of workers and tasks. Its methods raise ``StoreUnavailableError``."""
+    """Storage of recovery: workers and tasks. Its methods raise ``StoreUnavailableError``."""
 
     async def beat(
         self, worker: str, lease_ms: int, components: Mapping[str, str] | None = None, unread_ms: int = 0
@@ -422,7 +422,7 @@ class RecoveryStore(Protocol):
         ...
 
     async def sweep(self, reaper: str, policy: RecoveryPolicy, skipped: int = 0) -> Sweep | None:
-        """What there is to do. None: another process reaps.
+        """The work of one sweep. None: another process is the reaper.
 
         Args:
             reaper: Who asks.

@@ -97,7 +97,7 @@ class Asking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextLeg:
-    """What the next job of a task is given, besides the answers.
+    """The state for the next job of a task, besides the answers.
 
     Attributes:
         leg: Which job of the task it is, from 2.
@@ -197,7 +197,7 @@ def _check_content(question: Question, answer: JSONObject) -> None:
 def missing_capability(
     declared: ClientCapabilities, method: str, params: JSONObject
 ) -> tuple[str, ClientCapabilities | None]:
-    """What a client would have to declare to be asked something.
+    """The capability that a client has to declare for a question.
 
     Args:
         declared: What it declares.

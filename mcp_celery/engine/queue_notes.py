@@ -52,7 +52,7 @@ def queued_message(ahead: int | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What a look has shown: the waiting jobs by their place, and for each how many of its lane are ahead."""
+    """The result of one look: the waiting jobs by their place, each with the number of jobs ahead in its lane."""
 
     queued: Queued
     ahead: Mapping[str, int | None]

@@ -1,4 +1,4 @@
-"""What is read from a store: tasks as they are stored and as their owner may see them, and what is due or counted."""
+"""Read models of a store: tasks as stored and as their owner may see them, due tasks, and counts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StoredTask:
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """What a caller gets to see of its task.
+    """A task as its caller may see it.
 
     Attributes:
         record: The record.
@@ -72,7 +72,7 @@ class FailedLookups(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """What waits for a worker.
+    """Numbers of tasks that wait for a worker.
 
     Attributes:
         keys: Compound keys of the tasks whose job no worker has received, the oldest first.
@@ -87,7 +87,7 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class DueTasks:
-    """What it is time to look at.
+    """The tasks that are due for a look.
 
     Attributes:
         open: How many tasks of exposed jobs are open.

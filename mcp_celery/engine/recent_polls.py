@@ -15,7 +15,7 @@ MOST: Final = 10_000
 
 
 class _Poll(NamedTuple):
-    """What decides, besides the task, whether an answer is for a caller."""
+    """The key, besides the task, by which a kept answer belongs to a caller."""
 
     ref: TaskRef
     issuer: str | None

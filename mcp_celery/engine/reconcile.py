@@ -59,7 +59,7 @@ class Settling:
         return await self._changed(stored, self._foreign.change(stored, results))
 
     async def outcome(self, stored: StoredTask) -> JobOutcome:
-        """What a completed task completed with.
+        """The result of a completed task.
 
         Raises:
             ResultRefusedError: What is stored was not sealed for this task.
@@ -91,11 +91,11 @@ class _Jobs(Protocol):
     """How the stored results of a task's jobs are read."""
 
     async def reconcile(self, stored: StoredTask) -> _Owed | None:
-        """What the stored results owe to the record of an open task. None: nothing, or it is too early to look."""
+        """The change of an open task's record that its stored results require. None: none, or too early to look."""
         ...
 
     async def outcome(self, stored: StoredTask) -> JobOutcome | None:
-        """What a completed task completed with. None: the result backend does not give it.
+        """The result of a completed task. None: the result backend does not give it.
 
         Raises:
             ResultRefusedError: What is stored was not sealed for this task.

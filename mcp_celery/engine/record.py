@@ -1,4 +1,4 @@
-"""What is known of a task: its record, the changes to it, and what a caller gets to see."""
+"""The record of a task, the changes to it, and the part that its caller may see."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def now_ms() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks.
+    """The caller of a request.
 
     Attributes:
         scope: The scope of its tasks, None for an anonymous caller.
@@ -203,7 +203,7 @@ class Progress:
         return f"{message} ({self.count})" if message else self.count
 
     def said_in(self, told: str | None) -> str | None:
-        """What the component itself said with its progress, None for nothing."""
+        """The component's own message with its progress; None without one."""
         return None if told is None or told == self.count else told.removesuffix(f" ({self.count})")
 
 
@@ -434,7 +434,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class StoredResult:
-    """What Celery's result backend holds of a job.
+    """A job's entry in Celery's result backend.
 
     Attributes:
         state: Celery's state, for example ``SUCCESS``.
@@ -460,7 +460,7 @@ class EncodedResult:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a caller is asked.
+    """A question to the caller.
 
     Attributes:
         key: Unique for the life of the task.

@@ -60,7 +60,7 @@ class ResultSeals:
     sealing: Sealing
 
     def result(self, outcome: JobOutcome, run: JobRun) -> JSONObject:
-        """What is stored of a job that returned."""
+        """The stored form of a job that returned."""
         if not self.sealing.seals("result"):
             return outcome.__json__()
         # The result is JSON already: within more JSON each quote of it would be escaped.
@@ -68,7 +68,7 @@ class ResultSeals:
         return {"format": SEALED_RESULT, _SEALED: self.sealing.seal("result", self._place(run.key, run.leg), text)}
 
     def error(self, error: BaseException, run: JobRun) -> BaseException:
-        """What is stored of a job that failed.
+        """The stored form of a job that failed.
 
         Only a :class:`JobFailedError` holds anything of the component or the caller. The library's own reasons are
         stored as they are: a worker with other keys than the server's fails each task, and the server says why.

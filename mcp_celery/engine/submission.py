@@ -1,4 +1,4 @@
-"""What the engine makes a task of, and how its jobs are published."""
+"""Submissions: the input from which the engine creates a task, and how its jobs are published."""
 
 from __future__ import annotations
 

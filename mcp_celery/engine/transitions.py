@@ -181,7 +181,7 @@ Observer = Callable[[Transition], None]
 
 
 def cause_of(change: Change) -> Cause:
-    """What a change reports."""
+    """The cause that a change reports."""
     if change.to not in ("working", "input_required"):
         return change.to
     if change.retries is not None:

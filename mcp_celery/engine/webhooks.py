@@ -35,7 +35,7 @@ SHOWN_CHARS: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """What is kept of a webhook.
+    """A stored webhook.
 
     Attributes:
         id: Tells it from all others, and stays the same however often it is sent.
@@ -63,7 +63,7 @@ class Webhook:
 
     @property
     def task(self) -> TaskKeyParts:
-        """What the key says."""
+        """The parts of the key."""
         return parse_task_key(self.key)
 
     @property

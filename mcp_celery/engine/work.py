@@ -1,4 +1,4 @@
-"""Who runs the jobs of a task: workers with this package run an own job, workers without it run foreign jobs.
+"""The kinds of work: own jobs run in workers with this package, foreign jobs in workers without it.
 
 A foreign job is an existing Celery job that is exposed as a tool.
 """

@@ -47,7 +47,7 @@ def signature_of(fn: Callable[..., Any], name: str) -> inspect.Signature:
 def visible_signature(
     signature: inspect.Signature, name: str, *, hidden: Collection[str], fixed: Mapping[str, Any]
 ) -> inspect.Signature:
-    """What callers see of a signature.
+    """The part of a signature that callers see.
 
     Args:
         signature: The job's.

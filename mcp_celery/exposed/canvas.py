@@ -25,7 +25,7 @@ MAX_PARTS: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """What a user's function has made of a request: a copy, since Celery writes ids into it.
+    """The signature that a user's function made for a request: a copy, since Celery writes ids into it.
 
     Attributes:
         signature: The whole.

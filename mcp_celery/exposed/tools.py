@@ -32,7 +32,7 @@ _OF_EVERY_TASK: Final = ("mode", "poll_interval", "ttl", "foreground")
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What both kinds of exposed tools have.
+    """Shared by both kinds of exposed tools.
 
     Attributes:
         tool_name: Name of the tool.
@@ -212,7 +212,7 @@ class ExposedCanvas(ExposedTool):
 
 
 def config_of_job(config: TaskConfig, name: str) -> TaskConfig:
-    """What may be declared of a tool that is a user's job. It never runs in the server.
+    """The declaration of a tool that is a user's job. It never runs in the server.
 
     Raises:
         ConfigurationError: An option has no effect on a job that is declared elsewhere.
@@ -222,7 +222,7 @@ def config_of_job(config: TaskConfig, name: str) -> TaskConfig:
 
 
 def config_of_canvas(config: TaskConfig, name: str) -> TaskConfig:
-    """What may be declared of a tool that is several jobs. It never runs in the server.
+    """The declaration of a tool that is several jobs. It never runs in the server.
 
     Raises:
         ConfigurationError: An option is of single jobs.

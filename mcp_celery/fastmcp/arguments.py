@@ -37,7 +37,7 @@ def errors_of(tool: Tool, arguments: JSONObject, *, strict: bool) -> list[str]:
 
 
 def _errors_of_transformed(tool: TransformedTool, arguments: JSONObject, *, strict: bool) -> list[str]:
-    """Of a tool that only renames, hides or presets the arguments of another: those of the other."""
+    """The arguments of the tool underneath, for a tool that only renames, hides or presets them."""
     shown: Mapping[str, Any] = tool.parameters.get("properties", {})
     errors = [f"{name}: unexpected argument" for name in sorted(arguments.keys() - shown.keys())]
     missing = [name for name in tool.parameters.get("required", ()) if name not in arguments]

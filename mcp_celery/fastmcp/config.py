@@ -73,7 +73,7 @@ class TaskConfig(FastMCPTaskConfig):
 
 
 def options_of(declared: FastMCPTaskConfig) -> config.TaskConfig:
-    """What a tool declares, as this package's configuration.
+    """A tool's declaration, as this package's configuration.
 
     FastMCP's own ``TaskConfig`` always has a poll interval. Its default counts as none, so that the server's setting
     holds.

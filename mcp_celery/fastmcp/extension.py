@@ -115,7 +115,7 @@ class TasksExtension(ServerExtension, Exposing, Scheduling):
         return self._source.fitted
 
     def settings(self) -> dict[str, Any]:
-        """What the server announces beside the extension's name."""
+        """The settings that the server announces beside the extension's name."""
         return dict(SETTINGS)
 
     def methods(self) -> Sequence[MethodBinding]:

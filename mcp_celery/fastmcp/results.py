@@ -1,4 +1,4 @@
-"""What becomes of what a tool returns or raises in a job, as FastMCP has it in the foreground."""
+"""Results and exceptions of tools in jobs, converted as FastMCP does in the foreground."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def as_wire_result(result: ToolResult, version: str) -> HandlerResult:
 
 
 def as_error_result(tool: str, error: Exception, *, hidden: bool) -> CallToolResult:
-    """What FastMCP makes of an exception of a tool.
+    """An exception of a tool as FastMCP reports it.
 
     Args:
         tool: Its name in its own server.

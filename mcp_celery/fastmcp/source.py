@@ -32,7 +32,7 @@ from mcp_celery.keys import TaskType
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What tasks bring to a FastMCP server, for its extension to give it.
+    """The methods and middleware that tasks add to a FastMCP server, through its extension.
 
     Attributes:
         extension: For the SDK's own kind of server: its methods, and its interceptor of ``tools/call``.

@@ -1,4 +1,4 @@
-"""What operators ask: which tasks there are, what each waits for, which workers there are, and what is set up wrong.
+"""Answers for operators: the tasks, what each waits for, the workers, and errors of the deployment.
 
 The commands (``cli/operate``) print what is read here. It reads the store and asks Celery's workers, and takes no part
 in recovery: nothing here publishes a job.

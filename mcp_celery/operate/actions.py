@@ -1,4 +1,4 @@
-"""What operators change, through the same scripts as servers: durable, with one end, and pushed to clients."""
+"""Changes by operators, through the same scripts as servers: durable, with one end, and pushed to clients."""
 
 from __future__ import annotations
 

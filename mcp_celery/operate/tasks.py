@@ -63,7 +63,7 @@ class Filter:
 
 
 def activity_of(task: InspectedTask) -> Activity:
-    """What a task does."""
+    """The activity of a task."""
     record = task.record
     if record.status == "input_required":
         return "asks"
@@ -134,7 +134,7 @@ async def find_task(servers: Sequence[Open], text: str) -> tuple[Open, Inspected
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Life:
-    """What is known of a task.
+    """The life of a task.
 
     Attributes:
         namespace: Its server's namespace.
@@ -156,7 +156,7 @@ class Life:
 
 
 async def life_of(site: Site, opened: Open, task: InspectedTask, *, contents: bool = False) -> Life:
-    """Find out all that is known of a task. Workers have some seconds to answer.
+    """Find out all that is known of a task. This takes some seconds, until the workers have answered.
 
     Args:
         site: Where tasks are kept.

@@ -88,7 +88,7 @@ class Surroundings:
 
     @property
     def consumers(self) -> Sequence[CeleryWorker]:
-        """Those that say that they consume the queue."""
+        """The workers that report that they consume the queue."""
         return [one for one in (self.answering or {}).values() if self.queue in one.queues]
 
 
@@ -113,7 +113,7 @@ def waiting_of(task: InspectedTask, around: Surroundings) -> Waiting:
 
 
 def _of_unclaimed(task: InspectedTask, around: Surroundings) -> Waiting:
-    """Of a task whose job no worker has."""
+    """Explain a task whose job no worker has."""
     record, now, due_ms = task.record, around.place.now_ms, around.place.due_ms
     if record.retry_at_ms is not None and record.retry_at_ms > now:
         return Waiting("retry", f"its retry {record.retries}, at {clock(record.retry_at_ms)}")
@@ -128,7 +128,7 @@ def _of_unclaimed(task: InspectedTask, around: Surroundings) -> Waiting:
 
 
 def _of_claimed(task: InspectedTask, around: Surroundings) -> Waiting:
-    """Of a task whose job a worker has."""
+    """Explain a task whose job a worker has."""
     record, now = task.record, around.place.now_ms
     worker = _worker_of(task)
     lease = None if record.claim is None else around.lease_of(record.claim.worker)
@@ -151,7 +151,7 @@ def _of_claimed(task: InspectedTask, around: Surroundings) -> Waiting:
 
 
 def _of_queued(task: InspectedTask, around: Surroundings) -> Waiting:
-    """Of a task whose job is in the broker's queue."""
+    """Explain a task whose job is in the broker's queue."""
     record, now, place = task.record, around.place.now_ms, around.place
     queue = "a queue that a route names" if around.queue is None else f"the queue {around.queue!r}"
     fitting = [
@@ -193,5 +193,5 @@ def _worker_of(task: InspectedTask) -> str:
 
 
 def since(at_ms: int | None, now_ms: int) -> str:
-    """For how long something lasts."""
+    """How long something lasts, in words."""
     return "for an unknown time" if at_ms is None else f"for {span(now_ms - at_ms)}"

@@ -51,7 +51,7 @@ class Worker:
 
     @property
     def state(self) -> str:
-        """What is to be said of it: ``ok``, ``no answer``, ``no heartbeat`` or ``dead``."""
+        """Its state: ``ok``, ``no answer``, ``no heartbeat`` or ``dead``."""
         if self.lives:
             return "ok" if self.celery is not None else "no answer"
         return "no heartbeat" if self.celery is not None else "dead"

@@ -1,4 +1,4 @@
-"""What single revisions add to a server: request methods that only they have, and middleware."""
+"""Additions of single revisions to a server: request methods that only they have, and middleware."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class TasksExtension(Extension):
         self._added = added_methods(host)
 
     def settings(self) -> JSONObject:
-        """What the server announces beside the extension's name."""
+        """The settings that the server announces beside the extension's name."""
         return dict(SETTINGS)
 
     def methods(self) -> Sequence[MethodBinding]:

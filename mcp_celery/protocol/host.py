@@ -1,4 +1,4 @@
-"""What the protocol needs of the server it speaks for, and how it makes a submission of a request for a task."""
+"""The protocol's view of its server, and how it turns a request for a task into a submission."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Polling:
 
 @dataclass(slots=True)
 class TaskHost:
-    """What the protocol needs of the server it speaks for.
+    """The protocol's view of its server.
 
     Attributes:
         engine: Gives the running event loop's engine.

@@ -1,4 +1,4 @@
-"""What a server with tasks is fitted with, whatever kind of server it is."""
+"""Installs methods and middleware of tasks in a server of any kind."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ class Relay:
             return False
 
     async def _answer_to(self, request: JSONObject) -> Answer | None:
-        """What the client says, None where this channel does not reach it."""
+        """The client's answer; None where this channel does not reach it."""
         params: JSONObject = request.get("params", {})
         if self._meta:
             params = {**params, "_meta": {**params.get("_meta", {}), **self._meta}}

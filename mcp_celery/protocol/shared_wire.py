@@ -1,4 +1,4 @@
-"""What the answers of several revisions have in common."""
+"""Parts of answers that several revisions share."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Splice:
         self._body = b""
 
     def mark_of(self, view: TaskView) -> str | None:
-        """What stands for the result of a completed task.
+        """A placeholder for the result of a completed task.
 
         Returns:
             None where the result is to be written as usual: it is small, or has been read.

@@ -180,7 +180,7 @@ class CeleryTasks(Exposing, Scheduling):
 
     @property
     def host(self) -> TaskHost:
-        """What the protocol knows of the server whose tasks these are.
+        """The protocol's view of the server whose tasks these are.
 
         Raises:
             ConfigurationError: These tasks belong to no server yet.
@@ -257,7 +257,7 @@ class CeleryTasks(Exposing, Scheduling):
             require_priorities(uses, connection)
 
     def _queue_uses(self) -> list[QueueUse]:
-        """What the components want of their queues."""
+        """The requirements of the components for their queues."""
         jobs, found = self._own_jobs(), list[QueueUse]()
         for (task_type, component), config in self._own(self._listed).items():
             name = job_name(self.namespace, task_type, component)
@@ -451,7 +451,7 @@ class CeleryTasks(Exposing, Scheduling):
         return found
 
     def _own(self, components: Mapping[ComponentKey, TaskConfig]) -> dict[ComponentKey, TaskConfig]:
-        """Those whose jobs are ours: all but the exposed ones."""
+        """The components whose jobs run in this package's workers: all but the exposed ones."""
         return {one: config for one, config in components.items() if one not in self._exposed}
 
     def _make_runner(self) -> JobRunner:

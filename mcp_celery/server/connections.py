@@ -1,4 +1,4 @@
-"""What a server holds open: the store, the bus, the publisher and the engine over them, for each event loop."""
+"""The connections of a server: store, bus, publisher and the engine over them, for each event loop."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class ClosableTaskQueue(TaskQueue, Protocol):
 
 @dataclass(slots=True)
 class _Live:
-    """What is open on one event loop."""
+    """The connections of one event loop."""
 
     engine: TaskEngine
     kept: OpenBackend
@@ -467,7 +467,7 @@ class Connections:
         return _Live(engine, kept, queue, results, reaper, identity, background)
 
     async def _dispatch_webhooks(self) -> None:
-        """Have webhooks delivered for ever: by workers, or here where this process runs the jobs."""
+        """Deliver webhooks until cancelled: by workers, or here where this process runs the jobs."""
         async with self.webhooks.outbox() as outbox:
             if not self.publishes:
                 await WebhookDispatcher(
@@ -489,7 +489,7 @@ class Connections:
                     await jobs.aclose()
 
     def _queue_notes(self, kept: OpenBackend, queue: TaskQueue) -> QueueNotes | None:
-        """What notes for clients that jobs wait; None where this process runs them."""
+        """Tells clients that jobs wait; None where this process runs them."""
         if kept.queued_jobs is None or not self.publishes:
             return None
         return QueueNotes(kept.queued_jobs, queue, self._declared)

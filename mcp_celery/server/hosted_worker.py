@@ -1,4 +1,4 @@
-"""What a worker of a user's Celery app does for the servers that are installed in it."""
+"""The part of a user's Celery worker that serves the servers installed in its app."""
 
 from __future__ import annotations
 

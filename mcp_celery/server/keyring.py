@@ -1,4 +1,4 @@
-"""What is made of ``MCP_CELERY_ENCRYPTION_KEYS``: for each purpose keys of its own, derived with HKDF-SHA256."""
+"""Keys derived from ``MCP_CELERY_ENCRYPTION_KEYS`` with HKDF-SHA256: each purpose has keys of its own."""
 
 from __future__ import annotations
 

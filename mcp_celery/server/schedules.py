@@ -198,7 +198,7 @@ class Schedules:
             app.register_task(type("ScheduleJob", (ScheduleJob,), attributes)())
 
     def beat_entries(self, namespace: str, queue: str) -> dict[str, Any]:
-        """What Celery's ``beat_schedule`` takes.
+        """The entry for Celery's ``beat_schedule``.
 
         Args:
             namespace: The server's.
@@ -291,7 +291,7 @@ class ScheduleJob(_CeleryTask):
 
 
 class Scheduling:
-    """What can have schedules: a server, or the tasks of one."""
+    """An object that can have schedules: a server, or the tasks of one."""
 
     @abstractmethod
     def _schedules(self) -> Schedules:

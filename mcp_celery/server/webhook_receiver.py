@@ -37,7 +37,7 @@ logging.getLogger(httpx2.__name__).addFilter(_names_no_receiver)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of sending a webhook.
+    """The outcome of sending a webhook.
 
     Attributes:
         status: The HTTP status; None where there was no answer.

@@ -85,7 +85,7 @@ class Webhooks:
         self._settings.webhook_keys()
 
     def kind_of(self, config: TaskConfig) -> WebhookKind | None:
-        """What webhooks report about a component's tasks, by its configuration; None where it has none."""
+        """The webhook settings of a component; None where it has no webhooks."""
         if not self.is_on or self._receiver_of(config) is None:
             return None
         return "contents" if self._settings.webhook_contents else "state"

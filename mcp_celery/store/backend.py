@@ -74,7 +74,7 @@ class RedisBackend(Backend):
         return url is not None and is_same_database(url, self.url)
 
     async def sentinels(self) -> list[SentinelView]:
-        """What the Sentinels of the URL say, each by itself; empty where the URL names none."""
+        """The answer of each Sentinel of the URL; empty where the URL names none."""
         return await views_of(self.url, timeout_seconds=self.timeout_seconds)
 
     @override

@@ -303,7 +303,7 @@ class RedisTaskBus(TaskBus):
                 follower.hint(channel.ref)
 
     async def _answer(self, connection: PubSub) -> dict[str, Any]:
-        """What comes next, which is to come soon."""
+        """The next message, which is expected soon."""
         try:
             async with self._within():
                 while True:

@@ -114,7 +114,7 @@ def as_it_is(text: str) -> str:
 
 
 class Openers(NamedTuple):
-    """What opens the fields of a record that may be sealed.
+    """Opens the fields of a record that may be sealed.
 
     Attributes:
         error: Opens the error of a failed task.

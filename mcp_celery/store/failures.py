@@ -1,4 +1,4 @@
-"""What a failure of the store is called in the log: its kind, its text, and what an operator can do."""
+"""Texts for the log about a failure of the store: its kind, its text, and what an operator can do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operators read of the tasks of any caller. Reading changes nothing, and each call reads a bounded part."""
+"""Reads the tasks of any caller, for operators. Reading changes nothing, and each call reads a bounded part."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class RedisInspection:
             return None
 
     def _openers(self, ref: TaskRef) -> Openers:
-        """What opens sealed fields, as far as this process can: operators need not have the keys."""
+        """Opens sealed fields, as far as this process can: operators need not have the keys."""
         sealed = self._store.seals.openers(ref)
 
         def open_message(stored: str) -> str:

@@ -114,7 +114,7 @@ class RedisKeys:
 
     @property
     def all_channels(self) -> str:
-        """What every channel begins with."""
+        """The prefix of every channel."""
         return f"{self._root}:"
 
     def questions(self, task_scope: str | None, task_id: str) -> str:
@@ -126,12 +126,12 @@ class RedisKeys:
         return self.record(task_scope, task_id) + ":answers"
 
     def records(self, task_scope: str | None) -> str:
-        """What the keys of a scope's records begin with; the task id follows."""
+        """The prefix of the keys of a scope's records; the task id follows."""
         return self.record(task_scope, "")
 
     @property
     def all_records(self) -> str:
-        """What the keys of all records begin with; the first parts of the compound key follow, up to the task id."""
+        """The prefix of the keys of all records; the first parts of the compound key follow, up to the task id."""
         return f"{self._root}:task:"
 
     def index(self, task_scope: str | None, issuer: str | None, session: str | None) -> str | None:

@@ -66,7 +66,7 @@ def _asking(asking: Asking) -> list[str | int]:
 
 
 def heard(seals: TaskSeals, ref: TaskRef, key: str, *, attempt: int) -> Command[Answer | bool]:
-    """What became of an awaited question."""
+    """The state of an awaited question."""
 
     def parse(reply: Any) -> Answer | bool:
         return decode_answer(seals.open_answer(ref, key, reply.decode())) if isinstance(reply, bytes) else _yes(reply)

@@ -1,4 +1,4 @@
-"""What recovery keeps in Redis: heartbeats, claims, tasks that expire, jobs that are due."""
+"""Storage of recovery in Redis: heartbeats, claims, tasks that expire, jobs that are due."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands around a script's own reply (``reply.lua``): what it removed, and which tasks it changed."""
+"""The envelope of a script's reply (``reply.lua``): entries that it removed, and tasks that it changed."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class TaskSeals:
         return record
 
     def _signed(self, fields: Mapping[str, str]) -> list[str]:
-        """What is signed of a record. Its place is known by them, for scope and id are among the fixed fields."""
+        """The signed fields of a record. They bind it to its place, since scope and id are among them."""
         return [self.keys.prefix, self.keys.namespace, *_named(fixed_of(fields))]
 
     def request(self, ref: TaskRef, snapshot: TaskContextSnapshot, fixed: Sequence[str]) -> str:
@@ -143,7 +143,7 @@ class TaskSeals:
         return fields
 
     def openers(self, ref: TaskRef) -> Openers:
-        """What opens the sealed fields of a task's record.
+        """Opens the sealed fields of a task's record.
 
         A message that is not sealed is taken as it is: scripts write some. So messages are kept secret, but a writer
         to the store can replace them.
@@ -176,7 +176,7 @@ class TaskSeals:
         return self.sealing.open("answer", [self._record(ref), key], stored)
 
     def state(self, ref: TaskRef, leg: int, state: str | None) -> str:
-        """What a job keeps for the task's next one, to store.
+        """The state that a job keeps for the task's next job, as it is stored.
 
         Args:
             ref: The task.

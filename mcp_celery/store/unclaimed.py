@@ -1,4 +1,4 @@
-"""What Redis knows of jobs that no worker has received, and of workers that may have messages not read yet."""
+"""Jobs that no worker has received, and workers that may have unread messages, in Redis."""
 
 from __future__ import annotations
 

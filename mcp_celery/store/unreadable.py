@@ -1,4 +1,4 @@
-"""What the store holds in the place of an entry of this package, and cannot be read as that.
+"""Entries in the store that cannot be read as entries of this package.
 
 One damaged entry must neither stop the work on the others nor look like a store that does not answer. So an entry that
 cannot be read is removed from the index that names it, and one line of the log names the key and the entry.

@@ -1,4 +1,4 @@
-"""What the child processes of a prefork worker measure reaches their parent, which adds it up and exports it.
+"""Measurements of a prefork worker's child processes, which their parent adds up and exports.
 
 A pipe that is made before the pool forks. Each measurement is one line of JSON, shorter than what a pipe takes in one
 piece, so that lines of several children do not mix. A full pipe does not hold a child up: it drops the measurement.

@@ -1,4 +1,4 @@
-"""What a process measures at intervals: how late its event loop is, and what the store holds."""
+"""Measurements at intervals: the lag of the event loop, and counts in the store."""
 
 from __future__ import annotations
 

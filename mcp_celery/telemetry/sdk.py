@@ -57,7 +57,7 @@ class _OfThisProcess(MetricExporter):
 
 
 class Exporting:
-    """What this process exports.
+    """The exporters of this process.
 
     Args:
         meters: The provider of metrics; None where the program has its own.

@@ -20,7 +20,7 @@ _NEEDED: Final = ("opentelemetry.sdk", "opentelemetry.exporter.prometheus", "ope
 
 
 class _Exporting(Protocol):
-    """What is exported of this process."""
+    """The telemetry of this process."""
 
     def exposition(self) -> tuple[bytes, str]: ...
 

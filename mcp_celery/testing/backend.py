@@ -84,7 +84,7 @@ class MemoryBackend(Backend):
 
     @override
     def unusable(self) -> None:
-        """Nothing stands in the way: there is no connection."""
+        """Always usable: there is no connection."""
 
     @override
     def holds_results_at(self, url: str | None) -> bool:

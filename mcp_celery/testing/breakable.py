@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Breakable:
-    """What a test can make fail."""
+    """An object that a test can make fail."""
 
     _failing = False
 

@@ -41,7 +41,7 @@ RETRY_AFTER_MS: Final = 1_000
 
 @dataclass(slots=True)
 class Kept:
-    """What is kept of a task."""
+    """A task in memory."""
 
     record: TaskRecord
     snapshot: bytes
@@ -143,7 +143,7 @@ class Kept:
             self.snapshot = b""
 
     def counts(self, attempt: int) -> bool:
-        """Whether a job of that attempt may still say something."""
+        """Whether a job of that attempt may still report."""
         return self.record.is_open and self.record.attempt == attempt
 
     def expiring(self, now_ms: int) -> Expiring:

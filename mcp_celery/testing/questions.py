@@ -30,7 +30,7 @@ from mcp_celery.testing.places import Places
 
 
 class MemoryQuestions:
-    """What the records' core knows of questions; each call is one step."""
+    """The questions of the records' core; each call is one step."""
 
     _bus: MemoryTaskBus
     _observers: Observers

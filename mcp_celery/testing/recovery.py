@@ -1,4 +1,4 @@
-"""What recovery and the watcher of exposed jobs keep, in memory."""
+"""Storage of recovery and of the watcher of exposed jobs, in memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class MemoryRecoveryCore:
-    """What the records' core knows of workers; each call is one step."""
+    """The workers of the records' core; each call is one step."""
 
     _kept: KeptTasks
     _places: Places

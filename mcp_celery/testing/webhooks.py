@@ -27,7 +27,7 @@ class _Waiting:
 
 
 class MemoryWebhooksCore:
-    """What the records' core knows of webhooks; each call is one step."""
+    """The webhooks of the records' core; each call is one step."""
 
     def __init__(self) -> None:
         super().__init__()

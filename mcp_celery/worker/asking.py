@@ -66,7 +66,7 @@ class InputLifetimes:
     max_ttl_ms: int
 
     def extension(self, revision: CallerRevision, wait_ms: int | None) -> Extension | None:
-        """What a wait does to the life of a task.
+        """The effect of a wait on the life of a task.
 
         Args:
             revision: The revision of the creating request.

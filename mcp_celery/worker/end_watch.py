@@ -91,7 +91,7 @@ class EndWatch:
 
 
 async def _hint(hints: TaskHints) -> None:
-    """Wait for a hint, but not for ever: one may be lost with a connection that breaks without a word."""
+    """Wait for a hint, but not without end: a hint may be lost with a connection that breaks silently."""
     try:
         async with asyncio.timeout(RECHECK_SECONDS):
             await hints.__anext__()

@@ -71,7 +71,7 @@ def _sleep(seconds: float) -> None:
 
 
 class WorkerRuntime:
-    """What the jobs of one server share in a worker process, parent or child.
+    """The runtime that the jobs of one server share in a worker process, parent or child.
 
     Args:
         namespace: The server's namespace.

@@ -30,7 +30,7 @@ class ServerLifespan:
         self._leave = asyncio.Event()
 
     async def state(self) -> Any:
-        """What the lifespan yielded; enters it if need be. One that failed is tried again by the next job.
+        """Return the value that the lifespan yielded, entering it if needed. The next job tries a failed one again.
 
         Raises:
             Exception: What the lifespan raised while it was entered.

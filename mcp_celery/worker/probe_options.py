@@ -32,7 +32,7 @@ class ProbeOptions:
 
     @classmethod
     def of(cls, settings: Settings) -> Self | None:
-        """What settings say; None where they want no probe."""
+        """Read the settings; None where they configure no probe."""
         if settings.worker_health_port is None and settings.worker_heartbeat_file is None:
             return None
         return cls(

@@ -44,7 +44,7 @@ class ProgressReporter:
 
     @property
     def last_message(self) -> str | None:
-        """The job's last word, None if it said nothing."""
+        """The job's last message; None if there was none."""
         return self._message
 
     @property

@@ -48,7 +48,7 @@ NOT_SERIALIZED: Final = "The job's result could not be serialized"
 
 
 class JobDispatchContext:
-    """What the SDK takes for the request's channel: progress and questions go to the task's record."""
+    """The SDK's channel of the request: progress and questions go to the task's record."""
 
     can_send_request = True
     message_metadata = None

@@ -1,4 +1,4 @@
-"""What a job has to know of the protocol revision of the request that created its task."""
+"""A job's view of the protocol revision of the request that created its task."""
 
 from __future__ import annotations
 

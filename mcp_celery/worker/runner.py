@@ -1,4 +1,4 @@
-"""Running one job: may it start, who asked, serve the request, say how it ended."""
+"""Runs one job: asks for the start, restores the caller, serves the request and reports the end."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ COLOURS: Final = {"+": "green", "-": "red", "@": "cyan"}
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What is known of the user's server.
+    """The user's server, as an entry describes it.
 
     Args:
         name: By which the client calls it.
@@ -147,7 +147,7 @@ def _notes_of_tools(tasks: CeleryTasks) -> list[str]:
 
 
 def _with_store(tasks: CeleryTasks, env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """The variables with a store among them, and what there is to say of it."""
+    """The variables, with a store among them, and a remark about it."""
     if REDIS_URL in env:
         return dict(env), [] if env[REDIS_URL].startswith(MEMORY_URL) else [NEEDS_WORKER]
     if tasks.celery is not default_app or tasks.exposes_jobs:

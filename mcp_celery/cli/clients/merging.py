@@ -20,7 +20,7 @@ BYTE_ORDER_MARK: Final = "\ufeff"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What would become of a file.
+    """A change to a file that is not written yet.
 
     Args:
         file: The file itself, where its name is a link.

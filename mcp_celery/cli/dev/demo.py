@@ -49,7 +49,7 @@ SILENCE_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What the demo indexes.
+    """The folder that the demo indexes.
 
     Args:
         folder: The current folder, or a sample.
@@ -98,7 +98,7 @@ def _size(path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """What came of the demo.
+    """The outcome of the demo.
 
     Args:
         task_id: The id of the MCP task.

@@ -116,7 +116,7 @@ def dev(  # noqa: PLR0913, PLR0917 - one for each argument and option of the com
 
 
 def _inspected(server: str, app_dir: Path, *, reload: bool) -> Inspected:
-    """What the server has; with ``--reload`` once a change has made its code usable."""
+    """Inspect the server; with ``--reload``, wait until its code can be imported."""
     try:
         return inspect_server(server, app_dir)
     except CodeError as error:

@@ -1,4 +1,4 @@
-"""What the user's server has: read in this process at the start, and in a new one after each change of its code."""
+"""Tools and queues of the user's server: read in this process at the start, in a new one after each change of code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mcp_celery.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What a server has.
+    """The tools and queues of a server.
 
     Attributes:
         queues: Celery queues that its components use.

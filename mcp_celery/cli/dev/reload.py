@@ -83,7 +83,7 @@ class Reloader:
         self._say = say
 
     async def run(self, supervisor: Supervisor, redis_url: str) -> None:
-        """Watch the files, for ever.
+        """Watch the files, without end.
 
         Args:
             supervisor: Runs the stack's processes.

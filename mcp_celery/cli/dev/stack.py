@@ -1,4 +1,4 @@
-"""What ``dev`` and ``demo`` start: a store, one Celery worker, one server; and how long all of it lives.
+"""The processes of ``dev`` and ``demo``: a store, one Celery worker and one server, which end together.
 
 A server that keeps its tasks in memory is started alone.
 """

@@ -1,4 +1,4 @@
-"""What ``mcp-celery dev`` prints: a summary when it is ready, then a line for each task, and what needs attention."""
+"""The output of ``mcp-celery dev``: a summary when it is ready, then lines for tasks, warnings and errors."""
 
 from __future__ import annotations
 

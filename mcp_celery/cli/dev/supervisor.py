@@ -33,7 +33,7 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSpec:
-    """What to start.
+    """A program to start.
 
     Args:
         name: What the child is called in front of its lines.

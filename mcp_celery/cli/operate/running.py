@@ -1,4 +1,4 @@
-"""What the operators' commands share: which tasks are meant, and how a command fails."""
+"""Shared by the operators' commands: finding the tasks, and reporting a failure."""
 
 from __future__ import annotations
 

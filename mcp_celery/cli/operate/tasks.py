@@ -247,7 +247,7 @@ def _told(life: Life, *, contents: bool, full_ids: bool) -> dict[str, Any]:
 
 
 def _events(life: Life) -> list[tuple[int, str]]:
-    """What has happened to a task, in its order: as far as its record says it, which keeps the last of each kind."""
+    """The events of a task in order. Its record keeps only the last one of each kind."""
     task, record, place = life.task, life.task.record, life.around.place
     worker = "" if record.claim is None else record.claim.worker.rpartition("/")[0]
     events = [(record.created_at_ms, "created")]

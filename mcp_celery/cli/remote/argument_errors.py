@@ -1,4 +1,4 @@
-"""What is wrong with the arguments of a call, by the tool's schema. The server decides; this only explains."""
+"""Explains errors in the arguments of a call from the tool's schema. The server decides; this only explains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the client's commands share: the connection, and what they print of a task."""
+"""Shared by the client's commands: the connection, and the output about a task."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mcp_celery.common.installed import PACKAGE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remote:
-    """A server, and for whom its tasks are printed.
+    """A server, and whether people or programs read the output.
 
     Args:
         url: Its endpoint.
@@ -69,14 +69,14 @@ class Remote:
         return f"{parts.hostname or ''}:{parts.port or {'http': 80, 'https': 443}[parts.scheme]}"
 
     def resume_command(self, task_id: str) -> str:
-        """What to type to go on with a task; headers without their values, which may be secret."""
+        """The command that continues with a task; headers without their values, which may be secret."""
         target, options = [self.url, task_id], self.headers.options
         # Ids of other servers may begin with a hyphen, as options do.
         ordered = [*options, "--", *target] if task_id.startswith("-") else [*target, *options]
         return shlex.join([typed("mcp-celery"), "task", "watch", *ordered])
 
     def call_command(self, tool: str, required: Sequence[str]) -> str:
-        """What to type to call a tool.
+        """The command that calls a tool.
 
         Args:
             tool: Its name.

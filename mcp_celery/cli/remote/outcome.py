@@ -38,7 +38,7 @@ class Outcome(IntEnum):
 
 
 class ClientError(Exception):
-    """What ends a command without a result.
+    """An error that ends a command without a result.
 
     Args:
         message: One line.

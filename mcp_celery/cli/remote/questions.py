@@ -205,7 +205,7 @@ def _prompt_of(name: str, field: Schema) -> str:
 
 
 def choices_of(field: Schema) -> dict[str, str]:
-    """What may be chosen, with the title of each: every way in which MCP writes an enumeration."""
+    """The choices of a field with their titles, from each of MCP's forms of an enumeration."""
     if isinstance(items := field.get("items"), dict):
         field = cast("Schema", items)
     titled: list[Any] = field.get("oneOf") or field.get("anyOf") or []
@@ -218,7 +218,7 @@ def choices_of(field: Schema) -> dict[str, str]:
 
 
 def value_of(text: str, field: Schema) -> Any:
-    """What a user has typed, as the value that was asked for.
+    """Convert a typed line into the value that the question asks for.
 
     >>> value_of("yes", {"type": "boolean"})
     True

@@ -44,7 +44,7 @@ class FileView(BaseModel):
 
 
 class IndexView(BaseModel):
-    """What the demo's tool ``index_folder`` returns, as far as it is shown."""
+    """The result of the demo's tool ``index_folder``, as far as it is shown."""
 
     files: int
     lines: int

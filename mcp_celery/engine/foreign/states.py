@@ -59,7 +59,7 @@ Results = Sequence[StoredResult | None]
 
 
 class Exposure(Protocol):
-    """What a server declares of the jobs that it exposes."""
+    """A server's declaration of the jobs that it exposes."""
 
     async def plan(self, submission: Submission) -> ForeignPlan | None:
         """How a request's work is begun. None: its component is no exposed job.
@@ -160,7 +160,7 @@ class ExposedTasks:
         return change if _is_news(record, change) else None
 
     def outcome(self, record: TaskRecord, results: Results) -> JobOutcome | None:
-        """What the task's tool returned or raised, None where it did neither."""
+        """The result or exception of the task's tool; None while there is neither."""
         work = record.work
         for stored in results:
             if stored is not None and stored.state == FAILURE:
@@ -214,7 +214,7 @@ def _broken_off(results: Results, told: int) -> Change | None:
 
 
 def _gone_on(stored: StoredResult | None) -> Change | None:
-    """What the state of a job says that is neither over nor still queued."""
+    """The message and progress in the state of a running job."""
     if stored is None or stored.state in _QUEUED or stored.state == SUCCESS:
         return None
     message, progress = None, None

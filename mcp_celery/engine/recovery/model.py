@@ -209,7 +209,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What there is to do, read in one step.
+    """The work of one sweep, read in one step.
 
     Attributes:
         dead: Workers whose heartbeat has ended.

@@ -28,7 +28,7 @@ async def none_unread() -> int:
 
 
 class WorkerLife:
-    """What a worker does besides its jobs.
+    """The background duties of a worker: heartbeats, and storing delayed changes.
 
     Args:
         worker: Which one, as in its claims.

@@ -26,7 +26,7 @@ MOST_NAMED: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What is known of the workers.
+    """The answers of the workers.
 
     Attributes:
         leased: Those whose heartbeat holds, as the store knows them.
@@ -178,7 +178,7 @@ def _check_told(findings: Findings, tasks: CeleryTasks, namespace: str, answers:
 
 
 def _keys_problem(ours: Sequence[str], theirs: Sequence[str]) -> str | None:
-    """What is wrong with a worker's keys, each the newest first; None: each side opens what the other seals now."""
+    """The error of a worker's keys, each list newest first; None: each side opens what the other seals now."""
     if bool(ours) != bool(theirs):
         return (
             "has no encryption keys, and this process has some"

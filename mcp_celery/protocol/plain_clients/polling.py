@@ -69,7 +69,7 @@ def state_of(record: TaskRecord, polling: Polling) -> TaskState:
 
 
 def first_answer(record: TaskRecord, polling: Polling, immediate_response: str | None) -> CallToolResult:
-    """What a call is answered that goes on as a task: text for the model, and the state as ``structuredContent``.
+    """The answer to a call that continues as a task: text for the model, and the state as ``structuredContent``.
 
     Args:
         record: The task.

@@ -88,7 +88,7 @@ class SessionPush:
 
 
 class _News:
-    """What a session already knows of a task."""
+    """The state of a task that a session already has."""
 
     def __init__(self, channel: _OnSession, created: TaskRecord, token: str | int | None) -> None:
         self._channel = channel

@@ -112,7 +112,7 @@ def encode_page(page: TaskPage) -> JSONObject:
 
 
 def encode_result(view: TaskView) -> JSONObject:
-    """What the request would have returned, with the task it belongs to; whichever revision it was made under."""
+    """The result as the request would have returned it, with its task; from tasks of any revision."""
     method = METHODS[view.record.task_type]
     result = serialize_server_result(method, VERSION, view.result or {})
     return {**result, "_meta": {**(result.get("_meta") or {}), **related_to(view.record.task_id)}}

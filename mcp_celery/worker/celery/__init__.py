@@ -1,4 +1,4 @@
-"""What plugs into Celery itself: signals, bootsteps, and the classes that its settings name.
+"""Plug-ins of Celery: signals, bootsteps, and the classes that its settings name.
 
 A cancel holds wherever the job is: the record is cancelled before anything is revoked, and a job starts only where the
 record allows it. ``revocations.py`` turns an operator's revoke into a cancel: each worker reads four times a second, in

@@ -1,4 +1,4 @@
-"""Of which task the job in a message is, as the worker's parent process reads it before anything is started."""
+"""Reads from a message which task its job belongs to, in the worker's parent process, before anything is started."""
 
 from __future__ import annotations
 

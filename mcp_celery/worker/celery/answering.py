@@ -1,4 +1,4 @@
-"""What a worker answers to operators: the command ``mcp_celery`` of Celery's remote control.
+"""A worker's answers to operators: the command ``mcp_celery`` of Celery's remote control.
 
 ``mcp-celery doctor`` asks it, and compares the answers with the server's settings. Celery loads this module in workers
 only.
@@ -22,7 +22,7 @@ COMMAND: Final = "mcp_celery"
 
 @inspect_command(name=COMMAND)
 def answer(state: Any, **_: Any) -> dict[str, Any]:
-    """What a worker is set to: versions, clock, and of each server the store and names of the encryption keys.
+    """The setup of a worker: versions, clock, and of each server the store and the names of the encryption keys.
 
     The name of a key is made by the key itself and cannot be turned back (``MessageSigner.key_names``).
     """

@@ -1,4 +1,4 @@
-"""What our jobs add to the start of a worker, as Celery's bootsteps."""
+"""Steps that this package adds to the start of a worker, as Celery's bootsteps."""
 
 from __future__ import annotations
 
@@ -119,13 +119,13 @@ class ConsumerTimeout(bootsteps.StartStopStep):
 
 
 def runtimes(app: Celery) -> list[WorkerRuntime]:
-    """What the jobs of each server share that an app's worker runs."""
+    """The runtimes of the servers whose jobs an app's worker runs."""
     found = {id(job.runtime): job.runtime for job in app.tasks.values() if isinstance(job, ComponentJob)}
     return list(found.values())
 
 
 def runtime_of(app: Celery, job_name: object) -> WorkerRuntime | None:
-    """What the jobs of the server share whose job has this Celery name; None where this worker does not serve it.
+    """The runtime of the server whose job has this Celery name; None where this worker does not serve it.
 
     Args:
         app: The worker's app.

@@ -55,7 +55,7 @@ def _declare(uses: Sequence[QueueUse], connection: kombu.Connection) -> None:
 
 
 def uses_of(app: Celery) -> list[QueueUse]:
-    """What our jobs want of the queues that a worker consumes."""
+    """The requirements of this package's jobs for the queues that a worker consumes."""
     amqp: Any = app.amqp
     consumed: Mapping[str, kombu.Queue] = amqp.queues.consume_from
     return [

@@ -1,4 +1,4 @@
-"""What a worker measures of its pool, and how the measurements of its child processes reach it."""
+"""Measurements of a worker's pool, and their way from its child processes."""
 
 from __future__ import annotations
 

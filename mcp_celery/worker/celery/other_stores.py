@@ -70,7 +70,7 @@ class _Stopped:
 
 
 class OtherStores:
-    """What a worker does with the jobs of other stores. Its methods are called on the thread of the worker's consumer.
+    """Handles jobs of other stores. Its methods are called on the thread of the worker's consumer.
 
     Args:
         consumer: The worker's consumer.

@@ -1,4 +1,4 @@
-"""What a worker shows of itself: ``/healthz``, ``/readyz`` and the heartbeat file, on every pool.
+"""Probes of a worker: ``/healthz``, ``/readyz`` and the heartbeat file, on every pool.
 
 They are served by a thread of the worker's parent beside its heartbeats, so that neither a job nor a busy consumer
 keeps a probe waiting.

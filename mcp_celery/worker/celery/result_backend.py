@@ -125,7 +125,7 @@ class JobBackend:
             logger.warning("the result backend did not take the failure of job %s: %s", task_id, type(error).__name__)
 
     def _encoded(self, task_id: str, value: Any, request: Any, state: str) -> EncodedResult:
-        """What Celery's Redis backend would store, and where."""
+        """The value that Celery's Redis backend would store, and its key."""
         backend = self._backend
         meta = backend._get_result_meta(result=value, state=state, traceback=None, request=request)
         key = backend.get_key_for_task(task_id)

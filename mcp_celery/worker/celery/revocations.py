@@ -1,4 +1,4 @@
-"""What an operator revokes is cancelled within a moment: by ``celery control revoke``, or by Flower's button.
+"""Cancels tasks whose jobs an operator revokes, by ``celery control revoke`` or by Flower's button.
 
 Celery notes a revoked id in the memory of each worker, and says so (``task_revoked``) only when a worker reaches the
 job, which may be hours later. So each worker looks at that memory, in a thread of its own, since it has to ask the

@@ -122,7 +122,7 @@ def on_revoked(sender: Any = None, request: Any = None, expired: bool = False, *
 
 
 def on_unknown(sender: Any = None, message: Any = None, name: Any = None, **_: Any) -> None:
-    """An MCP job that this worker, whose consumer says so, does not know: failed, never ``working`` for ever.
+    """Fail the task of an MCP job that this worker does not know, so that it does not stay ``working``.
 
     The name alone says whose job it is, and every writer to the queue can choose it. So a worker ends tasks of
     the servers that it serves, and of no other: that one learns from Celery's stored result that its job was rejected.
@@ -159,7 +159,7 @@ def on_worker_end(sender: Any = None, **_: Any) -> None:
 
 
 def on_process_end(**_: Any) -> None:
-    """A process in which jobs ran ends. The signal does not say whose worker's it is."""
+    """Handle the end of a process in which jobs ran. The signal does not name its worker."""
     for runtime in tuple(_live):
         runtime.stop()
 
