@@ -84,7 +84,7 @@ class Site:
         """Which store is read, in words; without its URL where that is set, because it may hold a password."""
         default: object = Settings.model_fields["redis_url"].default
         if self.settings.redis_url == default:
-            return f"the store {default} (MCP_CELERY_REDIS_URL names another one)"
+            return f"the store {default} (set MCP_CELERY_REDIS_URL to read another one)"
         return "the store of MCP_CELERY_REDIS_URL"
 
     def queue_name(self, namespace: str) -> str:

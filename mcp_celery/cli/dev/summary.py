@@ -165,7 +165,7 @@ def summary(
         # On a line of its own, to be copied as it is.
         lines += [
             "",
-            f"Before `{program} tasks`, `workers` or `doctor` in another terminal, type there:",
+            f"For `{program} tasks`, `workers` and `doctor` in another terminal:",
             f"  {exports}",
         ]
     return "\n".join([f"\n{server} answers at {url} (Ctrl-C stops everything)", *lines, ""])

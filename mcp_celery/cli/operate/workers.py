@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
@@ -37,7 +38,7 @@ def workers(server: str | None, namespace: str | None, components: bool, machine
             for worker in found:
                 print_json(_told(worker))
         else:
-            _print(terminal(), found, components=components, store=site.store_name)
+            print_workers(terminal(), found, components=components, store=site.store_name)
 
     run(site, body)
 
@@ -60,19 +61,28 @@ def _told(worker: Worker) -> dict[str, Any]:
     }
 
 
-def _print(console: Console, found: list[Worker], *, components: bool, store: str) -> None:
+def print_workers(console: Console, found: Sequence[Worker], *, components: bool, store: str) -> None:
+    """Print workers as a table.
+
+    Args:
+        console: Where to print it.
+        found: The workers.
+        components: Whether to list the components of each, with their versions.
+        store: The store that was read, in words.
+    """
     if not found:
         print_line(console, f"No workers: no worker sends heartbeats to {store}, and none that answers has its queues.")
         return
     table = Table()
-    # Names are typed again, and long ones are broken all the same.
-    table.add_column("worker", overflow="fold", min_width=min(UNBROKEN_CHARS, max(len(one.node) for one in found)))
+    # Names are typed again: other columns are broken first, and nothing of a long name is cut off.
+    is_short = all(len(one.node) <= UNBROKEN_CHARS for one in found)
+    table.add_column("worker", overflow="fold", no_wrap=is_short)
     table.add_column("state", no_wrap=True)
     table.add_column("pool", no_wrap=True)
     table.add_column("slots", justify="right", no_wrap=True)
     table.add_column("queues", overflow="fold")
     table.add_column("oldest job", justify="right")
-    table.add_column("heartbeat", justify="right")
+    table.add_column("last seen", justify="right")
     for worker in found:
         celery = worker.celery
         used = "?" if celery is None or celery.active is None else celery.active

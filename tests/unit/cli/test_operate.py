@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from typing import Final
 
 import click
 import pytest
+from rich.console import Console
 
+from mcp_celery.broker.consumers import CeleryWorker
 from mcp_celery.cli.operate.commands import Duration
+from mcp_celery.cli.operate.workers import print_workers
+from mcp_celery.operate.workers import Worker
 
 _FOREIGN: Final = """
 import sys
@@ -42,3 +47,28 @@ def test_a_time(text: str, ms: int) -> None:
 def test_no_time(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is no time: expected for example"):
         Duration().convert(text, None, None)
+
+
+def printed(*names: str) -> list[str]:
+    """The table of workers on a terminal of 80 columns."""
+    out = io.StringIO()
+    answers = [CeleryWorker(name, ("mcp.jobs", "gpu"), "asyncio", 100, 0) for name in names]
+    found = [Worker(node=one.node, lives=True, heartbeat_ms=4_000, oldest_ms=59_000, celery=one) for one in answers]
+    print_workers(Console(file=out, width=80), found, components=False, store="the store")
+    return out.getvalue().splitlines()
+
+
+def test_names_of_workers_stay_whole_on_a_narrow_terminal() -> None:
+    lines = printed("dev-12998@vm", "worker@reports-web-1")
+    assert {"dev-12998@vm", "worker@reports-web-1"} <= {word for line in lines for word in line.split()}
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_long_name_of_a_worker_is_broken_and_not_cut_off() -> None:
+    name = "celery@ip-10-0-0-1." + "x" * 60
+    cells = [line.split("│")[1].strip() for line in printed(name) if line.startswith("│")]
+    assert "".join(cells) == name
+
+
+def test_without_workers_the_store_is_named() -> None:
+    assert "the store" in printed()[0]
