@@ -101,11 +101,11 @@ class TaskConfig:
         max_running_key: What ``max_running`` counts by: the name of an argument, or a function of the arguments, such
             as ``lambda arguments: arguments["tenant"]``. Jobs with the same value count together. A resource has one
             argument, ``uri``. None: all jobs of the component count together.
-        autoretry_for: Exceptions of the function upon which the job is tried again. The status stays ``working``; only
+        autoretry_for: Exceptions of the function after which the job is retried. The status stays ``working``; only
             the last outcome counts.
         max_retries: The most retries; None: without limit.
         retry_backoff: Seconds before the first retry, doubled for each further one; True: 1; False: no wait.
-        retry_backoff_max: Seconds that a wait never exceeds.
+        retry_backoff_max: The longest wait, in seconds.
         retry_jitter: Wait a random time up to the computed one, so that many jobs do not come back at once.
         acks_late: The function may run twice for one call without harm, so a job whose worker died is run again.
         expires: Seconds after which a job that no worker has begun ends as ``failed``.
@@ -124,11 +124,11 @@ class TaskConfig:
             read, answer or cancel its tasks.
         version: The component's version, where its arguments do not show it: up to 40 letters, digits, ``.``, ``_``
             and ``+``. Jobs go to workers with the same version (``MCP_CELERY_COMPONENT_MATCH``). Change it when the
-            function comes to do something else with the same arguments. None: the component's own, if its kind of
+            function does something else with the same arguments. None: the component's own, if its kind of
             server has versions.
         webhook: Where webhooks go when a task of the component has ended or waits for its client. False: nowhere. None:
             where ``MCP_CELERY_WEBHOOK_URL`` says. A URL needs ``MCP_CELERY_WEBHOOK_SECRETS``, which sign them.
-        abandon_after: Seconds after which an open task is cancelled whose owner neither polls nor follows it. False:
+        abandon_after: Seconds after which an open task is cancelled if its owner neither polls nor follows it. False:
             never. None: the server's setting, ``MCP_CELERY_ABANDON_AFTER_SECONDS``.
         show_arguments: Names of arguments whose values may be shown in Flower and Celery's events. All others are
             hidden, because arguments hold what people say to a model.
@@ -317,12 +317,12 @@ class TaskConfig:
         return _milliseconds(self.ttl)
 
     def validate_function(self, fn: Callable[..., Any], name: str, *, async_only: bool = False) -> None:
-        """Refuse what no worker can run.
+        """Refuse a function that no worker can run.
 
         Args:
             fn: The component's function.
             name: The component's name, for the error.
-            async_only: Refuse sync functions too. They are welcome by default: Celery is at home with them.
+            async_only: Refuse sync functions too. By default they are allowed.
 
         Raises:
             ConfigurationError: ``fn`` is a generator, an async generator, a lambda without a name, or (with

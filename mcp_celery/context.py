@@ -65,8 +65,8 @@ def provide_token_source(source: Callable[[], AccessTokenLike | None]) -> None:
 
 
 def get_task_scope() -> str | None:
-    """The scope that the current caller's tasks are kept under. In a job it is the task's own, also when the caller's
-    token has expired meanwhile.
+    """The scope of the current caller's tasks. In a job it is the task's own, also if the caller's token has expired
+    meanwhile.
 
     Returns:
         ``client_id|sub`` when the token names a subject, else ``client_id``, else None for an anonymous caller.
@@ -156,7 +156,7 @@ class TaskContextSnapshot:
     """The parts of the creating request that its job needs to serve it in the same way. Plain JSON values.
 
     The job's message carries none of it: the broker, Flower and the logs see a key and an attempt. Its ``repr`` leaves
-    out what only the job may know.
+    out everything that only the job may know.
 
     Attributes:
         protocol_version: The caller's protocol revision; the result is shaped for it.
@@ -164,10 +164,10 @@ class TaskContextSnapshot:
         request_id: JSON-RPC id of the creating request.
         client_info: ``{"name", "version", …}`` of the client.
         client_capabilities: What the client declared.
-        headers: HTTP request headers that the allowlist lets through, None without HTTP.
+        headers: HTTP request headers that the allowlist names, None without HTTP.
         session_id: HTTP session, None where there is none.
         token: The caller, None for an anonymous one.
-        progress_token: What the client calls the request's progress, None where it asked for none.
+        progress_token: The client's token for progress, None if it asked for no progress.
         traceparent: The request's place in a distributed trace (W3C Trace Context).
         tracestate: What tracing systems add to it.
         meta: The request's further ``_meta``, without the keys that are reserved to MCP.
@@ -204,7 +204,7 @@ class TaskContextSnapshot:
         header_names: frozenset[str] = frozenset(),
         **values: Any,
     ) -> Self:
-        """Take the snapshot of the current request: the caller, and what the arguments say of the request.
+        """Take the snapshot of the current request: its caller, and the given attributes.
 
         >>> TaskContextSnapshot.capture().token is None
         True
@@ -231,7 +231,7 @@ class TaskContextSnapshot:
         )
 
     def to_json(self, *, with_token: bool = False) -> str:
-        """The snapshot as JSON text, absent values left out. What a token's claims hold that is no JSON becomes text.
+        """The snapshot as JSON text, absent values left out. Values of a token's claims that are not JSON become text.
 
         Args:
             with_token: Whether the token itself is in it; only for a text that is sealed.
@@ -287,7 +287,7 @@ def _kept(headers: Mapping[str, str], names: frozenset[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """Where we are, while a job runs.
+    """The task and the job that are running.
 
     Attributes:
         key: The parts of the task's compound key.

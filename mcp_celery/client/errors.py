@@ -11,7 +11,7 @@ from mcp.shared.exceptions import MCPError
 
 
 class TaskError(Exception):
-    """Root of the family.
+    """Root of the errors of tasks.
 
     Args:
         task_id: The task's id; empty where it is not known.
@@ -24,7 +24,7 @@ class TaskError(Exception):
 
 
 class TaskFailedError(TaskError, MCPError):
-    """The task ended as ``failed``: its request met this JSON-RPC error, the same that a foreground call raises.
+    """The task ended as ``failed``, with the JSON-RPC error that a foreground call raises.
 
     Args:
         task_id: The task's id.
@@ -68,7 +68,7 @@ class TaskTimeoutError(TaskError, TimeoutError):
 
 
 class TaskEndedError(TaskError):
-    """The task has ended, so that what was asked of it can no longer come."""
+    """The task has ended, so it can no longer do what was asked."""
 
 
 class TaskUnreachableError(TaskError):
@@ -84,7 +84,7 @@ class InvalidTaskError(TaskError):
 
 
 class ClientClosedError(TaskError):
-    """Used outside the client's context, or its connection has ended. The task goes on."""
+    """The handle was used outside the client's context, or the connection has ended. The task continues."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__(

@@ -55,7 +55,7 @@ _handover: ContextVar[Handover | None] = ContextVar("handover", default=None)
 
 @contextmanager
 def handed_over(*, answering: bool) -> Generator[Handover]:
-    """Within it, a tool call of this coroutine gives its task away and returns at once."""
+    """In this context a tool call hands its task over and returns at once."""
     handover = Handover(answering=answering)
     token = _handover.set(handover)
     try:
@@ -71,20 +71,20 @@ class TasksClient(ClientExtension):
             result = await client.call_tool("build_report", {"year": 2026})
 
     A call whose task is abandoned, because the call is cancelled or a question of the task cannot be answered, cancels
-    the task; ``call_tool_task`` makes one that lives on.
+    the task; a task of ``call_tool_task`` continues.
 
-    Servers of revision 2025-11-25 make a task where the client asks for one, and the SDK's ``call_tool`` cannot: there
-    it runs a tool without a task, and tools that require one are called with ``call_tool_task``.
+    Servers of revision 2025-11-25 create a task only if the client asks for one, which the SDK's ``call_tool`` cannot:
+    there it runs a tool without a task. Call tools that require a task with ``call_tool_task``.
 
     Args:
         patience_seconds: How long a server may stay unreachable before its tasks are given up.
         silence_seconds: The longest time without a push, after which the client polls a task: a server does not
-            push a large result, and may lose a push. The first pauses of a task are shorter, and each is up to a
-            quarter longer by chance, so with the default such a result arrives after a few seconds for a young task,
+            push a large result, and may lose a push. The first pauses of a task are shorter, and jitter lengthens each
+            by up to a quarter, so with the default such a result arrives after a few seconds for a young task,
             and after 30 for any. The price is about six requests for a task that is silent for a minute, and two or
             three for each further minute.
-        busy_seconds: How long a request of this package is sent again that a busy server refuses, at the times that the
-            server says. The SDK's own ``call_tool`` raises the refusal, except over ``resilient_http``.
+        busy_seconds: How long requests that a busy server refuses are sent again, at the times that the server
+            names. The SDK's own ``call_tool`` raises the refusal, except over ``resilient_http``.
     """
 
     identifier = EXTENSION

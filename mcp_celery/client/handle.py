@@ -20,10 +20,10 @@ ResultT = TypeVar("ResultT", bound=types.Result, default=types.CallToolResult)
 
 
 class TaskHandle(Generic[ResultT]):
-    """A task. Made by `call_tool_task`, `get_prompt_task`, `read_resource_task` and `resume`.
+    """A task on a server, as `call_tool_task`, `get_prompt_task`, `read_resource_task` and `resume` return it.
 
-    It is followed in the background for as long as it, or something that waits on it, is held. Everything that is known
-    of it can be read after the client is closed, its result too.
+    The client follows the task in the background while your code holds the handle, or waits on it. The last state and
+    the result can be read after the client is closed.
     """
 
     def __init__(self, task: FollowedTask, follower: TaskFollower | None) -> None:
@@ -38,12 +38,12 @@ class TaskHandle(Generic[ResultT]):
             client: A client with a `TasksClient` among its extensions, for the same server and the same user. On a
                 connection of revision 2025-11-25 the task may be that of a prompt or resource, too.
             task_id: The task's id.
-            answer: Whether the client's callbacks answer its questions.
+            answer: Whether the client's callbacks answer the task's questions.
 
         Raises:
             TaskGoneError: The server knows no such task.
-            TaskError: The server cannot say.
-            MCPError: It could not be reached, or has no tasks.
+            TaskError: The server does not answer about tasks.
+            MCPError: The server could not be reached, or has no tasks.
             RuntimeError: The client is not open.
             ValueError: It has no `TasksClient`.
         """
@@ -55,7 +55,7 @@ class TaskHandle(Generic[ResultT]):
 
     @property
     def task_id(self) -> str:
-        """The task's id, worth keeping; empty where the server made no task of the call, but answered it at once."""
+        """The id with which `resume` finds the task again; empty if the server answered the call without a task."""
         return self._task.task_id if self._follower else ""
 
     @property
@@ -90,23 +90,23 @@ class TaskHandle(Generic[ResultT]):
             timeout: How long to wait, in seconds; None: for as long as it takes.
 
         Returns:
-            The result; one with ``is_error`` is what the tool says of its own failure.
+            The result; one with ``is_error`` holds the error that the tool reports.
 
         Raises:
             TaskFailedError: The task ended with a JSON-RPC error.
-            TaskCancelledError: It was cancelled.
-            TaskTimeoutError: It took longer; it goes on.
-            AnswerError: It waits for an answer that this client cannot give.
-            ClientClosedError: The client was closed before it ended.
-            TaskError: Nothing more can be heard of it.
+            TaskCancelledError: The task was cancelled.
+            TaskTimeoutError: The task takes longer; it continues.
+            AnswerError: The task waits for an answer that this client cannot give.
+            ClientClosedError: The client was closed before the task ended.
+            TaskError: The server reports nothing more about the task.
         """
         return await self._task.result(timeout)
 
     async def status(self) -> TaskState:
-        """Ask the server for its state. One that is final is known already.
+        """Ask the server for the task's state. A final state is returned without a request.
 
         Raises:
-            TaskError: The server does not know it any more, or the client is closed.
+            TaskError: The server no longer has the task, or the client is closed.
             MCPError: The server could not be reached.
         """
         if self._task.state.is_final:
@@ -114,29 +114,29 @@ class TaskHandle(Generic[ResultT]):
         return await self._open_follower().refresh(self._task)
 
     async def wait(self, status: Status | None = None, timeout: float | None = None) -> TaskState:  # noqa: ASYNC109
-        """Wait until it has a status.
+        """Wait until the task has a status.
 
         Args:
             status: Which; None: any final one.
             timeout: How long to wait, in seconds; None: for as long as it takes.
 
         Returns:
-            Its state then.
+            The task's state then.
 
         Raises:
-            TaskTimeoutError: It took longer; it goes on.
-            TaskError: It ended otherwise, or nothing more can be heard of it.
+            TaskTimeoutError: The task takes longer; it continues.
+            TaskError: The task ended with another status, or the server reports nothing more about it.
         """
         return await self._task.wait(status, timeout)
 
     async def cancel(self) -> TaskState:
-        """Ask the server to cancel it. One that has ended is left as it is.
+        """Ask the server to cancel the task. A task that has ended stays as it is.
 
         Returns:
-            Its state right after: a server may need a moment, and the task may end otherwise before.
+            The task's state right after: a server may need a moment, and the task may end with another status first.
 
         Raises:
-            TaskError: The server does not know it, or the client is closed.
+            TaskError: The server does not have the task, or the client is closed.
             MCPError: The server could not be reached.
         """
         if not self._task.state.is_final:
@@ -145,7 +145,7 @@ class TaskHandle(Generic[ResultT]):
         return self._task.state
 
     async def answer(self, responses: Mapping[str, types.InputResponse | JSON]) -> None:
-        """Answer questions; those of them that the client's callbacks are busy with are taken from them.
+        """Answer questions. The client's callbacks no longer answer those of them that they work on.
 
         Args:
             responses: Answers by the keys of `questions`: ``ElicitResult(…)``, ``CreateMessageResult(…)``,
@@ -163,20 +163,21 @@ class TaskHandle(Generic[ResultT]):
         await self._open_follower().answer(self._task, {key: on_the_wire(answer) for key, answer in responses.items()})
 
     def changes(self) -> AsyncGenerator[TaskState]:
-        """Its current state, then each later one, to the last.
+        """Iterate over the task's current state and each later one, to the last.
 
-        Who takes long over one sees the newest next. It ends after a final state, whichever that is.
+        Slow code gets the newest state next. The iteration ends after a final state, of any kind.
 
         Raises:
-            TaskError: Nothing more can be heard of it.
+            TaskError: The server reports nothing more about the task.
         """
         return self._task.changes()
 
     def on_status_change(self, callback: StatusCallback) -> None:
-        """Call something with each change: of its status, its message, its progress.
+        """Register a callback for each change of the task's status, message or progress.
 
-        An error in a callback is logged, and harms no other. Async callbacks run one call at a time, miss states where
-        they take long, and end with the client's context. Where the task has ended already, its last state is given.
+        An error in a callback is logged, and other callbacks still run. Async callbacks run one call at a time, miss
+        states if they take long, and end with the client's context. If the task has already ended, its last state is
+        passed.
 
         Args:
             callback: Called with the new state, or a coroutine function.
@@ -209,7 +210,7 @@ def follower_of(client: Client) -> TaskFollower:
 
 
 def on_the_wire(answer: BaseModel | JSON) -> JSON:
-    """A model of the SDK, or what is JSON already, as JSON."""
+    """Convert a model of the SDK to JSON; JSON stays as it is."""
     if isinstance(answer, BaseModel):
         return answer.model_dump(by_alias=True, mode="json", exclude_none=True)
     return answer

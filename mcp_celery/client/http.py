@@ -137,21 +137,21 @@ async def resilient_http(
     max_answer_bytes: int = LARGEST_ANSWER,
     busy_seconds: float = BUSY_SECONDS,
 ) -> AsyncGenerator[Any]:
-    """Streamable HTTP that lives through restarts of the server: ``Client(resilient_http(url), …)``.
+    """Streamable HTTP that survives restarts of the server: ``Client(resilient_http(url), …)``.
 
-    Where the server cannot be reached, the one request fails with an ``MCPError``; with the SDK's own transport, the
-    whole client ends. A request that a busy server refuses is sent again when the server says that it may. A request
+    If the server cannot be reached, only that request fails with an ``MCPError``; with the SDK's own transport, the
+    whole client ends. A request that a busy server refuses is sent again at the time that the server names. A request
     that becomes a task has an idempotency key, and is sent again for a minute when its answer was lost, if the server
-    announces that it makes one task of it. A tool call that would run in the foreground is not sent again.
+    announces that it creates only one task for it. A tool call that would run in the foreground is not sent again.
 
     Args:
         url: The server's endpoint.
         headers: Sent with every request.
         auth: As for ``httpx2.AsyncClient``, for example the SDK's ``OAuthClientProvider``.
         max_answer_bytes: Size of the largest answer, and of the largest event of a stream. The default takes every
-            result that our servers store by default; where ``MCP_CELERY_MAX_RESULT_BYTES`` is larger, take three times
-            as much.
-        busy_seconds: How long a request is sent again that a busy server refuses; 0: not at all.
+            result that servers of this package store by default; where ``MCP_CELERY_MAX_RESULT_BYTES`` is larger, take
+            three times as much.
+        busy_seconds: How long requests that a busy server refuses are sent again; 0: not at all.
 
     Yields:
         The transport's two streams.

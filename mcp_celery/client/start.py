@@ -43,12 +43,12 @@ async def call_tool_task(
         arguments: Its arguments.
         answer: Whether the client's callbacks answer the questions of the task, too. A server of revision 2025-11-25
             may still ask them.
-        ttl: How long the server is asked to keep the task, in milliseconds; None: as it likes. Later revisions than
-            2025-11-25 leave that to the server.
+        ttl: How long the server is asked to keep the task, in milliseconds; None: the server decides. After revision
+            2025-11-25 it always decides.
         options: As for ``Client.call_tool``.
 
     Returns:
-        The task. Where the server answers with a result at once, one that is completed and has an empty id.
+        The task. If the server answers with the result instead, a completed task with an empty id.
 
     Raises:
         MCPError: The server refused the call. A busy one is asked again first, for ``TasksClient(busy_seconds=…)``.
@@ -90,7 +90,7 @@ async def get_prompt_task(
         name: The prompt's name.
         arguments: Its arguments.
         answer: As for `call_tool_task`.
-        ttl: How long the server is asked to keep the task, in milliseconds; None: as it likes.
+        ttl: How long the server is asked to keep the task, in milliseconds; None: the server decides.
         options: As for ``Client.get_prompt``.
 
     Returns:
@@ -122,7 +122,7 @@ async def read_resource_task(
         client: A client with a `TasksClient` among its extensions.
         uri: The resource's URI.
         answer: As for `call_tool_task`.
-        ttl: How long the server is asked to keep the task, in milliseconds; None: as it likes.
+        ttl: How long the server is asked to keep the task, in milliseconds; None: the server decides.
         options: As for ``Client.read_resource``.
 
     Returns:

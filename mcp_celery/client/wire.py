@@ -59,7 +59,7 @@ _Id = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)]
 
 
 class Progress(BaseModel):
-    """How far a task is, where its server says so in numbers (ours does).
+    """Progress of a task, if its server reports it in numbers, as this package does.
 
     Attributes:
         progress: How much is done.
@@ -77,13 +77,13 @@ class TaskState(BaseModel):
 
     Attributes:
         task_id: The task's id.
-        status: One of five; the last three are final.
-        status_message: The server's words, at most `LONGEST_MESSAGE` characters of them.
-        created_at: When the task was made.
+        status: ``working``, ``input_required``, ``completed``, ``failed`` or ``cancelled``; the last three are final.
+        status_message: The server's message, at most `LONGEST_MESSAGE` characters of them.
+        created_at: When the task was created.
         last_updated_at: When it last changed.
-        ttl_ms: How long the server keeps it, from its creation on, in milliseconds; None: for ever, or unknown.
-        poll_interval_ms: How often the server wants to be asked, in milliseconds; None where it does not say.
-        progress: How far it is, where the server says so.
+        ttl_ms: How long the server keeps it, from its creation on, in milliseconds; None: without limit, or unknown.
+        poll_interval_ms: How often the server wants to be polled, in milliseconds; None if it does not say.
+        progress: Its progress, if the server reports it in numbers.
         input_requests: The open questions by their keys, as the server sent them.
         result: The ``CallToolResult`` of a completed task, as the server sent it.
         error: The JSON-RPC error of a failed task.

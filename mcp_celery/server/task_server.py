@@ -43,7 +43,7 @@ class TaskServer(MCPServer[Any], Exposing, Scheduling):
 
     Args:
         name: The server's name. As a slug it is the namespace of its jobs, unless ``MCP_CELERY_NAMESPACE`` is set.
-        task: What tools declare that say nothing themselves; False: they never run as tasks.
+        task: The default for tools without ``task=``; False: they never run as tasks.
         celery: The Celery app whose broker, result backend and routes are used; its settings are never changed. None:
             an app made from ``MCP_CELERY_*``, the one that ``celery -A mcp_celery worker`` runs.
         settings: None: read from ``MCP_CELERY_*``.
@@ -143,7 +143,7 @@ class TaskServer(MCPServer[Any], Exposing, Scheduling):
 
         Args:
             after: Seconds that a call waits for its result, 0…50; 0: it is answered with its task at once.
-            prefix: What the names of the three tools begin with, where they would meet others.
+            prefix: Prefix of the three tools' names, if other tools have these names.
 
         Raises:
             ConfigurationError: ``after`` is out of range, or there is a tool of such a name.
@@ -151,7 +151,7 @@ class TaskServer(MCPServer[Any], Exposing, Scheduling):
         self._celery_tasks.add_polling_tools(after=after, prefix=prefix)
 
     def remove_tool(self, name: str) -> None:
-        """Remove a tool, as ``MCPServer.remove_tool``. Jobs of it that still wait end as ``failed``."""
+        """Remove a tool, as ``MCPServer.remove_tool``. Its jobs that still wait end as ``failed``."""
         super().remove_tool(name)
         self._celery_tasks.withdraw("tool", name)
 
@@ -227,7 +227,7 @@ class TaskServer(MCPServer[Any], Exposing, Scheduling):
         """Call a tool, as ``MCPServer.call_tool``; with ``task_meta`` as a task of the current caller.
 
         Args:
-            task_meta: What is asked about the task; None: the tool runs here and now.
+            task_meta: Options of the task; None: the tool runs in the foreground.
 
         Raises:
             McpCeleryError: As `CeleryTasks.submit`; nothing was created.
