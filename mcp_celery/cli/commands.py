@@ -38,7 +38,7 @@ from mcp_celery.cli.options import (
 
 STATUS_HELP: Final = (
     "Exit status: 0 completed; 1 failed; 2 wrong command line; 3 cancelled; 4 no such task; 5 the server cannot be "
-    "reached; 6 the task goes on; 130 interrupted before there was a task; 143 ended by SIGTERM."
+    "reached; 6 the task continues; 130 interrupted before there was a task; 143 ended by SIGTERM."
 )
 
 

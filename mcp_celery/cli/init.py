@@ -75,7 +75,7 @@ def init(folder: Path, existing_app: bool, app: str | None, force: bool) -> None
     commands = (f"{typed('celery')} -A mcp_worker worker -Q mcp.{name}", f"{typed('mcp-celery')} serve mcp_server.py")
     for command in commands if existing_app or app else (f"{typed('mcp-celery')} dev server.py",):
         click.echo(f"  {command}")
-    click.echo("README.md says how to go on.")
+    click.echo("README.md has the next steps.")
 
 
 def _name_of(folder: Path) -> str:

@@ -185,7 +185,7 @@ TIMEOUT: Final = click.Option(
     ["--timeout"],
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="Stop waiting after this time; the task goes on, and the exit status is 6.",
+    help="Stop waiting after this time; the task continues, and the exit status is 6.",
 )
 TASK_ID: Final = click.Argument(["task_id"])
 MACHINE: Final = click.Option(["--json", "machine"], is_flag=True, help="Print JSON, for machines.")

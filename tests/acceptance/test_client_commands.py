@@ -356,7 +356,7 @@ def test_a_second_ctrl_c_leaves_the_task_running(mcp: Mcp, asking: str) -> None:
         terminal.interrupt()
         terminal.until(r"\[w\]ait on\?")
         terminal.interrupt()
-        terminal.until("The task goes on")
+        terminal.until("The task continues")
         assert terminal.end() == 6
 
 
@@ -572,4 +572,4 @@ def test_ctrl_c_before_there_is_a_task(mcp: Mcp, tmp_path: Path) -> None:
 def test_the_help_tells_the_exit_statuses() -> None:
     for command in (["call"], ["task", "get"], ["task", "watch"]):
         done = CliRunner().invoke(cli, [*command, "--help"])
-        assert "6 the task goes on" in " ".join(done.stdout.split())
+        assert "6 the task continues" in " ".join(done.stdout.split())

@@ -67,7 +67,7 @@ def write_project(wheel: Path, folder: Path, *arguments: str, **variables: str) 
     command = [*MCP_CELERY, "init", *arguments]
     env = environment_of(wheel, TERM="xterm", **variables)
     with at_a_terminal(command, folder=folder, env=env, columns=COLUMNS, rows=ROWS) as terminal:
-        terminal.until("README.md says how to go on")
+        terminal.until("README.md has the next steps")
         assert terminal.end() == 0
     assert ESCAPES.sub("", terminal.text) == terminal.text
     told = terminal.text.partition("To run it, in that folder:\r\n")[2].splitlines()

@@ -182,7 +182,7 @@ class Attendant:
     def _say_how_to_resume(self, handle: TaskHandle) -> None:
         if handle.task_id:
             command = self.remote.resume_command(handle.task_id)
-            print_line(self._console, f"The task goes on. To go on with it:\n  {command}")
+            print_line(self._console, f"The task continues. To follow it:\n  {command}")
 
 
 def _show_nothing(_: TaskState) -> None:

@@ -170,8 +170,8 @@ async def _check_signatures(findings: Findings, opened: Open) -> None:
     setting = "MCP_CELERY_ENCRYPTION_KEYS"
     if refused and seals.sealing.is_on:
         findings.error(
-            f"{refused} of the last {number} tasks are not signed with the keys of this process: a server has other "
-            "keys, or none",
+            f"{refused} of the last {number} tasks are not signed with the keys of this process: the server that "
+            "created them had other keys, or none",
             setting,
         )
     elif refused:
