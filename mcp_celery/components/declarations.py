@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -18,6 +19,9 @@ from mcp_celery.keys import TaskType
 ComponentKey = tuple[TaskType, str]
 """A component's type, and what it is declared as."""
 
+CONFIG_SECONDS: Final = 1.0
+"""How old the configuration may be that a look at an existing task needs. Some servers ask their providers for it."""
+_MOST_RECENT: Final = 1_000
 _FORBIDDEN: Final = TaskConfig.from_bool(False)
 
 
@@ -105,6 +109,8 @@ class DeclaredComponents:
         self.source = source
         self._declarations = declarations
         self._default = default
+        # A plain mapping: worker threads ask as well as the event loop.
+        self._recent: dict[ComponentKey, tuple[float, tuple[str, TaskConfig]]] = {}
 
     async def find(self, task_type: TaskType, identifier: str, meta: RequestMeta | None = None) -> DeclaredComponent:
         """Find the component that a request names, and its configuration.
@@ -124,14 +130,27 @@ class DeclaredComponents:
         return DeclaredComponent(task_type, identifier, component, config)
 
     async def config(self, task_type: TaskType, identifier: str) -> tuple[str, TaskConfig]:
-        """The declared identifier of a component, and its configuration.
+        """The declared identifier of an existing task's component, and its configuration.
+
+        The answer may be :data:`CONFIG_SECONDS` old. That there is no such component is not remembered, and
+        neither is one that has versions: one client may not see what another one sees.
 
         Args:
             task_type: Its type.
             identifier: Its name, or a resource's URI.
         """
+        now = time.monotonic()
+        key: ComponentKey = (task_type, identifier)
+        recent = self._recent.get(key)
+        if recent is not None and now < recent[0]:
+            return recent[1]
         found = await self.find(task_type, identifier)
-        return found.declared_as, found.config
+        known = found.declared_as, found.config
+        if found.component is not None and found.component.version is None:
+            if len(self._recent) >= _MOST_RECENT:
+                self._recent.clear()
+            self._recent[key] = now + CONFIG_SECONDS, known
+        return known
 
     async def task_types(self) -> frozenset[TaskType]:
         """The kinds of components of which at least one may run as a task."""

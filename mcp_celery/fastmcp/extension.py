@@ -200,7 +200,7 @@ class TasksExtension(ServerExtension, Exposing, Scheduling):
         async def serve(_: Handling) -> HandlerResult:
             return await call_next()  # pyright: ignore[reportReturnType] - FastMCP's result passes through unchanged
 
-        served = await self._fitted.extension.intercept_tool_call(params, of_version(ctx, version), serve)
+        served = await self._fitted.extension.serve_call(found, params, of_version(ctx, version), serve)
         return as_tool_outcome(served)
 
     def add_polling_tools(self, *, after: float = 5.0, prefix: str = "") -> None:

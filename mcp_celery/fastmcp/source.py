@@ -28,6 +28,7 @@ from mcp_celery.fastmcp.private import lowlevel_of, name_subjects
 from mcp_celery.fastmcp.routing import AroundInitialize, InsideFastMCP
 from mcp_celery.fastmcp.running import run_tool
 from mcp_celery.keys import TaskType
+from mcp_celery.protocol.extension import TasksExtension
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,11 @@ class Fitted:
     """The methods and middleware that tasks add to a FastMCP server, through its extension.
 
     Attributes:
-        extension: For the SDK's own kind of server: its methods, and its interceptor of ``tools/call``.
+        extension: Its methods, and what it makes of ``tools/call``.
         running: Holds the connections to the store and the broker.
     """
 
-    extension: Extension
+    extension: TasksExtension
     running: Running
 
 
@@ -128,6 +129,8 @@ class FastMCPSource:
     def fit(
         self, extension: Extension, middleware: Sequence[ServerMiddleware[Any]], running: Running, *, max_streams: int
     ) -> None:
+        if not isinstance(extension, TasksExtension):
+            raise TypeError(f"{type(extension).__name__} cannot serve the calls of a FastMCP server")
         self.fitted = Fitted(extension, running)
         name_subjects(self.server)
         lowlevel = self.lowlevel

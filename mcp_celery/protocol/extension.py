@@ -53,8 +53,25 @@ class TasksExtension(Extension):
     async def intercept_tool_call(
         self, params: CallToolRequestParams, ctx: RequestContext, call_next: CallNext
     ) -> HandlerResult:
+        """Turn a ``tools/call`` into a task, as :meth:`serve_call`.
+
+        Raises:
+            MCPError: As :meth:`serve_call`.
+        """
+        found = await self._host.components.find("tool", params.name, ctx.meta)
+        return await self.serve_call(found, params, ctx, call_next)
+
+    async def serve_call(
+        self, found: DeclaredComponent, params: CallToolRequestParams, ctx: RequestContext, call_next: CallNext
+    ) -> HandlerResult:
         """Turn a ``tools/call`` into a task, where tool and client both may; the server decides, not the client.
         Where only the tool may, it runs where its ``foreground`` says.
+
+        Args:
+            found: The tool.
+            params: The call.
+            ctx: Its request.
+            call_next: Runs the tool in the foreground.
 
         Raises:
             MCPError: -32021 for a tool that runs only as a task when this request does not declare the extension
@@ -62,7 +79,6 @@ class TasksExtension(Extension):
                 limit is reached, also for a tool that may run in the foreground; -32602 for an idempotency key that
                 cannot be used, -32601 for a call in the foreground that is to run only as a task.
         """
-        found = await self._host.components.find("tool", params.name, ctx.meta)
         config = found.config
         if get_task_context() is not None:
             return await call_next(ctx)

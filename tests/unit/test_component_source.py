@@ -17,8 +17,9 @@ from mcp_types import InputRequiredResult, ToolAnnotations
 from pydantic import AfterValidator
 
 from mcp_celery import CeleryTasks, Settings, TaskConfig
+from mcp_celery.components import declarations
 from mcp_celery.components.declarations import DeclaredComponents
-from mcp_celery.components.source import Component, ComponentRaised, JobRequest
+from mcp_celery.components.source import Component, ComponentRaised, JobRequest, RequestMeta
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.keys import TaskType
 from mcp_celery.server import mcp_server_source
@@ -188,6 +189,27 @@ class TestDeclarations:
         assert (await own.find("tool", "rest")).config == OFF
         assert (await own.find("tool", "rest", {VERSION: "1"})).config.queue == "old"
         assert await own.config("tool", "rest") == ("rest", OFF)
+
+    async def test_the_configuration_of_existing_tasks_is_asked_for_once_in_a_while(
+        self, tiny: TinyServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+
+        class Source(TinySource):
+            async def find(
+                self, task_type: TaskType, identifier: str, meta: RequestMeta | None = None
+            ) -> Component | None:
+                asked.append(identifier)
+                return await super().find(task_type, identifier, meta)
+
+        own = DeclaredComponents(Source(tiny), {}, OFF)
+        for name in ("work", "work", "nothing", "nothing"):
+            await own.config("tool", name)
+        assert asked == ["work", "nothing", "nothing"]  # one client may not see what another one sees
+        monkeypatch.setattr(declarations, "CONFIG_SECONDS", 0.0)
+        later = DeclaredComponents(Source(tiny), {}, OFF)
+        assert await later.config("tool", "work") == await later.config("tool", "work") == ("work", ON)
+        assert asked[3:] == ["work", "work"]
 
     async def test_each_version_has_a_fingerprint(self, tiny: TinyServer) -> None:
         own = DeclaredComponents(TinySource(tiny), {}, ON)
