@@ -132,7 +132,10 @@ class Settings(BaseSettings):
         "messages does not count.",
     )
     redis_max_connections: int = Field(
-        32, gt=1, description="Connections of one process to Redis; requests wait when all are busy."
+        32,
+        gt=1,
+        description="Connections of one process to Redis, besides two that all scripts share; requests wait when all "
+        "are busy.",
     )
     idle_connection_ms: int = Field(
         60_000,

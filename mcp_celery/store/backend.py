@@ -13,7 +13,8 @@ from mcp_celery.common.outage import Outage
 from mcp_celery.common.redis_url import is_same_database, parse
 from mcp_celery.engine.backend import Backend, BackendOptions, OpenBackend, Unusable
 from mcp_celery.store.bus import SILENCE_SECONDS, RedisTaskBus
-from mcp_celery.store.connection import IDLE_SECONDS, StoreClient, connect, connect_blocking
+from mcp_celery.store.client import StoreClient, connect
+from mcp_celery.store.connection import IDLE_SECONDS, connect_blocking
 from mcp_celery.store.exposed import RedisExposed
 from mcp_celery.store.failures import described, is_refusal
 from mcp_celery.store.keys import RedisKeys

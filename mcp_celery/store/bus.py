@@ -28,7 +28,7 @@ from mcp_celery.engine import TaskHints, TaskRef
 from mcp_celery.engine.ports import TaskBus
 from mcp_celery.engine.retry import pauses
 from mcp_celery.errors import StoreUnavailableError
-from mcp_celery.store.connection import StoreClient
+from mcp_celery.store.client import StoreClient
 from mcp_celery.store.failures import described
 from mcp_celery.store.keys import RedisKeys
 from mcp_celery.store.unreadable import reason_of

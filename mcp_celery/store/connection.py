@@ -1,8 +1,8 @@
-"""The async client of the store: a limit of concurrent calls, over connections that check each command and its answer.
+"""Connections to the store, async and blocking, that check each command and its answer.
 
 redis-py's own time-outs count the time in which a call waits for a pooled connection, and that in which the event loop
 is busy. Here a call's time-out begins when its command is sent, and again whenever the store answers any other call: it
-says that the store is silent. A call waits for a connection for as long as the store answers others.
+says that the store is silent.
 
 What is done when a connection is lost is decided here, for both clients:
 
@@ -21,30 +21,23 @@ What is done when a connection is lost is decided here, for both clients:
 
 from __future__ import annotations
 
-import functools
-import logging
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 
 import redis
-import redis.asyncio
 import redis.connection as blocking
 from redis._parsers import _AsyncHiredisParser  # pyright: ignore[reportPrivateUsage] - it has no public name
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.retry import Retry as BlockingRetry
 
-from mcp_celery.common.call_limiter import CallLimiter
-from mcp_celery.common.outage import Outage
 from mcp_celery.common.redis_translation import redis_py_url
 from mcp_celery.common.within import STEPS, within
 from mcp_celery.store.roles import ReplicaError, address_of, direct, is_of_replica, require_master, require_still_master
-from mcp_celery.store.sentinel import BlockingMasterFinder, MasterFinder, blocking_finder_of, finder_of
-
-logger = logging.getLogger(__name__)
+from mcp_celery.store.sentinel import BlockingMasterFinder, MasterFinder, blocking_finder_of
 
 T = TypeVar("T")
 
@@ -63,6 +56,10 @@ class AnswerLostError(redis.RedisError):
 
     It is no ``redis.ConnectionError``, after which redis-py's ``Retry`` would send any command again.
     """
+
+
+class AlsoSilentError(redis.TimeoutError):
+    """The store was silent upon a command that was sent with others. The first of them says so in the log."""
 
 
 @dataclass(slots=True)
@@ -106,10 +103,10 @@ class Progress:
         return self._steps >= MOST_TIMEOUTS * STEPS
 
 
-class _Parser(_AsyncHiredisParser):
+class Parser(_AsyncHiredisParser):
     """Notes what comes from the store, and gives up on a store from which nothing comes."""
 
-    def on_connect(self, connection: _Checked) -> None:
+    def on_connect(self, connection: Checked) -> None:
         super().on_connect(connection)
         self._owner = connection
 
@@ -139,7 +136,13 @@ class _Parser(_AsyncHiredisParser):
         return True
 
 
-class _Checked(AbstractConnection):
+def parse_error(text: str) -> Exception:
+    """The exception of redis-py's that stands for an error that the store answers."""
+    parser: Any = Parser
+    return parser.parse_error(text)
+
+
+class Checked(AbstractConnection):
     """Counts time-outs from when a command is sent, distinguishes a lost answer from an unsent command, and is
     replaced when it was idle for long.
 
@@ -269,6 +272,21 @@ class _Checked(AbstractConnection):
         self.heard.doubted_at = time.monotonic()
         return AnswerLostError(str(error))
 
+    def hand_over(self) -> tuple[asyncio.StreamWriter, bytes]:
+        """Give the open connection up to what reads and writes it from now on.
+
+        Returns:
+            The writer, and what has come from the store since its last answer.
+
+        Raises:
+            redis.ConnectionError: It is not open any more.
+        """
+        reader, writer = self._reader, self._writer
+        if reader is None or writer is None or writer.is_closing():
+            raise redis.ConnectionError("the connection was lost as soon as it was made")
+        self._reader = self._writer = None
+        return writer, bytes(cast(Any, reader)._buffer)
+
     async def disconnect(self, *arguments: Any, **options: Any) -> None:
         if self._writer is not None:
             # Else it would be waited until a store takes what is unsent that takes nothing.
@@ -276,19 +294,19 @@ class _Checked(AbstractConnection):
         await super().disconnect(*arguments, **options)
 
 
-class _TcpConnection(_Checked, Connection):
+class _TcpConnection(Checked, Connection):
     """``redis://``."""
 
 
-class _TlsConnection(_Checked, SSLConnection):
+class _TlsConnection(Checked, SSLConnection):
     """``rediss://``."""
 
 
-class _UnixConnection(_Checked, UnixDomainSocketConnection):
+class _UnixConnection(Checked, UnixDomainSocketConnection):
     """``unix://``."""
 
 
-_CLASSES: Final[Mapping[type[AbstractConnection], type[AbstractConnection]]] = {
+CLASSES: Final[Mapping[type[AbstractConnection], type[Checked]]] = {
     Connection: _TcpConnection,
     SSLConnection: _TlsConnection,
     UnixDomainSocketConnection: _UnixConnection,
@@ -297,7 +315,7 @@ _CLASSES: Final[Mapping[type[AbstractConnection], type[AbstractConnection]]] = {
 
 
 class _CheckedBlocking(blocking.AbstractConnection):
-    """As :class:`_Checked`, of the blocking client.
+    """As :class:`Checked`, of the blocking client.
 
     Args:
         heard: Called when the store is silent.
@@ -409,154 +427,6 @@ def call_blocking(call: Callable[[], T], *, may_be_repeated: bool) -> T:
         if not may_be_repeated:
             raise
         return call()
-
-
-class StoreClient:
-    """A client of the store that belongs to one event loop.
-
-    Args:
-        client: redis-py's, over connections of this module.
-        heard: What they count.
-        most: How many calls run at a time.
-        timeout_seconds: How long the store may be silent.
-        master: Finds the server. None: the URL names it.
-
-    Attributes:
-        redis: redis-py's, to make calls of.
-        outage: Whether the store is lost, where the owner keeps track of that.
-    """
-
-    def __init__(
-        self,
-        client: redis.asyncio.Redis,
-        heard: Heard,
-        *,
-        most: int,
-        timeout_seconds: float,
-        master: MasterFinder | None = None,
-    ) -> None:
-        self.redis = client
-        self._heard = heard
-        self._master = master
-        self._limiter = CallLimiter(most, timeout_seconds=timeout_seconds)
-        self.outage: Outage | None = None
-
-    @property
-    def has_sentinels(self) -> bool:
-        """Whether Sentinels name the server."""
-        return self._master is not None
-
-    @property
-    def moves(self) -> int:
-        """How often Sentinels have named another server than before as the master."""
-        return 0 if self._master is None else self._master.moves
-
-    def progress(self, own: Callable[[], object]) -> Progress:
-        """Say how far the store gets with what is waited for, and with what others wait for."""
-        return Progress(self._heard, own)
-
-    async def call(self, call: Callable[[], Awaitable[T]], *, may_be_repeated: bool = True) -> T:
-        """Make one of redis-py's calls, when there is a connection for it.
-
-        Args:
-            call: Makes it.
-            may_be_repeated: Whether to make it once more when its answer was lost.
-
-        Raises:
-            NoAnswerError: It waited for a connection, and the store is silent.
-            redis.TimeoutError: The store is silent upon the command. The calls that wait for a connection fail, too.
-            redis.RedisError: As redis-py has it.
-        """
-        await self._limiter.enter()
-        try:
-            try:
-                return await call()
-            except AnswerLostError:
-                if not may_be_repeated:
-                    raise
-                return await call()
-        except redis.TimeoutError:
-            if waiting := self._limiter.fail_waiting():
-                known = self.outage is not None and self.outage.is_on
-                logger.log(
-                    logging.DEBUG if known else logging.WARNING,
-                    "the task store (MCP_CELERY_REDIS_URL) does not answer: %d calls that waited for a connection "
-                    "have failed",
-                    waiting,
-                )
-            raise
-        finally:
-            self._limiter.leave()
-
-    async def aclose(self) -> None:
-        """Close every connection."""
-        if self._master is not None:
-            await self._master.aclose()
-        await self.redis.aclose(close_connection_pool=True)
-
-
-def connect(
-    url: str,
-    *,
-    max_connections: int,
-    timeout_seconds: float,
-    credentials: redis.CredentialProvider | None = None,
-    listens: bool = False,
-    idle_seconds: float = IDLE_SECONDS,
-) -> StoreClient:
-    """Make an async client of the store.
-
-    Args:
-        url: ``MCP_CELERY_REDIS_URL``. Its options win over those given here, but for time-outs.
-        max_connections: How many connections it has; calls wait when all are busy.
-        timeout_seconds: How long the store may be silent upon a command.
-        credentials: Gives user and password for each connection. None: those of the URL.
-        listens: Whether it is for pub/sub, where silence is no fault.
-        idle_seconds: After which time without a command a connection is replaced.
-    """
-    heard = Heard()
-    master = finder_of(url, timeout_seconds=timeout_seconds)
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        redis_py_url(url, with_user=credentials is None),
-        credential_provider=credentials,
-        max_connections=max_connections,
-        heard=heard,
-        master=master,
-        connect_seconds=timeout_seconds,
-        answer_seconds=None if listens else timeout_seconds,
-        idle_seconds=idle_seconds,
-        parser_class=_Parser,
-        # One more try on a fresh connection: what is pooled may be from before the store restarted. An AnswerLostError
-        # is none of these errors. (The blocking client's Retry is accepted here too, and never tries again.)
-        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-    )
-    pool.connection_class = _CLASSES[pool.connection_class]
-    # A URL may bring time-outs of redis-py's own, for other clients that it is shared with.
-    pool.timeout = None
-    pool.connection_kwargs |= {"socket_timeout": None, "socket_connect_timeout": None, "retry_on_timeout": False}
-    client = redis.asyncio.Redis(connection_pool=pool, credential_provider=credentials)
-    client.auto_close_connection_pool = True
-
-    if master is not None:
-        master.on_move = functools.partial(_leave_old_master, master, heard, pool if listens else None)
-    return StoreClient(client, heard, most=pool.max_connections, timeout_seconds=timeout_seconds, master=master)
-
-
-async def _leave_old_master(
-    master: MasterFinder, heard: Heard, listening: redis.asyncio.BlockingConnectionPool | None
-) -> None:
-    """Use no connection again that goes to the former master, and listen to it no longer.
-
-    Args:
-        master: Knows where the master is now.
-        heard: Of the connections.
-        listening: Connections for pub/sub; None: they are for commands.
-    """
-    heard.doubted_at = time.monotonic()
-    if listening is None:
-        logger.warning("the master of the task store (MCP_CELERY_REDIS_URL) is now at %s:%d", *(master.address or ()))
-    else:
-        await listening.disconnect()
 
 
 def connect_blocking(

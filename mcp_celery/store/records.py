@@ -50,9 +50,10 @@ from mcp_celery.errors import (
 from mcp_celery.keys import is_shortened, task_key_from_job_id
 from mcp_celery.sealing import UNSEALED, SealError, SnapshotCodec
 from mcp_celery.store import commands
+from mcp_celery.store.client import StoreClient
 from mcp_celery.store.codec import continued, fixed_of
 from mcp_celery.store.commands import SCRIPTS, Command, Decode, ResultKey
-from mcp_celery.store.connection import IDLE_SECONDS, StoreClient, call_blocking, connect_blocking
+from mcp_celery.store.connection import IDLE_SECONDS, AlsoSilentError, call_blocking, connect_blocking
 from mcp_celery.store.failures import described
 from mcp_celery.store.fields import FIXED
 from mcp_celery.store.keys import RedisKeys
@@ -67,6 +68,8 @@ logger = logging.getLogger(__name__)
 Reply = TypeVar("Reply")
 FOUND_TOGETHER: Final = 1_000
 """How many tasks are looked for at a time."""
+LARGE_REPLIES: Final = frozenset({"page"})
+"""Scripts whose answers are expected to be large."""
 LOADED_TOGETHER: Final = 100
 """How many are read at a time, perhaps with their results."""
 
@@ -288,11 +291,15 @@ class RedisTaskStore(RedisQuestions, TaskStore):
             StoredDataError: What it holds under the command's keys cannot be used.
         """
         script = self._scripts[command.script]
-        keys, args = list(command.keys), command.argv
+        call = self.client.call_script(
+            script,
+            command.keys,
+            command.argv,
+            may_be_repeated=command.may_be_repeated,
+            is_large=command.script in LARGE_REPLIES,
+        )
         with measured_operation(command.script):
-            reply = await self.guarded(
-                lambda: script(keys=keys, args=args), key=keys[0], may_be_repeated=command.may_be_repeated
-            )
+            reply = await self._translated(call, command.keys[0])
         return commands.read(command, reply, self._observers)
 
     async def on_index(self, command: str, index: str, *args: str | bytes) -> Any:
@@ -334,11 +341,17 @@ class RedisTaskStore(RedisQuestions, TaskStore):
             StoreUnavailableError: The store did not answer in time.
             StoredDataError: What it holds there cannot be used.
         """
+        return await self._translated(self.client.call(call, may_be_repeated=may_be_repeated), key)
+
+    async def _translated(self, call: Awaitable[Any], key: str) -> Any:
+        """Make a call whose errors are this package's."""
         outage = self._outage
         try:
-            answer = await self.client.call(call, may_be_repeated=may_be_repeated)
+            answer = await call
         except NoAnswerError:
             raise StoreUnavailableError(is_sent=False) from None  # logged with the calls that had a connection
+        except AlsoSilentError:
+            raise StoreUnavailableError from None
         except (redis.RedisError, OSError, TimeoutError) as error:
             raise _told(error, key, outage) from error
         if outage is not None and outage.is_on:

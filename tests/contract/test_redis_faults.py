@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
+import hiredis
 import kombu
 import pytest
 import redis
 from celery import Celery
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
-from redis.asyncio.connection import UnixDomainSocketConnection
 
 from mcp_celery.common.redis_translation import celery_url
 from mcp_celery.engine import Change, Claim, Start, TaskEngine, TaskRecord
 from mcp_celery.errors import LIMIT_EXCEEDED, StoreFullError, StoreUnavailableError
+from mcp_celery.store.pipeline import SharedConnection
 from mcp_celery.store.replies import opened
 from mcp_celery.testing import MemoryTaskQueue
 from tests.support.own_store import OwnStore
@@ -129,34 +130,36 @@ class TestLostAnswers:
         """An operator ends a user's connections one after the other: a repeated call must not meet the next."""
         tasks = [a_record() for _ in range(4)]
         await asyncio.gather(*(own_world.store.create(task, SNAPSHOT) for task in tasks))
+        await asyncio.gather(*(own_world.store.snapshot(task.ref) for task in tasks))
         before = calling(own_store)
         assert len(before) > 2
         lose_the_next_answer(monkeypatch)
         await own_world.store.load(tasks[0].ref)
-        await asyncio.gather(*(own_world.store.load(task.ref) for task in tasks))
+        await asyncio.gather(*(own_world.store.snapshot(task.ref) for task in tasks))
         await eventually(lambda: not before & calling(own_store), what="none of them is left")
 
 
 def calling(own_store: OwnStore) -> set[str]:
-    """The connections that have called a script, or loaded a record."""
+    """The connections that have called a script, or read a record."""
     with redis.Redis.from_url(own_store.url, decode_responses=True) as client:
         return {one["id"] for one in client.client_list() if one["cmd"] in {"evalsha", "eval", "hmget", "hgetall"}}
 
 
 def lose_the_next_answer(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Break the next connection that has read an answer; returns where that answer will be."""
+    """Break the next connection on which an answer comes; returns where that answer will be."""
     lost: list[object] = []
-    read: Any = UnixDomainSocketConnection.read_response
+    received = SharedConnection.data_received
 
-    async def read_once(self: Any, *args: Any, **kwargs: Any) -> Any:
-        answer = await read(self, *args, **kwargs)
+    def break_once(self: SharedConnection, data: bytes) -> None:
         if lost:
-            return answer
-        lost.append(answer)
-        await self.disconnect(nowait=True)
-        raise redis.ConnectionError("broken by the test")
+            received(self, data)
+            return
+        reader = hiredis.Reader()
+        reader.feed(data)
+        lost.append(reader.gets())
+        self.abort()
 
-    monkeypatch.setattr(UnixDomainSocketConnection, "read_response", read_once)
+    monkeypatch.setattr(SharedConnection, "data_received", break_once)
     return lost
 
 

@@ -13,7 +13,7 @@ from mcp_celery.engine import Change
 from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.store import connect, connect_blocking
-from mcp_celery.store.connection import StoreClient
+from mcp_celery.store.client import StoreClient
 from mcp_celery.store.roles import ReplicaError
 from mcp_celery.store.sentinel import BlockingMasterFinder, MasterFinder
 from tests.support.locks import reserve_port

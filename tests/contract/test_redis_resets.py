@@ -41,7 +41,11 @@ async def test_a_connection_that_was_reset_while_idle_fails_no_request(store_url
 @pytest.mark.shows("C11")
 @pytest.mark.parametrize("forgotten", ["idle", "in use"])
 async def test_a_connection_that_a_firewall_has_forgotten(store_url: str, forgotten: str) -> None:
-    """Nothing that is sent over it arrives, and nobody says so. An idle one costs no request, others one time-out."""
+    """Nothing that is sent over it arrives, and nobody says so.
+
+    An idle one costs no request. One in use costs a time-out, after which a command that may be repeated is sent over
+    another one, where the store has answered there. A blocking client has no other one.
+    """
     prefix = f"test-{uuid.uuid4().hex}"
     with Proxy.before(store_url) as proxy, no_eternal_keys(store_url, [prefix]):
         idle_seconds = 0.0 if forgotten == "idle" else 600.0
@@ -57,8 +61,7 @@ async def test_a_connection_that_a_firewall_has_forgotten(store_url: str, forgot
                 assert await soon(anext(hints)) == record.ref  # it has subscribed
                 assert proxy.stall() >= 3
                 if forgotten == "in use":
-                    with pytest.raises(StoreUnavailableError):
-                        await soon(world.store.load(record.ref))
+                    assert await soon(world.store.load(record.ref)) is not None
                     with pytest.raises(StoreUnavailableError):
                         await soon(asyncio.to_thread(world.ledger.find, record.job_id))
                 # Of the others that are in the pool none costs another time-out.
