@@ -13,6 +13,7 @@ from bench.measures.memory import memory
 from bench.measures.options import keys, telemetry
 from bench.measures.payloads import payloads
 from bench.measures.push import push
+from bench.measures.server import server
 from bench.measures.start import start
 from bench.measures.stored import stored
 from bench.measures.throughput import cpu, sleeps, throughput
@@ -24,6 +25,7 @@ MEASURES: Final[Mapping[str, Callable[[Run], Awaitable[Findings]]]] = {
     "push": push,
     "commands": commands,
     "cpu": cpu,
+    "server": server,
     "keys": keys,
     "telemetry": telemetry,
     "throughput": throughput,
