@@ -130,6 +130,8 @@ class Run:
 
 
 async def _warm_up(system: System) -> None:
+    if not system.url:  # a worker alone
+        return
     async with Client(system.url) as client:
         for _ in range(WARM_UP_CALLS):
             if system.store is None:

@@ -16,12 +16,15 @@ import redis
 from bench import peer
 from bench.processes import free_port, is_listening, process
 from mcp_celery.common.encryption_keys import make_key
+from mcp_celery.common.redis_translation import celery_url
 from mcp_celery.embedded import EmbeddedStore
 
 FLOOR: Final = "floor"
 OURS: Final = "mcp_celery"
 SEALED: Final = "mcp_celery, encryption keys"
 MEASURED: Final = "mcp_celery, metrics"
+KOMBU: Final = "mcp_celery, kombu's transport"
+PLAIN: Final = "plain Celery"
 PEER: Final = "FastMCP 4"
 TUNED_PEER: Final = "FastMCP 4, tuned"
 LONE_PEER: Final = "FastMCP 4, one worker"
@@ -107,7 +110,9 @@ class Launcher:
         store = self._stack.enter_context(EmbeddedStore.open(folder / "store"))
         system = System(name, "", store.url)
         system.roots["store"] = int((folder / "store" / "store.pid").read_text())
-        if name in (OURS, SEALED, MEASURED):
+        if name == PLAIN:
+            return self._plain_celery(system, folder)
+        if name in (OURS, SEALED, MEASURED, KOMBU):
             return self._ours(system, folder, "bench.apps.ours:server")
         if name == ADAPTER:
             return self._ours(system, folder, "bench.apps.fastmcp_on_celery:server")
@@ -120,15 +125,27 @@ class Launcher:
             settings["MCP_CELERY_ENCRYPTION_KEYS"] = make_key()
         if system.name == MEASURED:
             settings["MCP_CELERY_TELEMETRY"] = "prometheus"
-        log = folder / "worker.log"
+        if system.name == KOMBU:
+            settings["MCP_CELERY_WORKER_TRANSPORT"] = "kombu"
         argv = [sys.executable, "-m", "celery", "-A", "mcp_celery", "worker", *POOLS[self._pool]]
         if self._concurrency is not None:
             argv += ["-c", str(self._concurrency)]
+        self._work(system, folder, argv, settings)
+        return self._serve(system, folder, _serve_command(server), settings)
+
+    def _plain_celery(self, system: System, folder: Path) -> System:
+        """A worker on prefork, Celery's default pool, and no server."""
+        assert system.store is not None
+        argv = [sys.executable, "-m", "celery", "-A", "bench.apps.plain_celery", "worker"]
+        return self._work(system, folder, argv, {"BENCH_STORE": celery_url(system.store)})
+
+    def _work(self, system: System, folder: Path, argv: list[str], settings: Mapping[str, str]) -> System:
+        log = folder / "worker.log"
         client = system.redis()
         child = self._stack.enter_context(process(argv, _environment(settings), log, lambda: _waits_for_jobs(client)))
         client.close()
         system.roots["worker"] = child.pid
-        return self._serve(system, folder, _serve_command(server), settings)
+        return system
 
     def _fastmcp(self, system: System, folder: Path) -> System:
         assert system.store is not None

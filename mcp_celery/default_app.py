@@ -12,12 +12,18 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any, Final
 
 from celery import Celery
 
 from mcp_celery.broker.naming import default_queue_name
-from mcp_celery.settings import MEMORY_URL, Settings
+from mcp_celery.settings import MEMORY_URL, Settings, WorkerTransport
+
+_CONSUMERS: Final[Mapping[WorkerTransport, str]] = {
+    "batched": "mcp_celery.worker.batched_consumer:Consumer",
+    "kombu": "mcp_celery.worker.consumer:Consumer",
+}
 
 
 def configuration() -> dict[str, Any]:
@@ -48,7 +54,7 @@ def configuration() -> dict[str, Any]:
         # On a dead connection Celery would wait for two minutes, and the job with it. Storing a result is tried again.
         "redis_socket_timeout": 10.0,
         "redis_socket_connect_timeout": 10.0,
-        "worker_consumer": "mcp_celery.worker.consumer:Consumer",
+        "worker_consumer": _CONSUMERS[settings.worker_transport],
         # RabbitMQ closes a worker's channel when a job lasts longer than its `consumer_timeout`. Celery would end the
         # worker; this way it opens another, the job goes on, and its message, delivered again, is dropped.
         "broker_channel_error_retry": True,

@@ -40,6 +40,7 @@ request's arguments.
 """
 Exporter = Literal["prometheus", "otlp"]
 OtherStore = Literal["stop", "drop"]
+WorkerTransport = Literal["batched", "kombu"]
 """What a worker does with a job whose task another store keeps."""
 _EXPORTERS: Final[tuple[Exporter, ...]] = ("prometheus", "otlp")
 _REFUSED_RESULT_BACKENDS: Final = {
@@ -329,6 +330,12 @@ class Settings(BaseSettings):
         "tuned",
         description="Python's garbage collector in `mcp-celery serve`, `dev` and `celery -A mcp_celery worker`: "
         "`tuned`, it leaves out what was imported and collects less often; `default`, as Python has it.",
+    )
+
+    worker_transport: WorkerTransport = Field(
+        "batched",
+        description="How `celery -A mcp_celery worker` takes messages from a Redis broker and acknowledges them: "
+        "`batched`, many in one round trip; `kombu`, one by one, as Celery does. Both store the same.",
     )
 
     health_port: int | None = Field(

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from bench.measures.adapter import adapter
+from bench.measures.backlog import backlog
 from bench.measures.commands import commands
 from bench.measures.crowd import crowd
 from bench.measures.latency import get, submit
@@ -29,6 +30,7 @@ MEASURES: Final[Mapping[str, Callable[[Run], Awaitable[Findings]]]] = {
     "keys": keys,
     "telemetry": telemetry,
     "throughput": throughput,
+    "backlog": backlog,
     "sleeps": sleeps,
     "payloads": payloads,
     "memory": memory,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     class _Consumer:
         app: Any
+        pool: Any
         connection: Any
         connection_errors: tuple[type[BaseException], ...]
         channel_errors: tuple[type[BaseException], ...]
@@ -45,7 +46,7 @@ EVENTS_SECONDS: Final = 0.05
 
 class Consumer(_Consumer):
     """Celery's, but it lets go of a lost connection, whatever state that is in, outlives items that are no messages,
-    and and sends events in groups.
+    and sends events in groups.
     """
 
     _events_due = float("-inf")
@@ -53,8 +54,12 @@ class Consumer(_Consumer):
     def connection_for_read(self, heartbeat: float | None = None) -> Any:
         """Connect to the broker. What is no message in a queue is dropped."""
         connection = self.app.connection_for_read(heartbeat=heartbeat)
-        tolerate(connection)
+        self._prepare(connection)
         return self.ensure_connected(connection)
+
+    def _prepare(self, connection: Any) -> None:
+        """Set up a connection that is not open yet."""
+        tolerate(connection)
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], None]:
         """What is called with each message. One that Celery cannot read is rejected, and ends no worker."""

@@ -108,6 +108,15 @@ def test_old_names_of_settings_win_too(tmp_path: Path) -> None:
     assert found["worker_consumer"] == configuration()["worker_consumer"]
 
 
+def test_a_setting_gives_workers_kombus_own_transport(tmp_path: Path) -> None:
+    default, kombus = (
+        held(tmp_path, names=["worker_consumer"], **env)["worker_consumer"]
+        for env in ({}, {"MCP_CELERY_WORKER_TRANSPORT": "kombu"})
+    )
+    assert default == "mcp_celery.worker.batched_consumer:Consumer"
+    assert kombus == "mcp_celery.worker.consumer:Consumer"
+
+
 @pytest.mark.parametrize("before", ["", LOADED_FIRST])
 def test_what_is_not_said_stays_ours(tmp_path: Path, before: str) -> None:
     (tmp_path / "brief.py").write_text("worker_prefetch_multiplier = 7")

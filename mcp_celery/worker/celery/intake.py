@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import redis
@@ -60,10 +61,17 @@ class TolerantChannel(_Channel):
 
     def _brpop_read(self, **options: Any) -> bool:
         """Take the next item. One that is no message is dropped."""
+        with self.tolerating():
+            return super()._brpop_read(**options)
+        return True
+
+    @contextmanager
+    def tolerating(self) -> Generator[None]:
+        """Drop what is read within, if that is no message."""
         self._is_handed_on = False
         was_connected = self.client.connection is not None  # a channel that is half closed raises AttributeError too
         try:
-            return super()._brpop_read(**options)
+            yield
         except _NO_MESSAGE as error:
             if self._is_handed_on or not was_connected or self.client.connection is None:
                 raise
@@ -72,7 +80,6 @@ class TolerantChannel(_Channel):
                 ", ".join(sorted(str(queue) for queue in self.active_queues)),
                 type(error).__name__,
             )
-            return True
 
 
 def tolerate(connection: Connection) -> None:
