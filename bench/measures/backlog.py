@@ -18,7 +18,7 @@ from mcp_celery.common.redis_translation import celery_url
 
 CLIENTS: Final = 8
 LOOK_SECONDS: Final = 0.02
-LONGEST_SECONDS: Final = 120.0
+LONGEST_SECONDS: Final = 600.0
 QUEUES: Final = {OURS: "mcp.bench", KOMBU: "mcp.bench", PLAIN: "celery"}
 
 

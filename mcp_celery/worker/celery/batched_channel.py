@@ -101,9 +101,6 @@ class BatchedChannel(_Channel):
         takes_turns: Whether one message of each queue is taken in turn.
     """
 
-    acknowledges_late: Callable[[str], bool]
-    """Whether a job of this Celery name is acknowledged when it has ended."""
-
     def __init__(self, *args: Any, **options: Any) -> None:
         self.taken = deque[Taken]()
         self.noted_tag: str | None = None
@@ -133,10 +130,11 @@ class BatchedChannel(_Channel):
 
     def may_wait(self, message: Any) -> bool:
         """Whether the acknowledgement of a message may wait for the end of this turn of the worker's loop."""
-        if message is None or not self._consumers:
+        transport = self.connection  # None: the channel is closed
+        if message is None or transport is None or not self._consumers:
             return False
         headers: Mapping[str, Any] = message.headers or {}
-        return type(self).acknowledges_late(str(headers.get("task")))
+        return transport.acknowledges_late(str(headers.get("task")))
 
     def lists_to_take_from(self) -> tuple[Sequence[str], Sequence[str]]:
         """From where messages may be taken besides the one that BRPOP has given.
@@ -221,6 +219,6 @@ def batch(connection: Connection, *, pool: object, acknowledges_late: Callable[[
     if lacking := missing():
         logger.warning("the worker uses kombu's own transport: this version of kombu has no %s", lacking)
         return False
-    options = {"acknowledges_late": staticmethod(acknowledges_late)}
-    transport.Channel = type("Channel", (_batched(redis_transport.Channel),), options)
+    transport.Channel = _batched(redis_transport.Channel)
+    transport.acknowledges_late = acknowledges_late
     return True
