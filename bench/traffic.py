@@ -13,10 +13,14 @@ from typing import Any, Final, cast
 import redis
 
 from mcp_celery.store.commands import SCRIPTS
+from mcp_celery.worker.celery.batched_qos import script
 
 _OWN: Final = frozenset({"info", "echo", "monitor"})
 _MARK: Final = "bench-end"
-_SCRIPT_NAMES: Final = {hashlib.sha1(text.encode()).hexdigest(): name for name, text in SCRIPTS.items()}
+_SCRIPT_NAMES: Final = {
+    hashlib.sha1(text.encode()).hexdigest(): name
+    for name, text in {**SCRIPTS, **{name: script(name) for name in ("take", "acknowledge")}}.items()
+}
 
 # Which part of a command tells what it is for, and whose it is. The first line that fits counts.
 _PURPOSES: Final[tuple[tuple[tuple[str, ...], str, str], ...]] = (
