@@ -338,17 +338,37 @@ def failing(*errors: Exception, then: Callable[..., Any] | None = None) -> Calla
     return call
 
 
-def test_a_message_is_noted_on_another_connection_where_one_is_lost(broker: Broker) -> None:
+LOSSES: Final = (
+    redis.ConnectionError("reset"),
+    redis.TimeoutError("silent"),
+    AttributeError("sendall"),
+    OSError("reset"),
+)
+
+
+@pytest.mark.parametrize("lost", LOSSES, ids=lambda lost: type(lost).__name__)
+def test_a_message_is_noted_on_another_connection_where_one_is_lost(broker: Broker, lost: Exception) -> None:
     broker.put("a", *range(3))
     got: list[Any] = []
     with broker.connect() as connection, consuming(connection, ["a"], got.append):
         scripts = qos_of(connection)._of_pool()
-        scripts.take = failing(redis.ConnectionError("reset"), then=scripts.take)
+        scripts.take = failing(lost, then=scripts.take)
         take(connection)
         assert bodies(got) == [0]
         take(connection)
         assert bodies(got) == [0, 1, 2]
         assert broker.unacked() == 3
+
+
+@pytest.mark.parametrize("lost", LOSSES, ids=lambda lost: type(lost).__name__)
+def test_a_lost_broker_is_reported_as_lost(broker: Broker, lost: Exception) -> None:
+    broker.put("a", 0)
+    with broker.connect() as connection, consuming(connection, ["a"], [].append):
+        scripts = qos_of(connection)._of_pool()
+        take_messages, scripts.take = scripts.take, failing(lost)
+        with pytest.raises((redis.ConnectionError, redis.TimeoutError, OSError)):
+            take(connection)
+        scripts.take = take_messages
 
 
 @pytest.mark.parametrize("name", ["take", "acknowledge"])

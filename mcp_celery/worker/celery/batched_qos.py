@@ -131,17 +131,27 @@ class BatchedQoS(_QoS):
         if most > 1:
             queues, lists = channel.lists_to_take_from()
         try:
-            try:
-                found = self._take(tag, noted, most - 1, queues, lists)
-            except (redis.ConnectionError, redis.TimeoutError, OSError):
-                # BRPOP has taken the message off its list, so it is here alone: once more, on another connection.
-                found = self._take(tag, noted, 0, (), ())
+            found = self._take_once_more(tag, noted, most - 1, queues, lists)
         except redis.ResponseError as error:
             self._go_plain(error)
             super().append(message, tag)
             return
         _IN_MEMORY.append(self, message, tag)
         channel.taken.extend(found)
+
+    def _take_once_more(
+        self, tag: str, noted: str, most: int, queues: Sequence[str], lists: Sequence[str]
+    ) -> Iterable[Taken]:
+        """Note a message; on a lost connection once more, since BRPOP has taken it, and it is here alone."""
+        try:
+            return self._take(tag, noted, most, queues, lists)
+        except redis.ResponseError:
+            raise
+        except LOST:
+            try:
+                return self._take(tag, noted, 0, (), ())
+            except (AttributeError, TypeError) as error:  # those also tell of items that are no messages
+                raise redis.ConnectionError("the connection to the broker is lost") from error
 
     def _take(self, tag: str, noted: str, most: int, queues: Sequence[str], lists: Sequence[str]) -> Iterable[Taken]:
         channel = self.channel
