@@ -150,8 +150,18 @@ def kill(connection: kombu.Connection) -> None:
 def test_up_to_32_messages_are_taken_and_noted_at_once_in_order(broker: Broker) -> None:
     broker.put("a", *range(40))
     got: list[Any] = []
+    scripts = 0
+
+    def counted(*args: Any, **options: Any) -> Any:
+        nonlocal scripts
+        scripts += 1
+        return take_messages(*args, **options)
+
     with broker.connect() as connection, consuming(connection, ["a"], got.append):
+        pool = qos_of(connection)._of_pool()
+        take_messages, pool.take = pool.take, counted
         take(connection)
+        assert scripts == 1
         assert bodies(got) == list(range(32))
         assert (broker.unacked(), broker.waiting("a")) == (32, 8)
         for message in got:
@@ -179,14 +189,14 @@ def test_queues_have_turns(broker: Broker) -> None:
 
 def test_with_an_order_of_queues_the_first_is_emptied_first(broker: Broker) -> None:
     broker.put("a", "a0", "a1")
-    broker.put("b", "b0", "b1")
+    broker.put("b", "b0", "b1", "b2")
     got: list[Any] = []
     with (
         broker.connect(queue_order_strategy="priority") as connection,
-        consuming(connection, ["b", "a"], got.append, prefetch=3),
+        consuming(connection, ["b", "a"], got.append, prefetch=4),
     ):
         take(connection)
-        assert bodies(got) == ["b0", "b1", "a0"]
+        assert bodies(got) == ["b0", "b1", "b2", "a0"]
 
 
 def test_urgent_messages_of_all_queues_come_first(broker: Broker) -> None:
@@ -363,7 +373,8 @@ def test_a_message_is_noted_on_another_connection_where_one_is_lost(broker: Brok
 @pytest.mark.parametrize("lost", LOSSES, ids=lambda lost: type(lost).__name__)
 def test_a_lost_broker_is_reported_as_lost(broker: Broker, lost: Exception) -> None:
     broker.put("a", 0)
-    with broker.connect() as connection, consuming(connection, ["a"], [].append):
+    got: list[Any] = []
+    with broker.connect() as connection, consuming(connection, ["a"], got.append):
         scripts = qos_of(connection)._of_pool()
         take_messages, scripts.take = scripts.take, failing(lost)
         with pytest.raises((redis.ConnectionError, redis.TimeoutError, OSError)):
@@ -429,16 +440,20 @@ def test_what_was_taken_goes_back_in_order_when_handing_on_fails(broker: Broker)
         assert bodies(again).index(2) < bodies(again).index(3)
 
 
-def test_a_queue_whose_messages_need_no_acknowledgement_is_read_as_kombu_reads_it(broker: Broker) -> None:
-    broker.put("a", *range(3))
+def test_beside_a_queue_whose_messages_need_no_acknowledgement_each_message_is_taken_alone(broker: Broker) -> None:
+    broker.put("a", *range(2))
+    broker.put("b", *range(2))
     got: list[Any] = []
-    with broker.connect() as connection:
-        consumer = kombu.Consumer(connection.default_channel, [kombu.Queue("a")], on_message=got.append, no_ack=True)
-        consumer.qos(prefetch_count=50)
-        with consumer:
+    with broker.connect() as connection, consuming(connection, ["a"], got.append):
+        answers = kombu.Consumer(connection.default_channel, [kombu.Queue("b")], on_message=got.append, no_ack=True)
+        with answers:
             take(connection)
-            assert len(got) == 1
-            assert (broker.unacked(), broker.waiting("a")) == (0, 2)
+            assert broker.waiting("a") + broker.waiting("b") == 3
+            while len(got) < 4:
+                take(connection)
+            assert broker.unacked() == 2
+        for message in got:
+            message.ack()
 
 
 def test_kombu_has_what_is_needed() -> None:
