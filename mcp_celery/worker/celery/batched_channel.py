@@ -55,6 +55,7 @@ NEEDED: Final[Mapping[type[Any], Mapping[str, Sequence[str] | None]]] = {
         "_brpop_read": ("self", "options"),
         "_basic_cancel": ("self", "consumer_tag"),
         "_q_for_pri": ("self", "queue", "pri"),
+        "_update_queue_cycle": ("self",),
         "conn_or_acquire": ("self", "client"),
         "close": ("self",),
         "active_queues": None,
@@ -75,7 +76,7 @@ NEEDED: Final[Mapping[type[Any], Mapping[str, Sequence[str] | None]]] = {
         "unacked_index_key": None,
         "_delivered": None,
     },
-    redis_transport.Transport: {"_deliver": ("self", "message", "queue"), "on_readable": ("self", "fileno")},
+    redis_transport.Transport: {"_deliver": ("self", "message", "queue")},
 }
 """What is used of kombu's Redis transport, and what its functions take."""
 
