@@ -34,6 +34,8 @@ BROKER_PASSWORD: Final = "mcp_celery.redis_credentials:broker_password"  # noqa:
 inspect a worker.
 """
 LogFormat = Literal["text", "json"]
+Fair = Literal["scope"]
+"""Whose tasks take turns: those of each caller."""
 ComponentMatch = Literal["exact", "accepts"]
 """Which version of a component may run a job: the server's; or, where no live worker has that, one that takes the
 request's arguments.
@@ -229,6 +231,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Jobs of one caller that run at a time, over all workers; further tasks wait, and take no slot of "
         "a worker. Default: any number.",
+    )
+    fair: Fair | None = Field(
+        None,
+        description="`scope`: callers take turns. The broker has 1.25 jobs for each slot of the live workers; other "
+        "tasks wait in the store, and go on caller by caller. Default: the broker gets each job at once.",
     )
     max_argument_bytes: int = Field(
         4_194_304, gt=0, description="Size of the request, as JSON, that may become a task."

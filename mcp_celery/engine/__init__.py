@@ -94,6 +94,7 @@ from mcp_celery.engine.transitions import (
     cause_of,
     write_audit_log,
 )
+from mcp_celery.engine.turns import HeldBack
 from mcp_celery.engine.webhooks import Webhook
 from mcp_celery.engine.work import OWN_WORK, ForeignWork, Work
 
@@ -136,6 +137,7 @@ __all__ = [
     "ForeignWork",
     "HandBack",
     "HandedBack",
+    "HeldBack",
     "Idempotency",
     "JSONObject",
     "JobKind",

@@ -46,6 +46,7 @@ from mcp_celery.engine.streams import OpenStreams
 from mcp_celery.engine.submission import Submission
 from mcp_celery.engine.subscription import TaskWatch
 from mcp_celery.engine.transitions import UNOBSERVED, Observers, Transition
+from mcp_celery.engine.turns import HeldBack
 from mcp_celery.errors import (
     LimitExceededError,
     MessageRefusedError,
@@ -136,8 +137,8 @@ class TaskEngine:
         creates it wait until its job is published, or until the task is taken back.
 
         Returns:
-            The record, durable and published; of a submission that names its task or has an idempotency key, and came
-            before, the record that there is.
+            The record, durable; its job is published, or waits for its caller's turn. Of a submission that names its
+            task or has an idempotency key, and came before: the record that there is.
 
         Raises:
             ArgumentsTooLargeError: Nothing was created.
@@ -158,12 +159,15 @@ class TaskEngine:
         while True:
             record = self._new_record(submission)
             try:
-                earlier = await self._create(record, submission)
+                created = await self._create(record, submission)
             except MessageRefusedError:
                 continue  # from now on the queue publishes such jobs itself
-            if earlier is None:
+            if isinstance(created, HeldBack):
+                record = replace(record, status_message=WAITING_FOR_PLACE % created.ahead)
                 break
-            if (found := await self._repeats.answer(record, submission, earlier)) is not None:
+            if created is None:
+                break
+            if (found := await self._repeats.answer(record, submission, created)) is not None:
                 return found
         if record.work.is_foreign:
             self._exposed.began(record.key)
@@ -198,24 +202,25 @@ class TaskEngine:
             abandon_after_ms=self._limits.abandon_after_of(submission.config),
         )
 
-    async def _create(self, record: TaskRecord, submission: Submission) -> EarlierTask | None:
-        """Keep a new task and publish its job.
+    async def _create(self, record: TaskRecord, submission: Submission) -> EarlierTask | HeldBack | None:
+        """Keep a new task and publish its job, unless the task waits for its caller's turn.
 
         Returns:
-            None; or, where an earlier request had the same idempotency key, the task that it has made.
+            None; or that it waits; or, where an earlier request had the same idempotency key, the task that this one
+            has made.
         """
         once = submission.idempotency
         is_together = False
         try:
             with self._queue.message_of(record, submission) as message:
                 is_together = message is not None
-                earlier = await (
+                created = await (
                     self._create_in_turn(record, submission)
                     if message is None
                     else self._store.create(record, submission.snapshot, self._limits.quota(submission), once, message)
                 )
-            if earlier is not None or is_together:
-                return earlier
+            if created is not None or is_together:
+                return created
         except MessageRefusedError:
             raise
         except LimitExceededError as error:
@@ -234,14 +239,14 @@ class TaskEngine:
             await self._repeats.note_published(record)
         return None
 
-    async def _create_in_turn(self, record: TaskRecord, submission: Submission) -> EarlierTask | None:
+    async def _create_in_turn(self, record: TaskRecord, submission: Submission) -> EarlierTask | HeldBack | None:
         """Keep a new task, then publish its job. Returns what :meth:`_create` does."""
         once = submission.idempotency
         async with self._queue.place_for(submission):
-            earlier = await self._store.create(record, submission.snapshot, self._limits.quota(submission), once)
-            if earlier is None:
+            created = await self._store.create(record, submission.snapshot, self._limits.quota(submission), once)
+            if created is None:
                 await self._queue.publish(record, submission)
-            return earlier
+            return created
 
     async def aclose(self, *, patience_seconds: float) -> None:
         """End what it does in the background; its store, queue and bus are still open.

@@ -34,6 +34,7 @@ class TaskLimits:
         max_open_tasks: How many open tasks a requestor may have, None for any number.
         max_stored_bytes: How many bytes may be kept for a requestor, None for any number.
         create_rate: How often a requestor may create tasks, None for any rate.
+        takes_turns: Whether requestors take turns: their jobs go to the broker as workers can take them.
         max_running: How many jobs of a requestor may run at a time, None for any number.
         max_failed_lookups: How many look-ups of a requestor may fail in a window, None for any number.
         lookup_window_ms: How long a window is.
@@ -56,6 +57,7 @@ class TaskLimits:
     max_stored_bytes: int | None = None
     create_rate: Rate | None = None
     max_running: int | None = None
+    takes_turns: bool = False
     max_failed_lookups: int | None = None
     lookup_window_ms: int = 60_000
     max_open_streams: int | None = None
@@ -82,9 +84,10 @@ class TaskLimits:
         if requestor is None:
             return Quota("", places=places) if places else None
         counters, rates = tuple(self._counters(requestor)), tuple(self._rates(requestor, submission))
-        if not counters and not rates and not places and self.max_stored_bytes is None:
+        line = requestor if self.takes_turns and submission.plan is None else None
+        if not counters and not rates and not places and line is None and self.max_stored_bytes is None:
             return None
-        return Quota(requestor, counters, self.max_stored_bytes, rates, places)
+        return Quota(requestor, counters, self.max_stored_bytes, rates, places, line)
 
     def _rates(self, requestor: str, submission: Submission) -> Iterator[RateLimit]:
         if self.create_rate is not None:

@@ -39,6 +39,7 @@ from mcp_celery.engine.recovery.model import (
 )
 from mcp_celery.engine.store_mark import StoreMark
 from mcp_celery.engine.submission import Idempotency, JobKind, QueueMessage, Submission
+from mcp_celery.engine.turns import HeldBack
 from mcp_celery.engine.webhooks import Webhook
 
 
@@ -80,7 +81,8 @@ class QuestionStore(Protocol):
     ) -> Answered | None:
         """Take answers, and the questions off the list. Keys without an open question are ignored.
 
-        With the last answer the task is ``working`` again. If its job had ended, the next leg is due.
+        With the last answer the task is ``working`` again. If its job had ended, the next leg is due, or waits for its
+        caller's turn.
 
         Args:
             ref: The task.
@@ -111,7 +113,7 @@ class TaskStore(QuestionStore, Protocol):
         quota: Quota | None = None,
         idempotency: Idempotency | None = None,
         message: QueueMessage | None = None,
-    ) -> EarlierTask | None:
+    ) -> EarlierTask | HeldBack | None:
         """Keep a new record and its snapshot until the record's ttl ends.
 
         With a message it is in the queue when the record is there, and not before. A creation that is repeated puts no
@@ -126,7 +128,9 @@ class TaskStore(QuestionStore, Protocol):
             message: The job's, to be put into its queue in the same step; None: it is published afterwards.
 
         Returns:
-            None: The record is kept. Else the task that the key leads to, and nothing was kept, whatever the quota is.
+            None: The record is kept. ``HeldBack``: It is kept, and waits for the turn of its quota's line: its message
+            is in no queue, and its job is not to be published now. Else the task that the key leads to, and nothing was
+            kept, whatever the quota is.
 
         Raises:
             TooManyTasksError: The requestor has as many open tasks as it may, and nothing was kept. Counted in one
@@ -401,7 +405,12 @@ class RecoveryStore(Protocol):
     """Storage of recovery: workers and tasks. Its methods raise ``StoreUnavailableError``."""
 
     async def beat(
-        self, worker: str, lease_ms: int, components: Mapping[str, str] | None = None, unread_ms: int = 0
+        self,
+        worker: str,
+        lease_ms: int,
+        components: Mapping[str, str] | None = None,
+        unread_ms: int = 0,
+        slots: int = 0,
     ) -> None:
         """Say that a worker lives, and will for ``lease_ms`` if it says nothing more.
 
@@ -410,6 +419,7 @@ class RecoveryStore(Protocol):
             lease_ms: How long this heartbeat holds.
             components: The components whose jobs it takes from now on, by fingerprint. Empty, or None: it takes none.
             unread_ms: For how long the worker may have messages that it has not read; 0: it has none.
+            slots: How many jobs it can run at a time; 0: that is not known.
         """
         ...
 

@@ -17,9 +17,9 @@ from mcp_celery.keys import Hidden, TaskType, build_task_key, celery_job_id, par
 from mcp_celery.logs import shown_task_id
 
 JSONObject = dict[str, Any]
-PlaceKind = Literal["caller", "scope", "component"]
+PlaceKind = Literal["caller", "scope", "component", "turn"]
 """What a limit on running jobs counts: the jobs of a component for one caller, all jobs of one caller, or the jobs of a
-component.
+component. ``turn``: the jobs that the broker has, where callers take turns.
 """
 WebhookKind = Literal["state", "contents"]
 """What a task's webhooks contain: its ``state`` alone, or the ``contents`` of its status message too."""
@@ -137,6 +137,7 @@ class Quota:
         bytes: How many bytes of requests, records and results, None for any number.
         rates: How often such tasks may be created.
         places: How many of their jobs may run at a time, in the order in which a task takes its places.
+        line: In whose line the task waits, where callers take turns; None: its job is published at once.
     """
 
     requestor: str
@@ -144,6 +145,7 @@ class Quota:
     bytes: int | None = None
     rates: tuple[RateLimit, ...] = ()
     places: tuple[PlaceLimit, ...] = ()
+    line: str | None = None
 
     def too_many_bytes(self, first_expires_ms: int) -> LimitExceededError:
         """The error for too many bytes.

@@ -26,13 +26,14 @@ Reason = Literal[
     "exposed",
 ]
 """``ended``: nothing. ``starting``: a worker is about to start the job. ``place``: a limit on running jobs has no free
-place. ``exposed``: the jobs are other workers'.
+place, or it is not its caller's turn. ``exposed``: the jobs are other workers'.
 """
 
 _LIMITS: Final[Mapping[PlaceKind | None, str]] = {
     "caller": "max_running_per_caller of its component",
     "scope": "MCP_CELERY_MAX_RUNNING_PER_SCOPE",
     "component": "max_running of its component",
+    "turn": "MCP_CELERY_FAIR: tasks of its caller; callers take turns",
     None: "a limit on running jobs",
 }
 

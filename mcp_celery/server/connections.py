@@ -410,6 +410,8 @@ class Connections:
             max_open_tasks=self._settings.max_tasks_per_scope,
             create_rate=self._settings.create_rate,
             max_running=self._settings.max_running_per_scope,
+            # Where jobs run in this process, no worker says how many it can run.
+            takes_turns=self._settings.fair is not None and self.publishes,
             max_stored_bytes=self._settings.max_stored_bytes_per_scope,
             max_failed_lookups=self._settings.max_failed_lookups_per_minute,
             max_open_streams=self._settings.max_streams_per_scope,

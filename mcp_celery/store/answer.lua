@@ -8,8 +8,9 @@
 -- ARGV[1]  now, in ms since the epoch
 -- ARGV[2]  when the next leg is too late, in ms since the epoch, or '' for never
 -- ARGV[3…] keys and their answers, in turn
--- Returns  nil when there is no record, else {1 if any was taken, 1 if the next leg is due by it, flattened record}.
-local current = redis.call('HMGET', KEYS[1], 'status', 'parked', 'key')
+-- Returns  nil when there is no record, else {1 if any was taken, 1 if the next leg is due by it, flattened record}. A leg that
+--          waits for its caller's turn is not due.
+local current = redis.call('HMGET', KEYS[1], 'status', 'parked', 'key', 'line')
 if not current[1] then
   return nil
 end
@@ -31,9 +32,11 @@ if taken == 1 then
   if redis.call('EXISTS', KEYS[3]) == 0 then
     redis.call('HSET', KEYS[1], 'status', 'working')
     if current[2] then
-      due = 1
       redis.call('HDEL', KEYS[1], 'parked')
-      add_to_index(KEYS[5], now_ms(), current[3])
+      if not current[4] or take_turn(KEYS[1], current[3], current[4]) then
+        due = 1
+        add_to_index(KEYS[5], now_ms(), current[3])
+      end
       if ARGV[2] ~= '' then
         redis.call('HSET', KEYS[1], 'start_before_ms', ARGV[2])
       end

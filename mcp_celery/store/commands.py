@@ -48,6 +48,7 @@ from mcp_celery.engine.handback import FIRST_PAUSE_MS, LONGEST_PAUSE_MS, MAX_PAU
 from mcp_celery.engine.places import WAITING_FOR_PLACE, NoPlaceError
 from mcp_celery.engine.recovery.model import DUE, PUBLISHING_MS, REQUEUED, RequeueVerdict
 from mcp_celery.engine.store_mark import StoreMark
+from mcp_celery.engine.turns import SMALLEST_WINDOW, WINDOW_FACTOR, HeldBack
 from mcp_celery.engine.webhooks import MOST_WAITING, WEBHOOK_LIFETIME_MS
 from mcp_celery.errors import Fault, MessageRefusedError, QueueFullError, StoredDataError
 from mcp_celery.keys import is_shortened
@@ -87,12 +88,13 @@ _CONSTANTS: Final = (
     f"local INDEX_LIFETIME_MS, RECORD_BYTES, REPLY_MARK = {INDEX_LIFETIME_MS}, {RECORD_BYTES}, '{REPLY_MARK}'\n"
     f"local PUBLISHING_MS, WEBHOOK_LIFETIME_MS = {PUBLISHING_MS}, {WEBHOOK_LIFETIME_MS}\n"
     f"local MOST_WEBHOOKS = {MOST_WAITING}\n"
+    f"local WINDOW_FACTOR, SMALLEST_WINDOW = {WINDOW_FACTOR}, {SMALLEST_WINDOW}\n"
     f"local DUE_CHANNEL, WAITING_FOR_PLACE = '{_DUE_CHANNEL}', '{WAITING_FOR_PLACE}'\n{LUA}"
 )
 _BEFORE_EACH: Final = "".join(
     (
         _CONSTANTS,
-        *map(_script, ("common", "bytes", "places", "claims", "questions", "once", "repeated")),
+        *map(_script, ("common", "bytes", "waiting", "turns", "places", "claims", "questions", "once", "repeated")),
         "local function act()\n",
     )
 )
@@ -254,7 +256,7 @@ def create(
     result_key: ResultKey | None,
     idempotency: Idempotency | None = None,
     message: QueueMessage | None = None,
-) -> Command[EarlierTask | None]:
+) -> Command[EarlierTask | HeldBack | None]:
     """Keep a new record, its written snapshot, its place in a list, the way back from a shortened Celery id, and the
     message of its job.
 
@@ -305,6 +307,8 @@ def create(
     if quota.rates:
         names += [keys.counted("created", limit.whose) for limit in quota.rates]
         extra["rates"] = [[limit.rate.number, limit.rate.window_ms] for limit in quota.rates]
+    if quota.line is not None:
+        extra["line"] = fields["line"] = keys.line(quota.line)
     if message is not None:
         names += [message.queue, *message.lanes]
         extra |= {"lanes": len(message.lanes)} | ({} if message.most is None else {"most_waiting": message.most})
@@ -320,7 +324,7 @@ def create(
     return Command("create", names, arguments, functools.partial(_created, quota, message))
 
 
-def _created(quota: Quota, message: QueueMessage | None, reply: Any) -> EarlierTask | None:
+def _created(quota: Quota, message: QueueMessage | None, reply: Any) -> EarlierTask | HeldBack | None:
     """Read the reply of ``create``.
 
     Raises:
@@ -333,6 +337,8 @@ def _created(quota: Quota, message: QueueMessage | None, reply: Any) -> EarlierT
         if len(refusal) == 1 and message is not None:
             raise _refused(message, cast("list[int | bytes]", reply)[0])
         return _earlier_task(reply)
+    if isinstance(reply, bytes):
+        return HeldBack(int(reply))
     refused = cast(int, reply)
     if refused > 0:
         raise quota.counters[refused - 1].refusal()
@@ -366,7 +372,9 @@ def _earlier_task(reply: Any) -> EarlierTask:
 def _held(keys: RedisKeys, quota: Quota, occupied: Sequence[str]) -> Fields:
     """The fields of what a task counts in: the counters that it occupies, and the places that its jobs take."""
     places = [keys.running(limit.kind, limit.whose) for limit in quota.places]
-    counted = {"counted_in": "\n".join([*occupied, *places])} if occupied or places else {}
+    window = [] if quota.line is None else [keys.window]
+    names = [*occupied, *places, *window]
+    counted = {"counted_in": "\n".join(names)} if names else {}
     if not places:
         return counted
     return {

@@ -29,17 +29,23 @@
 -- ARGV[10] how many bytes may be kept for the requestor, or '' for any number
 -- ARGV[11] '' or JSON: `request`, digest of what a request with an idempotency key says, and `task`, the task's id;
 --          `rates`, for each {how many tasks may be created in a window, how long that is in ms}; `lanes`; `most_waiting`,
---          how many messages may wait in those
+--          how many messages may wait in those; `line`, where callers take turns: that of the task's caller
 -- ARGV[12] the message of the job, or '': it is published otherwise
 -- ARGV[13…] for each counter, how many tasks it may hold; then fields and their values, in turn
--- Returns  0 if it is kept, or was kept before: the answer was lost, and a worker may have claimed the job since. The place
+-- Returns  0 if it is kept, or was kept before: the answer was lost, and a worker may have claimed the job since. A text
+--          where it is kept, and waits for its caller's turn or for a place: how many tasks are before it; its message
+--          is in no queue, and its job is not to be published now. The place
 --          of the first counter that is full, from 1; when as many bytes are kept for the requestor as may be, below 0:
 --          in so many ms the first of its tasks expires. A table where an earlier request had the same idempotency key,
 --          whatever the limits are: what `earlier` returns. {n, ms} where the rate in that place, from 1, lets the next
 --          task be created in so many ms. {n} where n messages wait, which is as many as may; {text} where the message
 --          cannot be put into the queue: why.
+local function text_of(ahead)
+  return ahead and tostring(ahead) or 0
+end
+
 if unless_other_type('HGET', KEYS[1], 'key') == ARGV[3] then
-  return 0
+  return text_of(number_ahead(KEYS[1], ARGV[3]))
 end
 -- Its request has been answered with an error while this was on its way, and no client waits for it.
 if redis.call('EXISTS', KEYS[6]) == 1 then
@@ -52,7 +58,7 @@ if ARGV[12] ~= '' then
   last = last - 1 - extra.lanes
   queue = last + 1
 end
-local rates = extra.rates or {}
+local rates, line = extra.rates or {}, extra.line
 last = last - #rates
 local first_rate, once = last, nil
 if extra.request then
@@ -90,7 +96,9 @@ for place, rate in ipairs(rates) do
     return {place, redis.call('ZRANGE', created, over, over, 'WITHSCORES')[2] + rate[2] - now}
   end
 end
-if queue then
+local root = line and root_of_line(line, KEYS[1])
+local must_wait = root and not may_go(root)
+if queue and not must_wait then
   if extra.most_waiting then
     local waiting = 0
     for lane = 1, extra.lanes do
@@ -131,7 +139,7 @@ redis.call('SET', KEYS[2], ARGV[2], 'PXAT', ARGV[1])
 if once then
   redis.call('DEL', once) -- it may be that of a task which has expired
   redis.call('HSET', once, 'task', extra.task, 'request', extra.request)
-  if not queue then
+  if not queue and not must_wait then
     redis.call('HSET', once, 'publishing', now, 'publisher', extra.task)
   end
   redis.call('PEXPIREAT', once, ARGV[1])
@@ -140,7 +148,9 @@ add_to_index(KEYS[3], ARGV[1], ARGV[3])
 if ARGV[4] == '1' then
   redis.call('SET', KEYS[4], ARGV[3], 'PXAT', ARGV[1])
 end
-add_to_index(KEYS[5], ARGV[9] == '' and now or ARGV[9], ARGV[3])
+if not must_wait then
+  add_to_index(KEYS[5], ARGV[9] == '' and now or ARGV[9], ARGV[3])
+end
 if ARGV[5] ~= '' then
   on_index('ZADD', KEYS[7], 0, ARGV[5])
   live_at_least(KEYS[7], ARGV[6])
@@ -158,4 +168,10 @@ local attended = redis.call('HMGET', KEYS[1], 'abandon_after_ms', 'attended_in')
 if attended[1] then
   add_to_index(attended[2], string.format('%.0f', now_ms() + attended[1]), ARGV[3])
 end
-return 0
+local ahead
+if root and not must_wait then
+  occupy(KEYS[1], ARGV[3], window_of(root))
+elseif root then
+  ahead = await_turn(root, KEYS[1], ARGV[3], line)
+end
+return text_of(ahead)

@@ -27,6 +27,10 @@ Redis key                              holds                            lifetime
                                        places of a limit on jobs
 ``…:running:KIND~~DIGEST:waiting``     sorted set: tasks that wait for  the same
                                        one of these places
+``{prefix}:{ns}:running:window``       sorted set: tasks whose jobs the the same
+                                       broker may have, in turns
+``{prefix}:{ns}:turns:DIGEST``         sorted set: tasks of a caller    the same
+                                       that wait for its turn
 ``{prefix}:{ns}:once:DIGEST``          hash: the task of an idempotency the same as the record's
                                        key
 ``{prefix}:{ns}:expiry``               sorted set: tasks by their end   31 days from its last entry, as are the next
@@ -42,7 +46,11 @@ Redis key                              holds                            lifetime
 ``{prefix}:{ns}:unclaimed``            sorted set: jobs that no worker
                                        has received
 ``{prefix}:{ns}:waiting``              sorted set: tasks that wait for
-                                       a place
+                                       a place or their caller's turn
+``{prefix}:{ns}:turns``                sorted set: callers with tasks
+                                       that wait, by their turns
+``{prefix}:{ns}:slots``                hash: jobs that each worker can
+                                       run at a time, and their sum
 ``{prefix}:{ns}:exposed``              sorted set: looks at exposed jobs
 ``{prefix}:{ns}:attended``             sorted set: tasks that their
                                        owners may abandon, by when
@@ -218,12 +226,43 @@ class RedisKeys:
 
     def kind_of_limit(self, name: str) -> PlaceKind | None:
         """What the limit counts that :meth:`running` has named so; None where it has named none so."""
+        if name.startswith(f"{self.turns}:"):
+            return "turn"
         kind = name.removeprefix(f"{self._root}:running:").partition("~~")[0]
         return next((one for one in _KINDS if one == kind), None)
 
     @property
+    def window(self) -> str:
+        """Sorted set: compound keys of the tasks whose jobs the broker has, where callers take turns, by their end."""
+        return f"{self._root}:running:window"
+
+    @property
+    def turns(self) -> str:
+        """Sorted set: the lines of callers, in the order in which they have their turns. Index."""
+        return f"{self._root}:turns"
+
+    def line(self, whose: str) -> str:
+        """Sorted set: compound keys of a caller's tasks that wait for its turn, by when they were created.
+
+        Args:
+            whose: The caller.
+        """
+        return f"{self.turns}:{digest(whose)}"
+
+    def line_of(self, waits_in: str) -> str:
+        """The sorted set of the tasks that wait for what a record's field ``waits_in`` names."""
+        return waits_in if waits_in.startswith(f"{self.turns}:") else f"{waits_in}:waiting"
+
+    @property
+    def slots(self) -> str:
+        """Hash: how many jobs each worker can run at a time, and with an empty name the sum of all. Index."""
+        return f"{self._root}:slots"
+
+    @property
     def waiting(self) -> str:
-        """Sorted set: compound keys of the tasks that wait for a place, by when the reaper looked at them. Index."""
+        """Sorted set: compound keys of the tasks that wait for a place, or for their caller's turn, by when the reaper
+        looked at them. Index.
+        """
         return f"{self._root}:waiting"
 
     @property

@@ -6,9 +6,6 @@
 -- A record names its limits in `counted_in`, and in `limits` also how many places each has, in the order in which all tasks
 -- take them. A task that waits for a place keeps those that it has of the limits before, so no two tasks wait for each other.
 
--- How many tasks get a place in one step, where many places are free at once. The reaper goes on with the others.
-local MOST_GRANTED = 100
-
 -- What the names of all keys begin with, where a name is that of a limit and belongs to the server of a record; else nil:
 -- it is forged, or of a counter.
 local function root_of_limit(name, record)
@@ -33,19 +30,9 @@ local function has_place(limit)
   return redis.call('ZCARD', limit.name) < limit.most
 end
 
--- Take a place.
-local function occupy(record, key, name)
-  local task = redis.call('HMGET', record, 'created_at_ms', 'ttl_ms')
-  on_index('ZADD', name, string.format('%.0f', task[1] + task[2]), key)
-  live_at_least(name, rest_of_life(record))
-end
-
 -- Wait for a place of a limit, behind all older tasks.
 local function wait_for_place(record, key, name)
-  on_index('ZADD', name .. ':waiting', redis.call('HGET', record, 'created_at_ms'), key)
-  live_at_least(name .. ':waiting', rest_of_life(record))
-  add_to_index(root_of_limit(name, record) .. ':waiting', now_ms(), key)
-  redis.call('HSET', record, 'waits_in', name)
+  wait_in_line(root_of_limit(name, record), record, key, name, name .. ':waiting')
 end
 
 -- Take the places that a task still needs, in order, until one is not free, or older tasks wait for it.
@@ -74,24 +61,8 @@ end
 -- How many tasks are before one that waits; nil where it does not wait.
 local function number_ahead(record, key)
   local name = redis.call('HGET', record, 'waits_in')
-  return name and unless_other_type('ZRANK', name .. ':waiting', key) or nil
-end
-
--- Let a task go on that has all its places: its job is due at once.
-local function go_on(root, record, key)
-  redis.call('HSET', record, 'status_message', '')
-  on_index('ZREM', root .. ':waiting', key)
-  local now = now_ms()
-  add_to_index(root .. ':due', now - PUBLISHING_MS, key)
-  redis.call('PUBLISH', root .. DUE_CHANNEL, key)
-  tell(record, record .. ':events', now)
-  note(record, 'place_granted', redis.call('HGET', record, 'status'), now)
-end
-
--- The record of a compound key in an index.
-local function record_of(root, key)
-  local owner = string.match(key, '^auth:[^:]+:[^:]+') or string.match(key, '^anon:[^:]+')
-  return owner and root .. ':task:' .. owner
+  local line = name and (root_of_line(name, record) and name or name .. ':waiting')
+  return line and unless_other_type('ZRANK', line, key) or nil
 end
 
 -- Give the free places of a limit to the tasks that wait for them. One that has to wait for a further limit waits there.
@@ -130,10 +101,12 @@ end
 
 -- Release the places of a task whose job has ended, and let others go on. `counted_in`: the record's field.
 local function release_places(record, key, counted_in)
-  local released = {}
+  local released, is_in_turn = {}, false
   for _, name in ipairs(counters(counted_in)) do
     local root = root_of_limit(name, record)
-    if root then
+    if root and name == window_of(root) then
+      is_in_turn = true
+    elseif root then
       on_index('ZREM', name, key)
       released[#released + 1] = {root, name}
       stop_waiting(record, key, name)
@@ -141,6 +114,9 @@ local function release_places(record, key, counted_in)
   end
   for _, place in ipairs(released) do
     grant_places(place[1], place[2])
+  end
+  if is_in_turn then
+    leave_window(record, key, redis.call('HGET', record, 'line'))
   end
 end
 
@@ -166,6 +142,9 @@ local function look_at_waiting(root, most, some)
     local name = task and task[3]
     if not task or (task[1] and task[1] ~= key) then
       remove_unreadable('ZREM', root .. ':waiting', key)
+    elseif task[2] == 'working' and root_of_line(name, record) == root then
+      wait_for_turn(root, record, key, name)
+      names[window_of(root)] = true
     elseif task[2] ~= 'working' or not name or root_of_limit(name, record) ~= root then
       redis.call('ZREM', root .. ':waiting', key)
     else
@@ -183,5 +162,6 @@ local function look_at_waiting(root, most, some)
     end
     grant_places(root, name)
   end
+  grant_turns(root)
 end
 

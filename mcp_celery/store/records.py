@@ -29,6 +29,7 @@ from mcp_celery.engine import (
     FailedLookups,
     HandBack,
     HandedBack,
+    HeldBack,
     Idempotency,
     Observers,
     QueueMessage,
@@ -119,7 +120,7 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         quota: Quota | None = None,
         idempotency: Idempotency | None = None,
         message: QueueMessage | None = None,
-    ) -> EarlierTask | None:
+    ) -> EarlierTask | HeldBack | None:
         fields = self.seals.new_record(record)
         written = self.seals.request(record.ref, snapshot, fixed_of(fields))
         memory, size = self._memory, RECORD_BYTES + len(written)
@@ -244,7 +245,7 @@ class RedisTaskStore(RedisQuestions, TaskStore):
     async def ahead(self, record: TaskRecord) -> int | None:
         if record.waits_in is None:
             return None
-        client, waiting = cast(Any, self.client.redis), f"{record.waits_in}:waiting"
+        client, waiting = cast(Any, self.client.redis), self.keys.line_of(record.waits_in)
         try:
             return await self.guarded(lambda: client.zrank(waiting, record.key), key=waiting)
         except StoredDataError as error:

@@ -58,11 +58,16 @@ class RedisRecovery(RecoveryStore):
 
     @override
     async def beat(
-        self, worker: str, lease_ms: int, components: Mapping[str, str] | None = None, unread_ms: int = 0
+        self,
+        worker: str,
+        lease_ms: int,
+        components: Mapping[str, str] | None = None,
+        unread_ms: int = 0,
+        slots: int = 0,
     ) -> None:
-        keys = [self._keys.workers, self._keys.components(worker), self._keys.unread]
+        keys = [self._keys.workers, self._keys.components(worker), self._keys.unread, self._keys.slots]
         advertised = flat(dict(components or {}))
-        await self._store.run(Command("beat", keys, [worker, lease_ms, unread_ms, *advertised], lambda _: None))
+        await self._store.run(Command("beat", keys, [worker, lease_ms, unread_ms, slots, *advertised], lambda _: None))
 
     @override
     async def mark(self, new: StoreMark | None = None) -> StoreMark | None:
@@ -208,6 +213,7 @@ class RedisRecovery(RecoveryStore):
         await self._store.on_index("ZREM", self._keys.workers, worker)
         await self._store.on_index("ZREM", self._keys.unread, worker)
         await self._store.on_index("DEL", self._keys.components(worker))
+        await self._store.on_index("HDEL", self._keys.slots, worker)
 
     @override
     async def forget_due(self, key: str) -> None:

@@ -31,6 +31,7 @@ on_index('ZREM', KEYS[3], ARGV[1])
 reset(KEYS[1], RESET_BY_ATTEMPT)
 redis.call('HDEL', KEYS[1], 'retry_at_ms', 'start_before_ms')
 if task[7] then
+  leave_line(KEYS[1], ARGV[1], task[7])
   stop_waiting(KEYS[1], ARGV[1], task[7]) -- it waits again in its old place, if there is still none for it
 end
 redis.call('HSET', KEYS[1], 'status_message', ARGV[3])

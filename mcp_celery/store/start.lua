@@ -21,7 +21,7 @@
 --          else {the snapshot ('' when it is gone), the leg, flattened answers to what
 --          the leg before asked, the fields FIXED}.
 local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'started_retries', 'started_by',
-  'claim_worker', 'claim_retries', 'leg', 'asked', 'parked', 'key', 'fingerprint', 'limits')
+  'claim_worker', 'claim_retries', 'leg', 'asked', 'parked', 'key', 'fingerprint', 'limits', 'line')
 if ARGV[7] ~= '' and ARGV[7] ~= current[10] then
   return nil
 end
@@ -60,7 +60,13 @@ if limit then
   remember(KEYS[1])
   tell(KEYS[1], KEYS[5], now_ms())
   note(KEYS[1], 'place_awaited', current[1], now_ms())
+  if current[13] then
+    leave_window(KEYS[1], current[10], current[13])
+  end
   return ahead
+end
+if current[13] then
+  enter_window(KEYS[1], current[10], current[13])
 end
 redis.call('HSET', KEYS[1], 'started_retries', ARGV[2], 'started_at_ms', ARGV[3], 'started_by', ARGV[4])
 if ARGV[5] ~= '' and (current[5] ~= ARGV[5] or current[6] ~= ARGV[2]) then

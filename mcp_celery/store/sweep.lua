@@ -30,7 +30,9 @@ if elected and elected ~= ARGV[1] and redis.call('PTTL', KEYS[1]) > 0 then
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 on_index('HLEN', KEYS[5])
-look_at_waiting(string.match(KEYS[9], '^(.*):waiting$'), ARGV[10], ARGV[11])
+local root = string.match(KEYS[9], '^(.*):waiting$')
+count_slots(root)
+look_at_waiting(root, ARGV[10], ARGV[11])
 local now = now_ms()
 return {
   now,

@@ -73,6 +73,11 @@ class Kept:
         return () if self.quota is None else self.quota.places
 
     @property
+    def line(self) -> str | None:
+        """The line in which it waits for its caller's turn; None: callers take no turns."""
+        return None if self.quota is None else self.quota.line
+
+    @property
     def size(self) -> int:
         """The bytes that limits count."""
         return RECORD_BYTES + len(self.snapshot) + len(self.result or b"")

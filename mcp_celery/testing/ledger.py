@@ -23,6 +23,7 @@ from mcp_celery.engine import (
     EncodedResult,
     Extension,
     FailedLookups,
+    HeldBack,
     Idempotency,
     Observers,
     OtherVersionError,
@@ -151,28 +152,37 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
         quota: Quota | None = None,
         idempotency: Idempotency | None = None,
         message: QueueMessage | None = None,
-    ) -> EarlierTask | None:
+    ) -> EarlierTask | HeldBack | None:
         """As ``TaskStore.create``."""
         written = self._snapshots.write(snapshot, _place(record.ref)).encode()
         with self._step() as now:
-            if self._kept.get(record.ref) is not None:
-                return None
+            if (before := self._kept.get(record.ref)) is not None:
+                ahead = self._places.ahead(before)
+                return None if ahead is None else HeldBack(ahead)
             if idempotency is not None and (earlier := self._kept.earlier(record, idempotency, now)) is not None:
                 return earlier
             self._kept.require_room(quota, RECORD_BYTES + len(written), now)
-            if message is not None:
+            turns = self._places.turns
+            must_wait = quota is not None and quota.line is not None and not turns.may_go
+            if message is not None and not must_wait:
                 self._put(message)
             kept = Kept(record, written, quota)
             self._kept.add(kept)
             self._kept.count_created(quota, now)
             if idempotency is not None:
                 self._kept.keep_once(record, idempotency, now)
-                if message is not None:
+                if message is not None or must_wait:
                     self._kept.note_published(kept)
-            if not record.work.is_foreign:
+            if not record.work.is_foreign and not must_wait:
                 self._kept.unclaimed[record.ref] = now
-        self.attend(record.ref)
-        return None
+            self.attend(record.ref)
+            return None if (ahead := self._take_turn(kept)) is None else HeldBack(ahead)
+
+    @override
+    def _take_turn(self, kept: Kept) -> int | None:
+        if (ahead := self._places.turns.take(kept)) is not None:
+            kept.record = replace(kept.record, status_message=WAITING_FOR_PLACE % ahead)
+        return ahead
 
     def _put(self, message: QueueMessage) -> None:
         """Put a message into its queue.
@@ -281,6 +291,7 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
             if (ahead := self._places.take(kept)) is not None:
                 self._await_place(kept, ahead)
                 raise NoPlaceError(ahead)
+            self._places.turns.enter(kept)
             kept.started_retries, kept.started_by = start.retries, start.delivery
             claim = kept.record.claim
             if start.worker and (claim is None or claim.worker != start.worker or kept.claim_retries != start.retries):
@@ -320,6 +331,7 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
             claim=None,
         )
         self._tell(kept, self._clock(), "place_awaited", before)
+        self._places.turns.leave(kept)
 
     def ahead(self, record: TaskRecord) -> int | None:
         """As ``TaskStore.ahead``."""

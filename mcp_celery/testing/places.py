@@ -8,9 +8,7 @@ from dataclasses import replace
 
 from mcp_celery.engine import PlaceLimit, TaskRef
 from mcp_celery.testing.kept import Kept
-
-Line = list[tuple[int, str, TaskRef]]
-"""Tasks that wait for a place, by when they were created, and by their compound keys."""
+from mcp_celery.testing.turns import Line, Turns, place_in_line
 
 
 class Places:
@@ -20,6 +18,7 @@ class Places:
         get: Gives a task; None: there is none.
 
     Attributes:
+        turns: The turns of callers.
         granted: Tasks that have got their places, and whose jobs are to go on.
     """
 
@@ -28,6 +27,7 @@ class Places:
         self._running: dict[str, dict[TaskRef, None]] = {}
         self._waiting: dict[str, Line] = {}
         self.granted: list[Kept] = []
+        self.turns = Turns(get, self.granted)
 
     def take(self, kept: Kept) -> int | None:
         """Take the places that a task still needs, or wait for one.
@@ -45,15 +45,18 @@ class Places:
     def ahead(self, kept: Kept) -> int | None:
         """How many tasks are before one that waits; None where it does not wait."""
         name = kept.record.waits_in
-        return None if name is None else bisect_left(self._waiting.get(name, []), _place_in_line(kept))
+        if (before := self.turns.ahead(kept)) is not None:
+            return before
+        return None if name is None else bisect_left(self._waiting.get(name, []), place_in_line(kept))
 
     @property
     def waiting(self) -> int:
         """How many tasks wait."""
-        return sum(map(len, self._waiting.values()))
+        return sum(map(len, self._waiting.values())) + self.turns.waiting
 
     def release(self, kept: Kept) -> None:
         """Release the places of a task, and give them to those that wait."""
+        self.turns.leave(kept)
         if not kept.limits:
             return
         self.stop_waiting(kept)
@@ -80,15 +83,16 @@ class Places:
 
     def _wait(self, kept: Kept, limit: PlaceLimit) -> None:
         kept.record = replace(kept.record, waits_in=limit.name)
-        insort(self._waiting.setdefault(limit.name, []), _place_in_line(kept))
+        insort(self._waiting.setdefault(limit.name, []), place_in_line(kept))
 
     def stop_waiting(self, kept: Kept) -> None:
         """Take a task off the line that it waits in."""
+        self.turns.leave_line(kept)
         name = kept.record.waits_in
         if name is None:
             return
         kept.record = replace(kept.record, waits_in=None)
-        line, place = self._waiting.get(name, []), _place_in_line(kept)
+        line, place = self._waiting.get(name, []), place_in_line(kept)
         if place in line:
             line.remove(place)
             if not line:
@@ -112,7 +116,3 @@ class Places:
                 self.granted.append(kept)
             else:
                 self._wait(kept, next_one)
-
-
-def _place_in_line(kept: Kept) -> tuple[int, str, TaskRef]:
-    return (kept.record.created_at_ms, kept.record.key, kept.record.ref)

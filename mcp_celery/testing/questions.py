@@ -41,6 +41,9 @@ class MemoryQuestions:
     def _found(self, ref: TaskRef) -> AbstractContextManager[Kept | None]:
         raise NotImplementedError
 
+    def _take_turn(self, kept: Kept) -> int | None:
+        raise NotImplementedError
+
     def ask(self, ref: TaskRef, question: Question, asking: Asking) -> bool:
         """As ``QuestionStore.ask``."""
         with self._found(ref) as kept:
@@ -126,13 +129,15 @@ class MemoryQuestions:
             taken = [key for key in answers if kept.questions.pop(key, None) is not None]
             kept.answers.update({key: encode_answer(answers[key]) for key in taken})
             before = kept.record.status
-            is_due = bool(taken) and not kept.questions and kept.is_parked
+            goes_on = bool(taken) and not kept.questions and kept.is_parked
             if taken and not kept.questions:
                 kept.record = replace(kept.record, status="working")
-            if is_due:
+            is_due = goes_on and self._take_turn(kept) is None
+            if goes_on:
                 kept.is_parked = False
-                self._kept.due[ref] = self._clock()
                 kept.record = replace(kept.record, start_before_ms=start_before_ms)
+            if is_due:
+                self._kept.due[ref] = self._clock()
             if taken:
                 self._tell(kept, at_ms, "answered", before)
             return Answered(Changed(bool(taken), kept.record), is_due)

@@ -45,6 +45,7 @@ class MemoryRecoveryCore:
         self._workers: dict[str, int] = {}
         self._unread: dict[str, int] = {}
         self._components: dict[str, frozenset[str]] = {}
+        self._slots: dict[str, int] = {}
         self._reaper: tuple[str, int] = ("", 0)
         self._mark: StoreMark | None = None
 
@@ -63,7 +64,7 @@ class MemoryRecoveryCore:
     def _report(self, kept: Kept, cause: Cause, before: TaskStatus, at_ms: int) -> None:
         raise NotImplementedError
 
-    def beat(self, worker: str, lease_ms: int, components: Mapping[str, str], unread_ms: int) -> None:
+    def beat(self, worker: str, lease_ms: int, components: Mapping[str, str], unread_ms: int, slots: int) -> None:
         """As ``RecoveryStore.beat``."""
         with self._step() as now:
             self._workers[worker] = now + lease_ms
@@ -71,6 +72,14 @@ class MemoryRecoveryCore:
             self._unread.pop(worker, None)
             if unread_ms:
                 self._unread[worker] = now - unread_ms
+            if slots != self._slots.get(worker, 0):
+                self._slots[worker] = slots
+                self._count_slots(now)
+
+    def _count_slots(self, now: int) -> None:
+        """Let tasks go on, where the live workers can run more jobs than before."""
+        live = (worker for worker, until in self._workers.items() if until > now)
+        self._places.turns.resize(sum(self._slots.get(worker, 0) for worker in live))
 
     def mark(self, new: StoreMark | None = None) -> StoreMark | None:
         """As ``RecoveryStore.mark``."""
@@ -84,6 +93,7 @@ class MemoryRecoveryCore:
             self._workers.pop(worker, None)
             self._unread.pop(worker, None)
             self._components.pop(worker, None)
+            self._slots.pop(worker, None)
 
     def sweep(self, reaper: str, policy: RecoveryPolicy, skipped: int) -> Sweep | None:
         """As ``RecoveryStore.sweep``."""
@@ -92,6 +102,7 @@ class MemoryRecoveryCore:
             if elected != reaper and until > now:
                 return None
             self._reaper = (reaper, now + policy.lease_ms)
+            self._count_slots(now)
             over = [replace(one, left_ms=at - now) for at, one in self._kept.expired.values()]
             soon = self._kept.expiring_until(now + policy.lease_ms, now)
             return Sweep(
@@ -339,9 +350,14 @@ class MemoryRecovery(RecoveryStore):
 
     @override
     async def beat(
-        self, worker: str, lease_ms: int, components: Mapping[str, str] | None = None, unread_ms: int = 0
+        self,
+        worker: str,
+        lease_ms: int,
+        components: Mapping[str, str] | None = None,
+        unread_ms: int = 0,
+        slots: int = 0,
     ) -> None:
-        self._core.beat(worker, lease_ms, components or {}, unread_ms)
+        self._core.beat(worker, lease_ms, components or {}, unread_ms, slots)
 
     @override
     async def mark(self, new: StoreMark | None = None) -> StoreMark | None:

@@ -18,6 +18,7 @@ from mcp_celery.engine import (
     FailedLookups,
     HandBack,
     HandedBack,
+    HeldBack,
     Idempotency,
     Observers,
     QueueMessage,
@@ -80,7 +81,7 @@ class MemoryTaskStore(MemoryQuestionStore, TaskStore):
         quota: Quota | None = None,
         idempotency: Idempotency | None = None,
         message: QueueMessage | None = None,
-    ) -> EarlierTask | None:
+    ) -> EarlierTask | HeldBack | None:
         return self.ledger.create(record, snapshot, quota, idempotency, message)
 
     @override

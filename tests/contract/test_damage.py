@@ -61,9 +61,9 @@ LIVING: Final = "celery@living/1"
 LONG: Final = "x" * 200
 """A component of which the Celery id is shortened."""
 WEBHOOK: Final = "msg_" + "0" * 40
-RATE: Final = RateLimit("alice", Rate(50, 60_000))
+RATE: Final = RateLimit("alice", Rate(80, 60_000))
 LIMIT: Final = PlaceLimit("component", "build_report", 1)
-QUOTA: Final = replace(open_tasks("alice", 50, bytes_=1_000_000), rates=(RATE,))
+QUOTA: Final = replace(open_tasks("alice", 80, bytes_=1_000_000), rates=(RATE,))
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,10 @@ KINDS: Final[dict[str, Kind]] = {
     "running": Kind("zset", lambda keys, _: keys.running(LIMIT.kind, LIMIT.whose)),
     "running (waiting)": Kind("zset", lambda keys, _: _line(keys), removes=True),
     "waiting": Kind("zset", lambda keys, _: keys.waiting, removes=True),
+    "window": Kind("zset", lambda keys, _: keys.window),
+    "turns": Kind("zset", lambda keys, _: keys.turns, removes=True),
+    "line": Kind("zset", lambda keys, _: keys.line("alice"), removes=True),
+    "slots": Kind("hash", lambda keys, _: keys.slots),
     "attended": Kind("zset", lambda keys, _: keys.attended, removes=True),
     "webhooks": Kind("zset", lambda keys, _: keys.webhooks, removes=True),
     "webhook": Kind("hash", lambda keys, _: keys.webhook(WEBHOOK), is_shared=False),
@@ -128,11 +132,11 @@ KINDS: Final[dict[str, Kind]] = {
 }
 NO_KEYS: Final = {
     "prefix", "namespace", "records", "all_records", "channel", "idle_channel", "all_channels", "doctor",
-    "kind_of_limit",
+    "kind_of_limit", "line_of",
 }  # fmt: skip
 """Names of :class:`RedisKeys` under which nothing is kept, or nothing for longer than a script."""
 
-READ_WITH_RECORDS: Final = {"index", "exposed", "running (waiting)", "waiting"}
+READ_WITH_RECORDS: Final = {"index", "exposed", "running (waiting)", "waiting", "line"}
 
 RUINED_FIELDS: Final[list[dict[str, str | bytes]]] = [
     {"status": "gone"},
@@ -313,19 +317,23 @@ async def good_tasks_go_on(site: Site) -> None:
     assert await site.recovery.recover(due.key, STOPPED, "stopped", POLICY) == "nothing"
     await site.recovery.bury(STOPPED)
     back = await site.created(fingerprint="f")
-    await site.recovery.beat(LIVING, 60_000, {"f": "tool:build_report"})
+    await site.recovery.beat(LIVING, 60_000, {"f": "tool:build_report"}, slots=1)
     handback = HandBack(attempt=1, retries=0, worker=STOPPED, key=back.key, most=1)
     assert (await world.store.hand_back(back.ref, handback)).verdict == "handed back"
     site.results.put(sold.job_id, "SUCCESS", 1)
     first, second = [await site.created(quota=replace(QUOTA, places=(LIMIT,))) for _ in range(2)]
     await start(world, first)
     await start(world, second)
+    in_turn = [await site.created(quota=replace(QUOTA, line="alice")) for _ in range(3)]
     abandoned = await site.created(abandon_after_ms=50)
     hooked = await site.created(webhook="contents")
     await world.store.change(hooked.ref, Change(to="completed"))
     async with site.recovering():
         await world.store.change(first.ref, Change(to="cancelled"))
         await eventually(lambda: second.task_id in {one.task_id for one, _ in site.queue.published}, what="a place")
+        for one in in_turn[:2]:
+            await world.store.change(one.ref, Change(to="cancelled"))
+        await eventually(lambda: in_turn[2].task_id in {one.task_id for one, _ in site.queue.published}, what="a turn")
         await eventually(lambda: abandoned.job_id in site.queue.revoked, what="the job of an abandoned task")
         await eventually(lambda: hooked.key in site.delivered, what="the webhook of an ended task")
         await eventually(lambda: lost.task_id in {one.task_id for one, _ in site.queue.published}, what="lost job")

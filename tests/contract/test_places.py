@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final, cast
@@ -26,15 +25,12 @@ from mcp_celery.engine import (
     TaskRecord,
     now_ms,
 )
-from mcp_celery.engine.followup_jobs import as_itself
 from mcp_celery.engine.places import NoPlaceError
-from mcp_celery.engine.recovery.due_jobs import DueJobs
 from mcp_celery.engine.recovery.model import RecoveryPolicy
-from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.keys import celery_job_id
 from mcp_celery.operate.waiting import Surroundings, waiting_of
 from mcp_celery.store.inspection import RedisInspection
-from mcp_celery.testing import MemoryTaskQueue
+from tests.support.reaping import publishing
 from tests.support.waiting import eventually
 from tests.support.worlds import ALICE, RedisWorld, Watchful, World, a_submission, engine_of
 
@@ -328,35 +324,6 @@ class TestLimits:
             for task in running:
                 await floor.world.store.published(task.ref, attempt=2)
         assert ended == 30
-
-
-class NoResults:
-    """A result backend in which nothing is."""
-
-    async def forget(self, job_ids: Sequence[str]) -> None:
-        """Nothing is there."""
-
-
-@asynccontextmanager
-async def publishing(world: World) -> AsyncGenerator[MemoryTaskQueue]:
-    """A process that reaps, once a minute, and publishes at a hint."""
-    queue = MemoryTaskQueue()
-    reaper = Reaper(
-        store=world.recovery(),
-        tasks=world.store,
-        queue=queue,
-        results=NoResults(),
-        declared=as_itself,
-        policy=RecoveryPolicy(heartbeat_ms=60_000, max_redeliveries=1),
-    )
-    work = [asyncio.create_task(one) for one in (reaper.run(), DueJobs(reaper, world.bus).run())]
-    try:
-        await asyncio.wait_for(reaper.elected.wait(), 10)
-        yield queue
-    finally:
-        for one in work:
-            one.cancel()
-        await asyncio.gather(*work, return_exceptions=True)
 
 
 class TestPublishing:

@@ -54,7 +54,7 @@ FINISHED: Final = EncodedResult("result", "[]")
 ANSWER: Final[dict[str, Answer]] = {QUESTION.key: {"roots": []}}
 ONCE: Final = Idempotency("k" * 64, "r" * 64)
 ONLY_ONE: Final = PlaceLimit("component", "x", 1)
-BY_THE_CLOCK: Final = ("workers", "unread", "attended")
+BY_THE_CLOCK: Final = ("workers", "unread", "attended", "waiting")
 """Indices whose times are those of the last call, however often it is made."""
 
 
@@ -256,6 +256,53 @@ async def waiting_for_a_place(world: RedisWorld) -> TaskRecord:
     return second
 
 
+async def in_turn(world: RedisWorld, number: int) -> list[TaskRecord]:
+    """Tasks of a caller that takes turns. The jobs of the first two go to the broker."""
+    await RedisRecovery(world.store).beat("w1", 60_000, slots=1)
+    records = [a_record() for _ in range(number)]
+    for record in records:
+        await world.store.create(record, SNAPSHOT, Quota("r", line="r"))
+    return records
+
+
+async def create_what_waits_for_its_turn(world: RedisWorld) -> Command[Any]:
+    await in_turn(world, 2)
+    record = a_record()
+    return commands.create(world.keys, record, encode_record(record), "{}", Quota("r", line="r"), None, ONCE)
+
+
+async def create_in_turn(world: RedisWorld) -> Command[Any]:
+    await in_turn(world, 1)
+    record = a_record()
+    return commands.create(world.keys, record, encode_record(record), "{}", Quota("r", line="r"), None)
+
+
+async def start_in_turn(world: RedisWorld) -> Command[Any]:
+    *_, record = await in_turn(world, 3)
+    return commands.start(
+        world.keys,
+        record.ref,
+        Start(attempt=1, retries=0, at_ms=now_ms(), delivery="d", worker="w1", key="", fingerprint=None),
+    )
+
+
+async def answer_that_waits_for_its_turn(world: RedisWorld) -> Command[Any]:
+    record, *_ = await in_turn(world, 4)
+    assert await world.store.park(record.ref, [QUESTION], asking(), next_leg(record))
+    return questions.answer(world.store.seals, record.ref, ANSWER, at_ms=now_ms(), start_before_ms=now_ms() + 1_000)
+
+
+async def beat_that_gives_a_turn(world: RedisWorld) -> Command[Any]:
+    await in_turn(world, 4)
+    return await sent_by(lambda recovery: recovery.beat("w2", 10_000, slots=1), world)
+
+
+async def sweep_that_gives_a_turn(world: RedisWorld) -> Command[Any]:
+    first, *_ = await in_turn(world, 4)
+    cast(Any, world.client).zrem(world.keys.window, first.key)
+    return await sweep(world)
+
+
 async def claim(world: RedisWorld) -> Command[Any]:
     record = await created(world)
     return commands.claim(world.keys, record.ref, attempt=1, retries=0, claim=Claim("w1", now_ms()))
@@ -366,7 +413,10 @@ async def index(world: RedisWorld) -> Command[Any]:
 
 
 CASES: Final[dict[str, tuple[Callable[[RedisWorld], Awaitable[Command[Any]]], ...]]] = {
-    "create": (create, create_foreign, create_once, create_with_message, create_what_there_is),
+    "create": (
+        *(create, create_foreign, create_once, create_with_message, create_what_there_is),
+        *(create_in_turn, create_what_waits_for_its_turn),
+    ),
     "earlier": (earlier, earlier_of_none),
     "delete": (delete, delete_what_has_begun, delete_once),
     "retire": (retire,),
@@ -377,15 +427,15 @@ CASES: Final[dict[str, tuple[Callable[[RedisWorld], Awaitable[Command[Any]]], ..
     "page": (page,),
     "transition": (transition, transition_to_an_end),
     "finish": (finish,),
-    "start": (start, start_without_a_place),
+    "start": (start, start_without_a_place, start_in_turn),
     "claim": (claim,),
     "ask": (ask,),
     "heard": (heard,),
     "park": (park,),
-    "answer": (answer,),
+    "answer": (answer, answer_that_waits_for_its_turn),
     "published": (published, published_once),
-    "beat": (beat,),
-    "sweep": (sweep, sweep_that_finds_a_free_place),
+    "beat": (beat, beat_that_gives_a_turn),
+    "sweep": (sweep, sweep_that_finds_a_free_place, sweep_that_gives_a_turn),
     "recover": (recover, recover_a_failure, recover_of_a_worker_that_stopped),
     "lost": (lost,),
     "requeue": (requeue, requeue_what_may_not_be_repeated),

@@ -25,7 +25,7 @@ TESTS: Final = [
         for name in ("store", "list", "recovery", "handback", "limits", "engine", "respond", "sweep", "damage")
     ),
     *(f"tests/contract/test_{name}.py" for name in ("questions", "exposed", "watch", "audit")),
-    *(f"tests/contract/test_{name}.py" for name in ("webhooks", "abandoned", "idempotency")),
+    *(f"tests/contract/test_{name}.py" for name in ("webhooks", "abandoned", "idempotency", "places", "turns")),
 ]
 TABLE_TESTS: Final = [f"tests/unit/test_{name}.py" for name in ("status", "recovery", "reaper", "engine")]
 _NEAREST: Final = {
@@ -42,6 +42,8 @@ _NEAREST: Final = {
     **dict.fromkeys(("webhook", "webhooks"), "contract/test_webhooks.py"),
     "attend": "contract/test_abandoned.py",
     "once": "contract/test_idempotency.py",
+    "places": "contract/test_places.py",
+    **dict.fromkeys(("turns", "waiting"), "contract/test_turns.py"),
 }
 _UNCHANGED: Final = "without any mutant"
 

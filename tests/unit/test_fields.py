@@ -108,7 +108,7 @@ def _created() -> set[str]:
     keys = RedisKeys("p", "n")
     sealed = TaskSeals(keys, snapshots_with(["a key for tests that has more than 32 bytes"])).new_record(record)
     fields = set(sealed) | set(encode_record(replace(record, listed=False)))
-    quota = replace(open_tasks("r", 1, bytes_=1), places=(PlaceLimit("scope", "r", 1),))
+    quota = replace(open_tasks("r", 1, bytes_=1), places=(PlaceLimit("scope", "r", 1),), line="r")
     once = Idempotency("k", "r")
     command = create(keys, record, encode_record(record), "{}", quota, lambda job_id: job_id, once)
     # The texts among the arguments that are fields of the table.

@@ -61,9 +61,14 @@ class Script:
     """Workers whose claims cannot be read."""
 
     async def beat(
-        self, worker: str, lease_ms: int, components: Mapping[str, str] | None = None, unread_ms: int = 0
+        self,
+        worker: str,
+        lease_ms: int,
+        components: Mapping[str, str] | None = None,
+        unread_ms: int = 0,
+        slots: int = 0,
     ) -> None:
-        raise AssertionError((worker, lease_ms, components, unread_ms))
+        raise AssertionError((worker, lease_ms, components, unread_ms, slots))
 
     async def mark(self, new: StoreMark | None = None) -> StoreMark | None:
         raise AssertionError(new)

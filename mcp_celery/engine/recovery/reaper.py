@@ -299,7 +299,8 @@ class Reaper:
                 await self._jobs.publish(record)
             except QueueUnavailableError:
                 return False
-            logger.info("job %s is published again: attempt %d", record.job_id, record.attempt)
+            again = " again" if record.attempt > 1 else ""
+            logger.info("job %s is published%s: attempt %d", record.job_id, again, record.attempt)
         await self._tasks.published(record.ref, attempt=record.attempt)
         return True
 

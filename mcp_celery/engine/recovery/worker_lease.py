@@ -22,6 +22,11 @@ AGAIN_SECONDS = 1.0
 """How soon a heartbeat follows one that the store did not answer."""
 
 
+def unknown_slots() -> int:
+    """A worker that does not say how many jobs it can run at a time."""
+    return 0
+
+
 async def none_unread() -> int:
     """A worker that reads each message when it comes."""
     return 0
@@ -42,6 +47,7 @@ class WorkerLife:
     Attributes:
         store_mark: As given.
         unread_ms: Tells for how long the worker may have messages that it has not read, in ms; 0: it has none.
+        slots: Tells how many jobs the worker can run at a time; 0: that is not known.
         beaten_at: When the last heartbeat was attempted, in seconds since the epoch.
         is_stored: Whether the store took it.
     """
@@ -65,6 +71,7 @@ class WorkerLife:
         self._reaper = reaper
         self._policy = policy
         self.unread_ms: Callable[[], Awaitable[int]] = none_unread
+        self.slots: Callable[[], int] = unknown_slots
         self.beaten_at: float | None = None
         self.is_stored = False
 
@@ -87,7 +94,11 @@ class WorkerLife:
     async def _beat(self) -> bool:
         try:
             await self._store.beat(
-                self._worker, self._policy.lease_ms, self._components(), unread_ms=await self.unread_ms()
+                self._worker,
+                self._policy.lease_ms,
+                self._components(),
+                unread_ms=await self.unread_ms(),
+                slots=self.slots(),
             )
         except StoreUnavailableError:
             return False

@@ -39,7 +39,7 @@ class Vitals(bootsteps.StartStopStep):
         """Start the heartbeat of every server whose jobs this worker runs."""
         unread = UnreadMessages(parent)
         for runtime in runtimes(parent.app):
-            runtime.heart.start(parent.hostname, unread.ms)
+            runtime.heart.start(parent.hostname, unread.ms, lambda: parent.pool.num_processes)
 
     def terminate(self, parent: Any) -> None:
         """End the heartbeats of a worker whose jobs are ended with it."""

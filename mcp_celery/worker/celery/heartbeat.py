@@ -56,18 +56,19 @@ class Heart:
         """A worker's name in claims: its node name, and a mark of this process, which its successor does not have."""
         return f"{self._hostname or hostname}/{self._mark}"
 
-    def start(self, hostname: str, unread_ms: Callable[[], Awaitable[int]]) -> None:
+    def start(self, hostname: str, unread_ms: Callable[[], Awaitable[int]], slots: Callable[[], int]) -> None:
         """Start to beat; returns when the first heartbeat is stored, or the store does not answer.
 
         Args:
             hostname: The worker's node name.
             unread_ms: As :attr:`WorkerLife.unread_ms`.
+            slots: As :attr:`WorkerLife.slots`.
         """
         self._pid = os.getpid()
         self._stopping, self._life = asyncio.Event(), None
         self._beating.clear()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._live(self.worker_id(hostname), unread_ms)),
+            target=lambda: asyncio.run(self._live(self.worker_id(hostname), unread_ms, slots)),
             name="mcp-celery-heart",
             daemon=True,
         )
@@ -169,11 +170,12 @@ class Heart:
         if self._life is not None:
             self._work.start(work(self._life), name="mcp-celery-heart")
 
-    async def _live(self, worker: str, unread_ms: Callable[[], Awaitable[int]]) -> None:
+    async def _live(self, worker: str, unread_ms: Callable[[], Awaitable[int]], slots: Callable[[], int]) -> None:
         self._loop = asyncio.get_running_loop()
         try:
             async with self._living(worker, lambda: self._advertised) as self._life:
-                self._life.unread_ms = unread_ms
+                self._life.unread_ms, self._life.slots = unread_ms, slots
+                await self._life.beat()  # the first heartbeat did not know them
                 self._beating.set()
                 await self._stopping.wait()
                 # A store that does not answer now is not waited for.
