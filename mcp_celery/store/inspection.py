@@ -76,12 +76,14 @@ class LeasedWorker:
         until_ms: Until when its last heartbeat holds, in ms since the epoch by the clock of the store.
         components: The components whose jobs it takes, by fingerprint.
         claims: How many jobs it has.
+        slots: How many jobs it can run at a time; None: it has not said so.
     """
 
     worker: str
     until_ms: int
     components: dict[str, str]
     claims: int
+    slots: int | None = None
 
     @property
     def node(self) -> str:
@@ -276,12 +278,17 @@ class RedisInspection:
             [
                 command
                 for worker, _ in named
-                for command in (("HGETALL", keys.components(worker)), ("SCARD", keys.claims(worker)))
+                for command in (
+                    *(("HGETALL", keys.components(worker)), ("SCARD", keys.claims(worker))),
+                    ("HGET", keys.slots, worker),
+                )
             ]
         )
         return [
-            LeasedWorker(worker, until, _texts(components), _number(claims))
-            for (worker, until), components, claims in zip(named, replies[::2], replies[1::2], strict=True)
+            LeasedWorker(worker, until, _texts(components), _number(claims), _slots(slots))
+            for (worker, until), components, claims, slots in zip(
+                named, replies[::3], replies[1::3], replies[2::3], strict=True
+            )
         ]
 
     async def claimed(self, worker: str, most: int) -> list[str]:
@@ -366,6 +373,10 @@ def _time(score: Any) -> int | None:
 
 def _number(reply: Any) -> int:
     return 0 if reply is None or isinstance(reply, Exception) else int(reply)
+
+
+def _slots(reply: Any) -> int | None:
+    return int(reply) if isinstance(reply, bytes) and reply.isdigit() and int(reply) else None
 
 
 def _subscribers(reply: Any) -> int:

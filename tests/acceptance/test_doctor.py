@@ -155,11 +155,12 @@ def examined(deployment: Deployment, spec: str, **variables: str) -> tuple[int, 
 
 
 def test_a_deployment_in_order(deployment: Deployment) -> None:
-    status, findings = examined(deployment, deployment.spec)
+    status, findings = examined(deployment, deployment.spec, MCP_CELERY_FAIR="scope")
     assert [one for one in findings if one["level"] != "ok"] == []
     assert status == 0
     assert {one["area"] for one in findings} == {"settings", "store", "broker", "results", "workers"}
     assert any("same encryption keys" in one["text"] for one in findings)
+    assert any("at most 2 jobs (slots of the workers: 1)" in one["text"] for one in findings)
 
 
 @pytest.mark.parametrize(

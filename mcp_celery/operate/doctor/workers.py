@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from mcp_celery.broker.consumers import CeleryWorker, celery_workers, told_by_workers
 from mcp_celery.common.installed import PACKAGE
+from mcp_celery.engine.turns import window_of
 from mcp_celery.operate.doctor.findings import Findings, skew_of
 from mcp_celery.operate.doctor.store import outside
 from mcp_celery.operate.site import Open
@@ -95,6 +96,7 @@ async def check_workers(tasks: CeleryTasks, opened: Open) -> Findings:
         consumed += of_queue
         _check_stores(findings, opened.namespace, nodes, answers)
     _check_webhooks(findings, tasks, answers)
+    _check_turns(findings, tasks, answers)
     _check_components(findings, consumed, answers)
     _check_told(findings, tasks, opened.namespace, answers)
     return findings
@@ -110,6 +112,19 @@ def _check_webhooks(findings: Findings, tasks: CeleryTasks, answers: Answers) ->
         findings.error(
             f"no worker consumes the queue {queue!r} (MCP_CELERY_WEBHOOK_QUEUE), so no webhook is delivered",
             tasks.worker_command(queue),
+        )
+
+
+def _check_turns(findings: Findings, tasks: CeleryTasks, answers: Answers) -> None:
+    """Where callers take turns, find workers that do not say how many jobs they can run."""
+    if tasks.settings.fair is None or not answers.leased:
+        return
+    slots = sum(one.slots or 0 for one in answers.leased)
+    findings.ok(f"callers take turns: the broker has at most {window_of(slots)} jobs (slots of the workers: {slots})")
+    if silent := [one.node for one in answers.leased if one.slots is None]:
+        findings.warning(
+            f"callers take turns (MCP_CELERY_FAIR), but workers do not say how many jobs they can run: {_some(silent)}",
+            f"the release of {PACKAGE} there",
         )
 
 
