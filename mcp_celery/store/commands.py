@@ -77,7 +77,7 @@ _NAMES: Final = (
     *("create", "earlier", "delete", "retire", "keep", "load", "page", "transition", "finish", "start", "claim"),
     *("failed", "present", "attend"),
     *("ask", "heard", "withdraw", "park", "answer", "published"),
-    *("beat", "sweep", "recover", "requeue", "hand_back", "claimed", "lost", "mark"),
+    *("beat", "sweep", "recover", "requeue", "hand_back", "claimed", "lost", "mark", "overdue"),
     "watch",
     *("webhooks", "webhook"),
     "index",

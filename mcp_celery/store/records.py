@@ -254,10 +254,16 @@ class RedisTaskStore(RedisQuestions, TaskStore):
 
     @override
     async def snapshot(self, ref: TaskRef) -> TaskContextSnapshot | None:
-        client: Any = self.client.redis
+
+        async def read() -> list[Any]:
+            # Made anew for each try: it forgets its commands when it has failed.
+            async with self.client.redis.pipeline(transaction=False) as pipeline:
+                pipeline.get(self.keys.snapshot(ref.scope, ref.task_id))
+                pipeline.hmget(self.keys.record(ref.scope, ref.task_id), FIXED)
+                return await pipeline.execute()
+
         try:
-            written = await self.guarded(lambda: client.get(self.keys.snapshot(ref.scope, ref.task_id)))
-            fixed = await self.guarded(lambda: client.hmget(self.keys.record(ref.scope, ref.task_id), FIXED))
+            written, fixed = cast("tuple[bytes | None, list[bytes | None]]", await self.guarded(read))
         except StoredDataError as error:
             raise SnapshotUnreadableError(error.reason) from None
         if written is None:

@@ -121,11 +121,10 @@ class RedisRecovery(RecoveryStore):
 
     @override
     async def overdue(self) -> Sequence[str]:
-        client, due = cast(Any, self._store.client.redis), self._keys.due
-        seconds, microseconds = cast("tuple[int, int]", await self._store.guarded(client.time))
-        until = str(seconds * 1000 + microseconds // 1000 - PUBLISHING_MS)
-        found = await self._store.on_index("ZRANGEBYSCORE", due, "-inf", until, "LIMIT", "0", str(BATCH))
-        return await readable(self._store, "ZREM", due, found, key_of)
+        command: Command[list[bytes]] = Command(
+            "overdue", [self._keys.due], [PUBLISHING_MS, BATCH], lambda reply: reply
+        )
+        return await readable(self._store, "ZREM", self._keys.due, await self._store.run(command), key_of)
 
     @override
     async def is_due(self, key: str) -> bool:

@@ -404,6 +404,12 @@ async def claimed_jobs(world: RedisWorld) -> Command[Any]:
     return Command("claimed", [world.keys.workers], [world.keys.claims(""), 10, 10], lambda reply: reply)
 
 
+async def overdue(world: RedisWorld) -> Command[Any]:
+    record = await parked(world)
+    assert await world.store.answer(record.ref, ANSWER, at_ms=now_ms(), start_before_ms=None)
+    return Command("overdue", [world.keys.due], [-1, 10], lambda reply: reply)
+
+
 async def mark(world: RedisWorld) -> Command[Any]:
     return commands.mark(world.keys, StoreMark.new())
 
@@ -442,6 +448,7 @@ CASES: Final[dict[str, tuple[Callable[[RedisWorld], Awaitable[Command[Any]]], ..
     "hand_back": (hand_back,),
     "claimed": (claimed_jobs,),
     "mark": (mark,),
+    "overdue": (overdue,),
     "index": (index,),
 }
 
