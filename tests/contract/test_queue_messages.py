@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 import pytest
 
-from mcp_celery.engine import Claim, Idempotency, QueueMessage, Start, Submission, TaskRecord, now_ms
+from mcp_celery.engine import Claim, EarlierTask, Idempotency, QueueMessage, Start, Submission, TaskRecord, now_ms
 from mcp_celery.errors import MessageRefusedError, QueueFullError, StoreUnavailableError, TooManyTasksError
 from mcp_celery.testing import MemoryTaskQueue
 from tests.support.worlds import SNAPSHOT, MemoryWorld, RedisWorld, World, a_record, a_submission, engine_of, open_tasks
@@ -63,7 +63,7 @@ async def test_a_job_whose_message_came_with_the_record_is_published(world: Worl
     record = a_record()
     await world.store.create(record, SNAPSHOT, None, ONCE, a_message(world))
     found = await world.store.create(a_record(), SNAPSHOT, None, ONCE, a_message(world))
-    assert found is not None
+    assert isinstance(found, EarlierTask)
     assert (found.task_id, found.publication) == (record.task_id, "published")
     assert waiting(world) == [MESSAGE]
 

@@ -26,6 +26,7 @@ from mcp_celery.engine import (
     ExposedTasks,
     ForeignPlan,
     ForeignWork,
+    HeldBack,
     Idempotency,
     JobOutcome,
     Observers,
@@ -104,7 +105,7 @@ class Store(MemoryTaskStore):
         quota: Quota | None = None,
         idempotency: Idempotency | None = None,
         message: QueueMessage | None = None,
-    ) -> EarlierTask | None:
+    ) -> EarlierTask | HeldBack | None:
         if self.refuses is not None:
             raise self.refuses
         self.kept.append(record.ref)

@@ -24,6 +24,7 @@ from mcp_celery.engine import (
     Asking,
     Caller,
     EarlierTask,
+    HeldBack,
     Idempotency,
     JobOutcome,
     JSONObject,
@@ -98,7 +99,7 @@ class Store(MemoryTaskStore):
         quota: Quota | None = None,
         idempotency: Idempotency | None = None,
         message: QueueMessage | None = None,
-    ) -> EarlierTask | None:
+    ) -> EarlierTask | HeldBack | None:
         self.created += 1
         return await super().create(record, snapshot, quota, idempotency, message)
 
