@@ -212,7 +212,7 @@ async def test_a_key_is_kept_for_as_long_as_its_task(world: World) -> None:
     assert await world.store.delete(deleted.ref)
     await world.store.create(brief, SNAPSHOT, None, ONCE)
     await world.store.published(brief.ref, attempt=1)
-    await world.store.retire(brief.ref, now_ms() + 30)
+    await world.store.retire(brief.ref, now_ms() + 1_000)
 
     async def is_free() -> bool:
         return await world.store.earlier(after, ONCE) is None
