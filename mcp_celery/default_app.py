@@ -18,7 +18,8 @@ from typing import Any, Final
 from celery import Celery
 
 from mcp_celery.broker.naming import default_queue_name
-from mcp_celery.settings import MEMORY_URL, Settings, WorkerTransport
+from mcp_celery.errors import ConfigurationError
+from mcp_celery.settings import ENV_PREFIX, MEMORY_URL, Settings, WorkerTransport
 
 _CONSUMERS: Final[Mapping[WorkerTransport, str]] = {
     "batched": "mcp_celery.worker.batched_consumer:Consumer",
@@ -92,6 +93,27 @@ def broker_of(app: Celery) -> str | None:
         if settings.broker_url is None and url == settings.celery_broker_url:
             return None
     return None if url == MEMORY_URL else url
+
+
+def require_services(settings: Settings) -> None:
+    """See that :data:`default_app` has a broker and a result backend where tasks are kept in a Redis Cluster, which is
+    neither. Elsewhere the Redis of the tasks is both by default.
+
+    Raises:
+        ConfigurationError: One of them is missing. The text names the setting.
+    """
+    if not settings.is_cluster:
+        return
+    conf: Any = default_app.conf
+    has_broker = conf.broker_url or conf.broker_write_url or conf.task_always_eager
+    needed = {"broker": ("BROKER_URL", has_broker), "result backend": ("RESULT_BACKEND", conf.result_backend)}
+    missing = {what: setting for what, (setting, value) in needed.items() if not value}
+    if missing:
+        names = " and ".join(f"{ENV_PREFIX}{setting}" for setting in missing.values())
+        raise ConfigurationError(
+            f"{ENV_PREFIX}REDIS_URL names a Redis Cluster, which Celery cannot use as its {' or '.join(missing)}: "
+            f"set {names}"
+        )
 
 
 _OPTIONS: Final = {

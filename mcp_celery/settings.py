@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mcp_celery.common.allowed_hosts import host_pattern, origin_pattern
+from mcp_celery.common.cluster_url import CLUSTER_SCHEMES, has_hash_tag
 from mcp_celery.common.encryption_keys import HOW_TO_MAKE_A_KEY, MIN_KEY_BYTES
 from mcp_celery.common.garbage import GarbageCollection
 from mcp_celery.common.rates import Rate
@@ -53,6 +54,7 @@ _SECRET_HEADERS: Final = frozenset({"authorization", "proxy-authorization", "coo
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _NAMESPACE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _SERVER: Final = re.compile(r"([^:]+\.py|[\w.]+)(:\w+)?")
+_BRACES: Final = frozenset("{}")
 _KEY_PREFIX: Final = re.compile(r"[A-Za-z0-9_.:{}-]{1,100}")
 
 
@@ -66,8 +68,8 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         description="Redis or Valkey for task records and push; `sentinel://HOST:PORT,HOST:PORT/MASTER` for the master "
-        "that Sentinels name. `memory://` keeps tasks in the server's process, which runs their jobs itself: for tests "
-        "and development.",
+        "that Sentinels name, `redis+cluster://HOST:PORT,HOST:PORT` for a Redis Cluster. `memory://` keeps tasks in "
+        "the server's process, which runs their jobs itself: for tests and development.",
     )
     redis_password_file: str | None = Field(
         None,
@@ -81,6 +83,11 @@ class Settings(BaseSettings):
     broker_url: str | None = Field(None, description="Celery broker. Default: the Redis URL.")
     result_backend: str | None = Field(None, description="Celery result backend. Default: the Redis URL.")
     key_prefix: str = Field("mcp_celery", description="First part of every Redis key.")
+    hash_tags: bool = Field(
+        False,
+        description="Whether all keys of a namespace have one hash tag, `{prefix:namespace}`. With `redis+cluster://` "
+        "they always have.",
+    )
     namespace: str | None = Field(None, description="Sets servers on one broker apart. Default: the server's name.")
     server: str | None = Field(
         None, description="The server that workers run, as `module:attribute` or `path/to/file.py:attribute`."
@@ -389,14 +396,20 @@ class Settings(BaseSettings):
             if value != MEMORY_URL:
                 raise ValueError("memory:// takes neither host, path nor options")
             return value
-        if not is_redis_url(value) and scheme_of(value) not in SENTINEL_SCHEMES:
-            raise ValueError("expected redis://, rediss://, valkey://, valkeys://, unix://, sentinel:// or memory://")
+        if not is_redis_url(value) and scheme_of(value) not in {*SENTINEL_SCHEMES, *CLUSTER_SCHEMES}:
+            raise ValueError(
+                "expected redis://, rediss://, valkey://, valkeys://, unix://, sentinel://, redis+cluster:// or memory://"
+            )
         check_files(parse(value))
         return value
 
     @field_validator("broker_url", "result_backend")
     @classmethod
     def _is_of_celery(cls, value: str | None) -> str | None:
+        if value is not None and scheme_of(value) in CLUSTER_SCHEMES:
+            raise ValueError(
+                "Celery cannot use a Redis Cluster: name RabbitMQ, a database or a Redis that is no cluster"
+            )
         if value is not None and is_redis_url(value):
             check_files(parse(value, for_celery=True))
         return value
@@ -503,6 +516,11 @@ class Settings(BaseSettings):
                 "process and uses neither a broker nor a result backend: unset one of them"
             )
         self._require_one_password()
+        if self.has_hash_tags and _BRACES & {*self.key_prefix} and not has_hash_tag(self.key_prefix):
+            raise ValueError(
+                f"{ENV_PREFIX}KEY_PREFIX has a brace and no hash tag: on a cluster, and with {ENV_PREFIX}HASH_TAGS, "
+                "braces are only for a hash tag, such as {reports}"
+            )
         if self.default_ttl_ms > self.max_ttl_ms:
             raise ValueError(f"{ENV_PREFIX}DEFAULT_TTL_MS is above {ENV_PREFIX}MAX_TTL_MS")
         if (secret := self.header_names & _SECRET_HEADERS) and self.encryption_keys is None:
@@ -564,8 +582,22 @@ class Settings(BaseSettings):
         return self.redis_url == MEMORY_URL
 
     @property
+    def is_cluster(self) -> bool:
+        """Whether tasks are kept in a Redis Cluster."""
+        return scheme_of(self.redis_url) in CLUSTER_SCHEMES
+
+    @property
+    def has_hash_tags(self) -> bool:
+        """Whether all keys of a namespace have one hash tag."""
+        return self.hash_tags or self.is_cluster
+
+    @property
     def celery_broker(self) -> dict[str, Any]:
-        """Celery's settings of the broker: ``broker_url``, and what kombu does not take in a URL."""
+        """Celery's settings of the broker: ``broker_url``, and what kombu does not take in a URL. None of them where
+        the broker would be a Redis Cluster.
+        """
+        if self.broker_url is None and self.is_cluster:
+            return {}
         url = self.broker_url or self.redis_url
         provider = self._credentials_for(url)
         if provider is None and self._shows_password(url):
@@ -574,21 +606,25 @@ class Settings(BaseSettings):
 
     @property
     def celery_broker_url(self) -> str:
-        """The broker in the form that kombu reads."""
-        return self.celery_broker["broker_url"]
+        """The broker in the form that kombu reads; empty where it would be a Redis Cluster."""
+        return self.celery_broker.get("broker_url", "")
 
     @property
     def celery_results(self) -> dict[str, Any]:
-        """Celery's settings of the result backend: ``result_backend``, and what must not be shown with it."""
+        """Celery's settings of the result backend: ``result_backend``, and what must not be shown with it. None of them
+        where the result backend would be a Redis Cluster.
+        """
         if self.is_in_memory:
             return {"result_backend": "disabled://"}  # the store keeps results itself
+        if self.result_backend is None and self.is_cluster:
+            return {}
         url = self.result_backend or self.redis_url
         return result_settings(url, credential_provider=self._credentials_for(url), with_pool=bool(self.result_backend))
 
     @property
     def celery_result_backend(self) -> str:
-        """The result backend in the form that Celery reads."""
-        return self.celery_results["result_backend"]
+        """The result backend in the form that Celery reads; empty where it would be a Redis Cluster."""
+        return self.celery_results.get("result_backend", "")
 
     @staticmethod
     def _shows_password(url: str) -> bool:

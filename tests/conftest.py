@@ -63,6 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("mcp_celery")
     group.addoption("--quick", action="store_true", help="what `make test` runs: each module, but not every case")
     group.addoption("--all-pools", action="store_true", help="run each test on every pool of Celery")
+    group.addoption("--cluster", action="store_true", help="run tests/contract on a Redis Cluster instead of one Redis")
     group.addoption("--long", action="store_true", help="run the tests marked `long` as well")
     group.addoption("--differential-seed", type=int, metavar="N", help="the seed of the tools of tests/differential")
     group.addoption("--requests", type=int, default=1_000, metavar="N", help="how many malformed requests are sent")

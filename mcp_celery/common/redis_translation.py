@@ -122,6 +122,20 @@ def sentinel_url(url: RedisUrl, sentinels: Sentinels, host: str, port: int) -> s
     return _network_url(own, {name: url.options[name] for name in names if name in url.options})
 
 
+def node_url(url: RedisUrl, host: str, port: int, *, with_user: bool) -> str:
+    """Where one node of a Redis Cluster is, for redis-py's ``from_url``.
+
+    Args:
+        url: The URL that names some of its nodes, with user, password and the options of TLS.
+        host: The node's name or address.
+        port: Its port.
+        with_user: Whether user and password are wanted.
+    """
+    names = ("protocol", *_tls_options(url))
+    own = replace(url if with_user else url.without_user(), host=host, port=port)
+    return _network_url(own, {name: url.options[name] for name in names if name in url.options})
+
+
 def celery_url(url: str, *, credential_provider: str | None = None) -> str:
     """Where a Redis database is, as kombu and Celery spell it, without options; other URLs stay as they are.
 

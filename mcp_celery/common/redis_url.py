@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from typing import Final, Literal
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+from mcp_celery.common.cluster_url import CLUSTER_SCHEMES, ClusterNodes, flattened_cluster
 from mcp_celery.common.sentinel_url import (
     MASTER_NAME,
     SENTINEL_PASSWORD,
@@ -36,7 +37,7 @@ SCHEMES: Final[Mapping[str, Transport]] = {
     "unix": "unix",
 }
 """By the scheme of a URL."""
-EXPECTED: Final = "expected redis://, rediss://, valkey://, valkeys://, unix:// or sentinel://"
+EXPECTED: Final = "expected redis://, rediss://, valkey://, valkeys://, unix://, sentinel:// or redis+cluster://"
 DEFAULT_PORT: Final = 6379
 _EVERY: Final[frozenset[Transport]] = frozenset({"tcp", "tls", "unix"})
 _NETWORK: Final[frozenset[Transport]] = frozenset({"tcp", "tls"})
@@ -169,6 +170,7 @@ class RedisUrl:
         password: Their password.
         options: Further options by name, as written in the URL; ``ssl_cert_reqs`` is there for each TLS connection.
         sentinels: Which Sentinels know the server; None where the URL names it.
+        cluster: Which nodes of a Redis Cluster the URL names; None where it names none. The host is the first of them.
     """
 
     transport: Transport
@@ -180,6 +182,7 @@ class RedisUrl:
     password: str | None = field(repr=False)
     options: Mapping[str, str] = field(repr=False)
     sentinels: Sentinels | None = None
+    cluster: ClusterNodes | None = None
 
     @property
     def address(self) -> tuple[str, int, str]:
@@ -191,13 +194,19 @@ class RedisUrl:
         """Where the server is, for people."""
         if self.sentinels is not None:
             return f"master {self.sentinels.master} of the Sentinels {self.sentinels.addresses}"
+        if self.cluster is not None:
+            return f"Cluster with the nodes {self.cluster.addresses}"
         return self.path or f"{self.host}:{self.port}"
 
     def shares_server_with(self, other: RedisUrl) -> bool:
         """Whether both lead to one server."""
         if self.sentinels is not None and other.sentinels is not None:
             return self.sentinels.shares_master_with(other.sentinels)
-        return self.sentinels is None and other.sentinels is None and self.address == other.address
+        if self.cluster is not None and other.cluster is not None:
+            return self.cluster.shares_node_with(other.cluster)
+        if (self.sentinels, self.cluster) != (other.sentinels, other.cluster):
+            return False
+        return self.address == other.address
 
     @property
     def checks_certificates(self) -> bool:
@@ -224,8 +233,8 @@ def scheme_of(url: str) -> str:
 
 
 def is_redis_url(url: str) -> bool:
-    """Whether :func:`parse` reads a URL. kombu and Celery know others: lists, and Sentinels of a master that their
-    options name.
+    """Whether :func:`parse` reads a URL, and kombu and Celery can use it. They know others: lists, and Sentinels of a
+    master that their options name. They know no Redis Cluster.
     """
     scheme = scheme_of(url)
     if scheme in SENTINEL_SCHEMES:
@@ -237,7 +246,8 @@ def parse(url: str, *, for_celery: bool = False) -> RedisUrl:
     """Read a Redis URL as redis-py does, and check each of its options.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``unix://`` or ``sentinel://``.
+        url: ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://``, ``unix://``, ``sentinel://`` or
+            ``redis+cluster://``.
         for_celery: Whether it may have the option ``credential_provider``.
 
     Raises:
@@ -247,6 +257,9 @@ def parse(url: str, *, for_celery: bool = False) -> RedisUrl:
     sentinels: Sentinels | None = None
     if scheme_of(url) in SENTINEL_SCHEMES:
         url, sentinels = flattened(url, _split)
+    cluster: ClusterNodes | None = None
+    if scheme_of(url) in CLUSTER_SCHEMES:
+        url, cluster = flattened_cluster(url, _split)
     transport = SCHEMES.get(scheme_of(url))
     if transport is None:
         raise ValueError(EXPECTED)
@@ -274,16 +287,20 @@ def parse(url: str, *, for_celery: bool = False) -> RedisUrl:
     if has_tls:
         found["ssl_cert_reqs"] = _certificates(found.get("ssl_cert_reqs", "required"))
         found.setdefault("ssl_check_hostname", str(found["ssl_cert_reqs"] != "none"))
+    number = _db(db if db is not None or transport == "unix" else unquote(parts.path).strip("/"))
+    if cluster is not None and number:
+        raise ValueError("a Redis Cluster has no database but 0: leave the number out")
     return RedisUrl(
         transport,
         host=host,
         port=0 if transport == "unix" else port or DEFAULT_PORT,
         path=path,
-        db=_db(db if db is not None or transport == "unix" else unquote(parts.path).strip("/")),
+        db=number,
         username=unquote(parts.username or "") or username,
         password=unquote(parts.password or "") or password,
         options=found,
         sentinels=sentinels,
+        cluster=cluster,
     )
 
 
@@ -426,7 +443,7 @@ def database_of(url: str) -> tuple[tuple[str, int, str], str] | None:
         url: The URL; its options are not checked.
     """
     scheme = scheme_of(url)
-    if scheme in SENTINEL_SCHEMES:
+    if scheme in SENTINEL_SCHEMES or scheme in CLUSTER_SCHEMES:
         return None
     parts, port = _split(url)
     query = _first_values(parts)

@@ -148,7 +148,7 @@ class Site:
     async def _namespaces(self, store: RedisTaskStore) -> list[str]:
         if self.namespace is not None:
             return [self.namespace]
-        return [*self.servers] or await namespaces_in(store)
+        return [*self.servers] or await namespaces_in(store, self.backend)
 
 
 def _reason_of(error: StoreUnavailableError) -> str:

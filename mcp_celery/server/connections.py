@@ -23,7 +23,7 @@ from mcp_celery.broker.webhook_jobs import WebhookJobs
 from mcp_celery.common.background import ended
 from mcp_celery.common.encryption_keys import HOW_TO_MAKE_A_KEY
 from mcp_celery.common.outage import Outage
-from mcp_celery.default_app import broker_of, default_app
+from mcp_celery.default_app import broker_of, default_app, require_services
 from mcp_celery.engine import (
     Backend,
     BackendOptions,
@@ -320,7 +320,8 @@ class Connections:
     @property
     def results_setting(self) -> str:
         """The setting that names the app's result backend."""
-        if self._celery is not default_app:
+        unnamed = self._settings.is_cluster and self._settings.result_backend is None
+        if self._celery is not default_app or unnamed:
             return "result_backend of the Celery app"
         return "MCP_CELERY_REDIS_URL" if self._settings.result_backend is None else "MCP_CELERY_RESULT_BACKEND"
 
@@ -526,6 +527,8 @@ class Connections:
     def _results(self) -> CeleryResults | NoResults:
         if self._backend.in_process and not self._exposed:
             return NoResults()
+        if self._celery is default_app:
+            require_services(self._settings)
         try:
             backend = type(self._celery.backend).__name__
         except Exception as error:
@@ -573,4 +576,5 @@ def backend_of(settings: Settings) -> Backend:
         max_memory_percent=settings.max_store_memory_percent,
         credentials=credentials_of(settings),
         idle_seconds=settings.idle_connection_ms / 1000,
+        hash_tags=settings.hash_tags,
     )

@@ -14,6 +14,7 @@ from mcp_celery.common.redis_url import is_same_database, parse
 from mcp_celery.engine.backend import Backend, BackendOptions, OpenBackend, Unusable
 from mcp_celery.store.bus import SILENCE_SECONDS, RedisTaskBus
 from mcp_celery.store.client import StoreClient, connect
+from mcp_celery.store.cluster import ClusterView, view_of
 from mcp_celery.store.connection import IDLE_SECONDS, connect_blocking
 from mcp_celery.store.exposed import RedisExposed
 from mcp_celery.store.failures import described, is_refusal
@@ -33,7 +34,7 @@ class RedisBackend(Backend):
     """Redis, or a server that speaks its protocol. Fulfils :class:`mcp_celery.engine.Backend`.
 
     Attributes:
-        url: In redis-py's form, or of Sentinels.
+        url: In redis-py's form, of Sentinels, or of a Redis Cluster.
         key_prefix: First part of every key.
         timeout_seconds: How long the server may be silent upon a command.
         max_connections: How many connections a process opens; calls wait when all are busy.
@@ -41,6 +42,7 @@ class RedisBackend(Backend):
         credentials: Gives user and password for each connection. None: those of the URL.
         outage: Whether the server is lost, as :meth:`unusable` and what :meth:`open` opens have noticed.
         idle_seconds: After which time without a command a connection is replaced.
+        hash_tags: Whether all keys of a namespace have one hash tag. On a Redis Cluster they always have.
     """
 
     url: str
@@ -50,6 +52,7 @@ class RedisBackend(Backend):
     max_memory_percent: int
     credentials: redis.CredentialProvider | None = None
     idle_seconds: float = IDLE_SECONDS
+    hash_tags: bool = False
     outage: Outage = field(
         default_factory=lambda: Outage("the task store (MCP_CELERY_REDIS_URL)", logger), compare=False, repr=False
     )
@@ -58,6 +61,11 @@ class RedisBackend(Backend):
     @override
     def in_process(self) -> bool:
         return False
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether it is a Redis Cluster."""
+        return parse(self.url).cluster is not None
 
     @property
     @override
@@ -77,6 +85,10 @@ class RedisBackend(Backend):
     async def sentinels(self) -> list[SentinelView]:
         """The answer of each Sentinel of the URL; empty where the URL names none."""
         return await views_of(self.url, timeout_seconds=self.timeout_seconds)
+
+    async def cluster_view(self) -> ClusterView:
+        """What the nodes say of the Redis Cluster of the URL."""
+        return await view_of(parse(self.url), timeout_seconds=self.timeout_seconds, credentials=self.credentials)
 
     @override
     def holds_queues_at(self, url: str) -> bool:
@@ -119,7 +131,7 @@ class RedisBackend(Backend):
     def _open_store(self, options: BackendOptions, outage: Outage | None) -> RedisTaskStore:
         results = options.results
         return RedisTaskStore(
-            self._connect(),
+            self._connect(options),
             self._keys(options),
             result_key=None if results is None else results.key,
             decode_result=None if results is None else results.decode,
@@ -131,7 +143,7 @@ class RedisBackend(Backend):
 
     @override
     def open_bus(self, options: BackendOptions) -> RedisTaskBus:
-        client = self._connect(listens=True)
+        client = self._connect(options, listens=True)
         return RedisTaskBus(
             client,
             self._keys(options),
@@ -156,10 +168,15 @@ class RedisBackend(Backend):
             idle_seconds=self.idle_seconds,
         )
 
-    def _keys(self, options: BackendOptions) -> RedisKeys:
-        return RedisKeys(self.key_prefix, options.namespace)
+    def keys_of(self, namespace: str) -> RedisKeys:
+        """The names of the keys of a namespace."""
+        is_cluster = self.is_cluster
+        return RedisKeys(self.key_prefix, namespace, is_tagged=self.hash_tags or is_cluster, is_sharded=is_cluster)
 
-    def _connect(self, *, listens: bool = False) -> StoreClient:
+    def _keys(self, options: BackendOptions) -> RedisKeys:
+        return self.keys_of(options.namespace)
+
+    def _connect(self, options: BackendOptions, *, listens: bool = False) -> StoreClient:
         return connect(
             self.url,
             max_connections=self.max_connections,
@@ -167,4 +184,5 @@ class RedisBackend(Backend):
             credentials=self.credentials,
             listens=listens,
             idle_seconds=self.idle_seconds,
+            key=self._keys(options).root,
         )

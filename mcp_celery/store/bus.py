@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import redis
 from redis.asyncio.client import PubSub
@@ -46,6 +47,12 @@ LONGEST_PAUSE_AFTER_REFUSAL_SECONDS = 15.0
 """And while it answers and refuses the subscription: an operator has to change something first."""
 REPORT_SECONDS = 60.0
 """How often it is logged that Redis refuses the subscription."""
+
+
+_HINTS: Final = frozenset({"message", "smessage"})
+_CONFIRMATIONS: Final = frozenset({"subscribe", "ssubscribe"})
+_ENDS: Final = frozenset({"unsubscribe", "sunsubscribe"})
+"""Types of messages: those of a channel, and those that a subscription has begun or ended. An s more: sharded."""
 
 
 class _Follower:
@@ -89,6 +96,50 @@ class _Connection(PubSub):
 
     async def _reconnect(self, conn: Any, *_: Any, **__: Any) -> None:
         await conn.disconnect(nowait=True)
+
+
+class _Commands:
+    """The commands of pub/sub: those of sharded pub/sub where the keys say so and the server has them.
+
+    Args:
+        keys: Names of the channels.
+    """
+
+    def __init__(self, keys: RedisKeys) -> None:
+        self._is_sharded = keys.is_sharded
+        self._leaving = Counter[str]()
+
+    def reset(self) -> None:
+        """Begin with a new connection."""
+        self._leaving.clear()
+
+    def are_unknown(self, error: Exception) -> bool:
+        """Whether a connection failed because the server knows no sharded pub/sub, as Redis before version 7. The next
+        connection uses the other commands then. Scripts find out too.
+        """
+        unknown = self._is_sharded and isinstance(error, redis.ResponseError) and "unknown command" in str(error)
+        self._is_sharded = self._is_sharded and not unknown
+        return unknown
+
+    async def subscribe(self, connection: PubSub, *names: str) -> None:
+        """Ask for messages of channels."""
+        await (connection.ssubscribe(*names) if self._is_sharded else connection.subscribe(*names))
+
+    async def unsubscribe(self, connection: PubSub, *names: str) -> None:
+        """Ask for no more messages of channels."""
+        self._leaving.update(names)
+        untyped: Any = connection
+        await (untyped.sunsubscribe(*names) if self._is_sharded else untyped.unsubscribe(*names))
+
+    def end(self, name: str) -> None:
+        """Note that there are no more messages of a channel.
+
+        Raises:
+            redis.ConnectionError: They were asked for: another node of the cluster has the channel now.
+        """
+        if not self._leaving[name]:
+            raise redis.ConnectionError("another node of the cluster has the channels now")
+        self._leaving[name] -= 1
 
 
 class _Channel:
@@ -180,6 +231,7 @@ class RedisTaskBus(TaskBus):
         self._messages = 0  # that were read
         self._changed = asyncio.Event()
         self._failures = _Failures(keys)
+        self._commands = _Commands(keys)
         self._keeper: asyncio.Task[None] | None = None
 
     @override
@@ -244,12 +296,15 @@ class RedisTaskBus(TaskBus):
             try:
                 async with _Connection(self._client.redis.connection_pool) as connection:
                     async with self._within():
-                        await connection.subscribe(self._keys.idle_channel)
+                        await self._commands.subscribe(connection, self._keys.idle_channel)
                     self._changed.set()
                     await self._use(connection)
             except Exception as error:  # noqa: BLE001 - a connection that breaks under two users raises anything
+                if self._commands.are_unknown(error):
+                    continue
                 self._failures.add(error)
             finally:
+                self._commands.reset()
                 self._subscribed.clear()
                 self._confirmed.clear()
             await asyncio.sleep(self._failures.pause())
@@ -277,9 +332,9 @@ class RedisTaskBus(TaskBus):
             self._subscribed = wanted
             self._confirmed -= stale
             if fresh:
-                await connection.subscribe(*fresh)
+                await self._commands.subscribe(connection, *fresh)
             if stale:
-                await cast("Any", connection).unsubscribe(*stale)
+                await self._commands.unsubscribe(connection, *stale)
 
     async def _read(self, connection: PubSub) -> None:
         while True:
@@ -288,12 +343,16 @@ class RedisTaskBus(TaskBus):
                 await connection.ping()
                 message = await self._answer(connection)
             self._messages += 1
-            if message["type"] not in ("message", "subscribe"):
+            kind = cast(str, message["type"])
+            if kind not in _HINTS | _CONFIRMATIONS | _ENDS:
+                continue
+            name = cast(bytes, message["channel"]).decode()
+            if kind in _ENDS:
+                self._commands.end(name)
                 continue
             self._failures.end()
-            name = cast(bytes, message["channel"]).decode()
             channel = self._channels.get(name)
-            if message["type"] == "subscribe" and name in self._subscribed:
+            if kind in _CONFIRMATIONS and name in self._subscribed:
                 self._confirmed.add(name)
             if channel is None:
                 continue

@@ -1,7 +1,7 @@
 """The async client of the store: scripts over a shared connection, other calls over a pool of redis-py's.
 
-A call of the pool waits for a connection for as long as the store answers others. Where Sentinels name the server, or
-redis-py authenticates open connections again by itself, scripts go over the pool, too.
+A call of the pool waits for a connection for as long as the store answers others. Where Sentinels or the nodes of a
+cluster name the server, or redis-py authenticates open connections again by itself, scripts go over the pool, too.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from mcp_celery.common.call_limiter import CallLimiter
 from mcp_celery.common.outage import Outage
 from mcp_celery.common.redis_translation import redis_py_url
 from mcp_celery.store.connection import CLASSES, IDLE_SECONDS, AnswerLostError, Checked, Heard, Parser, Progress
+from mcp_celery.store.masters import MasterFinder
 from mcp_celery.store.pipeline import Pipeline
-from mcp_celery.store.sentinel import MasterFinder, finder_of
+from mcp_celery.store.topology import finder_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +72,12 @@ class StoreClient:
 
     @property
     def has_sentinels(self) -> bool:
-        """Whether Sentinels name the server."""
+        """Whether Sentinels, or the nodes of a cluster, name the server."""
         return self._master is not None
 
     @property
     def moves(self) -> int:
-        """How often Sentinels have named another server than before as the master."""
+        """How often they have named another server than before as the master."""
         return 0 if self._master is None else self._master.moves
 
     def progress(self, own: Callable[[], object]) -> Progress:
@@ -168,6 +169,7 @@ def connect(
     credentials: redis.CredentialProvider | None = None,
     listens: bool = False,
     idle_seconds: float = IDLE_SECONDS,
+    key: str = "",
 ) -> StoreClient:
     """Make an async client of the store.
 
@@ -178,9 +180,10 @@ def connect(
         credentials: Gives user and password for each connection. None: those of the URL.
         listens: Whether it is for pub/sub, where silence is no fault.
         idle_seconds: After which time without a command a connection is replaced.
+        key: What its keys begin with, which a cluster keeps together. Empty: any master of a cluster will do.
     """
     heard = Heard()
-    master = finder_of(url, timeout_seconds=timeout_seconds)
+    master = finder_of(url, key=key, timeout_seconds=timeout_seconds, credentials=credentials)
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         redis_py_url(url, with_user=credentials is None),
         credential_provider=credentials,

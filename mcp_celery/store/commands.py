@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, get_args
@@ -84,7 +84,10 @@ _NAMES: Final = (
 )
 _DUE_CHANNEL: Final = RedisKeys("", "").channel(DUE.scope, DUE.task_id).removeprefix(":")
 """The channel that says that jobs have become due, behind what the names of all keys begin with."""
+_UNSHARDED: Final = "local SHARDED = false\n"
+_SHARDED: Final = "local SHARDED = table.remove(KEYS)\n"  # see keys_of
 _CONSTANTS: Final = (
+    f"{_UNSHARDED}"
     f"local INDEX_LIFETIME_MS, RECORD_BYTES, REPLY_MARK = {INDEX_LIFETIME_MS}, {RECORD_BYTES}, '{REPLY_MARK}'\n"
     f"local PUBLISHING_MS, WEBHOOK_LIFETIME_MS = {PUBLISHING_MS}, {WEBHOOK_LIFETIME_MS}\n"
     f"local MOST_WEBHOOKS = {MOST_WAITING}\n"
@@ -111,6 +114,21 @@ NEVER_REPEATED: Final = frozenset({"failed", "withdraw", "watch", "webhooks", "w
 ``withdraw`` gives, the tasks that ``watch`` gives, and the webhooks that ``webhooks`` and ``webhook`` give, are given
 once. All others change nothing the second time.
 """
+
+
+def scripts_of(keys: RedisKeys) -> Mapping[str, str]:
+    """The texts of all scripts, by name."""
+    if not keys.is_sharded:
+        return SCRIPTS
+    return {name: text.replace(_UNSHARDED, _SHARDED, 1) for name, text in SCRIPTS.items()}
+
+
+def keys_of(command: Command[Any], keys: RedisKeys) -> list[str]:
+    """The keys that a script declares. On a cluster one more follows, which never exists: while the slot of a namespace
+    is on its way to another node, the cluster refuses to begin a command on a key that does not exist. Scripts use keys
+    besides those that they declare, some of which may be on either node then, and must not end in the middle.
+    """
+    return [*command.keys, keys.never] if keys.is_sharded else [*command.keys]
 
 
 @dataclass(frozen=True, slots=True)

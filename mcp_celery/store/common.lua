@@ -17,12 +17,27 @@ local function has_begun(started, retries)
   return started and tonumber(started) >= tonumber(retries)
 end
 
+-- Tell those who listen to a channel. On a Redis Cluster channels are of sharded pub/sub, which no other shard hears of;
+-- before version 7 there is none.
+local function publish(channel, message)
+  if SHARDED then
+    local reply = redis.pcall('SPUBLISH', channel, message)
+    if type(reply) ~= 'table' or not reply.err then
+      return
+    end
+    if not string.find(reply.err, 'nknown Redis command', 1, true) then
+      redis.call('SPUBLISH', channel, message) -- raises the error
+    end
+  end
+  redis.call('PUBLISH', channel, message)
+end
+
 -- Count a change of a task at that time (ms since the epoch), and announce it. Each change is later than the one before,
 -- whatever the clocks of the processes say: clients order a task's states by their times.
 local function tell(record, channel, at)
   local before = tonumber(redis.call('HGET', record, 'updated_at_ms'))
   redis.call('HSET', record, 'updated_at_ms', string.format('%.0f', math.max(tonumber(at), before + 1)))
-  redis.call('PUBLISH', channel, redis.call('HINCRBY', record, 'revision', 1))
+  publish(channel, redis.call('HINCRBY', record, 'revision', 1))
 end
 
 -- What this script removed because it cannot be read: {key, member}, or {key, false} for a whole key. The reply says so (reply.lua).
@@ -38,14 +53,17 @@ local function remove_unreadable(command, index, member)
   removed_as_unreadable[#removed_as_unreadable + 1] = {index, member}
 end
 
--- Call a command. Returns nil where the key holds another type than the command is for.
+-- Call a command. Returns nil where the key holds another type than the command is for, and where another node of a
+-- cluster has the key: it is not one of this namespace, whose keys have one hash tag.
 local function unless_other_type(...)
   local reply = redis.pcall(...)
   if type(reply) ~= 'table' or not reply.err then
     return reply
   end
-  if string.find(reply.err, 'WRONGTYPE', 1, true) or string.find(reply.err, 'not an integer', 1, true) then
-    return nil
+  for _, reason in ipairs({'WRONGTYPE', 'not an integer', 'non local key'}) do
+    if string.find(reply.err, reason, 1, true) then
+      return nil
+    end
   end
   return redis.call(...) -- raises the error
 end

@@ -15,8 +15,8 @@ What is done when a connection is lost is decided here, for both clients:
   word, and a command would wait for its answer in vain.
 - A store that is silent is not asked again.
 - A server that answers as a replica does has run nothing: it was the master, or the address led to another server. All
-  connections are replaced, and the command is sent once more. Where Sentinels know the master, they are asked for it
-  each time that a connection is made, and the server has to say that it is the master.
+  connections are replaced, and the command is sent once more. Where Sentinels or the nodes of a cluster know the
+  master, they are asked for it each time that a connection is made, and the server has to say that it is the master.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from redis.retry import Retry as BlockingRetry
 
 from mcp_celery.common.redis_translation import redis_py_url
 from mcp_celery.common.within import STEPS, within
-from mcp_celery.store.roles import ReplicaError, address_of, direct, is_of_replica, require_master, require_still_master
-from mcp_celery.store.sentinel import BlockingMasterFinder, MasterFinder, blocking_finder_of
+from mcp_celery.store.masters import BlockingMasterFinder, MasterFinder
+from mcp_celery.store.roles import ReplicaError, address_of, direct, is_elsewhere, require_master, require_still_master
+from mcp_celery.store.topology import blocking_finder_of
 
 T = TypeVar("T")
 
@@ -187,7 +188,7 @@ class Checked(AbstractConnection):
         try:
             await super().connect_check_health(check_health, retry_socket_connect)
         except (redis.ConnectionError, redis.TimeoutError, OSError):
-            self._master.distrust(address_of(self))
+            self._master.search.distrust(address_of(self))
             raise
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
@@ -258,7 +259,7 @@ class Checked(AbstractConnection):
         except redis.ConnectionError as error:
             raise self._meaning_of(error) from error
         except redis.ResponseError as error:
-            if not is_of_replica(error, has_sentinels=self._master is not None):
+            if not is_elsewhere(error, self, self._master):
                 raise
             self.heard.doubted_at = time.monotonic()
             await self.disconnect(nowait=True)
@@ -343,7 +344,7 @@ class _CheckedBlocking(blocking.AbstractConnection):
         try:
             super().connect_check_health(check_health, retry_socket_connect)
         except (redis.ConnectionError, redis.TimeoutError, OSError):
-            self._master.distrust(address_of(self))
+            self._master.search.distrust(address_of(self))
             raise
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
@@ -382,7 +383,7 @@ class _CheckedBlocking(blocking.AbstractConnection):
                 raise AnswerLostError(str(error)) from error
             raise
         except redis.ResponseError as error:
-            if not is_of_replica(error, has_sentinels=self._master is not None):
+            if not is_elsewhere(error, self, self._master):
                 raise
             self._heard.doubted_at = time.monotonic()
             self.disconnect()
@@ -437,6 +438,7 @@ def connect_blocking(
     credentials: redis.CredentialProvider | None = None,
     idle_seconds: float = IDLE_SECONDS,
     retries: int = 1,
+    key: str = "",
 ) -> redis.Redis:
     """A blocking client.
 
@@ -447,6 +449,7 @@ def connect_blocking(
         credentials: As :func:`connect`.
         idle_seconds: As :func:`connect`.
         retries: How often a command is sent again that was not sent, because the connection was lost.
+        key: As :func:`connect`.
     """
     pool = redis.BlockingConnectionPool.from_url(
         redis_py_url(url, with_pool=False, with_user=credentials is None),
@@ -455,7 +458,7 @@ def connect_blocking(
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         heard=Heard(),
-        master=blocking_finder_of(url, timeout_seconds=timeout_seconds),
+        master=blocking_finder_of(url, key=key, timeout_seconds=timeout_seconds, credentials=credentials),
         idle_seconds=idle_seconds,
         retry=BlockingRetry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
     )

@@ -32,6 +32,22 @@ _ADVICE: Final[Sequence[tuple[re.Pattern[str], str]]] = (
         "use the name in MCP_CELERY_REDIS_URL under which the Sentinels watch it (sentinel monitor)",
     ),
     (
+        re.compile("ClusterRefusalError"),
+        "check user and password: MCP_CELERY_REDIS_URL, MCP_CELERY_REDIS_PASSWORD_FILE or MCP_CELERY_REDIS_CREDENTIALS",
+    ),
+    (
+        re.compile("cluster support disabled"),
+        "MCP_CELERY_REDIS_URL names a server that is no node of a cluster: use redis:// for it",
+    ),
+    (
+        re.compile("MovedError"),
+        "MCP_CELERY_REDIS_URL names a node of a Redis Cluster: use redis+cluster://",
+    ),
+    (
+        re.compile("TryAgainError|AskError"),
+        "the slot of the namespace is on its way to another shard of the cluster",
+    ),
+    (
         re.compile("NOREPLICAS"),
         "the master has fewer good replicas than its min-replicas-to-write",
     ),

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
 
+from mcp_celery.common.redis_url import parse
 from mcp_celery.engine import PlaceKind, RpcError, TaskRecord, TaskRef
 from mcp_celery.engine.recovery.model import RequeueVerdict
 from mcp_celery.keys import is_shortened, parse_task_key, task_key_from_job_id
 from mcp_celery.sealing import SealError, is_sealed
 from mcp_celery.store import commands
+from mcp_celery.store.backend import RedisBackend
+from mcp_celery.store.cluster import node_client
 from mcp_celery.store.codec import Openers, decode_record, flat_to_mapping
 from mcp_celery.store.keys import RedisKeys
 from mcp_celery.store.records import RedisTaskStore
@@ -218,7 +221,7 @@ class RedisInspection:
                 ("ZSCORE", keys.due, record.key),
                 ("ZSCORE", keys.unclaimed, record.key),
                 ("ZRANK", keys.unclaimed, record.key),
-                ("PUBSUB NUMSUB", channel),
+                ("PUBSUB SHARDNUMSUB" if keys.is_sharded else "PUBSUB NUMSUB", channel),
             ]
         )
         now, before_place = await self.now_ms(), await self._store.ahead(record)
@@ -320,27 +323,43 @@ class RedisInspection:
         return sorted(_text(key) for key in await self._ask("hkeys", questions))
 
 
-async def namespaces_in(store: RedisTaskStore) -> list[str]:
+async def namespaces_in(store: RedisTaskStore, backend: RedisBackend) -> list[str]:
     """The namespaces whose servers or workers have used a store.
 
     Args:
-        store: Any store with the key prefix. The names are found with ``SCAN``, which blocks no other client.
+        store: Any store of the backend. The names are found with ``SCAN``, which blocks no other client.
+        backend: Where the tasks are kept. Each shard of a Redis Cluster is asked.
 
     Raises:
         StoreUnavailableError: The store did not answer.
     """
-    client: Any = store.client.redis
-    prefix, found, cursor = store.keys.prefix, set[str](), 0
-    pattern = f"{prefix}:*:[ew]*[ys]"  # expiry, workers
+    found = set[str]()
+    if not backend.is_cluster:
+        await _scan_for_namespaces(store, cast(Any, store.client.redis), found)
+        return sorted(found)
+    await store.guarded(cast(Any, store.client.redis).ping)  # logs and raises where no node answers
+    url, seconds = parse(backend.url), backend.timeout_seconds
+    for master in (await backend.cluster_view()).masters:
+        async with node_client(url, master, backend.credentials, timeout_seconds=seconds) as client:
+            await _scan_for_namespaces(store, client, found)
+    return sorted(found)
+
+
+async def _scan_for_namespaces(store: RedisTaskStore, client: Any, found: set[str]) -> None:
+    """Add the namespaces that one server has keys of."""
+    before, after = store.keys.root_of("*").split("*")
+    pattern = f"{before}*{after}:[ew]*[ys]"  # expiry, workers
+    cursor = 0
     while True:
         scan = partial(client.scan, cursor, match=pattern, count=SCANNED, _type="ZSET")
         cursor, keys = cast("tuple[int, list[bytes]]", await store.guarded(scan))
         for key in keys:
-            namespace, _, index = _text(key)[len(prefix) + 1 :].rpartition(":")
+            root, _, index = _text(key).rpartition(":")
+            namespace = root[len(before) :].removesuffix(after)
             if index in ("expiry", "workers") and namespace and ":" not in namespace:
                 found.add(namespace)
         if cursor == 0:
-            return sorted(found)
+            return
 
 
 def _readable(members: Sequence[bytes]) -> list[str]:

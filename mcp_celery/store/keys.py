@@ -61,6 +61,8 @@ Redis key                              holds                            lifetime
 ``{prefix}:{ns}:mark``                 string: identifies this store    31 days from when a process last read it
 ``{prefix}:{ns}:reaper``               string: which process reaps      three heartbeats
 ====================================== ================================ =========================================
+
+With hash tags ``{prefix}:{ns}`` stands in braces: a Redis Cluster keeps everything of a namespace on one shard then.
 """
 
 from __future__ import annotations
@@ -68,6 +70,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, get_args
 
+from mcp_celery.common.cluster_url import has_hash_tag
 from mcp_celery.engine import PlaceKind
 from mcp_celery.keys import digest, quote_segment, task_redis_prefix
 
@@ -85,14 +88,28 @@ class RedisKeys:
     Args:
         prefix: ``MCP_CELERY_KEY_PREFIX``.
         namespace: ``MCP_CELERY_NAMESPACE``, so that several servers can share one Redis.
+        is_tagged: Whether all keys have one hash tag: that of the prefix, or else prefix and namespace.
+        is_sharded: Whether channels are those of sharded pub/sub, where the server has it.
     """
 
     prefix: str
     namespace: str
+    is_tagged: bool = False
+    is_sharded: bool = False
 
     @property
     def _root(self) -> str:
-        return f"{self.prefix}:{self.namespace}"
+        return self.root_of(self.namespace)
+
+    @property
+    def root(self) -> str:
+        """What all keys begin with."""
+        return self._root
+
+    def root_of(self, namespace: str) -> str:
+        """What all keys of another namespace begin with, or of a pattern of namespaces."""
+        root = f"{self.prefix}:{namespace}"
+        return f"{{{root}}}" if self.is_tagged and not has_hash_tag(self.prefix) else root
 
     def record(self, task_scope: str | None, task_id: str) -> str:
         """Hash: the task's record."""
@@ -119,6 +136,11 @@ class RedisKeys:
     def doctor(self) -> str:
         """String: what ``mcp-celery doctor`` writes and deletes, to see whether its user may."""
         return f"{self._root}:doctor"
+
+    @property
+    def never(self) -> str:
+        """A key that never exists."""
+        return f"{self._root}:never"
 
     @property
     def all_channels(self) -> str:

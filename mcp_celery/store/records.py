@@ -53,7 +53,7 @@ from mcp_celery.sealing import UNSEALED, SealError, SnapshotCodec
 from mcp_celery.store import commands
 from mcp_celery.store.client import StoreClient
 from mcp_celery.store.codec import continued, fixed_of
-from mcp_celery.store.commands import SCRIPTS, Command, Decode, ResultKey
+from mcp_celery.store.commands import Command, Decode, ResultKey, keys_of, scripts_of
 from mcp_celery.store.connection import IDLE_SECONDS, AlsoSilentError, call_blocking, connect_blocking
 from mcp_celery.store.failures import described
 from mcp_celery.store.fields import FIXED
@@ -110,7 +110,7 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         self._memory = memory
         self._observers = observers
         self._outage = outage
-        self._scripts = {name: client.redis.register_script(text) for name, text in SCRIPTS.items()}
+        self._scripts = {name: client.redis.register_script(text) for name, text in scripts_of(keys).items()}
 
     @override
     async def create(
@@ -184,7 +184,7 @@ class RedisTaskStore(RedisQuestions, TaskStore):
             # Made anew for each try: it forgets its commands when it has failed.
             async with self.client.redis.pipeline(transaction=False) as pipeline:
                 for command in asked:
-                    await self._scripts["load"](keys=list(command.keys), args=command.argv, client=pipeline)
+                    await self._scripts["load"](keys=keys_of(command, self.keys), args=command.argv, client=pipeline)
                 return await pipeline.execute(raise_on_error=False)
 
         replies = cast("list[Any]", await self.guarded(load))
@@ -300,7 +300,7 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         script = self._scripts[command.script]
         call = self.client.call_script(
             script,
-            command.keys,
+            keys_of(command, self.keys),
             command.argv,
             may_be_repeated=command.may_be_repeated,
             is_large=command.script in LARGE_REPLIES,
@@ -401,8 +401,9 @@ class RedisJobLedger(JobLedger):
             max_connections=max_connections,
             credentials=credentials,
             idle_seconds=idle_seconds,
+            key=keys.root,
         )
-        self._scripts = {name: self._client.register_script(text) for name, text in SCRIPTS.items()}
+        self._scripts = {name: self._client.register_script(text) for name, text in scripts_of(keys).items()}
 
     @override
     def claim(self, ref: TaskRef, *, attempt: int, claim: Claim, retries: int = 0) -> bool:
@@ -456,7 +457,8 @@ class RedisJobLedger(JobLedger):
         try:
             with measured_operation(command.script):
                 reply = call_blocking(
-                    lambda: script(keys=list(command.keys), args=command.argv), may_be_repeated=command.may_be_repeated
+                    lambda: script(keys=keys_of(command, self._keys), args=command.argv),
+                    may_be_repeated=command.may_be_repeated,
                 )
         except redis.RedisError as error:
             raise _told(error, command.keys[0]) from error

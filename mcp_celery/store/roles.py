@@ -8,6 +8,8 @@ from typing import Any, Final
 import redis
 from redis.exceptions import MasterDownError
 
+from mcp_celery.store.masters import BlockingMasterFinder, MasterFinder
+
 _OF_REPLICA: Final = re.compile(r"\bREADONLY\b|You can't write against a read only replica|\bMASTERDOWN\b")
 """What a replica answers to a write. Redis 6.2 puts it into the text of a script's error."""
 _CLASSES: Final = (redis.ReadOnlyError, MasterDownError)
@@ -23,6 +25,21 @@ def is_of_replica(error: redis.ResponseError, *, has_sentinels: bool) -> bool:
     if isinstance(error, _CLASSES) or _OF_REPLICA.search(str(error)):
         return True
     return has_sentinels and "NOREPLICAS" in str(error)  # Sentinels have given its replicas to another server
+
+
+def is_elsewhere(
+    error: redis.ResponseError, connection: Any, finder: MasterFinder | BlockingMasterFinder | None
+) -> bool:
+    """Whether a server's error means that the master is, or may be, elsewhere. Then the server has run nothing.
+
+    Args:
+        error: The error.
+        connection: The connection to it.
+        finder: Finds the master, and learns of the error. None: the URL names it.
+    """
+    if is_of_replica(error, has_sentinels=finder is not None):
+        return True
+    return finder is not None and finder.search.is_elsewhere(error, address_of(connection))
 
 
 def direct(connection: Any, address: tuple[str, int]) -> None:
@@ -60,4 +77,4 @@ def require_master(connection: Any, reply: Any) -> None:
     values: dict[bytes, Any] = reply if hasattr(reply, "keys") else dict(zip(flat[::2], flat[1::2], strict=True))
     role = values.get(b"role", b"master").decode()
     if role != "master":
-        raise ReplicaError(f"{connection.host}:{connection.port}, which a Sentinel named as the master, is a {role}")
+        raise ReplicaError(f"{connection.host}:{connection.port}, which was named as the master, is a {role}")

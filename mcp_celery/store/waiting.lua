@@ -24,7 +24,7 @@ local function go_on(root, record, key)
   on_index('ZREM', root .. ':waiting', key)
   local now = now_ms()
   add_to_index(root .. ':due', now - PUBLISHING_MS, key)
-  redis.call('PUBLISH', root .. DUE_CHANNEL, key)
+  publish(root .. DUE_CHANNEL, key)
   tell(record, record .. ':events', now)
   note(record, 'place_granted', redis.call('HGET', record, 'status'), now)
 end

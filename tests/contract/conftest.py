@@ -2,20 +2,27 @@
 
 import tempfile
 from collections.abc import AsyncGenerator, Generator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from mcp_celery.embedded import EmbeddedStore
 from mcp_celery.engine import TaskEngine
+from tests.support.clusters import Cluster, nodes_of
 from tests.support.leaks import no_eternal_keys, no_processes_left
+from tests.support.nodes import short_folder
 from tests.support.own_store import OwnStore
 from tests.support.worlds import MemoryWorld, RedisWorld, Watchful, World, engine_of, redis_world
 
 
 @pytest.fixture(scope="session")
-def store_url() -> Generator[str]:
-    """A Redis that no test stops or empties."""
+def store_url(request: pytest.FixtureRequest) -> Generator[str]:
+    """A Redis that no test stops or empties; with ``--cluster`` a cluster."""
+    if request.config.getoption("--cluster"):
+        with short_folder() as folder, no_processes_left(folder), ExitStack() as nodes:
+            yield Cluster(folder, nodes_of(nodes)).url
+        return
     with (
         tempfile.TemporaryDirectory(prefix="mcpc-") as folder,
         no_processes_left(Path(folder).resolve(), children=False),

@@ -132,7 +132,7 @@ KINDS: Final[dict[str, Kind]] = {
 }
 NO_KEYS: Final = {
     "prefix", "namespace", "records", "all_records", "channel", "idle_channel", "all_channels", "doctor",
-    "kind_of_limit", "line_of",
+    "kind_of_limit", "line_of", "root", "root_of", "is_tagged", "is_sharded", "never",
 }  # fmt: skip
 """Names of :class:`RedisKeys` under which nothing is kept, or nothing for longer than a script."""
 

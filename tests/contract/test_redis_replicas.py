@@ -14,8 +14,8 @@ from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.store import connect, connect_blocking
 from mcp_celery.store.client import StoreClient
+from mcp_celery.store.masters import BlockingMasterFinder, MasterFinder
 from mcp_celery.store.roles import ReplicaError
-from mcp_celery.store.sentinel import BlockingMasterFinder, MasterFinder
 from tests.support.locks import reserve_port
 from tests.support.nodes import ValkeyProcess, short_folder
 from tests.support.worlds import SNAPSHOT, TIMEOUT_SECONDS, RedisWorld, a_record
@@ -124,7 +124,7 @@ async def test_no_replica_is_used_that_sentinels_take_for_the_master(
     blocking: Any = connect_blocking(url, timeout_seconds=TIMEOUT_SECONDS)
     try:
         admin.replicaof(*NOWHERE)
-        with pytest.raises(ReplicaError, match=f"127.0.0.1:{port}, which a Sentinel named as the master, is a replica"):
+        with pytest.raises(ReplicaError, match=f"127.0.0.1:{port}, which was named as the master, is a replica"):
             await client.call(lambda: redis_py.get("x"))
         with pytest.raises(ReplicaError, match="is a replica"):
             blocking.get("x")

@@ -17,6 +17,7 @@ from celery import Celery
 from pytest_celery import CeleryTestSetup  # pyright: ignore[reportMissingTypeStubs]
 
 from mcp_celery import Settings
+from tests.support.clusters import Cluster
 from tests.support.deployment import Deployment, deployed
 from tests.support.leaks import no_eternal_keys, no_processes_left
 from tests.support.live import EventLog, Gate, LiveServer, celery_events, host_app, live_server
@@ -97,6 +98,10 @@ class Starter:
     def watched(self, **options: Any) -> Watched:
         """Start a master, a replica and three Sentinels."""
         return Watched(self._folder, self.start, **options)
+
+    def cluster(self, **options: Any) -> Cluster:
+        """Start three shards of a cluster."""
+        return Cluster(self._folder, self.start, **options)
 
     def close(self) -> None:
         self._stack.close()

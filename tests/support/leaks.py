@@ -18,6 +18,8 @@ from typing import Final, cast
 import psutil
 import redis
 
+from mcp_celery.common.redis_url import parse
+from mcp_celery.store import connect_blocking
 from tests.support.programs import fork_servers
 from tests.support.waiting import eventually_sync
 
@@ -44,9 +46,22 @@ def eternal_keys(url: str, prefixes: Iterable[str] = OUR_PREFIXES) -> list[str]:
         url: Of the Redis, as redis-py reads it.
         prefixes: What the keys begin with, literally.
     """
-    with redis.Redis.from_url(url) as client:
+    prefixes = tuple(prefixes)
+    with admin_client(url, key=prefixes[0]) as client:
         found = cast("list[bytes]", client.eval(_FIND_ETERNAL, 0, *(f"{_literally(prefix)}*" for prefix in prefixes)))
     return sorted(name.decode(errors="replace") for name in found)
+
+
+def admin_client(url: str, *, key: str) -> redis.Redis:
+    """A client without time-outs.
+
+    Args:
+        url: Of the Redis; where it names a cluster, the node is meant that has the key.
+        key: The key, or what it begins with.
+    """
+    if parse(url).cluster is None:
+        return redis.Redis.from_url(url)
+    return connect_blocking(url, timeout_seconds=60, key=key)
 
 
 def _literally(prefix: str) -> str:

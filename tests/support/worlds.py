@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
-import redis
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.config import TaskConfig
@@ -59,7 +58,7 @@ from mcp_celery.testing import (
     MemoryTaskStore,
     MemoryWebhooks,
 )
-from tests.support.leaks import no_eternal_keys
+from tests.support.leaks import admin_client, no_eternal_keys
 
 ALICE = Caller("client-a|alice", "https://issuer.example")
 SNAPSHOT = TaskContextSnapshot(
@@ -160,15 +159,22 @@ class RedisWorld:
         self.transitions: list[Transition] = []
         self.observers = Observers(self.transitions.append, write_audit_log)
         self.url = url
-        self.prefix = prefix or f"test-{uuid.uuid4().hex}"
-        self.keys = RedisKeys(self.prefix, "contract")
-        self.client = redis.Redis.from_url(url)
+        # In braces it is a hash tag, so that a cluster keeps all of it on one shard, results and queues too.
+        self.prefix = prefix or f"{{test-{uuid.uuid4().hex}}}"
+        self.keys = RedisKeys(self.prefix, "contract", is_sharded=options.get("is_sharded", False))
+        self.client = admin_client(url, key=self.prefix)
         self._apart = MemoryTaskResults() if results_apart else None
         self.results = self._apart
         timeout: float = options.get("timeout_seconds", TIMEOUT_SECONDS)
         idle: float = options.get("idle_seconds", IDLE_SECONDS)
         self.store = RedisTaskStore(
-            connect(url, max_connections=options.get("max_connections", 8), timeout_seconds=timeout, idle_seconds=idle),
+            connect(
+                url,
+                max_connections=options.get("max_connections", 8),
+                timeout_seconds=timeout,
+                idle_seconds=idle,
+                key=self.prefix,
+            ),
             self.keys,
             result_key=None if results_apart else self._result_key,
             decode_result=None if results_apart else _decode,
@@ -184,7 +190,7 @@ class RedisWorld:
             idle_seconds=idle,
         )
         self.bus = RedisTaskBus(
-            connect(url, max_connections=2, timeout_seconds=timeout, listens=True),
+            connect(url, max_connections=2, timeout_seconds=timeout, listens=True, key=self.prefix),
             self.keys,
             timeout_seconds=timeout,
             silence_seconds=options.get("silence_seconds", SILENCE_SECONDS),

@@ -11,8 +11,9 @@ from redis.exceptions import MasterDownError
 from typing_extensions import override
 
 from mcp_celery.common.redis_url import parse
+from mcp_celery.store.masters import Address, BlockingMasterFinder
 from mcp_celery.store.roles import is_of_replica
-from mcp_celery.store.sentinel import Address, BlockingMasterFinder
+from mcp_celery.store.sentinel import SentinelSearch
 
 CUT_OFF: Final = ("cut.off", 26_379)
 TOGETHER: Final = ("together", 26_379)
@@ -26,21 +27,21 @@ class ScriptedFinder(BlockingMasterFinder):
     def __init__(self) -> None:
         url = parse("sentinel://cut.off,together/main")
         assert url.sentinels is not None
-        super().__init__(url, url.sentinels, timeout_seconds=1)
+        super().__init__(SentinelSearch(url, url.sentinels, timeout_seconds=1))
 
     @override
-    def _ask(self, sentinel: Address) -> Any:
-        return DEAD if sentinel == CUT_OFF else LIVE
+    def _ask(self, server: Address) -> Any:
+        return DEAD if server == CUT_OFF else LIVE
 
 
 def test_a_sentinel_that_names_a_dead_master_is_asked_last() -> None:
     finder = ScriptedFinder()
     assert finder.find() == DEAD
     for _ in range(3):  # as many connections fail at the same time
-        finder.distrust(DEAD)
-    assert finder.order == [TOGETHER, CUT_OFF]
+        finder.search.distrust(DEAD)
+    assert finder.search.order == [TOGETHER, CUT_OFF]
     assert finder.find() == LIVE
-    finder.distrust(DEAD)  # a connection that was slow to fail says nothing of what was found since
+    finder.search.distrust(DEAD)  # a connection that was slow to fail says nothing of what was found since
     assert finder.find() == LIVE
 
 
@@ -51,7 +52,7 @@ def test_threads_that_ask_at_once_lose_no_sentinel() -> None:
     def ask() -> None:
         try:
             for _ in range(2_000):
-                finder.distrust(finder.find())
+                finder.search.distrust(finder.find())
         except Exception as error:  # noqa: BLE001 - whatever it is
             failures.append(error)
 
@@ -61,7 +62,7 @@ def test_threads_that_ask_at_once_lose_no_sentinel() -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    assert sorted(finder.order) == [CUT_OFF, TOGETHER]
+    assert sorted(finder.search.order) == [CUT_OFF, TOGETHER]
 
 
 @pytest.mark.parametrize(

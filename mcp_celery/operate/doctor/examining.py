@@ -12,6 +12,7 @@ from celery import Celery
 from mcp_celery.broker.results import CeleryResults
 from mcp_celery.common.installed import OTHER_PACKAGE, package_conflicts
 from mcp_celery.errors import ConfigurationError, StoreUnavailableError
+from mcp_celery.operate.doctor.cluster import check_cluster
 from mcp_celery.operate.doctor.findings import Finding, Findings
 from mcp_celery.operate.doctor.sentinels import check_sentinels
 from mcp_celery.operate.doctor.services import check_broker, check_results
@@ -54,6 +55,8 @@ async def _of_store(site: Site) -> AsyncGenerator[Finding]:
         yield finding
     try:
         async with site.opened() as servers:
+            for finding in await check_cluster(site.backend, [opened.namespace for opened in servers]):
+                yield finding
             for opened in servers:
                 async for finding in _of_server(site.servers.get(opened.namespace), opened):
                     yield finding

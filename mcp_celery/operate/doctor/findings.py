@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Level = Literal["ok", "warning", "error"]
-Area = Literal["settings", "sentinels", "store", "broker", "results", "workers"]
+Area = Literal["settings", "sentinels", "cluster", "store", "broker", "results", "workers"]
 
 
 @dataclass(frozen=True, slots=True)

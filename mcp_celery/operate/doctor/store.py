@@ -23,7 +23,11 @@ SAMPLE: Final = 50
 _PLACE: Final = re.compile(r"(command )?script: [0-9a-f]{40}.*")
 _RIGHTS: Final = """
 redis.call('SET', KEYS[1], '', 'PX', 60000)
-redis.call('PUBLISH', KEYS[2], '')
+local reply = redis.pcall(ARGV[1], KEYS[2], '')
+if type(reply) == 'table' and reply.err then
+  -- Before version 7 there is no sharded pub/sub. Scripts and subscribers use the other commands then.
+  redis.call(string.find(reply.err, 'nknown Redis command', 1, true) and 'PUBLISH' or ARGV[1], KEYS[2], '')
+end
 redis.call('DEL', KEYS[1])
 return redis.call('TIME')
 """
@@ -138,16 +142,22 @@ async def _check_rights(findings: Findings, opened: Open, client: Any, result_ke
     keys = opened.store.keys
     rules = "the rights of the Redis user (docs/redis.md)"
 
-    def script(key: str, channel: str) -> Callable[[], Awaitable[Any]]:
-        return lambda: client.eval(_RIGHTS, 2, key, channel)
+    def script(key: str, channel: str, publish: str = "PUBLISH") -> Callable[[], Awaitable[Any]]:
+        return lambda: client.eval(_RIGHTS, 2, key, channel, publish)
 
     async def subscribe() -> None:
-        async with client.pubsub() as pubsub:
-            await pubsub.subscribe(keys.idle_channel)
-            await pubsub.get_message(timeout=1)
+        try:
+            async with client.pubsub() as pubsub:
+                await (pubsub.ssubscribe if keys.is_sharded else pubsub.subscribe)(keys.idle_channel)
+                await pubsub.get_message(timeout=1)
+        except redis.ResponseError as error:
+            if "unknown command" not in str(error):
+                raise
 
     attempts = {
-        f"use the keys and channels {keys.all_channels}*": script(keys.doctor, keys.idle_channel),
+        f"use the keys and channels {keys.all_channels}*": script(
+            keys.doctor, keys.idle_channel, "SPUBLISH" if keys.is_sharded else "PUBLISH"
+        ),
         f"subscribe to the channels {keys.all_channels}*": subscribe,
     }
     if result_key is not None:

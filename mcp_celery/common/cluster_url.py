@@ -1,0 +1,78 @@
+"""URLs of Redis Cluster: ``redis+cluster://HOST:PORT,HOST:PORT``, the addresses of some of its nodes; and hash tags.
+
+Such a URL becomes one ordinary Redis URL, which :mod:`mcp_celery.common.redis_url` reads, and the nodes' addresses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import SplitResult, unquote
+
+CLUSTER_SCHEMES: Final[Mapping[str, bool]] = {
+    "redis+cluster": False,
+    "valkey+cluster": False,
+    "rediss+cluster": True,
+    "valkeys+cluster": True,
+}
+"""Schemes, and whether the nodes are reached over TLS."""
+CLUSTER_PORT: Final = 6379
+_TAG: Final = re.compile(r"[^{]*\{[^}]+\}")
+
+Split = Callable[[str], tuple[SplitResult, int | None]]
+"""Gives the parts of a URL and its port; raises a ValueError that shows no value."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNodes:
+    """The nodes that a URL names. They know the others.
+
+    Attributes:
+        hosts: Names or addresses with their ports, in the order of the URL.
+    """
+
+    hosts: tuple[tuple[str, int], ...]
+
+    @property
+    def addresses(self) -> str:
+        """Their addresses, for people."""
+        return ", ".join(f"{host}:{port}" for host, port in self.hosts)
+
+    def shares_node_with(self, other: ClusterNodes) -> bool:
+        """Whether both name a node of one cluster."""
+        theirs = {(host.lower(), port) for host, port in other.hosts}
+        return any((host.lower(), port) in theirs for host, port in self.hosts)
+
+
+def has_hash_tag(prefix: str) -> bool:
+    """Whether what a key begins with has a hash tag: a cluster looks only at what is within the first braces."""
+    return _TAG.match(prefix) is not None
+
+
+def flattened_cluster(url: str, split: Split) -> tuple[str, ClusterNodes]:
+    """One Redis URL with the user and the options of a URL of a cluster, whose host is the first node; and all nodes.
+
+    Args:
+        url: The URL.
+        split: Reads addresses.
+
+    Raises:
+        ValueError: It cannot be used. The text shows no part of the URL.
+    """
+    scheme, _, rest = url.partition("://")
+    end = next((at for at, character in enumerate(rest) if character in "/?#"), len(rest))
+    user, at, addresses = rest[:end].rpartition("@")
+    hosts = tuple(_host(text, split) for text in addresses.split(","))
+    first = addresses.split(",")[0].strip()
+    flat = f"{'rediss' if CLUSTER_SCHEMES[scheme.lower()] else 'redis'}://{user}{at}{first}{rest[end:]}"
+    return flat, ClusterNodes(hosts)
+
+
+def _host(text: str, split: Split) -> tuple[str, int]:
+    parts, port = split(f"//{text.strip()}")
+    host = unquote(parts.hostname or "")
+    if not host:
+        raise ValueError("the address of a node of the cluster is empty")
+    return host, port or CLUSTER_PORT

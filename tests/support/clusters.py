@@ -1,0 +1,156 @@
+"""A Redis Cluster of three shards, as processes of this machine that a test kills."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+
+from mcp_celery.store.cluster import SLOTS, slot_of
+from tests.support.locks import reserve_port
+from tests.support.nodes import ProcessContainer, ValkeyProcess
+from tests.support.waiting import eventually_sync
+
+SHARDS: Final = 3
+NODE_TIMEOUT_MS: Final = 1_500
+"""After this silence the nodes take another one for dead; as short as a busy machine allows."""
+
+
+def nodes_of(stack: ExitStack) -> Callable[[ProcessContainer], None]:
+    """What starts nodes that stop with a stack."""
+
+    def start(node: ProcessContainer) -> None:
+        stack.callback(node.teardown)
+        node.start()
+        node.ready()
+
+    return start
+
+
+class Cluster:
+    """Three masters, each with a third of the slots, and perhaps replicas. The first nodes are the masters.
+
+    Args:
+        folder: Where everything is kept.
+        start: Starts a process, and stops it at the end of the test.
+        replica_of: A key whose master gets a replica, the last node; None: no master has one.
+        options: Further options of each node.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        start: Callable[[ProcessContainer], None],
+        *,
+        replica_of: str | None = None,
+        options: Mapping[str, object] | None = None,
+    ) -> None:
+        number = SHARDS + (replica_of is not None)
+        self.ports = [reserve_port() for _ in range(number)]
+        self.nodes = [
+            ValkeyProcess(
+                folder,
+                name=f"node-{index}",
+                options={
+                    "port": port,
+                    "bind": "127.0.0.1",
+                    "cluster-enabled": "yes",
+                    "cluster-port": reserve_port(),
+                    "cluster-config-file": f"nodes-{index}.conf",
+                    "cluster-node-timeout": NODE_TIMEOUT_MS,
+                    "cluster-require-full-coverage": "no",
+                    "repl-diskless-sync-delay": 0,
+                    **(options or {}),
+                },
+            )
+            for index, port in enumerate(self.ports)
+        ]
+        for node in self.nodes:
+            start(node)
+        bounds = [SLOTS * index // SHARDS for index in range(SHARDS + 1)]
+        for index in range(SHARDS):
+            with self.admin(index) as node:
+                node.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[index], bounds[index + 1] - 1)
+        with self.admin(0) as first:
+            for index in range(1, number):
+                with self.admin(index) as other:
+                    bus = other.config_get("cluster-port")["cluster-port"]
+                first.execute_command("CLUSTER", "MEET", "127.0.0.1", self.ports[index], bus)
+        eventually_sync(self._is_formed, what="the nodes know each other and all slots")
+        if replica_of is not None:
+            self._replicate(self.node_of(replica_of))
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses of the nodes."""
+        return [f"127.0.0.1:{port}" for port in self.ports]
+
+    @property
+    def url(self) -> str:
+        """All nodes, without any secret."""
+        return f"redis+cluster://{','.join(self.addresses)}"
+
+    def admin(self, index: int) -> Any:
+        """A client of a node, over its Unix socket."""
+        return redis.Redis.from_url(self.nodes[index].url, decode_responses=True)
+
+    def node_of(self, key: str) -> int:
+        """Which node has a key, as the last node says."""
+        with self.admin(len(self.nodes) - 1) as node:
+            shards = node.execute_command("CLUSTER", "SLOTS")
+        slot = slot_of(key)
+        (port,) = [master[1] for first, last, master, *_ in shards if first <= slot <= last]
+        return self.ports.index(port)
+
+    def move(self, key: str, to: int) -> None:
+        """Give the slot of a key to another node, with its keys, and tell both."""
+        with self.moving(key, to):
+            pass
+
+    @contextmanager
+    def moving(self, key: str, to: int) -> Generator[None]:
+        """Begin to give the slot of a key to another node; at the end its keys are there."""
+        here, slot = self.node_of(key), slot_of(key)
+        with self.admin(here) as source, self.admin(to) as target:
+            target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", self._id(here))
+            source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", self._id(to))
+            yield
+            while keys := source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+                source.execute_command("MIGRATE", "127.0.0.1", self.ports[to], "", 0, 5_000, "KEYS", *keys)
+            for node in (target, source):
+                node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self._id(to))
+
+    def _id(self, index: int) -> str:
+        with self.admin(index) as node:
+            return node.execute_command("CLUSTER", "MYID")
+
+    def _replicate(self, master: int) -> None:
+        with self.admin(len(self.nodes) - 1) as replica:
+            replica.execute_command("CLUSTER", "REPLICATE", self._id(master))
+        self._master = master
+        eventually_sync(self._is_following, what="the replica follows its master, and all nodes know it")
+
+    def _is_formed(self) -> bool:
+        for index in range(len(self.nodes)):
+            with self.admin(index) as node:
+                info: str = node.execute_command("CLUSTER", "INFO")
+            found = dict(line.split(":") for line in str(info).split())
+            if found["cluster_state"] != "ok" or int(found["cluster_known_nodes"]) != len(self.nodes):
+                return False
+            if int(found["cluster_slots_ok"]) != SLOTS:
+                return False
+        return True
+
+    def _is_following(self) -> bool:
+        with self.admin(len(self.nodes) - 1) as replica:
+            if replica.info("replication").get("master_link_status") != "up":
+                return False
+        for index in range(len(self.nodes)):
+            with self.admin(index) as node:
+                shards = node.execute_command("CLUSTER", "SLOTS")
+            if sum(len(shard) - 3 for shard in shards) != 1:
+                return False
+        return True
