@@ -39,8 +39,9 @@ test-pythons: $(READY) ## Run unit, contract and smoke tests on each CPython fou
 test-lowest: $(READY) ## Run unit, contract and smoke tests on the lowest versions of packages that pyproject.toml allows
 	@$(BIN)/python -m tests.lowest_versions
 
-test-long: $(READY) ## Run each test on each pool, large random tests, the lowest versions and the soak, in an hour: before a release
+test-long: $(READY) ## Run each test on each pool, large random tests, the store's on a cluster, the lowest versions and the soak, in an hour: before a release
 	@$(PYTEST) --all-pools --long --hypothesis-profile=long $(ARGS)
+	@$(PYTEST) tests/contract --cluster
 	@$(BIN)/python -m tests.lowest_versions
 	@$(BIN)/python -m tests.soak --minutes 5
 

@@ -15,6 +15,27 @@ from tests.support.nodes import short_folder
 from tests.support.own_store import OwnStore
 from tests.support.worlds import MemoryWorld, RedisWorld, Watchful, World, engine_of, redis_world
 
+NOT_ON_A_CLUSTER = {
+    "test_redis_resets": "it reaches one server through a proxy",
+    "test_a_key_without_a_lifetime_is_found_by_its_literal_prefix": "its keys have no hash tag",
+    "test_a_result_that_is_stored_with_its_task_makes_one": "the name of its result has no hash tag",
+    "test_a_result_that_is_stored_again_is_taken_again": "the name of its result has no hash tag",
+    "test_a_result_leaves_nothing": "the name of its result has no hash tag",
+}
+"""Modules and tests that ``--cluster`` leaves out, and why. Results are never in a cluster."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--cluster"):
+        return
+    for item in items:
+        names = (item.path.stem, getattr(item, "originalname", item.name))
+        reason = next((NOT_ON_A_CLUSTER[name] for name in names if name in NOT_ON_A_CLUSTER), None)
+        if "proxy" in getattr(item, "fixturenames", ()):
+            reason = NOT_ON_A_CLUSTER["test_redis_resets"]
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
 
 @pytest.fixture(scope="session")
 def store_url(request: pytest.FixtureRequest) -> Generator[str]:

@@ -24,8 +24,11 @@ from mcp_celery.server.connections import backend_of
 from mcp_celery.store import RedisBackend
 from mcp_celery.store.keys import RedisKeys
 from tests.integration.conftest import Starter, running
+from tests.integration.test_redis_urls import tls_options, tls_server
+from tests.support.certificates import Authority
 from tests.support.clusters import Cluster
 from tests.support.live import Gate, host_app
+from tests.support.locks import reserve_port
 from tests.support.nodes import ValkeyProcess
 from tests.support.programs import ROOT
 from tests.support.waiting import eventually, soon
@@ -197,6 +200,34 @@ async def test_a_user_of_the_documentation_may_do_everything_with_a_password_of_
     unusable = await asyncio.to_thread(found.unusable)
     assert unusable is not None
     assert unusable.is_refusal
+
+
+async def test_nodes_are_reached_over_tls(own: Starter, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    options = tls_options(authority, reserve_port(), "no", "127.0.0.1")
+    tls_server(own, options).teardown()  # it may have been built without TLS
+    among_themselves = authority.sign("node")  # nodes show it to each other
+    ours = {"tls-client-cert-file": among_themselves.certificate, "tls-client-key-file": among_themselves.key}
+    cluster = own.cluster(tls={**options, **ours})
+    url = cluster.url.replace("redis+cluster", "rediss+cluster")
+    trusting = backend_of(Settings.load(redis_url=f"{url}?ssl_ca_certs={authority.certificate}"))
+    assert isinstance(trusting, RedisBackend)
+    assert await asyncio.to_thread(trusting.unusable) is None
+    kept = trusting.open(BackendOptions(namespace="reports"))
+    record = a_record(ttl_ms=600_000)
+    try:
+        await kept.store.create(record, SNAPSHOT)
+        async with kept.bus.subscribe([record.ref]) as hints:
+            assert await soon(hints.__anext__()) == record.ref
+        assert await kept.store.load(record.ref) is not None
+    finally:
+        await kept.aclose()
+    assert [one.level for one in await check_cluster(trusting, [])] == ["ok"]
+    distrusting = backend_of(Settings.load(redis_url=url))
+    unusable = await asyncio.to_thread(distrusting.unusable)
+    assert unusable is not None
+    assert "CERTIFICATE_VERIFY_FAILED" in unusable.reason
+    assert "ssl_ca_certs" in unusable.reason
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ class Cluster:
         start: Starts a process, and stops it at the end of the test.
         replica_of: A key whose master gets a replica, the last node; None: no master has one.
         options: Further options of each node.
+        tls: Its certificates, as options of its configuration, where all nodes speak only TLS.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Cluster:
         *,
         replica_of: str | None = None,
         options: Mapping[str, object] | None = None,
+        tls: Mapping[str, object] | None = None,
     ) -> None:
         number = SHARDS + (replica_of is not None)
         self.ports = [reserve_port() for _ in range(number)]
@@ -55,7 +57,7 @@ class Cluster:
                 folder,
                 name=f"node-{index}",
                 options={
-                    "port": port,
+                    **({"port": port} if tls is None else {**tls, "tls-port": port, "tls-cluster": "yes"}),
                     "bind": "127.0.0.1",
                     "cluster-enabled": "yes",
                     "cluster-port": reserve_port(),
