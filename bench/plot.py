@@ -12,18 +12,17 @@ from bench.systems import OURS, PEER
 _WIDTH, _LABELS, _FIGURES = 880, 290, 90
 _BAR, _GAP, _GROUP_GAP, _TOP = 16, 3, 16, 58
 _COLORS = {OURS: "#2f7d4f", PEER: "#9aa5b1"}
-_MUST = "#c0392b"
 _SCALE = _WIDTH - _LABELS - _FIGURES
 
 
 def svg(rows: Sequence[Row], title: str) -> str:
-    """Bars of our figures and FastMCP's, each pair on a scale of its own, with a line at our target.
+    """Bars of our figures and FastMCP's, each pair on a scale of its own.
 
     Args:
-        rows: Those with figures; the others are left out.
+        rows: Those that say which figure is better; the others are left out.
         title: Above the chart.
     """
-    drawn = [row for row in rows if OURS in row.figures and row.target is not None]
+    drawn = [row for row in rows if OURS in row.figures and row.better is not None]
     parts: list[str] = []
     top = _TOP
     for row in drawn:
@@ -33,7 +32,7 @@ def svg(rows: Sequence[Row], title: str) -> str:
     legend = "".join(
         f'<rect x="{_LABELS + 150 * index}" y="34" width="12" height="12" fill="{color}"/>'
         f'<text x="{_LABELS + 150 * index + 18}" y="44">{escape(name)}</text>'
-        for index, (name, color) in enumerate([*_COLORS.items(), ("our target (must)", _MUST)])
+        for index, (name, color) in enumerate(_COLORS.items())
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {top}" width="{_WIDTH}" height="{top}" '
@@ -46,13 +45,13 @@ def svg(rows: Sequence[Row], title: str) -> str:
 
 
 def _group(row: Row, bars: Sequence[tuple[str, float]], top: int) -> list[str]:
-    assert row.target is not None
-    largest = max([row.target.must, *(figure for _, figure in bars)]) or 1.0
-    height = len(bars) * (_BAR + _GAP) - _GAP
-    more = "more is better" if row.target.at_least else "less is better"
+    largest = max(figure for _, figure in bars) or 1.0
     parts = [
         f'<text x="{_LABELS - 10}" y="{top + 12}" text-anchor="end">{escape(row.what)}</text>',
-        f'<text x="{_LABELS - 10}" y="{top + 27}" text-anchor="end" font-size="10" fill="#7b8794">{more}</text>',
+        (
+            f'<text x="{_LABELS - 10}" y="{top + 27}" text-anchor="end" font-size="10" fill="#7b8794">'
+            f"{row.better} is better</text>"
+        ),
     ]
     for index, (name, figure) in enumerate(bars):
         y = top + index * (_BAR + _GAP)
@@ -60,8 +59,4 @@ def _group(row: Row, bars: Sequence[tuple[str, float]], top: int) -> list[str]:
         parts.append(f'<rect x="{_LABELS}" y="{y}" width="{width:.1f}" height="{_BAR}" fill="{_COLORS[name]}"/>')
         text = escape(number(figure, row.figure_unit))
         parts.append(f'<text x="{_LABELS + width + 6:.1f}" y="{y + 12}">{text}</text>')
-    x = _LABELS + row.target.must / largest * _SCALE
-    parts.append(
-        f'<line x1="{x:.1f}" y1="{top - 3}" x2="{x:.1f}" y2="{top + height + 3}" stroke="{_MUST}" stroke-width="2"/>'
-    )
     return parts

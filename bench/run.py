@@ -6,11 +6,15 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from bench.client import Client
 from bench.systems import FLOOR, OURS, PEER, Launcher, System
 
 WARM_UP_CALLS = 40
+
+Better = Literal["less", "more"]
+"""Which figure is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +41,6 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What a figure has to reach.
-
-    Attributes:
-        must: The least.
-        stretch: What would be better.
-        at_least: Whether more is better.
-    """
-
-    must: float
-    stretch: float
-    at_least: bool = False
-
-    def verdict(self, figure: float) -> str:
-        """``stretch``, ``must`` or ``missed``."""
-        for name, bound in (("stretch", self.stretch), ("must", self.must)):
-            if (figure >= bound) if self.at_least else (figure <= bound):
-                return name
-        return "missed"
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table.
 
@@ -66,9 +48,9 @@ class Row:
         what: What was measured.
         unit: Unit of ``values``.
         values: By system.
-        figures: By system, what the target speaks of; for example ratios to the floor.
+        figures: By system, what is compared; for example ratios to the floor.
         figure_unit: Unit of ``figures``: ``×`` for ratios.
-        target: None where there is none.
+        better: Whether less or more of the figure is better; None: the plot leaves it out.
         note: What else must be known to read it.
     """
 
@@ -77,7 +59,7 @@ class Row:
     values: Mapping[str, float]
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     figure_unit: str = "×"
-    target: Target | None = None
+    better: Better | None = None
     note: str = ""
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from bench.client import Client
-from bench.run import Findings, Row, Run, Target
+from bench.run import Findings, Row, Run
 from bench.systems import OURS, System
 from bench.traffic import Traffic, watched
 
@@ -50,8 +50,8 @@ async def commands(run: Run) -> Findings:
             remarks += _breakdown("submit and run", spent) + _breakdown("get", asked)
     return Findings(
         [
-            Row("Redis commands, submit and run", "", submit_run, submit_run, "", Target(22, 17)),
-            Row("Redis commands, get", "", get, get, "", Target(2, 1)),
+            Row("Redis commands, submit and run", "", submit_run, submit_run, "", "less"),
+            Row("Redis commands, get", "", get, get, "", "less"),
         ],
         remarks,
     )

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from bench.client import Client, WrongAnswerError
-from bench.run import Findings, Row, Run, Target, connected
+from bench.run import Findings, Row, Run, connected
 from bench.stats import median, ratio
 from bench.systems import LONE_PEER, OURS, PEER, TUNED_PEER, System
 
@@ -46,12 +46,9 @@ async def throughput(run: Run) -> Findings:
                 "tasks/s",
                 {OURS: values[OURS], PEER: values[peer]},
                 {OURS: ratio(rates[OURS], rates[peer]), PEER: 1.0},
-                target=target,
+                better="more",
             )
-            for peer, target in (
-                (PEER, Target(4, 5.5, at_least=True)),
-                (TUNED_PEER, Target(2, 2.8, at_least=True)),
-            )
+            for peer in (PEER, TUNED_PEER)
         ]
     return Findings(
         rows,
@@ -106,7 +103,7 @@ async def sleeps(run: Run) -> Findings:
                 values,
                 values if count == 200 else {},
                 "s",
-                Target(1.2, 0.7),
+                "less",
                 note="submit to the last completed",
             )
         ],
@@ -132,14 +129,13 @@ async def cpu(run: Run) -> Findings:
                 roles[system.name][role].append(seconds * 1000)
             spent[system.name].append(sum(found[-1] for found in roles[system.name].values()))
     values = {name: median(found) for name, found in spent.items()}
-    target = Target(0.75, 0.55) if run.options.peer else None
     figures = {OURS: ratio(spent[OURS], spent[PEER]), PEER: 1.0} if run.options.peer else {}
     shares = [
         f"{name}: " + ", ".join(f"{role} {median(found):.2f}" for role, found in of.items())
         for name, of in roles.items()
     ]
     return Findings(
-        [Row("CPU a task, all processes", "ms", values, figures, target=target)],
+        [Row("CPU a task, all processes", "ms", values, figures, better="less")],
         [f"CPU in ms a task (submit, run, one get): {'; '.join(shares)}."],
     )
 
