@@ -67,7 +67,8 @@ def place() -> Generator[Deployment]:
 
 def created(place: Deployment) -> tuple[int, int]:
     """How many tasks there are, and how many of their jobs wait."""
-    keys = [key for key in place.our_keys() if ":task:" in key and not key.endswith(":snapshot")]
+    beside_records = (":snapshot", ":deleted")  # the latter marks what was taken back, for a minute
+    keys = [key for key in place.our_keys() if ":task:" in key and not key.endswith(beside_records)]
     return len(keys), place.redis.llen("mcp.overload")
 
 
