@@ -124,7 +124,8 @@ def silent(store: redis.Redis) -> Generator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("mode", ["2026-07-28", pytest.param("legacy", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])
 async def test_200_creations_over_100_connections_all_end_created_though_a_few_are_taken_at_a_time(
     place: Deployment, mode: str
 ) -> None:
@@ -180,6 +181,7 @@ async def test_requests_that_wait_are_no_outage(place: Deployment) -> None:
     assert outages(place) == []
 
 
+@pytest.mark.slow
 async def test_an_event_loop_that_is_blocked_is_no_outage(place: Deployment) -> None:
     async with wire_to(place.serve()) as wire:
         task_id = (await wire.create("work", number=0))["taskId"]

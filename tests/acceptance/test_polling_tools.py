@@ -130,6 +130,7 @@ async def test_a_task_that_ends_in_time_is_never_mentioned(deployment: Deploymen
     assert [text_of(here), text_of(elsewhere)] == ["here", "on a worker"]
 
 
+@pytest.mark.slow
 @pytest.mark.shows("C17")
 async def test_a_call_that_takes_longer_tells_its_progress_and_then_its_task(
     deployment: Deployment, tmp_path: Path

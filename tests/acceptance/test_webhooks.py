@@ -66,6 +66,7 @@ async def ended(url: str, tool: str, **arguments: Any) -> str:
         return task.task_id
 
 
+@pytest.mark.slow
 async def test_a_webhook_arrives_although_the_worker_that_delivers_it_is_killed(store_url: str, pool: Pool) -> None:
     killed = threading.Event()
 

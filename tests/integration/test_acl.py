@@ -106,7 +106,6 @@ async def test_one_user_for_the_records_and_one_for_the_broker(users: Users) -> 
                 ask()
 
 
-@pytest.mark.smoke
 @pytest.mark.shows("C9")
 async def test_one_user_and_one_prefix_for_everything(users: Users, tmp_path: Path) -> None:
     (tmp_path / "prefixed.py").write_text(prefixed())
@@ -125,6 +124,7 @@ def prefixed() -> str:
     return found
 
 
+@pytest.mark.smoke
 async def test_a_user_who_may_not_subscribe_is_named_and_not_asked_all_the_time(
     users: Users, caplog: pytest.LogCaptureFixture
 ) -> None:
