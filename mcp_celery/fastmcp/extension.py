@@ -38,7 +38,7 @@ from mcp_celery.fastmcp.source import FastMCPSource, Fitted
 from mcp_celery.protocol import around
 from mcp_celery.protocol.requirements import require_foreground
 from mcp_celery.protocol.revisions import revision_of
-from mcp_celery.protocol.shared_wire import EXTENSION, SETTINGS
+from mcp_celery.protocol.shared_wire import EXTENSION
 from mcp_celery.protocol.v2025_11_25.wire import CREATE, CreateParams
 from mcp_celery.server.celery_tasks import CeleryTasks
 from mcp_celery.server.schedules import Schedules, Scheduling
@@ -113,10 +113,6 @@ class TasksExtension(ServerExtension, Exposing, Scheduling):
         if self._source is None or self._source.fitted is None:
             raise ConfigurationError("these tasks belong to no server yet: call mcp.add_extension(TasksExtension())")
         return self._source.fitted
-
-    def settings(self) -> dict[str, Any]:
-        """The settings that the server announces beside the extension's name."""
-        return dict(SETTINGS)
 
     def methods(self) -> Sequence[MethodBinding]:
         """The request methods that the extension adds. FastMCP asks when it adds the extension.

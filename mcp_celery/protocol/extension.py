@@ -21,7 +21,7 @@ from mcp_celery.protocol.plain_clients.foreground import continued_task, go_on, 
 from mcp_celery.protocol.requirements import require_foreground
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.revisions import TASK_VERSIONS, revision_of, task_revision_of
-from mcp_celery.protocol.shared_wire import EXTENSION, SETTINGS, TaskIdParams
+from mcp_celery.protocol.shared_wire import EXTENSION, TaskIdParams
 from mcp_celery.protocol.stored_results import splice_of
 
 
@@ -37,10 +37,6 @@ class TasksExtension(Extension):
     def __init__(self, host: TaskHost) -> None:
         self._host = host
         self._added = added_methods(host)
-
-    def settings(self) -> JSONObject:
-        """The settings that the server announces beside the extension's name."""
-        return dict(SETTINGS)
 
     def methods(self) -> Sequence[MethodBinding]:
         """The request methods that the extension adds."""

@@ -38,7 +38,9 @@ async def ended(wire: Wire, task_id: str) -> JSON:
 async def test_the_extension_is_advertised_and_no_core_capability(url: str) -> None:
     async with Wire(url) as wire:
         capabilities = (await wire.ask("server/discover")).result["capabilities"]
-    assert capabilities["extensions"][EXTENSION] == {"idempotentCreation": True}
+    # The extension's schema allows no settings.
+    assert capabilities["extensions"][EXTENSION] == {}
+    assert capabilities["extensions"]["mcp-celery/idempotent-creation"] == {}
     assert "tasks" not in capabilities
 
 

@@ -43,7 +43,8 @@ async def end_of(wire: Wire, tool: str, **arguments: Any) -> JSON:
 @pytest.mark.smoke
 async def test_a_tool_runs_on_a_worker_and_its_progress_is_pushed(url: str) -> None:
     async with Wire(url) as wire:
-        assert EXTENSION in (await wire.ask("server/discover")).result["capabilities"]["extensions"]
+        declared = (await wire.ask("server/discover")).result["capabilities"]["extensions"]
+        assert (declared[EXTENSION], declared["mcp-celery/idempotent-creation"]) == ({}, {})
         server = (await wire.call("here")).result["structuredContent"]["result"]
         task = await end_of(wire, "where")
         found = task["result"]["structuredContent"]
