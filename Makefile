@@ -61,7 +61,7 @@ test-faults: $(READY) ## Kill and stop workers, stores and brokers, and see that
 	@$(PYTEST) tests/integration/faults $(ARGS)
 
 test-peers: $(READY) ## Test with clients of other makers, each in a venv of its own (skipped where they cannot be installed)
-	@$(PYTEST) tests/peers $(ARGS)
+	@$(PYTEST) tests/peers --long $(ARGS)
 
 test-fastmcp: $(READY) ## Test FastMCP servers on the lowest and the newest FastMCP 4, each in a venv of its own
 	@$(BIN)/python -m tests.fastmcp_versions $(ARGS)

@@ -54,7 +54,7 @@ def suite() -> Path:
     manifest = program.parents[1] / "package.json"
     if not manifest.exists() or json.loads(manifest.read_text())["version"] != wanted:
         try:
-            install(SUITE, PLACE, timeout_seconds=_SCENARIO_SECONDS)
+            install(SUITE, folder=PLACE, timeout_seconds=_SCENARIO_SECONDS)
         except NpmError as error:
             raise SystemExit(f"cannot install {SUITE} from npm:\n{error}") from error
     return program

@@ -27,14 +27,14 @@ INSTALL_SECONDS: Final = 600
 Run = Callable[..., dict[str, Any]]
 
 
-def interpreter_with(requirement: str) -> Path:
-    """The interpreter of a venv that holds one requirement; skips the test where it cannot be made."""
-    return _installed(requirement, _make_venv) / "bin" / "python"
+def interpreter_with(requirements: str) -> Path:
+    """The interpreter of a venv with requirements, by spaces; skips the test where it cannot be made."""
+    return _installed(requirements, _make_venv) / "bin" / "python"
 
 
-def modules_of(package: str) -> Path:
-    """Node's modules, one package from npm and what it needs; skips the test where it cannot be installed."""
-    return _installed(package, _install_from_npm) / "node_modules"
+def modules_of(packages: str) -> Path:
+    """Node's modules: packages from npm, by spaces, and what they need; skips the test where they cannot be had."""
+    return _installed(packages, _install_from_npm) / "node_modules"
 
 
 def _installed(peer: str, install_into: Callable[[Path, str], None]) -> Path:
@@ -48,22 +48,22 @@ def _installed(peer: str, install_into: Callable[[Path, str], None]) -> Path:
     return folder
 
 
-def _make_venv(venv: Path, requirement: str) -> None:
+def _make_venv(venv: Path, requirements: str) -> None:
     uv = [sys.executable, "-m", "uv"]
     for argv in (
         [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)],
-        [*uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python"), requirement],
+        [*uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python"), *requirements.split()],
     ):
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS)
         if done.returncode:
-            pytest.skip(f"{requirement} cannot be installed: {(done.stderr or done.stdout).strip()[-300:]}")
+            pytest.skip(f"{requirements} cannot be installed: {(done.stderr or done.stdout).strip()[-300:]}")
 
 
-def _install_from_npm(folder: Path, package: str) -> None:
+def _install_from_npm(folder: Path, packages: str) -> None:
     try:
-        install(package, folder, timeout_seconds=INSTALL_SECONDS)
+        install(*packages.split(), folder=folder, timeout_seconds=INSTALL_SECONDS)
     except NpmError as error:
-        pytest.skip(f"{package} cannot be installed: {str(error)[:300]}")
+        pytest.skip(f"{packages} cannot be installed: {str(error)[:300]}")
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +94,7 @@ def target(request: pytest.FixtureRequest, url: str) -> list[str]:
 
 @pytest.fixture
 def run(deployment: Deployment, target: list[str]) -> Run:
-    """Runs a program with a peer that it needs, and gives what it printed.
+    """Runs a program with a peer that it needs, one or more packages, and gives what it printed.
 
     A program in Python gets the interpreter of the peer's venv, one in JavaScript gets Node, which finds the peer's
     modules. Its arguments are those of the call, and then the target.

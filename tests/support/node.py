@@ -44,20 +44,20 @@ def node(*argv: str, cwd: Path, timeout_seconds: float) -> subprocess.CompletedP
     )
 
 
-def install(package: str, folder: Path, *, timeout_seconds: float) -> None:
-    """Install a package from npm.
+def install(*packages: str, folder: Path, timeout_seconds: float) -> None:
+    """Install packages from npm.
 
     Args:
-        package: Its name and version, as ``name@1.2.3``.
+        packages: The name and version of each, as ``name@1.2.3``.
         folder: Where its ``node_modules`` shall be; made where it is missing.
         timeout_seconds: How long it may take.
 
     Raises:
-        NpmError: It cannot be installed, or took longer.
+        NpmError: One cannot be installed, or they took longer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # By default npm tries three times, and takes two minutes to find that there is no registry.
-    argv = [str(_NPM), "install", "--no-audit", "--no-fund", "--fetch-retries=1", "--prefix", str(folder), package]
+    argv = [str(_NPM), "install", "--no-audit", "--no-fund", "--fetch-retries=1", "--prefix", str(folder), *packages]
     try:
         done = node(*argv, cwd=folder, timeout_seconds=timeout_seconds)
     except subprocess.TimeoutExpired as error:
