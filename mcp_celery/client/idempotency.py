@@ -1,6 +1,6 @@
 """Idempotency keys: a request that becomes a task, and whose answer was lost, is sent again and makes no second task.
 
-Only servers that announce ``mcp-celery/idempotent-creation`` are sent such a request again.
+Only servers that announce ``idempotentCreation`` are sent such a request again.
 They run a call that says so only as a task, so that no tool runs twice in the foreground.
 """
 
@@ -17,7 +17,8 @@ from mcp_celery.client.wire import JSON
 
 IDEMPOTENCY_KEY: Final = "mcp-celery/idempotency-key"
 ONLY_AS_TASK: Final = "mcp-celery/only-as-task"
-_ANNOUNCED: Final = "mcp-celery/idempotent-creation"
+_ANNOUNCED: Final = ("mcp-celery/tasks", "idempotentCreation")
+"""An extension of this package's servers, and one of its settings."""
 _PLACES: Final = ("extensions", "experimental")
 """Where a server announces it: in revision 2025-11-25, which has no extensions, in the second."""
 _GREETINGS: Final = frozenset({"initialize", "server/discover"})
@@ -61,7 +62,7 @@ def announced_in(request: types.JSONRPCRequest, result: Mapping[str, Any]) -> bo
     """Whether a request's result announces that the server makes one task of requests with the same key."""
     if request.method not in _GREETINGS:
         return False
-    return any(_at(result, "capabilities", place, _ANNOUNCED) is not None for place in _PLACES)
+    return any(_at(result, "capabilities", place, *_ANNOUNCED) is True for place in _PLACES)
 
 
 def _at(found: Any, *names: str) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, RequestParams
@@ -27,10 +28,13 @@ ONLY_AS_TASK: Final = "mcp-celery/only-as-task"
 """In the ``_meta`` of a ``tools/call``: ``true`` where it must not run in the foreground, because the client sends it
 again and does not know whether it has run before.
 """
-IDEMPOTENT_CREATION: Final = "mcp-celery/idempotent-creation"
-"""The extension that says that the server heeds the two keys above. The tasks extension has no settings that could say
-it: its schema allows none, and clients take a server that has some for one without tasks (``ext-tasks`` 0.2.2).
+OWN_EXTENSION: Final = "mcp-celery/tasks"
+"""The extension whose settings say what this server does with tasks besides the protocol. The schema of the tasks
+extension itself allows no settings, and clients take a server that has some for one without tasks (``ext-tasks``
+0.2.2).
 """
+OWN_SETTINGS: Final[Mapping[str, Any]] = {"idempotentCreation": True}
+"""Its settings: the server heeds the two keys above."""
 UNLIMITED_MS: Final = 2**53
 """The time to live of a task that is to live as long as possible; the server grants its longest."""
 

@@ -42,7 +42,7 @@ from mcp_celery.protocol import (
     revision_named,
     submit,
 )
-from mcp_celery.protocol.shared_wire import IDEMPOTENT_CREATION
+from mcp_celery.protocol.shared_wire import OWN_EXTENSION, OWN_SETTINGS
 from mcp_celery.server.connections import Connections, backend_of
 from mcp_celery.server.eager_queue import NOTICE_OF_EAGER, NOTICE_OF_MEMORY, EagerJobs, EagerQueue
 from mcp_celery.server.mcp_server_source import MCPServerSource
@@ -144,7 +144,7 @@ class CeleryTasks(Exposing, Scheduling):
             self.running,
             max_streams=self.settings.max_streams,
         )
-        source.lowlevel.extensions[IDEMPOTENT_CREATION] = {}
+        source.lowlevel.extensions[OWN_EXTENSION] = dict(OWN_SETTINGS)
 
     def attach(self, server: MCPServer[Any] | ComponentSource) -> None:
         """Say whose tasks these are.

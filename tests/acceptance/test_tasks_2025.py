@@ -51,7 +51,7 @@ async def test_the_capability_is_at_the_top_level(session: Session) -> None:
         "cancel": {},
         "requests": {"tools": {"call": {}}, "prompts": {"get": {}}, "resources": {"read": {}}},
     }
-    assert capabilities["experimental"] == {"mcp-celery/idempotent-creation": {}}
+    assert capabilities["experimental"] == {"mcp-celery/tasks": {"idempotentCreation": True}}
 
 
 @pytest.mark.shows("L1", "M26")

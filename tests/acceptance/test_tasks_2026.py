@@ -40,7 +40,7 @@ async def test_the_extension_is_advertised_and_no_core_capability(url: str) -> N
         capabilities = (await wire.ask("server/discover")).result["capabilities"]
     # The extension's schema allows no settings.
     assert capabilities["extensions"][EXTENSION] == {}
-    assert capabilities["extensions"]["mcp-celery/idempotent-creation"] == {}
+    assert capabilities["extensions"]["mcp-celery/tasks"] == {"idempotentCreation": True}
     assert "tasks" not in capabilities
 
 

@@ -76,7 +76,7 @@ async def ask(client: Client, method: str, **params: Any) -> dict[str, Any]:
 @pytest.mark.shows("M1", "M2", "M20")
 async def test_a_tool_call_becomes_a_task_and_is_followed_by_push(connect: Connect) -> None:
     async with connect(TasksClient()) as client:
-        assert client.session.server_capabilities.extensions["mcp-celery/idempotent-creation"] == {}
+        assert client.session.server_capabilities.extensions["mcp-celery/tasks"] == {"idempotentCreation": True}
         handle = await call_tool_task(client, "counting", {"steps": 3})
         states = [state async for state in handle.changes()]
         polled = await ask(client, "tasks/get", taskId=handle.task_id)

@@ -44,7 +44,7 @@ async def end_of(wire: Wire, tool: str, **arguments: Any) -> JSON:
 async def test_a_tool_runs_on_a_worker_and_its_progress_is_pushed(url: str) -> None:
     async with Wire(url) as wire:
         declared = (await wire.ask("server/discover")).result["capabilities"]["extensions"]
-        assert (declared[EXTENSION], declared["mcp-celery/idempotent-creation"]) == ({}, {})
+        assert (declared[EXTENSION], declared["mcp-celery/tasks"]) == ({}, {"idempotentCreation": True})
         server = (await wire.call("here")).result["structuredContent"]["result"]
         task = await end_of(wire, "where")
         found = task["result"]["structuredContent"]

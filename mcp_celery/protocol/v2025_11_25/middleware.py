@@ -21,7 +21,7 @@ from mcp_celery.protocol.caller import session_of
 from mcp_celery.protocol.host import TaskHost
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.revisions import revision_of
-from mcp_celery.protocol.shared_wire import IDEMPOTENT_CREATION
+from mcp_celery.protocol.shared_wire import OWN_EXTENSION, OWN_SETTINGS
 from mcp_celery.protocol.v2025_11_25.wire import CREATE, VERSION, Augmented, encode_capability
 
 
@@ -64,7 +64,7 @@ class CoreTasksMiddleware:
         tasks = encode_capability(task_types, lists=session_of(ctx) is not None)
         # The revision has no extensions, and this place for what it does not know.
         declared = cast(JSONObject, result["capabilities"])
-        experimental: JSONObject = {**(declared.get("experimental") or {}), IDEMPOTENT_CREATION: {}}
+        experimental: JSONObject = {**(declared.get("experimental") or {}), OWN_EXTENSION: dict(OWN_SETTINGS)}
         return {**result, "capabilities": {**declared, "experimental": experimental, "tasks": tasks}}
 
     async def _with_task_support(self, result: HandlerResult) -> HandlerResult:
