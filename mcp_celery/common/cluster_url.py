@@ -6,10 +6,11 @@ Such a URL becomes one ordinary Redis URL, which :mod:`mcp_celery.common.redis_u
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import SplitResult, unquote
+
+from mcp_celery.common.url_hosts import Host, Split, have_one_in_common, read_host, shown
 
 CLUSTER_SCHEMES: Final[Mapping[str, bool]] = {
     "redis+cluster": False,
@@ -21,9 +22,6 @@ CLUSTER_SCHEMES: Final[Mapping[str, bool]] = {
 CLUSTER_PORT: Final = 6379
 _TAG: Final = re.compile(r"[^{]*\{[^}]+\}")
 
-Split = Callable[[str], tuple[SplitResult, int | None]]
-"""Gives the parts of a URL and its port; raises a ValueError that shows no value."""
-
 
 @dataclass(frozen=True, slots=True)
 class ClusterNodes:
@@ -33,17 +31,16 @@ class ClusterNodes:
         hosts: Names or addresses with their ports, in the order of the URL.
     """
 
-    hosts: tuple[tuple[str, int], ...]
+    hosts: tuple[Host, ...]
 
     @property
     def addresses(self) -> str:
         """Their addresses, for people."""
-        return ", ".join(f"{host}:{port}" for host, port in self.hosts)
+        return shown(self.hosts)
 
     def shares_node_with(self, other: ClusterNodes) -> bool:
         """Whether both name a node of one cluster."""
-        theirs = {(host.lower(), port) for host, port in other.hosts}
-        return any((host.lower(), port) in theirs for host, port in self.hosts)
+        return have_one_in_common(self.hosts, other.hosts)
 
 
 def has_hash_tag(prefix: str) -> bool:
@@ -64,15 +61,7 @@ def flattened_cluster(url: str, split: Split) -> tuple[str, ClusterNodes]:
     scheme, _, rest = url.partition("://")
     end = next((at for at, character in enumerate(rest) if character in "/?#"), len(rest))
     user, at, addresses = rest[:end].rpartition("@")
-    hosts = tuple(_host(text, split) for text in addresses.split(","))
-    first = addresses.split(",")[0].strip()
-    flat = f"{'rediss' if CLUSTER_SCHEMES[scheme.lower()] else 'redis'}://{user}{at}{first}{rest[end:]}"
+    nodes = addresses.split(",")
+    hosts = tuple(read_host(node, split, whose="a node of the cluster", default_port=CLUSTER_PORT) for node in nodes)
+    flat = f"{'rediss' if CLUSTER_SCHEMES[scheme.lower()] else 'redis'}://{user}{at}{nodes[0].strip()}{rest[end:]}"
     return flat, ClusterNodes(hosts)
-
-
-def _host(text: str, split: Split) -> tuple[str, int]:
-    parts, port = split(f"//{text.strip()}")
-    host = unquote(parts.hostname or "")
-    if not host:
-        raise ValueError("the address of a node of the cluster is empty")
-    return host, port or CLUSTER_PORT

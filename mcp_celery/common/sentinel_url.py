@@ -11,10 +11,12 @@ Either becomes one ordinary Redis URL, which :mod:`mcp_celery.common.redis_url` 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import SplitResult, parse_qs, quote, unquote
+from urllib.parse import parse_qs, quote, unquote
+
+from mcp_celery.common.url_hosts import Host, Split, have_one_in_common, read_host, shown
 
 SENTINEL_SCHEMES: Final[Mapping[str, bool]] = {
     "sentinel": False,
@@ -35,9 +37,6 @@ NO_MASTER: Final = (
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 _PLACEHOLDER: Final = "master"
 
-Split = Callable[[str], tuple[SplitResult, int | None]]
-"""Gives the parts of a URL and its port; raises a ValueError that shows no value."""
-
 
 @dataclass(frozen=True, slots=True)
 class Sentinels:
@@ -51,7 +50,7 @@ class Sentinels:
         password: Their password.
     """
 
-    hosts: tuple[tuple[str, int], ...]
+    hosts: tuple[Host, ...]
     master: str
     has_tls: bool
     username: str | None = None
@@ -60,12 +59,11 @@ class Sentinels:
     @property
     def addresses(self) -> str:
         """Their addresses, for people."""
-        return ", ".join(f"{host}:{port}" for host, port in self.hosts)
+        return shown(self.hosts)
 
     def shares_master_with(self, other: Sentinels) -> bool:
         """Whether a Sentinel of both watches one master under this name."""
-        theirs = {(host.lower(), port) for host, port in other.hosts}
-        return self.master == other.master and any((host.lower(), port) in theirs for host, port in self.hosts)
+        return self.master == other.master and have_one_in_common(self.hosts, other.hosts)
 
 
 def names_master(url: str) -> bool:
@@ -108,7 +106,11 @@ def flattened(url: str, split: Split) -> tuple[str, Sentinels]:
             "the name of the master has other characters than letters, digits, . _ and -; characters such as / of a "
             "user name or password must be percent-encoded"
         )
-    hosts = tuple(_host(text, split) for piece in pieces for text in piece[1].split(","))
+    hosts = tuple(
+        read_host(text, split, whose="a Sentinel", default_port=SENTINEL_PORT)
+        for piece in pieces
+        for text in piece[1].split(",")
+    )
     at, options = f"{user}@" if user else "", f"?{query}" if query else ""
     flat = f"{'rediss' if has_tls else 'redis'}://{at}{_PLACEHOLDER}/{quote(db)}{options}"
     return flat, Sentinels(hosts, master, has_tls)
@@ -140,11 +142,3 @@ def _only(found: set[str], what: str) -> str:
     if len(given) > 1:
         raise ValueError(f"the URLs of the list have different {what}")
     return given.pop() if given else ""
-
-
-def _host(text: str, split: Split) -> tuple[str, int]:
-    parts, port = split(f"//{text.strip()}")
-    host = unquote(parts.hostname or "")
-    if not host:
-        raise ValueError("the address of a Sentinel is empty")
-    return host, port or SENTINEL_PORT
