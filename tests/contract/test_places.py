@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final, cast
@@ -16,20 +16,17 @@ from mcp_celery.engine import (
     Asking,
     Caller,
     Change,
-    Claim,
-    EncodedResult,
     NextLeg,
     Question,
     Start,
-    TaskEngine,
     TaskRecord,
     now_ms,
 )
-from mcp_celery.engine.places import NoPlaceError
 from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.keys import celery_job_id
 from mcp_celery.operate.waiting import Surroundings, waiting_of
 from mcp_celery.store.inspection import RedisInspection
+from tests.support.one_server import WORKER, OneServer
 from tests.support.reaping import publishing
 from tests.support.waiting import eventually
 from tests.support.worlds import ALICE, RedisWorld, Watchful, World, a_submission, engine_of
@@ -40,23 +37,18 @@ ME: Final = replace(ALICE, requestor="alice")
 YOU: Final = Caller("client-a|bob", ALICE.issuer, requestor="bob")
 TWO: Final = TaskConfig(max_running=2)
 ONE: Final = TaskConfig(max_running=1)
-WORKER: Final = "celery@host/1"
 POLICY: Final = RecoveryPolicy(heartbeat_ms=20, max_redeliveries=1)
 QUESTION: Final = Question("1.name", ELICIT, {})
 
 
-class Floor:
+class Floor(OneServer):
     """One server, and the workers that start its jobs."""
 
     def __init__(self, world: World, **limits: Any) -> None:
-        self.world = world
-        self.engine: TaskEngine = engine_of(world, Watchful(world.store), **limits)
+        super().__init__(world, engine_of(world, Watchful(world.store), **limits))
 
     async def submit(self, config: TaskConfig = TWO, caller: Caller = ME, **values: Any) -> TaskRecord:
-        """Create a task. Each is a millisecond younger than the one before, so that their order is certain."""
-        made = await self.engine.submit(replace(a_submission(caller, config=config), **values))
-        await eventually(lambda: now_ms() > made.created_at_ms)
-        return made
+        return await self.create(caller, config, **values)
 
     async def several(self, number: int, config: TaskConfig = TWO, caller: Caller = ME) -> list[TaskRecord]:
         return [await self.submit(config, caller) for _ in range(number)]
@@ -67,29 +59,7 @@ class Floor:
         Returns:
             None where it runs; else how many tasks are before it.
         """
-        attempt = (await self.now(record)).attempt
-        assert self.world.ledger.claim(record.ref, attempt=attempt, retries=retries, claim=Claim(WORKER, now_ms()))
-        try:
-            started = await self.world.store.start(
-                record.ref, Start(attempt=attempt, retries=retries, at_ms=now_ms(), worker=WORKER)
-            )
-        except NoPlaceError as full:
-            return full.ahead
-        assert started is not None
-        return None
-
-    async def now(self, record: TaskRecord) -> TaskRecord:
-        found = await self.world.store.load(record.ref)
-        assert found is not None
-        return found.record
-
-    async def end(self, record: TaskRecord) -> None:
-        """End a task with a result, as a worker does."""
-        change = Change(to="completed", attempt=(await self.now(record)).attempt)
-        result = EncodedResult(f"result-{record.task_id}", '["SUCCESS", null]')
-        if isinstance(self.world, RedisWorld):
-            result = replace(result, key=f"{self.world.prefix}:{result.key}")
-        assert await self.world.store.finish(record.ref, change, result)
+        return await self.ahead_of(record, retries=retries)
 
     def is_due(self, record: TaskRecord) -> bool:
         return self.world.is_due(record.ref)
@@ -97,10 +67,6 @@ class Floor:
     async def message(self, record: TaskRecord, caller: Caller = ME) -> str | None:
         """What the owner of a task reads."""
         return (await self.engine.status(caller, record.task_id)).status_message
-
-    def due(self, records: Sequence[TaskRecord]) -> list[int]:
-        """Which of several tasks go on, by their places."""
-        return [number for number, record in enumerate(records) if self.is_due(record)]
 
 
 @pytest.fixture

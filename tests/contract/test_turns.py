@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -15,26 +14,22 @@ from mcp_celery.engine import (
     Asking,
     Caller,
     Change,
-    Claim,
-    EncodedResult,
     HeldBack,
     Idempotency,
     NextLeg,
     Question,
     QueueMessage,
     Quota,
-    Start,
-    TaskEngine,
     TaskRecord,
     now_ms,
 )
-from mcp_celery.engine.places import NoPlaceError
 from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.engine.turns import SMALLEST_WINDOW
 from mcp_celery.keys import celery_job_id
 from mcp_celery.operate.waiting import Surroundings, waiting_of
 from mcp_celery.store.inspection import RedisInspection
 from mcp_celery.testing import MemoryTaskQueue
+from tests.support.one_server import WORKER, OneServer
 from tests.support.reaping import publishing
 from tests.support.waiting import eventually
 from tests.support.worlds import ALICE, RedisWorld, World, a_record, a_submission, engine_of
@@ -44,46 +39,32 @@ pytestmark = pytest.mark.anyio
 A: Final = replace(ALICE, requestor="a")
 B: Final = Caller("client-a|bob", ALICE.issuer, requestor="b")
 C: Final = Caller("client-a|carol", ALICE.issuer, requestor="c")
-WORKER: Final = "celery@host/1"
 OTHER: Final = "celery@other/1"
 LEASE_MS: Final = 60_000
 POLICY: Final = RecoveryPolicy(heartbeat_ms=20_000, max_redeliveries=1)
 QUESTION: Final = Question("1.name", ELICIT, {})
 
 
-class Hall:
+class Hall(OneServer):
     """One server whose callers take turns, and the workers that start its jobs."""
 
     def __init__(self, world: World, **limits: Any) -> None:
-        self.world = world
         self.queue = MemoryTaskQueue()
-        self.engine: TaskEngine = engine_of(world, self.queue, takes_turns=True, **limits)
+        super().__init__(world, engine_of(world, self.queue, takes_turns=True, **limits))
 
     async def workers(self, slots: int, worker: str = WORKER) -> None:
         """A worker says how many jobs it can run at a time."""
         await self.world.recovery().beat(worker, LEASE_MS, slots=slots)
 
     async def submit(self, caller: Caller = A, config: TaskConfig | None = None, **values: Any) -> TaskRecord:
-        """Create a task. Each is a millisecond younger than the one before, so that their order is certain."""
-        made = await self.engine.submit(replace(a_submission(caller, config=config or TaskConfig()), **values))
-        await eventually(lambda: now_ms() > made.created_at_ms)
-        return made
+        return await self.create(caller, config or TaskConfig(), **values)
 
     async def several(self, number: int, caller: Caller = A, config: TaskConfig | None = None) -> list[TaskRecord]:
         return [await self.submit(caller, config) for _ in range(number)]
 
-    async def now(self, record: TaskRecord) -> TaskRecord:
-        found = await self.world.store.load(record.ref)
-        assert found is not None
-        return found.record
-
     async def waits(self, *records: TaskRecord) -> list[bool]:
         """Which of several tasks wait in the store."""
         return [(await self.now(record)).waits_in is not None for record in records]
-
-    def due(self, records: Sequence[TaskRecord]) -> list[int]:
-        """Which of several tasks go on, by their places."""
-        return [number for number, record in enumerate(records) if self.world.is_due(record.ref)]
 
     async def start(self, record: TaskRecord, *, retries: int = 0) -> bool:
         """Start the current attempt of a task's job, as a worker that has its message.
@@ -91,25 +72,8 @@ class Hall:
         Returns:
             False: it waits for a place of a limit.
         """
-        attempt = (await self.now(record)).attempt
-        await self.world.store.published(record.ref, attempt=attempt)
-        assert self.world.ledger.claim(record.ref, attempt=attempt, retries=retries, claim=Claim(WORKER, now_ms()))
-        try:
-            started = await self.world.store.start(
-                record.ref, Start(attempt=attempt, retries=retries, at_ms=now_ms(), worker=WORKER)
-            )
-        except NoPlaceError:
-            return False
-        assert started is not None
-        return True
-
-    async def end(self, record: TaskRecord) -> None:
-        """End a task with a result, as a worker does."""
-        change = Change(to="completed", attempt=(await self.now(record)).attempt)
-        result = EncodedResult(f"result-{record.task_id}", '["SUCCESS", null]')
-        if isinstance(self.world, RedisWorld):
-            result = replace(result, key=f"{self.world.prefix}:{result.key}")
-        assert await self.world.store.finish(record.ref, change, result)
+        await self.world.store.published(record.ref, attempt=(await self.now(record)).attempt)
+        return await self.ahead_of(record, retries=retries) is None
 
     async def message(self, record: TaskRecord, caller: Caller = A) -> str | None:
         """What the owner of a task reads."""
