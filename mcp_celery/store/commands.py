@@ -126,7 +126,7 @@ def scripts_of(keys: RedisKeys) -> Mapping[str, str]:
 def keys_of(command: Command[Any], keys: RedisKeys) -> list[str]:
     """The keys that a script declares. On a cluster one more follows, which never exists: while the slot of a namespace
     is on its way to another node, the cluster refuses to begin a command on a key that does not exist. Scripts use keys
-    besides those that they declare, some of which may be on either node then, and must not end in the middle.
+    besides those that they declare. Either node may have these then, and a script that met one would stop half-way.
     """
     return [*command.keys, keys.never] if keys.is_sharded else [*command.keys]
 

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 _MISSING: Final = object()
 """In place of an answer that has not come to its end."""
 LARGE_BYTES: Final = 64 * 1024
-"""A command of more bytes is large, and so is an answer of which more have come and some are missing."""
+"""A command of more bytes is large. So is an answer, once more bytes of it have arrived and it is not complete."""
 
 
 def _packed(*command: str | bytes | int) -> bytes:

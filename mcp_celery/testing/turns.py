@@ -1,4 +1,4 @@
-"""Turns of callers in memory: of which tasks the broker has the jobs, and which wait for their caller's turn."""
+"""Turns of callers in memory: the tasks whose jobs the broker has, and those that wait for their caller's turn."""
 
 from __future__ import annotations
 

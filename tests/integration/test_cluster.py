@@ -165,6 +165,21 @@ async def test_the_doctor_says_where_a_namespace_is(own: Starter) -> None:
     assert await asyncio.to_thread(found.unusable) is None
 
 
+async def keeps_and_pushes(backend: RedisBackend) -> None:
+    """Check that a task is kept, and that a follower learns of its change."""
+    kept = backend.open(BackendOptions(namespace="reports"))
+    record = a_record(ttl_ms=600_000)
+    try:
+        await kept.store.create(record, SNAPSHOT)
+        async with kept.bus.subscribe([record.ref]) as hints:
+            assert await soon(hints.__anext__()) == record.ref
+            await kept.store.change(record.ref, Change(to="completed"))
+            assert await soon(hints.__anext__()) == record.ref
+        assert await kept.store.load(record.ref) is not None
+    finally:
+        await kept.aclose()
+
+
 async def test_a_user_of_the_documentation_may_do_everything_with_a_password_of_a_file(
     own: Starter, tmp_path: Path
 ) -> None:
@@ -179,16 +194,7 @@ async def test_a_user_of_the_documentation_may_do_everything_with_a_password_of_
     found = backend_of(settings)
     assert isinstance(found, RedisBackend)
     assert await asyncio.to_thread(found.unusable) is None
-    kept = found.open(BackendOptions(namespace="reports"))
-    record = a_record(ttl_ms=600_000)
-    try:
-        await kept.store.create(record, SNAPSHOT)
-        async with kept.bus.subscribe([record.ref]) as hints:
-            assert await soon(hints.__anext__()) == record.ref
-            await kept.store.change(record.ref, Change(to="completed"))
-            assert await soon(hints.__anext__()) == record.ref
-    finally:
-        await kept.aclose()
+    await keeps_and_pushes(found)
     with host_app(settings) as app:
         async with Site(settings, app).opened() as (server,):
             findings = [*await check_cluster(found, [server.namespace]), *await check_store(server, result_key=None)]
@@ -213,15 +219,7 @@ async def test_nodes_are_reached_over_tls(own: Starter, tmp_path: Path) -> None:
     trusting = backend_of(Settings.load(redis_url=f"{url}?ssl_ca_certs={authority.certificate}"))
     assert isinstance(trusting, RedisBackend)
     assert await asyncio.to_thread(trusting.unusable) is None
-    kept = trusting.open(BackendOptions(namespace="reports"))
-    record = a_record(ttl_ms=600_000)
-    try:
-        await kept.store.create(record, SNAPSHOT)
-        async with kept.bus.subscribe([record.ref]) as hints:
-            assert await soon(hints.__anext__()) == record.ref
-        assert await kept.store.load(record.ref) is not None
-    finally:
-        await kept.aclose()
+    await keeps_and_pushes(trusting)
     assert [one.level for one in await check_cluster(trusting, [])] == ["ok"]
     distrusting = backend_of(Settings.load(redis_url=url))
     unusable = await asyncio.to_thread(distrusting.unusable)

@@ -110,7 +110,7 @@ class BatchedQoS(_QoS):
         """Note a message, and take those behind it where the channel reads its queues.
 
         Raises:
-            RedisError: Redis could not be reached, as with kombu's own.
+            RedisError: Redis could not be reached. kombu's own transport raises the same.
         """
         channel = self.channel
         if delivery_tag == channel.noted_tag:
@@ -150,7 +150,7 @@ class BatchedQoS(_QoS):
         except LOST:
             try:
                 return self._take(tag, noted, 0, (), ())
-            except (AttributeError, TypeError) as error:  # those also tell of items that are no messages
+            except (AttributeError, TypeError) as error:  # the intake would take these for an unreadable message
                 raise redis.ConnectionError("the connection to the broker is lost") from error
 
     def _take(self, tag: str, noted: str, most: int, queues: Sequence[str], lists: Sequence[str]) -> Iterable[Taken]:
@@ -171,7 +171,7 @@ class BatchedQoS(_QoS):
         acknowledged before it begins: it must not be delivered again if it ends its worker.
 
         Raises:
-            RedisError: Redis could not be reached, where it is acknowledged at once, as with kombu's own.
+            RedisError: The message is acknowledged at once, and Redis could not be reached.
         """
         hub: Any = get_event_loop()
         message: Any = self._delivered.get(delivery_tag)
