@@ -110,7 +110,7 @@ def test_only_pages_that_are_known_may_use_it(named: Site, origin: str, status: 
     assert named.status(f"Origin: {origin}") == status
 
 
-async def test_a_client_is_served(named: Site) -> None:
+async def test_a_client_that_names_an_allowed_host_is_served(named: Site) -> None:
     async with Client(named.url) as client:
         assert (await client.list_tools()).tools
 

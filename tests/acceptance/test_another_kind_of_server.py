@@ -82,7 +82,7 @@ async def test_each_version_has_a_configuration_of_its_own(url: str) -> None:
             assert text_of((await end_of(current, "greet", name="Ada"))["result"]) == "hello Ada"
 
 
-async def test_its_own_check_refuses_arguments_before_there_is_a_task(url: str) -> None:
+async def test_the_servers_own_check_refuses_arguments_before_there_is_a_task(url: str) -> None:
     async with over_http(url) as session:
         refused = await session.ask("tools/call", {"name": "count", "arguments": {"steps": "many"}}, task={})
         assert refused.error["message"] == "count does not take steps"
@@ -91,13 +91,13 @@ async def test_its_own_check_refuses_arguments_before_there_is_a_task(url: str) 
 
 
 @pytest.mark.parametrize(("deliberately", "text"), [(True, "tiny: as expected"), (False, "tiny: it broke")])
-async def test_its_own_words_tell_of_errors(url: str, deliberately: bool, text: str) -> None:
+async def test_the_servers_own_texts_describe_errors(url: str, deliberately: bool, text: str) -> None:
     async with Wire(url) as wire:
         result = (await end_of(wire, "fail", deliberately=deliberately))["result"]
     assert (text_of(result), result["isError"]) == (text, True)
 
 
-async def test_what_celery_shall_retry_is_no_result(url: str, tmp_path: Path) -> None:
+async def test_an_exception_that_celery_retries_is_no_result(url: str, tmp_path: Path) -> None:
     async with Wire(url) as wire:
         task = await end_of(wire, "flaky", tried=str(tmp_path / "tried"))
     assert (task["status"], text_of(task["result"])) == ("completed", "the second time")
@@ -118,7 +118,7 @@ async def test_a_tool_asks_and_a_cancel_ends_it(url: str) -> None:
         assert (await follow(wire, task_id))[-1]["status"] == "cancelled"
 
 
-async def test_what_celerytasks_is_told_overrides_what_a_tool_declares(url: str) -> None:
+async def test_an_argument_of_celerytasks_overrides_what_a_tool_declares(url: str) -> None:
     async with Wire(url) as wire:
         assert (await wire.call("hidden")).result["structuredContent"] == (await wire.call("plain")).result[
             "structuredContent"
@@ -137,7 +137,7 @@ async def test_clients_that_know_no_tasks_follow_one_with_the_polling_tools(url:
         assert refused.is_error
 
 
-async def test_it_is_served_over_stdio(tiny: Deployment) -> None:
+async def test_the_server_is_served_over_stdio(tiny: Deployment) -> None:
     async with Client(tiny.stdio(), extensions=[TasksClient()]) as client:
         handle = await soon(call_tool_task(client, "count", {"steps": 1}))
         result = await soon(handle)

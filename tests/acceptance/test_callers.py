@@ -76,7 +76,7 @@ async def ended(wire: Wire, task_id: str) -> JSON:
 
 
 @pytest.mark.shows("C7")
-async def test_a_job_finds_what_its_request_said_of_itself(site: Site) -> None:
+async def test_a_job_finds_the_headers_and_the_caller_of_its_request(site: Site) -> None:
     trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     async with site.wire(ALICE, x_trace="t-1", x_other="no", cookie="session=1") as wire:
         wire.meta = {
@@ -246,7 +246,7 @@ CAROL = Bearer("app", "carol", "https://one.example", secret=TOKEN)
 
 
 @pytest.mark.shows("C8")
-async def test_nothing_secret_is_left_anywhere(site: Site, tmp_path: Path) -> None:
+async def test_no_secret_is_left_in_redis_flower_logs_or_errors(site: Site, tmp_path: Path) -> None:
     deployment, gate = site.deployment, tmp_path / "gate"
     never = [TOKEN, COOKIE, HEADER]
     in_snapshots = [ARGUMENT, TRACE, META, "claim-of-carol"]
@@ -314,7 +314,7 @@ def leaks(secrets: list[str], texts: dict[str, str]) -> list[tuple[str, str]]:
 # --- What the logs say instead
 
 
-async def test_the_logs_tell_whose_task_became_what(site: Site) -> None:
+async def test_the_logs_name_the_owner_and_the_end_of_each_task(site: Site) -> None:
     bob = Bearer("app", "bob", "https://one.example")
     async with site.wire(ALICE) as alice, site.wire(bob) as stranger:
         task_id = (await alice.create("greet"))["taskId"]
@@ -342,7 +342,7 @@ async def test_the_logs_tell_whose_task_became_what(site: Site) -> None:
     await eventually(lambda: told() == expected, what=f"{expected}")
 
 
-async def test_who_has_no_keys_is_told_once_at_start(site: Site) -> None:
+async def test_a_server_without_keys_warns_once_at_start(site: Site) -> None:
     said = {name: text.count(NO_KEYS) for name, text in site.deployment.logs().items() if "flower" not in name}
     assert len(said) == 3
     assert set(said.values()) == {0 if site.sealed else 1}

@@ -256,7 +256,7 @@ def test_dev_says_how_a_tool_becomes_a_task(command: CommandLine) -> None:
 
 
 @pytest.mark.slow
-def test_dev_starts_flower(command: CommandLine) -> None:
+def test_dev_starts_flower_with_its_option(command: CommandLine) -> None:
     dev = command.start("dev", "mine", "--port", "0", "--flower")
     url = dev.until_printed(r"Flower +(http://127\.0\.0\.1:\d+)")[1]
 
@@ -294,7 +294,7 @@ def test_a_redis_that_does_not_answer_is_reported_without_its_password(command: 
     assert "secret" not in line
 
 
-def test_the_store_answers_until_it_is_told_to_stop(command: CommandLine) -> None:
+def test_the_store_answers_until_it_is_stopped(command: CommandLine) -> None:
     store = command.start("store", "--data-dir", str(command.folder / "data"))
     url = store.until_printed(r"export MCP_CELERY_REDIS_URL='?([^\s']+)")[1]
     store.until_printed("Ctrl-C")

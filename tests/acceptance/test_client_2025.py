@@ -56,7 +56,7 @@ def connect(request: pytest.FixtureRequest, deployment: Deployment, url: str) ->
     return client
 
 
-async def test_a_tool_is_followed_to_its_result(connect: Connect) -> None:
+async def test_a_handle_follows_a_tool_to_its_result(connect: Connect) -> None:
     async with connect() as client:
         handle = await call_tool_task(client, "counting", {"steps": 3}, ttl=60_000)
         assert (handle.state.status, handle.state.ttl_ms) == ("working", 60_000)
@@ -69,7 +69,9 @@ async def test_a_tool_is_followed_to_its_result(connect: Connect) -> None:
     assert text_of(await handle) == "counted to 3"
 
 
-async def test_the_end_is_pushed(connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pushed_end_finishes_the_wait_for_a_result(
+    connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tracked_task, "LEAST_INTERVAL_SECONDS", 600.0)
     async with connect() as client:
         handle = await call_tool_task(client, "wait_for_file", {"path": str(tmp_path / "go")})
@@ -92,7 +94,7 @@ async def test_prompts_resources_and_templates_are_tasks(connect: Connect) -> No
         assert (await again).messages == (await prompt).messages
 
 
-async def test_what_is_no_task_is_answered_at_once(connect: Connect) -> None:
+async def test_a_call_that_makes_no_task_is_answered_at_once(connect: Connect) -> None:
     async with connect() as client:
         tool = await call_tool_task(client, "greet", {"name": "Ada"})
         prompt = await get_prompt_task(client, "plain_prompt")
@@ -117,7 +119,7 @@ async def test_errors_are_those_of_the_foreground(connect: Connect) -> None:
             await client.call_tool("failing_job")
 
 
-async def test_cancelling(connect: Connect, tmp_path: Path) -> None:
+async def test_a_handle_cancels_its_task_and_other_handles_see_it(connect: Connect, tmp_path: Path) -> None:
     async with connect() as client:
         handle = await call_tool_task(client, "wait_for_file", {"path": str(tmp_path / "never")})
         other = await TaskHandle.resume(client, handle.task_id)
@@ -135,7 +137,7 @@ async def test_cancelling(connect: Connect, tmp_path: Path) -> None:
             await TaskHandle.resume(client, "none-of-mine")
 
 
-async def test_the_list(connect: Connect) -> None:
+async def test_list_tasks_returns_each_task_once_the_newest_first(connect: Connect) -> None:
     async with connect() as client:
         made = [(await call_tool_task(client, "slow_compute", {"seconds": 0})).task_id for _ in range(3)]
         listed = [task.task_id for task in await list_tasks(client)]

@@ -108,7 +108,7 @@ def test_a_text_stays_a_text(mcp: Mcp, url: str) -> None:
     assert re.search(r"│ label\s+│ 12\s+│", done.stdout), done.stdout + done.stderr
 
 
-def test_without_a_task(mcp: Mcp, url: str) -> None:
+def test_no_task_calls_a_tool_without_a_task(mcp: Mcp, url: str) -> None:
     done = mcp("call", "--no-task", url, "counting", "--arg", "steps=2", "--json")
     told = json.loads(done.stdout)
     assert done.returncode == 0
@@ -119,12 +119,12 @@ def test_without_a_task(mcp: Mcp, url: str) -> None:
     assert refused.stderr.startswith("Error: ")
 
 
-def test_a_tool_that_is_no_task_is_called_all_the_same(mcp: Mcp, url: str) -> None:
+def test_a_tool_without_tasks_is_called_plainly(mcp: Mcp, url: str) -> None:
     done = mcp("call", url, "greet", "--arg", "name=Ada")
     assert (done.returncode, done.stdout, done.stderr) == (0, "Hello, Ada!\n", "")
 
 
-def test_machines_are_told_in_json(mcp: Mcp, url: str) -> None:
+def test_json_prints_the_task_and_its_result_for_machines(mcp: Mcp, url: str) -> None:
     done = mcp("call", "--json", url, "counting", "--json", '{"steps": 1}')
     told = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (0, "")
@@ -154,7 +154,7 @@ def test_headers_need_not_stand_in_the_process_list(mcp: Mcp, deployment: Deploy
     assert overridden.returncode != 0, "what is typed wins over the variable"
 
 
-def test_the_command_that_goes_on_with_a_task_names_the_file_of_headers(mcp: Mcp, asking: str) -> None:
+def test_the_command_that_continues_a_task_names_the_file_of_headers(mcp: Mcp, asking: str) -> None:
     (mcp.folder / "headers").write_text("X-Secret: hidden")
     with mcp.at_a_terminal("call", asking, "hang", "-H", "@headers", "-H", "X-Too: hidden") as terminal:
         terminal.until("hanging")
@@ -175,7 +175,9 @@ def test_the_command_that_goes_on_with_a_task_names_the_file_of_headers(mcp: Mcp
         ("X: 1", "X: 1\nsecret", "MCP_CELERY_CLIENT_HEADERS, line 2: expected 'NAME: VALUE' in ASCII"),
     ],
 )
-def test_headers_that_cannot_be_read(mcp: Mcp, header: str, variable: str, says: str) -> None:
+def test_headers_that_cannot_be_read_are_refused_and_not_printed(
+    mcp: Mcp, header: str, variable: str, says: str
+) -> None:
     (mcp.folder / "headers").write_text("A: 1\nsecret\n")
     done = mcp("call", "http://127.0.0.1:1/mcp", "x", "-H", header, MCP_CELERY_CLIENT_HEADERS=variable)
     assert done.returncode == 2
@@ -183,7 +185,7 @@ def test_headers_that_cannot_be_read(mcp: Mcp, header: str, variable: str, says:
     assert "secret" not in done.stderr.replace("put secrets", "")
 
 
-def test_tools_are_listed(mcp: Mcp, url: str) -> None:
+def test_tools_are_listed_with_their_arguments(mcp: Mcp, url: str) -> None:
     host = url.removesuffix("/mcp")
     done = mcp("tools", host)
     assert done.returncode == 0, done.stderr
@@ -245,7 +247,7 @@ def test_a_command_stops_waiting_after_its_timeout(mcp: Mcp, asking: str) -> Non
     assert mcp("task", "cancel", asking, command[4]).returncode == 0
 
 
-def test_sigterm_ends_a_command_with_what_goes_on_with_the_task(mcp: Mcp, asking: str) -> None:
+def test_after_sigterm_the_command_prints_how_to_continue_the_task(mcp: Mcp, asking: str) -> None:
     with mcp.at_a_terminal("call", asking, "hang") as terminal:
         task_id = terminal.until(r"Task (\S+)\r\n")[1]
         terminal.until("hanging")
@@ -276,7 +278,7 @@ def test_a_lost_connection_is_shown_and_ends_when_it_is_back(mcp: Mcp, tmp_path:
 
 
 @pytest.mark.long
-def test_a_connection_that_stays_lost_ends_with_what_goes_on_with_the_task(mcp: Mcp, tmp_path: Path) -> None:
+def test_a_lost_connection_ends_the_command_with_how_to_continue_the_task(mcp: Mcp, tmp_path: Path) -> None:
     """After five minutes."""
     log = tmp_path / "server.log"
     argv = [sys.executable, "-m", "tests.support.asking"]
@@ -406,7 +408,7 @@ def test_answers_may_be_piped_in(mcp: Mcp, asking: str, typed: str, printed: str
 
 
 @pytest.mark.parametrize(("typed", "printed"), [("y\n", "accept\n"), ("n\n", "decline\n")])
-def test_a_page_to_visit_is_shown(mcp: Mcp, asking: str, typed: str, printed: str) -> None:
+def test_a_question_in_url_mode_shows_the_page_to_visit(mcp: Mcp, asking: str, typed: str, printed: str) -> None:
     done = mcp("call", asking, "visit", typed=typed)
     assert done.stdout == printed
     assert "https://login.example/" in done.stderr
@@ -434,7 +436,7 @@ def test_questions_are_answered_at_the_prompt_of_task_answer(mcp: Mcp, asking: s
     assert mcp("task", "watch", asking, task_id).stdout == "accept\n"
 
 
-def test_a_question_that_nobody_here_can_answer(mcp: Mcp, asking: str) -> None:
+def test_a_question_that_a_terminal_cannot_answer_ends_the_call_with_an_error(mcp: Mcp, asking: str) -> None:
     done = mcp("call", asking, "wrong")
     assert done.returncode == 1
     assert "Error: question 'roots' of task" in done.stderr
@@ -454,7 +456,7 @@ def test_a_question_that_nobody_here_can_answer(mcp: Mcp, asking: str) -> None:
         ('{"properties": {"a": true}}', "its field 'a' is True and not an object"),
     ],
 )
-def test_a_form_that_is_none_is_told(mcp: Mcp, asking: str, form: str, says: str) -> None:
+def test_a_form_that_cannot_be_shown_is_an_error(mcp: Mcp, asking: str, form: str, says: str) -> None:
     done = mcp("call", asking, "odd", "--json", json.dumps({"text": form}), typed="x\n")
     assert done.returncode == 1
     found = re.search(
@@ -466,7 +468,7 @@ def test_a_form_that_is_none_is_told(mcp: Mcp, asking: str, form: str, says: str
     assert (answered.returncode, answered.stderr.splitlines()[-1]) == (1, f"Error: {found[2]}")
 
 
-def test_ctrl_c_is_heard_while_an_answer_is_checked(mcp: Mcp, asking: str) -> None:
+def test_ctrl_c_works_while_an_answer_is_checked(mcp: Mcp, asking: str) -> None:
     with mcp.at_a_terminal("call", asking, "tangle", forked=False) as terminal:
         terminal.until("knot: ")
         terminal.type("x\r")
@@ -551,7 +553,7 @@ def test_json_for_machines_cannot_move_the_cursor_either(mcp: Mcp, asking: str) 
         (["task", "answer", "URL", "nobody-made-this"], 4, "task nobody-made-this does not exist"),
     ],
 )
-def test_exit_statuses(asking: str, arguments: list[str], status: int, says: str) -> None:
+def test_each_kind_of_failure_has_its_exit_status(asking: str, arguments: list[str], status: int, says: str) -> None:
     done = CliRunner().invoke(cli, [argument.replace("URL", asking) for argument in arguments])
     assert done.exit_code == status, done.stderr
     assert re.search(says, done.stderr), done.stderr
@@ -559,7 +561,7 @@ def test_exit_statuses(asking: str, arguments: list[str], status: int, says: str
     assert done.stdout == ""
 
 
-def test_ctrl_c_before_there_is_a_task(mcp: Mcp, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_call_before_there_is_a_task(mcp: Mcp, tmp_path: Path) -> None:
     """A server that never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/mcp"
@@ -569,7 +571,7 @@ def test_ctrl_c_before_there_is_a_task(mcp: Mcp, tmp_path: Path) -> None:
             assert terminal.end() == 130
 
 
-def test_the_help_tells_the_exit_statuses() -> None:
+def test_the_help_names_the_exit_statuses() -> None:
     for command in (["call"], ["task", "get"], ["task", "watch"]):
         done = CliRunner().invoke(cli, [*command, "--help"])
         assert "6 the task continues" in " ".join(done.stdout.split())

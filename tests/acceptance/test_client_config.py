@@ -64,7 +64,7 @@ async def test_a_client_that_knows_no_tasks_starts_the_server_by_its_entry_and_g
     assert "Report of 2026" in json.dumps(ended.structured_content)
 
 
-def test_what_the_entry_lacks_is_told_beside_it(tmp_path: Path) -> None:
+def test_settings_that_the_entry_lacks_are_named_beside_it(tmp_path: Path) -> None:
     (tmp_path / "reports.py").write_text(SERVER)
     done = run(tmp_path, MCP_CELERY_REDIS_URL="redis://:secret@redis.example/0")
     assert "add_polling_tools(after=5)" in done.stderr

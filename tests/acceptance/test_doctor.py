@@ -154,7 +154,7 @@ def examined(deployment: Deployment, spec: str, **variables: str) -> tuple[int, 
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_a_deployment_in_order(deployment: Deployment) -> None:
+def test_the_doctor_finds_nothing_wrong_with_a_working_deployment(deployment: Deployment) -> None:
     status, findings = examined(deployment, deployment.spec, MCP_CELERY_FAIR="scope")
     assert [one for one in findings if one["level"] != "ok"] == []
     assert status == 0
@@ -166,7 +166,9 @@ def test_a_deployment_in_order(deployment: Deployment) -> None:
 @pytest.mark.parametrize(
     "name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in BROKEN]
 )
-def test_a_broken_deployment(deployment: Deployment, store: OwnStore, name: str, tmp_path: Path) -> None:
+def test_the_doctor_names_what_is_broken_and_the_setting(
+    deployment: Deployment, store: OwnStore, name: str, tmp_path: Path
+) -> None:
     broken, spec, variables = BROKEN[name], deployment.spec, dict(BROKEN[name].variables)
     if broken.server is not None:
         (tmp_path / "other_server.py").write_text(broken.server)
@@ -196,7 +198,7 @@ def test_a_broken_deployment(deployment: Deployment, store: OwnStore, name: str,
     assert "PASSWORD" not in json.dumps(findings)
 
 
-def test_its_lines_for_people(deployment: Deployment) -> None:
+def test_the_doctor_prints_lines_for_people(deployment: Deployment) -> None:
     done = subprocess.run(
         [*forked_command("celery"), "-A", "mcp_celery", "mcp", "doctor"],
         capture_output=True,

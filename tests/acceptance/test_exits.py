@@ -88,7 +88,7 @@ async def test_what_a_component_raises_fails_its_request_alone(target: Any, mode
 
 @pytest.mark.smoke
 @pytest.mark.shows("C18")
-async def test_so_does_what_its_asyncio_tasks_raise(target: Any, mode: Any) -> None:
+async def test_what_the_asyncio_tasks_of_a_component_raise_fails_its_request_alone(target: Any, mode: Any) -> None:
     async with Client(target(), mode=mode) as client:
         for kind in CHILD_EXITS:
             for start in STARTS:

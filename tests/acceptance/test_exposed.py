@@ -138,7 +138,7 @@ async def test_tools_have_the_schema_of_their_jobs(wire: Wire) -> None:
     assert list(tools["added_up"]["inputSchema"]["properties"]) == ["first", "second", "third"]
 
 
-async def test_nothing_is_exposed_that_is_not_named(wire: Wire) -> None:
+async def test_only_named_jobs_are_exposed(wire: Wire) -> None:
     names = {tool["name"] for tool in (await wire.ask("tools/list")).result["tools"]}
     by_name = {"build_report", "add_by_name", "reports_jobs_raises", "odd_fails", "remembered"}
     by_name |= {"wait", "wait_or_end", "wait_a_moment", "wait_nowhere"}
@@ -192,7 +192,7 @@ async def test_a_result_is_kept_for_a_call_over_mcp(wire: Wire) -> None:
     assert await text_of(wire, "remembered") == "never stored"
 
 
-async def test_an_exception_is_a_tools_error_and_tells_what_may_be_told(wire: Wire) -> None:
+async def test_an_exception_is_a_tool_error_and_shows_only_text_that_is_allowed(wire: Wire) -> None:
     ended = await end_of(wire, "reports_jobs_raises", year=1800)
     assert ended["status"] == "completed"
     assert ended["result"]["isError"]
@@ -203,7 +203,7 @@ async def test_an_exception_is_a_tools_error_and_tells_what_may_be_told(wire: Wi
     assert ended["result"]["content"][0]["text"] == "Error executing tool odd_fails"
 
 
-async def test_what_celery_broke_off_has_failed(wire: Wire) -> None:
+async def test_a_job_that_celery_ended_has_failed(wire: Wire) -> None:
     ended = await end_of(wire, "reports_jobs_too_slow")
     assert (ended["status"], ended["error"]["message"]) == ("failed", "The job exceeded its soft time limit")
     ended = await end_of(wire, "reports_jobs_dies")
@@ -224,7 +224,7 @@ async def test_progress_becomes_the_status_message(wire: Wire, gate: Gate) -> No
     assert task["result"]["content"][0]["text"] == "done"
 
 
-async def test_progress_without_a_message_tells_its_numbers(session: Session, gate: Gate) -> None:
+async def test_progress_without_a_message_shows_its_numbers(session: Session, gate: Gate) -> None:
     created = await session.call("reports_jobs_slowly", task={}, gate=str(gate), _meta={"progressToken": 7})
     task_id = created.result["task"]["taskId"]
 
@@ -236,12 +236,12 @@ async def test_progress_without_a_message_tells_its_numbers(session: Session, ga
     assert (await session.ended(task_id))[-1]["status"] == "completed"
 
 
-async def test_a_state_of_the_jobs_own_is_told_by_its_name(wire: Wire, gate: Gate) -> None:
+async def test_a_custom_state_of_a_job_is_shown_by_its_name(wire: Wire, gate: Gate) -> None:
     created = await wire.create("reports_jobs_in_own_state", gate=str(gate))
     await becomes(wire, created["taskId"], lambda task: task.get("statusMessage") == "UPLOADING")
 
 
-async def test_a_job_that_is_tried_again_goes_on(wire: Wire, gate: Gate) -> None:
+async def test_a_job_that_is_tried_again_keeps_its_task_working(wire: Wire, gate: Gate) -> None:
     created = await wire.create("reports_jobs_flaky", folder=str(gate))
     await gate.reached()
     gate.open()
@@ -261,7 +261,7 @@ async def test_a_change_is_pushed_on_any_replica(wire: Wire, exposing: Deploymen
         assert (await other.get(created["taskId"]))["statusMessage"] == "here"
 
 
-async def test_celerys_events_tell_before_the_next_look(alone: Deployment, gate: Gate, gates: Gates) -> None:
+async def test_celerys_events_report_a_change_before_the_next_poll(alone: Deployment, gate: Gate, gates: Gates) -> None:
     """No request looks at the result: the record is read in the store. The watcher looks once in ten minutes."""
     store: Any = alone.redis
 
@@ -287,7 +287,7 @@ async def test_celerys_events_tell_before_the_next_look(alone: Deployment, gate:
 # --- Cancelling, expiring
 
 
-async def test_a_cancelled_job_goes_on_and_its_outcome_is_dropped(wire: Wire, gate: Gate) -> None:
+async def test_a_cancelled_job_keeps_running_and_its_outcome_is_dropped(wire: Wire, gate: Gate) -> None:
     created = await wire.create("wait", gate=str(gate))
     await gate.reached()
     await wire.ask("tasks/cancel", {"taskId": created["taskId"]})
@@ -307,7 +307,7 @@ async def test_a_cancel_ends_the_job_where_that_is_declared(session: Session, ga
     assert (await session.get(created["taskId"]))["status"] == "cancelled"
 
 
-async def test_a_job_that_nobody_begins_in_time_has_failed(wire: Wire, gate: Gate) -> None:
+async def test_a_job_that_no_worker_begins_in_time_fails(wire: Wire, gate: Gate) -> None:
     ended = await end_of(wire, "wait_nowhere", gate=str(gate))
     assert (ended["status"], ended["error"]["message"]) == ("failed", "The job expired before a worker could start it")
 
@@ -322,7 +322,7 @@ async def test_a_job_that_began_in_time_may_last(wire: Wire, gate: Gate) -> None
     await becomes(wire, created["taskId"], lambda task: task["status"] == "completed")
 
 
-async def test_an_event_tells_that_a_job_began_in_time(
+async def test_an_event_shows_that_a_job_began_in_time(
     store_url: str, their_python: Path, gates: Gates, gate: Gate
 ) -> None:
     """Without ``task_track_started`` the result backend knows no more of it than of one that waits."""
@@ -435,7 +435,7 @@ async def test_arguments_are_shown_where_they_are_declared_to_be(wire: Wire, exp
 
 
 @pytest.mark.slow
-async def test_what_has_outlived_its_time_is_ended_and_forgotten(alone: Deployment, gate: Gate) -> None:
+async def test_an_expired_task_is_ended_and_its_result_forgotten(alone: Deployment, gate: Gate) -> None:
     # Results are forgotten three heartbeats after the end: time for the worker to store that it ended the job.
     async with over_http(alone.serve(MCP_CELERY_HEARTBEAT_MS="3000", MCP_CELERY_EXPOSED_INTERVAL_MS="100")) as session:
         created = await session.call("wait_or_end", task={"ttl": 3_000}, gate=str(gate))
@@ -469,7 +469,7 @@ async def test_a_task_can_be_made_in_process(exposing: Deployment) -> None:
 
 
 @pytest.mark.slow
-async def test_another_broker_and_another_result_backend(
+async def test_jobs_of_another_broker_and_result_backend_are_exposed(
     store_url: str, their_python: Path, tmp_path: Path, gate: Gate, rabbitmq_url: str
 ) -> None:
     """RabbitMQ, and results in a database, of which one is read at a time."""

@@ -127,7 +127,7 @@ CALLS: dict[str, JSON] = {
         "2026-07-28",
     ],
 )
-async def test_the_answer_is_the_same_wherever_it_runs(url: str, url_here: str, revision: str) -> None:
+async def test_a_call_has_the_same_answer_wherever_it_runs(url: str, url_here: str, revision: str) -> None:
     async with caller(url, revision) as on_a_worker, caller(url_here, revision) as here:
         for tool, arguments in {**CALLS, "nobody": {}}.items():
             answers = [await call(tool, **arguments) for call in (on_a_worker, here)]
@@ -144,20 +144,20 @@ async def test_the_answer_is_the_same_wherever_it_runs(url: str, url_here: str, 
 
 
 @pytest.mark.shows("C16")
-async def test_how_long_it_may_take_does_not_depend_on_the_tasks_time_to_live(url: str) -> None:
+async def test_the_time_limit_of_a_call_does_not_depend_on_the_tasks_time_to_live(url: str) -> None:
     async with Wire(url, extension=False) as wire:
         assert (await wire.call("where_short_lived")).result["content"][0]["text"] == "on a worker"
 
 
 @pytest.mark.shows("C16")
-async def test_nothing_is_left_of_it_soon_after(deployment: Deployment, url: str) -> None:
+async def test_the_record_of_a_foreground_call_is_deleted_soon_after(deployment: Deployment, url: str) -> None:
     async with caller(url, "2025-11-25") as call:
         await call("where")
     assert {int(record["ttl_ms"]) < 120_000 for record in records(deployment)} == {True}
 
 
 @pytest.mark.shows("C16")
-async def test_the_session_does_not_list_it(url: str) -> None:
+async def test_the_session_does_not_list_a_foreground_call(url: str) -> None:
     async with session_over(streamable_http_client(url)) as session:
         await session.call("where")
         assert await session.listed() == []
@@ -185,7 +185,7 @@ def transport(request: pytest.FixtureRequest, deployment: Deployment) -> Callabl
 
 @pytest.mark.shows("C16")
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
-async def test_its_progress_reaches_the_caller(transport: Any, mode: Any) -> None:
+async def test_the_progress_of_a_foreground_call_reaches_the_caller(transport: Any, mode: Any) -> None:
     told: list[tuple[float, float | None, str | None]] = []
 
     async def on_progress(progress: float, total: float | None, message: str | None) -> None:
@@ -299,9 +299,7 @@ async def shaken_hands(http: httpx2.AsyncClient, url: str, **capabilities: Any) 
 
 
 @pytest.mark.shows("C16")
-async def test_a_client_that_can_take_its_stream_up_again_does_not_leave(
-    deployment: Deployment, tmp_path: Path
-) -> None:
+async def test_a_client_that_can_resume_its_stream_keeps_its_call(deployment: Deployment, tmp_path: Path) -> None:
     """With an event store the answer is kept for it, and a dropped stream says nothing (2025-11-25, Transports)."""
     stored: list[Any] = []
 
@@ -362,7 +360,7 @@ async def give_names(context: Any, params: types.ElicitRequestParams) -> types.E
 
 @pytest.mark.shows("C16")
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
-async def test_its_questions_are_the_callers(transport: Any, mode: Any) -> None:
+async def test_the_questions_of_a_foreground_call_reach_the_caller(transport: Any, mode: Any) -> None:
     async with transport() as target, Client(target, mode=mode, elicitation_callback=give_names) as client:
         awaited = await client.call_tool("greet", {})
         returned = await client.call_tool("greet_in_rounds", {})
@@ -383,7 +381,7 @@ async def test_an_answer_that_does_not_fit_ends_the_call(url: str, mode: Any) ->
 
 @pytest.mark.shows("C16")
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
-async def test_a_client_that_cannot_be_asked_is_told_so(url: str, mode: Any) -> None:
+async def test_a_client_that_cannot_be_asked_gets_an_error_that_says_so(url: str, mode: Any) -> None:
     async with Client(url, mode=mode) as client:
         with pytest.raises(MCPError, match="did not declare the form elicitation capability"):
             await client.call_tool("greet", {})
@@ -403,7 +401,7 @@ async def test_where_no_question_can_be_asked_the_call_ends(deployment: Deployme
 
 
 @pytest.mark.shows("C16")
-async def test_each_round_goes_on_with_the_job_of_its_own_call(deployment: Deployment, url: str) -> None:
+async def test_each_round_continues_the_job_of_its_own_call(deployment: Deployment, url: str) -> None:
     before = known(deployment)
     async with Wire(url, extension=False, capabilities=ABLE) as wire:
         asked = (await wire.call("greet")).result

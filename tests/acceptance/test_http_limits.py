@@ -112,7 +112,7 @@ UNFINISHED: Final = {
 
 
 @pytest.mark.parametrize("what", UNFINISHED)
-def test_what_never_ends_is_refused_and_not_kept(guarded: Site, what: str) -> None:
+def test_an_endless_request_is_refused_and_not_kept(guarded: Site, what: str) -> None:
     with Raw(guarded.url) as warm:
         assert warm.head("GET").status() == 401
     before = guarded.memory()
@@ -122,7 +122,7 @@ def test_what_never_ends_is_refused_and_not_kept(guarded: Site, what: str) -> No
     assert grown < 5 * MEGABYTE, f"{sent} bytes sent"
 
 
-def test_the_client_is_told_that_its_headers_are_too_large(guarded: Site) -> None:
+def test_the_answer_says_that_the_headers_are_too_large(guarded: Site) -> None:
     with Raw(guarded.url) as client:
         answer = client.send(UNFINISHED["header"] + b"x" * MOST_HEADER_BYTES).until_closed().decode()
     assert answer.startswith("HTTP/1.1 431 ")
@@ -213,7 +213,7 @@ async def test_300_unfinished_bodies_end_after_the_deadline_and_others_are_serve
     ],
     ids=["nothing", "half of the headers"],
 )
-def test_who_falls_silent_is_not_waited_for(hasty: Site, sent: bytes, answer: bytes) -> None:
+def test_a_client_that_sends_nothing_more_is_disconnected(hasty: Site, sent: bytes, answer: bytes) -> None:
     with Raw(hasty.url) as client:
         assert client.send(sent).until_closed()[:12] == answer
 

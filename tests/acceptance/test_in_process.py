@@ -72,7 +72,7 @@ async def test_a_task_ends_as_it_would_for_a_client(server: TaskServer) -> None:
         ("no_such_tool", {}, "Unknown tool"),
     ],
 )
-async def test_what_cannot_run_is_refused(
+async def test_a_submission_that_cannot_run_is_refused(
     server: TaskServer, tool: str, arguments: dict[str, object], reason: str
 ) -> None:
     with pytest.raises(McpCeleryError, match=reason):

@@ -96,7 +96,7 @@ def text_of(result: JSON) -> str:
 
 @pytest.mark.each_pool
 @pytest.mark.shows("L39", "L24")
-async def test_a_question_goes_out_on_the_open_result_and_its_answer_lets_the_task_go_on(connect: Connect) -> None:
+async def test_a_question_is_sent_on_the_open_result_and_its_answer_continues_the_task(connect: Connect) -> None:
     async with connect(answer_with=ada) as session:
         task_id = (await session.create("greet"))["taskId"]
         assert text_of((await session.result(task_id)).result) == "Hello, Ada!"
@@ -181,7 +181,9 @@ async def test_a_client_without_handler_or_capability_does_not_hang_the_task(con
 
 @pytest.mark.shows("L40")
 @pytest.mark.parametrize("capabilities", [{}, {"sampling": {}}, {"elicitation": {"url": {}}}])
-async def test_who_waits_and_cannot_be_asked_leaves_the_question_to_who_can(url: str, capabilities: JSON) -> None:
+async def test_a_waiting_client_that_cannot_be_asked_leaves_the_question_to_another(
+    url: str, capabilities: JSON
+) -> None:
     async with over_http(url, capabilities=ABLE, answer_with=never) as gone:
         task_id = (await gone.create("greet"))["taskId"]
     async with over_http(url, capabilities=capabilities) as waits:
@@ -223,7 +225,7 @@ async def test_questions_at_once_and_one_after_the_other_keep_apart(connect: Con
 
 
 @pytest.mark.shows("L39", "L41")
-async def test_a_tool_whose_jobs_return_their_questions(connect: Connect, tmp_path: Any) -> None:
+async def test_a_tool_that_returns_its_questions_gets_all_answers(connect: Connect, tmp_path: Any) -> None:
     names = iter(["Paris", "Rome"])
 
     async def answer(_: JSON) -> JSON:
@@ -237,7 +239,7 @@ async def test_a_tool_whose_jobs_return_their_questions(connect: Connect, tmp_pa
 
 @pytest.mark.each_pool
 @pytest.mark.shows("L30", "L39")
-async def test_a_task_that_is_cancelled_while_it_asks(connect: Connect) -> None:
+async def test_cancelling_a_task_that_asks_takes_its_question_back(connect: Connect) -> None:
     async with connect(answer_with=never) as session:
         task_id = (await session.create("greet"))["taskId"]
         waiting = await session.send("tasks/result", {"taskId": task_id})
@@ -253,7 +255,9 @@ async def test_a_task_that_is_cancelled_while_it_asks(connect: Connect) -> None:
 
 
 @pytest.mark.shows("L20", "L39", "C13")
-async def test_who_hangs_up_in_the_middle_of_a_question_leaves_it_to_the_next(url: str, deployment: Deployment) -> None:
+async def test_a_client_that_disconnects_during_a_question_leaves_it_to_the_next(
+    url: str, deployment: Deployment
+) -> None:
     async with over_http(url, capabilities=ABLE, answer_with=never) as gone:
         task_id = (await gone.create("greet"))["taskId"]
         await gone.send("tasks/result", {"taskId": task_id})

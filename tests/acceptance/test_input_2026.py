@@ -86,7 +86,7 @@ def text_of(task: JSON) -> str:
 
 @pytest.mark.each_pool
 @pytest.mark.shows("M10", "M14", "M25")
-async def test_a_task_that_asks_shows_what_and_goes_on_when_answered(wire: Wire) -> None:
+async def test_a_task_that_asks_shows_its_question_and_continues_when_answered(wire: Wire) -> None:
     created = await wire.create("greet")
     task = await asked(wire, created["taskId"])
     assert_valid("GetTaskResult", task)
@@ -180,7 +180,7 @@ async def test_a_wrong_answer_is_refused_and_the_question_stays(wire: Wire, answ
     assert text_of(await ended(wire, task_id)) == "Hello, Ada!"
 
 
-async def test_answers_are_bounded(wire: Wire) -> None:
+async def test_answers_above_the_size_limit_are_refused(wire: Wire) -> None:
     task_id = (await wire.create("greet"))["taskId"]
     (key,) = (await asked(wire, task_id))["inputRequests"]
     error = (await wire.update(task_id, {key: named("x" * 3_000)})).error
@@ -188,7 +188,7 @@ async def test_answers_are_bounded(wire: Wire) -> None:
     await wire.ask("tasks/cancel", {"taskId": task_id})
 
 
-async def test_who_declared_no_elicitation_is_told_why_the_task_failed(url: str) -> None:
+async def test_without_elicitation_the_task_fails_and_the_error_says_why(url: str) -> None:
     async with Wire(url) as wire:
         final = await ended(wire, (await wire.create("greet"))["taskId"])
         assert_valid("GetTaskResult", await wire.get(final["taskId"]))
@@ -209,7 +209,7 @@ async def test_a_wait_for_input_may_lengthen_the_time_to_live(wire: Wire) -> Non
 @pytest.mark.each_pool
 @pytest.mark.shows("M17")
 @pytest.mark.parametrize(("tool", "questions"), [("greet", 1), ("three_at_once", 3)])
-async def test_a_task_that_waits_is_cancelled_and_cannot_be_woken(wire: Wire, tool: str, questions: int) -> None:
+async def test_a_waiting_task_that_is_cancelled_ignores_later_answers(wire: Wire, tool: str, questions: int) -> None:
     task_id = (await wire.create(tool, **({"label": "x"} if questions == 3 else {})))["taskId"]
     keys = (await asked(wire, task_id, questions))["inputRequests"]
     await wire.ask("tasks/cancel", {"taskId": task_id})
@@ -300,7 +300,7 @@ async def test_a_tool_asks_first_and_becomes_a_task_with_the_answers(wire: Wire)
 
 
 @pytest.mark.shows("M4", "M21")
-async def test_a_tool_that_runs_only_as_a_task_asks_nobody_who_cannot_follow_one(url: str) -> None:
+async def test_a_tool_that_runs_only_as_a_task_asks_no_client_without_tasks(url: str) -> None:
     async with Wire(url, extension=False, capabilities=ABLE) as wire:
         assert (await wire.call("introduce")).error["code"] == -32021
 

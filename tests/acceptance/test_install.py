@@ -122,19 +122,19 @@ async def test_a_component_that_does_not_exist_is_refused_by_name() -> None:
         tasks.components()
 
 
-async def test_a_server_is_fitted_once() -> None:
+async def test_tasks_are_installed_on_a_server_only_once() -> None:
     server = make_server()
     fit(server)
     with pytest.raises(ConfigurationError, match="runs tasks already"):
         fit(server)
 
 
-async def test_tasks_of_no_server_say_so() -> None:
+async def test_tasks_without_a_server_raise_an_error_that_says_so() -> None:
     with pytest.raises(ConfigurationError, match=r"call CeleryTasks\.install"):
         CeleryTasks().engine()
 
 
-async def test_what_no_worker_can_run_is_refused_when_the_server_starts() -> None:
+async def test_a_component_that_no_worker_can_run_is_refused_when_the_server_starts() -> None:
     server: MCPServer[Any] = MCPServer("x")
 
     @server.tool(structured_output=False)
@@ -147,7 +147,7 @@ async def test_what_no_worker_can_run_is_refused_when_the_server_starts() -> Non
         tasks.components()
 
 
-async def test_what_can_ask_nothing_cannot_ask_first() -> None:
+async def test_a_component_that_cannot_ask_cannot_ask_before_its_task() -> None:
     server: MCPServer[Any] = MCPServer("x")
 
     @server.tool()

@@ -71,7 +71,7 @@ async def test_large_results_arrive_and_a_small_one_beside_them(transport: Any, 
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-async def test_the_largest_results_arrive(url: str, revision: str) -> None:
+async def test_results_of_the_largest_allowed_size_arrive(url: str, revision: str) -> None:
     async with client_of(resilient_http(url), revision) as client:
         assert await arrives(client, "20 MB")
 
@@ -88,7 +88,7 @@ async def test_a_result_that_is_too_large_for_the_transport_is_an_error_at_once(
 @pytest.mark.long
 @pytest.mark.parametrize("transport", ["stdio", "memory"], indirect=True)
 @pytest.mark.parametrize("revision", REVISIONS)
-async def test_the_largest_results_arrive_without_http(transport: Any, revision: str) -> None:
+async def test_results_of_the_largest_allowed_size_arrive_without_http(transport: Any, revision: str) -> None:
     async with client_of(transport, revision) as client:
         assert await arrives(client, "20 MB")
 

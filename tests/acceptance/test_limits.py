@@ -130,7 +130,7 @@ async def test_a_task_that_expires_makes_room(site: Site, released: Path) -> Non
         await eventually(taken, what="room after their ttl")
 
 
-async def test_it_is_not_run_in_the_foreground_instead_but_who_asks_for_that_is_served(
+async def test_a_task_above_the_limit_does_not_run_in_the_foreground_but_plain_calls_do(
     site: Site, released: Path
 ) -> None:
     async with clean(Wire(site.guarded_url, token="alice")) as wire:
@@ -179,7 +179,9 @@ async def test_what_a_job_submits_counts_as_its_callers(site: Site, released: Pa
         assert (await delegated())["isError"]
 
 
-async def test_anonymous_callers_without_a_session_are_told_apart_by_their_address(site: Site, released: Path) -> None:
+async def test_anonymous_callers_without_a_session_are_distinguished_by_their_address(
+    site: Site, released: Path
+) -> None:
     async with (
         clean(Wire(site.open_url, headers=at("192.0.2.1"))) as one,
         clean(Wire(site.open_url, headers=at("192.0.2.2"))) as two,
@@ -259,7 +261,7 @@ def is_lookup_refusal(error: JSON) -> bool:
     return (error["code"], data.get("limit"), data.get("most")) == (LIMIT_EXCEEDED, "failed_lookups", MOST_LOOKUPS)
 
 
-async def test_who_asks_too_often_for_what_is_not_there_is_refused_and_nobody_else(site: Site) -> None:
+async def test_only_the_caller_with_too_many_failed_lookups_is_refused(site: Site) -> None:
     async with Wire(site.guarded_url, token="mallory") as wire:
         mine = (await wire.create("slow_compute", seconds=0))["taskId"]
         for method in ("tasks/get", "tasks/cancel", "tasks/update"):
@@ -298,7 +300,7 @@ async def test_a_session_of_the_other_revision_locks_out_no_other(site: Site) ->
         assert (await other.get(mine))["taskId"] == mine
 
 
-async def test_replicas_count_together(site: Site) -> None:
+async def test_failed_lookups_are_counted_over_all_replicas(site: Site) -> None:
     whereabouts, replica = somewhere(), site.deployment.serve()
     async with Wire(site.open_url, headers=whereabouts) as here, Wire(replica, headers=whereabouts) as there:
         for number in range(MOST_LOOKUPS):

@@ -89,26 +89,28 @@ def connect(asking_url: str) -> Callable[..., AbstractAsyncContextManager[Sessio
 session = core.session
 
 # The tests of the revisions, on the servers above.
-test_create = extension.test_a_request_that_declares_the_extension_gets_a_task
-test_create_in_2025 = core.test_the_ttl_that_is_granted_is_the_one_that_is_told_everywhere
-test_result = extension.test_a_completed_task_holds_what_the_foreground_call_returns
-test_prompt_and_resource = core.test_a_prompt_and_a_resource_that_must_run_as_tasks
-test_tool_error = extension.test_a_tool_that_raises_is_completed_with_an_error_result
-test_tool_error_in_2025 = core.test_a_tool_error_fails_the_task_and_stays_readable
-test_json_rpc_error = extension.test_a_json_rpc_error_fails_the_task
-test_get = extension.test_polling_changes_nothing
-test_push = extension.test_push_tells_the_current_state_then_every_change_then_nothing
-test_push_of_many = extension.test_many_tasks_share_a_stream
-test_push_in_2025 = core.test_the_session_is_told_every_change_in_order_and_nothing_after_the_end
-test_cancel = extension.test_a_running_task_is_cancelled_for_good
-test_cancel_in_2025 = core.test_a_running_task_is_cancelled_for_good
-test_scopes = extension.test_nobody_reaches_anothers_task
-test_token = extension.test_jobs_of_different_callers_do_not_see_each_other
-test_questions = input_.test_a_task_that_asks_shows_what_and_goes_on_when_answered
-test_question_is_pushed = input_.test_a_question_is_pushed_as_tasks_get_shows_it
-test_returned_questions = input_.test_a_key_is_never_used_again
-test_questions_in_2025 = core_input.test_a_question_goes_out_on_the_open_result_and_its_answer_lets_the_task_go_on
-test_returned_questions_in_2025 = core_input.test_a_tool_whose_jobs_return_their_questions
+test_a_task_is_created = extension.test_a_request_that_declares_the_extension_gets_a_task
+test_a_task_is_created_in_2025 = core.test_the_granted_ttl_is_reported_in_every_answer
+test_a_task_has_its_result = extension.test_a_completed_task_holds_what_the_foreground_call_returns
+test_prompts_and_resources_run_as_tasks = core.test_a_prompt_and_a_resource_that_require_a_task_get_one
+test_a_tool_that_raises_has_an_error_result = extension.test_a_tool_that_raises_is_completed_with_an_error_result
+test_a_tool_that_raises_has_an_error_result_in_2025 = core.test_a_tool_error_fails_the_task_and_stays_readable
+test_a_json_rpc_error_fails_its_task = extension.test_a_json_rpc_error_fails_the_task
+test_reading_a_task_does_not_change_it = extension.test_polling_changes_nothing
+test_every_change_is_pushed = extension.test_push_sends_the_current_state_then_every_change_then_nothing
+test_many_tasks_are_pushed_on_one_stream = extension.test_many_tasks_share_a_stream
+test_every_change_is_pushed_in_2025 = core.test_the_session_gets_every_change_in_order_and_nothing_after_the_end
+test_a_running_task_is_cancelled = extension.test_a_running_task_is_cancelled_for_good
+test_a_running_task_is_cancelled_in_2025 = core.test_a_running_task_is_cancelled_for_good
+test_callers_reach_their_own_tasks_only = extension.test_no_caller_reaches_the_task_of_another
+test_jobs_see_their_own_caller_only = extension.test_jobs_of_different_callers_do_not_see_each_other
+test_a_tool_asks_its_client = input_.test_a_task_that_asks_shows_its_question_and_continues_when_answered
+test_a_question_is_pushed = input_.test_a_question_is_pushed_as_tasks_get_shows_it
+test_a_tool_returns_its_questions = input_.test_a_key_is_never_used_again
+test_a_tool_asks_its_client_in_2025 = (
+    core_input.test_a_question_is_sent_on_the_open_result_and_its_answer_continues_the_task
+)
+test_a_tool_returns_its_questions_in_2025 = core_input.test_a_tool_that_returns_its_questions_gets_all_answers
 
 
 async def test_a_task_is_forgotten_after_its_time_to_live(url: str) -> None:
@@ -121,7 +123,7 @@ async def test_a_task_is_forgotten_after_its_time_to_live(url: str) -> None:
         await eventually(is_gone)
 
 
-async def test_over_stdio(deployment: Deployment) -> None:
+async def test_a_server_over_stdio_runs_tasks_in_memory(deployment: Deployment) -> None:
     async with session_over(deployment.stdio()) as session:
         created = (await session.call("counting", task={}, steps=1)).result["task"]
         assert (await core.end_of(session, created["taskId"]))["status"] == "completed"
@@ -158,7 +160,7 @@ def a_server(
     return server
 
 
-async def test_a_task_that_is_submitted_in_the_process() -> None:
+async def test_a_task_that_the_process_submits_completes() -> None:
     server = a_server()
     async with tasks_of(server).running():
         submitted = await server.call_tool("add", {"a": 1, "b": 2}, task_meta=TaskMeta())
@@ -167,7 +169,7 @@ async def test_a_task_that_is_submitted_in_the_process() -> None:
     assert view.result["structuredContent"] == {"result": 3}
 
 
-async def test_a_job_that_retries_and_fails() -> None:
+async def test_a_job_retries_as_often_as_declared_and_then_fails() -> None:
     tries: list[int] = []
     server = a_server(tries=tries)
     async with Client(server, extensions=[TasksClient()]) as client:
@@ -276,7 +278,7 @@ def refusal(*argv: str, **env: str) -> str:
 SERVER = "tests.acceptance.fixture_server:server"
 
 
-def test_a_worker_is_refused() -> None:
+def test_a_worker_with_a_memory_store_is_refused() -> None:
     line = refusal("celery", "-A", "mcp_celery", "worker", MCP_CELERY_SERVER=SERVER)
     assert line.startswith("Error: MCP_CELERY_REDIS_URL=memory:// keeps tasks in their server's process")
 
@@ -287,7 +289,7 @@ def test_a_worker_of_a_server_that_is_given_the_backend_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["BROKER_URL", "RESULT_BACKEND"])
-def test_a_broker_is_refused(name: str) -> None:
+def test_a_broker_beside_a_memory_store_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"MCP_CELERY_{name} is set beside MCP_CELERY_REDIS_URL=memory://"):
         Settings.load(redis_url="memory://", **{name.lower(): "redis://127.0.0.1:1/0"})
 

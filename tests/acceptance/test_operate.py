@@ -110,7 +110,7 @@ async def test_a_list_that_is_watched_shows_a_new_task_and_ends(operator: Operat
 
 
 @pytest.mark.slow
-async def test_an_operator_looks_after_tasks(  # noqa: PLR0915 - one deployment, which takes long to start
+async def test_an_operator_lists_shows_and_cancels_tasks(  # noqa: PLR0915 - one deployment, which takes long to start
     operator: Operator, url: str, guarded: str, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -190,7 +190,7 @@ async def test_an_operator_looks_after_tasks(  # noqa: PLR0915 - one deployment,
         assert operator("tasks", "cancel", asks).returncode == 0
 
 
-async def test_a_task_that_no_worker_takes_says_so_and_goes_on_when_it_is_put_back(
+async def test_a_task_that_no_worker_takes_is_shown_as_such_and_runs_when_it_is_requeued(
     idle_deployment: Deployment,
 ) -> None:
     operator = Operator(idle_deployment)
@@ -237,7 +237,7 @@ async def test_a_worker_drains_under_celerys_own_command(store_url: str, tmp_pat
 
 
 @pytest.mark.slow
-async def test_a_worker_of_somebodys_own_app_drains(store_url: str, tmp_path: Path) -> None:
+async def test_a_worker_of_another_celery_app_drains(store_url: str, tmp_path: Path) -> None:
     """The servers are those that are installed in the app of ``celery -A``."""
     settings = {"TEST_DEPLOYS_VERSION": "old"}
     name = f"hosted-{os.urandom(3).hex()}"

@@ -151,7 +151,7 @@ def wire_to(url: str) -> Wire:
     return Wire(url, timeout_seconds=LONG_SECONDS, connections=None)
 
 
-async def test_a_request_too_many_is_told_so_and_has_done_nothing(place: Deployment) -> None:
+async def test_a_request_above_the_limit_is_refused_and_changes_nothing(place: Deployment) -> None:
     async with wire_to(place.serve(**SMALL)) as wire:
         answers = await soon(asyncio.gather(*(wire.call("work", number=one) for one in range(100))))
     made = [answer for answer in answers if "result" in answer.message]
@@ -169,7 +169,7 @@ async def test_a_request_too_many_is_told_so_and_has_done_nothing(place: Deploym
         }
 
 
-async def test_requests_that_wait_are_no_outage(place: Deployment) -> None:
+async def test_waiting_requests_are_not_reported_as_an_outage(place: Deployment) -> None:
     """Hundreds of them over one connection to the store."""
     slow = {"MCP_CELERY_REDIS_MAX_CONNECTIONS": "2", "MCP_CELERY_STORE_TIMEOUT_MS": "100"}
     async with wire_to(place.serve(**slow)) as wire:
@@ -182,7 +182,7 @@ async def test_requests_that_wait_are_no_outage(place: Deployment) -> None:
 
 
 @pytest.mark.slow
-async def test_an_event_loop_that_is_blocked_is_no_outage(place: Deployment) -> None:
+async def test_a_blocked_event_loop_is_not_reported_as_an_outage(place: Deployment) -> None:
     async with wire_to(place.serve()) as wire:
         task_id = (await wire.create("work", number=0))["taskId"]
 
@@ -219,7 +219,7 @@ async def test_a_process_serves_more_streams_than_the_sdk_and_no_more_than_its_s
 
 
 @pytest.mark.slow
-async def test_a_store_that_is_silent_is_reported_at_once_to_all(place: Deployment) -> None:
+async def test_all_requests_fail_at_once_when_the_store_stops_answering(place: Deployment) -> None:
     """Each after a time-out or two, not one after the other: 4 connections with a second each would take 25 s."""
     async with wire_to(place.serve(MCP_CELERY_REDIS_MAX_CONNECTIONS="4")) as wire:
         task_id = (await wire.create("work", number=0))["taskId"]

@@ -99,7 +99,7 @@ def begun(answer: types.CallToolResult) -> str:
 
 
 @pytest.mark.shows("C17")
-async def test_a_task_from_its_first_answer_to_its_result(url: str, mode: Any, tmp_path: Path) -> None:
+async def test_the_polling_tools_lead_from_the_first_answer_to_the_result(url: str, mode: Any, tmp_path: Path) -> None:
     go = tmp_path / "go"
     async with Client(url, mode=mode) as client:
         task_id = begun(await client.call_tool("wait_for_file", {"path": str(go)}))
@@ -132,7 +132,7 @@ async def test_a_task_that_ends_in_time_is_never_mentioned(deployment: Deploymen
 
 @pytest.mark.slow
 @pytest.mark.shows("C17")
-async def test_a_call_that_takes_longer_tells_its_progress_and_then_its_task(
+async def test_a_longer_call_sends_its_progress_and_then_returns_its_task(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     told: list[float] = []
@@ -148,7 +148,7 @@ async def test_a_call_that_takes_longer_tells_its_progress_and_then_its_task(
 
 
 @pytest.mark.shows("C17")
-async def test_a_cancelled_task(url: str, mode: Any, tmp_path: Path) -> None:
+async def test_task_cancel_cancels_a_task_and_may_be_repeated(url: str, mode: Any, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     async with Client(url, mode=mode) as client:
         task_id = begun(await client.call_tool("noted", {"notes": str(notes)}))
@@ -164,7 +164,7 @@ async def test_a_cancelled_task(url: str, mode: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.shows("C17")
-async def test_what_goes_wrong_is_told_to_the_model(url: str, mode: Any) -> None:
+async def test_errors_of_a_task_are_text_for_the_model(url: str, mode: Any) -> None:
     async with Client(url, mode=mode) as client:
         broken = begun(await client.call_tool("rpc_error", {}))
         refused = begun(await client.call_tool("refuses", {}))
@@ -184,7 +184,7 @@ async def test_what_goes_wrong_is_told_to_the_model(url: str, mode: Any) -> None
 
 
 @pytest.mark.shows("C17")
-async def test_its_questions_are_asked_while_the_result_is_waited_for(url: str, mode: Any) -> None:
+async def test_questions_are_asked_while_task_result_waits(url: str, mode: Any) -> None:
     async def give_names(context: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
         name = "Ada" if params.message == "Your name?" else "Rex"
         return types.ElicitResult(action="accept", content={"name": name})
@@ -257,7 +257,7 @@ async def asks(status: Awaitable[str]) -> bool:
 
 
 @pytest.mark.shows("C17")
-async def test_another_callers_task_is_not_there(deployment: Deployment) -> None:
+async def test_the_task_of_another_caller_is_not_found(deployment: Deployment) -> None:
     auth = AuthSettings(issuer_url=AnyHttpUrl("https://one.example"), resource_server_url=None, required_scopes=["use"])
     server = a_server(deployment, token_verifier=Verifier(), auth=auth)
     server.add_polling_tools(after=0)
@@ -279,7 +279,7 @@ async def test_a_tool_that_runs_only_as_a_task_runs_for_every_client(url: str, m
 
 
 @pytest.mark.shows("C17")
-async def test_clients_that_follow_tasks_are_served_as_ever(url: str) -> None:
+async def test_clients_with_tasks_are_served_without_polling_tools(url: str) -> None:
     async with Client(url, extensions=[TasksClient()]) as client:
         assert (await (await call_tool_task(client, "tree", {"label": "leaf", "depth": 0}))).structured_content
         (tree,) = [tool for tool in (await client.list_tools()).tools if tool.name == "tree"]
@@ -307,7 +307,7 @@ async def test_only_what_may_be_a_task_shows_that_it_may_be_answered_with_one(ur
 
 
 @pytest.mark.shows("C17")
-async def test_they_are_added_to_a_server_that_exists_already_under_other_names(deployment: Deployment) -> None:
+async def test_polling_tools_are_added_to_an_existing_server_under_other_names(deployment: Deployment) -> None:
     server: MCPServer[Any] = MCPServer("existing", log_level="WARNING")
     tasks = CeleryTasks(settings=Settings.load(redis_url=deployment.store_url), task=True)
     with pytest.raises(ConfigurationError, match="belong to no server yet"):

@@ -68,7 +68,7 @@ async def report(url: str) -> tuple[str, list[TaskState]]:
     return str((await handle).structured_content), states
 
 
-async def test_dev_runs_the_server_with_nothing_else(folder: Path) -> None:
+async def test_dev_runs_the_server_of_the_readme_without_other_services(folder: Path) -> None:
     _install, dev = commands("mcp-celery dev")
     with typed(f"{dev} --port 0 --data-dir {folder / 'store'}", folder) as (log, running):
         url = answering_url(log, running)
@@ -77,7 +77,7 @@ async def test_dev_runs_the_server_with_nothing_else(folder: Path) -> None:
     assert states[-1].status == "completed"
 
 
-async def test_its_tools_that_ask_are_answered(folder: Path) -> None:
+async def test_the_readmes_tools_that_ask_get_their_answers(folder: Path) -> None:
     (folder / "trips.py").write_text(block("python", "def book"))
     with typed(f"mcp-celery dev trips:server --port 0 --data-dir {folder / 'store'}", folder) as (log, running):
         url = answering_url(log, running)
@@ -100,7 +100,7 @@ async def answered(wire: Wire, tool: str, **arguments: int) -> str:
     raise AssertionError("the stream ended before the task")
 
 
-async def test_three_processes_are_a_deployment(folder: Path, store_url: str) -> None:
+async def test_the_readmes_three_processes_run_a_task(folder: Path, store_url: str) -> None:
     *exports, serve, worker, flower = commands("celery -A mcp_celery worker")
     settings = dict(line.removeprefix("export ").split("=", 1) for line in exports)
     settings |= {"MCP_CELERY_REDIS_URL": store_url, "MCP_CELERY_NAMESPACE": f"readme-{os.getpid()}"}
@@ -126,7 +126,7 @@ async def test_three_processes_are_a_deployment(folder: Path, store_url: str) ->
 
 
 @pytest.mark.slow
-async def test_the_client_and_the_commands_work_on_it(folder: Path) -> None:
+async def test_the_readmes_client_and_commands_print_the_report(folder: Path) -> None:
     _install, dev = commands("mcp-celery dev")
     listed, plain, piped = commands("mcp-celery call")
     with typed(f"{dev} --port 0 --data-dir {folder / 'store'}", folder) as (log, running):

@@ -20,7 +20,7 @@ def is_refused(error: dict[str, Any]) -> bool:
     return (error["code"], error["data"]) == (INVALID_REQUEST, {"requiredScopes": ["use", "write"]})
 
 
-async def test_a_token_without_them_can_use_the_component_in_no_way(guarded_url: str) -> None:
+async def test_a_token_without_the_scopes_cannot_use_the_component_in_any_way(guarded_url: str) -> None:
     async with Wire(guarded_url, token="alice") as wire, Wire(guarded_url, token="alice", extension=False) as plain:
         assert is_refused((await wire.call("needs_write")).error)
         assert is_refused((await plain.call("needs_write")).error)
@@ -29,12 +29,12 @@ async def test_a_token_without_them_can_use_the_component_in_no_way(guarded_url:
         assert is_refused((await session.call("needs_write")).error)
 
 
-async def test_nobody_is_refused_without_a_token_too(url: str) -> None:
+async def test_a_caller_without_a_token_is_refused_too(url: str) -> None:
     async with Wire(url) as wire:
         assert is_refused((await wire.call("needs_write")).error)
 
 
-async def test_a_task_is_there_for_tokens_with_them_alone(guarded_url: str) -> None:
+async def test_a_task_is_found_only_with_a_token_that_has_the_scopes(guarded_url: str) -> None:
     async with Wire(guarded_url, token="alice-who-writes") as writer, Wire(guarded_url, token="alice") as reader:
         task_id = (await writer.create("needs_write"))["taskId"]
         assert (await follow(writer, task_id))[-1]["status"] == "completed"

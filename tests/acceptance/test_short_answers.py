@@ -53,7 +53,7 @@ async def test_a_request_about_a_task_needs_no_stream(url: str, method: str) -> 
 
 
 @pytest.mark.parametrize("method", OTHERS)
-async def test_others_may_need_one(url: str, method: str) -> None:
+async def test_other_requests_may_need_a_stream(url: str, method: str) -> None:
     async with Wire(url) as wire:
         assert (await wire.post(method, OTHERS[method], accept=JSON_TYPE)).status_code == 406
 
@@ -66,7 +66,7 @@ async def test_a_client_has_to_accept_json(url: str, method: str) -> None:
 
 @pytest.mark.parametrize("accept", [JSON_TYPE, f"{JSON_TYPE}, {EVENTS}"])
 @pytest.mark.parametrize("method", SHORT)
-async def test_errors_have_their_status(url: str, method: str, accept: str) -> None:
+async def test_errors_have_the_http_status_of_their_kind(url: str, method: str, accept: str) -> None:
     async def status_and_code(wire: Wire, params: JSON) -> tuple[int, int]:
         response = await wire.post(method, params, accept=accept)
         assert response.headers["content-type"] == JSON_TYPE
@@ -80,7 +80,7 @@ async def test_errors_have_their_status(url: str, method: str, accept: str) -> N
 
 @pytest.mark.parametrize("said", SHORT)
 @pytest.mark.parametrize("method", ["tools/call", "subscriptions/listen"])
-async def test_a_header_that_lies_is_refused(url: str, said: str, method: str) -> None:
+async def test_a_header_that_contradicts_the_body_is_refused(url: str, said: str, method: str) -> None:
     async with Wire(url) as wire:
         answer = await wire.ask(method, OTHERS[method], mcp_method=said)
         assert (answer.status, answer.error["code"]) == (400, HEADER_MISMATCH)
@@ -112,7 +112,7 @@ async def test_sessions_of_2025_are_as_they_were(url: str) -> None:
 
 
 @pytest.mark.parametrize("method", SHORT)
-async def test_nothing_that_is_in_front_of_it_is_skipped(url: str, guarded_url: str, method: str) -> None:
+async def test_short_answers_skip_no_check_of_host_size_or_token(url: str, guarded_url: str, method: str) -> None:
     params = SHORT[method]
     async with Wire(url) as wire, Wire(guarded_url) as nobody, Wire(guarded_url, token="alice") as alice:
         assert (await wire.post(method, params, host="evil.example")).status_code == 421

@@ -112,7 +112,7 @@ async def test_a_call_that_lasts_longer_than_the_end_is_cut_without_a_traceback(
     assert "ASGI callable returned without completing response" not in log
 
 
-async def test_clients_go_on_with_the_servers_successor(deployment: Deployment, tmp_path: Path) -> None:
+async def test_clients_continue_with_the_servers_successor(deployment: Deployment, tmp_path: Path) -> None:
     port = reserve_port()
     released = tmp_path / "released"
     (logs := tmp_path / "logs").mkdir()

@@ -74,7 +74,7 @@ async def test_one_caller_uses_up_its_own_share_alone(small: Deployment) -> None
         await wire.create("wait_for_file", path="/nowhere")
 
 
-async def test_what_no_component_declares_is_not_kept(small: Deployment) -> None:
+async def test_arguments_that_no_component_declares_are_not_kept(small: Deployment) -> None:
     url, junk = small.serve(), "undeclared-" + os.urandom(8).hex()
     async with Wire(url) as wire, over_http(url) as session:
         await wire.create("wait_for_file", path="/declared", other=junk, **{junk: 1})

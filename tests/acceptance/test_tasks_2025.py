@@ -55,7 +55,7 @@ async def test_the_capability_is_at_the_top_level(session: Session) -> None:
 
 
 @pytest.mark.shows("L1", "M26")
-async def test_an_earlier_revision_knows_no_tasks(url: str) -> None:
+async def test_an_earlier_revision_has_no_tasks(url: str) -> None:
     async with over_http(url, revision="2025-06-18") as session:
         assert "tasks" not in session.initialized["capabilities"]
         assert (await session.call("greet", task={"ttl": 5}, name="Ada")).result["content"][0]["text"] == "Hello, Ada!"
@@ -100,9 +100,7 @@ async def test_task_ids_are_long_random_and_the_servers_own(session: Session) ->
     [({"ttl": 5_000}, 5_000), ({}, 3_600_000), ({"ttl": None}, 86_400_000), ({"ttl": 2**60}, 86_400_000)],
     ids=["asked", "silent", "unlimited", "too much"],
 )
-async def test_the_ttl_that_is_granted_is_the_one_that_is_told_everywhere(
-    session: Session, task: JSON, granted: int
-) -> None:
+async def test_the_granted_ttl_is_reported_in_every_answer(session: Session, task: JSON, granted: int) -> None:
     created = (await session.call("counting", task=task, steps=2)).result["task"]
     pushed = await session.ended(created["taskId"])
     listed = next(one for one in await session.listed() if one["taskId"] == created["taskId"])
@@ -137,7 +135,7 @@ async def test_a_task_of_another_form_is_refused(session: Session, task: Any) ->
         ("resources/read", {"uri": "fixture://nowhere"}, "Unknown resource: fixture://nowhere"),
     ],
 )
-async def test_what_cannot_run_is_refused_before_a_task_exists(
+async def test_a_request_that_cannot_run_is_refused_before_a_task_exists(
     session: Session, method: str, params: JSON, text: str
 ) -> None:
     error = (await session.ask(method, params, task={})).error
@@ -154,7 +152,9 @@ async def test_what_cannot_run_is_refused_before_a_task_exists(
         ("resources/read", {"uri": "fixture://readme"}, "Resource 'fixture://readme'"),
     ],
 )
-async def test_what_is_no_task_refuses_to_be_one(session: Session, method: str, params: JSON, component: str) -> None:
+async def test_a_component_without_tasks_refuses_to_run_as_one(
+    session: Session, method: str, params: JSON, component: str
+) -> None:
     error = (await session.ask(method, params, task={})).error
     assert error == {"code": -32601, "message": f"{component} does not run as a task"}
 
@@ -164,7 +164,9 @@ async def test_what_is_no_task_refuses_to_be_one(session: Session, method: str, 
     ("method", "params"),
     [("tools/call", {"name": "failing_job"}), ("resources/read", {"uri": "fixture://archive"})],
 )
-async def test_what_runs_only_as_a_task_refuses_to_run_otherwise(session: Session, method: str, params: JSON) -> None:
+async def test_a_component_that_runs_only_as_a_task_refuses_a_plain_call(
+    session: Session, method: str, params: JSON
+) -> None:
     error = (await session.ask(method, params)).error
     assert error["code"] == -32601
     assert "runs only as a task" in error["message"]
@@ -179,7 +181,7 @@ async def test_the_private_method_behind_creation_does_not_exist_for_clients(url
 
 
 @pytest.mark.shows("L42")
-async def test_what_a_model_is_told_at_once_is_passed_on(session: Session) -> None:
+async def test_the_immediate_response_for_the_model_is_passed_on(session: Session) -> None:
     created = (await session.call("slow_roast", task={})).result
     assert created["_meta"] == {
         "io.modelcontextprotocol/model-immediate-response": "The oven is heating; ask again in an hour."
@@ -227,12 +229,12 @@ async def test_after_its_ttl_a_task_is_gone_with_everything(session: Session, de
 @pytest.mark.shows("L17", "L29")
 @pytest.mark.parametrize("task_id", ["nobody-made-this", "", "a:b", "x" * 10_000, "ключ", "\x00", "../../etc"])
 @pytest.mark.parametrize("method", ["tasks/get", "tasks/cancel", "tasks/result"])
-async def test_what_is_not_there_reads_the_same_whatever_it_is(session: Session, method: str, task_id: str) -> None:
+async def test_missing_task_ids_of_every_form_get_the_same_answer(session: Session, method: str, task_id: str) -> None:
     assert (await session.ask(method, taskId=task_id)).error == NOT_FOUND
 
 
 @pytest.mark.shows("L17", "L33")
-async def test_nobody_reaches_anybody_elses_task(guarded_url: str) -> None:
+async def test_no_caller_reaches_the_task_of_another(guarded_url: str) -> None:
     async with over_http(guarded_url, token="alice") as alice:
         task_id = (await alice.create("slow_compute", seconds=0))["taskId"]
         await alice.result(task_id)
@@ -247,7 +249,7 @@ async def test_nobody_reaches_anybody_elses_task(guarded_url: str) -> None:
 
 
 @pytest.mark.shows("L17", "L33")
-async def test_users_of_one_client_are_told_apart_by_a_claim_alone(guarded_url: str) -> None:
+async def test_users_of_one_client_are_distinguished_by_a_claim_alone(guarded_url: str) -> None:
     """Both tokens name their subject in ``claims["sub"]`` and leave ``subject`` empty."""
     async with over_http(guarded_url, token="carol") as carol, over_http(guarded_url, token="dave") as dave:
         task_id = (await carol.create("slow_compute", seconds=0))["taskId"]
@@ -300,7 +302,7 @@ async def test_the_result_is_what_the_request_would_have_returned(session: Sessi
 
 
 @pytest.mark.shows("L15", "L21")
-async def test_a_prompt_and_a_resource_that_must_run_as_tasks(session: Session) -> None:
+async def test_a_prompt_and_a_resource_that_require_a_task_get_one(session: Session) -> None:
     prompt = (await session.ask("prompts/get", {"name": "briefing", "arguments": {"topic": "tides"}}, task={})).result
     answer = (await session.result(prompt["task"]["taskId"])).result
     assert answer["messages"][0]["content"]["text"] == "A plain briefing about tides, as a task"
@@ -358,7 +360,7 @@ async def test_a_client_that_hangs_up_while_it_waits_loses_nothing(url: str, tmp
 
 
 @pytest.mark.shows("L24", "L25")
-async def test_the_task_is_named_by_its_id_alone(session: Session) -> None:
+async def test_the_task_id_alone_names_the_task(session: Session) -> None:
     task_id = (await session.create("slow_compute", seconds=0))["taskId"]
     other = (await session.create("slow_compute", seconds=0))["taskId"]
     misleading = {RELATED: {"taskId": other}}
@@ -407,7 +409,7 @@ async def test_a_running_task_is_cancelled_for_good(session: Session) -> None:
 
 
 @pytest.mark.shows("L29")
-async def test_what_has_ended_cannot_be_cancelled(session: Session, tmp_path: Path) -> None:
+async def test_a_task_that_has_ended_cannot_be_cancelled(session: Session, tmp_path: Path) -> None:
     ids = {
         "completed": (await session.create("slow_compute", seconds=0))["taskId"],
         "failed": (await session.create("refusing"))["taskId"],
@@ -451,7 +453,7 @@ async def test_250_tasks_are_listed_once_each_the_newest_first(url: str, session
 
 @pytest.mark.shows("L32")
 @pytest.mark.parametrize("cursor", ["", "1", "bogus", "x" * 10_000, "ключ"])
-async def test_a_cursor_that_nobody_gave_is_refused(session: Session, cursor: str) -> None:
+async def test_a_cursor_that_the_server_did_not_make_is_refused(session: Session, cursor: str) -> None:
     assert (await session.ask("tasks/list", cursor=cursor)).error["code"] == -32602
 
 
@@ -460,7 +462,7 @@ async def test_a_cursor_that_nobody_gave_is_refused(session: Session, cursor: st
 
 @pytest.mark.each_pool
 @pytest.mark.shows("L35", "L38")
-async def test_the_session_is_told_every_change_in_order_and_nothing_after_the_end(session: Session) -> None:
+async def test_the_session_gets_every_change_in_order_and_nothing_after_the_end(session: Session) -> None:
     params = {"name": "counting", "arguments": {"steps": 4}, "task": {}, "_meta": {"progressToken": "mine"}}
     task_id = (await session.ask("tools/call", params)).result["task"]["taskId"]
     pushed = await session.ended(task_id)

@@ -67,7 +67,7 @@ async def test_each_request_declares_for_itself(url: str) -> None:
 
 
 @pytest.mark.shows("M4")
-async def test_a_tool_that_runs_only_as_a_task_refuses_who_cannot_follow_one(url: str) -> None:
+async def test_a_tool_that_runs_only_as_a_task_refuses_clients_without_tasks(url: str) -> None:
     async with Wire(url, extension=False) as wire:
         error = (await wire.call("failing_job")).error
     assert error["code"] == -32021
@@ -240,7 +240,7 @@ async def test_polling_changes_nothing(url: str, tmp_path: Path) -> None:
 @pytest.mark.shows("M16", "M23")
 @pytest.mark.parametrize("task_id", ["nobody-made-this", "", "a:b", "x" * 10_000, "ключ", "\x00", "../../etc"])
 @pytest.mark.parametrize("method", ["tasks/get", "tasks/cancel", "tasks/update"])
-async def test_what_is_not_there_reads_the_same_whatever_it_is(url: str, method: str, task_id: str) -> None:
+async def test_missing_task_ids_of_every_form_get_the_same_answer(url: str, method: str, task_id: str) -> None:
     params = params_of(method)
     async with Wire(url) as wire:
         error = (await wire.ask(method, {"taskId": task_id, **params})).error
@@ -334,7 +334,7 @@ async def test_cancelling_what_has_ended_is_acknowledged_and_changes_nothing(url
 
 @pytest.mark.each_pool
 @pytest.mark.shows("M20", "M25")
-async def test_push_tells_the_current_state_then_every_change_then_nothing(url: str) -> None:
+async def test_push_sends_the_current_state_then_every_change_then_nothing(url: str) -> None:
     async with Wire(url) as wire:
         task_id = (await wire.create("counting", steps=4))["taskId"]
         events: list[JSON] = []
@@ -379,7 +379,7 @@ async def test_push_reaches_every_replica(deployment: Deployment, url: str, tmp_
 
 
 @pytest.mark.shows("M20")
-async def test_listening_to_an_ended_task_tells_its_end(url: str) -> None:
+async def test_listening_to_an_ended_task_sends_its_end(url: str) -> None:
     async with Wire(url) as wire:
         task_id = (await wire.create("slow_compute", seconds=0, label="once"))["taskId"]
         await ended(wire, task_id)
@@ -412,7 +412,7 @@ async def test_many_tasks_share_a_stream(url: str) -> None:
         ({MAX_EVENT_BYTES: "x"}, False),
     ],
 )
-async def test_a_state_that_is_too_large_to_push_is_polled_and_harms_no_other(
+async def test_a_state_too_large_to_push_is_polled_and_delays_no_other(
     deployment: Deployment, announced: JSON, pushed: bool
 ) -> None:
     url = deployment.serve(MCP_CELERY_MAX_PUSH_BYTES="3000")
@@ -484,7 +484,7 @@ async def test_a_tool_finds_its_context_in_the_worker(url: str) -> None:
 
 
 @pytest.mark.shows("M23", "M16")
-async def test_nobody_reaches_anothers_task(guarded_url: str, url: str) -> None:
+async def test_no_caller_reaches_the_task_of_another(guarded_url: str, url: str) -> None:
     async with Wire(guarded_url, token="alice") as alice:
         task_id = (await alice.create("whereabouts"))["taskId"]
         final = await ended(alice, task_id)

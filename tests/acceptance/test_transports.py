@@ -99,7 +99,7 @@ async def test_a_client_without_the_extension_gets_the_plain_result(connect: Con
 
 
 @pytest.mark.shows("M4", "M5")
-async def test_a_client_without_the_extension_is_told_what_it_lacks(connect: Connect) -> None:
+async def test_a_client_without_the_extension_gets_an_error_that_names_it(connect: Connect) -> None:
     async with connect() as client:
         with pytest.raises(MCPError) as refused:
             await client.call_tool("failing_job", {})

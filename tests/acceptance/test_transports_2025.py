@@ -71,7 +71,7 @@ async def served(server: MCPServer[Any], **options: Any) -> AsyncGenerator[str]:
 
 
 @pytest.mark.shows("L1", "L3", "L4", "L10", "L18", "L21", "L31", "L35", "L38")
-async def test_a_task_from_creation_to_its_end(connect: Connect) -> None:
+async def test_a_session_creates_follows_and_ends_a_task(connect: Connect) -> None:
     async with connect() as session:
         assert session.initialized["capabilities"]["tasks"]["list"] == {}
         params = {"name": "counting", "arguments": {"steps": 3}, "task": {"ttl": 60_000}}
@@ -90,7 +90,7 @@ async def test_a_task_from_creation_to_its_end(connect: Connect) -> None:
 
 
 @pytest.mark.shows("L30", "L36")
-async def test_a_cancel_reaches_whoever_waits(connect: Connect) -> None:
+async def test_a_cancel_ends_a_request_that_waits_for_the_result(connect: Connect) -> None:
     async with connect() as session:
         task_id = (await session.create("counting", steps=500, pause=0.05))["taskId"]
         waiting = await session.send("tasks/result", {"taskId": task_id})
@@ -100,7 +100,7 @@ async def test_a_cancel_reaches_whoever_waits(connect: Connect) -> None:
 
 
 @pytest.mark.shows("L22", "L23")
-async def test_failures_reach_whoever_waits(connect: Connect) -> None:
+async def test_failures_end_a_request_that_waits_for_the_result(connect: Connect) -> None:
     async with connect() as session:
         broken = (await session.create("protocol_error_job"))["taskId"]
         refused = (await session.create("refusing"))["taskId"]
@@ -110,7 +110,7 @@ async def test_failures_reach_whoever_waits(connect: Connect) -> None:
 
 
 @pytest.mark.shows("L13", "L14", "L15")
-async def test_what_must_and_must_not_be_a_task(connect: Connect) -> None:
+async def test_a_tool_refuses_calls_that_contradict_its_mode(connect: Connect) -> None:
     async with connect() as session:
         assert (await session.call("greet", task={}, name="Ada")).error["code"] == -32601
         assert (await session.call("failing_job")).error["code"] == -32601
@@ -161,7 +161,7 @@ def server_in(deployment: Deployment, name: str = "acceptance") -> TaskServer:
 
 
 @pytest.mark.shows("L1", "L16")
-async def test_what_no_component_declares_is_not_declared_and_task_means_nothing(deployment: Deployment) -> None:
+async def test_a_capability_without_components_is_not_declared_and_task_is_ignored(deployment: Deployment) -> None:
     server = server_in(deployment)
 
     @server.prompt()

@@ -109,7 +109,7 @@ def newcomer(tmp_path: Path, store_url: str) -> Generator[Newcomer]:
         yield Newcomer(folder, env, stack, replaced)
 
 
-def test_what_the_pages_say_happens(newcomer: Newcomer) -> None:
+def test_the_tutorials_commands_print_what_its_pages_show(newcomer: Newcomer) -> None:
     """In the order of the pages, in which each uses files and programs of those before."""
     newcomer.follow("server")
     newcomer.stop_all()

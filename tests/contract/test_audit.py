@@ -69,7 +69,7 @@ def line(event: str, task_id: str | None, scope: str | None = ALICE.scope, **det
     return {"event": event, "task_scope": scope, "task_id": task_id, **details}
 
 
-async def test_the_life_of_a_task(world: World, engine: TaskEngine, told: Told) -> None:
+async def test_creation_and_end_of_a_task_are_logged(world: World, engine: TaskEngine, told: Told) -> None:
     task_id = (await engine.submit(a_submission())).task_id
     assert told.lines() == [line("task.created", task_id, task_type="tool", component="build_report")]
 

@@ -191,7 +191,7 @@ class TestInRedisOnly:
                 await tell(in_redis, ref, str(number))
                 assert await heard(hints) == ref
 
-    async def test_a_task_of_which_nothing_is_said_can_be_followed_again_at_once(self, in_redis: RedisWorld) -> None:
+    async def test_a_task_without_events_can_be_followed_again_at_once(self, in_redis: RedisWorld) -> None:
         (ref,) = await some_tasks(in_redis, 1)
         for _ in range(3):
             async with in_redis.bus.subscribe([ref]):

@@ -389,7 +389,9 @@ def test_every_kind_of_key_is_known_here() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.is_shared])
-async def test_entries_that_are_none(name: str, in_redis: RedisWorld, caplog: pytest.LogCaptureFixture) -> None:
+async def test_unreadable_entries_stop_no_other_task_and_are_removed(
+    name: str, in_redis: RedisWorld, caplog: pytest.LogCaptureFixture
+) -> None:
     site, kind = Site(in_redis), KINDS[name]
     victims = [await site.victim() for _ in RUINED_TEXTS] if name == "remembered" else [await site.victim()]
     key = kind.key(site.keys, victims[0])
@@ -416,7 +418,9 @@ async def test_entries_that_are_none(name: str, in_redis: RedisWorld, caplog: py
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.is_shared])
-async def test_a_shared_key_of_another_type(name: str, in_redis: RedisWorld, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_shared_key_of_another_type_is_deleted_and_logged(
+    name: str, in_redis: RedisWorld, caplog: pytest.LogCaptureFixture
+) -> None:
     site, kind = Site(in_redis), KINDS[name]
     key = kind.key(site.keys, await site.victim())
     in_redis.client.delete(key)
@@ -447,7 +451,9 @@ async def ruined(site: Site, name: str, how: str | bytes | dict[str, str | bytes
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if not kind.is_shared])
-async def test_what_is_kept_of_one_task(name: str, in_redis: RedisWorld, caplog: pytest.LogCaptureFixture) -> None:
+async def test_damaged_keys_of_one_task_concern_no_other_task(
+    name: str, in_redis: RedisWorld, caplog: pytest.LogCaptureFixture
+) -> None:
     site = Site(in_redis)
     victims = [await ruined(site, name, other) for other in ("string", "list", "set", "zset", "hash")]
     victims += [await ruined(site, name, entry) for entry in (RUINED_FIELDS if name == "record" else RUINED_TEXTS)]

@@ -135,14 +135,14 @@ class TestSubmit:
 class TestSubmissionsThatNameTheirTask:
     NAMED = replace(a_submission(), task_id="tick-2026")
 
-    async def test_however_often_one_comes_it_makes_one_task(self, engine: TaskEngine, queue: Watchful) -> None:
+    async def test_repeated_submissions_make_one_task(self, engine: TaskEngine, queue: Watchful) -> None:
         first = await engine.submit(self.NAMED)
         again = [await engine.submit(self.NAMED) for _ in range(2)]
         assert again == [first, first]
         assert [published.task_id for published, _ in queue.published] == ["tick-2026"]
         assert (await engine.list(ALICE)).records == [first]
 
-    async def test_two_that_come_together_make_one_task(self, world: World, engine: TaskEngine) -> None:
+    async def test_simultaneous_submissions_make_one_task(self, world: World, engine: TaskEngine) -> None:
         await asyncio.gather(*[engine.submit(self.NAMED) for _ in range(5)])
         listed = (await engine.list(ALICE)).records
         assert [one.task_id for one in listed] == ["tick-2026"]
@@ -150,14 +150,14 @@ class TestSubmissionsThatNameTheirTask:
         assert await world.store.start(listed[0].ref, Start(attempt=1, retries=0, at_ms=1)) is not None
         assert await world.store.start(listed[0].ref, Start(attempt=1, retries=0, at_ms=2)) is None
 
-    async def test_one_that_has_ended_is_not_made_again(
+    async def test_a_task_that_has_ended_is_not_made_again(
         self, world: World, engine: TaskEngine, queue: Watchful
     ) -> None:
         end(world, await engine.submit(self.NAMED))
         assert (await engine.submit(self.NAMED)).status == "completed"
         assert len(queue.published) == 1
 
-    async def test_it_is_not_taken_back_where_the_broker_does_not_take_its_job(
+    async def test_a_named_task_is_kept_where_the_broker_does_not_take_its_job(
         self, world: World, engine: TaskEngine, queue: Watchful
     ) -> None:
         queue.fail()
@@ -280,7 +280,7 @@ class TestSettling:
         assert await engine.get(ALICE, record.task_id) == first
         assert world.told(record.ref) == 1
 
-    async def test_many_readers_at_once_settle_it_once(self, world: World, engine: TaskEngine) -> None:
+    async def test_many_readers_at_once_settle_a_task_once(self, world: World, engine: TaskEngine) -> None:
         record = await engine.submit(a_submission())
         world.put_result(record.job_id, "SUCCESS", OUTCOME)
         views = await asyncio.gather(*(engine.get(ALICE, record.task_id) for _ in range(30)))
@@ -303,7 +303,7 @@ class TestSettling:
         assert (view.record.status, view.result) == ("cancelled", None)
         assert world.told(record.ref) == 1
 
-    async def test_a_follower_learns_of_it_when_it_looks_again(
+    async def test_a_follower_sees_the_stored_end_at_its_next_check(
         self, world: World, engine: TaskEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("mcp_celery.engine.subscription.RECHECK_SECONDS", 0.02)
@@ -369,7 +369,7 @@ class TestCancel:
         assert set(queue.revoked) == {record.job_id}
         assert world.told(record.ref) == 1
 
-    async def test_a_broker_that_is_gone_does_not_undo_it(self, engine: TaskEngine, queue: Watchful) -> None:
+    async def test_a_broker_that_is_gone_does_not_undo_a_cancel(self, engine: TaskEngine, queue: Watchful) -> None:
         record = await engine.submit(a_submission())
         queue.fail()
         assert (await engine.cancel(ALICE, record.task_id)).status == "cancelled"
@@ -378,7 +378,7 @@ class TestCancel:
 
 class TestWait:
     @both_places
-    async def test_it_ends_when_the_task_completes(self, world: World, engine: TaskEngine) -> None:
+    async def test_a_wait_ends_when_the_task_completes(self, world: World, engine: TaskEngine) -> None:
         record = await engine.submit(a_submission())
         waiting = [asyncio.create_task(engine.wait(ALICE, record.task_id)) for _ in range(5)]
         await world.store.change(record.ref, Change(to="working", status_message="half"))
@@ -387,25 +387,25 @@ class TestWait:
         assert {view.record.status for view in views} == {"completed"}
         assert all(view.result == OUTCOME.result for view in views)
 
-    async def test_it_ends_when_the_task_is_cancelled(self, engine: TaskEngine) -> None:
+    async def test_a_wait_ends_when_the_task_is_cancelled(self, engine: TaskEngine) -> None:
         record = await engine.submit(a_submission())
         waiting = asyncio.create_task(engine.wait(ALICE, record.task_id))
         cancelled = await engine.cancel(ALICE, record.task_id)
         assert (await soon(waiting)).record == cancelled
 
     @both_places
-    async def test_it_ends_at_once_when_the_task_has_ended(self, world: World, engine: TaskEngine) -> None:
+    async def test_a_wait_ends_at_once_when_the_task_has_ended(self, world: World, engine: TaskEngine) -> None:
         record = await engine.submit(a_submission())
         end(world, record)
         assert (await soon(engine.wait(ALICE, record.task_id))).result == OUTCOME.result
 
-    async def test_it_ends_when_the_task_expires(self, engine: TaskEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_wait_ends_when_the_task_expires(self, engine: TaskEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("mcp_celery.engine.subscription.RECHECK_SECONDS", 0.02)
         record = await engine.submit(a_submission(ttl_ms=60))
         with pytest.raises(TaskNotFoundError):
             await soon(engine.wait(ALICE, record.task_id))
 
-    async def test_it_can_be_given_up(self, world: World, engine: TaskEngine) -> None:
+    async def test_a_wait_can_be_given_up(self, world: World, engine: TaskEngine) -> None:
         record = await engine.submit(a_submission())
         with pytest.raises(TimeoutError):
             await soon(engine.wait(ALICE, record.task_id), seconds=0.02)
@@ -478,7 +478,7 @@ async def outage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerat
 class TestOutage:
     """A store that does not answer is an error, and nothing comes to be."""
 
-    async def test_every_call_to_the_store_says_so(self, outage: Outage) -> None:
+    async def test_every_call_to_the_store_raises_that_it_is_unavailable(self, outage: Outage) -> None:
         record = a_record()
         for call in (
             outage.store.create(record, SNAPSHOT),
@@ -491,17 +491,17 @@ class TestOutage:
                 await soon(call)
             assert error.value.code == -32603
 
-    async def test_every_call_to_the_ledger_says_so(self, outage: Outage) -> None:
+    async def test_every_call_to_the_ledger_raises_that_the_store_is_unavailable(self, outage: Outage) -> None:
         with pytest.raises(StoreUnavailableError):
             outage.ledger.claim(a_record().ref, attempt=1, claim=Claim("celery@host", 1))
         with pytest.raises(StoreUnavailableError):
             outage.ledger.change(a_record().ref, Change(to="completed"))
 
-    async def test_nothing_can_be_followed(self, outage: Outage) -> None:
+    async def test_no_task_can_be_followed_during_an_outage(self, outage: Outage) -> None:
         with pytest.raises(StoreUnavailableError):
             await soon(outage.bus.subscribe([a_record().ref]).__aenter__())
 
-    async def test_nothing_is_published_and_every_request_says_so(self, outage: Outage) -> None:
+    async def test_no_job_is_published_and_every_request_fails_during_an_outage(self, outage: Outage) -> None:
         queue = MemoryTaskQueue()
         engine = TaskEngine(
             store=outage.store,

@@ -178,7 +178,9 @@ async def test_message_and_progress_of_a_running_job_become_the_tasks(
         ("FAILURE", UNREADABLE.value, "failed", "The job's result is stored in a form that the server cannot read"),
     ],
 )
-async def test_how_a_job_ends(world: World, state: str, value: object, status: str, told: str) -> None:
+async def test_the_state_of_a_job_decides_how_its_task_ends(
+    world: World, state: str, value: object, status: str, told: str
+) -> None:
     shop = Shop(world)
     record = await shop.submit()
     shop.results.stored[record.job_id] = StoredResult(state, value)
@@ -233,7 +235,7 @@ async def test_a_result_that_cannot_be_read_is_not_one_that_never_began(world: W
     assert ((await shop.get(record)).record.status_message or "").startswith("The job's result is stored in a form")
 
 
-async def test_only_the_results_that_are_told_have_to_be_readable(world: World) -> None:
+async def test_only_results_that_are_returned_have_to_be_readable(world: World) -> None:
     shop = Shop(world, ForeignWork(parts=2))
     record = await shop.submit()
     last, first = record.job_ids
@@ -272,7 +274,7 @@ async def test_parts_are_counted_and_gathered(world: World) -> None:
     ("state", "value", "kept"),
     [("RETRY", raised("ConnectionError", "secret"), None), ("PROGRESS", {"message": "reading"}, "reading")],
 )
-async def test_what_a_job_said_last_is_kept_and_nothing_else(
+async def test_only_the_last_message_of_a_job_is_kept(
     world: World, state: str, value: object, kept: str | None
 ) -> None:
     shop = Shop(world)
@@ -361,7 +363,7 @@ async def test_a_task_that_cannot_be_recorded_delays_no_other(world: World, capl
     assert "could not record the outcome of the job of task" in caplog.text
 
 
-async def test_the_watcher_outlives_a_store_and_a_backend_that_do_not_answer() -> None:
+async def test_the_poller_continues_after_a_store_and_a_backend_did_not_answer() -> None:
     class Away:
         looks = 0
 
@@ -422,7 +424,7 @@ async def test_the_ids_of_many_tasks_are_derived_once_each(world: World) -> None
     assert len(derived) == len(many)
 
 
-async def test_what_expires_is_revoked_and_forgotten_with_all_its_parts(world: World) -> None:
+async def test_an_expired_task_is_revoked_and_forgotten_with_all_its_parts(world: World) -> None:
     class Bin:
         forgotten: Sequence[str] = ()
 

@@ -40,7 +40,7 @@ async def test_a_record_says_its_format(in_redis: RedisWorld) -> None:
     assert stored.record == record
 
 
-async def test_it_is_not_read(in_redis: RedisWorld) -> None:
+async def test_a_record_of_a_later_format_is_not_read(in_redis: RedisWorld) -> None:
     record = await written_later(in_redis, a_record())
     with pytest.raises(StoredDataError, match="was written by a later release") as refused:
         await in_redis.store.load(record.ref)
@@ -48,7 +48,9 @@ async def test_it_is_not_read(in_redis: RedisWorld) -> None:
     assert REFUSED in refused.value.reason
 
 
-async def test_it_stays_in_its_owners_list(in_redis: RedisWorld, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_record_of_a_later_format_stays_in_its_owners_list(
+    in_redis: RedisWorld, caplog: pytest.LogCaptureFixture
+) -> None:
     readable, later = a_record(), await written_later(in_redis, a_record())
     await in_redis.store.create(readable, SNAPSHOT)
     page = await in_redis.store.page(readable.owner, before=None, limit=10)
@@ -59,7 +61,9 @@ async def test_it_stays_in_its_owners_list(in_redis: RedisWorld, caplog: pytest.
     assert in_redis.client.zcard(index) == 2
 
 
-async def test_its_job_stays_due(in_redis: RedisWorld, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_job_of_a_record_of_a_later_format_stays_due(
+    in_redis: RedisWorld, caplog: pytest.LogCaptureFixture
+) -> None:
     record = await written_later(in_redis, a_record())
     in_redis.client.zadd(in_redis.keys.due, {record.key: 1})
     in_redis.client.expire(in_redis.keys.due, 60)
@@ -79,7 +83,9 @@ async def test_its_job_stays_due(in_redis: RedisWorld, caplog: pytest.LogCapture
     assert queue.published == []
 
 
-async def test_its_foreign_jobs_stay_watched(in_redis: RedisWorld, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_foreign_jobs_of_a_record_of_a_later_format_stay_watched(
+    in_redis: RedisWorld, caplog: pytest.LogCaptureFixture
+) -> None:
     record = await written_later(in_redis, replace(a_record(), work=ForeignWork(parts=1)))
     await asyncio.sleep(0)
     found = await RedisExposed(in_redis.store).due(1_000, 10)

@@ -77,12 +77,14 @@ async def starts(world: World, record: TaskRecord, fingerprint: str | None, *, a
 
 
 class TestStart:
-    async def test_the_servers_version_starts(self, world: World) -> None:
+    async def test_a_worker_with_the_servers_version_starts_the_job(self, world: World) -> None:
         record = await created(world)
         assert await starts(world, record, FINGERPRINT)
 
     @pytest.mark.parametrize("fingerprint", [OTHER, ""])
-    async def test_another_version_or_none_does_not_and_leaves_nothing(self, world: World, fingerprint: str) -> None:
+    async def test_a_worker_with_another_version_or_none_does_not_start_the_job(
+        self, world: World, fingerprint: str
+    ) -> None:
         record = await created(world)
         for _ in range(2):
             with pytest.raises(OtherVersionError) as refused:
@@ -91,13 +93,13 @@ class TestStart:
         assert await now(world, record) == record
         assert await starts(world, record, FINGERPRINT)
 
-    async def test_where_it_does_not_matter_any_version_starts(self, world: World) -> None:
+    async def test_without_a_required_version_any_worker_starts_the_job(self, world: World) -> None:
         assert await starts(world, await created(world), None)
 
-    async def test_a_task_of_a_server_that_does_not_say_it_starts_on_any(self, world: World) -> None:
+    async def test_a_task_of_a_server_without_a_version_starts_on_any_worker(self, world: World) -> None:
         assert await starts(world, await created(world, fingerprint=None), OTHER)
 
-    async def test_what_must_not_start_at_all_is_not_another_version(self, world: World) -> None:
+    async def test_a_delivery_that_must_not_start_is_not_reported_as_another_version(self, world: World) -> None:
         record = await created(world)
         assert not await starts(world, record, OTHER, attempt=2)
         assert await world.store.change(record.ref, Change(to="cancelled"))
@@ -127,7 +129,7 @@ class TestHandingBack:
         assert not await starts(world, record, FINGERPRINT), "the earlier delivery does not count any more"
         assert await starts(world, record, FINGERPRINT, attempt=2)
 
-    async def test_the_blocking_store_does_the_same(self, world: World) -> None:
+    async def test_the_blocking_store_hands_back_in_the_same_way(self, world: World) -> None:
         record = await created(world)
         assert world.ledger.hand_back(record.ref, delivery(record)) == HandedBack("handed back", FIRST_PAUSE_MS)
         assert (await now(world, record)).attempt == 2
@@ -182,13 +184,15 @@ class TestHandingBack:
         in_time = await created(world, start_before_ms=now_ms() + 60_000)
         assert (await handed_back(world, in_time)).verdict == "handed back"
 
-    async def test_it_is_handed_back_so_often(self, world: World) -> None:
+    async def test_a_job_is_handed_back_no_more_often_than_the_setting_allows(self, world: World) -> None:
         record = await created(world)
         verdicts = [(await handed_back(world, record)).verdict for _ in range(MOST + 1)]
         assert verdicts == ["handed back"] * MOST + ["too often"]
         assert (await now(world, record)).attempt == MOST + 1
 
-    async def test_and_so_long(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_job_is_handed_back_no_longer_than_the_pauses_may_last(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         record = await created(world)
         assert MAX_PAUSES_MS == 60_000
         for module in ("store.commands", "testing.recovery"):
@@ -262,7 +266,7 @@ class TestWhatComesAfter:
         assert await world.store.park(record.ref, [QUESTION], Asking(attempt=1, at_ms=1), leg)
         assert await handed_back(world, record) == HandedBack("superseded")
 
-    async def test_the_next_leg_may_be_handed_back_as_often(self, world: World) -> None:
+    async def test_the_next_leg_may_be_handed_back_as_often_as_the_first(self, world: World) -> None:
         record = await created(world)
         for _ in range(MOST):
             await handed_back(world, record)
@@ -272,7 +276,7 @@ class TestWhatComesAfter:
         assert await world.store.answer(record.ref, {QUESTION.key: {}}, at_ms=1, start_before_ms=None)
         assert (await handed_back(world, record)).verdict == "handed back"
 
-    async def test_so_may_a_job_whose_worker_has_died(self, world: World) -> None:
+    async def test_a_job_whose_worker_has_died_may_be_handed_back_as_often(self, world: World) -> None:
         record = await created(world)
         for _ in range(MOST):
             await handed_back(world, record)
@@ -334,7 +338,7 @@ class TestPublishing:
         assert process.published == [(record.task_id, 2)]
         assert not world.is_due(record.ref)
 
-    async def test_it_is_published_as_its_server_would_by_a_worker_that_does_not_know_it(self, world: World) -> None:
+    async def test_a_worker_without_the_component_publishes_the_job_as_its_server_would(self, world: World) -> None:
         process = Process(world)
         record = await created(world, declared_as="report://{year}", options={"queue": "gpu", "priority": 4})
         await handed_back(world, record)
@@ -352,7 +356,7 @@ class TestPublishing:
         ((_, submission),) = process.queue.published
         assert submission.config.message_options() == {"queue": "unlike the server's", "expires": 1}
 
-    async def test_where_the_worker_has_died_meanwhile_the_reaper_does(
+    async def test_the_reaper_publishes_the_job_of_a_worker_that_has_died(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         process, record = Process(world), await created(world)
@@ -373,7 +377,7 @@ class TestPublishing:
         assert process.published == []
         assert world.is_due(record.ref)
 
-    async def test_what_was_handed_back_late_is_published_too(self, world: World) -> None:
+    async def test_a_job_that_was_handed_back_late_is_published_too(self, world: World) -> None:
         process, record, seen = Process(world), await created(world), list[HandedBack]()
         await process.life.hand_back(record.ref, delivery(record), seen.append)
         assert [one.verdict for one in seen] == ["handed back"]
@@ -394,7 +398,7 @@ async def test_what_a_worker_advertises_ends_with_its_lease(in_redis: RedisWorld
     assert not in_redis.client.exists(key)
 
 
-async def test_a_key_of_another_type_in_place_of_what_a_worker_advertises_harms_nothing(in_redis: RedisWorld) -> None:
+async def test_a_key_of_another_type_instead_of_a_workers_versions_causes_no_error(in_redis: RedisWorld) -> None:
     record = await created(in_redis)
     in_redis.client.set(in_redis.keys.components(OLD), "no hash", px=LEASE_MS)
     in_redis.client.set(in_redis.keys.components(THIRD), "no hash", px=LEASE_MS)

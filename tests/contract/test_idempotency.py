@@ -72,7 +72,9 @@ async def test_of_requests_that_race_on_all_replicas_one_makes_the_task(world: W
     assert [one.cause for one in world.transitions if one.cause == "submitted"] == ["submitted"]
 
 
-async def test_it_is_the_same_task_also_when_it_has_ended(world: World, queue: Watchful, engine: TaskEngine) -> None:
+async def test_the_key_finds_the_same_task_also_when_it_has_ended(
+    world: World, queue: Watchful, engine: TaskEngine
+) -> None:
     first = await engine.submit(keyed())
     await world.store.change(first.ref, Change(to="completed"))
     again = await engine.submit(keyed())
@@ -186,7 +188,7 @@ async def test_a_repeat_publishes_the_job_of_a_request_that_has_died(
     assert not await world.store.delete(record.ref)
 
 
-async def test_one_repeat_at_a_time_publishes_it(world: World) -> None:
+async def test_one_repeat_at_a_time_publishes_the_job(world: World) -> None:
     record, first, second = (a_record() for _ in range(3))
     await world.store.create(record, SNAPSHOT, None, ONCE)
     died_while_publishing(world, record)

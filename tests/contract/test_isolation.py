@@ -55,7 +55,7 @@ def caller_of(token: CallerToken | None) -> Caller:
     return Caller(scope_of(token.client_id, subject_of(token)), issuer)
 
 
-async def test_none_of_them_reaches_anothers_task(world: World, queue: Watchful) -> None:
+async def test_no_caller_reaches_the_task_of_another(world: World, queue: Watchful) -> None:
     engine = engine_of(world, queue)
     callers = [caller_of(token) for token in (*TOKENS, None)]
     assert len(set(callers)) == len(callers) == 22

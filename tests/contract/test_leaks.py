@@ -45,7 +45,7 @@ def test_a_daemon_is_found_where_it_works(tmp_path: Path) -> None:
         assert processes_left(psutil.Process().children(recursive=True), tmp_path) == []
 
 
-def test_a_child_that_has_ended_is_none(tmp_path: Path) -> None:
+def test_a_child_that_has_ended_is_no_leak(tmp_path: Path) -> None:
     with no_processes_left(tmp_path):
         child = subprocess.Popen([sys.executable, "-c", ""], cwd=tmp_path)
     child.wait(20)

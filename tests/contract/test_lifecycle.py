@@ -64,7 +64,9 @@ async def done(world: World, engine: TaskEngine, record: TaskRecord, deed: objec
 @pytest.mark.shows("L34")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(DEEDS, min_size=1, max_size=4), min_size=1, max_size=5))
-async def test_whatever_happens_in_whatever_order(world: World, engine: TaskEngine, made: list[list[object]]) -> None:
+async def test_any_order_of_events_gives_one_end_and_allowed_moves_only(
+    world: World, engine: TaskEngine, made: list[list[object]]
+) -> None:
     record = await engine.submit(a_submission())
     seen: list[TaskView] = []
 
@@ -89,7 +91,7 @@ async def test_whatever_happens_in_whatever_order(world: World, engine: TaskEngi
     assert all(after in MOVES[before] for before, after in itertools.pairwise(shown))
 
 
-async def test_what_comes_after_a_task_has_expired_meets_nothing(world: World, engine: TaskEngine) -> None:
+async def test_changes_after_a_task_has_expired_find_no_task(world: World, engine: TaskEngine) -> None:
     record = await engine.submit(a_submission(ttl_ms=100))
 
     async def gone() -> bool:

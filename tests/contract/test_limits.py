@@ -110,7 +110,7 @@ class TestRates:
         for _ in range(9):
             await servers[0].submit(a_submission(ALICE))  # whom nobody counts
 
-    async def test_it_says_when_the_next_one_may_be_created(self, world: World, queue: Watchful) -> None:
+    async def test_the_error_says_when_the_next_task_may_be_created(self, world: World, queue: Watchful) -> None:
         engine = engine_of(world, queue, create_rate=Rate(2, 200))
         began = now_ms()
         for _ in range(7):
@@ -174,7 +174,7 @@ class TestOpenTasks:
             with pytest.raises(TooManyTasksError):
                 await engine.submit(a_submission(caller))
 
-    async def test_whom_nobody_counts_may_have_any_number(self, world: World, queue: Watchful) -> None:
+    async def test_an_uncounted_requestor_may_have_any_number_of_tasks(self, world: World, queue: Watchful) -> None:
         engine = engine_of(world, queue, max_open_tasks=1)
         for _ in range(3):
             await engine.submit(a_submission(ALICE))
@@ -201,13 +201,13 @@ class TestOpenTasks:
         assert not await is_free(world, open_tasks("alice", 2))
 
     @pytest.mark.parametrize("status", ["working", "input_required"])
-    async def test_a_task_that_goes_on_keeps_its_place(self, world: World, status: Any) -> None:
+    async def test_a_task_that_continues_keeps_its_place(self, world: World, status: Any) -> None:
         record = await keep(world)
         assert record is not None
         await world.store.change(record.ref, Change(to=status, status_message="still here"))
         assert not await is_free(world)
 
-    async def test_between_its_jobs_it_keeps_its_place(self, world: World) -> None:
+    async def test_a_task_keeps_its_place_between_its_jobs(self, world: World) -> None:
         record = await keep(world)
         assert record is not None
         question, asking = Question("k", "roots/list", {}), Asking(attempt=1, at_ms=now_ms())
@@ -231,7 +231,7 @@ class TestOpenTasks:
         await eventually(lambda: is_free(world, open_tasks("alice", 2)))
         assert not await is_free(world)
 
-    async def test_a_task_whose_life_is_lengthened_keeps_its_place_for_as_long(self, world: World) -> None:
+    async def test_a_task_whose_ttl_is_extended_keeps_its_place_for_as_long(self, world: World) -> None:
         brief = await keep(world, ttl_ms=1_000)
         assert brief is not None
         question = Question("k", "roots/list", {})
@@ -250,14 +250,14 @@ class TestOpenTasks:
         await world.store.retire(record.ref, now_ms() + 60)
         await eventually(lambda: is_free(world, open_tasks("alice", 2)))
 
-    async def test_where_a_job_ends_with_its_result(self, in_redis: RedisWorld) -> None:
+    async def test_a_job_that_ends_with_its_result_makes_room(self, in_redis: RedisWorld) -> None:
         record = await keep(in_redis)
         assert record is not None
         change = replace(success(JobOutcome({"content": []})), attempt=1)
         assert await in_redis.store.finish(record.ref, change, EncodedResult(f"{in_redis.prefix}:result", "{}"))
         assert await is_free(in_redis)
 
-    async def test_where_a_worker_dies(self, in_redis: RedisWorld) -> None:
+    async def test_a_job_that_fails_with_its_worker_makes_room(self, in_redis: RedisWorld) -> None:
         record = await keep(in_redis)
         assert record is not None
         recovery = RedisRecovery(in_redis.store)
@@ -282,7 +282,7 @@ class TestOpenTasks:
             assert await keep(in_redis, open_tasks("alice", 9), ttl_ms=ttl_ms)
             assert expected_ms - 5_000 < in_redis.client.pttl(key) <= expected_ms
 
-    async def test_a_refusal_leaves_nothing(self, in_redis: RedisWorld) -> None:
+    async def test_a_refused_task_leaves_no_key(self, in_redis: RedisWorld) -> None:
         assert await keep(in_redis)
         before = in_redis.keys_left()
         assert not await keep(in_redis)
@@ -343,7 +343,7 @@ LOOKS: dict[str, Look] = {
 
 class TestFailedLookups:
     @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
-    async def test_who_asks_too_often_is_refused_whatever_it_asks_for(
+    async def test_a_requestor_with_too_many_failed_lookups_is_refused_for_every_task(
         self, world: World, queue: Watchful, look: Look
     ) -> None:
         engine = engine_of(world, queue, max_failed_lookups=3)
@@ -374,7 +374,9 @@ class TestFailedLookups:
         )
         assert refusal.value.code == LIMIT_EXCEEDED
 
-    async def test_it_may_ask_again_when_the_window_has_passed(self, world: World, queue: Watchful) -> None:
+    async def test_a_refused_requestor_may_ask_again_when_the_window_has_passed(
+        self, world: World, queue: Watchful
+    ) -> None:
         engine = engine_of(world, queue, max_failed_lookups=1, lookup_window_ms=80)
         mine = (await engine.submit(a_submission(ME))).task_id
         with pytest.raises(TaskNotFoundError):
@@ -419,7 +421,7 @@ class TestFailedLookups:
         with pytest.raises(TooManyLookupsError):
             await listen(engine, ME, mine)
 
-    async def test_replicas_count_together(self, world: World, queue: Watchful) -> None:
+    async def test_failed_lookups_are_counted_over_all_replicas(self, world: World, queue: Watchful) -> None:
         replicas = [engine_of(world, queue, max_failed_lookups=4) for _ in range(2)]
         for number in range(4):
             with pytest.raises(TaskNotFoundError):
@@ -445,7 +447,7 @@ class TestFailedLookups:
 
 
 class TestSubscriptions:
-    async def test_what_is_not_there_is_counted_before_anything_is_subscribed_to_or_read(
+    async def test_missing_tasks_are_counted_before_any_subscription_or_read(
         self, world: World, queue: Watchful, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         engine = engine_of(world, queue, max_failed_lookups=3)
@@ -510,7 +512,7 @@ class TestStreams:
             with streams.place_for(ME):
                 pass
 
-    def test_whom_nobody_counts_may_have_any_number(self) -> None:
+    def test_an_uncounted_requestor_may_have_any_number_of_streams(self) -> None:
         streams = OpenStreams(replace(LIMITS, max_open_streams=1))
         with streams.place_for(ALICE), streams.place_for(ALICE):
             pass
@@ -557,6 +559,6 @@ class TestPendingRequests:
         with pending.place_for(ME):
             pass
 
-    def test_there_may_be_no_limit(self) -> None:
+    def test_without_a_limit_no_request_is_refused(self) -> None:
         pending = PendingRequests(LIMITS)
         assert len([pending.place_for(ME) for _ in range(100)]) == 100

@@ -116,16 +116,16 @@ class TestCursors:
         "cursor",
         ["", "x", "1", "not base64!", "ключ", "AAAA", cursor_at("1:x"), cursor_at("00179x000000000:a"), "A" * 100_000],
     )
-    async def test_what_nobody_gave_is_refused(self, engine: TaskEngine, cursor: str) -> None:
+    async def test_a_cursor_that_the_server_did_not_make_is_refused(self, engine: TaskEngine, cursor: str) -> None:
         with pytest.raises(InvalidCursorError):
             await engine.list(ALICE, cursor)
 
     @given(st.text())
-    def test_whatever_it_is(self, cursor: str) -> None:
+    def test_any_text_that_is_no_cursor_is_refused(self, cursor: str) -> None:
         with pytest.raises(InvalidCursorError):
             position_of(cursor)
 
-    def test_what_was_given_is_taken(self) -> None:
+    def test_a_cursor_that_the_server_made_is_accepted(self) -> None:
         position = a_record().position
         assert position_of(cursor_at(position)) == position
 
@@ -137,7 +137,7 @@ class TestLifetime:
             await engine.submit(a_submission())
         assert await listed(engine) == []
 
-    async def test_what_has_expired_is_not_listed(self, world: World, engine: TaskEngine) -> None:
+    async def test_an_expired_task_is_not_listed(self, world: World, engine: TaskEngine) -> None:
         kept, first, last = a_record(), a_record(ttl_ms=1), a_record(ttl_ms=1)
         for record in (first, kept, last):
             await world.store.create(record, SNAPSHOT)
@@ -201,14 +201,14 @@ class TestInRedisOnly:
         await in_redis.store.create(a_record(ttl_ms=10_000), SNAPSHOT)
         assert 80_000 < in_redis.client.pttl(index) <= 90_000  # type: ignore[operator]
 
-    async def test_expired_tasks_do_not_pile_up_unread(self, in_redis: RedisWorld) -> None:
+    async def test_expired_tasks_are_removed_from_a_list_that_is_not_read(self, in_redis: RedisWorld) -> None:
         index = str(in_redis.keys.index(ALICE.scope, ALICE.issuer, None))
         await in_redis.store.create(a_record(ttl_ms=60_000), SNAPSHOT)
         for _ in range(500):
             await in_redis.store.create(a_record(ttl_ms=1), SNAPSHOT)
         assert in_redis.client.zcard(index) < 100  # type: ignore[operator]
 
-    async def test_a_list_takes_off_what_it_meets_expired(self, in_redis: RedisWorld) -> None:
+    async def test_reading_a_list_removes_expired_tasks_from_it(self, in_redis: RedisWorld) -> None:
         index = str(in_redis.keys.index(ALICE.scope, ALICE.issuer, None))
         kept, brief = a_record(), a_record()
         await in_redis.store.create(kept, SNAPSHOT)

@@ -27,7 +27,7 @@ def test_a_port_that_is_in_use_is_not_given(monkeypatch: pytest.MonkeyPatch) -> 
             stack.enter_context(reserved_port())
 
 
-def test_the_kernel_gives_it_to_no_connection() -> None:
+def test_the_kernel_gives_a_reserved_port_to_no_connection() -> None:
     if not locks.EPHEMERAL_RANGE.exists():
         pytest.skip("the system does not tell its range")
     lowest, highest = map(int, locks.EPHEMERAL_RANGE.read_text().split())

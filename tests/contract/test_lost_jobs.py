@@ -88,7 +88,7 @@ class TestIndex:
         assert claim(world, record)
         assert await unclaimed(world) == []
 
-    async def test_its_name_is_told_where_it_is_not_its_components_own(self, world: World) -> None:
+    async def test_an_unclaimed_job_has_its_own_name_where_it_is_not_its_components(self, world: World) -> None:
         await created(world, job_name="mcp.shop.sell")
         for _ in range(2):
             assert (await the_unclaimed(world)).job_name == "mcp.shop.sell"
@@ -99,34 +99,34 @@ class TestIndex:
         assert found is not None
         assert found.unclaimed == []
 
-    async def test_exposed_jobs_are_never_among_them(self, world: World) -> None:
+    async def test_exposed_jobs_are_never_among_the_unclaimed(self, world: World) -> None:
         await created(world, work=ForeignWork())
         assert await unclaimed(world) == []
 
     @pytest.mark.parametrize("worker", [WORKER, ""])
-    async def test_a_start_is_a_claim(self, world: World, worker: str) -> None:
+    async def test_a_job_that_starts_is_no_longer_unclaimed(self, world: World, worker: str) -> None:
         record = await created(world)
         assert await start(world, record, worker)
         assert await unclaimed(world) == []
 
-    async def test_one_of_another_attempt_is_none(self, world: World) -> None:
+    async def test_a_claim_of_another_attempt_leaves_the_job_unclaimed(self, world: World) -> None:
         record = await created(world)
         assert not claim(world, record, attempt=2)
         assert not await start(world, record, attempt=2)
         assert await is_unclaimed(world, record)
 
     @pytest.mark.parametrize("change", [Change(to="cancelled"), Change(to="failed")])
-    async def test_a_task_that_ends_leaves_it(self, world: World, change: Change) -> None:
+    async def test_a_task_that_ends_leaves_no_unclaimed_job(self, world: World, change: Change) -> None:
         record = await created(world)
         assert await world.store.change(record.ref, change)
         assert await unclaimed(world) == []
 
-    async def test_one_that_is_taken_back_leaves_it(self, world: World) -> None:
+    async def test_a_task_that_is_taken_back_leaves_no_unclaimed_job(self, world: World) -> None:
         record = await created(world)
         assert await world.store.delete(record.ref)
         assert await unclaimed(world) == []
 
-    async def test_one_that_expires_leaves_it(self, world: World) -> None:
+    async def test_a_task_that_expires_leaves_no_unclaimed_job(self, world: World) -> None:
         record = await created(world, ttl_ms=20)
 
         async def is_gone() -> bool:
@@ -135,7 +135,7 @@ class TestIndex:
         await eventually(is_gone)
         assert await unclaimed(world) == []
 
-    async def test_what_expired_unseen_is_forgotten_with_the_rest(self, in_redis: RedisWorld) -> None:
+    async def test_an_unclaimed_job_that_expired_unseen_is_forgotten_with_the_rest(self, in_redis: RedisWorld) -> None:
         record = await created(in_redis, ttl_ms=20)
         recovery = in_redis.recovery()
         patient = RecoveryPolicy(heartbeat_ms=20_000, max_redeliveries=1)
@@ -146,7 +146,7 @@ class TestIndex:
         await recovery.forget(found.expiring)
         assert not client.exists(in_redis.keys.unclaimed)
 
-    async def test_one_that_is_handed_back_leaves_it_until_it_is_published(self, world: World) -> None:
+    async def test_a_job_that_is_handed_back_is_unclaimed_again_when_it_is_published(self, world: World) -> None:
         record, recovery = await created(world, fingerprint="f"), world.recovery()
         await recovery.beat(SECOND, 60_000, {"f": "tool:build_report"})
         handback = HandBack(attempt=1, retries=0, worker=WORKER, key=record.key, most=1)
@@ -155,20 +155,22 @@ class TestIndex:
         await world.store.published(record.ref, attempt=2)
         assert await is_unclaimed(world, record)
 
-    async def test_it_is_told_what_the_job_was_published_with(self, world: World) -> None:
+    async def test_an_unclaimed_job_has_the_options_that_it_was_published_with(self, world: World) -> None:
         await created(world, fingerprint="f", options={"queue": "slow", "priority": 5}, declared_as="t://{id}")
         for _ in range(2):
             job = await the_unclaimed(world)
             assert (job.declared_as, job.options) == ("t://{id}", (("priority", 5), ("queue", "slow")))
 
-    async def test_a_result_leaves_nothing(self, world: World) -> None:
+    async def test_a_task_with_a_result_leaves_no_unclaimed_job(self, world: World) -> None:
         record = await created(world)
         assert claim(world, record)
         assert await start(world, record)
         await world.store.finish(record.ref, Change(to="completed", attempt=1), EncodedResult("result", "{}"))
         assert await unclaimed(world) == []
 
-    async def test_they_come_in_parts_the_oldest_first(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_unclaimed_jobs_are_read_in_parts_the_oldest_first(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         for package in ("store", "testing"):
             monkeypatch.setattr(f"mcp_celery.{package}.recovery.UNCLAIMED_BATCH", 2)
         records = [await created(world) for _ in range(5)]
@@ -191,7 +193,7 @@ class TestJobsThatComeAgain:
         assert claim(world, record, retries=1)
         assert await unclaimed(world) == []
 
-    async def test_one_that_is_to_wait_is_with_the_broker_when_its_time_has_come(self, world: World) -> None:
+    async def test_a_delayed_retry_is_unclaimed_when_its_time_has_come(self, world: World) -> None:
         record = await created(world)
         assert await start(world, record)
         soon = now_ms() + 60_000
@@ -201,21 +203,21 @@ class TestJobsThatComeAgain:
         assert await world.store.change(record.ref, Change(to="working", retries=1, retry_at_ms=late))
         assert (await the_unclaimed(world)).at_ms == late
 
-    async def test_one_that_a_worker_has_before_the_record_says_so_is_claimed(self, world: World) -> None:
+    async def test_a_retry_that_was_claimed_before_its_record_changed_is_claimed(self, world: World) -> None:
         record = await created(world)
         assert await start(world, record)
         assert claim(world, record, SECOND, retries=1)
         assert await world.store.change(record.ref, Change(to="working", retries=1))
         assert await unclaimed(world) == []
 
-    async def test_a_retry_that_nobody_has_leaves_it_when_its_task_ends(self, world: World) -> None:
+    async def test_an_unclaimed_retry_is_removed_when_its_task_ends(self, world: World) -> None:
         record = await created(world)
         assert await start(world, record)
         assert await world.store.change(record.ref, Change(to="working", retries=1))
         assert await world.store.change(record.ref, Change(to="cancelled"))
         assert await unclaimed(world) == []
 
-    async def test_progress_makes_nothing_unclaimed(self, world: World) -> None:
+    async def test_progress_makes_no_job_unclaimed(self, world: World) -> None:
         record = await created(world)
         assert await start(world, record)
         assert await world.store.change(record.ref, Change(to="working", status_message="half", attempt=1))
@@ -237,7 +239,7 @@ class TestJobsThatComeAgain:
         await world.store.published(record.ref, attempt=2)
         assert await unclaimed(world) == []
 
-    async def test_what_a_dead_worker_had_is_unclaimed_when_it_is_published(self, world: World) -> None:
+    async def test_the_job_of_a_dead_worker_is_unclaimed_when_it_is_published(self, world: World) -> None:
         record, recovery = await created(world), world.recovery()
         assert claim(world, record)
         assert await recovery.recover(record.key, WORKER, "died", POLICY) == "again"
@@ -259,7 +261,7 @@ class TestVerdicts:
         assert world.told(record.ref) == told + 1
         assert [one.cause for one in world.transitions][-1] == "recovered"
 
-    async def test_one_that_is_lost_again_fails(self, world: World) -> None:
+    async def test_a_job_that_is_lost_again_fails(self, world: World) -> None:
         record, recovery = await created(world), world.recovery()
         assert await recovery.lost(await the_unclaimed(world), POLICY) == "again"
         await world.store.published(record.ref, attempt=1)
@@ -273,13 +275,13 @@ class TestVerdicts:
         assert await unclaimed(world) == []
         assert [one.cause for one in world.transitions][-1] == "failed"
 
-    async def test_it_fails_at_once_where_nothing_may_be_published_again(self, world: World) -> None:
+    async def test_a_lost_job_fails_at_once_where_no_job_may_be_published_again(self, world: World) -> None:
         record = await created(world)
         never = replace(POLICY, max_redeliveries=0)
         assert await world.recovery().lost(await the_unclaimed(world), never) == "failed"
         assert (await now(world, record)).status == "failed"
 
-    async def test_a_worker_that_has_it_meanwhile_keeps_it(self, world: World) -> None:
+    async def test_a_worker_that_claimed_the_job_meanwhile_keeps_it(self, world: World) -> None:
         record = await created(world)
         job = await the_unclaimed(world)
         assert claim(world, record)
@@ -287,7 +289,9 @@ class TestVerdicts:
         assert await world.recovery().lost(job, POLICY) == "nothing"
         assert await now(world, record) == before
 
-    async def test_so_does_a_worker_of_a_release_that_leaves_it_unclaimed(self, in_redis: RedisWorld) -> None:
+    async def test_a_worker_of_an_earlier_release_that_leaves_the_job_unclaimed_keeps_it(
+        self, in_redis: RedisWorld
+    ) -> None:
         record = await created(in_redis)
         job = await the_unclaimed(in_redis)
         assert claim(in_redis, record)
@@ -307,7 +311,7 @@ class TestVerdicts:
         assert [job.key for job in await unclaimed(in_redis)] == [record.key]
         assert "its record cannot be read, or is another task's" in caplog.text
 
-    async def test_what_was_published_since_is_not_lost(self, world: World) -> None:
+    async def test_a_job_that_was_published_since_is_not_lost(self, world: World) -> None:
         record = await created(world)
         job = await the_unclaimed(world)
         assert await world.recovery().lost(replace(job, at_ms=job.at_ms - 1), POLICY) == "nothing"
@@ -381,7 +385,7 @@ class TestSamples:
             (theirs.key, "mcp.shop.sell"),
         }
 
-    async def test_what_has_ended_is_not_among_them(self, world: World) -> None:
+    async def test_jobs_of_ended_tasks_are_not_among_the_claimed(self, world: World) -> None:
         recovery, record = world.recovery(), await created(world)
         assert claim(world, record)
         await recovery.beat(WORKER, 60_000)
@@ -395,7 +399,7 @@ class TestUnreadMessages:
         assert found is not None
         return None if found.unread_since_ms is None else found.unread_since_ms - found.at_ms
 
-    async def test_the_longest_counts(self, world: World) -> None:
+    async def test_the_longest_time_without_reading_counts(self, world: World) -> None:
         recovery = world.recovery()
         await recovery.beat("reads", 60_000)
         assert await self.since(world) is None
@@ -409,13 +413,13 @@ class TestUnreadMessages:
         assert since is not None
         assert -10_000 < since <= -5_000
 
-    async def test_a_worker_that_is_gone_has_none(self, world: World) -> None:
+    async def test_a_worker_that_is_gone_has_no_unread_messages(self, world: World) -> None:
         recovery = world.recovery()
         await recovery.beat(WORKER, 60_000, unread_ms=5_000)
         await recovery.bury(WORKER)
         assert await self.since(world) is None
 
-    async def test_so_it_is_where_an_earlier_release_has_forgotten_it(self, in_redis: RedisWorld) -> None:
+    async def test_a_worker_that_an_earlier_release_removed_has_no_unread_messages(self, in_redis: RedisWorld) -> None:
         await in_redis.recovery().beat(WORKER, 60_000, unread_ms=5_000)
         client: Any = in_redis.client
         client.zrem(in_redis.keys.workers, WORKER)
@@ -424,7 +428,7 @@ class TestUnreadMessages:
 
 
 class TestReaper:
-    async def test_what_a_purge_took_is_published_again_once_and_then_fails(
+    async def test_a_purged_job_is_published_again_once_and_then_fails(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("mcp_celery.engine.recovery.model.CLAIMING_MS", 20)

@@ -120,7 +120,7 @@ class Ticks:
 
 
 class TestBusyStore:
-    async def test_a_line_that_is_longer_than_the_time_out_is_none(self, own_store: OwnStore) -> None:
+    async def test_calls_that_wait_longer_than_the_timeout_are_no_outage(self, own_store: OwnStore) -> None:
         """Each call takes a moment, one at a time, and all of them together several time-outs."""
         delay = Delay(own_store.url, seconds=0.01)
         async with delay.listening() as url, world_at(url, max_connections=1) as world:
@@ -130,7 +130,7 @@ class TestBusyStore:
             assert None not in found
             await world.store.delete(record.ref)
 
-    async def test_so_it_is_with_subscriptions(self, own_store: OwnStore) -> None:
+    async def test_subscriptions_that_wait_longer_than_the_timeout_are_no_outage(self, own_store: OwnStore) -> None:
         delay = Delay(own_store.url, seconds=0.05)
         async with delay.listening() as url, world_at(url) as world, AsyncExitStack() as subscriptions:
             refs = [a_record().ref for _ in range(50)]
@@ -150,7 +150,7 @@ class TestBusyStore:
             delay.seconds = 0.0
             await world.store.delete(record.ref)
 
-    async def test_one_connection_that_is_lost_without_a_word_fails_no_call_while_the_store_answers_others(
+    async def test_a_connection_that_is_lost_silently_fails_no_call_while_the_store_answers_others(
         self, own_store: OwnStore
     ) -> None:
         delay = Delay(own_store.url)
@@ -182,7 +182,7 @@ class TestBusyProcess:
             await soon(asyncio.gather(*calls, listening))
             await world.store.delete(record.ref)
 
-    async def test_an_event_loop_that_is_slow_at_each_turn_is_none(self, own_store: OwnStore) -> None:
+    async def test_an_event_loop_that_is_slow_at_each_turn_is_no_outage(self, own_store: OwnStore) -> None:
         """A call takes several turns, which take longer together than the store may be silent."""
         loop, may_end = asyncio.get_running_loop(), asyncio.Event()
 
@@ -236,7 +236,7 @@ class TestSilentStore:
             await world.store.delete(record.ref)
 
     @pytest.mark.slow
-    async def test_so_do_creations_and_nothing_of_them_is_left(self, own_store: OwnStore) -> None:
+    async def test_creations_fail_with_the_calls_that_were_sent_and_leave_nothing(self, own_store: OwnStore) -> None:
         async with world_at(own_store.url) as world:
             engine = engine_over(world)
             kept = await engine.submit(a_submission())
@@ -264,7 +264,7 @@ class TestSilentStore:
             await soon(world.store.aclose())
             own_store.answer_again()
 
-    async def test_the_bus_does_not_wait_for_it(self, own_store: OwnStore) -> None:
+    async def test_the_bus_does_not_wait_for_a_silent_store(self, own_store: OwnStore) -> None:
         async with world_at(own_store.url) as world:
             await subscribed(world, a_record().ref)
             own_store.stop_answering()

@@ -35,7 +35,7 @@ def of_scripts(own_store: OwnStore) -> list[str]:
 
 
 class TestOneConnection:
-    async def test_calls_share_it_and_each_gets_its_own_answer(
+    async def test_calls_share_one_connection_and_each_gets_its_own_answer(
         self, own_store: OwnStore, own_world: RedisWorld
     ) -> None:
         tasks = [a_record() for _ in range(CALLS)]
@@ -59,7 +59,7 @@ class TestOneConnection:
                 assert answer is not None
                 assert answer.record == task
 
-    async def test_a_store_that_knows_no_scripts_is_given_each_once(self, own_world: RedisWorld) -> None:
+    async def test_each_script_is_loaded_once_into_a_store_without_scripts(self, own_world: RedisWorld) -> None:
         task = a_record()
         await own_world.store.create(task, SNAPSHOT)
         client: Any = own_world.client
@@ -92,7 +92,7 @@ class TestOneConnection:
 
 
 class TestLargeAnswers:
-    async def test_small_ones_do_not_wait_behind_them(self, own_store: OwnStore) -> None:
+    async def test_small_answers_do_not_wait_behind_large_ones(self, own_store: OwnStore) -> None:
         delay = Delay(own_store.url)
         async with delay.listening() as url, world_at(url) as world:
             large, small = a_record(ttl_ms=60_000), a_record(ttl_ms=60_000)
@@ -111,7 +111,7 @@ class TestLargeAnswers:
 
 
 class TestLostAnswers:
-    async def test_what_may_not_be_repeated_is_sent_once(
+    async def test_a_call_that_must_not_be_repeated_is_sent_once(
         self, own_world: RedisWorld, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await own_world.store.count_failed_lookups("a caller", 1, window_ms=60_000)  # the script is loaded
@@ -165,7 +165,7 @@ class TestClient:
             assert (client.pipeline is not None) is is_shared
             await client.aclose()
 
-    async def test_nothing_is_opened_any_more_when_it_is_closed(self, own_store: OwnStore) -> None:
+    async def test_a_closed_client_opens_no_connection(self, own_store: OwnStore) -> None:
         world = RedisWorld(own_store.url)
         record = a_record(ttl_ms=20_000)
         await world.store.create(record, SNAPSHOT)

@@ -307,7 +307,7 @@ class TestPublishing:
                 assert queue.published[-1][0].attempt == 2
                 assert await floor.start(later) is None
 
-    async def test_what_the_broker_does_not_take_stays_due(self, floor: Floor, world: World) -> None:
+    async def test_a_job_that_the_broker_does_not_take_stays_due(self, floor: Floor, world: World) -> None:
         first, second = await floor.several(2, ONE)
         await floor.start(first)
         await floor.start(second)
@@ -319,7 +319,7 @@ class TestPublishing:
 
 
 class TestInRedis:
-    async def test_what_is_lost_or_forged_in_redis_is_mended_by_a_sweep(self, in_redis: RedisWorld) -> None:
+    async def test_a_sweep_corrects_places_that_were_lost_or_forged_in_redis(self, in_redis: RedisWorld) -> None:
         floor, recovery, client = Floor(in_redis), in_redis.recovery(), cast("Any", in_redis.client)
         tasks = await floor.several(4)
         for task in tasks:

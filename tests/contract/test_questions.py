@@ -148,12 +148,12 @@ class TestAwaited:
             assert after.revision > before.revision
             assert after.updated_at_ms > before.updated_at_ms
 
-    async def test_several_stand_in_the_order_of_asking(self, task: Asked) -> None:
+    async def test_questions_are_listed_in_the_order_of_asking(self, task: Asked) -> None:
         keys = [f"{'zyxwv'[n % 5]}{n}" for n in range(12)]
         assert await task.ask(*keys)
         assert await task.open() == keys
 
-    async def test_asked_again_it_is_one_question(self, task: Asked) -> None:
+    async def test_a_repeated_question_is_one_question(self, task: Asked) -> None:
         assert await task.ask("one", "one")
         assert await task.open() == ["one"]
         assert task.world.told(task.record.ref) == 1
@@ -177,7 +177,7 @@ class TestAwaited:
         assert await task.heard("two") == an_answer(2)
         assert task.world.told(task.record.ref) == 4
 
-    async def test_what_has_no_open_question_changes_nothing(self, task: Asked) -> None:
+    async def test_an_answer_without_an_open_question_changes_nothing(self, task: Asked) -> None:
         await task.ask("one", "two")
         await task.answer({"one": an_answer("first")})
         before = await task.now()
@@ -194,7 +194,7 @@ class TestAwaited:
         await task.answer({"one": refusal})
         assert await task.heard("one") == refusal
 
-    async def test_what_is_withdrawn_cannot_be_answered(self, task: Asked) -> None:
+    async def test_a_withdrawn_question_cannot_be_answered(self, task: Asked) -> None:
         await task.ask("one", "two")
         await task.withdraw("one")
         assert await task.open() == ["two"]
@@ -231,7 +231,7 @@ class TestAwaited:
         assert await task.status() == status
         assert not await task.ask("three")
 
-    async def test_only_the_attempt_that_counts_may_ask_and_hear(self, task: Asked) -> None:
+    async def test_only_the_current_attempt_may_ask_and_read_answers(self, task: Asked) -> None:
         await task.ask("one")
         await task.answer({"one": an_answer()})
         task.attempt = 2
@@ -240,7 +240,7 @@ class TestAwaited:
         assert await task.heard("one") is False
         assert await task.status() == "working"
 
-    async def test_a_job_that_comes_again_finds_no_question_of_the_body_before(self, task: Asked) -> None:
+    async def test_a_redelivered_job_finds_no_question_of_the_run_before(self, task: Asked) -> None:
         await task.ask("one")
         assert await task.start(1, retries=1)
         assert await task.open() == []
@@ -249,7 +249,7 @@ class TestAwaited:
         await task.ask("two")
         assert await task.open() == ["two"]
 
-    async def test_a_delivery_that_may_not_begin_leaves_them_alone(self, task: Asked) -> None:
+    async def test_a_refused_delivery_leaves_the_questions_alone(self, task: Asked) -> None:
         await task.ask("one")
         assert await task.start(1, retries=0) is None
         assert await task.open() == ["one"]
@@ -268,14 +268,14 @@ class TestReturned:
         assert (parked.claim, parked.started_at_ms, parked.start_before_ms) == (None, None, None)
         assert (parked.retries, parked.retry_at_ms) == (task.record.retries, None)
 
-    async def test_its_first_jobs_expiry_is_not_the_next_legs(self, world: World) -> None:
+    async def test_the_first_jobs_expiry_does_not_apply_to_the_next_leg(self, world: World) -> None:
         record = replace(a_record(), start_before_ms=1)
         await world.store.create(record, SNAPSHOT)
         task = Asked(world, record)
         await task.park("name")
         assert (await task.now()).start_before_ms is None
 
-    async def test_it_is_due_with_the_last_answer_and_begins_with_all_of_them(self, task: Asked) -> None:
+    async def test_the_next_leg_is_due_with_the_last_answer_and_gets_all_answers(self, task: Asked) -> None:
         await task.park("name", "age", state="page 2")
         assert not (await task.answer({"1.name": an_answer("Ada")})).is_due
         assert await task.start(2) is None
@@ -291,13 +291,13 @@ class TestReturned:
             "requestState": "page 2",
         }
 
-    async def test_a_leg_begins_once(self, task: Asked) -> None:
+    async def test_a_next_leg_begins_only_once(self, task: Asked) -> None:
         await task.park("name")
         await task.answer({"1.name": an_answer()})
         assert await task.start(2)
         assert await task.start(2) is None
 
-    async def test_nothing_of_the_job_that_ended_counts_any_more(self, task: Asked) -> None:
+    async def test_messages_of_the_job_that_ended_are_refused(self, task: Asked) -> None:
         await task.park("name")
         parked = await task.now()
         told = task.world.told(task.record.ref)
@@ -330,7 +330,7 @@ class TestReturned:
         await task.answer({"2.sure": an_answer("second")})
         assert (await task.start(3)).params == {**SNAPSHOT.params, "inputResponses": {"sure": an_answer("second")}}
 
-    async def test_a_question_left_behind_by_the_body_is_not_the_next_legs(self, task: Asked) -> None:
+    async def test_a_question_that_the_body_left_open_does_not_belong_to_the_next_leg(self, task: Asked) -> None:
         await task.ask("awaited", "answered")
         await task.answer({"answered": an_answer()})
         await task.park("returned")
@@ -355,7 +355,7 @@ class TestReturned:
             await task.start(2)
         assert (failed.value.error_code, failed.value.message) == (-32601, "Not here")
 
-    async def test_a_cancelled_task_cannot_be_woken(self, task: Asked) -> None:
+    async def test_an_answer_does_not_resume_a_cancelled_task(self, task: Asked) -> None:
         await task.park("name")
         await task.world.store.change(task.record.ref, Change(to="cancelled"))
         late = await task.answer({"1.name": an_answer()})
@@ -387,19 +387,19 @@ def _indices(world: RedisWorld) -> tuple[str, ...]:
 
 class TestLifetime:
     @pytest.mark.parametrize("ask", [Asked.ask, Asked.park])
-    async def test_a_wait_may_lengthen_it_up_to_the_limit(
+    async def test_a_wait_may_extend_the_ttl_up_to_the_limit(
         self, task: Asked, ask: Callable[..., Awaitable[bool]]
     ) -> None:
         created, ttl = task.record.created_at_ms, task.record.ttl_ms
         assert await ask(task, "one", extension=Extension(created + 3 * ttl, max_ttl_ms=2 * ttl))
         assert (await task.now()).ttl_ms == 2 * ttl
 
-    async def test_it_never_shortens_it(self, task: Asked) -> None:
+    async def test_a_wait_never_shortens_the_ttl(self, task: Asked) -> None:
         await task.ask("one", extension=Extension(task.record.created_at_ms + 1, max_ttl_ms=10))
         await task.ask("two")
         assert (await task.now()).ttl_ms == task.record.ttl_ms
 
-    async def test_everything_of_the_task_lives_as_long(self, in_redis: RedisWorld) -> None:
+    async def test_all_keys_of_the_task_expire_with_it(self, in_redis: RedisWorld) -> None:
         record = a_record(component="c" * 200)
         await in_redis.store.create(record, SNAPSHOT)
         task = Asked(in_redis, record)
@@ -471,7 +471,7 @@ steps = st.one_of(
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(steps, max_size=20))
-async def test_the_books_are_right_after_every_step(world: World, taken: list[tuple[str, Any]]) -> None:
+async def test_questions_status_and_due_leg_agree_after_every_step(world: World, taken: list[tuple[str, Any]]) -> None:
     record = a_record()
     await world.store.create(record, SNAPSHOT)
     task, model = Asked(world, record), Model()

@@ -80,7 +80,7 @@ async def test_a_caller_sees_what_it_has_changed(world: World, queue: Watchful, 
     assert site.reads == 2
 
 
-async def test_an_end_is_not_remembered(world: World, queue: Watchful) -> None:
+async def test_the_answer_that_a_task_has_ended_is_not_cached(world: World, queue: Watchful) -> None:
     site = Polling(world, queue, FOR_LONG)
     record = await site.engine.submit(a_submission())
     await world.store.change(record.ref, Change(to="cancelled"))
@@ -89,7 +89,7 @@ async def test_an_end_is_not_remembered(world: World, queue: Watchful) -> None:
     assert site.reads == 2
 
 
-def test_an_answer_is_good_for_its_interval() -> None:
+def test_a_cached_answer_holds_for_the_poll_interval() -> None:
     seconds = [0.0]
     polls, answer = RecentPolls(100, clock=lambda: seconds[0]), dict[str, Any](status="working")
     polls.note(ALICE, "task", MODERN, answer)

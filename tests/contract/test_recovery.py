@@ -145,7 +145,7 @@ async def test_open_tasks_and_live_workers_are_counted(world: World) -> None:
 
 
 class TestQuestions:
-    async def test_what_a_dead_worker_awaited_goes_with_it(self, world: World) -> None:
+    async def test_questions_that_a_dead_worker_awaited_are_removed(self, world: World) -> None:
         process, record = Process(world), await created(world, idempotent=True)
         await begun(world, record)
         assert await world.store.ask(record.ref, QUESTION, Asking(attempt=1, at_ms=1))
@@ -174,7 +174,7 @@ class TestQuestions:
         assert await process.store.recover(record.key, WORKER, "died", POLICY) == "failed"
         assert in_redis.client.exists(*names) == 0
 
-    async def test_what_a_dead_worker_returned_waits_on(self, world: World) -> None:
+    async def test_questions_that_a_dead_worker_returned_stay_open(self, world: World) -> None:
         process, record = Process(world), await created(world)
         await parked(world, record)
         await dead(process)
@@ -191,7 +191,7 @@ class TestQuestions:
         found = await process.store.sweep(process.reaper._id, POLICY)  # pyright: ignore[reportPrivateUsage]
         return found is not None and not found.dead
 
-    async def test_a_leg_that_nobody_published_is_published(
+    async def test_the_reaper_publishes_a_leg_that_was_not_published(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         process, record = Process(world), await created(world)
@@ -237,7 +237,7 @@ class TestDeaths:
         assert process.published == []
         assert world.told(record.ref) == 1
 
-    async def test_one_that_may_be_repeated_is_published_again_until_it_has_been_too_often(self, world: World) -> None:
+    async def test_an_idempotent_job_is_published_again_up_to_the_limit(self, world: World) -> None:
         process, record = Process(world), await created(world, idempotent=True)
         async with running(process):
             for attempt, worker in ((1, WORKER), (2, SECOND)):
@@ -258,7 +258,7 @@ class TestDeaths:
             await failure_of(world, record)
         assert process.published == []
 
-    async def test_a_worker_that_beats_is_left_alone(self, world: World) -> None:
+    async def test_a_worker_that_sends_heartbeats_keeps_its_jobs(self, world: World) -> None:
         process, record = Process(world), await created(world)
         await begun(world, record)
         beating = asyncio.create_task(process.life.run())
@@ -273,7 +273,7 @@ class TestDeaths:
             await asyncio.gather(beating, return_exceptions=True)
         assert (await now(world, record)).status == "working"
 
-    async def test_one_that_beats_again_after_it_was_found_dead_keeps_its_jobs(self, world: World) -> None:
+    async def test_a_worker_that_sends_a_heartbeat_after_it_was_found_dead_keeps_its_jobs(self, world: World) -> None:
         process, record = Process(world), await created(world)
         await begun(world, record)
         await process.store.beat(WORKER, 60_000)
@@ -287,7 +287,7 @@ class TestDeaths:
         assert await world.store.change(record.ref, Change(to=status))
         assert list(await process.store.claimed(WORKER)) == []
 
-    async def test_a_job_that_another_worker_has_by_now_is_that_ones(self, world: World) -> None:
+    async def test_a_job_that_another_worker_has_claimed_stays_with_it(self, world: World) -> None:
         process, record = Process(world), await created(world)
         assert claim(world, record)
         await begun(world, record, SECOND)
@@ -303,7 +303,7 @@ class TestDeaths:
         assert await process.store.recover(record.key, SECOND, "died", POLICY) == "again"
         assert (await now(world, record)).retries == 1
 
-    async def test_what_a_stopped_worker_had_not_begun_is_left_to_the_broker_for_a_while(
+    async def test_jobs_that_a_stopped_worker_had_not_begun_are_left_to_the_broker_for_a_while(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         process = Process(world)
@@ -320,7 +320,7 @@ class TestDeaths:
         await process.reaper.sweep()
         assert process.published == [(received.task_id, 1)]
 
-    async def test_nothing_is_published_that_a_worker_has_received_since(
+    async def test_no_job_is_published_that_a_worker_has_received_since(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         publishing_within(monkeypatch, 0)
@@ -332,7 +332,7 @@ class TestDeaths:
         assert process.published == []
         assert not world.is_due(received.ref)
 
-    async def test_a_lost_connection_takes_what_had_not_begun_and_was_claimed_before(
+    async def test_a_lost_connection_releases_jobs_that_were_claimed_before_and_had_not_begun(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         publishing_within(monkeypatch, 0)
@@ -389,7 +389,7 @@ class TestPublishing:
 
 
 class TestElection:
-    async def test_one_process_reaps(self, world: World) -> None:
+    async def test_one_process_at_a_time_is_the_reaper(self, world: World) -> None:
         first, second = Process(world), Process(world)
         assert await first.store.sweep("first", POLICY) is not None
         assert await second.store.sweep("second", POLICY) is None
@@ -398,7 +398,7 @@ class TestElection:
         await first.store.resign("first")
         assert await second.store.sweep("second", POLICY) is not None
 
-    async def test_another_takes_over_when_it_is_gone(self, world: World) -> None:
+    async def test_another_process_becomes_the_reaper_when_the_first_is_gone(self, world: World) -> None:
         first, second = Process(world), Process(world)
         assert await first.store.sweep("first", POLICY) is not None
 
@@ -424,7 +424,7 @@ class TestElection:
         await process.reaper.sweep()
         assert process.published == [(record.task_id, 2)]
 
-    async def test_an_outage_of_the_store_begins_that_time_anew(
+    async def test_an_outage_of_the_store_begins_that_lease_anew(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         process, record = Process(world), await created(world)
@@ -457,7 +457,7 @@ class TestExpiry:
             await eventually(lambda: process.results.forgotten == [record.job_id])
         assert await world.store.load(record.ref) is None
 
-    async def test_one_that_has_ended_is_only_forgotten(self, world: World) -> None:
+    async def test_only_the_result_of_an_expired_task_that_had_ended_is_forgotten(self, world: World) -> None:
         process = Process(world)
         record = await created(world, ttl_ms=1_000)
         assert await world.store.change(record.ref, Change(to="completed"))
@@ -465,7 +465,7 @@ class TestExpiry:
             await eventually(lambda: process.results.forgotten == [record.job_id])
         assert process.queue.revoked == []
 
-    async def test_more_of_them_than_a_batch_are_taken_up_at_once(
+    async def test_more_expired_tasks_than_a_batch_are_handled_at_once(
         self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("mcp_celery.store.recovery.BATCH", 2)

@@ -63,7 +63,9 @@ class TestLostConnections:
             assert (await soon(watch.__anext__())).record.status == "cancelled"
 
     @pytest.mark.shows("C11")
-    async def test_it_subscribes_again_and_gets_later_hints(self, own_store: OwnStore, own_world: RedisWorld) -> None:
+    async def test_a_follower_subscribes_again_and_gets_later_hints(
+        self, own_store: OwnStore, own_world: RedisWorld
+    ) -> None:
         engine = engine_over(own_world)
         task = await engine.submit(a_submission())
         async with engine.watch(ALICE, [task.task_id]) as watch:
@@ -165,7 +167,9 @@ def lose_the_next_answer(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 class TestKilledServer:
     @pytest.mark.shows("C11")
-    async def test_records_and_followers_survive_it(self, own_store: OwnStore, own_world: RedisWorld) -> None:
+    async def test_records_and_followers_survive_a_killed_server(
+        self, own_store: OwnStore, own_world: RedisWorld
+    ) -> None:
         engine = engine_over(own_world)
         task = await engine.submit(a_submission())
         async with engine.watch(ALICE, [task.task_id]) as watch:
@@ -183,7 +187,7 @@ class TestKilledServer:
             assert changed.accepted
             assert (await soon(watch.__anext__())).record.status_message == "after the restart"
 
-    async def test_what_is_pooled_from_before_a_restart_fails_no_request(
+    async def test_connections_pooled_before_a_restart_fail_no_request(
         self, own_store: OwnStore, own_world: RedisWorld
     ) -> None:
         task = a_record()
@@ -250,7 +254,7 @@ class TestSilentServer:
         for task in tasks:
             await eventually(lambda task=task: answers(hasty, task))
 
-    async def test_a_paused_server_is_waited_for_by_who_has_the_patience(
+    async def test_a_caller_with_a_longer_timeout_waits_for_a_paused_server(
         self, own_store: OwnStore, own_world: RedisWorld, hasty: RedisWorld
     ) -> None:
         task = a_record()

@@ -40,7 +40,9 @@ async def test_a_connection_that_was_reset_while_idle_fails_no_request(store_url
 
 @pytest.mark.shows("C11")
 @pytest.mark.parametrize("forgotten", ["idle", "in use"])
-async def test_a_connection_that_a_firewall_has_forgotten(store_url: str, forgotten: str) -> None:
+async def test_a_connection_that_a_firewall_dropped_is_replaced_within_one_timeout(
+    store_url: str, forgotten: str
+) -> None:
     """Nothing that is sent over it arrives, and nobody says so.
 
     An idle one costs no request. One in use costs a time-out, after which a command that may be repeated is sent over
@@ -83,7 +85,7 @@ async def test_a_connection_that_a_firewall_has_forgotten(store_url: str, forgot
         ("unix:///store.sock", UnixDomainSocketConnection),
     ],
 )
-async def test_each_kind_of_connection_notices(url: str, kind: type[AbstractConnection]) -> None:
+async def test_each_kind_of_connection_has_the_check_for_resets(url: str, kind: type[AbstractConnection]) -> None:
     client = connect(url, max_connections=1, timeout_seconds=1)
     connection: AbstractConnection = client.redis.connection_pool.make_connection()
     assert isinstance(connection, kind)

@@ -503,7 +503,7 @@ def events(world: RedisWorld) -> list[str]:
 
 
 @pytest.mark.parametrize("command", ["ZREM", "DEL"])
-async def test_what_was_removed_from_an_index_is_removed_again_without_harm(in_redis: RedisWorld, command: str) -> None:
+async def test_removing_an_index_entry_twice_is_no_error(in_redis: RedisWorld, command: str) -> None:
     record = await created(in_redis)
     removal = commands.on_index(command, in_redis.keys.unclaimed, *([record.key] if command == "ZREM" else []))
     await in_redis.store.run(removal)
@@ -695,7 +695,9 @@ def calls_of_scripts(world: RedisWorld) -> int:
     return int(cast(Any, world.client).info("commandstats")["cmdstat_evalsha"]["calls"])
 
 
-async def test_what_was_not_sent_is_sent_whatever_it_is(through: RedisWorld, proxy: Proxy) -> None:
+async def test_a_call_that_was_not_sent_is_sent_again_even_if_it_must_not_be_repeated(
+    through: RedisWorld, proxy: Proxy
+) -> None:
     """A connection that was reset while it was idle costs no request, not even one that is never repeated."""
     for number in range(1, 4):
         assert (await soon(through.store.count_failed_lookups("r", 1, window_ms=60_000))).number == number

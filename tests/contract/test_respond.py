@@ -110,14 +110,14 @@ class TestAwaited:
             await engine.respond(ALICE, record.task_id, {"one": ADA, "two": NOBODY})
         assert await engine.get(ALICE, record.task_id) == before
 
-    async def test_too_much_is_refused(self, engine: TaskEngine, world: World) -> None:
+    async def test_answers_above_the_size_limit_are_refused(self, engine: TaskEngine, world: World) -> None:
         record = await awaiting(engine, world, "one")
         with pytest.raises(AnswersTooLargeError):
             await engine.respond(ALICE, record.task_id, {"one": {"action": "accept", "content": {"name": "x" * 300}}})
         assert await requests_of(engine, record) == ["one"]
 
     @pytest.mark.parametrize("responses", [{}, {"unknown": NOBODY}, {"one": NOBODY}])
-    async def test_what_has_no_open_question_is_ignored(
+    async def test_an_answer_without_an_open_question_is_ignored(
         self, engine: TaskEngine, world: World, responses: dict[str, object]
     ) -> None:
         record = await awaiting(engine, world, "one", "two")
@@ -208,7 +208,9 @@ class TestReturned:
         assert snapshot.params["inputResponses"] == {"name": ADA}
 
     @pytest.mark.shows("M17")
-    async def test_a_cancelled_task_cannot_be_woken(self, engine: TaskEngine, world: World, queue: Watchful) -> None:
+    async def test_an_answer_does_not_resume_a_cancelled_task(
+        self, engine: TaskEngine, world: World, queue: Watchful
+    ) -> None:
         record = await parked(engine, world, "name")
         assert (await engine.cancel(ALICE, record.task_id)).status == "cancelled"
         assert (await engine.respond(ALICE, record.task_id, {"1.name": ADA})).status == "cancelled"

@@ -95,7 +95,7 @@ async def test_no_content_of_component_or_caller_can_be_read(sealed: RedisWorld)
     assert stored.record.error == RpcError(-32000, "planted error", {"a": "planted"})
 
 
-async def test_the_next_job_gets_what_was_kept_for_it(sealed: RedisWorld) -> None:
+async def test_the_next_job_gets_the_answers_and_state_that_were_kept_for_it(sealed: RedisWorld) -> None:
     record = await parked(sealed)
     snapshot = await sealed.store.start(record.ref, Start(attempt=2, retries=0, at_ms=now_ms()))
     assert snapshot is not None
@@ -188,20 +188,22 @@ class TestRecords:
         return refused.value.reason
 
     @pytest.mark.parametrize("field", [name for name in FIXED if name not in ("scope", "task_id")])
-    async def test_one_in_which_a_fixed_field_was_changed_is_not_read(self, sealed: RedisWorld, field: str) -> None:
+    async def test_a_record_in_which_a_fixed_field_was_changed_is_not_read(
+        self, sealed: RedisWorld, field: str
+    ) -> None:
         record = await created(sealed)
         key = sealed.keys.record(record.scope, record.task_id)
         value = {"type": "prompt", "work": "[1, 0, false]", "format": "1", "options": "{}"}.get(field, "1234")
         sealed.client.hset(key, field, value)
         assert "its fixed fields were changed" in await self.refused(sealed, record.ref)
 
-    async def test_one_that_is_not_signed_is_not_read(self, sealed: RedisWorld) -> None:
+    async def test_a_record_without_a_signature_is_not_read(self, sealed: RedisWorld) -> None:
         record = await created(sealed)
         sealed.client.hdel(sealed.keys.record(record.scope, record.task_id), "signature")
         assert "it is not signed" in await self.refused(sealed, record.ref)
 
     @pytest.mark.parametrize("with_names", [False, True])
-    async def test_one_that_was_copied_is_not_read(self, sealed: RedisWorld, with_names: bool) -> None:
+    async def test_a_copied_record_is_not_read(self, sealed: RedisWorld, with_names: bool) -> None:
         """Who may read a task of its own and write to the store would else read the tasks of others."""
         record, other = await created(sealed), a_record(scope="mallory")
         place = sealed.keys.record(other.scope, other.task_id)
@@ -214,7 +216,7 @@ class TestRecords:
                 await sealed.store.load(other.ref)
             assert "it is another task's" in refused.value.reason
 
-    async def test_a_list_leaves_it_out_and_keeps_its_place(
+    async def test_a_list_leaves_out_a_forged_record_and_keeps_its_place(
         self, sealed: RedisWorld, caplog: pytest.LogCaptureFixture
     ) -> None:
         forged, record = await created(sealed), await created(sealed)
@@ -242,7 +244,7 @@ class TestRecords:
             await rotated.aclose()
             await removed.aclose()
 
-    async def test_an_unsigned_one_is_read_while_that_is_accepted_and_a_forged_one_never(
+    async def test_an_unsigned_record_is_read_where_that_is_accepted_and_a_forged_one_never(
         self, sealed: RedisWorld, store_url: str
     ) -> None:
         record = await created(sealed)
@@ -268,7 +270,7 @@ class TestRecords:
 class TestLifetime:
     """A task that somebody brings back from a copy is not run for ever."""
 
-    async def test_a_job_begins_within_the_longest_life_of_its_task_and_not_later(self, sealed: RedisWorld) -> None:
+    async def test_a_job_begins_within_the_longest_lifetime_of_its_task_and_not_later(self, sealed: RedisWorld) -> None:
         for late, may_start in ((-1_000, True), (CLOCK_SKEW_MS + 1_000, False)):
             record = replace(a_record(), max_ttl_ms=90_000)
             await sealed.store.create(record, SNAPSHOT)
@@ -281,7 +283,7 @@ class TestLifetime:
                     await starting
                 assert refused.value.reason == "its task is older than its longest time to live"
 
-    async def test_no_process_extends_it_beyond_that(self, sealed: RedisWorld) -> None:
+    async def test_no_process_extends_a_task_beyond_its_longest_lifetime(self, sealed: RedisWorld) -> None:
         record = replace(a_record(), max_ttl_ms=90_000)
         await sealed.store.create(record, SNAPSHOT)
         until = record.created_at_ms + 3_600_000

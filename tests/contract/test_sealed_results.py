@@ -124,7 +124,7 @@ async def test_a_result_is_read_although_its_worker_died_before_it_reported_the_
     assert (view.record.status_message, view.record.progress) == ("planted message", Progress(1, 2))
 
 
-async def test_nothing_that_is_stored_can_be_read(sealed: Sealed) -> None:
+async def test_stored_results_show_no_plain_text(sealed: Sealed) -> None:
     record = await sealed.submitted()
     stored = json.dumps([genuine(record), *seals(KEY).error(ERROR, run_of(record)).args])
     assert "planted" not in stored
@@ -249,7 +249,7 @@ class TestKeys:
         assert (await sealed.view(record, OTHER, KEY)).result == OUTCOME.result
         assert (await sealed.view(record, OTHER)).record.error == REFUSED
 
-    async def test_a_server_without_keys_refuses_what_is_sealed(
+    async def test_a_server_without_keys_refuses_sealed_results(
         self, sealed: Sealed, caplog: pytest.LogCaptureFixture
     ) -> None:
         record = await sealed.completed(genuine)
@@ -267,7 +267,7 @@ class TestKeys:
         sealed.put(record, seals().result(OUTCOME, run_of(record)))
         assert (await sealed.engine().get(ALICE, record.task_id)).result == OUTCOME.result
 
-    async def test_what_is_not_sealed_is_read_while_that_is_accepted(self, sealed: Sealed) -> None:
+    async def test_unsealed_results_are_read_while_that_is_accepted(self, sealed: Sealed) -> None:
         of_0_1_0 = JobOutcome(OUTCOME.result, form=UNNUMBERED)
         for outcome in (OUTCOME, of_0_1_0):
             record = await sealed.completed(outcome)
@@ -280,7 +280,7 @@ class TestKeys:
         moved = await sealed.completed(FORGERIES["another task's"])
         assert (await sealed.view(moved, accept_unsealed=True)).record.error == REFUSED
 
-    async def test_a_worker_that_accepts_what_is_not_sealed_stores_what_0_1_0_reads(self, sealed: Sealed) -> None:
+    async def test_a_worker_that_accepts_unsealed_results_stores_results_that_0_1_0_reads(self, sealed: Sealed) -> None:
         worker = ResultSeals(NAMESPACE, snapshots_with([KEY], accept_unsealed=True).of_workers.sealing)
         record = await sealed.submitted()
         of_0_1_0 = JobOutcome(OUTCOME.result, form=UNNUMBERED)

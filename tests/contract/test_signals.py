@@ -17,7 +17,7 @@ def test_started_programs_can_be_interrupted() -> None:
 
 
 @pytest.mark.slow
-def test_the_same_where_a_shell_runs_the_tests_in_the_background() -> None:
+def test_programs_started_by_tests_in_the_background_of_a_shell_can_be_interrupted() -> None:
     test = f"{__file__}::{test_started_programs_can_be_interrupted.__name__}"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],

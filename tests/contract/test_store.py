@@ -77,12 +77,12 @@ class TestRecords:
         record = await created(world)
         assert await load(world, record.ref) == record
 
-    async def test_it_is_found_under_its_own_scope_only(self, world: World) -> None:
+    async def test_a_record_is_found_under_its_own_scope_only(self, world: World) -> None:
         record = await created(world)
         for scope in (None, "", "client-a", "client-a|bob"):
             assert await load(world, TaskRef(scope, record.task_id)) is None
 
-    async def test_an_anonymous_record_is_no_other_callers(self, world: World) -> None:
+    async def test_an_anonymous_record_is_found_by_no_other_caller(self, world: World) -> None:
         record = await created(world, scope=None)
         assert await load(world, record.ref) == record
         assert await load(world, TaskRef("anon", record.task_id)) is None
@@ -153,7 +153,7 @@ class TestRecords:
 
 class TestChanges:
     @pytest.mark.parametrize("target", STATUSES)
-    async def test_a_working_task_may_become(self, world: World, target: TaskStatus) -> None:
+    async def test_a_working_task_may_move_to_any_allowed_status(self, world: World, target: TaskStatus) -> None:
         record = await created(world)
         change = Change(to=target, at_ms=record.created_at_ms + 5)
         expected = replace(record, status=target, updated_at_ms=record.created_at_ms + 5, revision=2)
@@ -162,7 +162,7 @@ class TestChanges:
 
     @pytest.mark.parametrize("target", STATUSES)
     @pytest.mark.parametrize("terminal", ["completed", "failed", "cancelled"])
-    async def test_terminal_is_final(self, world: World, terminal: TaskStatus, target: TaskStatus) -> None:
+    async def test_a_terminal_status_is_final(self, world: World, terminal: TaskStatus, target: TaskStatus) -> None:
         record = await created(world)
         ended = await accepted(world, record.ref, Change(to=terminal, status_message="the end"))
         late = Change(to=target, status_message="too late", is_error=True, error=RpcError(1, "x"), at_ms=now_ms() + 99)
@@ -193,7 +193,7 @@ class TestChanges:
         await accepted(world, record.ref, Change(to="working", attempt=2))
         await accepted(world, record.ref, Change(to="completed", attempt=None))
 
-    async def test_it_carries_everything_it_names(self, world: World) -> None:
+    async def test_a_change_sets_every_field_that_it_names(self, world: World) -> None:
         record = await created(world)
         error = RpcError(-32001, "No such year", {"year": [1, None, "ü"]})
         change = Change(
@@ -212,7 +212,7 @@ class TestChanges:
         assert read.updated_at_ms == change.at_ms
         assert read.created_at_ms == record.created_at_ms
 
-    async def test_what_it_does_not_name_stays(self, world: World) -> None:
+    async def test_a_change_keeps_the_fields_that_it_does_not_name(self, world: World) -> None:
         record = await created(world)
         await accepted(world, record.ref, Change(to="working", status_message="half", progress=Progress(0.5)))
         read = await accepted(world, record.ref, Change(to="working"))
@@ -232,7 +232,7 @@ class TestChanges:
         assert read.status_message is not None
         assert len(read.status_message) == len(message)
 
-    async def test_reading_claiming_and_starting_are_no_changes(self, world: World) -> None:
+    async def test_reading_claiming_and_starting_leave_revision_and_times(self, world: World) -> None:
         record = await created(world)
         await load(world, record.ref)
         assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
@@ -267,7 +267,7 @@ class TestClaims:
         assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
 
     @pytest.mark.parametrize("terminal", ["completed", "failed", "cancelled"])
-    async def test_a_task_that_has_ended_is_nobodys(self, world: World, terminal: TaskStatus) -> None:
+    async def test_a_task_that_has_ended_cannot_be_claimed(self, world: World, terminal: TaskStatus) -> None:
         record = await created(world)
         ended = await accepted(world, record.ref, Change(to=terminal))
         assert not world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
@@ -293,7 +293,7 @@ class TestStarts:
             assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1, key=forged)) is None
         assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1, key=record.key)) == SNAPSHOT
 
-    async def test_it_starts_once_for_each_attempt_and_retry(self, world: World) -> None:
+    async def test_a_body_starts_once_for_each_attempt_and_retry(self, world: World) -> None:
         record = await created(world)
         granted = [
             await world.store.start(record.ref, Start(attempt=1, retries=retries, at_ms=retries)) is not None
@@ -317,7 +317,7 @@ class TestStarts:
         assert await world.store.start(record.ref, Start(attempt=1, retries=1, at_ms=1, delivery="two")) == SNAPSHOT
         assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1, delivery="one")) is None
 
-    async def test_another_attempt_does_not_start(self, world: World) -> None:
+    async def test_a_delivery_of_another_attempt_does_not_start(self, world: World) -> None:
         record = await created(world, attempt=2)
         assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1)) is None
         assert await world.store.start(record.ref, Start(attempt=3, retries=0, at_ms=1)) is None
@@ -343,19 +343,19 @@ class TestClaimsAndStarts:
         assert world.ledger.claim(record.ref, attempt=1, retries=1, claim=other)
         assert (await load(world, record.ref)) == replace(record, claim=other, started_at_ms=1)
 
-    async def test_the_worker_that_begins_a_job_nobody_claimed_has_it(self, world: World) -> None:
+    async def test_a_worker_that_starts_an_unclaimed_job_claims_it(self, world: World) -> None:
         record = await created(world)
         assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=7, worker="celery@host"))
         assert (await load(world, record.ref)) == replace(record, claim=Claim("celery@host", 7), started_at_ms=7)
 
-    async def test_the_worker_that_begins_a_job_has_it_since_it_was_first_claimed(self, world: World) -> None:
+    async def test_a_worker_that_starts_a_job_keeps_the_time_of_the_first_claim(self, world: World) -> None:
         record = await created(world)
         assert world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
         assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=7, worker="celery@other"))
         expected = replace(record, claim=replace(CLAIM, worker="celery@other"), started_at_ms=7)
         assert (await load(world, record.ref)) == expected
 
-    async def test_a_change_for_what_has_not_begun_is_refused_once_it_has(self, world: World) -> None:
+    async def test_a_change_for_a_job_that_has_not_begun_is_refused_once_it_has(self, world: World) -> None:
         record = await created(world)
         late = Change(to="failed", unless_begun=0)
         assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1))
@@ -441,7 +441,7 @@ class TestExpiry:
         assert not world.ledger.claim(record.ref, attempt=1, claim=CLAIM)
         assert world.told(record.ref) == 0
 
-    async def test_changes_do_not_lengthen_its_life(self, world: World) -> None:
+    async def test_changes_do_not_extend_the_ttl(self, world: World) -> None:
         record = await created(world, ttl_ms=150)
 
         async def refused() -> bool:
@@ -480,7 +480,7 @@ class TestFind:
 
 
 class TestInRedisOnly:
-    async def test_record_snapshot_alias_and_list_live_as_long_as_the_task(self, in_redis: RedisWorld) -> None:
+    async def test_record_snapshot_alias_and_list_expire_with_the_task(self, in_redis: RedisWorld) -> None:
         record = await created(in_redis, scope="s" * 500)
         changes = {Change(to="working", status_message="x"): 4, Change(to="completed"): 3}  # the snapshot goes first
         for change, keys in changes.items():

@@ -75,7 +75,7 @@ async def test_a_request_above_the_limit_by_itself_is_refused(world: World) -> N
     assert await is_full(world, Quota("alice", bytes=REQUEST_BYTES))
 
 
-async def test_another_requestor_has_its_own(world: World) -> None:
+async def test_another_requestor_has_a_limit_of_its_own(world: World) -> None:
     for requestor in ("alice", "bob"):
         quota = replace(TWO, requestor=requestor)
         assert [await is_full(world, quota), await keep(world, quota), await keep(world, quota)][0] is False
@@ -89,7 +89,7 @@ async def test_the_request_of_a_task_that_has_ended_counts_no_more(world: World)
     assert not await is_full(world)
 
 
-async def test_what_is_taken_back_and_what_has_expired_counts_no_more(world: World) -> None:
+async def test_tasks_that_were_taken_back_or_have_expired_count_no_more(world: World) -> None:
     first, _ = await keep(world), await keep(world, ttl_ms=1_000)
     assert await is_full(world)
     assert await world.store.delete(first.ref)
@@ -103,7 +103,7 @@ async def _has_room(world: World) -> bool:
     return not await is_full(world)
 
 
-async def test_records_count_too(world: World) -> None:
+async def test_the_bytes_of_records_count_too(world: World) -> None:
     for _ in range(9):
         record = await keep(world, replace(TWO, bytes=1_000_000))
         await world.store.change(record.ref, Change(to="failed"))
@@ -126,7 +126,7 @@ class TestInRedis:
             await in_redis.store.create(record, BIG, TWO)
         assert not await is_full(in_redis)
 
-    async def test_a_task_counts_for_as_long_as_it_lives(self, in_redis: RedisWorld) -> None:
+    async def test_a_task_counts_until_it_expires(self, in_redis: RedisWorld) -> None:
         await keep(in_redis)
         brief = await keep(in_redis, ttl_ms=1_000)
         until = Extension(until_ms=now_ms() + 50_000, max_ttl_ms=60_000)
@@ -136,7 +136,7 @@ class TestInRedis:
         await eventually(lambda: now_ms() > brief.expires_at_ms)
         assert await is_full(in_redis)
 
-    async def test_the_books_are_right_and_end_with_the_last_task(self, in_redis: RedisWorld) -> None:
+    async def test_the_counted_bytes_are_right_and_gone_with_the_last_task(self, in_redis: RedisWorld) -> None:
         index = in_redis.keys.counted("stored", "alice")
         for ttl_ms in (50_000, 90_000):
             record = await keep(in_redis, ttl_ms=ttl_ms)
@@ -149,7 +149,7 @@ class TestInRedis:
         assert total == sum(map(int, sizes.values()))
         assert int(sizes[record.key.encode()]) == RECORD_BYTES
 
-    async def test_a_refusal_leaves_nothing(self, in_redis: RedisWorld) -> None:
+    async def test_a_refused_task_leaves_no_key(self, in_redis: RedisWorld) -> None:
         await keep(in_redis)
         await keep(in_redis)
         before = in_redis.keys_left()
@@ -194,7 +194,7 @@ class Redis:
 
 
 class TestMemory:
-    async def test_what_is_let_in_between_two_looks_counts(self) -> None:
+    async def test_tasks_accepted_between_two_measurements_count(self) -> None:
         store = Redis(used=400)
         assert [await store.has_room(200) for _ in range(4)] == [True, True, False, False]
         assert store.looks == 1
@@ -204,7 +204,7 @@ class TestMemory:
         assert not await store.has_room(1)
         assert store.looks == 2
 
-    async def test_a_store_that_is_full_is_looked_at_again_soon(self) -> None:
+    async def test_a_full_store_is_measured_again_soon(self) -> None:
         store = Redis(used=950)
         assert not await store.has_room(1)
         store.info["used_memory"] = 100
@@ -227,7 +227,7 @@ class TestMemory:
         assert store.looks == 1
         assert "MCP_CELERY_MAX_STORE_MEMORY_PERCENT has no effect" in caplog.text
 
-    async def test_an_outage_is_one(self) -> None:
+    async def test_an_outage_while_measuring_is_reported_as_one(self) -> None:
         async def fail() -> dict[str, Any]:
             raise StoreUnavailableError from redis.ConnectionError()
 

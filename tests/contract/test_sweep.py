@@ -44,14 +44,14 @@ async def test_workers_are_dead_whose_heartbeat_has_ended(in_redis: RedisWorld) 
     assert list((await swept(in_redis)).dead) == ["dead"]
 
 
-async def test_a_heartbeat_holds_as_long_as_it_says(in_redis: RedisWorld) -> None:
+async def test_a_heartbeat_holds_for_its_own_lease(in_redis: RedisWorld) -> None:
     await in_redis.recovery().beat("worker", 5 * MINUTE_MS)
     assert list((await swept(in_redis)).dead) == []
     ends: Any = in_redis.client.zscore(in_redis.keys.workers, "worker")
     assert 4 * MINUTE_MS < ends - now_ms() <= 5 * MINUTE_MS
 
 
-async def test_a_job_is_due_when_who_made_it_due_has_had_the_time_to_publish_it(in_redis: RedisWorld) -> None:
+async def test_a_job_is_due_when_the_grace_period_of_its_publisher_has_passed(in_redis: RedisWorld) -> None:
     long_ago, now = a_record().key, a_record().key
     put(in_redis, in_redis.keys.due, **{long_ago: -1, now: 0})
     assert list((await swept(in_redis)).due) == [long_ago]
@@ -72,7 +72,7 @@ async def test_a_sweep_says_of_an_expiring_task_whether_its_job_is_open(world: W
     assert (found.key, found.leg, found.is_open, found.worker) == (record.key, 1, True, None)
 
 
-async def test_of_a_task_that_no_sweep_saw_before_it_expired_the_same_is_known(in_redis: RedisWorld) -> None:
+async def test_a_task_that_expired_before_any_sweep_saw_it_is_known_as_well(in_redis: RedisWorld) -> None:
     world, work = in_redis, ForeignWork(parts=2, gathered=1, may_terminate=True)
     exposed, ended, continued, claimed = tasks = [
         await created(world, minutes=3, work=one) for one in (work, OWN_WORK, OWN_WORK, OWN_WORK)
@@ -100,7 +100,7 @@ async def test_whether_the_jobs_of_an_expired_task_hide_its_id_is_known(world: W
     assert (found.hidden, found.job_ids) == (Hidden.TASK_ID, [record.job_id])
 
 
-async def test_what_the_release_before_remembered_is_read(in_redis: RedisWorld) -> None:
+async def test_what_the_previous_release_kept_of_a_task_is_read(in_redis: RedisWorld) -> None:
     record = await created(in_redis, minutes=3)
     in_redis.client.hset(in_redis.keys.remembered, record.key, "[2,true,false,false]")
     (found,) = (await swept(in_redis)).expiring

@@ -86,7 +86,7 @@ async def test_every_move_of_the_status_table_is_reported_and_no_other(
     assert told(world) == [(cause, source, after, 1, 1)]
 
 
-async def test_the_life_of_a_job_is_reported_step_by_step(world: World) -> None:
+async def test_each_step_of_a_job_is_reported(world: World) -> None:
     record = await created(world)
     assert world.ledger.claim(record.ref, attempt=1, claim=Claim("w1", now_ms()))
     await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms(), worker="w1"))
@@ -164,7 +164,7 @@ async def test_a_body_that_starts_again_takes_back_what_it_asked(world: World) -
     assert told(world) == [("started", "input_required", "working", 1, 1)]
 
 
-async def test_what_is_refused_is_not_reported(world: World) -> None:
+async def test_a_refused_change_is_not_reported(world: World) -> None:
     record = await created(world)
     ref = record.ref
     assert not world.ledger.claim(ref, attempt=2, claim=Claim("w1", now_ms()))
@@ -243,7 +243,7 @@ async def test_an_open_task_that_expires_is_reported_once(world: World) -> None:
     assert (world.transitions[0].ref, world.transitions[0].component) == (record.ref, "reports://{year}")
 
 
-async def test_an_observer_that_fails_concerns_neither_the_task_nor_the_others(
+async def test_a_failing_observer_affects_neither_the_task_nor_other_observers(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[Transition] = []

@@ -125,7 +125,7 @@ class TestWindow:
         await hall.end(tasks[2])
         assert hall.due(tasks) == [3, 4, 5]
 
-    async def test_a_caller_whom_limits_do_not_concern_takes_no_turns(self, hall: Hall) -> None:
+    async def test_a_caller_without_limits_takes_no_turns(self, hall: Hall) -> None:
         await hall.workers(1)
         await hall.several(4)
         assert await hall.waits(await hall.submit(ALICE)) == [False]
@@ -381,7 +381,7 @@ class TestPublishing:
 
 
 class TestInRedis:
-    async def test_what_is_lost_or_forged_in_redis_is_mended_by_a_sweep(self, in_redis: RedisWorld) -> None:
+    async def test_a_sweep_corrects_turns_that_were_lost_or_forged_in_redis(self, in_redis: RedisWorld) -> None:
         hall, recovery, client, keys = Hall(in_redis), in_redis.recovery(), cast("Any", in_redis.client), in_redis.keys
         await hall.workers(2)
         tasks = await hall.several(6)
@@ -412,7 +412,7 @@ class TestInRedis:
         ours = [key for key in left if ":running:" in key or ":turns" in key or key == keys.waiting]
         assert ours == []
 
-    async def test_a_record_names_no_line_of_another_server(self, in_redis: RedisWorld) -> None:
+    async def test_a_record_names_no_waiting_list_of_another_server(self, in_redis: RedisWorld) -> None:
         hall, client = Hall(in_redis), cast("Any", in_redis.client)
         other = f"{in_redis.prefix}:other:turns:~~0"
         client.zadd(other, {"it": 1}, nx=True)

@@ -114,14 +114,14 @@ async def test_foreign_missing_and_malformed_ids_are_left_out(world: World, engi
         assert await ended(watch)
 
 
-async def test_with_no_task_of_ones_own_there_is_nothing_to_follow(engine: TaskEngine) -> None:
+async def test_a_caller_without_tasks_gets_an_empty_watch(engine: TaskEngine) -> None:
     for ids in ([], ["x" * 43]):
         async with engine.watch(ALICE, ids) as watch:
             assert watch.accepted == []
             assert await ended(watch)
 
 
-async def test_a_task_that_expires_ends_without_a_word(engine: TaskEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_task_that_expires_ends_without_a_report(engine: TaskEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcp_celery.engine.subscription.RECHECK_SECONDS", 0.02)
     task = await engine.submit(a_submission(ttl_ms=1_000))
     async with engine.watch(ALICE, [task.task_id]) as watch:
@@ -166,7 +166,7 @@ async def test_a_follower_waits_through_an_outage_and_gets_the_state_afterwards(
         assert (await waiting)[1] == "cancelled"
 
 
-async def test_it_is_used_in_its_context(engine: TaskEngine) -> None:
+async def test_a_watch_that_is_not_entered_ends_at_once(engine: TaskEngine) -> None:
     task = await engine.submit(a_submission())
     watch = engine.watch(ALICE, [task.task_id])
     assert await ended(watch)

@@ -107,7 +107,7 @@ async def test_an_end_makes_one_webhook_and_no_other_move_does(world: World, tar
     assert (webhook.status_message, webhook.attempts) == (None, 0)
 
 
-async def test_a_result_that_is_stored_with_its_task_makes_one(world: World) -> None:
+async def test_a_result_that_is_stored_with_its_task_makes_one_webhook(world: World) -> None:
     template = "reports://{year}"
     record = replace(a_record(component="reports://2026"), task_type="resource", declared_as=template)
     await created(world, record=record)
@@ -119,7 +119,7 @@ async def test_a_result_that_is_stored_with_its_task_makes_one(world: World) -> 
         world.client.delete(f"{record.task_id}:result")
 
 
-async def test_each_time_that_a_task_comes_to_wait_for_its_client_makes_one(world: World) -> None:
+async def test_each_wait_of_a_task_for_its_client_makes_one_webhook(world: World) -> None:
     record = await created(world)
     one, another = (Question(name, "roots/list", {}) for name in ("one", "another"))
     assert await world.store.ask(record.ref, one, asking())
@@ -135,7 +135,7 @@ async def test_each_time_that_a_task_comes_to_wait_for_its_client_makes_one(worl
     assert [webhook.sequence for webhook in found] == [2, 5, 6]
 
 
-async def test_a_task_that_recovery_ends_makes_one(world: World) -> None:
+async def test_a_task_that_recovery_ends_makes_one_webhook(world: World) -> None:
     record = await created(world)
     assert world.ledger.claim(record.ref, attempt=1, claim=Claim("w1", now_ms()))
     await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms(), worker="w1"))
@@ -143,7 +143,7 @@ async def test_a_task_that_recovery_ends_makes_one(world: World) -> None:
     assert [one.status for one in await kept(world)] == ["failed"]
 
 
-async def test_a_task_without_webhooks_makes_none(world: World) -> None:
+async def test_a_task_without_webhooks_makes_no_webhook(world: World) -> None:
     record = await created(world, None)
     await world.store.change(record.ref, Change(to="completed"))
     assert await kept(world) == []
@@ -203,7 +203,7 @@ async def test_a_sealed_message_is_sealed_in_the_webhook_too(store_url: str) -> 
     await world.aclose()
 
 
-async def test_a_webhook_is_one_callers_at_a_time_until_it_is_settled(world: World) -> None:
+async def test_one_process_at_a_time_delivers_a_webhook(world: World) -> None:
     record = await created(world)
     await world.store.change(record.ref, Change(to="completed"))
     outbox = world.outbox()
@@ -327,7 +327,7 @@ async def test_a_webhook_has_contents_only_where_configured_and_never_the_id_of_
 
 
 @pytest.mark.parametrize("status", [301, 503])
-async def test_what_is_no_success_is_tried_again_and_redirects_are_not_followed(
+async def test_a_delivery_without_success_is_tried_again_and_redirects_are_not_followed(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     monkeypatch.setattr("mcp_celery.engine.webhooks.FIRST_PAUSE_MS", 0)

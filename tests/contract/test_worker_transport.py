@@ -178,7 +178,7 @@ def test_no_more_messages_are_taken_than_the_worker_may_prefetch(broker: Broker)
         assert broker.waiting("a") == 7
 
 
-def test_queues_have_turns(broker: Broker) -> None:
+def test_messages_are_taken_from_queues_in_turn(broker: Broker) -> None:
     broker.put("a", *(f"a{number}" for number in range(4)))
     broker.put("b", *(f"b{number}" for number in range(2)))
     got: list[Any] = []
@@ -215,7 +215,7 @@ def test_urgent_messages_of_all_queues_come_first(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("left_by_ours", [True, False], ids=["ours to kombu", "kombu to ours"])
-def test_what_a_killed_worker_leaves_is_restored_by_the_other_transport(broker: Broker, left_by_ours: bool) -> None:
+def test_messages_of_a_killed_worker_are_restored_by_the_other_transport(broker: Broker, left_by_ours: bool) -> None:
     broker.put("a", *range(5))
     broker.put("a", "é ☃", {"deep": [1, None, {"a": "/"}]}, priority=3)
     sent = set(broker.client.lrange(broker.key("a"), 0, -1)) | set(
@@ -245,7 +245,7 @@ def test_what_a_killed_worker_leaves_is_restored_by_the_other_transport(broker: 
     assert len(sent) == 7
 
 
-def test_what_is_noted_is_what_kombu_notes(broker: Broker) -> None:
+def test_taken_messages_are_noted_as_kombu_notes_them(broker: Broker) -> None:
     noted: list[dict[bytes, Any]] = []
     broker.put("a", "first", "é ☃", {"n": [1.5, True]})
     for batched in (True, False):
@@ -418,7 +418,7 @@ def test_items_that_are_no_messages_are_dropped_from_among_others(broker: Broker
         assert (broker.unacked(), broker.waiting("a")) == (2, 0)
 
 
-def test_what_was_taken_goes_back_in_order_when_handing_on_fails(broker: Broker) -> None:
+def test_taken_messages_return_in_order_when_handing_them_on_fails(broker: Broker) -> None:
     broker.put("a", *range(4))
     got: list[Any] = []
 
@@ -456,7 +456,7 @@ def test_beside_a_queue_whose_messages_need_no_acknowledgement_each_message_is_t
             message.ack()
 
 
-def test_kombu_has_what_is_needed() -> None:
+def test_kombu_has_every_name_that_the_transport_needs() -> None:
     assert missing() is None
 
 

@@ -31,7 +31,9 @@ SHRUNK: Final = 6
 @pytest.mark.each_pool
 @pytest.mark.smoke
 @pytest.mark.shows("C18")
-async def test_kept_examples_and_generated_tools(pool: Pool, request: pytest.FixtureRequest) -> None:
+async def test_kept_examples_and_generated_tools_answer_as_plain_calls(
+    pool: Pool, request: pytest.FixtureRequest
+) -> None:
     count = QUICK if request.config.getoption("--quick") else MODULE
     await require_the_same([*kept(EXAMPLES), *generated(seed_of(request, 0), count)], pool)
 
@@ -39,7 +41,7 @@ async def test_kept_examples_and_generated_tools(pool: Pool, request: pytest.Fix
 @pytest.mark.long
 @pytest.mark.each_pool
 @pytest.mark.parametrize("nth", range(1, 11))
-async def test_many_generated_tools(nth: int, pool: Pool, request: pytest.FixtureRequest) -> None:
+async def test_many_generated_tools_answer_as_plain_calls(nth: int, pool: Pool, request: pytest.FixtureRequest) -> None:
     """Other tools in each run; `--differential-seed`, or pytest-randomly's own, repeats them."""
     first = seed_of(request, cast(int, request.config.getoption("randomly_seed", 0)))
     await require_the_same(generated(first + nth, MODULE), pool)

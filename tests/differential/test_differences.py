@@ -60,7 +60,7 @@ NOT_SERIALIZED: Final = error(-32603, "The job's result could not be serialized"
         pair(text("2026-07-28"), text("2025-11-25")),
     ],
 )
-def test_documented_differences(same: Pair) -> None:
+def test_documented_differences_are_no_faults(same: Pair) -> None:
     assert compare(same) == ""
 
 
@@ -91,12 +91,12 @@ def test_documented_differences(same: Pair) -> None:
         pair(error(1, "x"), error(2, "x")),
     ],
 )
-def test_all_others_are_faults(different: Pair) -> None:
+def test_differences_that_are_not_documented_are_faults(different: Pair) -> None:
     assert compare(different)
 
 
 @pytest.mark.parametrize("way", ["server", "worker"])
-def test_calls_in_the_foreground_have_fewer(way: str) -> None:
+def test_foreground_calls_have_fewer_differences(way: str) -> None:
     related = text("x", _meta={"io.modelcontextprotocol/related-task": {}})
     assert compare(pair(text("x"), replace(related, status=None), way=way, **CORE))
 
@@ -114,6 +114,6 @@ def test_tools_are_listed_with_their_support_of_tasks_and_else_as_they_are() -> 
 
 
 @pytest.mark.parametrize("wrong", ["NaN", "[Infinity]", '{"a": -Infinity}', ""])
-def test_what_is_no_json_is_not_read(wrong: str) -> None:
+def test_a_line_that_is_no_json_is_not_read(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"JSON|Expecting"):
         decoded(wrong)

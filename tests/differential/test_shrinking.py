@@ -25,7 +25,7 @@ async def tool(*, ctx: Context, a: list[int] = [1, 2], b: str) -> dict[str, Any]
 )
 
 
-async def test_only_what_matters_is_left() -> None:
+async def test_shrinking_leaves_only_what_makes_the_example_fail() -> None:
     async def examine(tools: Sequence[Tool]) -> dict[Tool, str]:
         return {tool: "x" for tool in tools if "Point(" in tool.source and "ctx.info" in tool.source}
 

@@ -57,7 +57,7 @@ def call(url: str, *arguments: str) -> dict[str, object]:
 
 
 @pytest.mark.smoke
-async def test_the_documented_server_runs(tmp_path: Path) -> None:
+async def test_the_documented_fastmcp_server_runs_a_task(tmp_path: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "fastmcp.md").read_text(), re.M | re.S)
     (source,) = [block for block in blocks if "mcp_celery.fastmcp" in block]
     (tmp_path / "reports.py").write_text(source)
@@ -70,7 +70,7 @@ async def test_the_documented_server_runs(tmp_path: Path) -> None:
             assert task["result"]["structuredContent"] == {"result": "trained on words"}
 
 
-async def test_the_example_runs(tmp_path: Path) -> None:
+async def test_the_fastmcp_example_runs_a_task(tmp_path: Path) -> None:
     with dev("workers.fastmcp_server:mcp", tmp_path, imported_from=ROOT) as url:
         async with Wire(url, capabilities={"elicitation": {"form": {}}}) as wire:
             task = (await follow(wire, (await wire.create("digest", text="a", rounds=2))["taskId"]))[-1]

@@ -69,7 +69,7 @@ async def test_what_middleware_changes_of_a_call_reaches_the_task(url: str) -> N
         assert (await session.result(task_id)).result["structuredContent"] == {"result": "by the middleware"}
 
 
-async def test_tools_of_mounted_servers_run(url: str) -> None:
+async def test_tools_of_mounted_servers_run_as_tasks(url: str) -> None:
     async with Wire(url) as wire, over_http(url) as session:
         server = (await looked(wire))["process"]
         said = (await result_of(wire, "kid_hello", name="Ada"))["result"]
@@ -116,7 +116,7 @@ async def test_transformed_tools_run_and_check_their_arguments(url: str) -> None
             assert reason in answer.error["message"], (tool, arguments)
 
 
-async def test_injected_tools_run(url: str) -> None:
+async def test_tools_that_middleware_injects_run_as_tasks(url: str) -> None:
     async with Wire(url) as wire:
         server = (await looked(wire))["process"]
         assert (await result_of(wire, "injected", value=0))["result"] != server
@@ -134,7 +134,7 @@ async def test_a_tool_that_is_enabled_for_a_session_runs_for_it_alone(url: str) 
         assert "locked" in refused.error["message"]
 
 
-async def test_a_tool_that_a_catalog_hides_runs(url: str) -> None:
+async def test_a_tool_that_a_catalog_hides_runs_as_a_task(url: str) -> None:
     async with Wire(url) as wire:
         listed = [one["name"] for one in (await wire.ask("tools/list")).result["tools"]]
         assert "catalog_found" not in listed

@@ -105,7 +105,7 @@ async def test_an_error_of_the_protocol_fails_the_task(wire: Wire) -> None:
     assert "timed out after 0.2s" in task["error"]["message"]
 
 
-async def test_dependencies_are_injected(wire: Wire) -> None:
+async def test_dependencies_are_injected_in_the_worker(wire: Wire) -> None:
     found = [(await result_of(wire, "injected"))["structuredContent"] for _ in range(2)]
     assert (
         found[0]

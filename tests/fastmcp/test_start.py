@@ -75,7 +75,7 @@ async def test_a_server_runs_its_jobs_itself(in_memory: bool) -> None:
         assert (await handle.cancel()).status == "cancelled"
 
 
-async def test_its_webhooks_are_delivered() -> None:
+async def test_a_server_that_runs_its_jobs_delivers_their_webhooks() -> None:
     with receiving() as receiver:
         settings = Settings.load(redis_url="memory://", webhook_url=receiver.url, webhook_secrets=SECRET)
         async with Client(lowlevel_of(build(settings=settings)), extensions=[TasksClient()]) as client:
@@ -85,7 +85,7 @@ async def test_its_webhooks_are_delivered() -> None:
     assert (told["type"], told["data"]["component"]) == ("task.completed", "plain_function")
 
 
-async def test_no_more_of_its_jobs_run_at_a_time_than_may() -> None:
+async def test_a_server_runs_no_more_jobs_at_a_time_than_its_setting() -> None:
     server = FastMCP("limited")
     server.add_extension(TasksExtension(settings=Settings.load(redis_url="memory://")))
     running, most, created = 0, 0, threading.Event()

@@ -101,7 +101,7 @@ async def test_our_client_follows_a_task(url: str) -> None:
             assert (await soon(handle)).structured_content == {"result": "counted 3"}
 
 
-async def test_a_task_is_cancelled(url: str) -> None:
+async def test_a_running_task_is_cancelled(url: str) -> None:
     async with Wire(url) as wire:
         task_id = (await wire.create("wait"))["taskId"]
         await wire.ask("tasks/cancel", {"taskId": task_id})
@@ -114,7 +114,7 @@ async def test_fastmcps_client_without_tasks_gets_the_result_of_a_call(url: str)
     assert result.data == "counted 1"
 
 
-async def test_it_is_served_over_stdio(deployment: Deployment) -> None:
+async def test_tasks_run_over_stdio(deployment: Deployment) -> None:
     async with Client(deployment.stdio(), extensions=[TasksClient()]) as client:
         handle = await soon(call_tool_task(client, "count", {"steps": 1}))
         result = await soon(handle)

@@ -52,7 +52,7 @@ async def require_tasks(target: Any, mode: str) -> None:
 
 @pytest.mark.parametrize("framework", ["starlette", "fastapi"])
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_it_is_mounted_in_an_app(server: FastMCP[Any], framework: str, mode: str) -> None:
+async def test_a_server_is_mounted_in_an_asgi_app(server: FastMCP[Any], framework: str, mode: str) -> None:
     app = server.http_app(path="/mcp")
     if framework == "starlette":
         host: Any = Starlette(routes=[Mount("/tools", app)], lifespan=app.lifespan)
@@ -65,7 +65,7 @@ async def test_it_is_mounted_in_an_app(server: FastMCP[Any], framework: str, mod
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_it_is_served_in_memory(server: FastMCP[Any], mode: str) -> None:
+async def test_a_server_is_served_in_memory(server: FastMCP[Any], mode: str) -> None:
     await require_tasks(lowlevel_of(server), mode)
     async with FastMCPClient(server) as client:
         assert (await client.call_tool("count", {"steps": 1})).data == "counted 1"
@@ -86,7 +86,7 @@ async def test_stateless_http_has_tasks_but_no_list_and_no_push(deployment: Depl
         assert session.heard == []
 
 
-async def test_a_session_is_pushed_what_becomes_of_its_tasks(deployment: Deployment) -> None:
+async def test_a_session_is_pushed_each_status_of_its_tasks(deployment: Deployment) -> None:
     async with over_http(deployment.serve()) as session:
         task_id = (await session.create("count", steps=2))["taskId"]
         pushed = await session.ended(task_id)

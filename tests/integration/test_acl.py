@@ -94,7 +94,7 @@ async def do_everything(deployment: Deployment, wire: Wire) -> None:
     await anyio.run_process(argv, env=deployment.env(), cwd=ROOT)  # raises if it fails
 
 
-async def test_one_user_for_the_records_and_one_for_the_broker(users: Users) -> None:
+async def test_tasks_run_with_one_user_for_the_records_and_one_for_the_broker(users: Users) -> None:
     records = users.add("mcp-celery", *rules("mcp-celery"))
     broker = users.add("mcp-celery-broker", *rules("mcp-celery-broker"))
     async with running(records, MCP_CELERY_BROKER_URL=broker) as (deployment, wire):
@@ -107,7 +107,7 @@ async def test_one_user_for_the_records_and_one_for_the_broker(users: Users) -> 
 
 
 @pytest.mark.shows("C9")
-async def test_one_user_and_one_prefix_for_everything(users: Users, tmp_path: Path) -> None:
+async def test_tasks_run_with_one_user_and_one_prefix_for_everything(users: Users, tmp_path: Path) -> None:
     (tmp_path / "prefixed.py").write_text(prefixed())
     search = f"{tmp_path}{os.pathsep}{ROOT}"
     url = users.add("mcp-celery-app", *rules("mcp-celery-app"))
@@ -125,7 +125,7 @@ def prefixed() -> str:
 
 
 @pytest.mark.smoke
-async def test_a_user_who_may_not_subscribe_is_named_and_not_asked_all_the_time(
+async def test_a_refused_subscription_is_logged_with_its_user_and_retried_rarely(
     users: Users, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "mcp_celery.store.bus")

@@ -59,7 +59,7 @@ async def asks(wire: Wire, task_id: str) -> bool:
 
 
 @pytest.mark.smoke
-async def test_logs_tell_tasks_apart_and_do_not_give_them_away(deployment: Deployment, hidden: bool) -> None:
+async def test_logs_distinguish_anonymous_tasks_without_their_ids(deployment: Deployment, hidden: bool) -> None:
     async with Wire(deployment.serve(), capabilities={"elicitation": {}}) as wire:
         task_id = str((await wire.create("ask"))["taskId"])
         await eventually(lambda: asks(wire, task_id), what="the task asks")

@@ -126,7 +126,7 @@ async def test_a_job_of_ours_is_published_again_when_the_brokers_answer_is_lost(
 
 @on_each_broker
 @pytest.mark.parametrize("kind", ["foreign"])
-async def test_a_job_of_somebody_else_is_never_published_again(publishing: Publishing) -> None:
+async def test_a_job_of_another_publisher_is_never_published_again(publishing: Publishing) -> None:
     await publishing.publish()
     publishing.proxy.lose_next_answer()
     with pytest.raises(QueueUnavailableError):
@@ -254,7 +254,7 @@ async def test_a_running_job_and_its_follower_survive_that_all_connections_are_f
 
 
 @pytest.mark.shows("C11")
-async def test_the_worker_of_somebodys_own_app_survives_it_too(
+async def test_the_worker_of_another_app_survives_forgotten_connections_too(
     store: EmbeddedStoreContainer, pool: Pool, proxy: Proxy
 ) -> None:
     name = f"forgetful-host-{os.urandom(2).hex()}"

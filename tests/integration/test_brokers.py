@@ -118,14 +118,14 @@ async def test_a_large_result_is_read_whole(live: LiveServer) -> None:
 
 
 @pytest.mark.shows("C9")
-async def test_a_json_rpc_error_is_told_as_it_was(live: LiveServer) -> None:
+async def test_a_json_rpc_error_is_returned_unchanged(live: LiveServer) -> None:
     record = (await live.run("refuse")).record
     assert (record.status, record.error) == ("failed", RpcError(-32050, "the gears are stuck", {"gear": 7}))
 
 
 @pytest.mark.shows("C2", "C9")
 @pytest.mark.parametrize("scope", ["s" * 500, "a" * 60, "任务|%41~!"], ids=["shortened", "long", "quoted"])
-async def test_ids_of_every_kind_and_length(live: LiveServer, scope: str) -> None:
+async def test_ids_of_every_kind_and_length_are_carried(live: LiveServer, scope: str) -> None:
     record = await live.submit("add", {"a": 1, "b": 1}, caller=Caller(scope))
     assert len(record.job_id.encode()) <= MAX_JOB_ID_BYTES
     assert is_shortened(record.job_id) is (len(scope) == 500)

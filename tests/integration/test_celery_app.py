@@ -81,7 +81,7 @@ def own_lines(output: str) -> list[str]:
 
 @pytest.mark.shows("C10", "C4")
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_worker_that_could_not_run_a_job_says_why_in_one_line(
+def test_a_worker_that_cannot_run_jobs_ends_with_one_line_that_says_why(
     refusals: dict[str, tuple[int, str]], case: str
 ) -> None:
     status, output = refusals[case]

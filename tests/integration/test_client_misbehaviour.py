@@ -108,7 +108,7 @@ def most_asked(method: str, seconds: float) -> int:
 @pytest.mark.smoke
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(("revision", "kind"), KINDS)
-async def test_a_spoiled_message_is_a_matter_of_its_task_alone(
+async def test_a_malformed_message_affects_its_task_alone(
     revision: Revision, kind: str, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = MisbehavingServer(revision, kind, fault)
@@ -142,7 +142,7 @@ async def test_a_spoiled_message_is_a_matter_of_its_task_alone(
 @pytest.mark.smoke
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(("revision", "kind"), [("2026-07-28", "server/discover"), ("2025-11-25", "initialize")])
-async def test_a_spoiled_handshake_fails_or_succeeds_soon_and_the_next_one_succeeds(
+async def test_a_malformed_handshake_fails_or_succeeds_soon_and_the_next_one_succeeds(
     revision: Revision, kind: str, fault: Fault
 ) -> None:
     server = MisbehavingServer(revision, kind, fault, mends=True)

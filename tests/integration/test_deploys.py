@@ -183,7 +183,7 @@ async def test_no_pair_of_versions_gives_a_wrong_result(
 
 
 @pytest.mark.parametrize("served", VERSIONS)
-async def test_where_that_is_set_another_version_runs_what_it_takes_all_arguments_of(
+async def test_with_that_setting_another_version_runs_jobs_whose_arguments_it_accepts(
     own: Starter, pool: Pool, fleet: Settings, served: Version
 ) -> None:
     worked: Version = "new" if served == "old" else "old"
@@ -295,7 +295,7 @@ async def test_a_worker_that_shuts_down_is_not_waited_for(
         assert await outcome(busy) == {"by": "old"}
 
 
-async def test_a_worker_that_was_told_to_consume_no_more_is_not_waited_for(
+async def test_a_worker_whose_consumer_was_cancelled_is_not_waited_for(
     own: Starter, pool: Pool, fleet: Settings
 ) -> None:
     work(own, "old", pool, fleet)
@@ -331,7 +331,7 @@ async def test_a_worker_that_has_lost_its_broker_is_waited_for(own: Starter, poo
             assert advertises()
 
 
-async def test_a_version_whose_last_worker_dies_is_waited_for_until_its_lease_ends(
+async def test_jobs_wait_for_the_killed_last_worker_of_their_version_until_its_lease_ends(
     own: Starter, pool: Pool, fleet: Settings
 ) -> None:
     old, dying = work(own, "old", pool, fleet), work(own, "new", pool, fleet)
@@ -354,7 +354,9 @@ async def test_a_job_outlives_the_worker_that_handed_it_back(own: Starter, pool:
         assert new.logs().count("added[") > 0
 
 
-async def test_a_job_is_handed_back_so_often(own: Starter, pool: Pool, fleet: Settings) -> None:
+async def test_a_job_is_handed_back_no_more_often_than_the_setting_allows(
+    own: Starter, pool: Pool, fleet: Settings
+) -> None:
     fleet = fleet.model_copy(update={"max_handbacks": 2})
     async with serving("new", fleet) as live:
         await advertised(live, "added", seconds=60)
@@ -411,7 +413,7 @@ async def test_a_store_that_does_not_answer_meanwhile_loses_nothing(own: Starter
         assert [await outcome(task) for task in tasks] == [{"by": "new", **call.result} for call in calls]
 
 
-async def test_what_is_sealed_is_read_by_both_versions(own: Starter, pool: Pool, fleet: Settings) -> None:
+async def test_sealed_values_are_read_by_both_versions(own: Starter, pool: Pool, fleet: Settings) -> None:
     fleet = fleet.model_copy(update={"encryption_keys": SecretStr("k" * 32)})
     work(own, "old", pool, fleet)
     async with serving("new", fleet) as live:
@@ -422,7 +424,7 @@ async def test_what_is_sealed_is_read_by_both_versions(own: Starter, pool: Pool,
         assert [await outcome(task) for task in tasks] == [{"by": "new", **ADDED.result}] * 8
 
 
-async def test_over_rabbitmq(own: Starter, pool: Pool, fleet: Settings, rabbitmq_url: str) -> None:
+async def test_jobs_are_handed_back_over_rabbitmq(own: Starter, pool: Pool, fleet: Settings, rabbitmq_url: str) -> None:
     fleet = fleet.model_copy(update={"broker_url": rabbitmq_url, "result_backend": fleet.redis_url})
     workers = [work(own, version, pool, fleet) for version in VERSIONS]
     try:

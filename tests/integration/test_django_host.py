@@ -82,7 +82,7 @@ async def test_a_tool_uses_the_database_and_leaves_no_connection(wire: Wire) -> 
 
 
 @pytest.mark.shows("C9")
-async def test_their_shared_jobs_stay_theirs(wire: Wire) -> None:
+async def test_the_projects_shared_jobs_stay_with_its_own_app(wire: Wire) -> None:
     assert (await wire.call("whose_jobs")).result["structuredContent"] == {"result": "django-host"}
 
 

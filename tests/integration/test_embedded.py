@@ -129,7 +129,7 @@ def no_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.smoke
-def test_it_starts_answers_and_stops(binary: Path, data_dir: Path) -> None:
+def test_the_store_starts_answers_and_stops(binary: Path, data_dir: Path) -> None:
     with EmbeddedStore.open(data_dir) as store:
         process = server_process(store)
         assert store.started
@@ -145,7 +145,7 @@ def test_it_starts_answers_and_stops(binary: Path, data_dir: Path) -> None:
     store.close()
 
 
-def test_data_survives_a_stop(binary: Path, data_dir: Path) -> None:
+def test_data_survives_a_stop_of_the_store(binary: Path, data_dir: Path) -> None:
     with EmbeddedStore.open(data_dir) as store, redis.Redis.from_url(store.url) as client:
         client.set("kept", "value")
     with EmbeddedStore.open(data_dir) as store, redis.Redis.from_url(store.url) as client:
@@ -218,7 +218,9 @@ def test_processes_share_one_server_until_the_last_leaves(
     assert is_gone(process)
 
 
-def test_the_starter_may_leave_first(data_dir: Path, join: Callable[[], subprocess.Popen[str]]) -> None:
+def test_the_process_that_started_the_store_may_leave_first(
+    data_dir: Path, join: Callable[[], subprocess.Popen[str]]
+) -> None:
     starter = join()
     assert said_by(starter)[0] == "started"
     with EmbeddedStore.open(data_dir) as store, redis.Redis.from_url(store.url) as client:
@@ -256,7 +258,7 @@ def test_a_child_forked_meanwhile_does_not_keep_the_locks(data_dir: Path) -> Non
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_only_the_owner_can_enter(data_dir: Path) -> None:
+def test_only_the_owner_can_enter_the_folder_and_the_socket(data_dir: Path) -> None:
     with EmbeddedStore.open(data_dir):
         assert data_dir.stat().st_mode & 0o777 == 0o700
         assert (data_dir / "store.sock").stat().st_mode & 0o777 == 0o700
@@ -364,7 +366,9 @@ def test_a_projects_folder_has_its_name_and_a_digest(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("value", ["", "not/absolute"])
-def test_without_a_state_folder_it_is_in_the_home(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_state_folder_the_data_is_in_the_home(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", value)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_data_dir(Path("/project")).is_relative_to(tmp_path / ".local" / "state" / "mcp-celery")

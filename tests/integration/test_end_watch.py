@@ -117,18 +117,22 @@ def followers(live: LiveServer, record: TaskRecord) -> int:
 @pytest.mark.shows("C3")
 @pytest.mark.parametrize("way", DEAF, indirect=True, ids=str)
 class TestWithoutCommands:
-    async def test_a_coroutine_is_cancelled(self, live: LiveServer, worker: WorkerProcess, gate: Gate) -> None:
+    async def test_a_running_coroutine_is_cancelled_without_commands(
+        self, live: LiveServer, worker: WorkerProcess, gate: Gate
+    ) -> None:
         record = await live.submit("hold", {"gate": str(gate)})
         await cancelled(live, gate, record)
         assert "Traceback" not in worker.logs_since_mark()
         assert followers(live, record) == 0
 
     @pytest.mark.parametrize("what", ["progress", "info"])
-    async def test_a_plain_function_learns_it_from_its_context(self, live: LiveServer, gate: Gate, what: str) -> None:
+    async def test_a_plain_function_sees_the_cancel_in_its_context(
+        self, live: LiveServer, gate: Gate, what: str
+    ) -> None:
         record = await live.submit("use_context_sync", {"gate": str(gate), "what": what})
         await cancelled(live, gate, record)
 
-    async def test_a_job_that_is_not_cancelled_ends_as_ever(self, live: LiveServer, gate: Gate) -> None:
+    async def test_a_job_that_is_not_cancelled_completes(self, live: LiveServer, gate: Gate) -> None:
         record = await live.submit("hold", {"gate": str(gate)})
         await gate.reached()
         gate.open()

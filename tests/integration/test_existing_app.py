@@ -39,7 +39,7 @@ def shop(store: EmbeddedStoreContainer) -> Generator[Deployment]:
         yield found
 
 
-def test_its_commands_are_the_ones_that_are_run_here() -> None:
+def test_the_examples_documented_commands_are_the_ones_that_are_run_here() -> None:
     told = re.findall(r"^    ((?:celery|mcp-celery) .*?)(?:  +#.*)?$", str(workers.existing_app.__doc__), re.MULTILINE)
     assert told[:2] == [f"celery -A {APP} worker", f"mcp-celery serve {SPEC}"]
     assert told[2].endswith("/mcp export_orders --arg year=2026")
@@ -47,7 +47,7 @@ def test_its_commands_are_the_ones_that_are_run_here() -> None:
 
 @pytest.mark.smoke
 @pytest.mark.shows("C9")
-async def test_a_tool_runs_what_the_shop_has(shop: Deployment) -> None:
+async def test_a_tool_runs_a_job_of_the_shop(shop: Deployment) -> None:
     async with Wire(shop.serve()) as wire:
         seen = await follow(wire, (await wire.create("export_orders", year=2026))["taskId"])
         compared = await follow(wire, (await wire.create("compare_years", first=2025, second=2026))["taskId"])

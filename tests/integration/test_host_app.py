@@ -119,7 +119,7 @@ async def test_a_job_is_tried_again_in_json(wire: Wire, tmp_path: Path) -> None:
 
 
 @pytest.mark.shows("C9")
-async def test_errors_are_told_as_they_were(wire: Wire) -> None:
+async def test_errors_are_returned_as_they_were_raised(wire: Wire) -> None:
     failed = await ended(wire, "refuse")
     assert (failed["status"], failed["error"]["code"]) == ("failed", -32050)
     complained = await ended(wire, "complain")

@@ -93,7 +93,7 @@ def refusals(store: EmbeddedStoreContainer) -> dict[str, subprocess.CompletedPro
 
 @pytest.mark.shows("C9", "C4", "C10")
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_worker_that_could_not_run_a_job_says_why_in_one_line(
+def test_a_worker_that_cannot_run_jobs_ends_with_one_line_that_says_why(
     refusals: dict[str, subprocess.CompletedProcess[str]], case: str
 ) -> None:
     done = refusals[case]
@@ -105,7 +105,7 @@ def test_a_worker_that_could_not_run_a_job_says_why_in_one_line(
 @pytest.mark.smoke
 @pytest.mark.shows("C9")
 @pytest.mark.parametrize("case", CONSUMED)
-def test_a_worker_consumes_the_servers_queue_unless_it_is_told_otherwise(
+def test_a_worker_consumes_the_servers_queue_unless_an_option_names_others(
     store: EmbeddedStoreContainer, case: str
 ) -> None:
     arguments, expected = CONSUMED[case]
@@ -149,7 +149,7 @@ def test_commands_that_run_no_job_import_no_server(store: EmbeddedStoreContainer
 
 
 @pytest.mark.shows("C9")
-def test_beat_imports_no_server(store: EmbeddedStoreContainer) -> None:
+def test_celery_beat_imports_no_server(store: EmbeddedStoreContainer) -> None:
     code = """
 from celery.apps.beat import Beat
 from tests.support.host.celery import app
@@ -162,7 +162,7 @@ assert "host.conf" in app.tasks
 
 @pytest.mark.smoke
 @pytest.mark.shows("C9")
-def test_a_worker_within_their_tests_runs_jobs_too(store: EmbeddedStoreContainer) -> None:
+def test_a_worker_inside_the_tests_of_the_app_runs_jobs_too(store: EmbeddedStoreContainer) -> None:
     """The worker of Celery's own pytest plugin, which ends it cold. Another app of the process is left alone."""
     code = """
 import asyncio

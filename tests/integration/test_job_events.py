@@ -73,7 +73,7 @@ async def hears(app: Celery, heard: Heard) -> None:
     await eventually(has_heard, what="an event is heard")
 
 
-async def test_what_is_no_job_of_ours_or_tells_no_change_is_no_hint(own: Starter) -> None:
+async def test_events_of_other_jobs_or_without_a_change_are_no_hints(own: Starter) -> None:
     app, heard = Celery(broker=celery_url(own.valkey().url), set_as_current=False), Heard()
     async with listening(app, heard):
         await hears(app, heard)
@@ -97,7 +97,7 @@ async def test_a_job_that_begins_is_noted_before_its_result_is_read(own: Starter
     app.close()
 
 
-async def test_it_listens_only_while_a_job_is_open(own: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_listener_listens_only_while_a_job_is_open(own: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "CHECK_SECONDS", 0.01)
     monkeypatch.setattr(events, "LINGER_SECONDS", 0.05)
     app, heard = Celery(broker=celery_url(own.valkey().url), set_as_current=False), Heard()
@@ -111,7 +111,7 @@ async def test_it_listens_only_while_a_job_is_open(own: Starter, monkeypatch: py
 
 
 @pytest.mark.smoke
-async def test_a_broker_that_was_away_is_heard_again(
+async def test_events_are_received_again_when_the_broker_is_back(
     own: Starter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(events, "PAUSE_SECONDS", 0.05)
@@ -151,7 +151,7 @@ async def test_a_listener_goes_on_for_a_while_when_there_is_nothing_to_listen_fo
     app.close()
 
 
-async def test_a_broker_that_does_not_answer_is_said_once_and_holds_up_no_end(
+async def test_a_broker_that_does_not_answer_is_logged_once_and_delays_no_shutdown(
     own: Starter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(events, "PAUSE_SECONDS", 0.05)

@@ -107,7 +107,7 @@ def _fault(message: Any) -> str | None:
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("attribute", [None, "guarded"], ids=["open", "bearers"])
-async def test_each_is_answered_and_none_is_the_servers_fault(
+async def test_each_malformed_request_is_answered_and_none_as_a_server_error(
     site: Deployment, http: httpx2.AsyncClient, attribute: str | None, request: pytest.FixtureRequest
 ) -> None:
     number, seed = (cast(int, request.config.getoption(name)) for name in ("--requests", "--fuzz-seed"))

@@ -97,11 +97,13 @@ async def test_a_job_goes_to_the_worker_that_has_its_record(own: Starter, pool: 
     await the_right_worker_gets_them(own, pool, fleet)
 
 
-async def test_so_it_does_with_rabbitmq(own: Starter, pool: Pool, rabbit_fleet: Settings) -> None:
+async def test_over_rabbitmq_a_job_goes_to_the_worker_that_has_its_record(
+    own: Starter, pool: Pool, rabbit_fleet: Settings
+) -> None:
     await the_right_worker_gets_them(own, pool, rabbit_fleet)
 
 
-async def test_a_job_of_a_component_that_the_worker_does_not_know_is_given_back_too(
+async def test_a_job_of_a_component_that_the_worker_lacks_is_given_back_too(
     own: Starter, pool: Pool, fleet: Settings
 ) -> None:
     lost = own.worker("tests.support.servers.deploys:old", pool, elsewhere(fleet))
@@ -125,7 +127,7 @@ async def test_the_queue_is_consumed_again_when_a_server_uses_the_workers_store(
         await live.engine.cancel(live.submission("add").caller, task.task_id)
 
 
-async def test_where_that_is_set_the_job_is_dropped(own: Starter, pool: Pool, fleet: Settings) -> None:
+async def test_with_that_setting_a_job_of_another_store_is_dropped(own: Starter, pool: Pool, fleet: Settings) -> None:
     worker = own.worker(TOOLS, pool, elsewhere(fleet, other_store="drop"))
     async with serving(fleet) as live:
         task = await added(live)

@@ -52,7 +52,7 @@ async def is_told(url: str, code: int, **values: object) -> None:
 
 
 class TestServers:
-    async def test_a_lost_store_makes_it_unready_and_a_lost_broker_does_not(self, own: Starter) -> None:
+    async def test_a_lost_store_makes_a_server_unready_and_a_lost_broker_does_not(self, own: Starter) -> None:
         store, broker = own.valkey("store"), own.valkey("broker")
         settings = {"MCP_CELERY_REDIS_URL": store.url, "MCP_CELERY_BROKER_URL": broker.url}
         with serving(**settings) as server:
@@ -72,7 +72,7 @@ class TestServers:
 
     @pytest.mark.smoke
     @pytest.mark.parametrize("several", [False, pytest.param(True, marks=pytest.mark.slow)])
-    async def test_it_goes_on_to_serve_for_a_while_after_it_is_asked_to_end(
+    async def test_a_server_serves_for_the_drain_time_after_sigterm(
         self, store: EmbeddedStoreContainer, several: bool
     ) -> None:
         options = ("--workers", "2", "--stateless") if several else ()
@@ -98,7 +98,7 @@ class TestServers:
 class TestWorkers:
     @pytest.mark.smoke
     @pytest.mark.each_pool
-    async def test_it_tells_of_its_store_its_slots_and_its_event_loop(
+    async def test_a_workers_probe_reports_its_store_slots_and_event_loop(
         self, own: Starter, pool: Pool, gate: Gate, gates: Callable[[], Gate], tmp_path: Path
     ) -> None:
         store, file = own.valkey("store"), tmp_path / "heartbeat"

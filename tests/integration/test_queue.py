@@ -148,7 +148,7 @@ async def test_a_record_names_its_jobs(broker: redis.Redis, shop: Settings) -> N
     assert message(broker, "mcp.shop")["headers"]["task"] == "elsewhere.plain"
 
 
-async def test_a_jobs_priority_is_the_messages(broker: redis.Redis, shop: Settings) -> None:
+async def test_the_message_has_the_priority_of_its_job(broker: redis.Redis, shop: Settings) -> None:
     with host_app(shop) as app:
         await publish(app, submission("plain", priority=3))
     assert waiting(broker) == {URGENT: 1}
@@ -261,7 +261,7 @@ async def test_receivers_of_publish_signals_see_every_job(broker: redis.Redis, s
             assert message_for_store(queue, job) is not None
 
 
-async def test_what_the_store_refuses_goes_to_the_broker_from_then_on(
+async def test_after_a_refusal_of_the_store_jobs_go_through_the_broker(
     broker: redis.Redis, shop: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = submission("plain")
@@ -309,7 +309,7 @@ async def test_jobs_after_a_restart_of_the_broker_need_no_second_try(
         await queue.aclose()
 
 
-async def test_jobs_after_a_long_absence_of_the_broker_do_not_wait_for_the_publisher_to_wake_up(
+async def test_jobs_after_a_long_absence_of_the_broker_do_not_wait_for_kombus_pauses(
     own: Starter, store: EmbeddedStoreContainer
 ) -> None:
     """kombu would sleep between its tries to connect, longer each time."""

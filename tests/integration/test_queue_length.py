@@ -85,7 +85,7 @@ async def test_of_many_at_once_no_more_are_made_than_may_wait(live: LiveServer) 
     assert len([one for one in made if one]) == records(live) == MOST
 
 
-async def test_another_server_sees_that_it_is_full(live: LiveServer, crowded: Settings) -> None:
+async def test_another_server_sees_that_the_queue_is_full(live: LiveServer, crowded: Settings) -> None:
     for _ in range(MOST):
         assert await submit(live)
     async with live_server(anywhere.build, crowded) as replica:
@@ -113,7 +113,7 @@ async def test_each_queue_has_its_own_length(live: LiveServer) -> None:
     assert not await submit(live)
 
 
-async def test_urgent_jobs_wait_too(store: EmbeddedStoreContainer, crowded: Settings) -> None:
+async def test_urgent_jobs_count_as_waiting_too(store: EmbeddedStoreContainer, crowded: Settings) -> None:
     """In Redis they are in lists of their own."""
     async with live_server(anywhere.build, crowded, task_queue_max_priority=9) as live:
         for priority in (0, 3, 9):
@@ -121,14 +121,14 @@ async def test_urgent_jobs_wait_too(store: EmbeddedStoreContainer, crowded: Sett
         assert not await submit(live)
 
 
-async def test_a_queue_that_is_emptied_quickly_refuses_nobody(live: LiveServer) -> None:
+async def test_a_queue_that_is_emptied_quickly_refuses_no_caller(live: LiveServer) -> None:
     for _ in range(4 * MOST):
         assert await submit(live)
         take(live)
 
 
 @pytest.mark.smoke
-async def test_a_broker_that_is_gone_is_said_so_and_is_asked_anew_when_it_is_back(
+async def test_a_broker_that_is_gone_is_reported_and_asked_again_when_it_is_back(
     own: Starter, store: EmbeddedStoreContainer
 ) -> None:
     node = own.valkey("broker")
@@ -146,7 +146,7 @@ async def test_a_broker_that_is_gone_is_said_so_and_is_asked_anew_when_it_is_bac
         assert not await submit(live)
 
 
-async def test_jobs_whose_queue_nobody_can_tell_pass_and_the_log_says_so_once(
+async def test_jobs_of_an_unknown_queue_are_accepted_and_the_log_says_so_once(
     store: EmbeddedStoreContainer, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = settings_for(store, f"crowd-{uuid.uuid4().hex[:8]}", max_queue_length=1)

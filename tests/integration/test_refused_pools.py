@@ -56,14 +56,14 @@ def with_packages(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("pool", ["gevent", "eventlet"])
-def test_green_threads_are_refused(store: EmbeddedStoreContainer, green_packages: Path, pool: str) -> None:
+def test_pools_of_green_threads_are_refused(store: EmbeddedStoreContainer, green_packages: Path, pool: str) -> None:
     said = start_of("mcp_celery", "-P", pool, MCP_CELERY_REDIS_URL=store.url, PYTHONPATH=with_packages(green_packages))
     assert said.startswith(f"Error: this worker cannot run tasks of an MCP server: the {pool} pool")
     assert "-P threads" in said
 
 
 @pytest.mark.smoke
-def test_spawned_processes_are_refused(store: EmbeddedStoreContainer, tmp_path: Path) -> None:
+def test_pools_of_spawned_processes_are_refused(store: EmbeddedStoreContainer, tmp_path: Path) -> None:
     (tmp_path / "spawned.py").write_text("worker_pool_start_method = 'spawn'")
     said = start_of(
         "mcp_celery",
@@ -94,12 +94,12 @@ class TestTheAppOfAHost:
         with deployed(store.url, name, spec=f"{HOST}.mcp:server", settings=settings, app=HOST) as found:
             yield found
 
-    def test_is_refused_for_the_queue_of_a_server(self, deployment: Deployment) -> None:
+    def test_a_green_pool_of_a_host_is_refused_for_the_queue_of_a_server(self, deployment: Deployment) -> None:
         said = start_of(HOST, "-P", "gevent", **deployment.settings)
         assert f"-X mcp.{deployment.namespace}" in said
 
     @pytest.mark.parametrize("choice", ["-Q", "-X"])
-    def test_starts_for_their_own_queues(self, deployment: Deployment, choice: str) -> None:
+    def test_a_green_pool_of_a_host_starts_for_its_own_queues(self, deployment: Deployment, choice: str) -> None:
         name = deployment.namespace
         queue = {"-Q": name, "-X": f"mcp.{name}"}[choice]
         argv = [sys.executable, "-m", "celery", "-A", HOST, "worker", "-P", "gevent", choice, queue, "-l", "INFO"]

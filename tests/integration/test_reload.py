@@ -56,7 +56,7 @@ async def add(client: Client) -> object:
 
 
 @pytest.mark.smoke
-async def test_code_is_looked_at_as_it_is_now(
+async def test_reloading_checks_the_code_as_it_is_now(
     command: CommandLine, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")

@@ -178,7 +178,7 @@ def kept(open_backend: Callable[..., Kept]) -> Kept:
 
 
 @pytest.mark.smoke
-async def test_what_a_job_returned_is_read(kept: Kept) -> None:
+async def test_the_value_that_a_job_returned_is_read(kept: Kept) -> None:
     outcomes = [saying(text) for text in ODD_TEXTS]
     job_ids = [await kept.returns(outcome) for outcome in outcomes]
     for outcome, job_id in zip(outcomes, job_ids, strict=True):
@@ -190,12 +190,12 @@ async def test_what_a_job_returned_is_read(kept: Kept) -> None:
     assert kept.lost == []
 
 
-async def test_ids_of_every_length_and_kind(kept: Kept) -> None:
+async def test_results_under_ids_of_every_length_and_kind_are_read(kept: Kept) -> None:
     for job_id in ("x" * MAX_JOB_ID_BYTES, "auth:~25~7C!:0:resource:reports~3A~2F~2F~7Byear~7D", f"{new_id()}!9999"):
         assert await kept.result_of(await kept.returns(saying(job_id), job_id)) == saying(job_id).result
 
 
-async def test_a_large_result_is_read_whole_or_its_task_is_told_that_it_is_lost(kept: Kept) -> None:
+async def test_a_large_result_is_read_whole_or_reported_as_lost(kept: Kept) -> None:
     text = "ж" * (LARGE // 2)
     outcome = saying(text)
     if kept.name not in HOLDS:
@@ -210,7 +210,7 @@ async def test_a_large_result_is_read_whole_or_its_task_is_told_that_it_is_lost(
     assert kept.lost == [outcome.size]
 
 
-async def test_how_a_job_failed_is_read(kept: Kept) -> None:
+async def test_the_error_of_a_failed_job_is_read(kept: Kept) -> None:
     for text in ODD_TEXTS:
         data = {"gear": 7, "text": text}
         job_id = await kept.raises(JobFailedError(-32050, text, data), f"Traceback (most recent call last):\n{text}")
@@ -221,7 +221,7 @@ async def test_how_a_job_failed_is_read(kept: Kept) -> None:
             assert (change.to, change.error) == ("failed", RpcError(-32050, shown, {"gear": 7, "text": shown}))
 
 
-async def test_a_job_that_is_tried_again_or_revoked_leaves_nothing_where_its_result_will_stand(kept: Kept) -> None:
+async def test_a_job_that_is_retried_or_revoked_leaves_nothing_at_the_place_of_its_result(kept: Kept) -> None:
     job_id = new_id()
     request = kept.request(job_id)
 
@@ -243,7 +243,7 @@ async def test_a_failure_that_is_followed_by_success_is_a_success(kept: Kept) ->
     assert await kept.result_of(job_id) == saying("found").result
 
 
-async def test_several_are_read_together_and_what_is_not_there_is_none(kept: Kept) -> None:
+async def test_several_results_are_read_together_and_a_missing_one_is_none(kept: Kept) -> None:
     job_ids = [await kept.returns(saying(str(number))) for number in range(5)]
     missing = new_id()
     found = await kept.results.read_many([*job_ids, missing])
@@ -251,7 +251,7 @@ async def test_several_are_read_together_and_what_is_not_there_is_none(kept: Kep
     assert [text_of(found[job_id]) for job_id in job_ids] == [str(number) for number in range(5)]
 
 
-async def test_what_is_forgotten_is_gone_and_no_other(kept: Kept) -> None:
+async def test_a_forgotten_result_is_gone_and_no_other(kept: Kept) -> None:
     gone, kept_id = await kept.returns(saying("gone")), await kept.returns(saying("kept"))
     assert await kept.result_of(gone) == saying("gone").result
     await kept.results.forget([new_id(), gone, new_id()])
@@ -260,7 +260,7 @@ async def test_what_is_forgotten_is_gone_and_no_other(kept: Kept) -> None:
     await kept.results.forget([gone])
 
 
-async def test_what_has_expired_is_gone(open_backend: Callable[..., Kept]) -> None:
+async def test_an_expired_result_is_gone(open_backend: Callable[..., Kept]) -> None:
     short, long = open_backend(result_expires=1), open_backend()
     job_id, other = await short.returns(saying("gone")), await long.returns(saying("kept"))
     backend: Any = short.app.backend
@@ -276,7 +276,7 @@ async def test_what_has_expired_is_gone(open_backend: Callable[..., Kept]) -> No
         assert await long.result_of(other) == saying("kept").result
 
 
-async def test_many_are_read_at_a_time(kept: Kept) -> None:
+async def test_many_results_are_read_at_a_time(kept: Kept) -> None:
     job_ids = [await kept.returns(saying(str(number))) for number in range(12)]
     found = await asyncio.gather(*(kept.results.read(job_id) for job_id in job_ids))
     assert [text_of(stored) for stored in found] == [str(number) for number in range(12)]

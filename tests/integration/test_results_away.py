@@ -56,7 +56,9 @@ async def can_be_read(live: LiveServer, record: TaskRecord) -> bool:
 
 @pytest.mark.smoke
 @pytest.mark.shows("C6")
-async def test_a_backend_that_is_gone(live: LiveServer, results: ValkeyProcess, gate: Gate) -> None:
+async def test_a_backend_that_is_gone_makes_results_unavailable_and_keeps_statuses(
+    live: LiveServer, results: ValkeyProcess, gate: Gate
+) -> None:
     completed = await live.submit("add", {"a": 1, "b": 1})
     assert (await live.end_of(completed)).result is not None
     running = await live.submit("hold", {"gate": str(gate)})
@@ -81,7 +83,9 @@ async def test_a_backend_that_is_gone(live: LiveServer, results: ValkeyProcess, 
 
 
 @pytest.mark.shows("C6")
-async def test_a_backend_that_hangs(live: LiveServer, results: ValkeyProcess) -> None:
+async def test_a_backend_that_hangs_delays_no_status_and_blocks_no_thread(
+    live: LiveServer, results: ValkeyProcess
+) -> None:
     completed = (await live.run("add", {"a": 1, "b": 1})).record
     results.send(signal.SIGSTOP)
     try:
@@ -109,7 +113,9 @@ def closed(database_url: str) -> Generator[None]:
 
 
 @pytest.mark.shows("C6")
-async def test_a_database_that_refuses(own: Starter, store: EmbeddedStoreContainer, pool: Pool, gate: Gate) -> None:
+async def test_a_database_that_refuses_connections_makes_results_unavailable(
+    own: Starter, store: EmbeddedStoreContainer, pool: Pool, gate: Gate
+) -> None:
     with postgresql() as url:
         settings = settings_for(store, f"closed-{pool}", result_backend=f"db+{url}", store_timeout_ms=1_000)
         own.worker(SERVER, pool, settings)

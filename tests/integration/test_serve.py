@@ -147,7 +147,7 @@ def test_a_wrong_password_of_rabbitmq_ends_the_start(rabbitmq_url: str, store: E
         ("BROKER_URL", "amqp://guest:wrongsecret@127.0.0.1:1//", "the broker (MCP_CELERY_BROKER_URL)"),
     ],
 )
-def test_what_cannot_be_reached_in_time_ends_the_start(
+def test_a_service_that_cannot_be_reached_in_time_ends_the_start(
     store: EmbeddedStoreContainer, name: str, url: str, service: str
 ) -> None:
     done = serve_once("--wait", "0.2", **{"MCP_CELERY_REDIS_URL": store.url, f"MCP_CELERY_{name}": url})
@@ -158,7 +158,7 @@ def test_what_cannot_be_reached_in_time_ends_the_start(
     assert "wrongsecret" not in done.stderr
 
 
-def test_a_store_that_comes_in_time_is_waited_for(own: Starter) -> None:
+def test_the_start_waits_for_a_store_that_answers_in_time(own: Starter) -> None:
     valkey = own.valkey("late")
     valkey.stop()
     with serving("--wait", "120", MCP_CELERY_REDIS_URL=valkey.url) as server:
@@ -190,7 +190,7 @@ async def test_an_outage_is_logged_when_it_begins_and_when_it_ends(own: Starter,
         assert server.logs().count(BROKER_LOST) == 1
 
 
-def test_a_unix_socket_behind_a_proxy(store: EmbeddedStoreContainer, tmp_path: Path) -> None:
+def test_a_server_serves_on_a_unix_socket_behind_a_proxy(store: EmbeddedStoreContainer, tmp_path: Path) -> None:
     config = json.loads((Path(__file__).parents[2] / "config" / "logging.json").read_text())
     config["formatters"]["key_value"]["format"] = "own=%(message)s"
     (tmp_path / "logging.json").write_text(json.dumps(config))
@@ -234,7 +234,7 @@ def test_requests_are_logged_on_request(store: EmbeddedStoreContainer) -> None:
 
 
 @pytest.mark.usefixtures("shared_worker")
-async def test_several_processes_serve_both_revisions_and_one_that_dies_is_replaced(settings: Settings) -> None:
+async def test_several_processes_serve_both_revisions_and_a_killed_one_is_replaced(settings: Settings) -> None:
     with serving("--workers", "2", "--stateless", **worker_environment(settings)) as server:
         await eventually(lambda: server.logs().count("Answers at") == 2, what="both answer")
         first, second = server.processes()
@@ -267,7 +267,7 @@ async def test_several_processes_serve_both_revisions_and_one_that_dies_is_repla
         (["--root-path", "tools"], {}, "expected a path such as /tools"),
     ],
 )
-def test_what_cannot_be_served_is_refused(options: list[str], settings: dict[str, str], reason: str) -> None:
+def test_options_that_cannot_be_served_are_refused(options: list[str], settings: dict[str, str], reason: str) -> None:
     done = serve_once(*options, **settings)
     assert done.returncode == 2
     assert reason in " ".join(done.stderr.splitlines()[-1].split())

@@ -208,7 +208,7 @@ def test_the_urgent_signal_comes_before_the_kill() -> None:
     assert asyncio.run(run()) == ["ready", "quit"]
 
 
-def test_a_second_signal_hurries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_signal_shortens_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     long_steps = tuple(Step(step.name, 600.0) for step in SHORT_STEPS)
     monkeypatch.setattr(supervisor_module, "STEPS", long_steps)
 
@@ -226,7 +226,7 @@ def test_a_second_signal_hurries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.smoke
-def test_an_unexpected_end_is_told_with_its_status() -> None:
+def test_an_unexpected_end_is_reported_with_its_status() -> None:
     async def run() -> ChildExit:
         async with Supervisor(Lines()) as supervisor:
             await supervisor.start(python(SLEEP, "other"))
@@ -239,7 +239,7 @@ def test_an_unexpected_end_is_told_with_its_status() -> None:
     assert str(ChildExit("child", -9)) == "child was ended unexpectedly by signal SIGKILL"
 
 
-def test_what_a_dead_child_had_started_is_killed() -> None:
+def test_processes_that_a_dead_child_had_started_are_killed() -> None:
     async def run() -> int:
         lines = Lines()
         async with Supervisor(lines) as supervisor:
@@ -286,7 +286,7 @@ asyncio.run(main())
 
 
 @pytest.mark.usefixtures("short_steps")
-def test_the_watchdog_kills_what_ignores_it() -> None:
+def test_the_watchdog_kills_children_that_ignore_the_signal() -> None:
     with subprocess.Popen([sys.executable, "-c", IGNORE_TERM], stdout=subprocess.PIPE, start_new_session=True) as child:
         assert child.stdout
         child.stdout.readline()
@@ -311,7 +311,7 @@ def test_children_are_ended_without_the_watchdog_too() -> None:
     asyncio.run(run())
 
 
-def test_the_first_signal_asks_and_the_next_ones_hurry() -> None:
+def test_the_first_signal_asks_children_to_end_and_the_next_ones_shorten_the_wait() -> None:
     async def run() -> None:
         again = asyncio.Event()
         with StopSignals() as signals:
@@ -326,7 +326,7 @@ def test_the_first_signal_asks_and_the_next_ones_hurry() -> None:
 
 
 @pytest.mark.smoke
-def test_work_is_done_or_interrupted() -> None:
+def test_work_is_completed_or_interrupted() -> None:
     cancelled: list[str] = []
 
     async def forever() -> None:

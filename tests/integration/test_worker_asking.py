@@ -90,7 +90,7 @@ def text_of(view: TaskView) -> str:
 class TestAwaited:
     @pytest.mark.smoke
     @pytest.mark.parametrize("tool", ["greet", "greet_sync"])
-    async def test_a_tool_goes_on_where_it_stood(self, live: LiveServer, tool: str) -> None:
+    async def test_a_tool_continues_after_its_question(self, live: LiveServer, tool: str) -> None:
         record = await ask(live, tool)
         ((_, request),) = (await requests(live, record)).items()
         assert request["method"] == ELICIT
@@ -100,12 +100,12 @@ class TestAwaited:
         assert text_of(await live.end_of(record)) == "Hello, Ada!"
 
     @pytest.mark.parametrize("action", ["decline", "cancel"])
-    async def test_a_caller_may_decline(self, live: LiveServer, action: str) -> None:
+    async def test_a_caller_may_decline_a_question(self, live: LiveServer, action: str) -> None:
         record = await ask(live, "greet")
         await respond(live, record, {"action": action})
         assert text_of(await live.end_of(record)) == action
 
-    async def test_a_follower_sees_it_wait_and_work_again(self, live: LiveServer) -> None:
+    async def test_a_follower_sees_the_task_wait_and_work_again(self, live: LiveServer) -> None:
         record = await ask(live, "greet")
         seen: list[str] = []
         async with asyncio.timeout(JOB_SECONDS), live.engine.watch(ANYONE, [record.task_id]) as watch:
@@ -128,7 +128,7 @@ class TestAwaited:
         assert text_of(await live.end_of(record)) == "a b c"
 
     @pytest.mark.shows("M14")
-    async def test_several_at_once_are_answered_in_any_order(self, live: LiveServer) -> None:
+    async def test_simultaneous_questions_are_answered_in_any_order(self, live: LiveServer) -> None:
         record = await ask(live, "ask_three", {"label": "What"})
         open_now = await requests(live, record, 3)
         by_message = {request["params"]["message"]: key for key, request in open_now.items()}
@@ -136,7 +136,7 @@ class TestAwaited:
             await live.engine.respond(ANYONE, record.task_id, {by_message[f"What {number}?"]: named(str(number))})
         assert text_of(await live.end_of(record)) == "0 1 2"
 
-    async def test_a_url_is_shown_and_agreed_to(self, live: LiveServer) -> None:
+    async def test_a_question_in_url_mode_is_shown_and_accepted(self, live: LiveServer) -> None:
         record = await ask(live, "sign_in")
         ((_, request),) = (await requests(live, record)).items()
         assert request["params"]["mode"] == "url"
@@ -171,7 +171,7 @@ class TestAwaited:
             await respond(live, record, answer)
         assert text_of(await live.end_of(record)) == "Ada 7 m 0"
 
-    async def test_progress_is_told_while_it_waits(self, live: LiveServer, gate: Gate) -> None:
+    async def test_progress_is_reported_while_a_question_waits(self, live: LiveServer, gate: Gate) -> None:
         record = await ask(live, "chat", {"gate": str(gate)})
         (key,) = await requests(live, record)
         told = await live.becomes(record, lambda now: now.progress is not None, "progress")
@@ -195,7 +195,7 @@ class TestWhatCannotBeAsked:
             ("three_at_once", {}, {"elicitation": {"form": {}}}),
         ],
     )
-    async def test_what_the_client_never_declared_fails_the_task(
+    async def test_a_question_that_the_client_does_not_support_fails_the_task(
         self, live: LiveServer, tool: str, declared: JSONObject, missing: JSONObject
     ) -> None:
         arguments = {"label": "x"} if tool == "three_at_once" else {}
@@ -206,18 +206,18 @@ class TestWhatCannotBeAsked:
         assert record.error.data == {"requiredCapabilities": missing}
         assert record.status_message == record.error.message
 
-    async def test_a_form_that_nobody_could_fill_in_fails_the_task(self, live: LiveServer) -> None:
+    async def test_a_form_that_cannot_be_filled_in_fails_the_task(self, live: LiveServer) -> None:
         record = (await live.run("ask_nonsense", snapshot=ABLE)).record
         assert record.status == "failed"
         assert "requestedSchema" in (record.status_message or "")
 
-    async def test_a_request_that_is_no_question_has_no_way(self, live: LiveServer) -> None:
+    async def test_a_request_that_is_no_question_fails_the_task(self, live: LiveServer) -> None:
         assert (await live.run("ping", snapshot=ABLE)).record.status == "failed"
 
 
 @pytest.mark.each_pool
 class TestQuestionsThatNobodyWaitsFor:
-    async def test_a_form_that_nobody_answers_in_time_is_cancelled(self, live: LiveServer) -> None:
+    async def test_a_form_that_is_not_answered_in_time_is_cancelled(self, live: LiveServer) -> None:
         view = await live.run("greet_impatiently", snapshot=ABLE)
         assert text_of(view) == "cancel"
 
@@ -249,7 +249,7 @@ class TestQuestionsThatNobodyWaitsFor:
 
     @pytest.mark.shows("M17")
     @pytest.mark.parametrize("tool", ["greet", "three_at_once"])
-    async def test_a_task_that_waits_is_cancelled_at_once_and_cannot_be_woken(
+    async def test_a_waiting_task_that_is_cancelled_ignores_later_answers(
         self, live: LiveServer, asking_worker: WorkerProcess, tool: str
     ) -> None:
         record = await ask(live, tool, {"label": "x"} if tool == "three_at_once" else {})
@@ -264,7 +264,9 @@ class TestQuestionsThatNobodyWaitsFor:
         assert [text_of(await live.end_of(other)) for other in others] == ["Hello, Ada!"] * 3
         assert (await live.now(record)).status == "cancelled"
 
-    async def test_a_slot_that_is_held_is_told_once(self, live: LiveServer, asking_worker: WorkerProcess) -> None:
+    async def test_a_slot_that_a_question_holds_is_logged_once(
+        self, live: LiveServer, asking_worker: WorkerProcess
+    ) -> None:
         for _ in range(2):
             record = await ask(live, "greet")
             await respond(live, record, named("Ada"))
@@ -276,7 +278,7 @@ class TestQuestionsThatNobodyWaitsFor:
 
 class TestReturned:
     @pytest.mark.smoke
-    async def test_the_jobs_of_a_task_are_told_apart_by_their_legs(self, live: LiveServer, tmp_path: Path) -> None:
+    async def test_the_jobs_of_a_task_have_different_legs(self, live: LiveServer, tmp_path: Path) -> None:
         notes = tmp_path / "notes"
         record = await ask(live, "journey", {"notes": str(notes)})
         first = await respond(live, record, named("Rome"))
@@ -287,7 +289,7 @@ class TestReturned:
         assert lines(notes) == ["begun", "first", "then Rome"]
         assert (first, second) == (["1.where"], ["2.where"])
 
-    async def test_no_worker_is_held_while_it_waits(self, live: LiveServer) -> None:
+    async def test_a_returned_question_holds_no_worker(self, live: LiveServer) -> None:
         waiting = [await ask(live, "three_at_once", {"label": str(n)}) for n in range(8)]
         for record in waiting:
             parked = await live.becomes(record, lambda now: now.status == "input_required", "questions")
@@ -298,22 +300,22 @@ class TestReturned:
         for record in waiting:
             await live.engine.cancel(ANYONE, record.task_id)
 
-    async def test_the_last_message_of_a_leg_stays(self, live: LiveServer, tmp_path: Path) -> None:
+    async def test_the_last_status_message_of_a_leg_stays(self, live: LiveServer, tmp_path: Path) -> None:
         record = await ask(live, "journey", {"notes": str(tmp_path / "notes")})
         await requests(live, record)
         assert (await live.now(record)).status_message == "packed (1/3)"
         await live.engine.cancel(ANYONE, record.task_id)
 
-    async def test_a_leg_may_also_await(self, live: LiveServer) -> None:
+    async def test_a_leg_may_also_await_an_answer(self, live: LiveServer) -> None:
         record = await ask(live, "both_ways")
         for name in ("one", "two", "three"):
             await respond(live, record, named(name))
         assert text_of(await live.end_of(record)) == "one two accept"
 
-    async def test_who_asks_nothing_is_called_again(self, live: LiveServer) -> None:
+    async def test_a_tool_that_returns_no_question_is_called_again(self, live: LiveServer) -> None:
         assert text_of(await live.run("call_again", {"times": 3}, snapshot=ABLE)) == "called 4 times"
 
-    async def test_but_not_for_ever(self, live: LiveServer) -> None:
+    async def test_a_tool_that_never_ends_its_rounds_fails(self, live: LiveServer) -> None:
         record = (await live.run("call_again", {"times": 1000}, snapshot=ABLE)).record
         assert record.status == "failed"
         assert record.started_at_ms is not None
@@ -341,7 +343,7 @@ class TestReturned:
 class TestLifetime:
     @pytest.mark.smoke
     @pytest.mark.parametrize("tool", ["greet", "three_at_once"])
-    async def test_a_wait_lengthens_the_tasks_life_and_says_so(self, live: LiveServer, tool: str) -> None:
+    async def test_a_wait_extends_the_ttl_and_reports_it(self, live: LiveServer, tool: str) -> None:
         record = await ask(live, tool, {"label": "x"} if tool == "three_at_once" else {})
         waiting = await live.becomes(record, lambda now: now.status == "input_required", "questions")
         assert waiting.ttl_ms > record.ttl_ms
@@ -351,7 +353,7 @@ class TestLifetime:
         assert left > record.ttl_ms  # type: ignore[operator] # pyright: ignore[reportOperatorIssue]
         await live.engine.cancel(ANYONE, record.task_id)
 
-    async def test_before_2026_it_is_fixed(self, live: LiveServer) -> None:
+    async def test_in_revision_2025_a_wait_does_not_extend_the_ttl(self, live: LiveServer) -> None:
         record = await ask(live, "greet", snapshot=asked_by(EVERYTHING, "2025-11-25"))
         waiting = await live.becomes(record, lambda now: now.status == "input_required", "the question")
         assert waiting.ttl_ms == record.ttl_ms

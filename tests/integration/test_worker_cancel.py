@@ -133,7 +133,7 @@ class TestByTheClient:
 
     @in_threads
     @pytest.mark.shows("L28")
-    async def test_a_coroutine_that_ignores_it_stays_cancelled(self, live: LiveServer, gate: Gate) -> None:
+    async def test_a_coroutine_that_ignores_a_cancel_stays_cancelled(self, live: LiveServer, gate: Gate) -> None:
         record = await live.submit("stubborn", {"gate": str(gate)})
         await gate.reached()
         cancelled = await live.engine.cancel(ANYONE, record.task_id)
@@ -147,7 +147,9 @@ class TestByTheClient:
     @pytest.mark.smoke
     @in_threads
     @pytest.mark.parametrize("what", cancelling.USES)
-    async def test_a_function_is_told_when_it_uses_its_context(self, live: LiveServer, gate: Gate, what: str) -> None:
+    async def test_a_cancelled_function_gets_an_error_when_it_uses_its_context(
+        self, live: LiveServer, gate: Gate, what: str
+    ) -> None:
         record = await live.submit("use_context_sync", {"gate": str(gate), "what": what})
         await gate.reached()
         await live.engine.cancel(ANYONE, record.task_id)
@@ -245,7 +247,7 @@ class TestByAnOperator:
 
     @pytest.mark.parametrize("what", cancelling.USES)
     @in_threads
-    async def test_a_running_job_is_told_when_it_uses_its_context(
+    async def test_a_revoked_job_gets_an_error_when_it_uses_its_context(
         self, live: LiveServer, gate: Gate, what: str
     ) -> None:
         record = await live.submit("use_context", {"gate": str(gate), "what": what})
@@ -258,7 +260,9 @@ class TestByAnOperator:
 
     @prefork_only
     @pytest.mark.parametrize("tool", ["use_context", "use_context_sync"])
-    async def test_a_child_is_told_when_it_tells_its_progress(self, live: LiveServer, gate: Gate, tool: str) -> None:
+    async def test_a_child_process_gets_an_error_when_it_reports_progress(
+        self, live: LiveServer, gate: Gate, tool: str
+    ) -> None:
         record = await live.submit(tool, {"gate": str(gate), "what": "progress"})
         [pid] = await gate.reached()
         live.app.control.revoke(record.job_id)
@@ -267,7 +271,7 @@ class TestByAnOperator:
         await goes_on(live)
         assert psutil.pid_exists(pid)
 
-    async def test_what_has_ended_stays_as_it_is(
+    async def test_a_task_that_has_ended_stays_as_it_is(
         self, live: LiveServer, cancel_worker: WorkerProcess, gate: Gate
     ) -> None:
         completed = (await live.run("add", {"a": 2, "b": 2})).record
@@ -298,7 +302,7 @@ def state_database(tmp_path: Path) -> Callable[[str], Path]:
 
 
 class TestOverRestarts:
-    async def test_what_a_state_database_remembers_is_cancelled_and_nothing_else(
+    async def test_only_tasks_whose_revoke_a_state_database_kept_are_cancelled(
         self, own: Starter, own_store: EmbeddedStoreContainer, pool: Pool, tmp_path: Path,
         state_database: Callable[..., Path],
     ) -> None:  # fmt: skip

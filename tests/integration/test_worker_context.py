@@ -123,7 +123,7 @@ async def test_a_job_finds_its_caller_and_its_request(live: LiveServer, kept: st
 
 
 @pytest.mark.shows("C7")
-async def test_an_anonymous_job_finds_nobody(live: LiveServer) -> None:
+async def test_an_anonymous_job_finds_no_caller(live: LiveServer) -> None:
     for _ in range(3):  # whichever process or thread takes it
         await live.structured("look", **asked_by(ALICE, session_id="session-9", headers={"x-tenant": "acme"}))
         found = await live.structured("look", **asked_by(None))
@@ -131,13 +131,13 @@ async def test_an_anonymous_job_finds_nobody(live: LiveServer) -> None:
         assert [found[name] for name in names] == [None] * 7 + [{}]
 
 
-async def test_what_a_tool_resolves_is_the_callers(live: LiveServer) -> None:
+async def test_a_resolver_of_a_tool_sees_the_caller(live: LiveServer) -> None:
     assert await live.text_of("greet", **asked_by(ALICE)) == "Hello, app with request request-7"
     assert await live.text_of("greet", **asked_by(None)) == "Hello, nobody with request request-7"
 
 
 @pytest.mark.shows("C7")
-async def test_an_expired_token_is_no_callers(live: LiveServer) -> None:
+async def test_an_expired_token_is_not_given_to_the_job(live: LiveServer) -> None:
     found = await live.structured("look", **asked_by(replace(ALICE, expires_at=int(time.time()) - 1)))
     assert (found["token"], found["scope"]) == (None, "app|alice")
 
@@ -183,7 +183,7 @@ def reason_of(view: TaskView) -> tuple[str, str | None, int | None]:
     scope="session",
     ids=["no key", "another key", "a newer key", "a key, and none here"],
 )
-async def test_what_was_not_sealed_for_this_worker_does_not_run(
+async def test_a_job_that_was_not_sealed_for_this_worker_does_not_run(
     settings: Settings, callers_worker: WorkerProcess, keys: str | None
 ) -> None:
     values = settings.model_dump(exclude_unset=True, exclude={"encryption_keys"})
@@ -243,7 +243,7 @@ async def test_a_snapshot_that_was_tampered_with_does_not_run(live: LiveServer, 
 
 @pytest.mark.shows("C7")
 @pytest.mark.parametrize("kept", ["sealed"], indirect=True, scope="session")
-async def test_a_message_that_nobody_with_the_keys_published_changes_nothing(
+async def test_a_message_that_was_published_without_the_keys_changes_nothing(
     live: LiveServer, callers_worker: WorkerProcess
 ) -> None:
     record = await live.submit("look", config=TaskConfig(queue=callers.NOBODYS_QUEUE), **asked_by(ALICE))

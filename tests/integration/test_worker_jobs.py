@@ -34,7 +34,7 @@ def signed_in(name: str, **values: Any) -> dict[str, Any]:
     return {"caller": Caller(scope_of("client-a", name), ISSUER), "snapshot": snapshot}
 
 
-async def test_the_nodes_make_a_celery_setup(celery_setup: Any, worker: WorkerNode) -> None:
+async def test_the_nodes_of_the_test_server_make_a_celery_setup(celery_setup: Any, worker: WorkerNode) -> None:
     assert celery_setup.ready(ping=False, control=True, docker=True)
     assert len(celery_setup) == 3
     assert worker.hostname() in celery_setup.app.control.inspect().ping()
@@ -43,13 +43,13 @@ async def test_the_nodes_make_a_celery_setup(celery_setup: Any, worker: WorkerNo
 
 @pytest.mark.smoke
 @pytest.mark.each_pool
-async def test_an_async_tool_runs(live: LiveServer) -> None:
+async def test_an_async_tool_runs_as_a_job(live: LiveServer) -> None:
     assert await live.text_of("add", {"a": 2, "b": 3}) == "5"
 
 
 @pytest.mark.smoke
 @pytest.mark.each_pool
-async def test_a_sync_tool_runs(live: LiveServer) -> None:
+async def test_a_sync_tool_runs_as_a_job(live: LiveServer) -> None:
     assert await live.text_of("add_sync", {"a": 2, "b": 3}) == "5"
 
 
@@ -78,7 +78,7 @@ async def test_a_tool_runs_in_the_worker_and_finds_the_lifespans_state(live: Liv
     assert state["pid"] in {process["pid"] for process in worker.get_running_processes_info(["pid"])}
 
 
-async def test_a_tool_knows_its_request(live: LiveServer) -> None:
+async def test_a_tool_can_read_its_request(live: LiveServer) -> None:
     snapshot = TaskContextSnapshot.capture(
         protocol_version=REVISION,
         request_id="request-77",
@@ -96,7 +96,7 @@ async def test_a_tool_without_http_finds_no_headers(live: LiveServer) -> None:
     assert (await live.structured("whereabouts"))["headers"] is None
 
 
-async def test_a_tool_knows_its_task(live: LiveServer) -> None:
+async def test_a_tool_can_read_its_task(live: LiveServer) -> None:
     record = await live.submit("whereabouts")
     view = await live.end_of(record)
     assert view.result is not None
@@ -108,7 +108,7 @@ async def test_a_tool_knows_its_task(live: LiveServer) -> None:
     assert found["server"] == "tools"
 
 
-async def test_a_tool_knows_its_caller_but_not_the_token(live: LiveServer) -> None:
+async def test_a_tool_can_read_its_caller_but_not_the_token(live: LiveServer) -> None:
     found = await live.structured("whereabouts", **signed_in("alice"))
     assert (found["client_id"], found["subject"]) == ("client-a", "alice")
     assert found["scope"] == "client-a|alice"
@@ -136,7 +136,7 @@ async def test_callers_that_run_together_and_after_each_other_stay_apart(
 
 @pytest.mark.each_pool
 @pytest.mark.parametrize("tool", ["remember", "remember_sync"])
-async def test_what_a_job_puts_into_context_variables_ends_with_it(live: LiveServer, tool: str) -> None:
+async def test_context_variables_that_a_job_sets_end_with_it(live: LiveServer, tool: str) -> None:
     found = [await live.text_of(tool, {"value": f"job {number}"}) for number in range(4)]
     assert found == ["nothing"] * 4
 

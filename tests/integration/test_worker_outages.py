@@ -60,7 +60,7 @@ async def test_the_next_job_works_after_a_restart_of_the_store(
 
 
 @pytest.mark.each_pool
-async def test_a_job_that_runs_while_the_broker_restarts_ends_well_and_its_worker_goes_on(
+async def test_a_job_that_runs_while_the_broker_restarts_completes_and_its_worker_continues(
     own: Starter, store: EmbeddedStoreContainer, pool: Pool, gate: Gate
 ) -> None:
     broker = own.valkey("broker")

@@ -53,7 +53,7 @@ def notes(tmp_path: Path) -> Path:
 @pytest.mark.smoke
 @pytest.mark.shows("C5")
 @pytest.mark.parametrize("tool", ["comes_back", "comes_back_sync"])
-async def test_what_raises_a_declared_exception_is_tried_again(
+async def test_a_tool_that_raises_a_declared_exception_is_tried_again(
     live: LiveServer, notes: Path, tmp_path: Path, tool: str
 ) -> None:
     seen_at = tmp_path / "seen"
@@ -72,7 +72,7 @@ async def test_what_raises_a_declared_exception_is_tried_again(
     assert len(lines(notes)) == 3
 
 
-async def test_why_a_job_is_tried_again_is_for_the_log_alone(
+async def test_only_the_log_says_why_a_job_is_tried_again(
     live: LiveServer, policy_worker: WorkerProcess, notes: Path
 ) -> None:
     with celery_events(live.app) as events:
@@ -86,7 +86,7 @@ async def test_why_a_job_is_tried_again_is_for_the_log_alone(
 
 
 @pytest.mark.shows("C5")
-async def test_the_last_try_decides(live: LiveServer, notes: Path) -> None:
+async def test_the_outcome_of_the_last_try_is_the_tasks(live: LiveServer, notes: Path) -> None:
     view = await live.run("comes_back", {"path": str(notes), "failures": 99}, config=policy.PERSISTENT)
     assert len(lines(notes)) == 4
     assert view.record.status == "completed"

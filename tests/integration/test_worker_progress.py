@@ -62,7 +62,7 @@ async def test_steady_reports_are_thinned_out_and_arrive_in_order(live: LiveServ
     assert [record.revision for record in told] == sorted({record.revision for record in told})
 
 
-async def test_the_last_value_of_a_pause_is_told_although_nothing_follows(live: LiveServer, gate: Gate) -> None:
+async def test_the_last_value_before_a_pause_is_reported(live: LiveServer, gate: Gate) -> None:
     record = await live.submit("report_and_hold", {"gate": str(gate)})
     said = await live.becomes(record, lambda now: now.status_message == "step (3/10)")
     assert said.status == "working"

@@ -111,7 +111,7 @@ async def test_arguments_that_the_tool_refuses_in_the_worker_end_as_in_the_foreg
 
 
 @pytest.mark.each_pool
-async def test_a_failed_job_leaves_the_worker_fit_for_the_next(live: LiveServer) -> None:
+async def test_a_worker_runs_the_next_job_after_a_failed_one(live: LiveServer) -> None:
     for tool in ("crash", "unserializable"):
         await live.run(tool)
         assert await live.text_of("add", {"a": 1, "b": 1}) == "2"
@@ -119,9 +119,7 @@ async def test_a_failed_job_leaves_the_worker_fit_for_the_next(live: LiveServer)
 
 @pytest.mark.smoke
 @pytest.mark.each_pool
-async def test_a_stored_result_settles_a_record_that_its_worker_did_not_live_to_end(
-    live: LiveServer, gate: Gate
-) -> None:
+async def test_a_stored_result_ends_a_record_whose_worker_was_killed(live: LiveServer, gate: Gate) -> None:
     record = await live.submit("hold", {"gate": str(gate)})
     await gate.reached()
     outcome = JobOutcome({"content": [{"type": "text", "text": "it was done"}]}, "last words")
@@ -133,7 +131,7 @@ async def test_a_stored_result_settles_a_record_that_its_worker_did_not_live_to_
 
 
 @pytest.mark.parametrize("pool", ["prefork"], indirect=True)
-async def test_results_may_live_in_another_backend(
+async def test_results_may_be_stored_in_another_backend(
     own: Starter, store: EmbeddedStoreContainer, pool: Pool, tmp_path: Path
 ) -> None:
     results = tmp_path / "results"

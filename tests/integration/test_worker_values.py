@@ -59,7 +59,7 @@ def reason(kind: str) -> RpcError:
 @pytest.mark.smoke
 @pytest.mark.each_pool
 @pytest.mark.parametrize("tool", ["leaves", "leaves_async"])
-async def test_what_would_end_a_process_ends_its_task_alone(live: LiveServer, tool: str) -> None:
+async def test_an_exit_of_a_component_ends_its_task_alone(live: LiveServer, tool: str) -> None:
     for kind in EXITS:
         record = (await live.run(tool, {"kind": kind})).record
         assert record.status == "failed"
@@ -85,7 +85,7 @@ async def test_an_event_loop_outlives_what_a_component_does_to_it(live: LiveServ
     ("task_type", "component", "params"),
     [("prompt", "leaving_prompt", {"name": "leaving_prompt"}), ("resource", "odd://leaving", {"uri": "odd://leaving"})],
 )
-async def test_prompts_and_resources_may_try_to_leave_too(
+async def test_an_exit_of_a_prompt_or_resource_ends_its_task_alone(
     live: LiveServer, task_type: TaskType, component: str, params: JSONObject
 ) -> None:
     submission = Submission(
@@ -100,7 +100,7 @@ async def test_prompts_and_resources_may_try_to_leave_too(
     assert await still_works(live)
 
 
-async def test_a_lifespan_that_tries_to_leave_fails_its_job_and_is_entered_again(
+async def test_an_exit_of_the_lifespan_fails_its_job_and_the_lifespan_is_entered_again(
     own: Starter, store: EmbeddedStoreContainer, pool: Pool, tmp_path: Path
 ) -> None:
     (exits := tmp_path / "exits").touch()
@@ -114,7 +114,9 @@ async def test_a_lifespan_that_tries_to_leave_fails_its_job_and_is_entered_again
 
 
 @pytest.mark.parametrize("kind", EXITS)
-async def test_in_the_foreground_the_request_fails_and_the_server_goes_on(live: LiveServer, kind: str) -> None:
+async def test_an_exit_in_the_foreground_fails_the_request_and_the_server_continues(
+    live: LiveServer, kind: str
+) -> None:
     async with live.foreground() as client:
         for leave in (
             client.call_tool("leaves", {"kind": kind}),

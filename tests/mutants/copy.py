@@ -16,7 +16,7 @@ PYTEST: Final = [
     *("-o", "addopts=--import-mode=importlib"),
     # They race a lifetime of half a second, and would count as kills where the machine is slow.
     *("--deselect", "tests/contract/test_recovery.py::TestExpiry"),
-    *("--deselect", "tests/contract/test_exposed.py::test_what_expires_is_revoked_and_forgotten_with_all_its_parts"),
+    *("--deselect", "tests/contract/test_exposed.py::test_an_expired_task_is_revoked_and_forgotten_with_all_its_parts"),
 ]
 
 

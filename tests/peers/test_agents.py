@@ -36,7 +36,7 @@ NO_WAY_TO_ASK: Final = (
 pytestmark = pytest.mark.long  # each takes seconds to install, and then as many to run
 
 
-def test_the_inspector_of_2025_11_25(run: Run) -> None:
+def test_the_mcp_inspector_of_2025_11_25_calls_tools(run: Run) -> None:
     calls = {"lists": True, "tool": COUNTED, "tool error": REFUSED, "required": FAILED}
     assert run(INSPECTOR, "inspector.cjs", "legacy") == {
         # It asks for a task only where the tool requires one, and cancels each question.
@@ -52,7 +52,7 @@ def test_the_inspector_of_2025_11_25(run: Run) -> None:
     }
 
 
-def test_the_inspector_of_2026_07_28(run: Run) -> None:
+def test_the_mcp_inspector_of_2026_07_28_calls_tools(run: Run) -> None:
     calls = {"lists": True, "ran as a task": True, "tool": COUNTED, "tool error": REFUSED, "required": FAILED}
     undeclared = "The client did not declare the form elicitation capability, which elicitation/create requires"
     assert run(INSPECTOR, "inspector.cjs", "modern") == {
@@ -75,7 +75,9 @@ def test_the_inspector_of_2026_07_28(run: Run) -> None:
     ],
     ids=["legacy", "modern"],
 )
-def test_ext_tasks(run: Run, era: str, status_of_an_error: str, capabilities: dict[str, Any]) -> None:
+def test_ext_tasks_creates_and_follows_tasks(
+    run: Run, era: str, status_of_an_error: str, capabilities: dict[str, Any]
+) -> None:
     assert run(EXT_TASKS, "ext_tasks.cjs", era) == {
         "lists": True,
         "capabilities": {"execution": True, "cancellation": True, **capabilities},
@@ -90,7 +92,7 @@ def test_ext_tasks(run: Run, era: str, status_of_an_error: str, capabilities: di
     }
 
 
-def test_langchain(run: Run) -> None:
+def test_langchain_gets_results_without_tasks(run: Run) -> None:
     assert run(LANGCHAIN, "langchain_mcp.py") == {
         "lists": True,
         "ran as a task": False,
@@ -104,7 +106,7 @@ def test_langchain(run: Run) -> None:
 
 
 @pytest.mark.parametrize("revision", STRANDS)
-def test_strands_agents_with_tasks(run: Run, revision: str) -> None:
+def test_strands_agents_with_tasks_follows_them(run: Run, revision: str) -> None:
     assert run(STRANDS[revision], "strands_mcp.py", "tasks") == {
         "lists": True,
         "ran as a task": True,
@@ -124,7 +126,9 @@ def test_strands_agents_with_tasks(run: Run, revision: str) -> None:
     ],
     ids=list(STRANDS),
 )
-def test_strands_agents_without_tasks(run: Run, revision: str, refusal: str, asking: dict[str, Any]) -> None:
+def test_strands_agents_without_tasks_gets_results(
+    run: Run, revision: str, refusal: str, asking: dict[str, Any]
+) -> None:
     assert run(STRANDS[revision], "strands_mcp.py", "plain") == {
         "lists": True,
         "ran as a task": False,
@@ -135,7 +139,7 @@ def test_strands_agents_without_tasks(run: Run, revision: str, refusal: str, ask
     }
 
 
-def test_pydantic_ai_with_tasks(run: Run) -> None:
+def test_pydantic_ai_with_tasks_follows_them(run: Run) -> None:
     assert run(PYDANTIC_AI_WITH_TASKS, "pydantic_toolset.py") == {
         "revision": "2026-07-28",
         "lists": True,
@@ -148,7 +152,7 @@ def test_pydantic_ai_with_tasks(run: Run) -> None:
     }
 
 
-def test_pydantic_ai_without_tasks(run: Run) -> None:
+def test_pydantic_ai_without_tasks_gets_results(run: Run) -> None:
     assert run(PYDANTIC_AI, "pydantic_toolset.py") == {
         "revision": "2026-07-28",
         "lists": True,

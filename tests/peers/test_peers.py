@@ -8,7 +8,7 @@ from tests.peers.conftest import Run
 
 
 @pytest.mark.shows("L1", "L3", "L4", "L13", "L14", "L17", "L21", "L22", "L23", "L29", "L30", "L31", "L35", "L39")
-def test_the_sdk_of_the_earlier_era(run: Run) -> None:
+def test_the_sdk_1_30_creates_follows_and_lists_tasks(run: Run) -> None:
     seen = run("mcp==1.30.0", "mcp_1_30.py")
     support = seen.pop("support")
     assert (support["slow_compute"], support["failing_job"], support.get("greet")) == ("optional", "required", None)
@@ -40,7 +40,7 @@ def test_the_sdk_of_the_earlier_era(run: Run) -> None:
 
 
 @pytest.mark.shows("L4", "L13", "L14", "L21", "L23", "L31", "L35", "L39")
-def test_fastmcp_3(run: Run) -> None:
+def test_fastmcp_3_creates_follows_and_awaits_tasks(run: Run) -> None:
     assert run("fastmcp==3.4.10", "fastmcp_3.py") == {
         "ran as a task": True,
         "tool": "counted to 3",
@@ -61,7 +61,7 @@ def test_fastmcp_3(run: Run) -> None:
 
 
 @pytest.mark.shows("M2", "M10", "M11", "M14")
-def test_fastmcp_4(run: Run) -> None:
+def test_fastmcp_4_creates_follows_and_answers_tasks(run: Run) -> None:
     assert run("fastmcp[tasks]==4.1.4", "fastmcp_4.py") == {
         "revision": "2026-07-28",
         "ordinary call ran as a task": True,
@@ -80,7 +80,7 @@ def test_fastmcp_4(run: Run) -> None:
 
 
 @pytest.mark.shows("L1", "L3", "L4", "L13", "L14", "L21", "L22", "L23", "L30", "L31", "L35", "L39")
-def test_the_typescript_sdk(run: Run) -> None:
+def test_the_typescript_sdk_creates_follows_and_lists_tasks(run: Run) -> None:
     assert run("@modelcontextprotocol/sdk@1.32.2", "typescript.cjs") == {
         "support": ["optional", "required", None],
         "capability": {"call": {}},

@@ -38,19 +38,19 @@ def arrive(sizes: list[int], *, up_to: int | None = None, beyond: str = "") -> d
     return {str(size): [size // 2, size // 2] if up_to is None or size < up_to else beyond for size in sizes}
 
 
-def test_the_sdk_1_30_takes_all(run: Run, sizes: list[int]) -> None:
+def test_the_sdk_1_30_takes_results_of_every_size(run: Run, sizes: list[int]) -> None:
     assert run("mcp==1.30.0", "large_mcp_1_30.py", json.dumps(sizes)) == {"revision": "2025-11-25", **arrive(sizes)}
 
 
 @pytest.mark.long  # its transports are those of the SDK 1.30
-def test_fastmcp_3_takes_all(run: Run, sizes: list[int]) -> None:
+def test_fastmcp_3_takes_results_of_every_size(run: Run, sizes: list[int]) -> None:
     tasks = {"sizes": sizes, "calls": {"task": True}}
     assert run("fastmcp==3.4.10", "large_fastmcp.py", json.dumps({"tasks": tasks})) == {
         "tasks": {"revision": "2025-11-25", "as a task": True, **arrive(sizes)}
     }
 
 
-def test_fastmcp_4_takes_all_of_tasks(run: Run, sizes: list[int]) -> None:
+def test_fastmcp_4_takes_results_of_tasks_of_every_size(run: Run, sizes: list[int]) -> None:
     tasks = {"sizes": sizes, "progress": True}
     assert run("fastmcp[tasks]==4.1.4", "large_fastmcp.py", json.dumps({"tasks": tasks})) == {
         "tasks": {"revision": "2026-07-28", "as a task": True, **arrive(sizes)}
@@ -94,7 +94,7 @@ async def test_the_sdk_2_takes_one_mebibyte_an_event(url: str, sizes: list[int])
 
 
 @over_http
-def test_the_typescript_sdk_takes_all_over_http(run: Run, sizes: list[int]) -> None:
+def test_the_typescript_sdk_takes_results_of_every_size_over_http(run: Run, sizes: list[int]) -> None:
     cases = {"sizes": sizes}
     assert run(TYPESCRIPT, "large_typescript.cjs", json.dumps(cases)) == {"problems": [], **arrive(sizes)}
 

@@ -16,7 +16,7 @@ def test_an_async_body_is_awaited(worker: Worker) -> None:
     assert worker.run("echo", {"a": 1}) == {"a": 1}
 
 
-def test_a_thousand_interleaved_jobs_each_know_who_they_are(worker: Worker) -> None:
+def test_each_of_a_thousand_interleaved_jobs_has_its_own_request(worker: Worker) -> None:
     jobs = [worker.submit("identity", [0.001 * (n % 7), 0.002 * (n % 5), 0.0]) for n in range(1000)]
     for job in jobs:
         seen = value_of(job)
@@ -51,7 +51,7 @@ def test_a_class_based_task_can_be_suspended_wherever_celery_calls_its_code(work
     ]
 
 
-def test_what_a_plain_function_returns_is_awaited_if_it_can_be(worker: Worker) -> None:
+def test_an_awaitable_that_a_plain_function_returns_is_awaited(worker: Worker) -> None:
     assert worker.run("wrapped", 5) == 5
 
 
@@ -67,7 +67,7 @@ def test_a_task_says_where_it_runs(worker: Worker) -> None:
     eventually_sync(lambda: any(note.startswith("success in asyncio-pool-job-") for note in worker.notes(job)))
 
 
-def test_asyncio_tasks_of_a_job_are_told_to_await(worker: Worker) -> None:
+def test_an_asyncio_task_that_calls_a_sync_method_gets_an_error_to_await(worker: Worker) -> None:
     assert "beside job" in worker.run("in_a_child_task")
 
 
@@ -100,13 +100,13 @@ def test_a_body_that_is_cancelled_from_inside_has_failed(worker: Worker) -> None
 
 
 @pytest.mark.smoke
-def test_a_body_retries(worker: Worker) -> None:
+def test_a_body_that_raises_retry_runs_again(worker: Worker) -> None:
     job = worker.submit("retries", 2)
     assert value_of(job) == 2
     assert worker.notes(job) == ["attempt 0", "attempt 1", "attempt 2"]
 
 
-def test_retries_have_an_end(worker: Worker) -> None:
+def test_a_body_fails_after_its_last_retry(worker: Worker) -> None:
     state, error = end_of(worker.submit("retries", 9))
     assert (state, type(error).__name__) == ("FAILURE", "MaxRetriesExceededError")
 
@@ -118,7 +118,7 @@ def test_a_body_is_retried_for_the_exceptions_it_names(worker: Worker) -> None:
 
 
 @pytest.mark.smoke
-def test_chains_groups_and_chords_run(worker: Worker) -> None:
+def test_chains_groups_and_chords_run_to_their_results(worker: Worker) -> None:
     add = worker.signature
     assert value_of(chain(add("adds", 1, 2), add("adds", 3), add("adds", 4)).apply_async()) == 10
     many = cast(Any, group([add("adds", n, n) for n in range(5)]).apply_async())

@@ -14,7 +14,7 @@ def worker(shared: Starter) -> Worker:
 
 
 @pytest.mark.smoke
-def test_the_worker_tells_what_it_does(worker: Worker) -> None:
+def test_the_worker_reports_its_running_jobs_and_its_pool(worker: Worker) -> None:
     job = worker.submit("hold", "seen")
     worker.noted(job, "begun")
     (active,) = worker.ask("active")
@@ -27,7 +27,7 @@ def test_the_worker_tells_what_it_does(worker: Worker) -> None:
     eventually_sync(lambda: worker.ids("active") == set())
 
 
-def test_events_tell_flower_the_whole_story(worker: Worker) -> None:
+def test_events_show_flower_each_state_of_a_job(worker: Worker) -> None:
     with celery_events(worker.app) as log:
         good, bad, gone = worker.submit("echo", 1), worker.submit("fails", "x"), worker.submit("hold", "never")
         worker.noted(gone, "begun")
@@ -37,7 +37,7 @@ def test_events_tell_flower_the_whole_story(worker: Worker) -> None:
             eventually_sync(lambda job=job, told=told: log.kinds_of(job.id) == told, what=f"{told}")
 
 
-def test_what_replaces_child_processes_is_said_to_have_no_effect(worker: Worker) -> None:
+def test_options_of_child_processes_are_logged_as_without_effect(worker: Worker) -> None:
     for setting in ("worker_max_tasks_per_child", "worker_max_memory_per_child"):
         assert f"{setting} (" in worker.logs()
     assert [worker.run("echo", n) for n in range(8)] == list(range(8))
@@ -81,7 +81,7 @@ def test_the_pool_grows_and_shrinks(start: Starter) -> None:
     assert "cannot shrink" in worker.tell("pool_shrink", n=2)["error"]
 
 
-def test_the_pool_scales_itself(start: Starter) -> None:
+def test_the_pool_grows_to_the_limit_of_autoscale(start: Starter) -> None:
     worker = start("--autoscale=4,0")
     jobs = [worker.submit("hold", "open") for _ in range(8)]
     eventually_sync(lambda: len(worker.ids("active")) == 4)

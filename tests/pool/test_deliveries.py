@@ -42,7 +42,7 @@ def test_a_scheduled_job_is_seen_and_can_be_revoked(worker: Worker) -> None:
     eventually_sync(lambda: state_of(job) == "REVOKED")
 
 
-def test_a_rate_limit_holds(worker: Worker) -> None:
+def test_a_rate_limit_spaces_the_jobs(worker: Worker) -> None:
     times = sorted(value_of(job) for job in [worker.submit("limited") for _ in range(6)])
     assert times[-1] - times[0] > 0.9  # 5 in a second, the sixth later
 

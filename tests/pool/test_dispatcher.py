@@ -104,7 +104,9 @@ def test_a_job_is_accepted_and_ends(pool: Pool, on_loop: bool) -> None:
 
 @on_either
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, MemoryError])
-def test_what_a_job_lets_through_harms_only_itself(pool: Pool, on_loop: bool, error: type[BaseException]) -> None:
+def test_an_exception_that_a_job_raises_fails_that_job_alone(
+    pool: Pool, on_loop: bool, error: type[BaseException]
+) -> None:
     def body() -> None:
         raise error
 
@@ -188,7 +190,7 @@ def test_nothing_outside_a_job_can_wait_in_it(recwarn: pytest.WarningsRecorder) 
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_job_is_lost_or_told_twice(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_job_is_lost_or_reported_twice(seed: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     chance = random.Random(seed)
     limit = 20

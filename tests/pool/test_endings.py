@@ -91,7 +91,7 @@ def test_a_revoked_job_is_cancelled_where_it_waits_and_cleans_up(worker: Worker,
 
 
 @pytest.mark.parametrize("task", ["survives", "breaks_down"])
-def test_what_a_revoked_body_does_in_the_end_does_not_count(worker: Worker, task: str) -> None:
+def test_the_outcome_of_a_revoked_body_does_not_count(worker: Worker, task: str) -> None:
     job = worker.submit(task, "never")
     worker.noted(job, "begun")
     job.revoke(terminate=True)
@@ -129,7 +129,7 @@ def test_a_job_that_is_revoked_or_expires_while_it_waits_does_not_begin(narrow: 
     assert (narrow.notes(revoked), narrow.notes(expired)) == ([REVOKED], [EXPIRED])
 
 
-def test_a_job_that_is_not_ended_by_its_end_is_complained_of(narrow: Worker) -> None:
+def test_a_cancelled_job_that_keeps_running_is_logged(narrow: Worker) -> None:
     job = narrow.submit("ignores_its_end", "four")
     narrow.noted(job, "begun")
     job.revoke(terminate=True)

@@ -33,7 +33,7 @@ def test_slots_are_added_while_jobs_wait_and_go_again(start: Starter, hub: str) 
     eventually_sync(lambda: worker.ask("stats")["prefetch_count"] == 5)
 
 
-def test_what_was_prefetched_already_gets_all_the_slots_that_it_needs(start: Starter) -> None:
+def test_prefetched_jobs_get_all_the_slots_that_they_need(start: Starter) -> None:
     worker = start(concurrency=4, worker_asyncio_grow_to=20, worker_prefetch_multiplier=0)
     jobs = [worker.submit("hold", "open") for _ in range(20)]
     eventually_sync(lambda: len(worker.ids("active")) == 20, what="20 jobs at a time")
@@ -127,7 +127,7 @@ def test_a_pool_grows_by_half_and_shrinks_to_twice_what_was_needed() -> None:
 
 
 @pytest.mark.smoke
-def test_an_operator_who_shrinks_the_pool_ends_its_growth() -> None:
+def test_a_pool_that_an_operator_shrinks_grows_no_more() -> None:
     pool = Counted(4, running=6)
     growth = Growth(pool, 20)
     assert [growth.add(), growth.add()] == [2, 3]
@@ -147,11 +147,11 @@ def test_an_operator_who_shrinks_the_pool_ends_its_growth() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"worker_asyncio_grow_to": 0}])
-def test_without_the_setting_the_slots_are_as_many_as_said(start: Starter, options: dict[str, int]) -> None:
+def test_without_the_setting_the_number_of_slots_is_fixed(start: Starter, options: dict[str, int]) -> None:
     assert "asyncio-growth" not in start(concurrency=2, **options).ask("stats")
 
 
-def test_celerys_own_autoscaler_has_the_word_where_it_is_asked_for(start: Starter) -> None:
+def test_celerys_own_autoscaler_decides_where_it_is_configured(start: Starter) -> None:
     stats = start("--autoscale=4,2", worker_asyncio_grow_to=20).ask("stats")
     assert "asyncio-growth" not in stats
     assert stats["autoscaler"]["max"] == 4

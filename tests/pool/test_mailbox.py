@@ -48,7 +48,7 @@ class FakeHub:
         return bool(ready)
 
 
-def test_letters_are_told_in_order_on_the_hubs_thread() -> None:
+def test_callbacks_run_in_order_on_the_hubs_thread() -> None:
     hub, mailbox = FakeHub(), HubMailbox()
     mailbox.post(print)  # before there is a hub: it waits
     mailbox.attach(hub)
@@ -75,7 +75,7 @@ def _post(mailbox: HubMailbox, told: list[tuple[int, int, int]], poster: int) ->
         mailbox.post(tell, n)
 
 
-def test_a_letter_that_cannot_be_told_harms_no_other() -> None:
+def test_a_callback_that_raises_stops_no_other() -> None:
     hub, mailbox, told = FakeHub(), HubMailbox(), list[str]()
     mailbox.attach(hub)
     mailbox.post(told.append, "first")
@@ -86,7 +86,7 @@ def test_a_letter_that_cannot_be_told_harms_no_other() -> None:
     mailbox.close()
 
 
-def test_one_that_ends_the_worker_leaves_the_others_for_later() -> None:
+def test_a_callback_that_ends_the_worker_leaves_the_others_for_later() -> None:
     hub, mailbox, told = FakeHub(), HubMailbox(), list[str]()
     mailbox.attach(hub)
     mailbox.post(_exit)
@@ -102,7 +102,7 @@ def _exit() -> None:
     raise SystemExit(3)
 
 
-def test_what_a_letter_posts_is_told_in_the_next_round() -> None:
+def test_a_callback_that_a_callback_posts_runs_in_the_next_round() -> None:
     hub, mailbox, told = FakeHub(), HubMailbox(), list[int]()
     mailbox.attach(hub)
 
@@ -117,7 +117,7 @@ def test_what_a_letter_posts_is_told_in_the_next_round() -> None:
     mailbox.close()
 
 
-def test_a_hub_that_was_reset_is_rung_again() -> None:
+def test_a_hub_that_was_reset_runs_the_waiting_callbacks() -> None:
     hub, mailbox, told = Hub(), HubMailbox(), list[str]()
     mailbox.attach(hub)
     mailbox.post(told.append, "while the connection was lost")
@@ -129,7 +129,7 @@ def test_a_hub_that_was_reset_is_rung_again() -> None:
     hub.close()
 
 
-def test_a_hub_that_does_not_run_is_kept_up() -> None:
+def test_acknowledgements_are_sent_while_the_hub_does_not_run() -> None:
     hub, mailbox, told = FakeHub(), HubMailbox(), list[str]()
     mailbox.attach(hub)
 
@@ -146,7 +146,7 @@ def test_a_hub_that_does_not_run_is_kept_up() -> None:
     mailbox.close()
 
 
-def test_a_closed_mailbox_has_told_everything_and_takes_no_more() -> None:
+def test_a_closed_mailbox_has_run_all_callbacks_and_takes_no_more() -> None:
     mailbox, told = HubMailbox(), list[int]()
     for n in range(3):
         mailbox.post(told.append, n)
@@ -155,7 +155,7 @@ def test_a_closed_mailbox_has_told_everything_and_takes_no_more() -> None:
     assert told == [0, 1, 2]
 
 
-def test_without_a_hub_a_thread_tells() -> None:
+def test_without_a_hub_a_thread_runs_the_callbacks() -> None:
     mailbox, told = ThreadMailbox(), list[tuple[int, str]]()
 
     def tell(n: int) -> None:

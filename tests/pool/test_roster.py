@@ -52,7 +52,7 @@ def test_a_limit_can_be_changed_either_way() -> None:
     assert roster.limit == 1
 
 
-def test_the_first_verdict_stands() -> None:
+def test_the_first_reason_to_end_a_job_counts() -> None:
     roster = Roster(1, threads=1)
     roster.add(one := job("a"))
     assert roster.condemn(one, Verdict.TIMED_OUT)
@@ -60,7 +60,7 @@ def test_the_first_verdict_stands() -> None:
     assert roster.settle(one) is Verdict.TIMED_OUT
 
 
-def test_an_end_stands_against_a_verdict() -> None:
+def test_a_job_that_has_ended_cannot_be_ended_again() -> None:
     roster = Roster(1, threads=1)
     roster.add(one := job("a"))
     assert roster.settle(one) is None
@@ -77,7 +77,7 @@ def test_only_a_waiting_job_can_be_withdrawn() -> None:
     assert names(roster.leave(running)) == []
 
 
-def test_what_is_flushed_does_not_begin() -> None:
+def test_a_flushed_job_does_not_begin() -> None:
     roster = Roster(1, threads=1)
     running, admitted, waiting = (job(name) for name in "abc")
     assert roster.add(running)
@@ -92,7 +92,7 @@ def test_what_is_flushed_does_not_begin() -> None:
     assert roster.add(job("d"))
 
 
-def test_nothing_begins_once_the_roster_is_closed() -> None:
+def test_no_job_begins_once_the_roster_is_closed() -> None:
     roster = Roster(2, threads=1)
     roster.add(running := job("a"))
     roster.begin(running)

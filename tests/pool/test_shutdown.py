@@ -27,7 +27,7 @@ def test_a_warm_shutdown_lets_running_jobs_finish_and_cleans_up(start: Starter) 
     assert worker.notes("process") == ["init", "shutdown"]
 
 
-def test_what_ends_during_a_warm_shutdown_is_acknowledged_at_once(start: Starter) -> None:
+def test_a_job_that_ends_during_a_warm_shutdown_is_acknowledged_at_once(start: Starter) -> None:
     worker = start()
     first, second = worker.submit("hold_late", "first"), worker.submit("hold_late", "second")
     for job in (first, second):

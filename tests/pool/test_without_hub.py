@@ -18,12 +18,12 @@ def test_the_pool_can_be_selected_for_one_worker(worker: Worker) -> None:
 
 
 @pytest.mark.smoke
-def test_jobs_run(worker: Worker) -> None:
+def test_jobs_run_on_a_worker_without_a_hub(worker: Worker) -> None:
     jobs = [worker.submit(task, n) for n in range(20) for task in ("echo", "echo_sync")]
     assert [value_of(job) for job in jobs] == [n for n in range(20) for _ in range(2)]
 
 
-def test_celery_is_told_on_one_thread_that_is_not_the_loops(worker: Worker) -> None:
+def test_celerys_callbacks_run_on_one_thread_that_is_not_the_loops(worker: Worker) -> None:
     job = worker.submit("hold_limited", "never")
     assert end_of(job)[0] == "FAILURE"
     worker.noted(job, "failure TimeLimitExceeded in asyncio-pool-callbacks")

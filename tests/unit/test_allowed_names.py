@@ -36,7 +36,7 @@ async def status(path: str, root_path: str, host: str) -> int:
     ("path", "root_path"),
     [("/mcp", ""), ("/mcp/", ""), ("/tools/mcp", "/tools"), ("/a/b/mcp/", "/a/b"), ("/mcp/mcp", "/mcp")],
 )
-async def test_the_endpoint_is_checked(path: str, root_path: str) -> None:
+async def test_requests_to_the_endpoint_are_checked(path: str, root_path: str) -> None:
     assert await status(path, root_path, "evil.example") == 421
     assert await status(path, root_path, "localhost:8000") == 200
 
@@ -44,5 +44,5 @@ async def test_the_endpoint_is_checked(path: str, root_path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "root_path"), [("/health", ""), ("/tools/health", "/tools"), ("/mcp", "/mcp"), ("/tools/mcp", "")]
 )
-async def test_other_paths_are_not(path: str, root_path: str) -> None:
+async def test_requests_to_other_paths_are_not_checked(path: str, root_path: str) -> None:
     assert await status(path, root_path, "evil.example") == 200

@@ -124,12 +124,12 @@ def test_answers_are_bounded_together() -> None:
 
 
 @pytest.mark.parametrize("question", [FORM, URL, SAMPLING, ROOTS])
-def test_questions_survive_being_kept(question: Question) -> None:
+def test_stored_questions_are_read_as_they_were(question: Question) -> None:
     assert decode_question(question.key, encode_question(question)) == question
 
 
 @pytest.mark.parametrize("answer", [SAMPLED, RpcError(-32601, "no", {"a": 1}), {"action": "accept", "content": {}}])
-def test_answers_survive_being_kept(answer: JSONObject | RpcError) -> None:
+def test_stored_answers_are_read_as_they_were(answer: JSONObject | RpcError) -> None:
     assert decode_answer(encode_answer(answer)) == answer
 
 

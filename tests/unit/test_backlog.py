@@ -23,13 +23,13 @@ def test_no_job_is_accepted_before_the_first_count() -> None:
     assert not backlog.enter()
 
 
-def test_it_lets_in_what_there_was_room_for() -> None:
+def test_as_many_jobs_are_accepted_as_there_was_room_for() -> None:
     backlog = Backlog(5, clock=Clock())
     backlog.looked(3)
     assert [backlog.enter() for _ in range(4)] == [True, True, False, False]
 
 
-def test_a_look_is_good_for_a_while() -> None:
+def test_a_count_of_the_queue_holds_for_a_while() -> None:
     clock = Clock()
     backlog = Backlog(5, clock=clock)
     backlog.looked(0)
@@ -39,7 +39,7 @@ def test_a_look_is_good_for_a_while() -> None:
     assert not backlog.enter()
 
 
-def test_one_that_is_drained_as_fast_as_it_fills_refuses_nobody() -> None:
+def test_a_queue_that_is_drained_as_fast_as_it_fills_refuses_no_job() -> None:
     clock = Clock()
     backlog = Backlog(2, clock=clock)
     backlog.looked(0)
@@ -51,7 +51,7 @@ def test_one_that_is_drained_as_fast_as_it_fills_refuses_nobody() -> None:
         backlog.leave()
 
 
-def test_one_that_was_full_is_left_alone_for_a_moment() -> None:
+def test_a_full_queue_is_not_counted_again_for_a_moment() -> None:
     clock = Clock()
     backlog = Backlog(2, clock=clock)
     backlog.looked(2)
@@ -60,7 +60,7 @@ def test_one_that_was_full_is_left_alone_for_a_moment() -> None:
     assert not backlog.is_surely_full
 
 
-def test_jobs_on_their_way_are_counted_by_a_look_that_cannot_see_them() -> None:
+def test_a_count_includes_accepted_jobs_that_are_not_in_the_queue_yet() -> None:
     backlog = Backlog(3, clock=Clock())
     backlog.looked(0)
     assert all(backlog.enter() for _ in range(3))
@@ -71,7 +71,7 @@ def test_jobs_on_their_way_are_counted_by_a_look_that_cannot_see_them() -> None:
     assert backlog.enter()
 
 
-def test_whatever_happens_no_more_wait_than_may() -> None:
+def test_no_more_jobs_wait_than_the_limit_allows() -> None:
     dice, clock = random.Random(7), Clock()
     for most in (1, 2, 5):
         backlog, queue, on_the_way = Backlog(most, clock=clock), 0, 0
@@ -95,7 +95,7 @@ def test_whatever_happens_no_more_wait_than_may() -> None:
 
 
 @pytest.mark.anyio
-async def test_of_many_who_come_at_once_one_looks() -> None:
+async def test_simultaneous_requests_share_one_count() -> None:
     looks: list[int] = []
 
     async def look() -> int:

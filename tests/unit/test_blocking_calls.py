@@ -33,12 +33,12 @@ def raise_timeout() -> None:
     raise TimeoutError("the driver waited for long enough")
 
 
-async def test_a_long_line_is_no_outage() -> None:
+async def test_many_waiting_calls_are_no_outage() -> None:
     async with calls(1, timeout_seconds=0.5) as service:
         await soon(asyncio.gather(*(service.call(lambda: time.sleep(0.02)) for _ in range(60))))
 
 
-async def test_a_call_that_takes_longer_is_one_and_those_that_wait_fail_with_it(
+async def test_a_call_above_the_timeout_is_an_outage_and_waiting_calls_fail_with_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     may_end = threading.Event()
@@ -95,7 +95,7 @@ async def test_one_call_that_hangs_does_not_fail_others_while_the_service_answer
             may_end.set()
 
 
-async def test_what_waits_to_the_last_is_called_when_the_thread_is_free() -> None:
+async def test_a_call_that_may_wait_runs_when_the_thread_is_free() -> None:
     may_end = threading.Event()
     async with calls(1, timeout_seconds=0.1) as service:
         with pytest.raises(TimeoutError):

@@ -39,7 +39,7 @@ async def test_calls_get_their_turns_in_order() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_to_wait_takes_as_long_as_it_takes() -> None:
+async def test_a_waiting_call_has_no_timeout_of_its_own() -> None:
     limiter = CallLimiter(1, timeout_seconds=0.05)
     tasks, order = await begun(limiter, 2)
     await asyncio.sleep(0.2)
@@ -59,7 +59,7 @@ async def test_a_call_that_is_cancelled_leaves_its_place_to_the_next() -> None:
     assert order == [0, 2]
 
 
-async def test_one_that_is_cancelled_as_it_gets_its_turn_gives_it_on() -> None:
+async def test_a_call_that_is_cancelled_as_it_gets_its_turn_passes_it_on() -> None:
     limiter = CallLimiter(1, timeout_seconds=FOREVER_SECONDS)
     tasks, order = await begun(limiter, 3)
     limiter.leave()
@@ -69,7 +69,7 @@ async def test_one_that_is_cancelled_as_it_gets_its_turn_gives_it_on() -> None:
     assert tasks[1].cancelled()
 
 
-async def test_when_one_gets_no_answer_those_that_wait_fail_with_it() -> None:
+async def test_waiting_calls_fail_when_a_call_gets_no_answer() -> None:
     limiter = CallLimiter(1, timeout_seconds=FOREVER_SECONDS)
     tasks, order = await begun(limiter, 3)
     assert limiter.fail_waiting() == 2
@@ -80,7 +80,7 @@ async def test_when_one_gets_no_answer_those_that_wait_fail_with_it() -> None:
     assert order == [0, 3]
 
 
-async def test_one_that_comes_while_that_one_does_not_end_waits_no_longer_than_for_an_answer() -> None:
+async def test_a_call_behind_an_unanswered_one_waits_no_longer_than_the_timeout() -> None:
     limiter = CallLimiter(1, timeout_seconds=0.1)
     await limiter.enter()
     limiter.fail_waiting()
@@ -92,7 +92,7 @@ async def test_one_that_comes_while_that_one_does_not_end_waits_no_longer_than_f
     await soon(limiter.enter())
 
 
-async def test_one_that_may_not_fail_waits_all_the_same() -> None:
+async def test_a_call_that_may_not_fail_keeps_waiting() -> None:
     limiter = CallLimiter(1, timeout_seconds=0.05)
     await limiter.enter()
     patient = asyncio.create_task(limiter.enter(may_fail=False))

@@ -70,7 +70,7 @@ def message_in(queue: str) -> Any:
         return connection.SimpleQueue(queue).get(timeout=10)
 
 
-def test_it_is_an_attribute_of_the_jobs_class_or_not_there() -> None:
+def test_an_option_is_an_attribute_of_the_jobs_class_or_absent() -> None:
     runtime: Any = WorkerRuntime(
         namespace="shop",
         ledger=lambda _: pytest.fail("nothing is stored"),
@@ -89,7 +89,7 @@ def test_it_is_an_attribute_of_the_jobs_class_or_not_there() -> None:
     }
 
 
-async def test_it_goes_with_the_message_of_a_components_job(app: Celery, queue_name: str) -> None:
+async def test_an_option_is_sent_with_the_message_of_a_components_job(app: Celery, queue_name: str) -> None:
     snapshot = TaskContextSnapshot(protocol_version="2026-07-28", params={"name": "sell"})
     submission = Submission(caller=Caller(), task_type="tool", component="sell", config=ALL, snapshot=snapshot)
     now = now_ms()
@@ -152,7 +152,7 @@ def test_the_message_of_a_retry_says_the_version_too(app: Celery) -> None:
 
 
 @pytest.mark.parametrize("queue", ["options-declared", None], ids=["declared queue", "route"])
-def test_it_goes_with_the_message_of_an_exposed_job(app: Celery, queue_name: str, queue: str | None) -> None:
+def test_an_option_is_sent_with_the_message_of_an_exposed_job(app: Celery, queue_name: str, queue: str | None) -> None:
     app.conf.task_routes = {"shop.sell": {"queue": queue_name}}
 
     def sell() -> None: ...

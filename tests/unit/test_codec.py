@@ -84,7 +84,7 @@ def test_a_later_change_without_details_keeps_the_earlier_ones(record: TaskRecor
 
 
 @given(new_records, st.builds(Claim, some_texts, milliseconds), milliseconds)
-def test_what_the_scripts_note_is_read(record: TaskRecord, claim: Claim, started_at_ms: int) -> None:
+def test_fields_that_scripts_write_are_read(record: TaskRecord, claim: Claim, started_at_ms: int) -> None:
     noted = {
         "claim_worker": claim.worker,
         "claim_at_ms": str(claim.at_ms),

@@ -101,7 +101,7 @@ async def found(source: MCPServerSource, task_type: TaskType, identifier: str) -
 
 
 class TestMCPServer:
-    async def test_its_components_are_known_by_what_they_are_declared_as(self, server: MCPServer[Any]) -> None:
+    async def test_components_are_found_by_their_declared_names(self, server: MCPServer[Any]) -> None:
         source = MCPServerSource(server)
         listed = [(one.task_type, one.identifier) for one in await source.components()]
         assert listed == [
@@ -135,7 +135,7 @@ class TestMCPServer:
         assert "page" in (await read.refusal({"page": "one"}) or "")
         assert await read.refusal({"page": "1"}) is None
 
-    async def test_each_says_what_its_arguments_are(self, server: MCPServer[Any]) -> None:
+    async def test_each_component_has_the_schema_of_its_arguments(self, server: MCPServer[Any]) -> None:
         source = MCPServerSource(server)
         schemas = {one.identifier: one.input_schema for one in await source.components()}
         assert [sorted(schema.get("properties", {})) for schema in schemas.values()] == [
@@ -163,7 +163,7 @@ class TestMCPServer:
         server.add_prompt(prompt)
         assert (await found(MCPServerSource(server), "prompt", "odd")).input_schema == {"topic": {"required": False}}
 
-    async def test_it_has_the_tools_that_are_added(self, server: MCPServer[Any]) -> None:
+    async def test_the_port_has_tools_that_are_added_later(self, server: MCPServer[Any]) -> None:
         source = MCPServerSource(server)
 
         async def added(size: int) -> int:
@@ -246,7 +246,7 @@ class TestDeclarations:
         own = DeclaredComponents(MCPServerSource(server), {}, OFF)
         assert not await (await own.find("tool", "check")).accepts({"value": "x"})
 
-    async def test_what_is_not_there_is_refused_by_its_kind(self, tiny: TinyServer) -> None:
+    async def test_a_component_that_does_not_exist_is_refused_with_its_kind(self, tiny: TinyServer) -> None:
         own = DeclaredComponents(TinySource(tiny), {}, OFF)
         assert await (await own.find("prompt", "x")).refusal({}) == "Unknown prompt: x"
         assert await (await own.find("tool", "work")).refusal({"size": "x"}) == "work does not take size"
@@ -287,7 +287,7 @@ class TestTasks:
             tasks.expose("shop.sell", name="sell")
 
     @pytest.mark.parametrize("thing", [None, [], {1}, "text", TinyServer("without tasks"), object()])
-    def test_what_is_no_server_with_tasks_has_no_port(self, thing: object) -> None:
+    def test_an_object_that_is_no_server_with_tasks_has_no_port(self, thing: object) -> None:
         with pytest.raises(ConfigurationError, match=f"a {type(thing).__name__} is not an MCP server"):
             source_of(thing)
         with pytest.raises(ConfigurationError, match="is not an MCP server"):
@@ -304,7 +304,7 @@ def test_private_names_of_mcp_server_are_in_one_module() -> None:
     assert using == {"mcp_server_source.py"}
 
 
-def test_what_celery_decides_on_is_no_result_even_where_it_is_only_the_cause() -> None:
+def test_an_exception_that_celery_handles_is_no_result_also_as_a_cause() -> None:
     request: Any = JobRequest
     made: JobRequest = request(None, None, None, None, (ConnectionError,))
     wrapped = ValueError("the server's own")

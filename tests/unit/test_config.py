@@ -112,7 +112,7 @@ class TestValues:
     def test_only_forbidden_components_are_never_tasks(self, mode: Any, supports: bool) -> None:
         assert TaskConfig(mode=mode).supports_tasks() is supports
 
-    def test_a_bool_is_a_mode(self) -> None:
+    def test_a_bool_is_accepted_as_a_mode(self) -> None:
         assert TaskConfig.from_bool(True) == TaskConfig(mode="optional")
         assert TaskConfig.from_bool(False) == TaskConfig(mode="forbidden")
 
@@ -138,7 +138,7 @@ class TestFunctions:
         ],
         ids=["function", "coroutine function", "object", "async object", "method", "partial", "partial of a partial"],
     )
-    def test_sync_and_async_functions_are_welcome(self, fn: Callable[..., Any]) -> None:
+    def test_sync_and_async_functions_are_accepted(self, fn: Callable[..., Any]) -> None:
         TaskConfig().validate_function(fn, "my_tool")
 
     @pytest.mark.parametrize(
@@ -173,5 +173,5 @@ class TestFunctions:
     def test_async_functions_pass_where_sync_ones_are_refused(self, fn: Callable[..., Any]) -> None:
         TaskConfig().validate_function(fn, "my_tool", async_only=True)
 
-    def test_what_is_never_a_task_may_be_anything(self) -> None:
+    def test_a_component_without_tasks_may_be_any_function(self) -> None:
         TaskConfig.from_bool(False).validate_function(generator_tool, "my_tool")

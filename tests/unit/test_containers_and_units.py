@@ -99,7 +99,7 @@ class TestDockerfile:
         copied = [one.value for one in found if one.name == "COPY" and "--from" in one.value]
         assert copied == ["--from=build /opt/venv /opt/venv"]
 
-    def test_everything_is_pinned(self) -> None:
+    def test_base_images_and_packages_are_pinned(self) -> None:
         found = dockerfile()
         (base,) = [one.value for one in found if one.stage == 0 and one.name == "ARG"]
         assert re.fullmatch(r"PYTHON=3\.\d+-slim-\w+", base)
@@ -118,7 +118,7 @@ class TestDockerfile:
             )
         assert "\nuv==" in (ROOT / "constraints.txt").read_text()
 
-    def test_it_has_no_instruction_that_hadolint_would_refuse(self) -> None:
+    def test_the_dockerfile_has_no_instruction_that_hadolint_would_refuse(self) -> None:
         found = dockerfile()
         assert {one.name for one in found} <= {"ARG", "FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "EXPOSE"} | {
             "STOPSIGNAL",
@@ -131,7 +131,7 @@ class TestDockerfile:
         assert all(one.value.startswith("[") for one in found if one.name == "CMD")
         assert not [one for one in found if one.name in ("ARG", "ENV") and is_secret(one.value.partition("=")[0])]
 
-    def test_what_it_copies_is_there_and_is_sent_to_the_builder(self) -> None:
+    def test_the_dockerfile_copies_files_that_exist_and_are_sent_to_the_builder(self) -> None:
         ignored, *allowed = [
             line for line in (DOCKER / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] not in ("#", "")
         ]
@@ -153,7 +153,7 @@ class TestDockerfile:
         # A later line wins: files with secrets stay away from the folders that are sent.
         assert {"**/*.env", "config/docker"} <= set(allowed[len(sent) :])
 
-    def test_its_extras_and_modules_are_there(self) -> None:
+    def test_extras_and_modules_of_the_dockerfile_exist(self) -> None:
         (extras,) = [one.value for one in dockerfile() if one.name == "ARG" and one.stage == 1]
         known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert set(extras.removeprefix("EXTRAS=").split(",")) <= set(known)
@@ -351,12 +351,12 @@ class TestSystemd:
     def test_systemd_finds_no_fault(self, installed: Path) -> None:
         assert self.analyze("verify", "--man=no", *(str(installed / name) for name in UNITS)) == ""
 
-    def test_they_are_hardened(self, installed: Path) -> None:
+    def test_systemd_units_are_hardened(self, installed: Path) -> None:
         """20 is an exposure of 2.0, where an unhardened unit has 9.6."""
         self.analyze("security", "--offline=true", "--threshold=20", *(str(installed / name) for name in UNITS))
 
     @pytest.mark.parametrize("name", UNITS)
-    def test_only_the_main_process_is_told_to_end(self, name: str) -> None:
+    def test_only_the_main_process_gets_the_signal_to_end(self, name: str) -> None:
         service = unit(name)
         assert (service["KillSignal"], service["KillMode"]) == ("SIGTERM", "mixed")
         assert service["EnvironmentFile"] == "/etc/mcp-celery.env"
@@ -395,7 +395,7 @@ class TestPages:
         assert image == "registry.example.com/mcp-celery:0.2.0"
         assert ["kubectl", "rollout", "status", f"deployment/{deployment['metadata']['name']}"] in commands("kubectl")
 
-    def test_kubectl_is_told_of_objects_and_files_that_there_are(self) -> None:
+    def test_kubectl_commands_name_objects_and_files_that_exist(self) -> None:
         known = {f"{one['kind'].lower()}/{one['metadata']['name']}" for one in DOCUMENTS}
         named = {word for words in commands("kubectl") for word in words if re.match(r"(deployment|poddis\w+)/", word)}
         assert named - {"deployment/mcp-celery-worker-2"} <= known
@@ -407,14 +407,14 @@ class TestPages:
         name, _, image = changed.partition("=")
         assert images[name] == image.rpartition(":")[0]
 
-    def test_the_secret_has_what_is_asked_of_it(self) -> None:
+    def test_the_secret_has_the_entries_that_the_objects_use(self) -> None:
         (create,) = [words for words in commands("kubectl") if words[1] == "create"]
         made = {word.split("=")[1] for word in create if word.startswith("--from-literal")}
         asked = set(re.findall(r"\bkey: ([\w-]+)", "\n".join(path.read_text() for path in KUBERNETES.iterdir())))
         assert made == asked
         assert create[4] == "mcp-celery"
 
-    def test_compose_is_told_of_services_that_there_are(self) -> None:
+    def test_compose_commands_name_services_that_exist(self) -> None:
         used: set[str] = set()
         for words in commands("docker compose"):
             assert (ROOT / words[words.index("--file") + 1]).is_file()
@@ -426,6 +426,6 @@ class TestPages:
         (limit,) = [int(words[3]) for words in commands("docker stop")]
         assert limit == seconds(SERVICES["worker"]["stop_grace_period"])
 
-    def test_systemctl_is_told_of_units_that_there_are(self) -> None:
+    def test_systemctl_commands_name_units_that_exist(self) -> None:
         named = {word for words in commands("systemctl") for word in words if word.startswith("mcp-celery")}
         assert {re.sub(r"@\d*$", "@", word) + ".service" for word in named} == set(UNITS)

@@ -58,7 +58,7 @@ async def test_a_scope_of_anyio_that_is_cancelled_takes_the_cancellation(
 
 
 @pytest.mark.parametrize("convert", GROUPS, ids=["alone", "group", "mixed", "nested"])
-async def test_a_cancellation_that_nobody_asked_for_is_an_error(
+async def test_a_cancellation_without_a_request_is_an_error(
     convert: Callable[[asyncio.CancelledError], BaseException],
 ) -> None:
     with pytest.raises(ComponentExitedError), containing("it"):
@@ -85,7 +85,7 @@ async def test_a_guarded_task_ends_with_another_exception(error: BaseException) 
         assert raised.value.reason is error
 
 
-async def test_a_guarded_task_goes_on_after_the_exit_of_another() -> None:
+async def test_a_guarded_task_continues_after_the_exit_of_another() -> None:
     async def waits() -> str:
         with pytest.raises(ChildTaskExit):
             await asyncio.create_task(leave(GeneratorExit()))

@@ -112,11 +112,11 @@ def context(session_id: str | None = None, namespace: str = "reports") -> TaskCo
 
 
 class TestScope:
-    def test_an_anonymous_caller_has_none(self) -> None:
+    def test_an_anonymous_caller_has_no_scope(self) -> None:
         assert get_task_scope() is None
         assert get_task_issuer() is None
 
-    def test_it_is_client_and_subject(self) -> None:
+    def test_a_scope_is_client_and_subject(self) -> None:
         provide_token_source(Token)
         assert get_task_scope() == "client-a|alice"
 
@@ -137,16 +137,16 @@ class TestScope:
         provide_token_source(lambda: Token(subject=subject, claims=claims))
         assert get_task_scope() == scope
 
-    def test_it_is_known_as_soon_as_the_module_is_imported(self) -> None:
+    def test_the_scope_is_known_as_soon_as_the_module_is_imported(self) -> None:
         ran = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True)
         assert ran.stdout == "client-a|alice\n"
 
-    def test_without_a_subject_it_is_the_client(self) -> None:
+    def test_without_a_subject_the_scope_is_the_client(self) -> None:
         provide_token_source(lambda: Token(subject=None))
         assert get_task_scope() == "client-a"
 
     @given(texts, st.none() | texts, texts, st.none() | texts)
-    def test_no_two_callers_share_one(
+    def test_no_two_callers_share_a_scope(
         self, client: str, subject: str | None, other_client: str, other_subject: str | None
     ) -> None:
         same = scope_of(client, subject) == scope_of(other_client, other_subject)
@@ -155,25 +155,25 @@ class TestScope:
     @pytest.mark.parametrize(
         ("claims", "issuer"), [({"iss": "https://a"}, "https://a"), ({}, None), (None, None), ({"iss": 7}, "7")]
     )
-    def test_the_issuer_is_the_tokens(self, claims: dict[str, Any] | None, issuer: str | None) -> None:
+    def test_the_issuer_is_the_one_of_the_token(self, claims: dict[str, Any] | None, issuer: str | None) -> None:
         provide_token_source(lambda: Token(claims=claims))
         assert get_task_issuer() == issuer
 
 
 class TestSnapshot:
     @given(snapshots)
-    def test_it_survives_json(self, snapshot: TaskContextSnapshot) -> None:
+    def test_a_snapshot_survives_json(self, snapshot: TaskContextSnapshot) -> None:
         assert TaskContextSnapshot.from_json(snapshot.to_json()) == snapshot
         assert TaskContextSnapshot.from_json(snapshot.to_json().encode()) == snapshot
 
-    def test_it_is_captured_without_arguments(self) -> None:
+    def test_a_snapshot_is_captured_without_arguments(self) -> None:
         provide_token_source(Token)
         captured = TaskContextSnapshot.capture()
         assert captured.token is not None
         assert captured.token.client_id == "client-a"
         assert captured == TaskContextSnapshot(protocol_version="2025-11-25", token=captured.token)
 
-    def test_captured_in_a_job_it_has_the_revision_of_the_jobs_request(self) -> None:
+    def test_a_snapshot_of_a_job_has_the_revision_of_the_jobs_request(self) -> None:
         with restore_task_snapshot(context()):
             assert TaskContextSnapshot.capture() == TaskContextSnapshot(protocol_version="2026-07-28")
             assert TaskContextSnapshot.capture(protocol_version="x").protocol_version == "x"
@@ -194,7 +194,7 @@ class TestSnapshot:
         ["", b"\xff", "{", "null", "3", "[]", "{}", '"protocol_version"', '{"protocol_version": "x", "token": "t"}',
          '{"protocol_version": "x", "token": {}}'],
     )  # fmt: skip
-    def test_anything_else_is_refused(self, text: str | bytes) -> None:
+    def test_a_value_that_is_no_snapshot_is_refused(self, text: str | bytes) -> None:
         with pytest.raises(ValueError, match="not a task context snapshot"):
             TaskContextSnapshot.from_json(text)
 
@@ -211,7 +211,7 @@ class TestSnapshot:
         assert TaskContextSnapshot.capture(protocol_version="x", headers={"X-Tenant": "acme"}).headers == {}
         assert TaskContextSnapshot.capture(protocol_version="x").headers is None
 
-    def test_it_says_who_the_caller_is_without_the_token_itself(self) -> None:
+    def test_a_snapshot_names_the_caller_without_the_token_itself(self) -> None:
         provide_token_source(Token)
         snapshot = TaskContextSnapshot.capture(protocol_version="2026-07-28")
         assert snapshot.token == CallerToken(
@@ -230,7 +230,7 @@ class TestSnapshot:
         snapshot = TaskContextSnapshot.capture(protocol_version="2026-07-28")
         assert TaskContextSnapshot.from_json(snapshot.to_json(with_token=True)) == snapshot
 
-    def test_its_repr_shows_nothing_that_only_the_job_may_know(self) -> None:
+    def test_the_repr_of_a_snapshot_hides_its_contents(self) -> None:
         provide_token_source(lambda: Token(claims={"email": "planted"}))
         snapshot = TaskContextSnapshot.capture(
             protocol_version="2026-07-28",
@@ -260,7 +260,7 @@ class TestSnapshot:
     def test_an_anonymous_caller_leaves_no_token(self) -> None:
         assert TaskContextSnapshot.capture(protocol_version="2026-07-28").token is None
 
-    def test_it_is_saved_with_the_tasks_lifetime(self) -> None:
+    def test_a_snapshot_is_saved_with_the_tasks_lifetime(self) -> None:
         written: list[tuple[str, str, int]] = []
 
         class Pipeline:
@@ -272,17 +272,17 @@ class TestSnapshot:
         assert written == [("the:key", snapshot.to_json(), 1500)]
 
     @pytest.mark.parametrize(("expires_at", "expired"), [(None, False), (0, False), (1, True), (4_000_000_000, False)])
-    def test_a_token_tells_whether_it_has_expired(self, expires_at: int | None, expired: bool) -> None:
+    def test_a_token_reports_whether_it_has_expired(self, expires_at: int | None, expired: bool) -> None:
         assert CallerToken("a", expires_at=expires_at).expired is expired
 
 
 class TestCurrentTask:
-    def test_there_is_none_outside_a_job(self) -> None:
+    def test_there_is_no_task_context_outside_a_job(self) -> None:
         assert get_task_context() is None
         assert get_task_session_id() is None
         assert get_task_server() is None
 
-    def test_a_job_sees_its_own(self) -> None:
+    def test_a_job_sees_its_own_task_context(self) -> None:
         own = context("session-1")
         with restore_task_snapshot(own) as snapshot:
             assert snapshot is own.snapshot
@@ -291,13 +291,13 @@ class TestCurrentTask:
         assert get_task_context() is None
 
     @pytest.mark.parametrize("scope", [None, "client-a|alice"])
-    def test_a_job_knows_its_tasks_id_and_scope(self, scope: str | None) -> None:
+    def test_a_job_can_read_its_tasks_id_and_scope(self, scope: str | None) -> None:
         with restore_task_snapshot(replace(context(), key=TaskKeyParts(scope, "task456", "tool", "my_tool"))):
             here = get_task_context()
         assert here is not None
         assert (here.task_id, here.task_scope) == ("task456", scope)
 
-    def test_its_scope_is_the_tasks_whatever_became_of_the_token(self) -> None:
+    def test_the_scope_of_a_job_is_its_tasks_whatever_token_is_valid(self) -> None:
         provide_token_source(Token)
         own = replace(context(), key=TaskKeyParts("client-b|bob", "task456", "tool", "my_tool"))
         with restore_task_snapshot(own):

@@ -75,13 +75,13 @@ def module(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_another_value_is_said_for_each_of_our_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tests_configure_another_value_for_each_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MCP_CELERY_QUEUE", "jobs")
     assert configuration().keys() == SAID.keys()
     assert [name for name, value in configuration().items() if value == SAID[name]] == []
 
 
-def test_the_configuration_module_wins(module: Path) -> None:
+def test_a_configuration_module_overrides_our_defaults(module: Path) -> None:
     assert held(module, CELERY_CONFIG_MODULE="settings_of_mine", MCP_CELERY_QUEUE="jobs") == SAID
 
 
@@ -96,11 +96,11 @@ def test_the_configuration_module_wins(module: Path) -> None:
     ],
     ids=["object", "envvar", "update", "namespace"],
 )
-def test_what_configures_the_app_in_code_wins(module: Path, before: str, configure: str) -> None:
+def test_configuration_in_code_overrides_our_defaults(module: Path, before: str, configure: str) -> None:
     assert held(module, before + configure) == SAID
 
 
-def test_old_names_of_settings_win_too(tmp_path: Path) -> None:
+def test_old_names_of_settings_override_our_defaults_too(tmp_path: Path) -> None:
     text = "\n".join(f"{old} = {SAID[name]!r}" for name, old in OLD_NAMES.items())
     (tmp_path / "old_settings.py").write_text(text)
     found = held(tmp_path, CELERY_CONFIG_MODULE="old_settings")
@@ -118,14 +118,14 @@ def test_a_setting_gives_workers_kombus_own_transport(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", ["", LOADED_FIRST])
-def test_what_is_not_said_stays_ours(tmp_path: Path, before: str) -> None:
+def test_a_setting_that_is_not_configured_keeps_our_default(tmp_path: Path, before: str) -> None:
     (tmp_path / "brief.py").write_text("worker_prefetch_multiplier = 7")
     found = held(tmp_path, before + "default_app.config_from_object('brief', force=True)", MCP_CELERY_QUEUE="jobs")
     ours = json.loads(json.dumps(configuration() | {"task_default_queue": "jobs"}))
     assert found == ours | {"worker_prefetch_multiplier": 7}
 
 
-def test_celerys_environment_variables_win(tmp_path: Path) -> None:
+def test_celerys_environment_variables_override_our_defaults(tmp_path: Path) -> None:
     seen = (
         "default_app.conf.update(broker_url=default_app.conf.broker_url)"  # a property of Celery's reads the variable
     )
@@ -141,13 +141,13 @@ def broker(folder: Path, configure: str = "", **env: str) -> list[Any]:
     return list(held(folder, configure, BROKER, **OUR_REDIS, **env).values())
 
 
-def test_options_of_the_url_are_the_brokers(tmp_path: Path) -> None:
+def test_options_of_the_url_are_options_of_the_broker(tmp_path: Path) -> None:
     assert broker(tmp_path) == ["rediss://ours:6379/0", {"socket_timeout": 3.0}, OUR_TLS]
 
 
 @pytest.mark.parametrize("name", ["broker_url", "broker_read_url", "broker_write_url"])
 @pytest.mark.parametrize("how", ["module", "variable"])
-def test_another_broker_gets_none_of_them(tmp_path: Path, name: str, how: str) -> None:
+def test_another_broker_gets_no_options_of_our_url(tmp_path: Path, name: str, how: str) -> None:
     (tmp_path / "elsewhere.py").write_text(f"{name} = 'redis://said/0'" if how == "module" else "")
     variable = {f"CELERY_{name.upper()}": "redis://said/0"} if how == "variable" else {}
     found = broker(tmp_path, CELERY_CONFIG_MODULE="elsewhere", **variable)
@@ -156,7 +156,7 @@ def test_another_broker_gets_none_of_them(tmp_path: Path, name: str, how: str) -
 
 @pytest.mark.parametrize("before", ["", LOADED_FIRST])
 @pytest.mark.parametrize("how", ["module", "object", "update"])
-def test_said_options_of_the_broker_join_and_win(tmp_path: Path, before: str, how: str) -> None:
+def test_configured_options_of_the_broker_are_merged_and_override_ours(tmp_path: Path, before: str, how: str) -> None:
     said = {"visibility_timeout": 7, "socket_timeout": 9.0}
     (tmp_path / "options.py").write_text(f"broker_transport_options = {said!r}")
     found = {
@@ -175,7 +175,9 @@ def test_said_options_of_the_broker_join_and_win(tmp_path: Path, before: str, ho
         ("", {"CELERY_RESULT_BACKEND": "redis://a/0"}, False),
     ],
 )
-def test_another_result_backend_gets_none_of_them(tmp_path: Path, said: str, env: dict[str, str], ours: bool) -> None:
+def test_another_result_backend_gets_no_options_of_our_url(
+    tmp_path: Path, said: str, env: dict[str, str], ours: bool
+) -> None:
     (tmp_path / "elsewhere.py").write_text(said)
     url = "rediss://ours/0?ssl_password=letmein"
     shown = "default_app.conf.result_expires = bool(default_app.conf.redis_backend_use_ssl)"
@@ -183,7 +185,7 @@ def test_another_result_backend_gets_none_of_them(tmp_path: Path, said: str, env
     assert found["result_expires"] == ours
 
 
-def test_options_that_are_not_said_stay(tmp_path: Path) -> None:
+def test_options_that_are_not_configured_stay(tmp_path: Path) -> None:
     (tmp_path / "options.py").write_text("broker_transport_options = {'visibility_timeout': 7}")
     found = broker(tmp_path, CELERY_CONFIG_MODULE="options")
     assert found[1] == {"visibility_timeout": 7, "socket_timeout": 3.0}

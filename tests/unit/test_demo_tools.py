@@ -129,7 +129,7 @@ def test_a_name_that_is_no_text_can_be_indexed(tmp_path: Path) -> None:
     assert found.model_dump_json()
 
 
-def test_what_is_no_folder_is_named(tree: Path) -> None:
+def test_a_path_that_is_no_folder_is_named(tree: Path) -> None:
     with pytest.raises(ToolError, match=r"/missing does not exist$"):
         index(tree / "missing")
     with pytest.raises(ToolError, match=r"/a\.py is not a folder$"):
@@ -239,7 +239,7 @@ def fetch(urls: list[str], progress: Progress | None = None, **limits: Any) -> F
     return asyncio.run(demo.fetch_many((progress or Progress()).ctx, urls, **limits))
 
 
-def test_urls_are_fetched_and_told_in_order(site: str) -> None:
+def test_urls_are_fetched_and_reported_in_order(site: str) -> None:
     progress = Progress()
     urls = [f"{site}/hello", f"{site}/nothing", f"{site}/moved", f"{site}/packed"]
     report = fetch(urls, progress, concurrency=2)

@@ -28,7 +28,7 @@ ENV = (CONFIG / "env.example").read_text(encoding="utf-8")
 
 
 class TestEnvExample:
-    def test_it_has_every_variable_with_its_default(self) -> None:
+    def test_the_example_file_has_every_variable_with_its_default(self) -> None:
         defaults = {
             ENV_PREFIX + name.upper(): "" if field.default is None else str(field.default)
             for name, field in Settings.model_fields.items()
@@ -42,7 +42,7 @@ class TestEnvExample:
         blocks = [block for block in ENV.split("\n\n") if re.search(r"^#?[A-Z_]+=", block, re.MULTILINE)]
         assert [block for block in blocks if not re.match(r"# \w", block)] == []
 
-    def test_honcho_reads_it(self) -> None:
+    def test_honcho_reads_the_example_file(self) -> None:
         assert environ.parse(ENV) == {
             "MCP_CELERY_SERVER": "workers.demo:server",
             "CELERY_CONFIG_MODULE": "config.celeryconfig",
@@ -71,10 +71,10 @@ print(json.dumps({name: app.conf[name] for name in names}))
 
 
 class TestCeleryConfig:
-    def test_what_it_says_is_in_force(self, celery_conf: dict[str, Any]) -> None:
+    def test_values_of_the_configuration_are_in_force(self, celery_conf: dict[str, Any]) -> None:
         assert celery_conf["task_time_limit"] == 3600
 
-    def test_what_it_does_not_say_stays_as_the_package_has_it(self, celery_conf: dict[str, Any]) -> None:
+    def test_settings_that_the_configuration_leaves_out_keep_our_defaults(self, celery_conf: dict[str, Any]) -> None:
         assert celery_conf["broker_url"] == celery_conf["result_backend"] == "redis://somewhere:1/2"
         assert celery_conf["worker_prefetch_multiplier"] == 1
         assert celery_conf["worker_pool"] == "mcp_celery.asyncio_pool.pool:TaskPool"

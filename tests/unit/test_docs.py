@@ -42,7 +42,7 @@ def load(path: Path) -> ModuleType:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_python_blocks_run(page: Path) -> None:
+def test_python_blocks_of_the_pages_run(page: Path) -> None:
     for number, found in enumerate(BLOCK.finditer(page.read_text()), 1):
         if "fastmcp" in found.group(1) and importlib.util.find_spec("fastmcp") is None:
             continue  # an optional extra, without which `make test-lowest` runs

@@ -96,7 +96,7 @@ async def test_an_end_before_it_listened_is_not_missed(job: Followed) -> None:
 
 
 @pytest.mark.parametrize("fault", ["bus", "store"])
-async def test_it_listens_again_when_the_store_answers(job: Followed, fault: str) -> None:
+async def test_the_watch_listens_again_when_the_store_answers(job: Followed, fault: str) -> None:
     if fault == "bus":
         job.bus.fail()
     job.records.fails = fault == "store"
@@ -116,7 +116,7 @@ async def test_a_hint_that_is_lost_only_takes_longer(job: Followed, monkeypatch:
         await eventually(lambda: job.over == ["ended"])
 
 
-async def test_it_ends_with_the_job(job: Followed) -> None:
+async def test_the_watch_ends_with_the_job(job: Followed) -> None:
     async with job.following():
         await eventually(lambda: job.bus.followers == 1)
     assert job.bus.followers == 0

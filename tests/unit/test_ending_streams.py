@@ -24,7 +24,7 @@ async def never() -> Message:
 
 
 @pytest.mark.parametrize(("request_", "is_cut"), [(LISTEN, True), (CHANNEL, True), (CALL, False), (OWN_ROUTE, False)])
-async def test_only_streams_are_cut(request_: tuple[str, Any], is_cut: bool) -> None:
+async def test_only_streams_are_ended_at_shutdown(request_: tuple[str, Any], is_cut: bool) -> None:
     begun, released = asyncio.Event(), asyncio.Event()
     sent: list[Message] = []
 
@@ -53,7 +53,7 @@ async def test_only_streams_are_cut(request_: tuple[str, Any], is_cut: bool) -> 
     ]
 
 
-async def test_what_has_not_begun_is_refused() -> None:
+async def test_a_request_that_has_not_begun_is_refused_at_shutdown() -> None:
     sent: list[Message] = []
     begun = asyncio.Event()
 

@@ -178,7 +178,7 @@ def time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestTheRecord:
-    async def test_it_holds_what_was_asked_and_granted(self) -> None:
+    async def test_a_record_holds_what_was_asked_and_granted(self) -> None:
         desk = Desk()
         caller = replace(ALICE, session="session-1", requestor="alice")
         config = TaskConfig(acks_late=True, poll_interval=250, expires=1.5)
@@ -214,7 +214,7 @@ class TestTheRecord:
         assert (record.scope, record.session) == (None, caller.owner.session)
         assert record.session is not None
 
-    async def test_what_is_not_asked_is_the_servers_choice(self) -> None:
+    async def test_values_that_the_request_leaves_out_are_the_servers_defaults(self) -> None:
         record = await Desk().engine.submit(a_submission())
         assert (record.ttl_ms, record.poll_interval_ms) == (LIMITS.default_ttl_ms, LIMITS.poll_interval_ms)
         assert (record.start_before_ms, record.idempotent, record.listed) == (None, False, True)
@@ -250,7 +250,7 @@ class TestTakingBack:
         await eventually(lambda: desk.is_gone(ref), what="the record is taken back")
         await desk.engine.aclose(patience_seconds=0)
 
-    async def test_one_that_is_not_taken_back_before_the_end_is_reported(
+    async def test_a_record_that_is_not_taken_back_before_the_end_is_logged(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         desk = Desk()
@@ -290,7 +290,7 @@ class TestTakingBack:
         task_id = desk.store.kept[0].task_id
         assert caplog.messages == [f"could not delete task {task_id}, whose job was not published: {error}"]
 
-    async def test_a_client_that_hangs_up_does_not_stop_it(self) -> None:
+    async def test_a_client_that_disconnects_does_not_stop_the_taking_back(self) -> None:
         desk = Desk(exposure=Exposure(ForeignWork()))
         desk.queue.hold()
         async with anyio.create_task_group() as tasks:
@@ -333,7 +333,7 @@ class TestTakingBack:
 
 
 class TestQuota:
-    async def test_the_error_names_the_limit_and_the_audit_log_says_whom_it_met(
+    async def test_the_error_names_the_limit_and_the_audit_log_names_the_caller(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         desk = Desk(replace(LIMITS, max_open_tasks=1))
@@ -365,7 +365,7 @@ async def test_the_audit_log_names_what_a_component_is_declared_as(caplog: pytes
 
 
 @pytest.mark.parametrize("status", ["working", "cancelled"])
-async def test_the_audit_log_tells_of_a_status_that_was_read(caplog: pytest.LogCaptureFixture, status: Any) -> None:
+async def test_the_audit_log_names_a_status_that_was_read(caplog: pytest.LogCaptureFixture, status: Any) -> None:
     desk = Desk()
     record = await desk.engine.submit(a_submission())
     assert await desk.store.change(record.ref, Change(to=status))
@@ -385,7 +385,7 @@ class TestCancel:
         assert desk.queue.revokes == [([record.job_id], True)]
 
     @pytest.mark.parametrize("terminate", [True, False])
-    async def test_an_exposed_job_is_ended_where_it_says_so(self, *, terminate: bool) -> None:
+    async def test_an_exposed_job_is_ended_where_its_declaration_allows_it(self, *, terminate: bool) -> None:
         desk = Desk(exposure=Exposure(ForeignWork(parts=2, may_terminate=terminate)))
         record = await desk.engine.submit(a_submission())
         await desk.engine.cancel(ALICE, record.task_id)
@@ -402,7 +402,7 @@ class TestCancel:
         with pytest.raises(TaskNotFoundError):
             await desk.engine.cancel(ALICE, record.task_id)
 
-    async def test_one_that_ends_on_the_way_is_not_revoked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_task_that_ends_during_the_cancel_is_not_revoked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         desk = Desk()
         record = await desk.engine.submit(a_submission())
         find = desk.engine.find
@@ -418,7 +418,7 @@ class TestCancel:
 
 
 class TestLifetimes:
-    async def test_a_retired_task_is_kept_for_a_minute_or_as_long_as_is_said(self) -> None:
+    async def test_a_retired_task_is_kept_for_a_minute_or_for_the_given_time(self) -> None:
         desk = Desk()
         record = await desk.engine.submit(a_submission())
         for after_ms, ttl_ms in ((None, RETIRED_MS), (7, 7)):
@@ -434,7 +434,7 @@ class TestLifetimes:
         ("asked_ms", "declared_ms", "granted_ms"),
         [(None, None, 600_000), (700_000, None, 700_000), (None, 800_000, 800_000), (10**12, None, 3_600_000)],
     )
-    async def test_a_kept_task_lives_as_if_it_were_created_now(
+    async def test_a_kept_task_has_the_lifetime_of_one_that_is_created_now(
         self, monkeypatch: pytest.MonkeyPatch, asked_ms: int | None, declared_ms: int | None, granted_ms: int
     ) -> None:
         desk = Desk(replace(LIMITS, max_ttl_ms=3_600_000))

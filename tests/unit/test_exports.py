@@ -22,11 +22,11 @@ print(sorted(loaded & {"mcp", "redis", "pydantic", "starlette"}))
 
 
 @pytest.mark.parametrize("name", mcp_celery.__all__)
-def test_every_name_is_there(name: str) -> None:
+def test_every_public_name_can_be_imported(name: str) -> None:
     assert getattr(mcp_celery, name).__name__ == name
 
 
-def test_no_other_name_is() -> None:
+def test_no_other_name_is_public() -> None:
     for name in ("app", "no_such_name"):  # Celery would take `app` for the app, whatever it is
         assert not hasattr(mcp_celery, name)
 
@@ -48,5 +48,5 @@ def test_a_process_that_only_installs_loads_no_sdk() -> None:
         "mcp_celery.server:TaskServer",
     ],
 )
-def test_paths_that_settings_and_programs_name_stay(path: str) -> None:
+def test_import_paths_that_settings_and_programs_name_stay(path: str) -> None:
     assert pkgutil.resolve_name(path).__name__ == path.partition(":")[2]

@@ -136,7 +136,7 @@ async def test_hidden_and_fixed_parameters_are_not_shown(server: TaskServer, job
     assert list((await schema_of(server, "sell"))["properties"]) == ["item"]
 
 
-async def test_what_is_not_listed_is_not_exposed(server: TaskServer, jobs: Jobs) -> None:
+async def test_a_job_that_is_not_listed_is_not_exposed(server: TaskServer, jobs: Jobs) -> None:
     assert server.expose_all(jobs.app, include=["shop.*"], exclude=["shop.quiet", "shop.positional"]) == [
         "shop_bound",
         "shop_sell",
@@ -146,7 +146,9 @@ async def test_what_is_not_listed_is_not_exposed(server: TaskServer, jobs: Jobs)
         server.expose_all(jobs.app, include=["celery.*"])
 
 
-async def test_an_exposed_job_always_runs_as_one_and_no_worker_of_ours_knows_it(server: TaskServer, jobs: Jobs) -> None:
+async def test_an_exposed_job_always_runs_as_a_task_and_no_worker_of_ours_has_it(
+    server: TaskServer, jobs: Jobs
+) -> None:
     server.expose(jobs.sell, name="sell", task=TaskConfig(queue="shop", expires=5))
 
     @server.tool(task=True)
@@ -228,7 +230,7 @@ async def test_the_defaults_of_a_model_are_sent_and_those_of_a_job_are_its_own(
 
 @pytest.mark.parametrize("value", [LONE, [LONE], {LONE: [{"name": LONE}]}])
 @pytest.mark.parametrize("job", ["shop.sell", "other.loose"])
-def test_every_result_can_be_sent(jobs: Jobs, job: str, value: object) -> None:
+def test_every_kind_of_result_can_be_sent(jobs: Jobs, job: str, value: object) -> None:
     """The SDK writes it where nothing is caught."""
     catalog = offered(jobs, job, "ValueError")
     for result in (catalog.returned("tool", value), catalog.raised("tool", "ValueError", [value])):
@@ -283,7 +285,7 @@ async def test_a_wrong_declaration_is_refused(
     assert [tool.name for tool in await server.list_tools()] == ["taken"]
 
 
-def test_what_is_no_job_of_the_servers_app_is_refused(server: TaskServer, jobs: Jobs) -> None:
+def test_a_job_that_is_not_of_the_servers_app_is_refused(server: TaskServer, jobs: Jobs) -> None:
     with refused("signatures are exposed with expose_canvas"):
         server.expose(jobs.sell.s("a"))
     with refused("belongs to another Celery app than the server"):
@@ -292,7 +294,7 @@ def test_what_is_no_job_of_the_servers_app_is_refused(server: TaskServer, jobs: 
         server.expose_all(Jobs().app, include=["shop.*"])
 
 
-def test_an_allowlist_that_is_none_is_refused(server: TaskServer, jobs: Jobs) -> None:
+def test_a_value_that_is_no_allowlist_is_refused(server: TaskServer, jobs: Jobs) -> None:
     with refused("expected a list of names or patterns"):
         server.expose_all(jobs.app, include="shop.*")
     with refused("expected a list of names or patterns"):
@@ -301,7 +303,7 @@ def test_an_allowlist_that_is_none_is_refused(server: TaskServer, jobs: Jobs) ->
         server.expose_all(jobs.app, include=["shop.s*", "x.*"])
 
 
-def test_a_canvas_that_cannot_be_is_refused(server: TaskServer) -> None:
+def test_a_canvas_that_cannot_be_exposed_is_refused(server: TaskServer) -> None:
     async def build() -> None: ...
 
     with refused("a function without a name needs name=…"):
@@ -362,7 +364,7 @@ def test_the_jobs_of_the_result_come_first(jobs: Jobs) -> None:
     assert canvas.job_name == "other.add"
 
 
-def test_a_signature_that_somebody_keeps_is_not_changed(jobs: Jobs) -> None:
+def test_a_signature_that_a_caller_keeps_is_not_changed(jobs: Jobs) -> None:
     kept = chain(jobs.add.s(1), chord([jobs.add.s(2)], jobs.add.s(3)), group(jobs.add.s(4), jobs.add.s(5)))
     before = repr(dict(kept))
     for part in canvas_of(kept, "t").parts:
@@ -370,7 +372,7 @@ def test_a_signature_that_somebody_keeps_is_not_changed(jobs: Jobs) -> None:
     assert repr(dict(kept)) == before
 
 
-def test_what_makes_no_task_is_refused(jobs: Jobs) -> None:
+def test_a_result_that_is_no_runnable_canvas_is_refused(jobs: Jobs) -> None:
     nested = group(jobs.add.s(1), chain(jobs.add.s(2), group(jobs.add.s(3), jobs.add.s(4))))
     for made, reason in [
         (None, "made no Celery signature, but a NoneType"),
@@ -381,7 +383,7 @@ def test_what_makes_no_task_is_refused(jobs: Jobs) -> None:
             canvas_of(made, "t")
 
 
-async def test_what_a_function_raises_is_told_only_if_it_is_meant_to_be() -> None:
+async def test_an_exceptions_text_is_shown_only_if_it_is_a_tool_error() -> None:
     def build(year: int) -> Any:
         if year:
             raise ToolError("no such year")

@@ -53,7 +53,7 @@ def _uses(script: str) -> Iterator[tuple[str, str]]:
                 yield command, name[1]
 
 
-def test_no_field_stands_twice() -> None:
+def test_no_field_is_listed_twice() -> None:
     assert len(NAMES) == len(FIELDS)
 
 

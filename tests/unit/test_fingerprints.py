@@ -116,12 +116,12 @@ def required() -> Function:
 
 
 @pytest.mark.parametrize("change", [documented, reordered])
-async def test_what_reads_arguments_in_the_same_way_has_the_same(change: Callable[[], Function]) -> None:
+async def test_functions_with_the_same_arguments_have_the_same_fingerprint(change: Callable[[], Function]) -> None:
     assert await of_tool(before()) == await of_tool(change())
 
 
 @pytest.mark.parametrize("change", [added, removed, renamed, retyped, bounded, chosen, defaulted, required])
-async def test_what_does_not_has_another(change: Callable[[], Function]) -> None:
+async def test_functions_with_other_arguments_have_another_fingerprint(change: Callable[[], Function]) -> None:
     assert await of_tool(before()) != await of_tool(change())
 
 
@@ -132,7 +132,7 @@ class Item(BaseModel):
     price: float = Field(default=1.0, description="In euros.")
 
 
-async def test_a_change_inside_a_model_is_one_too() -> None:
+async def test_a_change_inside_a_model_changes_the_fingerprint() -> None:
     def model(**changes: Any) -> Function:
         fields: dict[str, Any] = {"title": str, "price": Annotated[float, Field(default=1.0)], **changes}
         item = type("Item", (BaseModel,), {"__annotations__": fields, "__module__": __name__})
@@ -151,7 +151,7 @@ async def test_a_change_inside_a_model_is_one_too() -> None:
     assert await of_tool(plain) != await of_tool(model(title=int))
 
 
-async def test_of_a_prompt_the_types_and_defaults_count() -> None:
+async def test_types_and_defaults_of_a_prompt_are_in_its_fingerprint() -> None:
     def server(prompt: Function) -> MCPServer[Any]:
         made: MCPServer[Any] = MCPServer("shop")
         made.prompt("plan", description="Plan.")(prompt)
@@ -170,7 +170,7 @@ async def test_of_a_prompt_the_types_and_defaults_count() -> None:
     assert len(set(found)) == 3
 
 
-async def test_a_resource_is_its_uri_and_a_template_its_parameters_too() -> None:
+async def test_a_resource_counts_by_its_uri_and_a_template_by_its_parameters_too() -> None:
     def server(function: Function, uri: str) -> MCPServer[Any]:
         made: MCPServer[Any] = MCPServer("shop")
         made.resource(uri)(function)
@@ -193,7 +193,7 @@ async def test_a_resource_is_its_uri_and_a_template_its_parameters_too() -> None
     )
 
 
-def test_kind_name_and_version_count() -> None:
+def test_kind_name_and_version_are_in_the_fingerprint() -> None:
     schema: dict[str, Any] = {}
     kinds: list[TaskType] = ["tool", "prompt"]
     found = {fingerprint_of(kind, name, version, schema) for kind in kinds for name in "ab" for version in (None, "1")}
@@ -205,7 +205,7 @@ def test_a_version_is_shown_as_far_as_it_is_harmless(version: str, shown: str) -
     assert fingerprint_of("tool", "add", version, {}).startswith(shown)
 
 
-def test_names_of_arguments_are_no_keywords() -> None:
+def test_arguments_that_are_named_like_schema_keywords_count() -> None:
     assert of_schema(properties={"title": {"type": "string"}}) != of_schema(properties={})
     assert of_schema(properties={"default": {"title": "D", "type": "string"}}) == of_schema(
         properties={"default": {"type": "string"}}
@@ -220,20 +220,20 @@ def test_values_are_compared_as_they_are() -> None:
     assert of_schema(anyOf=[{"title": "a", "type": "string"}]) == of_schema(anyOf=[{"type": "string"}])
 
 
-def test_any_order_of_what_is_required_is_the_same() -> None:
+def test_the_order_of_required_arguments_does_not_count() -> None:
     assert of_schema(required=["a", "b"]) == of_schema(required=["b", "a"])
     assert of_schema(required=["a"]) != of_schema(required=["b"])
 
 
-def test_it_is_short_and_the_same_in_each_process() -> None:
+def test_a_fingerprint_is_short_and_the_same_in_each_process() -> None:
     assert of_schema(properties={"a": {"type": "integer"}}) == "dc52f2a34103"
 
 
-def test_odd_schemas_have_one_too() -> None:
+def test_malformed_schemas_have_a_fingerprint_too() -> None:
     assert len(of_schema(default=object, properties=[1], required="x", title="\ud800", const="\ud800")) == 12
 
 
-def test_not_more_are_remembered_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_fingerprints_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_KNOWN", 3)
     monkeypatch.setattr(module, "_known", {})
     schemas: list[dict[str, Any]] = [{"const": number} for number in range(10)]

@@ -310,7 +310,7 @@ async def test_a_client_that_returns_too_late_gets_an_error(site: Site) -> None:
         await soon(site.again(ctx, state))
 
 
-async def test_a_caller_that_may_look_up_nothing_more_goes_on_with_its_own_call(site: Site) -> None:
+async def test_a_caller_above_the_limit_of_lookups_continues_its_own_call(site: Site) -> None:
     ctx = site.request(MODERN)
     calling = site.run(ctx)
     job = await site.job()
@@ -327,7 +327,7 @@ async def test_a_caller_that_may_look_up_nothing_more_goes_on_with_its_own_call(
 
 
 @pytest.mark.parametrize("other", ["task_result", "tasks/result"])
-async def test_a_question_is_asked_once_however_many_wait(site: Site, other: str) -> None:
+async def test_a_question_is_asked_once_however_many_requests_wait(site: Site, other: str) -> None:
     asked = 0
     may_answer = asyncio.Event()
 

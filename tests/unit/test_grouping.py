@@ -14,7 +14,7 @@ def expensive() -> int:
 
 
 @pytest.mark.parametrize("case", range(2))
-def test_xdist_knows_the_group(request: pytest.FixtureRequest, expensive: int, case: int) -> None:
+def test_xdist_gets_the_group_of_each_test(request: pytest.FixtureRequest, expensive: int, case: int) -> None:
     """It writes the group behind the test's id, by a name of pytest's that is not public."""
     assert expensive == os.getpid(), case
     if "PYTEST_XDIST_WORKER" in os.environ and request.config.getoption("loadgroup", default=False):

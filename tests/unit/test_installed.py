@@ -33,6 +33,6 @@ def test_both_packages_are_named_with_the_command_that_helps() -> None:
 
 
 @pytest.mark.usefixtures("other_package")
-async def test_the_doctor_finds_it() -> None:
+async def test_the_doctor_warns_of_both_packages() -> None:
     finding = await anext(examine(None, None, None, {}))
     assert (finding.area, finding.level, finding.setting) == ("settings", "warning", "mcp-celery")

@@ -39,7 +39,7 @@ def test_a_job_that_is_named_only_in_the_message_is_found() -> None:
     assert "task_id" not in shortened
 
 
-def test_what_a_library_attaches_is_left_out() -> None:
+def test_attributes_that_a_library_attaches_are_left_out() -> None:
     found = formatted("said", event_data="secret", data={"id": "1", "args": "secret"})
     assert "secret" not in str(found)
     assert "job_id" not in found

@@ -54,7 +54,7 @@ class TestCompoundKey:
             (None, "resource", "file://data.txt", "anon:task456:resource:file%3A%2F%2Fdata.txt"),
         ],
     )
-    def test_it_has_one_form_for_each_kind_of_caller(
+    def test_a_key_has_one_form_for_each_kind_of_caller(
         self, scope: str | None, task_type: TaskType, component: str, key: str
     ) -> None:
         assert build_task_key(scope, "task456", task_type, component) == key
@@ -65,7 +65,7 @@ class TestCompoundKey:
         assert (key_of(one) == key_of(other)) == (one == other)
 
     @given(parts)
-    def test_the_client_task_id_is_found_in_it(self, found: TaskKeyParts) -> None:
+    def test_the_client_task_id_is_found_in_the_key(self, found: TaskKeyParts) -> None:
         assert get_client_task_id_from_key(key_of(found)) == found.client_task_id
 
     def test_a_scope_called_anon_is_no_anonymous_caller(self) -> None:
@@ -99,7 +99,7 @@ class TestCompoundKey:
                 read(malformed)
 
     @pytest.mark.parametrize("key", [None, 7, 1.5, b"anon:task456:tool:my_tool", ["x" * 10_000], object()], ids=type)
-    def test_what_is_no_text_is_refused_with_the_expected_form(self, key: Any) -> None:
+    def test_a_key_that_is_no_text_is_refused_with_the_expected_form(self, key: Any) -> None:
         for read in (parse_task_key, get_client_task_id_from_key, celery_job_id):
             with pytest.raises(ValueError, match=r"malformed task key .*'auth:\{scope\}") as refusal:
                 read(key)
@@ -140,11 +140,11 @@ class TestCeleryId:
 
     @pytest.mark.shows("C2")
     @given(own_parts, legs)
-    def test_it_is_made_of_characters_that_every_url_and_broker_carries(self, found: TaskKeyParts, leg: int) -> None:
+    def test_a_celery_id_has_only_characters_that_urls_and_brokers_accept(self, found: TaskKeyParts, leg: int) -> None:
         assert re.fullmatch(r"[A-Za-z0-9_.~:!-]+", celery_job_id(key_of(found), leg))
 
     @given(own_parts, legs)
-    def test_the_key_is_read_from_it_unless_it_was_shortened(self, found: TaskKeyParts, leg: int) -> None:
+    def test_the_key_is_read_from_a_celery_id_unless_it_was_shortened(self, found: TaskKeyParts, leg: int) -> None:
         key = key_of(found)
         job_id = celery_job_id(key, leg)
         assert task_key_from_job_id(job_id) == (None if is_shortened(job_id) else key)
@@ -157,7 +157,7 @@ class TestCeleryId:
         assert same == ((one, leg) == (other, other_leg))
 
     @pytest.mark.shows("C2")
-    def test_the_scope_gives_way_first(self) -> None:
+    def test_the_scope_is_shortened_first(self) -> None:
         job_id = celery_job_id(build_task_key("s" * 150, "i" * 43, "tool", "build_report"))
         tag, scope, *rest = job_id.split(":")
         assert (tag, rest) == ("auth", ["i" * 43, "tool", "build_report"])
@@ -165,7 +165,7 @@ class TestCeleryId:
         assert is_shortened(job_id)
 
     @given(own_parts, legs)
-    def test_of_an_anonymous_task_it_may_hide_the_id(self, found: TaskKeyParts, leg: int) -> None:
+    def test_the_celery_id_of_an_anonymous_task_may_hide_the_task_id(self, found: TaskKeyParts, leg: int) -> None:
         key = key_of(found)
         job_id = celery_job_id(key, leg, hidden=Hidden.TASK_ID)
         if found.task_scope is not None:
@@ -189,7 +189,7 @@ class TestCeleryId:
         assert later_job_id(job_id, 2) == celery_job_id(key, 2, hidden=Hidden.COMPONENT)
 
     @pytest.mark.shows("C2")
-    def test_then_the_component_and_never_the_task_id(self) -> None:
+    def test_the_component_is_shortened_second_and_the_task_id_never(self) -> None:
         job_id = celery_job_id(build_task_key("s" * 150, "i" * 64, "tool", "c" * 150))
         _tag, scope, task_id, task_type, component = job_id.split(":")
         assert (task_id, task_type) == ("i" * 64, "tool")
@@ -199,7 +199,7 @@ class TestCeleryId:
     def test_a_short_scope_stays_when_only_the_component_is_long(self) -> None:
         assert celery_job_id(build_task_key("me", "i", "tool", "c" * 200)).startswith("auth:me:i:tool:~~")
 
-    def test_an_anonymous_caller_has_only_a_component_to_give(self) -> None:
+    def test_for_an_anonymous_caller_only_the_component_is_shortened(self) -> None:
         assert celery_job_id(build_task_key(None, "i", "tool", "c" * 200)).startswith("anon:i:tool:~~")
 
     def test_a_shortened_id_is_the_same_in_every_version(self) -> None:
@@ -207,7 +207,7 @@ class TestCeleryId:
         job_id = celery_job_id(build_task_key("s" * 150, "i" * 43, "tool", "c"))
         assert job_id == "auth:~~464d1485befd1dd97dd65972f9974bff:" + "i" * 43 + ":tool:c"
 
-    def test_shortened_ids_differ_in_the_part_that_gave_way(self) -> None:
+    def test_shortened_ids_differ_in_the_part_that_was_shortened(self) -> None:
         ids = {celery_job_id(build_task_key("s" * 150 + end, "i", "tool", "c")) for end in ("1", "2")}
         ids |= {celery_job_id(build_task_key(None, "i", "tool", "c" * 200 + end)) for end in ("1", "2")}
         assert len(ids) == 4
@@ -224,7 +224,7 @@ class TestCeleryId:
             celery_job_id(build_task_key(None, "i" * 150, "tool", "c"))
 
     @pytest.mark.parametrize("leg", [0, -1, 10_000])
-    def test_a_leg_outside_its_room_is_refused(self, leg: int) -> None:
+    def test_a_leg_out_of_range_is_refused(self, leg: int) -> None:
         with pytest.raises(ValueError, match="1…9999"):
             celery_job_id("anon:i:tool:c", leg)
 
@@ -240,7 +240,7 @@ class TestCeleryId:
             "!2",
         ],
     )
-    def test_other_peoples_ids_are_not_ours(self, foreign: str) -> None:
+    def test_ids_of_other_jobs_are_not_taken_for_ours(self, foreign: str) -> None:
         assert task_key_from_job_id(foreign) is None
 
 
@@ -252,12 +252,12 @@ class TestWireIds:
     @pytest.mark.parametrize(
         "bad", ["", "x" * 65, "x" * 10_240, "a b", "a:b", "a\n", "\0", "ü", "../..", "*", "a%20", "a~b", "a!2", "٣"]
     )
-    def test_anything_else_is_not_even_looked_up(self, bad: str) -> None:
+    def test_an_id_of_another_form_is_not_looked_up(self, bad: str) -> None:
         assert not is_wire_task_id(bad)
 
 
 class TestRedisKeys:
-    def test_they_stand_under_prefix_and_namespace(self) -> None:
+    def test_redis_keys_begin_with_prefix_and_namespace(self) -> None:
         keys = RedisKeys("mcp_celery", "reports")
         assert keys.record("client-a", "ID") == "mcp_celery:reports:task:auth:client-a:ID"
         assert keys.record(None, "ID") == "mcp_celery:reports:task:anon:ID"
@@ -294,6 +294,6 @@ class TestNames:
         assert slug(name) == expected
 
     @pytest.mark.parametrize("name", ["", "---", "任务"])
-    def test_a_name_of_which_nothing_is_left_asks_for_the_setting(self, name: str) -> None:
+    def test_a_name_without_usable_characters_asks_for_the_setting(self, name: str) -> None:
         with pytest.raises(ValueError, match="MCP_CELERY_NAMESPACE"):
             slug(name)

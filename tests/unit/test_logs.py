@@ -61,7 +61,7 @@ def handler() -> Generator[logging.Handler]:
 
 
 class TestFormatter:
-    def test_a_message_can_neither_move_the_cursor_nor_pass_for_another(self) -> None:
+    def test_a_message_can_neither_move_the_cursor_nor_look_like_another(self) -> None:
         text = "a\x1b[2J\x9b31m\u202e\r\nlevel=ERROR\tb"
         line = LogFormatter("%(levelname)s %(message)s").format(record("said %s", text))
         assert line == "ERROR said a\\u001b[2J\\u009b31m\\u202e\\u000d\n    level=ERROR\tb"
@@ -83,7 +83,7 @@ class TestFormatter:
             contain(logging.getLogger("nobody"))
         assert handler.format(record("said %d %s", 7, "\x9b31m")) == "\x1b[1;31m[ERROR] said 7 \\u009b31m\x1b[0m"
 
-    def test_a_handler_without_a_formatter(self, handler: logging.Handler) -> None:
+    def test_a_handler_without_a_formatter_escapes_controls_too(self, handler: logging.Handler) -> None:
         contain(logging.getLogger("nobody"))
         assert handler.format(record("\x9b")) == "\\u009b"
 
@@ -132,7 +132,7 @@ class TestCelerysLines:
         assert placed.getMessage() == "anon:q3Xw81ab…:tool:x 7"
         assert ShortIds().filter(record("nothing"))
 
-    def test_it_is_done_once(self) -> None:
+    def test_the_filter_is_added_to_celerys_logger_once(self) -> None:
         shorten_ids_of_celery()
         shorten_ids_of_celery()
         assert sum(isinstance(one, ShortIds) for one in logging.getLogger("celery.worker.strategy").filters) == 1

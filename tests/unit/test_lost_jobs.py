@@ -137,7 +137,7 @@ class TestEmptyQueue:
         assert await stage.sweep(1) == []
         assert await stage.sweep(CLAIMING_MS) == [late]
 
-    async def test_what_was_lost_is_lost_although_others_wait_by_now(self, stage: Stage) -> None:
+    async def test_a_lost_job_is_lost_although_others_wait_by_now(self, stage: Stage) -> None:
         keys = [stage.waits() for _ in range(3)]
         stage.is_empty()
         await stage.sweep()
@@ -147,14 +147,14 @@ class TestEmptyQueue:
         stage.unread_since_ms = None
         assert await stage.sweep(1) == keys
 
-    async def test_each_queue_stands_for_itself(self, stage: Stage) -> None:
+    async def test_each_queue_is_judged_by_itself(self, stage: Stage) -> None:
         stage.waits()
         key = stage.waits("elsewhere")
         stage.is_empty("elsewhere")
         await stage.sweep()
         assert await stage.sweep(CLAIMING_MS) == [key]
 
-    async def test_nothing_is_looked_at_while_nothing_waits(self, stage: Stage) -> None:
+    async def test_no_queue_is_read_while_no_job_waits(self, stage: Stage) -> None:
         for _ in range(3):
             await stage.sweep(CLAIMING_MS)
         assert (stage.queue.looks, stage.store.samples) == ([], 0)
@@ -184,7 +184,7 @@ class TestUnreadMessages:
         for _ in range(5):
             assert await stage.sweep(CLAIMING_MS) == []
 
-    async def test_one_that_has_read_since_has_not(self, stage: Stage) -> None:
+    async def test_a_worker_that_has_read_since_does_not_have_the_missing_job(self, stage: Stage) -> None:
         key = stage.waits()
         stage.is_empty()
         await stage.sweep()
@@ -205,14 +205,14 @@ class TestLaterJobs:
         stage.store.claimed.clear()  # it has ended: it was claimed all the same
         assert await stage.sweep(1) == [key]
 
-    async def test_one_that_came_at_about_the_same_time_proves_nothing(self, stage: Stage) -> None:
+    async def test_a_claimed_job_of_about_the_same_time_proves_nothing(self, stage: Stage) -> None:
         stage.waits(at_ms=NOW - ORDER_MS)
         stage.has_claimed(at_ms=NOW - 1)
         for _ in range(5):
             assert await stage.sweep(LATER_CLAIMED_MS) == []
 
     @pytest.mark.parametrize("other", ["urgent", "elsewhere"])
-    async def test_one_of_another_priority_or_queue_proves_nothing(self, stage: Stage, other: str) -> None:
+    async def test_a_claimed_job_of_another_priority_or_queue_proves_nothing(self, stage: Stage, other: str) -> None:
         stage.waits(at_ms=NOW - ORDER_MS)
         stage.waits(other, at_ms=NOW - ORDER_MS)
         stage.queue.lengths["elsewhere"] = 1
@@ -222,13 +222,13 @@ class TestLaterJobs:
         assert len(found) == 1
         assert found[0].endswith(other)
 
-    async def test_half_a_minute_counts_from_the_first_that_was_late_enough(self, stage: Stage) -> None:
+    async def test_half_a_minute_counts_from_the_first_later_job_that_was_claimed(self, stage: Stage) -> None:
         key = stage.waits(at_ms=NOW - ORDER_MS)
         for number in range(7):  # workers go on to later ones
             stage.has_claimed(at_ms=NOW + number)
             assert await stage.sweep(0 if number == 0 else 5_000) == ([key] if number == 6 else [])
 
-    async def test_a_worker_that_does_not_read_may_have_it(self, stage: Stage) -> None:
+    async def test_a_worker_that_does_not_read_may_have_the_earlier_job(self, stage: Stage) -> None:
         stage.waits(at_ms=NOW - ORDER_MS)
         stage.has_claimed(at_ms=NOW)
         stage.unread_since_ms = NOW
@@ -249,14 +249,14 @@ class TestUnknownLengths:
         assert await stage.sweep(left_ms - 1) == []
         assert await stage.sweep(1) == [key]
 
-    async def test_so_it_does_where_jobs_go_to_an_exchange(self, stage: Stage) -> None:
+    async def test_the_setting_also_counts_for_jobs_that_go_to_an_exchange(self, stage: Stage) -> None:
         stage.queue.lanes["tool"] = Lane(None, exchange=("jobs", "any"))
         key = stage.waits()
         assert await stage.sweep() == []
         assert stage.queue.looks == []
         assert await stage.sweep(POLICY.lost_after_ms) == [key]
 
-    async def test_later_jobs_prove_as_much(self, stage: Stage) -> None:
+    async def test_a_claimed_later_job_proves_a_loss_also_without_a_known_length(self, stage: Stage) -> None:
         stage.queue.lanes["tool"] = Lane(None, exchange=("jobs", "any"))
         key = stage.waits(at_ms=NOW - ORDER_MS)
         stage.has_claimed(at_ms=NOW)
@@ -281,14 +281,14 @@ class TestTrouble:
         assert await stage.sweep(CLAIMING_MS) == []
         assert await stage.sweep(CLAIMING_MS) == [key]
 
-    async def test_so_does_another_process_that_has_reaped(self, stage: Stage) -> None:
+    async def test_another_reaper_in_between_begins_the_time_anew(self, stage: Stage) -> None:
         stage.waits()
         stage.is_empty()
         await stage.sweep()
         stage.lost.forget()
         assert await stage.sweep(CLAIMING_MS) == []
 
-    async def test_a_component_without_a_route_keeps_no_other_from_it(
+    async def test_a_component_without_a_route_hides_no_other_lost_job(
         self, stage: Stage, caplog: pytest.LogCaptureFixture
     ) -> None:
         stage.queue.broken.add("broken")
@@ -313,7 +313,9 @@ class TestTrouble:
 class TestParts:
     """Of many unclaimed jobs each sweep sees a part."""
 
-    async def test_all_are_seen_in_turn(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_all_parts_of_a_long_list_are_examined_in_turn(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(lost_jobs, "UNCLAIMED_BATCH", 4)
         for number in range(10):
             stage.waits(at_ms=number)
@@ -324,7 +326,7 @@ class TestParts:
             found += await stage.sweep(CLAIMING_MS // 2)
         assert found == elsewhere
 
-    async def test_what_is_found_makes_no_other_be_left_out(
+    async def test_a_lost_job_that_was_found_hides_no_other(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(lost_jobs, "UNCLAIMED_BATCH", 4)

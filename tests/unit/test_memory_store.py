@@ -85,7 +85,7 @@ async def test_the_reaper_learns_of_what_expired_until_it_forgets_it(clock: Cloc
     assert found.expiring == []
 
 
-def test_a_life_that_is_shortened_or_lengthened_ends_at_its_time(clock: Clock) -> None:
+def test_a_ttl_that_is_shortened_or_extended_ends_at_its_time(clock: Clock) -> None:
     ledger = a_store(clock).ledger
     brief, usual = create(ledger, clock), create(ledger, clock)
     ledger.retire(brief.ref, clock.now + 10)
@@ -118,7 +118,9 @@ def test_a_result_counts_and_is_forgotten_with_its_task(clock: Clock) -> None:
     create(ledger, clock)
 
 
-def test_what_is_remembered_of_others_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_expired_tasks_and_requestors_is_bounded(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kept_module, "MOST_EXPIRED", 3)
     monkeypatch.setattr(ledger_module, "MOST_REQUESTORS", 3)
     ledger = a_store(clock).ledger

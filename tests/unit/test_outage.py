@@ -15,7 +15,7 @@ def outage(caplog: pytest.LogCaptureFixture) -> Outage:
     return Outage("the store (SETTING)", logging.getLogger(__name__))
 
 
-def test_it_is_logged_once_and_its_end_once(outage: Outage, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_is_logged_once_and_its_end_once(outage: Outage, caplog: pytest.LogCaptureFixture) -> None:
     outage.ended()
     for _ in range(3):
         outage.began("ConnectionError", "refused")
@@ -33,7 +33,7 @@ def test_it_is_logged_once_and_its_end_once(outage: Outage, caplog: pytest.LogCa
     ]
 
 
-def test_ever_new_failures_fill_no_log(outage: Outage, caplog: pytest.LogCaptureFixture) -> None:
+def test_changing_failures_do_not_fill_the_log(outage: Outage, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(10 * MOST_KINDS):
         outage.began(f"Error{number}", "new")
     assert len(caplog.records) == MOST_KINDS

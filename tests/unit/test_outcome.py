@@ -39,16 +39,16 @@ def test_the_error_of_a_job_can_be_sent() -> None:
 
 class TestJobOutcome:
     @pytest.mark.parametrize("result", [RESULT, TOOL_ERROR])
-    def test_its_repr_and_str_hide_the_contents(self, result: dict[str, Any]) -> None:
+    def test_the_repr_and_str_of_an_outcome_hide_its_contents(self, result: dict[str, Any]) -> None:
         outcome = JobOutcome(result, "also private")
         assert "private" not in f"{outcome!r} {outcome}"
 
-    def test_its_repr_tells_a_tool_error_from_a_result(self) -> None:
+    def test_the_repr_of_an_outcome_distinguishes_a_tool_error_from_a_result(self) -> None:
         assert repr(JobOutcome(RESULT)) != repr(JobOutcome(TOOL_ERROR))
 
     @pytest.mark.parametrize("message", [None, "", "37 of 40 files"])
     @pytest.mark.parametrize("progress", [None, Progress(37, 40), Progress(0.5)])
-    def test_it_survives_celerys_json(self, message: str | None, progress: Progress | None) -> None:
+    def test_an_outcome_survives_celerys_json(self, message: str | None, progress: Progress | None) -> None:
         outcome = JobOutcome(RESULT, message, progress)
         read = JobOutcome.from_json(loads(dumps(outcome)))
         assert read is not None
@@ -93,11 +93,11 @@ class TestJobOutcome:
         assert read is not None
         assert read.result == {"value": value}
 
-    def test_its_size_is_that_of_its_json_in_utf8(self) -> None:
+    def test_the_size_of_an_outcome_is_that_of_its_json_in_utf8(self) -> None:
         assert JobOutcome({"content": "é"}).size == len('{"content":"é"}'.encode())
 
     @pytest.mark.parametrize("strange", [None, 3, "text", [], {}, {"result": None}, {"result": "text"}, {"other": {}}])
-    def test_anything_else_is_no_outcome(self, strange: object) -> None:
+    def test_other_values_are_no_outcome(self, strange: object) -> None:
         assert JobOutcome.from_json(strange) is None
 
     def test_a_message_or_progress_of_another_form_is_left_out(self) -> None:
@@ -106,23 +106,23 @@ class TestJobOutcome:
         assert (read.status_message, read.progress) == (None, None)
 
     @pytest.mark.parametrize(("result", "is_error"), [(RESULT, False), (TOOL_ERROR, True), ({"content": []}, False)])
-    def test_it_knows_whether_the_tool_reported_an_error(self, result: dict[str, Any], is_error: bool) -> None:
+    def test_an_outcome_has_whether_the_tool_reported_an_error(self, result: dict[str, Any], is_error: bool) -> None:
         assert JobOutcome(result).is_error is is_error
 
 
 class TestSuccess:
-    def test_a_result_completes_the_task_with_the_last_word(self) -> None:
+    def test_a_result_completes_the_task_with_the_last_message(self) -> None:
         assert at(success(JobOutcome(RESULT, "done", Progress(3, 3)))) == Change(
             to="completed", status_message="done", progress=Progress(3, 3), at_ms=AT
         )
 
-    def test_a_tool_error_completes_it_too_and_is_its_last_word(self) -> None:
+    def test_a_tool_error_completes_the_task_and_is_its_last_message(self) -> None:
         assert at(success(JobOutcome(TOOL_ERROR, "halfway"))) == Change(
             to="completed", is_error=True, status_message=TOOL_ERROR["content"][0]["text"], at_ms=AT
         )
 
     @pytest.mark.parametrize("content", [[], [{"type": "image"}], [{"type": "text", "text": ""}], None])
-    def test_a_tool_error_without_text_leaves_the_last_word(self, content: object) -> None:
+    def test_a_tool_error_without_text_keeps_the_last_message(self, content: object) -> None:
         outcome = JobOutcome({"content": content, "isError": True}, "halfway")
         assert success(outcome).status_message == "halfway"
 
@@ -134,7 +134,7 @@ class TestFailure:
             to="failed", error=RpcError(-32001, "No such year", {"year": 1}), status_message="No such year", at_ms=AT
         )
 
-    def test_its_data_may_be_absent(self) -> None:
+    def test_the_data_of_a_json_rpc_error_may_be_absent(self) -> None:
         assert failure("JobFailedError", (-32001, "No such year")).error == RpcError(-32001, "No such year")
 
     @pytest.mark.parametrize("name", sorted(FAILURE_REASONS))
@@ -166,10 +166,10 @@ class TestSettlement:
         ],
         ids=str,
     )
-    def test_a_job_that_has_not_ended_owes_nothing(self, stored: StoredResult | None) -> None:
+    def test_a_job_that_has_not_ended_changes_no_record(self, stored: StoredResult | None) -> None:
         assert settlement(stored) is None
 
-    def test_a_stored_result_owes_completion(self) -> None:
+    def test_a_stored_result_completes_the_task(self) -> None:
         stored = StoredResult("SUCCESS", loads(dumps(JobOutcome(RESULT, "done"))))
         assert at(settlement(stored)) == Change(to="completed", status_message="done", at_ms=AT)
 
@@ -179,7 +179,7 @@ class TestSettlement:
         assert change is not None
         assert (change.to, change.error) == ("failed", RpcError(INTERNAL_ERROR, UNKNOWN_REASON))
 
-    def test_a_stored_json_rpc_error_owes_that_error(self) -> None:
+    def test_a_stored_json_rpc_error_fails_the_task_with_that_error(self) -> None:
         stored = StoredResult("FAILURE", {"exc_type": "JobFailedError", "exc_message": [-32001, "No such year", None]})
         change = settlement(stored)
         assert change is not None
@@ -197,12 +197,12 @@ class TestSettlement:
             ("text", UNKNOWN_REASON),
         ],
     )
-    def test_any_other_stored_failure_owes_a_plain_reason(self, value: object, reason: str) -> None:
+    def test_any_other_stored_failure_fails_the_task_with_a_plain_reason(self, value: object, reason: str) -> None:
         change = settlement(StoredResult("FAILURE", value))
         assert change is not None
         assert (change.to, change.error) == ("failed", RpcError(INTERNAL_ERROR, reason))
 
-    def test_a_revoked_job_owes_a_cancellation(self) -> None:
+    def test_a_revoked_job_cancels_the_task(self) -> None:
         change = settlement(StoredResult("REVOKED", {"exc_type": "TaskRevokedError", "exc_message": ["terminated"]}))
         assert change is not None
         assert change.to == "cancelled"

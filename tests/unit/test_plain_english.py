@@ -35,6 +35,6 @@ def test_constructions_that_name_no_actor_do_not_occur() -> None:
     assert {name: lines for name, lines in found.items() if lines} == {}
 
 
-def test_they_are_found_across_lines_and_not_in_quotations() -> None:
+def test_banned_constructions_are_found_across_lines_and_not_in_quotations() -> None:
     text = "The client is\n    # told. Nobody\nwaits for `nobody`, and “whoever” is a quotation."
     assert banned_in(text) == ["The client is", "# told. Nobody"]

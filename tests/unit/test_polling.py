@@ -29,7 +29,7 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
         ({"type": "array", "items": {"type": "integer"}}, [1], ["a"]),
     ],
 )
-def test_an_output_schema_that_admits_a_task_admits_nothing_else_more(
+def test_an_output_schema_admits_the_tools_output_or_a_task_and_nothing_else(
     schema: dict[str, object], fits: object, does_not: object
 ) -> None:
     admitting = admitting_a_task(schema)

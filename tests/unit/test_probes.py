@@ -61,7 +61,7 @@ class TestServers:
             assert (await client.post("/readyz")).status_code == 405
 
     @pytest.mark.parametrize("path", ["/readyz", "/{path:path}"])
-    async def test_a_route_of_the_users_own_wins(self, path: str) -> None:
+    async def test_a_route_of_the_user_replaces_the_probe(self, path: str) -> None:
         server = TaskServer("own", task=True, settings=IN_MEMORY)
 
         @server.custom_route(path, methods=["GET"])
@@ -71,7 +71,7 @@ class TestServers:
         async with asking(server) as client:
             assert (await client.get("/readyz")).text == "mine"
 
-    async def test_it_is_not_ready_before_its_lifespan_nor_when_it_ends(self) -> None:
+    async def test_a_server_is_not_ready_before_its_lifespan_nor_when_it_ends(self) -> None:
         server = TaskServer("early", task=True, settings=IN_MEMORY)
         found = ServerHealth(server)
         app = http_app(server, health=found)
@@ -83,7 +83,7 @@ class TestServers:
             assert (await found.alive()).status == 200
         assert (await found.ready()).status == 503
 
-    async def test_a_port_that_cannot_be_had_is_named(self) -> None:
+    async def test_a_port_in_use_is_named_in_the_error(self) -> None:
         settings = Settings.load(redis_url="memory://", health_port=9, health_host="192.0.2.1")
         app = http_app(TaskServer("nowhere", task=True, settings=settings))
         with pytest.raises(ConfigurationError, match=r"MCP_CELERY_HEALTH_PORT=9 cannot be used on 192\.0\.2\.1: "):
@@ -106,7 +106,7 @@ class Store:
 
 
 class TestTheStoresState:
-    async def test_probes_do_not_add_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_simultaneous_probes_share_one_call_to_the_store(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(health, "PROBE_SECONDS", 60.0)
         store = Store()
         state = StoreState(store.ask)
@@ -146,7 +146,7 @@ class TestTheListener:
         writer.close()
         await listener.aclose()
 
-    async def test_a_connection_has_an_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_connection_is_closed_after_its_time_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(endpoint_listener, "CONNECTION_SECONDS", 0.01)
         listener = EndpointListener({}, bound := bind("127.0.0.1", 0))
         address = bound.getsockname()
@@ -156,7 +156,7 @@ class TestTheListener:
         writer.close()
         await listener.aclose()
 
-    async def test_there_are_only_so_many_connections(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_the_number_of_connections_is_limited(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(endpoint_listener, "MOST_CONNECTIONS", 1)
         listener = EndpointListener({}, bound := bind("127.0.0.1", 0))
         address = bound.getsockname()
@@ -172,7 +172,7 @@ class TestTheListener:
 
 
 class TestWorkers:
-    def test_what_cannot_be_used_ends_the_start(self, tmp_path: Path) -> None:
+    def test_a_setting_that_cannot_be_used_ends_the_start(self, tmp_path: Path) -> None:
         worker: Any = SimpleNamespace(pool=None)
         elsewhere = ProbeOptions(port=9, host="192.0.2.1", file=None, overdue_seconds=20.0)
         with pytest.raises(click.ClickException, match=r"MCP_CELERY_WORKER_HEALTH_PORT=9 cannot be used on 192\."):
@@ -181,7 +181,7 @@ class TestWorkers:
         with pytest.raises(click.ClickException, match=r"MCP_CELERY_WORKER_HEARTBEAT_FILE=.*: No such file"):
             WorkerProbes(worker, [], nowhere)
 
-    async def test_heartbeats_that_stop_are_no_life(self) -> None:
+    async def test_a_worker_without_heartbeats_is_not_live(self) -> None:
         heart: Any = SimpleNamespace(beaten_at=None, is_stored=True)
         served: Any = [SimpleNamespace(heart=heart)]
         worker: Any = SimpleNamespace(pool=SimpleNamespace(num_processes=1))

@@ -28,7 +28,7 @@ def test_the_newest_release_of_each_minor_version_is_taken() -> None:
     assert [one.minor for one in found] == ["3.11", "3.12"]
 
 
-def test_neither_pre_releases_nor_free_threaded_builds_nor_other_implementations_are() -> None:
+def test_pre_releases_free_threaded_builds_and_other_implementations_are_left_out() -> None:
     others = [
         listed("3.15.0a3"),
         listed("3.14.0rc1"),
@@ -38,7 +38,7 @@ def test_neither_pre_releases_nor_free_threaded_builds_nor_other_implementations
     assert newest(others, SUPPORTED) == []
 
 
-def test_pyenvs_interpreters_are_looked_for_where_it_keeps_them(tmp_path: Path) -> None:
+def test_interpreters_of_pyenv_are_found_in_its_folder(tmp_path: Path) -> None:
     folders = [tmp_path / "versions" / name / "bin" for name in ("3.11.7", "3.13.0")]
     for folder in folders:
         folder.mkdir(parents=True)
@@ -52,7 +52,7 @@ def test_a_machine_without_one_fails(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 @pytest.mark.parametrize("wrong", ["the environment", "the tests", None])
-def test_it_fails_when_one_interpreter_does_and_tries_the_others(
+def test_the_run_fails_when_one_interpreter_fails_and_tries_the_others(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: str | None
 ) -> None:
     def set_up(interpreter: Interpreter) -> Path:
@@ -105,7 +105,7 @@ def test_an_environment_is_made_again_when_what_it_is_made_of_changes(
         assert runs == made
 
 
-def test_others_leave_out_the_minor_version_that_runs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_leaves_out_the_minor_version_that_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     this = ".".join(map(str, sys.version_info[:3]))
     tried: list[Path] = []
 

@@ -48,7 +48,7 @@ def test_the_default_queue_is_the_same_whatever_the_process_calls_it(conf: dict[
     assert "mcp.shop" not in in_server.amqp.queues, "the app's own queues stay as they are"
 
 
-def test_an_entry_of_the_host_is_taken_as_it_is() -> None:
+def test_an_entry_of_the_hosts_task_queues_is_used_unchanged() -> None:
     arguments = {**QUORUM, "x-dead-letter-exchange": "dead"}
     theirs = kombu.Queue("mcp.shop", routing_key="shop", alias="shop", queue_arguments=dict(arguments))
     app = app_with(task_queues=[theirs], task_create_missing_queue_type="classic")
@@ -57,7 +57,7 @@ def test_an_entry_of_the_host_is_taken_as_it_is() -> None:
     assert arguments_of(theirs).items() >= arguments.items()
 
 
-def test_another_queue_of_a_host_is_what_its_settings_say_of_missing_ones() -> None:
+def test_another_queue_of_a_host_is_declared_as_its_settings_say() -> None:
     app = app_with(task_create_missing_queue_type="quorum", task_create_missing_queues=False)
     assert arguments_of(queue_of(app, "mcp.shop"))["x-queue-type"] == "quorum"
 
@@ -79,7 +79,7 @@ class _AMQPError(Exception):
         (404, "NOT_FOUND - no queue 'q' in vhost '/'", False),
     ],
 )
-def test_a_refused_declaration_is_told_from_other_errors(code: int, text: str, refused: bool) -> None:
+def test_a_refused_declaration_is_distinguished_from_other_errors(code: int, text: str, refused: bool) -> None:
     error = _AMQPError(code, text)
     assert is_refusal(error) is refused
 
@@ -106,7 +106,7 @@ def broker(driver: str, **properties: str) -> Any:
         (broker("redis"), None),
     ],
 )
-def test_the_version_of_a_broker(connection: Any, version: tuple[int, ...] | None) -> None:
+def test_the_version_of_rabbitmq_is_read_from_its_connection(connection: Any, version: tuple[int, ...] | None) -> None:
     assert rabbitmq_version(connection) == version
 
 

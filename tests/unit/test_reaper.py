@@ -231,7 +231,7 @@ class TestDeaths:
             "worker w2 has died: 0 of its jobs are published again, 0 of its tasks have failed",
         ]
 
-    async def test_one_that_lives_after_all_is_not_forgotten_and_the_rest_is_left_to_it(self, stage: Stage) -> None:
+    async def test_a_worker_that_is_alive_after_all_keeps_its_jobs(self, stage: Stage) -> None:
         first, second = [await stage.created() for _ in range(2)]
         stage.script.claims = {"w1": [first.key, second.key]}
         stage.script.verdicts = {first.key: "alive", second.key: "again"}
@@ -239,7 +239,7 @@ class TestDeaths:
         assert [key for key, *_ in stage.script.recovered] == [first.key]
         assert (stage.script.buried, stage.published) == ([], [])
 
-    async def test_one_of_whom_nothing_can_be_decided_keeps_no_other_waiting(
+    async def test_a_worker_whose_jobs_cannot_be_recovered_delays_no_other(
         self, stage: Stage, caplog: pytest.LogCaptureFixture
     ) -> None:
         stage.script.damaged = {"w1"}
@@ -249,7 +249,7 @@ class TestDeaths:
         assert stage.published == [record.task_id]
         assert caplog.messages[0] == "could not recover the jobs of worker w1"
 
-    async def test_a_job_that_cannot_be_published_again_keeps_no_other_from_it(self, stage: Stage) -> None:
+    async def test_a_job_that_cannot_be_published_again_delays_no_other(self, stage: Stage) -> None:
         first, second = [await stage.created() for _ in range(2)]
         stage.queue.trouble[first.task_id] = RuntimeError("cannot be serialized")
         stage.script.claims = {"w1": [first.key, second.key]}
@@ -258,7 +258,7 @@ class TestDeaths:
         assert stage.published == [second.task_id]
         assert stage.script.buried == ["w1"]
 
-    async def test_the_verdicts_are_counted(self, stage: Stage) -> None:
+    async def test_recovered_and_failed_jobs_are_counted(self, stage: Stage) -> None:
         stage.script.claims = {"w1": ["k1", "k2", "k3"]}
         stage.script.verdicts = {"k1": "failed", "k3": "failed"}
         assert await stage.reaper.settle("w1", "disconnected", 7) == {"failed": 2, "nothing": 1}
@@ -286,17 +286,17 @@ class TestDueJobs:
         assert caplog.messages == [f"job {record.job_id} is published again: attempt 2"]
         assert stage.thrown_away == []
 
-    async def test_what_an_earlier_attempt_stored_is_thrown_away_first(self, stage: Stage) -> None:
+    async def test_the_result_of_an_earlier_attempt_is_deleted_before_publishing(self, stage: Stage) -> None:
         record = await stage.created(attempt=2, redeliveries=1)
         await stage.sweep(due(record))
         assert stage.thrown_away == [record.job_id]
 
-    async def test_what_a_lost_job_stores_after_all_stays(self, stage: Stage) -> None:
+    async def test_a_result_that_a_lost_job_stores_later_stays(self, stage: Stage) -> None:
         record = await stage.created(redeliveries=1)
         await stage.sweep(due(record))
         assert (stage.published, stage.thrown_away) == ([record.task_id], [])
 
-    async def test_one_that_is_too_late_fails(self, stage: Stage) -> None:
+    async def test_a_due_job_that_is_too_late_fails(self, stage: Stage) -> None:
         late, record = await stage.created(start_before_ms=1), await stage.created()
         await stage.sweep(due(late, record))
         assert stage.published == [record.task_id]
@@ -308,7 +308,7 @@ class TestDueJobs:
         )
         assert stage.script.not_due == [late.key]
 
-    async def test_it_is_noted_that_it_is_published(self, stage: Stage) -> None:
+    async def test_a_published_job_is_noted_as_published(self, stage: Stage) -> None:
         record = await stage.created(attempt=2)
         stage.backend.store.ledger.due[record.ref] = 0
         await stage.sweep(due(record))
@@ -334,7 +334,7 @@ class TestDueJobs:
         assert stage.published == [record.task_id for record in records]
 
     @pytest.mark.parametrize("why", ["has ended", "is claimed"])
-    async def test_what_needs_no_job_is_due_no_longer(self, stage: Stage, why: str) -> None:
+    async def test_a_task_that_needs_no_job_is_due_no_longer(self, stage: Stage, why: str) -> None:
         record, other = await stage.created(), await stage.created()
         store = stage.backend.store
         if why == "has ended":
@@ -346,7 +346,7 @@ class TestDueJobs:
         assert stage.published == [other.task_id]
         assert record.ref not in store.ledger.due
 
-    async def test_a_broker_that_does_not_answer_is_not_asked_for_each(self, stage: Stage) -> None:
+    async def test_a_broker_that_does_not_answer_is_asked_once_for_all_due_jobs(self, stage: Stage) -> None:
         first, second = [await stage.created() for _ in range(2)]
         stage.queue.trouble[first.task_id] = QueueUnavailableError()
         stage.backend.store.ledger.due[first.ref] = 0
@@ -354,7 +354,7 @@ class TestDueJobs:
         assert stage.published == []
         assert first.ref in stage.backend.store.ledger.due
 
-    async def test_one_that_cannot_be_published_keeps_no_other_from_it(
+    async def test_a_due_job_that_cannot_be_published_delays_no_other(
         self, stage: Stage, caplog: pytest.LogCaptureFixture
     ) -> None:
         first, second = [await stage.created() for _ in range(2)]
@@ -363,7 +363,7 @@ class TestDueJobs:
         assert stage.published == [second.task_id]
         assert caplog.messages == [f"could not publish the due job of task {first.key}"]
 
-    async def test_one_that_cannot_be_read_is_dropped_and_keeps_no_other_from_it(
+    async def test_a_due_job_that_cannot_be_read_is_dropped_and_delays_no_other(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         damaged, other = [await stage.created() for _ in range(2)]
@@ -414,7 +414,7 @@ class TestExpiry:
         await stage.sweep(expiring(Expiring(task.key, 0)))
         assert stage.queue.revokes == [(task.job_ids, terminate)]
 
-    async def test_what_a_job_stores_while_it_is_ended_is_forgotten_later(self, stage: Stage) -> None:
+    async def test_a_result_that_a_job_stores_while_it_is_ended_is_forgotten_later(self, stage: Stage) -> None:
         task, ended = (
             Expiring(a_record().key, 0, status="working"),
             Expiring(a_record().key, -6_000, status="completed"),
@@ -430,19 +430,19 @@ class TestExpiry:
             await stage.sweep(expiring())
         assert stage.thrown_away == task.job_ids
 
-    async def test_one_that_had_ended_is_only_forgotten(self, stage: Stage) -> None:
+    async def test_only_the_result_of_an_expired_task_that_had_ended_is_forgotten(self, stage: Stage) -> None:
         task = Expiring(a_record().key, -6_000)
         assert await stage.sweep(expiring(task)) is False
         assert (stage.queue.revokes, stage.thrown_away, stage.script.forgotten) == ([], task.job_ids, [task])
 
-    async def test_what_was_last_seen_of_a_task_counts(self, stage: Stage) -> None:
+    async def test_the_last_known_state_of_an_expiring_task_counts(self, stage: Stage) -> None:
         task = Expiring(a_record().key, 2, status="working")
         await stage.sweep(expiring(task))
         await stage.sweep(expiring(replace(task, left_ms=1, status=None)))
         await stage.sweep(expiring(Expiring(task.key, 0)))
         assert stage.queue.revokes == []
 
-    async def test_what_a_process_knew_is_nothing_once_another_reaps(self, stage: Stage) -> None:
+    async def test_a_reaper_forgets_expiring_tasks_when_another_process_takes_over(self, stage: Stage) -> None:
         task = Expiring(a_record().key, 1, status="working")
         await stage.sweep(expiring(task))
         stage.script.found = None
@@ -461,7 +461,7 @@ class TestExpiry:
 
 
 class TestAbandonedTasks:
-    async def test_one_is_cancelled_once_every_owner_had_the_time_to_be_noted(self, stage: Stage) -> None:
+    async def test_an_abandoned_task_is_cancelled_after_every_owner_had_time_to_be_noted(self, stage: Stage) -> None:
         record = await stage.created(abandon_after_ms=1_500)
         found = replace(NOTHING, abandoned=[record.key], at_ms=1_000)
         stage.script.attended = {record.key: 1_000}
@@ -475,7 +475,7 @@ class TestAbandonedTasks:
         assert stage.script.not_attended == [record.key]
 
     @pytest.mark.parametrize("until_ms", [None, 1_001])
-    async def test_one_whose_owner_is_back_is_left_alone(self, stage: Stage, until_ms: int | None) -> None:
+    async def test_a_task_whose_owner_is_back_is_left_alone(self, stage: Stage, until_ms: int | None) -> None:
         record = await stage.created(abandon_after_ms=1_500)
         if until_ms is not None:
             stage.script.attended = {record.key: until_ms}
@@ -496,7 +496,7 @@ class TestAbandonedTasks:
 
 
 class TestElection:
-    async def test_a_process_has_one_name(self, stage: Stage) -> None:
+    async def test_each_reaper_process_has_one_name(self, stage: Stage) -> None:
         await stage.sweep(NOTHING)
         await stage.reaper.resign()
         ((name, policy),) = stage.script.sweeps
@@ -537,11 +537,11 @@ class TestRun:
 
         return run
 
-    async def test_it_sweeps_at_each_heartbeat(self, stage: Stage, run: Run) -> None:
+    async def test_the_reaper_sweeps_at_each_heartbeat(self, stage: Stage, run: Run) -> None:
         assert await run(nothing, nothing) == [2.0, 2.0]
         assert len(stage.script.sweeps) == 3
 
-    async def test_it_sweeps_again_at_once_while_there_is_more(
+    async def test_the_reaper_sweeps_again_at_once_while_there_is_more(
         self, stage: Stage, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("mcp_celery.engine.recovery.reaper.BATCH", 1)
@@ -550,7 +550,7 @@ class TestRun:
         assert len(stage.script.sweeps) == 4
 
     @pytest.mark.parametrize(("pause", "trusted"), [(4.0, ["w1"]), (4.1, [])])
-    async def test_one_that_stood_still_trusts_no_death_before_another_lease(
+    async def test_a_reaper_that_was_suspended_trusts_no_death_before_another_lease(
         self, stage: Stage, run: Run, pause: float, trusted: list[str]
     ) -> None:
         await stage.sweep(NOTHING)
@@ -563,9 +563,7 @@ class TestRun:
         await run(stand_still)
         assert stage.script.buried == trusted
 
-    async def test_an_outage_of_the_store_is_outlived_and_then_no_death_is_trusted_for_a_lease(
-        self, stage: Stage, run: Run
-    ) -> None:
+    async def test_after_an_outage_of_the_store_no_death_is_trusted_for_a_lease(self, stage: Stage, run: Run) -> None:
         await stage.sweep(NOTHING)
         stage.now += LEASE_SECONDS
         stage.script.fails = StoreUnavailableError()

@@ -33,6 +33,6 @@ def test_all_parts_of_exposed_work_may_run() -> None:
     assert expiring.job_ids == expiring.open_job_ids == [celery_job_id(KEY, part) for part in (1, 2, 3)]
 
 
-def test_what_is_not_known_of_a_task_is_taken_to_need_nothing() -> None:
+def test_an_expiring_task_without_known_fields_has_one_job_and_no_worker() -> None:
     expiring = Expiring(KEY, 0)
     assert (expiring.is_open, expiring.worker, expiring.job_ids) == (False, None, [celery_job_id(KEY, 1)])

@@ -34,7 +34,7 @@ def search(key: str = "") -> SlotSearch:
 
 
 class TestUrl:
-    def test_it_names_nodes_and_stands_for_the_first(self) -> None:
+    def test_a_cluster_url_names_its_nodes_and_the_first_is_the_default(self) -> None:
         url = parse("rediss+cluster://me:s3%2Fcret@a.example:7000,[::1]:7001,b.example?ssl_ca_certs=/ca&protocol=3")
         assert url.cluster is not None
         assert url.cluster.hosts == (("a.example", 7000), ("::1", 7001), ("b.example", 6379))
@@ -57,11 +57,11 @@ class TestUrl:
             ("redis+cluster://a?ssl_ca_certs=/ca", "rediss"),
         ],
     )
-    def test_one_that_cannot_be_used_is_refused(self, url: str, reason: str) -> None:
+    def test_a_cluster_url_that_cannot_be_used_is_refused(self, url: str, reason: str) -> None:
         with pytest.raises(ConfigurationError, match=reason):
             Settings.load(redis_url=url)
 
-    def test_celery_has_none(self) -> None:
+    def test_a_cluster_url_is_refused_for_celerys_broker_and_results(self) -> None:
         assert not is_redis_url(URL)
         assert not is_same_database("redis://a.example:7000/0", URL)
         assert not is_same_database(URL, "redis://a.example:7000/0")
@@ -77,7 +77,7 @@ class TestHashTags:
         ("prefix", "root"),
         [("mcp_celery", "{mcp_celery:n}"), ("{team}", "{team}:n"), ("app:{team}:x", "app:{team}:x:n")],
     )
-    def test_all_keys_of_a_namespace_have_one(self, prefix: str, root: str) -> None:
+    def test_all_keys_of_a_namespace_share_one_hash_tag(self, prefix: str, root: str) -> None:
         keys = RedisKeys(prefix, "n", is_tagged=True)
         assert keys.root == root
         names = [keys.record("s", "i"), keys.snapshot(None, "i"), keys.expiry, keys.claims("w"), keys.webhook("m")]
@@ -124,7 +124,7 @@ class TestSearch:
         assert found.is_elsewhere(ClusterDownError("The cluster is down"), C)
         assert found.order == [B, A]
 
-    def test_why_no_node_names_it(self) -> None:
+    def test_the_error_says_why_no_node_names_the_master(self) -> None:
         refused = redis.AuthenticationError("invalid username-password pair or user is disabled.")
         assert isinstance(search().failed([(A, refused), (B, redis.ConnectionError("x"))]), redis.AuthenticationError)
         error = search(LOW).failed([(A, None), (B, redis.ResponseError("This instance has cluster support disabled"))])
@@ -139,13 +139,13 @@ class TestServices:
         for name in ("broker_url", "broker_write_url", "result_backend"):
             monkeypatch.setitem(default_app.conf, name, None)
 
-    def test_none_is_the_cluster(self) -> None:
+    def test_the_cluster_is_neither_broker_nor_result_backend(self) -> None:
         settings = Settings.load(redis_url=URL)
         assert (settings.celery_broker, settings.celery_results) == ({}, {})
         with pytest.raises(ConfigurationError, match=r"set MCP_CELERY_BROKER_URL and MCP_CELERY_RESULT_BACKEND$"):
             require_services(settings)
 
-    def test_each_may_be_configured_anywhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_broker_and_result_backend_may_be_configured_anywhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
         settings = Settings.load(redis_url=URL)
         monkeypatch.setitem(default_app.conf, "broker_url", "amqp://")
         with pytest.raises(ConfigurationError, match=r"as its result backend: set MCP_CELERY_RESULT_BACKEND$"):

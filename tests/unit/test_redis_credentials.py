@@ -25,11 +25,11 @@ def given(found: redis.CredentialProvider | None) -> Any:
 
 class TestPasswordFile:
     @pytest.mark.parametrize("text", ["pass word", "pass word\n", "pass word\r\n\n"])
-    def test_line_breaks_at_its_end_do_not_count(self, tmp_path: Path, text: str) -> None:
+    def test_line_breaks_at_the_end_of_a_password_file_do_not_count(self, tmp_path: Path, text: str) -> None:
         (file := tmp_path / "password").write_text(text, newline="")
         assert given(credentials_of(Settings.load(redis_password_file=str(file)))) == ("pass word",)
 
-    def test_it_is_read_each_time(self, tmp_path: Path) -> None:
+    def test_a_password_file_is_read_for_each_connection(self, tmp_path: Path) -> None:
         (file := tmp_path / "password").write_text("one")
         found = credentials_of(Settings.load(redis_password_file=str(file), redis_url="redis://app@localhost"))
         assert given(found) == ("app", "one")
@@ -39,7 +39,7 @@ class TestPasswordFile:
     @pytest.mark.parametrize(
         ("content", "reason"), [(None, "No such file"), (b"\n", "is empty"), (b"\xff", "it is not UTF-8")]
     )
-    def test_one_that_cannot_be_used_is_named_at_start_and_retried_later(
+    def test_a_password_file_that_cannot_be_used_is_named_at_start_and_retried_later(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, reason: str
     ) -> None:
         file = tmp_path / "password"
@@ -54,7 +54,7 @@ class TestPasswordFile:
 
 class TestProvider:
     @pytest.mark.parametrize("attribute", ["instance", "make", "FromFile"])
-    def test_an_instance_or_what_makes_one(
+    def test_a_provider_is_an_instance_or_a_factory(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attribute: str
     ) -> None:
         (file := tmp_path / "credentials").write_text("app\nsecret")
@@ -73,20 +73,20 @@ class TestProvider:
             (f"{PROVIDER}:uuid", "str, not a redis.CredentialProvider"),
         ],
     )
-    def test_one_that_cannot_be_made_is_named_at_start(
+    def test_a_provider_that_cannot_be_made_is_named_at_start(
         self, monkeypatch: pytest.MonkeyPatch, spec: str, reason: str
     ) -> None:
         monkeypatch.setattr(provider, "uuid", lambda: "text", raising=False)
         with pytest.raises(ConfigurationError, match=f"MCP_CELERY_REDIS_CREDENTIALS={spec} .*{reason}"):
             credentials_of(Settings.load(redis_credentials=spec))
 
-    def test_without_any_there_is_none(self) -> None:
+    def test_without_the_settings_there_are_no_credentials(self) -> None:
         assert credentials_of(Settings.load()) is None
         with pytest.raises(ConfigurationError, match="MCP_CELERY_REDIS_CREDENTIALS"):
             celery_credentials()
 
     @pytest.mark.anyio
-    async def test_a_blocking_one_leaves_the_loop_free(self) -> None:
+    async def test_a_blocking_provider_does_not_block_the_loop(self) -> None:
         asked: list[int] = []
 
         class Blocking(redis.CredentialProvider):
@@ -98,7 +98,7 @@ class TestProvider:
         assert asked != [threading.get_ident()]
 
     @pytest.mark.anyio
-    async def test_one_that_knows_asyncio_is_asked_on_the_loop(self) -> None:
+    async def test_an_async_provider_is_called_on_the_loop(self) -> None:
         class Async(redis.CredentialProvider):
             async def get_credentials_async(self) -> tuple[str, str]:
                 return "app", str(threading.get_ident())
@@ -106,7 +106,7 @@ class TestProvider:
         assert await OffLoop(Async()).get_credentials_async() == ("app", str(threading.get_ident()))
 
     @pytest.mark.anyio
-    async def test_its_failures_are_redis_pys_and_show_no_text(self) -> None:
+    async def test_failures_of_a_provider_are_errors_of_redis_py_without_its_text(self) -> None:
         found = credentials_of(Settings.load(redis_credentials=f"{PROVIDER}:Failing"))
         assert found is not None
         with pytest.raises(redis.AuthenticationError, match=r"REDIS_CREDENTIALS gave no .*: LookupError$"):

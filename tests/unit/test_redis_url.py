@@ -115,7 +115,7 @@ class TestTheSameForAll:
         names = theirs.keys() - {*ADDRESS, "ssl_cert_reqs"}
         assert {one: found[one] for one in names} == {one: theirs[one] for one in names}
 
-    def test_their_connections_can_be_made(self, url: str) -> None:
+    def test_redis_py_kombu_and_celery_can_make_connections_from_the_url(self, url: str) -> None:
         pools: list[Any] = [
             redis.ConnectionPool.from_url(redis_py_url(url, with_pool=False)),
             redis.asyncio.BlockingConnectionPool.from_url(redis_py_url(url)),
@@ -128,7 +128,7 @@ class TestTheSameForAll:
 
 class TestCertificates:
     @pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
-    def test_they_are_checked_unless_the_url_says_otherwise(self, scheme: str) -> None:
+    def test_certificates_are_checked_unless_the_url_says_otherwise(self, scheme: str) -> None:
         url = f"{scheme}://cache.example/0"
         assert by_redis_py(redis_py_url(url))["ssl_cert_reqs"] == "required"
         found = by_kombu(broker_settings(url))
@@ -137,7 +137,7 @@ class TestCertificates:
         assert (found["ssl_cert_reqs"], found["ssl_check_hostname"]) == (ssl.CERT_REQUIRED, True)
 
     @pytest.mark.parametrize("word", ["none", "CERT_NONE"])
-    def test_they_are_unchecked_where_the_url_says_so(self, word: str) -> None:
+    def test_certificates_are_not_checked_where_the_url_says_so(self, word: str) -> None:
         url = f"rediss://cache.example/0?ssl_cert_reqs={word}"
         assert not parse(url).checks_certificates
         assert by_redis_py(redis_py_url(url))["ssl_cert_reqs"] == "none"
@@ -179,7 +179,7 @@ class TestCertificates:
         assert "No such file" in refusal(ssl_certfile=tmp_path / "nowhere", ssl_keyfile=other.key)
         assert "needs ssl_certfile" in refusal(ssl_keyfile=other.key)
 
-    def test_what_opens_a_key_is_in_no_text(self) -> None:
+    def test_the_password_of_a_key_file_is_in_no_text(self) -> None:
         url = "rediss://cache.example/0?ssl_password=letmein"
         broker, results = broker_settings(url), result_settings(url)
         assert "letmein" not in f"{broker} {results} {kombu.utils.json.dumps([broker, results])}"
@@ -187,7 +187,7 @@ class TestCertificates:
 
 
 class TestOptions:
-    def test_we_know_those_that_redis_py_reads_from_urls(self) -> None:
+    def test_each_option_that_redis_py_reads_from_urls_is_known(self) -> None:
         """A new one of redis-py's has to be given its place, or its reason to be refused."""
         known = OPTIONS.keys() | REFUSED.keys() | {"db"}
         modules: list[Any] = [blocking_connection, asyncio_connection]
@@ -220,7 +220,7 @@ class TestOptions:
             ("unix://", "three slashes"),
         ],
     )
-    def test_what_cannot_be_used_is_named(self, url: str, reason: str) -> None:
+    def test_an_option_that_cannot_be_used_is_named(self, url: str, reason: str) -> None:
         with pytest.raises(ValueError, match=re.escape(reason)):
             parse(url)
 

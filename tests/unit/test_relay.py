@@ -118,7 +118,7 @@ async def test_a_closed_channel_leaves_the_question_to_the_next(asked: Asked) ->
     assert await asked.heard() == ADA
 
 
-async def test_a_client_that_went_gives_up_its_turn(asked: Asked) -> None:
+async def test_a_client_that_disconnected_gives_up_its_turn(asked: Asked) -> None:
     sent = asyncio.Event()
     late: asyncio.Future[JSONObject] = asyncio.get_running_loop().create_future()
 
@@ -138,7 +138,7 @@ async def test_a_client_that_went_gives_up_its_turn(asked: Asked) -> None:
     assert await asked.heard() == ADA
 
 
-async def test_who_cannot_be_asked_is_not(asked: Asked) -> None:
+async def test_a_client_that_cannot_be_asked_is_not_asked(asked: Asked) -> None:
     async def send(_method: str, _params: JSONObject) -> JSONObject:
         raise AssertionError("it cannot be asked")
 

@@ -23,14 +23,14 @@ def test_the_server_itself_is_not_counted() -> None:
     assert caller_of_request(None).requestor is None
 
 
-def test_over_stdio_it_is_the_process() -> None:
+def test_over_stdio_the_requestor_is_the_process() -> None:
     first, second = caller_of_request(request(http=False)), caller_of_request(request(http=False))
     assert first == second
     assert first.requestor is not None
     assert not first.is_shared
 
 
-def test_a_session_is_nobody_else_wherever_it_asks_from() -> None:
+def test_a_session_is_one_requestor_from_every_address() -> None:
     first, moved, other = (
         caller_of_request(request(client, session_id=session_id))
         for client, session_id in (("192.0.2.1", "one"), ("192.0.2.2", "one"), ("192.0.2.1", "two"))

@@ -59,7 +59,7 @@ def results() -> Generator[CeleryResults]:
 
 
 @pytest.mark.parametrize("kind", ["together", "one by one"])
-async def test_a_result_that_cannot_be_read_is_told_from_one_that_is_not_there(kind: str, tmp_path: Path) -> None:
+async def test_an_unreadable_result_is_distinguished_from_a_missing_one(kind: str, tmp_path: Path) -> None:
     url = "cache+memory://" if kind == "together" else f"file://{tmp_path}"
     theirs: Any = an_app(url, result_serializer="pickle").backend
     theirs.store_result("poison", {"when": Path}, "SUCCESS")
@@ -84,6 +84,6 @@ async def test_an_error_of_the_backend_says_nothing_of_a_result(results: CeleryR
     assert await results.read_many(["broken"]) == {}
 
 
-async def test_what_was_read_before_a_backend_hangs_counts(results: CeleryResults) -> None:
+async def test_results_read_before_a_backend_hangs_are_returned(results: CeleryResults) -> None:
     found = await results.read_many(["good", "none", "hangs", "never asked for"])
     assert found == {"good": StoredResult("SUCCESS", {"sum": 3}), "none": None}

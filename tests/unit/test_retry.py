@@ -50,7 +50,7 @@ async def test_other_errors_are_not_repeated() -> None:
     assert attempt() == "answered", "it was tried once"
 
 
-async def test_it_ends_with_the_stores_error() -> None:
+async def test_retrying_ends_with_the_stores_error() -> None:
     tries = 0
 
     async def attempt() -> None:
@@ -63,7 +63,7 @@ async def test_it_ends_with_the_stores_error() -> None:
     assert tries > 1
 
 
-def test_sync_code_waits_as_it_is_told_to() -> None:
+def test_sync_code_waits_with_the_given_function() -> None:
     slept: list[float] = []
     assert until_store_answers_blocking(failing(3), slept.append) == "answered"
     assert len(slept) == 3

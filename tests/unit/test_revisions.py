@@ -48,7 +48,7 @@ def test_each_version_that_the_sdk_speaks_has_a_revision(version: str) -> None:
     assert isinstance(revision, TaskRevision) == (version in TASK_VERSIONS)
 
 
-def test_the_versions_with_tasks() -> None:
+def test_the_versions_with_tasks_are_2025_11_25_and_2026_07_28() -> None:
     assert {"2025-11-25", "2026-07-28"} == TASK_VERSIONS
 
 

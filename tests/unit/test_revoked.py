@@ -29,7 +29,7 @@ SNAPSHOT = TaskContextSnapshot(protocol_version="2026-07-28", request_id="reques
 
 
 class TestNews:
-    def test_only_what_was_added_since_the_last_look(self) -> None:
+    def test_only_ids_that_were_added_since_the_last_read_are_new(self) -> None:
         ids: Any = LimitedSet(maxlen=100)
         news = RevokedIds(ids).news
         assert list(news()) == []
@@ -39,7 +39,7 @@ class TestNews:
         ids.add("c")
         assert list(news()) == ["c"]
 
-    def test_one_that_comes_before_an_old_one_is_revoked_again(self) -> None:
+    def test_a_new_id_before_an_old_one_that_is_revoked_again_is_found(self) -> None:
         ids: Any = LimitedSet(maxlen=100)
         news = RevokedIds(ids).news
         ids.update(["a", "b"])
@@ -48,7 +48,7 @@ class TestNews:
         ids.add("b")
         assert list(news()) == ["c"]
 
-    def test_a_set_that_is_full(self) -> None:
+    def test_new_ids_are_found_in_a_full_set(self) -> None:
         ids: Any = LimitedSet(maxlen=3)
         news = RevokedIds(ids).news
         ids.update(["a", "b", "c"])
@@ -162,7 +162,7 @@ def test_a_store_that_is_away_is_asked_again(
     assert not caplog.records
 
 
-def test_one_that_cannot_be_cancelled_does_not_keep_the_others(
+def test_a_task_that_cannot_be_cancelled_delays_no_other(
     backend: MemoryBackend, asked: list[str], watch: RevokedWatch, ids: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     record = kept(backend)

@@ -112,7 +112,7 @@ def test_each_tick_of_each_schedule_has_an_id_of_its_own() -> None:
         ({}, "0 6 * * *", {}, "has to be a celery.schedules.crontab"),
     ],
 )
-def test_what_is_wrong_is_said_where_the_schedule_is_made(
+def test_a_wrong_schedule_is_refused_where_it_is_made(
     arguments: dict[str, Any], when: Any, options: dict[str, str], reason: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=reason):
@@ -178,7 +178,7 @@ def test_a_tick_that_is_refused_is_not_tried_again(caplog: pytest.LogCaptureFixt
     assert "a tick of the schedule 'hourly' makes no task: no such year" in caplog.text
 
 
-def test_a_tick_of_the_future_is_one_of_now() -> None:
+def test_a_tick_of_the_future_counts_as_one_of_now() -> None:
     """Else a message with a wrong time would take the place of a tick that is still to come."""
     schedules = Failing()
     before = now_ms()

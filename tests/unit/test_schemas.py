@@ -69,7 +69,7 @@ def test_a_schema_that_never_ends_is_an_error() -> None:
         first_error({"$ref": "#"}, 1)
 
 
-def test_a_pattern_that_would_run_away_is_matched_at_once() -> None:
+def test_a_pattern_with_exponential_backtracking_is_matched_at_once() -> None:
     """Python's engine would take centuries over these forty characters."""
     require_usable(RUNAWAY)
     text = "a" * 40 + "!"
@@ -97,7 +97,7 @@ def test_a_pattern_that_has_no_linear_match_is_an_error(pattern: str) -> None:
 
 
 @pytest.mark.parametrize("schema", [{"type": "objekt"}, {"required": 3}, 3])
-def test_what_is_no_schema_is_an_error(schema: Any) -> None:
+def test_a_value_that_is_no_schema_is_an_error(schema: Any) -> None:
     with pytest.raises(UnusableSchemaError, match="not a JSON Schema"):
         require_usable(schema)
 

@@ -39,16 +39,16 @@ def refusal(codec: SnapshotCodec, stored: bytes, place: Sequence[str] = PLACE) -
     return error.value.reason
 
 
-def test_sealed_it_comes_back_whole_with_the_token() -> None:
+def test_a_sealed_snapshot_is_read_whole_with_the_token() -> None:
     assert sealing(NEW).read(sealing(NEW).write(SNAPSHOT, PLACE).encode(), PLACE) == SNAPSHOT
 
 
-def test_without_keys_it_comes_back_without_the_token() -> None:
+def test_without_keys_a_snapshot_is_read_without_the_token() -> None:
     written = PLAIN.write(SNAPSHOT, PLACE)
     assert PLAIN.read(written.encode(), PLACE) == WITHOUT_TOKEN
 
 
-def test_sealed_nothing_of_it_can_be_read() -> None:
+def test_a_sealed_snapshot_shows_no_plain_text() -> None:
     written = sealing(NEW).write(SNAPSHOT, PLACE)
     shown = ["planted", "the-secret-itself", "build_report", "client-a", "2026-07-28", "authorization"]
     assert not [text for text in shown if text in written]
@@ -66,13 +66,13 @@ def test_a_key_that_is_not_known_opens_nothing() -> None:
     assert "unknown key" in refusal(sealing(NEW), sealing(OLD).write(SNAPSHOT, PLACE).encode())
 
 
-def test_it_opens_only_where_it_was_put() -> None:
+def test_a_sealed_snapshot_opens_only_at_its_own_place() -> None:
     written = sealing(NEW).write(SNAPSHOT, PLACE).encode()
     for another in ([PLACE[0].replace("alice", "bob"), PLACE[1]], [PLACE[0], "other_tool"], PLACE[:1], [*PLACE, ""]):
         assert refusal(sealing(NEW), written, another) == "it was sealed for another place"
 
 
-def test_what_else_was_sealed_with_the_keys_is_no_snapshot() -> None:
+def test_other_sealed_values_are_no_snapshot() -> None:
     foreign = AESGCMRequestStateCodec([NEW]).seal(f"{PLACE[0]}\n{SNAPSHOT.to_json()}".encode())
     assert "unknown key" in refusal(sealing(NEW), foreign.encode())
 
@@ -129,7 +129,7 @@ def test_signed_values_are_those_that_were_signed() -> None:
     PLAIN.sealing.require_signed(many[0], None)
 
 
-def test_what_is_not_sealed_is_accepted_where_the_setting_says_so() -> None:
+def test_unsealed_values_are_accepted_where_the_setting_says_so() -> None:
     accepting = snapshots_with([NEW], accept_unsealed=True)
     assert accepting.sealing.open("answer", ["a"], "[]") == "[]"
     assert refusal(accepting, PLAIN.write(SNAPSHOT, PLACE).encode()).startswith("it is not sealed")
@@ -139,7 +139,7 @@ def test_what_is_not_sealed_is_accepted_where_the_setting_says_so() -> None:
         PLAIN.sealing.open("answer", ["a"], sealing(NEW).sealing.seal("answer", ["a"], "[]"))
 
 
-def test_workers_write_what_servers_of_0_1_0_read_while_they_accept_what_is_not_sealed() -> None:
+def test_workers_that_accept_unsealed_values_write_values_that_0_1_0_reads() -> None:
     for accept in (False, True):
         workers = snapshots_with([NEW], accept_unsealed=accept).of_workers.sealing
         sealed = {purpose for purpose in get_args(Purpose) if is_sealed(workers.seal(purpose, ["a"], "[]"))}
@@ -181,16 +181,16 @@ def test_without_keys_or_where_the_setting_says_so_a_message_needs_no_signature(
     assert not signer_with([NEW], accept_unsealed=True).is_genuine("forged", "key", 1)
 
 
-def test_with_keys_what_is_not_sealed_is_refused() -> None:
+def test_with_keys_an_unsealed_snapshot_is_refused() -> None:
     assert refusal(sealing(NEW), PLAIN.write(SNAPSHOT, PLACE).encode()).startswith("it is not sealed")
 
 
-def test_without_keys_what_is_sealed_says_what_is_missing() -> None:
+def test_without_keys_a_sealed_snapshot_is_refused_with_the_missing_setting() -> None:
     assert "MCP_CELERY_ENCRYPTION_KEYS" in refusal(PLAIN, sealing(NEW).write(SNAPSHOT, PLACE).encode())
 
 
 @pytest.mark.parametrize("codec", [PLAIN, sealing(NEW)], ids=["plain", "sealed"])
-def test_one_that_is_gone_is_said_to_be(codec: SnapshotCodec) -> None:
+def test_a_missing_snapshot_is_reported_as_gone(codec: SnapshotCodec) -> None:
     assert refusal(codec, b"") == "it is gone"
 
 
@@ -198,12 +198,12 @@ def test_one_that_is_gone_is_said_to_be(codec: SnapshotCodec) -> None:
     "stored", [b"{", b"{}", b'{"protocol_version": 1, "token": {}}', b"[]", b"null", b"v1.", b"\xff"]
 )
 @pytest.mark.parametrize("codec", [PLAIN, sealing(NEW)], ids=["plain", "sealed"])
-def test_what_is_no_snapshot_is_refused(codec: SnapshotCodec, stored: bytes) -> None:
+def test_a_text_that_is_no_snapshot_is_refused(codec: SnapshotCodec, stored: bytes) -> None:
     assert refusal(codec, stored)
 
 
 @given(st.data())
-def test_nothing_of_a_sealed_one_can_be_changed(data: st.DataObject) -> None:
+def test_a_changed_sealed_snapshot_is_refused(data: st.DataObject) -> None:
     written = bytearray(sealing(NEW).write(SNAPSHOT, PLACE).encode())
     written[data.draw(st.integers(0, len(written) - 1))] ^= data.draw(st.integers(1, 127))
     assert "planted" not in refusal(sealing(NEW), bytes(written))

@@ -59,14 +59,14 @@ def sentinels_of(pool: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("url", SPELLINGS)
 class TestSpellings:
-    def test_each_names_sentinels_master_user_and_database(self, url: str) -> None:
+    def test_each_spelling_names_sentinels_master_user_and_database(self, url: str) -> None:
         parsed = parse(url)
         assert parsed.sentinels is not None
         assert (parsed.sentinels.hosts, parsed.sentinels.master, parsed.sentinels.has_tls) == (TWO, "main", False)
         assert (parsed.db, parsed.username, parsed.password, parsed.options) == (3, "us@er", "p/w", {})
         assert "p/w" not in repr(parsed)
 
-    def test_kombu_and_celery_find_the_same(self, url: str) -> None:
+    def test_kombu_and_celery_find_the_same_sentinels_and_master(self, url: str) -> None:
         for pool in pools(url):
             assert pool.service_name == "main"
             assert [(one["host"], one["port"]) for one in sentinels_of(pool)] == [*TWO]
@@ -166,7 +166,7 @@ class TestTls:
             ("sentinel://one.example/main?ssl_ca_certs=/ca.pem&sentinel_ssl=true", False, True),
         ],
     )
-    def test_servers_and_sentinels_are_checked(self, url: str, servers: bool, sentinels: bool) -> None:
+    def test_certificates_of_servers_and_sentinels_are_checked(self, url: str, servers: bool, sentinels: bool) -> None:
         parsed = parse(url)
         assert parsed.sentinels is not None
         for made_for, has_tls in {
@@ -207,18 +207,18 @@ class TestRefusals:
             ("sentinel://one/main?sentinel_pasword=letmein", "did you mean sentinel_password?"),
         ],
     )
-    def test_what_cannot_be_used_is_named(self, url: str, reason: str) -> None:
+    def test_an_option_that_cannot_be_used_is_named(self, url: str, reason: str) -> None:
         with pytest.raises(ValueError, match=re.escape(reason)) as error:
             parse(url)
         assert "letmein" not in str(error.value)
 
-    def test_the_setting_is_named_at_start(self) -> None:
+    def test_the_setting_with_a_wrong_url_is_named_at_start(self) -> None:
         with pytest.raises(ConfigurationError, match="MCP_CELERY_REDIS_URL: the URL names no master"):
             Settings.load(redis_url="sentinel://one.example;sentinel://two.example")
         with pytest.raises(ConfigurationError, match=r"MCP_CELERY_BROKER_URL: .*sentinel_ssl"):
             Settings.load(broker_url="sentinel://one.example/main?sentinel_ssl=x")
 
-    def test_a_master_that_celerys_options_name_stays_celerys(self) -> None:
+    def test_a_url_whose_master_is_in_celerys_options_is_left_to_celery(self) -> None:
         assert not is_redis_url(KOMBUS)
         assert broker_settings(KOMBUS) == {"broker_url": KOMBUS}
         assert result_settings(KOMBUS) == {"result_backend": KOMBUS}

@@ -154,7 +154,7 @@ async def test_a_store_that_does_not_answer_costs_the_push_no_more_than_time(cap
     await connection.exit_stack.aclose()
 
 
-async def test_who_follows_again_repeats_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_session_that_follows_again_gets_no_repeated_push(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = MemoryBackend()
     engine = backend.engine()
     outbound = Outbound()
@@ -182,7 +182,7 @@ async def test_who_follows_again_repeats_nothing(monkeypatch: pytest.MonkeyPatch
     await connection.exit_stack.aclose()
 
 
-async def test_a_client_that_does_not_hear_is_pinged_once_for_all_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_does_not_answer_is_pinged_once_for_all_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(push_module, "GRACE_SECONDS", 0.0)
     monkeypatch.setattr(push_module, "_PAUSE_SECONDS", 0.01)
     backend = MemoryBackend()

@@ -118,7 +118,7 @@ class TestRefusals:
         assert message.startswith(f"MCP_CELERY_{name}: ")
         assert reason in message
 
-    def test_one_connection_is_too_few(self, refusal: Refusal) -> None:
+    def test_a_pool_of_one_connection_is_refused(self, refusal: Refusal) -> None:
         assert "MCP_CELERY_REDIS_MAX_CONNECTIONS" in refusal("REDIS_MAX_CONNECTIONS", "1")
 
     def test_lifetimes_that_contradict_each_other_name_both_variables(self, refusal: Refusal) -> None:
@@ -199,7 +199,7 @@ class TestValues:
         with pytest.raises(ConfigurationError, match="MCP_CELERY_POLL_INTERVAL_MS"):
             Settings.load(poll_interval_ms=0)
 
-    def test_broker_and_backend_may_stand_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_broker_and_backend_may_be_on_other_servers(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MCP_CELERY_BROKER_URL", "amqp://guest@localhost//")
         monkeypatch.setenv("MCP_CELERY_RESULT_BACKEND", "db+sqlite:///results.db")
         settings = Settings.load()
@@ -216,7 +216,7 @@ class TestValues:
             ({"redis_credentials": "a:b", "redis_url": "memory://"}, "has no password"),
         ],
     )
-    def test_a_password_has_one_source(self, given: dict[str, str], reason: str) -> None:
+    def test_a_password_with_two_sources_is_refused(self, given: dict[str, str], reason: str) -> None:
         with pytest.raises(ConfigurationError, match=r"MCP_CELERY_REDIS_(PASSWORD_FILE|CREDENTIALS)") as error:
             Settings.load(**given)
         assert reason in str(error.value)
@@ -267,6 +267,6 @@ class TestValues:
             Settings.model_validate({"encryption_keys": SECRET})
         assert SECRET not in str(error.value)
 
-    def test_they_do_not_change(self) -> None:
+    def test_settings_cannot_be_changed(self) -> None:
         with pytest.raises(ValueError, match="frozen"):
             Settings.load().namespace = "other"

@@ -27,7 +27,7 @@ class Service:
         return number
 
 
-async def test_those_who_ask_together_share_the_answer_and_later_ones_get_another() -> None:
+async def test_simultaneous_callers_share_the_answer_and_later_ones_get_another() -> None:
     service, flight = Service(), SingleFlight[int]()
     asking = [asyncio.create_task(flight.do(service.call)) for _ in range(3)]
     await asyncio.sleep(0)
@@ -36,7 +36,7 @@ async def test_those_who_ask_together_share_the_answer_and_later_ones_get_anothe
     assert await soon(flight.do(service.call)) == 2
 
 
-async def test_they_share_the_error() -> None:
+async def test_simultaneous_callers_share_the_error() -> None:
     service, flight = Service(), SingleFlight[int]()
     service.fails = True
     service.may_answer.set()

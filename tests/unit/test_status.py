@@ -19,7 +19,7 @@ def test_a_status_is_either_open_or_terminal() -> None:
 
 
 @pytest.mark.parametrize("status", sorted(TERMINAL))
-def test_terminal_is_final(status: TaskStatus) -> None:
+def test_a_terminal_status_is_final(status: TaskStatus) -> None:
     assert MOVES[status] == frozenset()
 
 

@@ -33,5 +33,5 @@ def test_a_mark_is_read_as_it_is_written() -> None:
 @pytest.mark.parametrize(
     "text", [None, 7, b"x", "", "@1", ONE, f"{ONE}@", f"{ONE}@-1", f"{ONE}@1\n", f"{ONE}@{'1' * 99}"]
 )
-def test_anything_else_is_no_mark(text: object) -> None:
+def test_other_texts_are_no_mark(text: object) -> None:
     assert StoreMark.parse(text) is None

@@ -80,7 +80,7 @@ async def test_what_a_worker_writes_can_be_sent_as_it_was_stored() -> None:
     ],
     ids=["small", "a-result-type-inside", "no-utf-8", "no-object"],
 )
-async def test_other_results_are_written_as_usual(stored: str) -> None:
+async def test_results_of_other_forms_are_written_as_usual(stored: str) -> None:
     answer, _ = await answered(view_of(stored))
     assert answer["result"]["result"] is None
 
@@ -92,11 +92,11 @@ async def test_a_result_that_has_been_read_is_written_as_usual() -> None:
     assert answer["result"]["result"] is None
 
 
-async def test_an_error_has_no_result() -> None:
+async def test_an_error_has_no_stored_result() -> None:
     answer, _ = await answered(view_of(json.dumps({"content": PADDING})), is_error=True)
     assert answer == {"error": "no"}
 
 
-def test_other_transports_have_no_splice() -> None:
+def test_other_transports_do_not_splice_stored_results() -> None:
     assert splice_of(None) is None
     assert splice_of(object()) is None

@@ -25,7 +25,7 @@ def test_names_that_come_when_there_are_enough_share_a_label() -> None:
     assert [names.label(name) for name in ("a", "b", "c", "a", "d")] == ["a", "b", OTHER, "a", OTHER]
 
 
-def test_a_message_says_where_its_trace_is_and_since_when_it_waits() -> None:
+def test_a_message_carries_its_trace_and_the_time_it_was_sent() -> None:
     at = now_ms() - 5
     said = Delivered.of_message({"traceparent": PARENT, "tracestate": "v=1", AVAILABLE_HEADER: at, "other": "x"})
     assert said == Delivered({"traceparent": PARENT, "tracestate": "v=1"}, at)
@@ -33,7 +33,7 @@ def test_a_message_says_where_its_trace_is_and_since_when_it_waits() -> None:
 
 @pytest.mark.parametrize("at", ["1", None, True, 0, -5, 1.5], ids=str)
 @pytest.mark.parametrize("parent", [7, None, ["x"], "0" * 513], ids=["number", "nothing", "list", "long"])
-def test_what_is_none_of_it_is_ignored(at: Any, parent: Any) -> None:
+def test_headers_that_are_no_trace_are_ignored(at: Any, parent: Any) -> None:
     assert Delivered.of_message({"traceparent": parent, AVAILABLE_HEADER: at}) == Delivered({}, None)
 
 

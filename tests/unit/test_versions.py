@@ -136,14 +136,14 @@ async def test_where_no_worker_has_the_servers_version_the_task_fails_with_both(
     assert str(await worker.reason(record)) in str(failed.value.args)
 
 
-async def test_a_worker_without_the_component_says_so(worker: Worker) -> None:
+async def test_a_worker_without_the_component_fails_the_task_with_that_reason(worker: Worker) -> None:
     record = await worker.created(tool="unknown")
     with pytest.raises(JobFailedError):
         await worker.decide(record, "accepts")
     assert "that worker has no such component" in str(await worker.reason(record))
 
 
-async def test_one_that_was_handed_back_too_often_fails_with_that_reason(worker: Worker) -> None:
+async def test_a_job_that_was_handed_back_too_often_fails_with_that_reason(worker: Worker) -> None:
     await worker.elsewhere()
     record = await worker.created()
     with pytest.raises(JobRefused):
@@ -155,13 +155,15 @@ async def test_one_that_was_handed_back_too_often_fails_with_that_reason(worker:
 
 
 @pytest.mark.parametrize("arguments", [{"size": 1}, {"size": 1, "depth": 2}])
-async def test_where_that_is_set_it_runs_with_all_of_its_arguments(worker: Worker, arguments: dict[str, Any]) -> None:
+async def test_with_that_setting_another_version_runs_if_it_accepts_all_arguments(
+    worker: Worker, arguments: dict[str, Any]
+) -> None:
     record = await worker.created(arguments=arguments)
     assert await worker.decide(record, "accepts") is None
 
 
 @pytest.mark.parametrize("arguments", [{}, {"size": "large"}, {"size": 1, "colour": "red"}])
-async def test_it_does_not_without_one(worker: Worker, arguments: dict[str, Any]) -> None:
+async def test_another_version_does_not_run_if_it_lacks_an_argument(worker: Worker, arguments: dict[str, Any]) -> None:
     record = await worker.created(arguments=arguments)
     with pytest.raises(JobFailedError):
         await worker.decide(record, "accepts")
@@ -179,7 +181,7 @@ async def test_a_check_that_would_end_the_worker_is_no_acceptance(
         await worker.decide(record, "accepts")
 
 
-async def test_what_has_ended_or_started_meanwhile_is_left_alone(worker: Worker) -> None:
+async def test_a_job_that_has_ended_or_started_meanwhile_is_left_alone(worker: Worker) -> None:
     record = await worker.created()
     assert await worker.store.change(record.ref, Change(to="cancelled"))
     gone = await worker.created()
@@ -193,7 +195,7 @@ async def test_what_has_ended_or_started_meanwhile_is_left_alone(worker: Worker)
     assert worker.published == []
 
 
-def test_a_worker_names_all_versions_that_it_has() -> None:
+def test_a_worker_advertises_all_versions_that_it_has() -> None:
     held = [
         HeldVersion("2-b", "tool:work", None),
         HeldVersion("1-a", "tool:work", "q"),

@@ -115,7 +115,7 @@ CASES: Final[dict[str, tuple[InspectedTask, Surroundings, Reason, str]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_reason(name: str) -> None:
+def test_the_state_around_a_task_gives_the_reason_why_it_waits(name: str) -> None:
     task, around, reason, text = CASES[name]
     waiting = waiting_of(task, around)
     assert waiting.reason == reason
@@ -126,5 +126,5 @@ def test_a_reason(name: str) -> None:
     ("ms", "text"),
     [(0, "0s"), (850, "1s"), (61_000, "1m 1s"), (3_600_000, "1h"), (7_260_000, "2h 1m"), (180_000_000, "2d 2h")],
 )
-def test_a_span(ms: int, text: str) -> None:
+def test_a_time_is_shown_in_its_largest_units(ms: int, text: str) -> None:
     assert span(ms) == text

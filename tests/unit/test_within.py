@@ -12,12 +12,12 @@ from mcp_celery.common.within import STEPS, within
 pytestmark = pytest.mark.anyio
 
 
-async def test_what_is_in_time_goes_through() -> None:
+async def test_a_block_that_ends_in_time_raises_nothing() -> None:
     async with within(60):
         await asyncio.sleep(0)
 
 
-async def test_what_takes_longer_is_a_timeout() -> None:
+async def test_a_block_that_takes_longer_raises_a_timeout() -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         async with within(0.1):
@@ -34,7 +34,7 @@ async def test_time_in_which_the_process_did_not_run_counts_for_nothing() -> Non
         await answered.wait()
 
 
-async def test_while_the_other_process_gets_on_it_begins_anew() -> None:
+async def test_progress_of_the_other_process_restarts_the_time() -> None:
     done = 0
     async with within(0.2, progress=lambda: done):
         while done < 10:
@@ -42,7 +42,7 @@ async def test_while_the_other_process_gets_on_it_begins_anew() -> None:
             done += 1
 
 
-async def test_when_the_other_process_stops_it_ends() -> None:
+async def test_the_time_ends_when_the_other_process_makes_no_progress() -> None:
     loop, done = asyncio.get_running_loop(), [0]
     loop.call_later(0.1, done.append, 1)
     began = time.monotonic()
@@ -52,7 +52,7 @@ async def test_when_the_other_process_stops_it_ends() -> None:
     assert time.monotonic() - began >= 0.3
 
 
-async def test_what_has_arrived_when_the_time_is_over_is_taken_first() -> None:
+async def test_data_that_has_arrived_when_the_time_is_over_is_taken_first() -> None:
     """The event loop has received it, and the task that waits for it has not run yet."""
     loop, arrived, asked = asyncio.get_running_loop(), list[int](), 0
 

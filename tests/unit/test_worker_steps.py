@@ -25,7 +25,7 @@ from mcp_celery.worker.celery.bootsteps import ConsumerTimeout
     ],
     ids=["amqp", "amqps", "amqp-retry", "redis"],
 )
-def test_a_worker_that_rabbitmq_could_end_says_so(
+def test_a_worker_that_rabbitmq_could_end_logs_a_warning(
     caplog: pytest.LogCaptureFixture, broker: str, retry: bool, warned: bool
 ) -> None:
     host = Celery("host", broker=broker, set_as_current=False)
@@ -55,7 +55,7 @@ class TestTheSizeOfTheAsyncioPool:
             ({"pool": "threads"}, {}, (None, None)),
         ],
     )
-    def test_a_number_on_the_command_line_is_a_promise(
+    def test_a_number_on_the_command_line_fixes_the_pool_size(
         self, said: dict[str, Any], settings: dict[str, Any], size: tuple[int | None, int | None]
     ) -> None:
         conf = AttributeDict(
@@ -64,7 +64,7 @@ class TestTheSizeOfTheAsyncioPool:
         signals.celeryd_init.send("a worker", instance=SimpleNamespace(app=app), conf=conf, options=said)
         assert (conf["worker_concurrency"], conf.get("worker_asyncio_grow_to")) == size
 
-    def test_another_app_is_left_alone(self) -> None:
+    def test_the_pool_size_of_another_app_is_left_alone(self) -> None:
         conf = AttributeDict(worker_pool="mcp_celery.asyncio_pool.pool:TaskPool", worker_concurrency=None)
         instance = SimpleNamespace(app=Celery(set_as_current=False))
         signals.celeryd_init.send("a worker", instance=instance, conf=conf, options={})

@@ -57,7 +57,7 @@ async def test_a_killed_workers_tasks_run_again_or_fail(quick: Settings, own: St
 
 @pytest.mark.each_pool
 @pytest.mark.smoke
-async def test_what_a_killed_worker_had_not_begun_runs_elsewhere(
+async def test_jobs_that_a_killed_worker_had_not_begun_run_elsewhere(
     quick: Settings, own: Starter, pool: Pool, tmp_path: Path
 ) -> None:
     async with live_server(tools.build, quick) as live:
@@ -75,7 +75,7 @@ async def test_what_a_killed_worker_had_not_begun_runs_elsewhere(
 
 
 @on_each_broker
-async def test_a_job_whose_workers_die_again_and_again_fails(
+async def test_a_job_whose_workers_are_killed_again_and_again_fails(
     quick: Settings, own: Starter, pool: Pool, gate: Gate
 ) -> None:
     async with live_server(tools.build, quick) as live:
@@ -112,7 +112,9 @@ async def test_a_slow_job_of_a_live_worker_is_left_alone(quick: Settings, own: S
 
 @pytest.mark.each_pool
 @on_each_broker
-async def test_a_cold_shutdown_says_so_at_once(quick: Settings, own: Starter, pool: Pool, gate: Gate) -> None:
+async def test_a_cold_shutdown_fails_its_tasks_at_once_with_that_reason(
+    quick: Settings, own: Starter, pool: Pool, gate: Gate
+) -> None:
     patient = quick.model_copy(update={"heartbeat_ms": 60_000})  # nobody is found dead in this test
     async with live_server(tools.build, patient) as live:
         worker = own.worker(TOOLS, pool, patient)
@@ -129,7 +131,9 @@ async def test_a_cold_shutdown_says_so_at_once(quick: Settings, own: Starter, po
 
 
 @pytest.mark.each_pool
-async def test_a_warm_shutdown_costs_nothing(quick: Settings, own: Starter, pool: Pool, tmp_path: Path) -> None:
+async def test_a_warm_shutdown_fails_and_repeats_no_job(
+    quick: Settings, own: Starter, pool: Pool, tmp_path: Path
+) -> None:
     async with live_server(tools.build, quick) as live:
         worker = own.worker(TOOLS, pool, quick)
         first = await live.submit("touch_hourly", {"path": str(tmp_path / "first")})
@@ -146,7 +150,7 @@ async def test_a_warm_shutdown_costs_nothing(quick: Settings, own: Starter, pool
         assert len(lines(tmp_path / "reserved")) == 1
 
 
-async def test_the_store_dies_and_comes_back_and_no_live_job_is_taken_for_lost(
+async def test_no_running_job_is_taken_for_lost_when_the_store_restarts(
     own: Starter, own_store: EmbeddedStoreContainer, pool: Pool, gate: Gate
 ) -> None:
     broker = own.valkey("broker")
@@ -203,7 +207,7 @@ async def test_a_task_that_outlives_its_ttl_is_ended_where_it_runs(
             await eventually(lambda: not client.keys(f"*{record.task_id}*"), what="nothing of it is left")
 
 
-async def test_the_broker_dies_and_what_had_not_begun_runs_without_it_being_redelivered(
+async def test_jobs_that_had_not_begun_run_although_the_killed_broker_does_not_redeliver_them(
     own: Starter, store: EmbeddedStoreContainer, own_store: EmbeddedStoreContainer, pool: Pool, tmp_path: Path
 ) -> None:
     """The broker keeps its queue. That of Redis gives back what a worker has received after an hour."""

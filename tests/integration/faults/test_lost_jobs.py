@@ -136,24 +136,26 @@ async def what_waited_runs(live: LiveServer, own: Starter, pool: Pool, gate: Gat
 
 @pytest.mark.smoke
 @pytest.mark.shows("M12", "C5")
-async def test_what_a_flush_took_runs(live: LiveServer, own: Starter, pool: Pool, gate: Gate, tmp_path: Path) -> None:
+async def test_a_job_that_a_flush_deleted_runs(
+    live: LiveServer, own: Starter, pool: Pool, gate: Gate, tmp_path: Path
+) -> None:
     await what_waited_runs(live, own, pool, gate, tmp_path, flush)
 
 
-async def test_what_celery_purge_took_runs(
+async def test_a_job_that_celery_purge_deleted_runs(
     live: LiveServer, own: Starter, pool: Pool, gate: Gate, tmp_path: Path
 ) -> None:
     await what_waited_runs(live, own, pool, gate, tmp_path, purge)
 
 
-async def test_what_a_broker_lost_that_starts_empty_runs(
+async def test_a_job_runs_whose_broker_restarts_empty(
     live: LiveServer, own: Starter, broker: ValkeyProcess, pool: Pool, gate: Gate, tmp_path: Path
 ) -> None:
     await what_waited_runs(live, own, pool, gate, tmp_path, lambda _: broker.restart())
 
 
 @pytest.mark.parametrize("lost", [purge_queue, delete_queue])
-async def test_so_it_is_with_rabbitmq(
+async def test_a_job_that_rabbitmq_lost_runs(
     on_rabbitmq: Settings, own: Starter, pool: Pool, gate: Gate, tmp_path: Path, lost: Purge
 ) -> None:
     async with live_server(tools.build, on_rabbitmq) as live:
@@ -189,7 +191,7 @@ async def test_a_job_that_is_lost_again_fails_with_that_reason(live: LiveServer)
         assert not client.exists(live.tasks.queue_name)
 
 
-async def test_a_message_that_turns_up_after_all_does_no_harm(
+async def test_a_late_message_of_a_job_that_was_published_again_does_not_run_it_twice(
     live: LiveServer, own: Starter, pool: Pool, tmp_path: Path
 ) -> None:
     record = await live.submit("touch", {"path": str(tmp_path / "ran")})
@@ -264,7 +266,7 @@ async def test_a_job_is_lost_when_a_later_one_has_been_claimed_for_a_while(
     await has_run_once(live, lost, tmp_path / "lost")
 
 
-async def test_where_nobody_can_say_how_many_wait_a_setting_counts(
+async def test_a_setting_decides_where_the_length_of_a_queue_is_unknown(
     store: EmbeddedStoreContainer, broker: ValkeyProcess, request: pytest.FixtureRequest, pool: Pool
 ) -> None:
     settings = quick(store, named(request, pool), broker_url=broker.url, lost_after_ms=6_000)
@@ -313,7 +315,7 @@ def waits(live: LiveServer) -> int:
         return int(channel.queue_declare(live.tasks.queue_name, passive=True).message_count)
 
 
-async def test_a_claim_that_the_store_did_not_take_is_made_up_for(
+async def test_a_claim_that_the_store_did_not_take_is_repeated(
     own: Starter, own_store: EmbeddedStoreContainer, broker: ValkeyProcess, pool: Pool, gate: Gate, tmp_path: Path
 ) -> None:
     """A job that waits behind another one in its worker is not lost, though the queue is empty."""

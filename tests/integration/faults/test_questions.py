@@ -17,7 +17,9 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.shows("M12", "M13")
-async def test_an_awaited_question_dies_with_its_job(own: Starter, quick: Settings, pool: Pool, tmp_path: Path) -> None:
+async def test_an_awaited_question_is_removed_with_its_job(
+    own: Starter, quick: Settings, pool: Pool, tmp_path: Path
+) -> None:
     async with live_server(asking.build, quick) as live:
         worker = own.worker(SERVER, pool, quick, concurrency=4)
         once = await ask(live, "greet")
@@ -36,7 +38,7 @@ async def test_an_awaited_question_dies_with_its_job(own: Starter, quick: Settin
         assert text_of(await live.end_of(again)) == "Hello, Ada!"
 
 
-async def test_a_waiting_tool_hears_its_answer_through_restarts_of_the_store(
+async def test_a_waiting_tool_gets_its_answer_after_restarts_of_the_store(
     own: Starter, own_store: EmbeddedStoreContainer, store: EmbeddedStoreContainer, pool: Pool
 ) -> None:
     """The broker is another one: Celery's own connection is not what is tested here."""

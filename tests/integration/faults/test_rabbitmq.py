@@ -103,7 +103,7 @@ async def test_a_job_that_lasts_longer_than_the_consumer_timeout_runs_once_and_e
     assert (worker.status, len(gate.arrived())) == ("running", 1)
 
 
-async def test_a_job_that_runs_while_the_broker_is_killed_ends_well_and_its_worker_goes_on(
+async def test_a_job_that_runs_while_the_broker_is_killed_completes_and_its_worker_continues(
     live: LiveServer, broker: RabbitProcess, worker: WorkerProcess, gate: Gate
 ) -> None:
     record = await live.submit("hold", {"gate": str(gate)})

@@ -49,7 +49,7 @@ def entry(done: Result, section: str = "mcpServers") -> Any:
         ("vscode", "servers", {"type": "http", "url": URL}),
     ],
 )
-def test_the_entry_of_a_server_that_runs_already(run: Run, client: str, section: str, wanted: Any) -> None:
+def test_the_entry_for_a_running_server_has_its_url(run: Run, client: str, section: str, wanted: Any) -> None:
     assert entry(run("--client", client, "--http", "http://127.0.0.1:8000", "--name", "x"), section) == wanted
 
 

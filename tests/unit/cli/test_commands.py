@@ -62,7 +62,7 @@ def loaded_by(*lines: list[str]) -> dict[str, tuple[int, frozenset[str]]]:
     return {line: (status, frozenset(names)) for line, (status, names) in json.loads(done.stdout).items()}
 
 
-def test_these_are_the_commands() -> None:
+def test_the_command_line_has_exactly_these_commands() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
         "call",
         "client-config",
@@ -91,7 +91,7 @@ def test_these_are_the_commands() -> None:
 
 
 @pytest.mark.parametrize("path", BODIES, ids=" ".join)
-def test_each_has_its_body(path: tuple[str, ...]) -> None:
+def test_each_command_has_a_body_with_its_parameters(path: tuple[str, ...]) -> None:
     """Click passes each parameter by its name, and a body has a default for none: it is declared, and shown in help."""
     command = BODIES[path]
     assert isinstance(command.callback, Body)

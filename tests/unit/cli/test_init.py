@@ -85,7 +85,7 @@ def test_a_file_that_is_there_is_named_and_nothing_is_written(run: Run, tmp_path
     assert not (tmp_path / "Procfile").is_symlink()
 
 
-def test_what_says_the_same_already_is_left(run: Run, tmp_path: Path) -> None:
+def test_a_file_that_needs_no_change_is_left(run: Run, tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "__init__.py").write_text("mine = 1\n")
     assert run().exit_code == 0

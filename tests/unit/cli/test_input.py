@@ -122,7 +122,7 @@ async def asked(schema: Any, *lines: str) -> types.ElicitResult | types.ErrorDat
         ({"properties": {"a": {"title": ["x" * 5000]}}}, "…"),
     ],
 )
-async def test_a_form_that_is_none_is_refused(form: Any, says: str) -> None:
+async def test_a_schema_that_is_no_form_is_refused(form: Any, says: str) -> None:
     answer = await asked(form, "x", "x")
     assert isinstance(answer, types.ErrorData)
     assert answer.message.startswith("the server's form cannot be asked: ")
@@ -172,9 +172,7 @@ VALUES = st.recursive(
     fields=st.dictionaries(st.sampled_from(["a", "b"]), VALUES, max_size=2),
     lines=st.lists(st.sampled_from(["x", "", "1", "a,b", "nan", "y"]), max_size=4),
 )
-def test_no_form_ends_the_command_with_an_error_of_ours(
-    form: dict[str, Any], fields: dict[str, Any], lines: list[str]
-) -> None:
+def test_no_form_makes_the_command_crash(form: dict[str, Any], fields: dict[str, Any], lines: list[str]) -> None:
     answer = asyncio.run(asked({"properties": fields, **form}, *lines))
     assert isinstance(answer, types.ElicitResult | types.ErrorData)
 
@@ -199,7 +197,7 @@ async def test_lines_of_a_pipe_come_as_they_are_asked_for() -> None:
     os.close(read_end)
 
 
-async def test_lines_of_a_file(tmp_path: Path) -> None:
+async def test_lines_of_a_file_are_read_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "typed").write_text("one\n\ntwo")
     with (tmp_path / "typed").open() as file:
         lines = Lines(file.fileno())

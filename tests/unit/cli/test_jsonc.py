@@ -26,7 +26,7 @@ def set_in(text: str) -> str:
 
 
 @given(DOCUMENTS, st.none() | DOCUMENTS, INDENTS, st.booleans())
-def test_the_rest_of_a_document_stays(
+def test_the_rest_of_a_document_stays_unchanged(
     document: dict[str, Any], section: dict[str, Any] | None, indent: Any, crlf: bool
 ) -> None:
     document.pop("servers", None)
@@ -83,7 +83,7 @@ def test_a_comment_behind_the_last_member_stays_with_it() -> None:
     assert set_in(text).startswith('{\n  "servers": {\n    "a": 1, // first\n    "mine": {\n      "command": "x",\n')
 
 
-def test_what_is_not_there_is_made() -> None:
+def test_a_missing_section_is_added() -> None:
     for text in ("", " \n", "{}"):
         assert JsonText(set_in(text)).document == {"servers": {"mine": ENTRY}}
     assert set_in("").splitlines()[:3] == ["{", '  "servers": {', '    "mine": {']
@@ -108,7 +108,7 @@ def test_lines_end_as_they_did() -> None:
         ('{\n\n  "servers": []\n}', 3, '"servers" is not an object'),
     ],
 )
-def test_what_cannot_be_changed_is_refused_with_its_line(text: str, line: int, problem: str) -> None:
+def test_a_document_that_cannot_be_changed_is_refused_with_its_line(text: str, line: int, problem: str) -> None:
     with pytest.raises(JsonFileError) as refused:
         set_in(text)
     assert refused.value.line == line

@@ -27,7 +27,7 @@ print(*sorted(new))
 """
 
 
-def test_what_every_celery_call_imports_needs_click_alone() -> None:
+def test_the_module_that_every_celery_command_imports_needs_click_alone() -> None:
     done = subprocess.run([sys.executable, "-c", _FOREIGN], capture_output=True, text=True, check=True, timeout=120)
     assert set(done.stdout.split()) == {
         "mcp_celery",
@@ -39,12 +39,12 @@ def test_what_every_celery_call_imports_needs_click_alone() -> None:
 
 
 @pytest.mark.parametrize(("text", "ms"), [("90", 90_000), ("90s", 90_000), ("15m", 900_000), ("7d", 604_800_000)])
-def test_a_time(text: str, ms: int) -> None:
+def test_a_duration_is_converted_to_milliseconds(text: str, ms: int) -> None:
     assert Duration().convert(text, None, None) == ms
 
 
 @pytest.mark.parametrize("text", ["", "m", "1w", "-1s", "1.5h"])
-def test_no_time(text: str) -> None:
+def test_a_text_that_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is no time: expected for example"):
         Duration().convert(text, None, None)
 

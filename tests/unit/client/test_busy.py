@@ -45,7 +45,7 @@ async def test_a_creation_that_is_refused_is_made_later_and_once(scripted: Scrip
     assert list(scripted.tasks) == ["task-1"]
 
 
-async def test_so_is_everything_else(scripted: Scripted, connect: Connect) -> None:
+async def test_every_other_request_that_is_refused_is_made_later(scripted: Scripted, connect: Connect) -> None:
     scripted.pushes = None
     async with connect() as client:
         handle = await soon(call_tool_task(client, "work", answer=False))
@@ -103,7 +103,7 @@ async def test_over_http_the_time_is_the_transports(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize("busy_seconds", [0, 60])
-async def test_one_that_is_busy_for_longer_than_the_client_waits_is_not_waited_for(
+async def test_a_server_that_is_busy_for_longer_than_the_client_waits_is_an_error_at_once(
     scripted: Scripted, busy_seconds: float
 ) -> None:
     refuse(scripted, "tools/call", times=1, after_ms=100_000)
@@ -133,7 +133,7 @@ async def test_a_call_that_is_given_up_while_it_waits_is_not_sent_again(scripted
 
 @pytest.mark.parametrize("code", [BUSY, -32603])
 @pytest.mark.parametrize("data", [None, {}, {"retryAfterMs": "soon"}, {"retryAfterMs": True}, {"retryAfterMs": -1}])
-async def test_other_refusals_are_final(scripted: Scripted, connect: Connect, code: int, data: Any) -> None:
+async def test_other_refusals_are_not_retried(scripted: Scripted, connect: Connect, code: int, data: Any) -> None:
     scripted.faults["tools/call"] = [MCPError(code, "no", data)]
     async with connect() as client:
         with pytest.raises(MCPError, match="no"):
@@ -147,7 +147,7 @@ def test_only_a_refusal_before_any_work_says_when_to_come_again() -> None:
     assert retry_after_seconds(MCPError(-32603, "failed", {"retryAfterMs": AFTER_MS}).error) is None
 
 
-def test_those_who_were_refused_together_come_apart() -> None:
+def test_clients_that_were_refused_together_retry_at_different_times() -> None:
     pauses = {spread(10.0) for _ in range(100)}
     assert all(10.0 <= pause <= 20.0 for pause in pauses)
     assert max(pauses) - min(pauses) > 5.0

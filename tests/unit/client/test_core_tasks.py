@@ -163,7 +163,7 @@ async def test_a_lost_session_is_no_error_of_the_task(peer: CorePeer) -> None:
             await (await call_tool_task(client, "work")).result(30)
 
 
-async def test_cancelling(peer: CorePeer) -> None:
+async def test_a_refused_cancel_is_an_error_and_an_ended_task_is_returned(peer: CorePeer) -> None:
     refused = ErrorData(code=types.INVALID_PARAMS, message="no")
     peer.answers |= {"tasks/cancel": refused, "tasks/result": DONE}
     async with client_of(peer) as client:

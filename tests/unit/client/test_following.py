@@ -60,7 +60,9 @@ async def test_a_pushed_task_is_not_asked_for(scripted: Scripted, connect: Conne
     assert scripted.count("subscriptions/listen") == 1
 
 
-async def test_a_server_that_tells_only_changes_is_asked_for_the_present(scripted: Scripted, connect: Connect) -> None:
+async def test_a_server_that_pushes_only_changes_is_polled_for_the_current_state(
+    scripted: Scripted, connect: Connect
+) -> None:
     """What happened between the task's creation and the acknowledgement is on no stream."""
     scripted.poll_interval_ms = 50
     scripted.tells_first = False
@@ -135,7 +137,7 @@ def seconds_of(*, interval: object, asked: int = 0) -> float:
     return task.interval_seconds
 
 
-async def test_intervals_are_bounded() -> None:
+async def test_polling_intervals_have_a_minimum_and_a_maximum() -> None:
     assert seconds_of(interval=2000) == 2
     assert seconds_of(interval=None) == seconds_of(interval=-1) == seconds_of(interval="soon") == 1
     assert seconds_of(interval=0) == followed_module.LEAST_INTERVAL_SECONDS
@@ -303,7 +305,7 @@ async def test_pushes_may_overtake_each_other(scripted: Scripted, connect: Conne
         assert handle.state.status == "completed"
 
 
-async def test_a_change_that_is_told_with_an_earlier_time_is_not_missed(scripted: Scripted, connect: Connect) -> None:
+async def test_a_change_that_is_pushed_with_an_earlier_time_is_not_missed(scripted: Scripted, connect: Connect) -> None:
     """Servers of one deployment may disagree about the time."""
     scripted.poll_interval_ms = 50
     async with connect() as client:
@@ -336,7 +338,7 @@ async def test_a_state_that_is_pushed_again_and_again_does_not_put_off_asking(
 
 @pytest.mark.parametrize("truth", ["pushed", "answered"])
 @pytest.mark.parametrize("asks", ["client", "user"])
-async def test_an_answer_and_a_push_of_the_same_time_are_told_apart_by_asking_again(
+async def test_an_answer_and_a_push_of_the_same_time_are_resolved_by_another_poll(
     scripted: Scripted, connect: Connect, monkeypatch: pytest.MonkeyPatch, truth: str, asks: str
 ) -> None:
     """A pushed task whose state is certain is not asked for here, so that nothing but the doubt has it asked for."""
@@ -499,7 +501,7 @@ async def test_an_immediate_poll_reports_what_is_wrong(scripted: Scripted, conne
             await handle
 
 
-async def test_a_restart_of_the_server_is_lived_through(scripted: Scripted) -> None:
+async def test_following_continues_after_a_restart_of_the_server(scripted: Scripted) -> None:
     scripted.poll_interval_ms = 50
     async with (
         scripted.http() as http,

@@ -80,7 +80,7 @@ async def test_a_failed_task_without_an_error_says_what_it_can(scripted: Scripte
             await handle
 
 
-async def test_cancelling(scripted: Scripted, connect: Connect) -> None:
+async def test_awaiting_the_result_of_a_cancelled_task_raises(scripted: Scripted, connect: Connect) -> None:
     async with connect() as client:
         handle = await call_tool_task(client, "work")
         assert (await handle.cancel()).status == "cancelled"
@@ -91,7 +91,9 @@ async def test_cancelling(scripted: Scripted, connect: Connect) -> None:
         assert (await handle.wait()).status == "cancelled"
 
 
-async def test_waiting_for_a_status(scripted: Scripted, connect: Connect) -> None:
+async def test_a_wait_for_a_status_ends_at_that_status_at_its_timeout_or_at_the_end(
+    scripted: Scripted, connect: Connect
+) -> None:
     async with connect() as client:
         handle = await call_tool_task(client, "work")
         assert (await handle.wait("working")).status == "working"
@@ -125,7 +127,7 @@ async def test_changes_come_in_order_and_end_with_the_task(scripted: Scripted, c
     assert seen == ["working", "step 1", "step 2", "step 3", "completed"]
 
 
-async def test_who_is_slow_sees_the_newest_state(scripted: Scripted, connect: Connect) -> None:
+async def test_a_slow_reader_sees_the_newest_state(scripted: Scripted, connect: Connect) -> None:
     async with connect() as client:
         handle = await call_tool_task(client, "work")
         changes = handle.changes()
@@ -179,7 +181,7 @@ async def test_callbacks_get_changes_and_their_errors_stay_inside(
     assert raised == ["sync callback", "async callback", "sync callback"]
 
 
-async def test_a_task_nobody_holds_is_not_followed_but_for_its_callbacks(scripted: Scripted, connect: Connect) -> None:
+async def test_a_task_without_a_handle_is_followed_only_for_its_callbacks(scripted: Scripted, connect: Connect) -> None:
     scripted.poll_interval_ms = 50
     scripted.pushes = False
     ended = anyio.Event()
@@ -196,7 +198,7 @@ async def test_a_task_nobody_holds_is_not_followed_but_for_its_callbacks(scripte
             await ended.wait()
 
 
-async def test_a_server_that_makes_no_task_of_it(scripted: Scripted, connect: Connect) -> None:
+async def test_a_call_that_makes_no_task_has_its_result_at_once(scripted: Scripted, connect: Connect) -> None:
     scripted.makes_tasks = False
     states: list[TaskState] = []
     async with connect() as client:
@@ -310,7 +312,7 @@ async def test_a_call_made_by_a_callback_of_a_call_is_its_own(scripted: Scripted
         ),
     ],
 )
-async def test_what_breaks_the_protocol_ends_the_handle(
+async def test_an_answer_that_breaks_the_protocol_ends_the_handle(
     scripted: Scripted, connect: Connect, fields: dict[str, object], complaint: str
 ) -> None:
     scripted.poll_interval_ms = 50
@@ -331,7 +333,7 @@ async def test_a_result_of_another_kind_is_refused(scripted: Scripted, connect: 
             await handle
 
 
-async def test_answers_are_refused_in_the_servers_words(scripted: Scripted, connect: Connect) -> None:
+async def test_refused_answers_raise_the_servers_error(scripted: Scripted, connect: Connect) -> None:
     scripted.faults["tasks/update"] = [MCPError(-32602, "'sure' must be a boolean")]
     async with connect() as client:
         handle = await call_tool_task(client, "work", answer=False)
@@ -346,7 +348,9 @@ async def test_answers_are_refused_in_the_servers_words(scripted: Scripted, conn
     assert scripted.answers == {"task-1": {"sure": [{"action": "accept", "content": {"sure": True}}]}}
 
 
-async def test_nothing_is_left_running(scripted: Scripted, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+async def test_tasks_without_a_handle_leave_no_open_stream(
+    scripted: Scripted, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING)
     async with connect() as client:
         for _ in range(3):

@@ -37,7 +37,7 @@ async def raw_server(answer: bytes) -> AsyncGenerator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
 
 
-async def test_requests_fail_alone(scripted: Scripted) -> None:
+async def test_a_failed_request_fails_no_other(scripted: Scripted) -> None:
     scripted.makes_tasks = False
     async with scripted.http() as server, Client(resilient_http(server.url)) as client:
         assert text_of(await client.call_tool("work")) == "in the foreground"

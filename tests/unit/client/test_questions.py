@@ -129,9 +129,7 @@ async def test_a_hundred_tasks_ask_three_questions_each(scripted: Scripted, conn
         assert answers == expected
 
 
-async def test_a_question_that_nobody_here_answers_ends_the_call_and_its_task(
-    scripted: Scripted, connect: Connect
-) -> None:
+async def test_a_question_without_a_callback_ends_the_call_and_its_task(scripted: Scripted, connect: Connect) -> None:
     async with connect() as client:
         calling = asyncio.create_task(client.call_tool("work"))
         await scripted.made()
@@ -162,7 +160,9 @@ async def test_a_callback_that_raises_is_reported_without_its_text(
 
 
 @pytest.mark.parametrize("question", [{"method": "sampling/dream", "params": {}}, {}, {"method": "elicitation/create"}])
-async def test_a_question_of_an_unknown_kind(scripted: Scripted, connect: Connect, user: User, question: Any) -> None:
+async def test_a_question_of_an_unknown_kind_ends_the_call(
+    scripted: Scripted, connect: Connect, user: User, question: Any
+) -> None:
     async with connect(elicitation_callback=user) as client:
         handle = await call_tool_task(client, "work")
         await scripted.listened("task-1")
@@ -172,7 +172,9 @@ async def test_a_question_of_an_unknown_kind(scripted: Scripted, connect: Connec
     assert user.asked == []
 
 
-async def test_an_answer_that_the_server_refuses(scripted: Scripted, connect: Connect, user: User) -> None:
+async def test_an_answer_that_the_server_refuses_ends_the_call(
+    scripted: Scripted, connect: Connect, user: User
+) -> None:
     scripted.faults["tasks/update"] = [MCPError(-32602, "'sure' must be a number")]
     async with connect(elicitation_callback=user) as client:
         handle = await call_tool_task(client, "work")
@@ -210,7 +212,7 @@ async def test_an_answer_is_sent_until_the_server_has_it(scripted: Scripted, con
     assert user.asked == ["sure"]
 
 
-async def test_a_question_that_somebody_else_answers_is_taken_back(
+async def test_a_question_that_another_client_answers_is_taken_back(
     scripted: Scripted, connect: Connect, user: User
 ) -> None:
     user.may_answer = anyio.Event()
@@ -230,7 +232,7 @@ async def test_a_question_that_somebody_else_answers_is_taken_back(
     assert scripted.answers["task-1"] == {"here": [{"action": "decline"}]}
 
 
-async def test_a_server_that_goes_on_to_list_an_answered_question_is_not_answered_twice(
+async def test_a_server_that_still_lists_an_answered_question_is_not_answered_twice(
     scripted: Scripted, connect: Connect, user: User
 ) -> None:
     """SEP-2663: an acknowledged answer may take a while to be seen."""
