@@ -1,12 +1,31 @@
-"""A tool's arguments from the command line: ``--arg name=value`` by the tool's schema, ``--json '{…}'`` as it is."""
+"""A tool's arguments on the command line: ``--arg name=value`` by the tool's schema, ``--json '{…}'`` as it is.
+
+Also the other way: a command line that calls a tool, with a value for each required argument.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, Final, cast
 
 import click
+
+MOST_NESTED: Final = 8
+"""The depth to which an example value follows a schema, which may refer to itself."""
+MOST_ITEMS: Final = 3
+"""The most items of a list in an example value."""
+EXAMPLES: Final[Mapping[str, object]] = {
+    "date": "2026-01-31",
+    "date-time": "2026-01-31T12:00:00Z",
+    "time": "12:00:00Z",
+    "email": "name@example.com",
+    "uri": "https://example.com",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+}
+"""Example values of strings, by JSON Schema's ``format``."""
 
 
 class JSONCommand(click.Command):
@@ -83,3 +102,84 @@ def _typed(text: str, schema: Any) -> Any:
         return json.loads(text)
     except ValueError:
         return text  # the server has the last word
+
+
+def call_command(
+    url: str, tool: str, pairs: Iterable[str], *, program: str = "mcp-celery", options: Sequence[str] = ()
+) -> str:
+    """The command line that calls a tool.
+
+    >>> call_command("http://127.0.0.1:8000", "greet", ["name=Ada King"])
+    "mcp-celery call http://127.0.0.1:8000 greet --arg 'name=Ada King'"
+
+    Args:
+        url: The server's endpoint.
+        tool: The tool's name.
+        pairs: Its arguments, as ``name=value``.
+        program: How to type ``mcp-celery``.
+        options: Further options.
+    """
+    target, given = [url, tool], [*chain.from_iterable(("--arg", pair) for pair in pairs), *options]
+    # Names of tools may begin with a hyphen, as options do.
+    return shlex.join([program, "call", *([*given, "--", *target] if tool.startswith("-") else [*target, *given])])
+
+
+def example_pairs(schema: Mapping[str, Any]) -> list[str]:
+    """The required arguments of a tool as ``name=value``, each with a value of its type.
+
+    >>> example_pairs({"properties": {"year": {"type": "integer"}, "label": {}}, "required": ["year"]})
+    ['year=1']
+
+    Args:
+        schema: The tool's input schema.
+    """
+    properties: Mapping[str, Any] = schema.get("properties") or {}
+    values = ((name, _example(properties.get(name), schema, MOST_NESTED)) for name in schema.get("required") or ())
+    return [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in values]
+
+
+def _example(found: Any, root: Mapping[str, Any], depth: int) -> object:
+    """A value that a schema accepts, as far as its type says."""
+    if not isinstance(found, Mapping) or not depth:
+        return "text"
+    schema = cast("Mapping[str, Any]", found)
+    if isinstance(reference := schema.get("$ref"), str):
+        return _example(_referred(root, reference), root, depth - 1)
+    for choices in (schema.get("enum"), schema.get("examples")):
+        if isinstance(choices, list) and choices:
+            return cast("list[object]", choices)[0]
+    for exact in ("const", "default"):
+        if exact in schema:
+            return schema[exact]
+    for several in ("anyOf", "oneOf", "allOf"):
+        if choices := schema.get(several):
+            return _example(choices[0], root, depth - 1)
+    kind = schema.get("type")
+    kinds = cast("list[object]", kind) if isinstance(kind, list) else [kind]
+    return _of_type(kinds[0] if kinds else None, schema, root, depth)
+
+
+def _of_type(kind: object, schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> object:
+    if kind in ("integer", "number"):
+        return _number(schema)
+    if kind == "array":
+        return [_example(schema.get("items"), root, depth - 1)] * min(schema.get("minItems") or 0, MOST_ITEMS)
+    if kind == "object":
+        properties: Mapping[str, Any] = schema.get("properties") or {}
+        return {name: _example(properties.get(name), root, depth - 1) for name in schema.get("required") or ()}
+    if kind in ("boolean", "null"):
+        return True if kind == "boolean" else None
+    return EXAMPLES.get(str(schema.get("format")), "text")
+
+
+def _number(schema: Mapping[str, Any]) -> object:
+    least = max(schema.get("minimum", 1), schema.get("exclusiveMinimum", 0) + 1)
+    return min(least, schema.get("maximum", least), schema.get("exclusiveMaximum", least + 1) - 1)
+
+
+def _referred(root: Mapping[str, Any], reference: str) -> object:
+    """What a reference within the schema names; None for any other reference."""
+    place: Any = root
+    for name in reference.removeprefix("#/").split("/"):
+        place = cast("Mapping[str, Any]", place).get(name) if isinstance(place, Mapping) else None
+    return place

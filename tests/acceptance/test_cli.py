@@ -222,7 +222,7 @@ def test_dev_finds_a_server_by_its_file_too(command: CommandLine, tmp_path_facto
 def test_dev_ends_with_a_summary_and_shows_a_line_for_each_task(command: CommandLine) -> None:
     dev = command.start("dev", "mine", "--port", "0", MCP_CELERY_REDIS_ULR="redis://localhost")
     url = dev.until_printed(r"answers at (http://\S+/mcp)")[1]
-    dev.until_printed(rf"  call +\S*mcp-celery call {url.removesuffix('/mcp')} add --arg NAME=VALUE")
+    dev.until_printed(rf"  call +\S*mcp-celery call {url.removesuffix('/mcp')} add --arg a=1 --arg b=1\n")
     assert "Warning: MCP_CELERY_REDIS_ULR is not a setting; did you mean MCP_CELERY_REDIS_URL?" in dev.printed
     start = next(at for at, line in enumerate(dev.printed) if "answers at" in line)
     shown = [line for line in dev.printed[start:] if not line.startswith("server |")]

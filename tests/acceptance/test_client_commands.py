@@ -194,7 +194,7 @@ def test_tools_are_listed_with_their_arguments(mcp: Mcp, url: str) -> None:
     assert re.search(r"│ greet +│ no +│ name: string", done.stdout)
     command = shlex.split(done.stdout.partition("Call one: ")[2])
     assert command[1] == "call"
-    assert mcp(*(one.replace("VALUE", "2") for one in command[1:])).returncode == 0, "as it is printed"
+    assert mcp(*command[1:]).returncode == 0, "as it is printed"
     lines = [json.loads(line) for line in mcp("tools", host, "--json").stdout.splitlines()]
     assert {"counting", "failing_job", "greet"} <= {tool["name"] for tool in lines}
 

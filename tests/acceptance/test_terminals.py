@@ -118,12 +118,12 @@ def test_the_summary_of_dev_fits_the_terminal(tmp_path: Path) -> None:
     env = {**line.environment, "TERM": "dumb", "MCP_CELERY_REDIS_URL": "memory://", "PATH": path_with_programs()}
     command = [*forked_command("mcp_celery"), "dev", "mine.py", "--port", "0"]
     with at_a_terminal(command, folder=tmp_path, env=env, columns=80, rows=24) as terminal:
-        terminal.until("--arg NAME=VALUE")
+        terminal.until("--arg number=1")
         terminal.interrupt()
         assert terminal.end() == 0
     first = next(at for at, row in enumerate(terminal.rows) if "answers at" in row)
     assert [row.split()[0] for row in terminal.rows[first + 1 : first + 5]] == ["tools", "worker", "store", "call"]
-    assert terminal.rows[first + 4].endswith("add_numbers --arg NAME=VALUE"), "the line was not broken"
+    assert terminal.rows[first + 4].endswith("add_numbers --arg number=1"), "the line was not broken"
     assert "\x1b" not in terminal.text
     line.close()
 

@@ -7,11 +7,13 @@ import json
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import click
 
+from mcp_celery.cli.arguments import example_pairs
 from mcp_celery.cli.errors import CodeError, StartError, start_errors
 from mcp_celery.common.import_path import put_on_path
 from mcp_celery.server.celery_tasks import tasks_of
@@ -20,18 +22,33 @@ from mcp_celery.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
+class InspectedTool:
+    """A tool of a server.
+
+    Attributes:
+        name: Its name.
+        is_task: Whether it runs as a task.
+        arguments: Its required arguments as ``name=value``, each with a value of its type.
+    """
+
+    name: str
+    is_task: bool
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Inspected:
     """The tools and queues of a server.
 
     Attributes:
         queues: Celery queues that its components use.
-        tools: Names of the tools, and whether each runs as a task.
+        tools: Its tools, by name.
         has_jobs: Whether any component runs as a task.
         in_process: Whether it keeps its tasks in its own process (``memory://``).
     """
 
     queues: tuple[str, ...]
-    tools: tuple[tuple[str, bool], ...]
+    tools: tuple[InspectedTool, ...]
     has_jobs: bool
     in_process: bool
 
@@ -55,14 +72,18 @@ def inspect_server(server: str, app_dir: Path) -> Inspected:
             tasks = tasks_of(load_source(server).server)
             queues = tasks.queue_names
             running = tasks.components()
-            tools = sorted(one.identifier for one in asyncio.run(tasks.source.components()) if one.task_type == "tool")
+            tools = tuple(
+                InspectedTool(
+                    one.identifier, ("tool", one.identifier) in running, tuple(example_pairs(one.input_schema))
+                )
+                for one in sorted(asyncio.run(tasks.source.components()), key=attrgetter("identifier"))
+                if one.task_type == "tool"
+            )
     except StartError as error:
         if isinstance(error.__cause__, ServerNotFoundError):
             raise
         raise CodeError(error.message) from error
-    return Inspected(
-        queues, tuple((name, ("tool", name) in running) for name in tools), bool(running), tasks.backend.in_process
-    )
+    return Inspected(queues, tools, bool(running), tasks.backend.in_process)
 
 
 async def inspect_changed_server(server: str, app_dir: Path) -> Inspected | None:
@@ -87,7 +108,7 @@ async def inspect_changed_server(server: str, app_dir: Path) -> Inspected | None
     if process.returncode != 0:
         return None
     found: dict[str, Any] = json.loads(output)
-    tools = tuple((str(name), bool(is_task)) for name, is_task in found["tools"])
+    tools = tuple(InspectedTool(one["name"], one["is_task"], tuple(one["arguments"])) for one in found["tools"])
     return Inspected(tuple(found["queues"]), tools, found["has_jobs"], found["in_process"])
 
 

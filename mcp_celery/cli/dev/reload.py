@@ -158,7 +158,7 @@ def _named(changed: set[str]) -> str:
 
 
 def _counted(found: Inspected) -> str:
-    number, tasks = len(found.tools), sum(is_task for _, is_task in found.tools)
+    number, tasks = len(found.tools), sum(tool.is_task for tool in found.tools)
     return f"{number} tool{'' if number == 1 else 's'}, {tasks} of them as {'a task' if tasks == 1 else 'tasks'}"
 
 

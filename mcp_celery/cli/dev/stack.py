@@ -19,7 +19,7 @@ from typing import Any, Final, Self, TypeVar
 
 from redis.exceptions import RedisError
 
-from mcp_celery.cli.dev.inspection import Inspected, inspect_server
+from mcp_celery.cli.dev.inspection import Inspected, InspectedTool, inspect_server
 from mcp_celery.cli.dev.store import REDIS_URL, ask_store, leave_store_command, private_store, raise_when_gone
 from mcp_celery.cli.dev.supervisor import ChildSpec, StopSignals, Supervisor, unless_interrupted
 from mcp_celery.cli.errors import RunError, StartError, start_errors
@@ -60,7 +60,7 @@ class Stack:
         pool: One of `POOLS`.
         concurrency: Jobs at a time; None: as the app's configuration says.
         app_dir: Folder in which the server's module is looked for first.
-        tools: Names of the tools, and whether each runs as a task.
+        tools: The server's tools.
         has_jobs: Whether any component runs as a task; if not, there is no worker.
         flower: The socket on which Flower will listen; None: Flower is not started.
         allowed_hosts: Further names by which clients reach the server.
@@ -77,7 +77,7 @@ class Stack:
     pool: str
     concurrency: int | None
     app_dir: Path
-    tools: tuple[tuple[str, bool], ...]
+    tools: tuple[InspectedTool, ...]
     has_jobs: bool
     flower: socket.socket | None = None
     allowed_hosts: tuple[str, ...] = ()

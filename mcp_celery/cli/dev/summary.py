@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from mcp_celery.cli.arguments import call_command
+from mcp_celery.cli.dev.inspection import InspectedTool
 from mcp_celery.cli.output import LogTail
 from mcp_celery.cli.sockets import ANSWERS
 
@@ -132,7 +134,7 @@ def summary(
     *,
     server: str,
     url: str,
-    tools: Sequence[tuple[str, bool]],
+    tools: Sequence[InspectedTool],
     worker: str,
     store: str,
     flower: str,
@@ -144,7 +146,7 @@ def summary(
     Args:
         server: The server, as the user named it.
         url: Where clients connect.
-        tools: Names of the tools, and whether each runs as a task.
+        tools: The server's tools.
         worker: What runs the jobs.
         store: Where the tasks are kept.
         flower: Where Flower is, or how to start it.
@@ -152,15 +154,16 @@ def summary(
         exports: What to type in another terminal before the commands of operators. Empty: they do not reach these
             tasks.
     """
-    named = [f"{name} (task)" if is_task else name for name, is_task in tools[:MOST_TOOLS]]
+    named = [f"{tool.name} (task)" if tool.is_task else tool.name for tool in tools[:MOST_TOOLS]]
     if len(tools) > MOST_TOOLS:
         named.append(f"and {len(tools) - MOST_TOOLS} more: {program} tools {url}")
     rows = {"tools": ", ".join(named) or "none", "worker": worker, "store": store, "Flower": flower}
     lines = [f"  {label:<7} {value}" for label, value in rows.items() if value]
-    example = next((name for name, is_task in tools if is_task), tools[0][0] if tools else None)
+    example = next((tool for tool in tools if tool.is_task), tools[0] if tools else None)
     if example is not None:
         # Without the path, which `call` adds: so the line mostly fits a terminal of 80 columns.
-        lines.append(f"  call    {program} call {url.removesuffix('/mcp')} {example} --arg NAME=VALUE")
+        command = call_command(url.removesuffix("/mcp"), example.name, example.arguments, program=program)
+        lines.append(f"  call    {command}")
     if exports:
         # On a line of its own, to be copied as it is.
         lines += [

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -74,17 +72,6 @@ class Remote:
         # Ids of other servers may begin with a hyphen, as options do.
         ordered = [*options, "--", *target] if task_id.startswith("-") else [*target, *options]
         return shlex.join([typed("mcp-celery"), "task", "watch", *ordered])
-
-    def call_command(self, tool: str, required: Sequence[str]) -> str:
-        """The command that calls a tool.
-
-        Args:
-            tool: Its name.
-            required: Its required arguments, whose values stand as ``VALUE``.
-        """
-        arguments = chain.from_iterable(("--arg", f"{name}=VALUE") for name in required)
-        target = ["--", self.url, tool] if tool.startswith("-") else [self.url, tool]
-        return shlex.join([typed("mcp-celery"), "call", *arguments, *self.headers.options, *target])
 
     def print_detached(self, state: TaskState) -> None:
         """Print the id of a task that is left running, and how to follow it."""

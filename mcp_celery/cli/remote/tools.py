@@ -12,7 +12,9 @@ from mcp.client import Client
 from rich.console import Console
 from rich.table import Table
 
+from mcp_celery.cli.arguments import call_command, example_pairs
 from mcp_celery.cli.headers import Headers
+from mcp_celery.cli.output import typed
 from mcp_celery.cli.remote.attend import Attendant, run
 from mcp_celery.cli.remote.connection import Remote
 from mcp_celery.cli.remote.outcome import Outcome
@@ -76,8 +78,13 @@ def print_tools(console: Console, remote: Remote, found: list[types.Tool]) -> No
         cells = (tool.name, task_support(tool), ", ".join(arguments_of(tool.input_schema)), first)
         table.add_row(*(printable(cell) for cell in cells))
     console.print(table, markup=False, highlight=False)
-    first_tool = found[0]
-    command = remote.call_command(first_tool.name, first_tool.input_schema.get("required", ()))
+    command = call_command(
+        remote.url,
+        found[0].name,
+        example_pairs(found[0].input_schema),
+        program=typed("mcp-celery"),
+        options=remote.headers.options,
+    )
     print_line(console, printable(f"Call one: {command}"))
 
 

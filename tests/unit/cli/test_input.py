@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 from contextlib import nullcontext
+from datetime import date
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
+from uuid import UUID
 
 import click
+import jsonschema
 import mcp_types as types
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 from rich.console import Console
 
-from mcp_celery.cli.arguments import parsed_object, split_pairs, typed_arguments
+from mcp_celery.cli.arguments import call_command, example_pairs, parsed_object, split_pairs, typed_arguments
 from mcp_celery.cli.remote.lines import Lines
 from mcp_celery.cli.remote.questions import Prompter, choices_of, value_of
 from mcp_celery.cli.remote.render import printable
@@ -38,6 +43,57 @@ def test_arguments_take_the_types_of_the_schema() -> None:
     assert split_pairs(["a=1", "b==", "c="]) == {"a": "1", "b": "=", "c": ""}
     with pytest.raises(click.UsageError):
         split_pairs(["=1"])
+
+
+class Room(BaseModel):
+    number: Annotated[int, Field(gt=100)]
+    beds: Annotated[list[Literal["single", "double"]], Field(min_length=1)]
+    inner: Room | None = None
+
+
+class Booking(BaseModel):
+    guest: str
+    nights: Annotated[int, Field(ge=2)]
+    discount: Annotated[float, Field(lt=0.5)]
+    kind: Literal["full", "half"]
+    code: int | None
+    day: date
+    key: UUID
+    room: Room
+    tags: list[str]
+    paid: bool
+    notes: str = "none"
+
+
+def test_example_arguments_fit_the_schema_and_required_ones_alone_are_given() -> None:
+    schema = Booking.model_json_schema()
+    pairs = example_pairs(schema)
+    assert pairs[:3] == ["guest=text", "nights=2", "discount=-0.5"]
+    assert not any(pair.startswith("notes=") for pair in pairs)
+    arguments = typed_arguments(split_pairs(pairs), schema)
+    jsonschema.validate(arguments, schema)
+    assert Booking.model_validate_json(json.dumps(arguments)).room.beds == ["single"]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"required": ["a"]},
+        {"required": ["a"], "properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"$ref": "#/$defs/A"}}},
+        {"required": ["a"], "properties": {"a": {"$ref": "https://example.com/schema"}}},
+        {"required": ["a"], "properties": {"a": True}},
+    ],
+)
+def test_a_schema_without_a_usable_type_has_a_text_as_example(schema: dict[str, Any]) -> None:
+    assert example_pairs(schema) == ["a=text"] * len(schema.get("required", ()))
+
+
+def test_a_command_that_calls_a_tool_can_be_typed() -> None:
+    assert call_command("http://a", "t", ["n=1", "s=a b"], options=["-H", "@f"]) == (
+        "mcp-celery call http://a t --arg n=1 --arg 's=a b' -H @f"
+    )
+    assert call_command("http://a", "-t", ["n=1"]) == "mcp-celery call --arg n=1 -- http://a -t"
 
 
 def test_an_object_and_a_bare_option_may_stand_together() -> None:

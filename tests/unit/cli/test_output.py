@@ -12,6 +12,7 @@ from celery.concurrency import get_implementation
 from rich.console import Console
 
 from mcp_celery.cli.dev.dev import export_line
+from mcp_celery.cli.dev.inspection import InspectedTool
 from mcp_celery.cli.dev.summary import TaskLines, summary
 from mcp_celery.cli.options import POOLS
 from mcp_celery.cli.output import KEPT_LINES, LogTail, Terminal, at_words, typed
@@ -114,13 +115,15 @@ def test_dev_prints_the_settings_of_its_store_for_other_terminals() -> None:
     shown = summary(
         server="mine",
         url="http://127.0.0.1:8000/mcp",
-        tools=[("add", True)],
+        tools=[InspectedTool("plain", False, ()), InspectedTool("add", True, ("a=1", "name=text"))],
         worker="asyncio pool",
         store="private",
         flower="",
         program="mcp-celery",
         exports="export A=b",
     )
+    assert "  tools   plain, add (task)" in shown.splitlines()
+    assert "  call    mcp-celery call http://127.0.0.1:8000 add --arg a=1 --arg name=text" in shown.splitlines()
     assert shown.splitlines()[-1] == "  export A=b"
     assert "`mcp-celery tasks`" in shown.splitlines()[-2]
 
