@@ -19,7 +19,6 @@ from typing import Final
 import click
 import uvicorn
 from click.core import ParameterSource
-from uvicorn.config import LOGGING_CONFIG
 
 from mcp_celery.cli.errors import StartError, start_errors
 from mcp_celery.cli.log_config import configure_logging
@@ -32,7 +31,7 @@ from mcp_celery.common.import_path import put_on_path
 from mcp_celery.common.installed import package_conflicts
 from mcp_celery.components.source import ComponentSource
 from mcp_celery.json_logs import json_formatter
-from mcp_celery.logs import LogFormatter, contain
+from mcp_celery.logs import LogFormatter
 from mcp_celery.server.celery_tasks import check, is_in_memory, settings_of
 from mcp_celery.server.health import ServerHealth
 from mcp_celery.server.loading import load_source
@@ -126,7 +125,6 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each argument and option of the c
             sockets = [bound] if health_bound is None else [bound, health_bound]
             run_processes(_one_process(*sockets), workers, sockets, grace_seconds=settings.drain_seconds)
             return
-        is_uvicorns_log = log_config is None and settings.log_format == "text"
         health = ServerHealth(source.server)
         app = http_app(
             source.server,
@@ -145,11 +143,10 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each argument and option of the c
             forwarded_allow_ips=_trusted_proxies(bound, forwarded_allow_ips),
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-            log_config=LOGGING_CONFIG if is_uvicorns_log else None,
+            # Configured above: uvicorn's lines have the format of all others.
+            log_config=None,
             access_log=access_log or log_config is not None,
         )
-        if is_uvicorns_log:
-            contain(logging.getLogger("uvicorn"))
         server_process = _Server(config, url_of(bound), uds, health, settings)
         # Uvicorn raises Ctrl-C again once the server has ended. Neither Ctrl-C nor SIGTERM is an error.
         with suppress(KeyboardInterrupt):
@@ -174,12 +171,10 @@ def _set_up_logging(level: str, log_config: Path | None, log_format: LogFormat) 
         return
     # The SDK's log handler renders each line for a terminal; a server writes one for each task.
     handler = logging.StreamHandler()
-    if log_format == "json":
-        handler.setFormatter(json_formatter())
-        logging.getLogger("uvicorn").setLevel(logging.INFO)  # as with lines of text, it says where it answers
-    else:
-        handler.setFormatter(LogFormatter(LOG_FORMAT))
+    handler.setFormatter(json_formatter() if log_format == "json" else LogFormatter(LOG_FORMAT))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Whatever the server's own level is, the log says where the server answers and when it ends.
+    logging.getLogger("uvicorn").setLevel(logging.INFO)
 
 
 @contextmanager

@@ -233,6 +233,26 @@ def test_requests_are_logged_on_request(store: EmbeddedStoreContainer) -> None:
         eventually_sync(lambda: '"POST /mcp HTTP/1.1" 421' in server.logs(), what="the line of the request")
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_uvicorns_lines_have_the_format_of_all_others(store: EmbeddedStoreContainer, log_format: str) -> None:
+    settings = {"MCP_CELERY_REDIS_URL": store.url, "MCP_CELERY_LOG_FORMAT": log_format, "MCP_CELERY_REDIS_ULR": "x"}
+    with serving("--access-log", **settings) as server:
+        server.ready()
+        assert httpx2.post(server.url, headers={"Host": "evil.example"}).status_code == 421
+        server.send(signal.SIGTERM)
+        server.process.wait(60)
+        lines = server.logs().splitlines()
+    if log_format == "json":
+        found = [(one["level"], one["logger"], one["message"]) for one in map(json.loads, lines)]
+    else:
+        form = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]+) (\S+): (.*)")
+        found = [match.groups() if (match := form.fullmatch(line)) else line for line in lines]
+    assert {type(one) for one in found} == {tuple}, "each line has the format"
+    assert {"uvicorn.error", "uvicorn.access"} < {logger for _, logger, _ in found}
+    for text in ("MCP_CELERY_REDIS_ULR is not a setting", "Answers at http://", "Finished server process"):
+        assert any(text in message for _, _, message in found), text
+
+
 @pytest.mark.usefixtures("shared_worker")
 async def test_several_processes_serve_both_revisions_and_a_killed_one_is_replaced(settings: Settings) -> None:
     with serving("--workers", "2", "--stateless", **worker_environment(settings)) as server:
