@@ -1,7 +1,8 @@
 """Writes the pages that are made from the code: ``make docs``.
 
 ``configuration.md`` is made from the settings model and ``TaskConfig``, ``commands.md`` from the command line,
-``errors.md`` from the classes of ``mcp_celery.errors``.
+``errors.md`` from the classes of ``mcp_celery.errors``. Links to the project's repository get the address in
+``pyproject.toml``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -22,6 +24,16 @@ from mcp_celery.config import CeleryOption, Channel, TaskConfig, celery_options_
 from mcp_celery.settings import ENV_PREFIX, Settings
 
 FOLDER: Final = Path(__file__).parent
+ROOT: Final = FOLDER.parent
+PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+ADDRESS: Final[str] = PROJECT["urls"]["Repository"].removeprefix("https://github.com/")
+"""Owner and name of the project's repository on GitHub."""
+OWN_LINK: Final = re.compile(
+    rf"(?<=https://github\.com/)[\w.-]+/{re.escape(PROJECT['name'])}\b"
+    rf"|(?<=https://raw\.githubusercontent\.com/)[\w.-]+/{re.escape(PROJECT['name'])}\b"
+)
+LINKING: Final = [*ROOT.glob("*.md"), ROOT / "zensical.toml", ROOT / "pyproject.toml", *FOLDER.rglob("*.md")]
+"""The files that may link to the repository."""
 
 HEAD = """# Configuration
 
@@ -205,6 +217,11 @@ def error_page() -> str:
     return ERRORS_HEAD + "\n".join(error_rows(error_classes())) + "\n"
 
 
+def addressed(text: str) -> str:
+    """A text whose links to the project's repository have its address."""
+    return OWN_LINK.sub(ADDRESS, text)
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "configuration.md": configuration,
     "commands.md": commands,
@@ -216,3 +233,7 @@ if __name__ == "__main__":
     for page, text in PAGES.items():
         (FOLDER / page).write_text(text())
         sys.stdout.write(f"docs/{page} is written\n")
+    for path in LINKING:
+        if (linked := addressed(before := path.read_text())) != before:
+            path.write_text(linked)
+            sys.stdout.write(f"the links of {path.relative_to(ROOT)} lead to {ADDRESS}\n")

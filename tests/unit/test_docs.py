@@ -80,13 +80,24 @@ def test_links_of_the_readme_are_absolute_since_pypi_shows_it_too() -> None:
     assert [link for link in LINK.findall((ROOT / "README.md").read_text()) if not link.startswith("https://")] == []
 
 
-def test_the_repository_has_one_address() -> None:
-    texts = {page: page.read_text() for page in [*PAGES, ROOT / "pyproject.toml", ROOT / "zensical.toml"]}
-    named = {
-        found for text in texts.values() for found in re.findall(r"https://github\.com/[\w-]+/mcp-celery-backend", text)
+def test_links_to_the_repository_have_the_address_of_pyproject() -> None:
+    files = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "pyproject.toml", ROOT / "zensical.toml"]
+    link = re.compile(r"https://(?:github|raw\.githubusercontent)\.com/([\w.-]*mcp[-_]celery[\w.-]*/[\w.-]+)")
+    wrong = {
+        file.name: {*link.findall(file.read_text())} - {REPOSITORY.removeprefix("https://github.com/")}
+        for file in files
     }
-    assert named == {REPOSITORY}
-    assert tomllib.loads(texts[ROOT / "zensical.toml"])["project"]["repo_url"] == REPOSITORY
+    assert {name: found for name, found in wrong.items() if found} == {}, "run `make docs`"
+    assert tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["repo_url"] == REPOSITORY
+
+
+def test_make_docs_gives_links_the_address_of_pyproject() -> None:
+    addressed = load(ROOT / "docs" / "generate.py").addressed
+    other = REPOSITORY.replace("https://github.com/", "https://github.com/another-owner-of-")
+    raw = other.replace("github.com", "raw.githubusercontent.com")
+    assert addressed(f"[a]({other}/blob/main/a) {raw}/main/b https://github.com/celery/celery") == (
+        f"[a]({REPOSITORY}/blob/main/a) {IN_REPOSITORY[1]}b https://github.com/celery/celery"
+    )
 
 
 def pages_of(navigation: list[dict[str, Any]]) -> list[str]:
