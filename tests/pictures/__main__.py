@@ -1,12 +1,14 @@
 """Take the pictures: run the commands of the README's first pages at a terminal of 80 columns and 24 rows.
 
-``python -m tests.pictures`` writes ``docs/img/dev.svg``, ``call.svg`` and ``demo.svg``. Port 8000 has to be free.
+``python -m tests.pictures`` writes ``docs/img/dev.svg``, ``call.svg`` and ``demo.svg``. Port 8000 has to be free, and
+there must be no folder ``reports`` among the temporary files, because its path is in a picture.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Generator
@@ -90,8 +92,12 @@ def take_demo(folder: Path) -> None:
 def main() -> None:
     """Take all pictures."""
     for take in (take_dev_and_call, take_demo):
-        with tempfile.TemporaryDirectory(prefix="pictures-") as folder:
-            take(Path(folder))
+        folder = Path(tempfile.gettempdir(), "reports")
+        folder.mkdir(mode=0o700)
+        try:
+            take(folder)
+        finally:
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
