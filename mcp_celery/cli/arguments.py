@@ -18,8 +18,8 @@ MOST_NESTED: Final = 8
 MOST_ITEMS: Final = 3
 """The most items of a list in an example value."""
 EXAMPLES: Final[Mapping[str, object]] = {
-    "date": "2026-01-31",
-    "date-time": "2026-01-31T12:00:00Z",
+    "date": "1999-12-31",
+    "date-time": "1999-12-31T12:00:00Z",
     "time": "12:00:00Z",
     "email": "name@example.com",
     "uri": "https://example.com",

@@ -423,7 +423,8 @@ def delete(keys: RedisKeys, ref: TaskRef) -> Command[bool]:
 def retire(keys: RedisKeys, ref: TaskRef, at_ms: int) -> Command[None]:
     """Let a task go at ``at_ms``, if that is before its time."""
     record, snapshot = _kept(keys, ref)
-    return Command("retire", [record, *asked(keys, ref), snapshot, keys.expiry], [at_ms], lambda _: None)
+    names = [record, *asked(keys, ref), snapshot, keys.expiry, keys.ended]
+    return Command("retire", names, [at_ms], lambda _: None)
 
 
 def keep(keys: RedisKeys, ref: TaskRef, extension: Extension) -> Command[None]:
@@ -443,7 +444,7 @@ def finish(seals: TaskSeals, ref: TaskRef, change: Change, result: EncodedResult
     keys = seals.keys
     return Command(
         "finish",
-        [*moved(keys, ref), result.key, *asked(keys, ref)],
+        [*moved(keys, ref), result.key, *asked(keys, ref), keys.expiry, keys.remembered, keys.ended],
         [
             *_allowed(change),
             result.payload,

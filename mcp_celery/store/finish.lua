@@ -5,6 +5,9 @@
 -- KEYS[3]  string: the job's result; also the channel on which Celery's AsyncResults wait for it
 -- KEYS[4]  hash: the questions, which go with the task's end
 -- KEYS[5]  hash: the answers
+-- KEYS[6]  sorted set: every task that the reaper looks at, by when it expires
+-- KEYS[7]  hash: what is known of tasks when their records have expired
+-- KEYS[8]  sorted set: tasks that the reaper need not look at, by when they expire
 -- ARGV[1]  the statuses from which the move is allowed, as ',working,input_required,'
 -- ARGV[2]  the attempt that the move is for
 -- ARGV[3]  the result, as the result backend would have encoded it
@@ -14,7 +17,7 @@
 -- ARGV[7…] fields and their new values, in turn
 -- Returns  nil when there is no record, 1 if moved, 0 if refused. The result lives as long as the record. That of a
 --          refused move is not stored: it would stand in the way of the attempt that counts.
-local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'asked')
+local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'asked', 'key', 'leg')
 if not current[1] then
   return nil
 end
@@ -31,6 +34,13 @@ if current[3] then
   settle_questions(KEYS[1], KEYS[4], KEYS[5])
 end
 let_go_for_good(KEYS[1], ARGV[4], nil, #ARGV[3])
+-- The result ends with the record: no job is left to revoke, and no result to forget. Those of earlier legs are left.
+local ends = current[5] == '1' and on_index('ZSCORE', KEYS[6], current[4])
+if ends then
+  redis.call('ZREM', KEYS[6], current[4])
+  on_index('HDEL', KEYS[7], current[4])
+  add_to_index(KEYS[8], ends, current[4])
+end
 tell(KEYS[1], KEYS[2], ARGV[5])
 note_answer(KEYS[1], ARGV[6], current[1], ARGV[5], 1)
 return 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any, Final, cast
 
 from mcp_celery.common.redis_url import parse
@@ -128,20 +130,33 @@ class RedisInspection:
 
     async def number(self) -> int:
         """How many tasks there are, those that have just expired included."""
-        return int(await self._ask("zcard", self._keys.expiry))
+        return sum([int(await self._ask("zcard", index)) for index in (self._keys.expiry, self._keys.ended)])
 
     async def pages(self) -> AsyncGenerator[list[InspectedTask]]:
         """All tasks, in parts: those that expire last first, which are about the newest.
 
         A task that cannot be read is left out.
         """
-        expiry, start, seen = self._keys.expiry, 0, frozenset[str]()
-        while found := cast("list[bytes]", await self._ask("zrange", expiry, start, start + PAGE - 1, desc=True)):
-            keys = _readable(found)
-            # What was created meanwhile moves the others: some are met again.
-            yield [one for one in await self.tasks([key for key in keys if key not in seen]) if one is not None]
-            seen = frozenset(keys)
-            start += PAGE
+        async for members in self._latest(PAGE):
+            yield [one for one in await self.tasks(_readable(members)) if one is not None]
+
+    async def _latest(self, number: int) -> AsyncGenerator[list[bytes]]:
+        """The members of both indices of tasks, so many at a time: those that expire last first."""
+        until: float = inf
+        met = set[bytes]()
+        """Those that expire at that time and have been given. A task that ends meanwhile is in the other index then."""
+        while True:
+            found: dict[bytes, float] = {}
+            for index in (self._keys.expiry, self._keys.ended):
+                at_most = (until, -inf, 0, number + len(met))
+                reply = await self._ask("zrevrangebyscore", index, *at_most, withscores=True)
+                found |= dict(cast("list[tuple[bytes, float]]", reply))
+            part = sorted(found.keys() - met, key=found.__getitem__, reverse=True)[:number]
+            if not part:
+                return
+            yield part
+            met = {*part, *met} if found[part[-1]] == until else {*part}
+            until = found[part[-1]]
 
     async def tasks(self, keys: Sequence[str]) -> list[InspectedTask | None]:
         """Tasks by their compound keys. None: it has expired, or cannot be read."""
@@ -158,8 +173,8 @@ class RedisInspection:
         Returns:
             How many were looked at, and how many cannot be used.
         """
-        found = cast("list[bytes]", await self._ask("zrange", self._keys.expiry, 0, most - 1, desc=True))
-        refs = [TaskRef.of_key(key) for key in _readable(found)]
+        async with aclosing(self._latest(most)) as latest:
+            refs = [TaskRef.of_key(key) for key in _readable(await anext(latest, list[bytes]()))]
         replies = await self._together([("HGETALL", self._keys.record(ref.scope, ref.task_id)) for ref in refs])
         looked, refused = 0, 0
         for ref, reply in zip(refs, replies, strict=True):
@@ -251,14 +266,13 @@ class RedisInspection:
 
     async def _matching(self, pattern: str) -> AsyncGenerator[str]:
         """The compound keys of tasks that match a pattern; some perhaps twice."""
-        cursor, expiry = 0, self._keys.expiry
-        while True:
-            reply = await self._ask("zscan", expiry, cursor, match=pattern, count=SCANNED)
-            cursor, members = cast("tuple[int, list[tuple[bytes, float]]]", reply)
-            for key in _readable([member for member, _ in members]):
-                yield key
-            if cursor == 0:
-                return
+        for index in (self._keys.expiry, self._keys.ended):
+            cursor: int | None = None
+            while cursor != 0:
+                reply = await self._ask("zscan", index, cursor or 0, match=pattern, count=SCANNED)
+                cursor, members = cast("tuple[int, list[tuple[bytes, float]]]", reply)
+                for key in _readable([member for member, _ in members]):
+                    yield key
 
     async def _named(self, text: str) -> list[str]:
         """The compound keys that a text may be, or that a Celery id was made of."""
@@ -348,7 +362,7 @@ async def namespaces_in(store: RedisTaskStore, backend: RedisBackend) -> list[st
 async def _scan_for_namespaces(store: RedisTaskStore, client: Any, found: set[str]) -> None:
     """Add the namespaces that one server has keys of."""
     before, after = store.keys.root_of("*").split("*")
-    pattern = f"{before}*{after}:[ew]*[ys]"  # expiry, workers
+    pattern = f"{before}*{after}:[ew]*[yds]"  # expiry, ended, workers
     cursor = 0
     while True:
         scan = partial(client.scan, cursor, match=pattern, count=SCANNED, _type="ZSET")
@@ -356,7 +370,7 @@ async def _scan_for_namespaces(store: RedisTaskStore, client: Any, found: set[st
         for key in keys:
             root, _, index = _text(key).rpartition(":")
             namespace = root[len(before) :].removesuffix(after)
-            if index in ("expiry", "workers") and namespace and ":" not in namespace:
+            if index in ("expiry", "ended", "workers") and namespace and ":" not in namespace:
                 found.add(namespace)
         if cursor == 0:
             return

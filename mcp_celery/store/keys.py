@@ -33,7 +33,10 @@ Redis key                              holds                            lifetime
                                        that wait for its turn
 ``{prefix}:{ns}:once:DIGEST``          hash: the task of an idempotency the same as the record's
                                        key
-``{prefix}:{ns}:expiry``               sorted set: tasks by their end   31 days from its last entry, as are the next
+``{prefix}:{ns}:expiry``               sorted set: tasks by their end,  31 days from its last entry, as are the next
+                                       for the reaper
+``{prefix}:{ns}:ended``                sorted set: the same of tasks
+                                       that ended beside their results
 ``{prefix}:{ns}:remembered``           hash: what the reaper must know
                                        of tasks that have expired
 ``{prefix}:{ns}:workers``              sorted set: heartbeats
@@ -200,8 +203,17 @@ class RedisKeys:
 
     @property
     def expiry(self) -> str:
-        """Sorted set: every task's compound key, by the time it expires. Index, see :data:`INDEX_LIFETIME_MS`."""
+        """Sorted set: compound keys of the tasks that the reaper looks at when they expire, by that time. Index, see
+        :data:`INDEX_LIFETIME_MS`.
+        """
         return f"{self._root}:expiry"
+
+    @property
+    def ended(self) -> str:
+        """Sorted set: compound keys of the tasks of which the reaper has nothing to do when they expire, by that time:
+        their only job has ended, and its result ends with the record. Index.
+        """
+        return f"{self._root}:ended"
 
     @property
     def remembered(self) -> str:

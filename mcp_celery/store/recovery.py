@@ -37,6 +37,10 @@ from mcp_celery.store.unreadable import UNREADABLE, key_of
 
 AHEAD = 10_000
 """The most tasks to remember that are about to expire, or just have: with more, some are not revoked when they do."""
+TRIMMED = 5_000
+"""The most tasks that one sweep takes off the index of those that have ended with a stored result: a thousand a second
+with the usual pause between sweeps, for which Redis takes some milliseconds.
+"""
 FIELDS = ["leg", "status", "claim_worker", "work", "hidden", "attempt", "declared_as"]
 """Of a record: what ``remember`` of common.lua keeps."""
 
@@ -81,9 +85,9 @@ class RedisRecovery(RecoveryStore):
             "sweep",
             [
                 *(keys.reaper, keys.workers, keys.expiry, keys.due),
-                *(keys.remembered, keys.unclaimed, keys.unread, keys.attended, keys.waiting),
+                *(keys.remembered, keys.unclaimed, keys.unread, keys.attended, keys.waiting, keys.ended),
             ],
-            [reaper, *about, policy.publishing_ms, skipped, UNCLAIMED_BATCH, WAITING_BATCH, PLACES_BATCH],
+            [reaper, *about, policy.publishing_ms, skipped, UNCLAIMED_BATCH, WAITING_BATCH, PLACES_BATCH, TRIMMED],
             lambda reply: reply,
         )
         reply = await self._store.run(command)

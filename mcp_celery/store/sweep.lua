@@ -9,6 +9,7 @@
 -- KEYS[7]  sorted set: workers that may have messages which they have not read, by since when
 -- KEYS[8]  sorted set: tasks that their owners may abandon, by when they will have
 -- KEYS[9]  sorted set: tasks that wait for a place of a limit, by when the reaper has looked at them
+-- KEYS[10] sorted set: tasks that the reaper need not look at, by when they expire
 -- ARGV[1]  the process that asks
 -- ARGV[2]  for how long it is elected, in ms
 -- ARGV[3]  how far to look ahead and back for tasks that expire, in ms; those before that are forgotten
@@ -20,6 +21,7 @@
 -- ARGV[9]  the most of them to return
 -- ARGV[10] how many of the tasks that wait for a place to look at
 -- ARGV[11] at how many of the tasks that have the places of each limit, any of them
+-- ARGV[12] the most of those to take off their index that have expired
 -- Returns  nil when another process reaps, else {now in ms, dead workers, tasks to forget and their times, expiring tasks and
 --          their times, tasks due, unclaimed jobs and their times, the worker that may have had unread messages for
 --          longest and since when, abandoned tasks}.
@@ -34,6 +36,10 @@ local root = string.match(KEYS[9], '^(.*):waiting$')
 count_slots(root)
 look_at_waiting(root, ARGV[10], ARGV[11])
 local now = now_ms()
+local expired = math.min(on_index('ZCOUNT', KEYS[10], '-inf', now), tonumber(ARGV[12]))
+if expired > 0 then
+  redis.call('ZREMRANGEBYRANK', KEYS[10], 0, expired - 1)
+end
 return {
   now,
   on_index('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[5]),

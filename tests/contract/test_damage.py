@@ -108,6 +108,7 @@ KINDS: Final[dict[str, Kind]] = {
     "counted (created)": Kind("zset", lambda keys, _: keys.counted("created", QUOTA.requestor)),
     "counted (failed)": Kind("string", lambda keys, _: keys.counted("failed", "alice")),
     "expiry": Kind("zset", lambda keys, _: keys.expiry, removes=True),
+    "ended": Kind("zset", lambda keys, _: keys.ended),
     "remembered": Kind("hash", lambda keys, _: keys.remembered),
     "workers": Kind("zset", lambda keys, _: keys.workers),
     "components": Kind("hash", lambda keys, _: keys.components(LIVING)),

@@ -15,12 +15,14 @@ from mcp_celery.engine import (
     Claim,
     EncodedResult,
     JobOutcome,
+    NextLeg,
     Question,
     StoredResult,
     TaskRecord,
     TaskRef,
     success,
 )
+from mcp_celery.store.inspection import RedisInspection
 from tests.support.worlds import SNAPSHOT, TIMEOUT_SECONDS, RedisWorld, World, a_record, open_tasks
 
 pytestmark = pytest.mark.anyio
@@ -88,6 +90,62 @@ async def test_the_result_is_stored_for_as_long_as_the_record_and_the_task_has_e
     assert (ended.status, ended.status_message, ended.revision) == ("completed", "done", 2)
     assert job.world.told(job.record.ref) == 1
     assert await job.world.store.snapshot(job.record.ref) is None
+
+
+class TestTheReaperNeedNotLookAtATaskThatEndedBesideItsResult:
+    async def test_it_changes_the_index(self, in_redis: RedisWorld) -> None:
+        record, keys = await self.ended(in_redis), in_redis.keys
+        assert in_redis.client.zscore(keys.expiry, record.key) is None
+        assert in_redis.client.zscore(keys.ended, record.key) == record.expires_at_ms
+        assert not in_redis.client.hexists(keys.remembered, record.key)
+
+    async def test_one_with_results_of_earlier_legs_does_not(self, in_redis: RedisWorld) -> None:
+        record, keys = a_record(), in_redis.keys
+        await in_redis.store.create(record, SNAPSHOT)
+        leg = NextLeg(leg=2, job_id="", request_state=None)
+        assert await in_redis.store.park(record.ref, [], Asking(attempt=1, at_ms=1), leg)
+        assert await Finishing(in_redis, record, "store").finish(replace(DONE, attempt=2))
+        assert in_redis.client.zscore(keys.expiry, record.key) == record.expires_at_ms
+        assert in_redis.client.hexists(keys.remembered, record.key)
+        assert not in_redis.client.exists(keys.ended)
+
+    async def test_operators_find_it(self, in_redis: RedisWorld) -> None:
+        ended, working = await self.ended(in_redis), a_record()
+        await in_redis.store.create(working, SNAPSHOT)
+        inspection = RedisInspection(in_redis.store)
+        assert {task.record.key async for page in inspection.pages() for task in page} == {ended.key, working.key}
+        assert await inspection.number() == 2
+        assert await inspection.find(ended.task_id[:10], most=2) == [ended.key]
+
+    async def test_each_task_is_listed_once_whatever_ends_meanwhile(
+        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mcp_celery.store.inspection.PAGE", 2)
+        first = a_record()
+        together = [replace(a_record(), created_at_ms=first.created_at_ms) for _ in range(5)]
+        records = {record.key: record for record in (first, *together, a_record(ttl_ms=9_000))}
+        for record in records.values():
+            await in_redis.store.create(record, SNAPSHOT)
+        listed: list[str] = []
+        async for page in RedisInspection(in_redis.store).pages():
+            listed += [task.record.key for task in page]
+            rest = [key for key in records if key not in listed]
+            for key in {listed[-1], *rest[:1]}:
+                await Finishing(in_redis, records[key], "store").finish()
+        assert sorted(listed) == sorted(records)
+
+    async def test_it_can_go_before_its_time(self, in_redis: RedisWorld) -> None:
+        record, keys = await self.ended(in_redis), in_redis.keys
+        await in_redis.store.retire(record.ref, record.created_at_ms + 5_000)
+        assert in_redis.client.zscore(keys.ended, record.key) == record.created_at_ms + 5_000
+        assert in_redis.client.zscore(keys.expiry, record.key) is None
+
+    @staticmethod
+    async def ended(world: RedisWorld) -> TaskRecord:
+        record = a_record()
+        await world.store.create(record, SNAPSHOT)
+        assert await Finishing(world, record, "store").finish()
+        return record
 
 
 async def test_a_subscriber_of_the_result_is_notified(job_in_redis: Finishing, in_redis: RedisWorld) -> None:

@@ -66,6 +66,18 @@ async def test_a_sweep_returns_tasks_that_expire_within_a_lease_or_have_expired(
     assert later.key not in left
 
 
+async def test_a_sweep_takes_what_has_expired_off_the_index_of_ended_tasks(
+    in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_celery.store.recovery.TRIMMED", 2)
+    put(in_redis, in_redis.keys.ended, one=-3, two=-2, three=-1, four=3)
+    assert list((await swept(in_redis)).expiring) == []
+    assert in_redis.client.zrange(in_redis.keys.ended, 0, -1) == [b"three", b"four"]
+    for _ in range(2):
+        await swept(in_redis)
+        assert in_redis.client.zrange(in_redis.keys.ended, 0, -1) == [b"four"]
+
+
 async def test_a_sweep_says_of_an_expiring_task_whether_its_job_is_open(world: World) -> None:
     record = await created(world, minutes=3)
     (found,) = (await swept(world)).expiring

@@ -254,7 +254,8 @@ class RedisWorld:
 
     def tasks_keys_left(self) -> list[bytes]:
         """Without the indices, which outlive a task."""
-        indices = {index.encode() for index in (self.keys.expiry, self.keys.remembered, self.keys.unclaimed)}
+        keys = self.keys
+        indices = {index.encode() for index in (keys.expiry, keys.ended, keys.remembered, keys.unclaimed)}
         return [key for key in self.keys_left() if key not in indices]
 
     async def aclose(self) -> None:
