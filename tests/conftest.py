@@ -141,7 +141,7 @@ def _selected(config: pytest.Config, items: Iterable[pytest.Item]) -> Iterator[p
         if item.get_closest_marker("long") and not config.getoption("--long"):
             continue
         if quick and _is_slow(item):
-            if item.get_closest_marker("smoke"):
+            if item.get_closest_marker("smoke") and not item.get_closest_marker("slow"):
                 variants[item.nodeid.partition("[")[0]].append(item)
             continue
         variants[_without_pool(item)].append(item)

@@ -219,6 +219,7 @@ def test_dev_finds_a_server_by_its_file_too(command: CommandLine, tmp_path_facto
     assert call_add(dev.until_printed(r"answers at (http://\S+/mcp)")[1]) == {"result": 5}
 
 
+@pytest.mark.slow
 def test_dev_ends_with_a_summary_and_shows_a_line_for_each_task(command: CommandLine) -> None:
     dev = command.start("dev", "mine", "--port", "0", MCP_CELERY_REDIS_ULR="redis://localhost")
     url = dev.until_printed(r"answers at (http://\S+/mcp)")[1]
@@ -438,6 +439,7 @@ def test_the_demo_says_why_its_tool_failed(command: CommandLine) -> None:
     assert "Traceback" not in done.stderr.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_the_demo_shows_the_last_lines_of_a_worker_that_died(command: CommandLine) -> None:
     command.write("dying_worker.py", DYING_WORKER)
     done = command.run("demo", CELERY_CONFIG_MODULE="dying_worker")

@@ -238,6 +238,7 @@ def test_a_task_is_detached_at_once(mcp: Mcp, asking: str) -> None:
     assert mcp("task", "cancel", asking, told["taskId"]).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_command_stops_waiting_after_its_timeout(mcp: Mcp, asking: str) -> None:
     done = mcp("call", asking, "hang", "--timeout", "3")
     assert done.returncode == 6
@@ -414,6 +415,7 @@ def test_a_question_in_url_mode_shows_the_page_to_visit(mcp: Mcp, asking: str, t
     assert "https://login.example/" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_question_is_answered_from_another_terminal(mcp: Mcp, asking: str) -> None:
     task_id = mcp.left_running(asking, "ask", shows="Your name: ")
     with mcp.at_a_terminal("task", "watch", asking, task_id) as terminal:

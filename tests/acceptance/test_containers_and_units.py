@@ -261,6 +261,7 @@ async def serve(
     assert contents(image) == before, "with a read-only file system it would fail"
 
 
+@pytest.mark.slow
 async def test_the_services_of_compose_serve(site: Site) -> None:
     await serve(site, compose(COMPOSE_ENV), site.image("compose"))
 

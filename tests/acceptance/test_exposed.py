@@ -322,6 +322,7 @@ async def test_a_job_that_began_in_time_may_last(wire: Wire, gate: Gate) -> None
     await becomes(wire, created["taskId"], lambda task: task["status"] == "completed")
 
 
+@pytest.mark.slow
 async def test_an_event_shows_that_a_job_began_in_time(
     store_url: str, their_python: Path, gates: Gates, gate: Gate
 ) -> None:
@@ -496,6 +497,7 @@ async def test_jobs_of_another_broker_and_result_backend_are_exposed(
     delete_queues(rabbitmq_url, queue, f"{queue}-routed")
 
 
+@pytest.mark.slow
 async def test_the_example_of_an_existing_app_exposes_its_jobs(store_url: str) -> None:
     """A worker that has ours as well treats them as any other."""
     shop = {"SHOP_BROKER_URL": celery_url(store_url), "SHOP_RESULT_BACKEND": celery_url(store_url)}

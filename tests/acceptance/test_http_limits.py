@@ -263,6 +263,7 @@ async def test_a_connection_too_many_is_refused_and_a_client_is_served_when_othe
         assert "MCP_CELERY_HTTP_MAX_CONNECTIONS" in found.log.read_text()
 
 
+@pytest.mark.slow
 def test_an_idle_connection_outlives_those_that_python_clients_keep(server: Site) -> None:
     """Else the server would close it in the moment in which the client sends its next request."""
     with Raw(server.url) as client:

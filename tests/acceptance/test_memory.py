@@ -214,6 +214,7 @@ def as_documented() -> dict[str, str]:
     return {"docstring": textwrap.dedent(found[1]).strip(), "page": page[1].strip()}
 
 
+@pytest.mark.slow
 def test_the_documented_test_passes_as_it_is_copied(tmp_path: Path) -> None:
     examples = as_documented()
     assert examples["docstring"] == examples["page"]

@@ -190,6 +190,7 @@ async def test_an_operator_lists_shows_and_cancels_tasks(  # noqa: PLR0915 - one
         assert operator("tasks", "cancel", asks).returncode == 0
 
 
+@pytest.mark.slow
 async def test_a_task_that_no_worker_takes_is_shown_as_such_and_runs_when_it_is_requeued(
     idle_deployment: Deployment,
 ) -> None:

@@ -61,6 +61,7 @@ def answers(url: str) -> bool:
 
 
 @pytest.mark.anyio
+@pytest.mark.slow
 async def test_honcho_brings_everything_up_and_ctrl_c_ends_it_all(checkout: Path) -> None:
     web, flower, mark, log = reserve_port(), reserve_port(), uuid.uuid4().hex, checkout / "honcho.log"
     with (checkout / ".env").open("a") as env:
@@ -97,6 +98,7 @@ def test_the_recommended_redis_starts_and_evicts_nothing() -> None:
             assert found == {"maxmemory-policy": "noeviction", "appendonly": "yes", "save": ""}
 
 
+@pytest.mark.slow
 def test_the_asgi_app_answers_this_machine_only() -> None:
     code = """
 from starlette.testclient import TestClient

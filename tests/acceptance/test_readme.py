@@ -77,6 +77,7 @@ async def test_dev_runs_the_server_of_the_readme_without_other_services(folder: 
     assert states[-1].status == "completed"
 
 
+@pytest.mark.slow
 async def test_the_readmes_tools_that_ask_get_their_answers(folder: Path) -> None:
     (folder / "trips.py").write_text(block("python", "def book"))
     with typed(f"mcp-celery dev trips:server --port 0 --data-dir {folder / 'store'}", folder) as (log, running):
@@ -100,6 +101,7 @@ async def answered(wire: Wire, tool: str, **arguments: int) -> str:
     raise AssertionError("the stream ended before the task")
 
 
+@pytest.mark.slow
 async def test_the_readmes_three_processes_run_a_task(folder: Path, store_url: str) -> None:
     *exports, serve, worker, flower = commands("celery -A mcp_celery worker")
     settings = dict(line.removeprefix("export ").split("=", 1) for line in exports)

@@ -45,6 +45,7 @@ def made(site: Deployment) -> Counter[str]:
     return Counter(re.findall(r"a tick of the schedule 'yearly' has made task (\S+)", lines))
 
 
+@pytest.mark.slow
 async def test_each_tick_makes_one_task_of_its_owner_with_two_beats_one_of_a_host_and_when_processes_are_killed(
     store_url: str, tmp_path: Path
 ) -> None:

@@ -182,6 +182,7 @@ class TestBusyProcess:
             await soon(asyncio.gather(*calls, listening))
             await world.store.delete(record.ref)
 
+    @pytest.mark.slow
     async def test_an_event_loop_that_is_slow_at_each_turn_is_no_outage(self, own_store: OwnStore) -> None:
         """A call takes several turns, which take longer together than the store may be silent."""
         loop, may_end = asyncio.get_running_loop(), asyncio.Event()

@@ -31,7 +31,7 @@ from tests.support.servers import tools
 from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, follow
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = pytest.mark.anyio
 
 PASSWORD: Final = "s3cr/t:p@ss word?;%23"
 SENTINEL_PASSWORD: Final = "w4tch,er:of@masters"

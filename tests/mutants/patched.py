@@ -22,9 +22,9 @@ TESTS: Final = [
     *(f"tests/unit/test_{name}.py" for name in ("keys", "codec")),
     *(
         f"tests/contract/test_{name}.py"
-        for name in ("store", "finish", "list", "recovery", "handback", "limits", "engine", "respond", "sweep", "damage")
+        for name in ("store", "list", "recovery", "handback", "limits", "engine", "respond", "sweep", "damage")
     ),
-    *(f"tests/contract/test_{name}.py" for name in ("questions", "exposed", "watch", "audit")),
+    *(f"tests/contract/test_{name}.py" for name in ("finish", "questions", "exposed", "watch", "audit")),
     *(f"tests/contract/test_{name}.py" for name in ("webhooks", "abandoned", "idempotency", "places", "turns")),
 ]
 TABLE_TESTS: Final = [f"tests/unit/test_{name}.py" for name in ("status", "recovery", "reaper", "engine")]

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from typing import Final
 
+import pytest
+
 WITHOUT_POSIX: Final = """
 # Other packages ask for the system's name themselves.
 import asyncio, mcp.client, mcp.server.stdio, httpx2, pydantic
@@ -25,5 +27,6 @@ for name in mcp_celery.client.__all__:
 """
 
 
+@pytest.mark.slow
 def test_the_client_is_imported_where_there_is_no_posix() -> None:
     subprocess.run([sys.executable, "-c", WITHOUT_POSIX], check=True)
