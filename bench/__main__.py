@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import shlex
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
 
-from bench import page, peer
+from bench import page, peer, rabbitmq
+from bench.figures import Measured, note
+from bench.launcher import POOLS, Launcher
 from bench.measures import MEASURES
 from bench.processes import raise_on_sigterm
 from bench.report import show
-from bench.run import Findings, Options, Run
-from bench.systems import OURS, POOLS, Launcher
+from bench.run import Findings, NotMeasuredError, Options, Run
+
+OPEN_FILES: Final = 10_000
+"""Two thousand connections, in this process and in a server, and what else is open."""
 
 
 @click.command()
@@ -27,7 +36,14 @@ from bench.systems import OURS, POOLS, Launcher
 @click.option("--pool", type=click.Choice(list(POOLS)), default="asyncio", show_default=True, help="Our worker's pool.")
 @click.option("--concurrency", type=click.IntRange(min=1), help="Our worker's jobs at a time. Default: the pool's own.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Turns of the systems. Default: 9, with --quick 3.")
-@click.option("--write", "writes", is_flag=True, help="Write docs/performance.md and docs/img/performance.svg.")
+@click.option("--amqp", default=rabbitmq.URL, show_default=True, help="The RabbitMQ that is measured as a broker.")
+@click.option(
+    "--write",
+    "writes",
+    is_flag=True,
+    help="Write what is measured into bench/figures.json, docs/performance.md and its plot. Figures of measures that "
+    "this run leaves out stay.",
+)
 def main(
     *,
     quick: bool,
@@ -36,6 +52,7 @@ def main(
     pool: str,
     concurrency: int | None,
     rounds: int | None,
+    amqp: str,
     writes: bool,
 ) -> None:
     """Measure mcp_celery against a bare MCP server and against FastMCP 4, all on this machine."""
@@ -53,31 +70,75 @@ def main(
         pool=pool,
         concurrency=concurrency,
         peer=not without_peer,
+        amqp=amqp,
     )
-    findings, store = asyncio.run(_measure(options, list(only) or list(MEASURES), console))
     command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-    show(console, findings, command)
-    if writes:
-        page.write(findings, options, command, store)
+    _allow_connections()
+    asyncio.run(_measure(options, list(only) or list(MEASURES), console, command, writes=writes))
 
 
-async def _measure(options: Options, names: list[str], console: Console) -> tuple[Findings, str]:
-    """What was found, and which store it was found on."""
-    findings = Findings()
+async def _measure(options: Options, names: list[str], console: Console, command: str, *, writes: bool) -> None:
+    """Take measures one after the other, show what they found, and write each as soon as it is there."""
+    taken: dict[str, Findings] = {}
     with tempfile.TemporaryDirectory(prefix="mcp-bench-") as folder, ExitStack() as stack:
-        run = Run(options, Launcher(Path(folder), stack, options.pool, options.concurrency))
-        for name in names:
-            console.print(f"measuring {name} …", highlight=False)
+        launcher = Launcher(Path(folder), options.pool, options.concurrency, options.amqp)
+        environment = page.environment(options, await asyncio.to_thread(launcher.store_version)) if writes else {}
+        progress = _Progress(console)
+        run = Run(options, launcher, stack, progress)
+        for index, name in enumerate(names):
+            progress.begin(f"{name} ({index + 1} of {len(names)})")
             try:
-                found = await MEASURES[name](run)
-            except Exception as error:  # noqa: BLE001 - whatever one measure meets, the others are still worth having
+                taken[name] = await MEASURES[name](run)
+            except NotMeasuredError as reason:
+                console.print(f"{name} is not measured: {reason}", markup=False)
+                continue
+            except Exception:  # noqa: BLE001 - whatever one measure meets, the others are still worth having
                 console.print_exception()
                 _show_logs(Path(folder), console)
-                found = Findings(remarks=[f"{name} could not be measured: {type(error).__name__}"])
-            findings.rows += found.rows
-            findings.remarks += found.remarks
-        with (await run.system(OURS)).redis() as store:
-            return findings, page.store_version(store.info("server"))
+                continue
+            seconds = progress.end()
+            if writes:
+                measured = Measured(
+                    command=command,
+                    date=datetime.now(UTC).date().isoformat(),
+                    rounds=options.rounds,
+                    quick=options.quick,
+                    seconds=seconds,
+                    load=os.getloadavg()[0],
+                    environment=environment,
+                    rows=taken[name].rows,
+                    remarks=taken[name].remarks,
+                )
+                page.write(note(name, measured, MEASURES))
+    show(console, taken, command)
+
+
+class _Progress:
+    """Shows which measure runs, what it does, and for how long it has run."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._name = ""
+        self._began = 0.0
+
+    def begin(self, name: str) -> None:
+        self._name, self._began = name, time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        self._console.print(f"{self._name}, {time.monotonic() - self._began:.0f} s: {text}", highlight=False)
+
+    def end(self) -> float:
+        """Report the end; returns the seconds."""
+        self("measured")
+        return time.monotonic() - self._began
+
+
+def _allow_connections() -> None:
+    """Raise the limit on open files, for this process and those that it starts."""
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(most, OPEN_FILES)
+    if least != resource.RLIM_INFINITY and least < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _show_logs(folder: Path, console: Console) -> None:

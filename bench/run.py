@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
 from bench.client import Client
-from bench.systems import FLOOR, OURS, PEER, Launcher, System
+from bench.launcher import Launcher
+from bench.systems import FLOOR, OURS, PEER, System
 
 WARM_UP_CALLS = 40
 
@@ -27,6 +28,7 @@ class Options:
         pool: Pool of our worker.
         concurrency: Jobs at a time in our worker, None for its default.
         peer: Whether FastMCP 4 is measured.
+        amqp: URL of the RabbitMQ that is measured as a broker.
     """
 
     quick: bool
@@ -34,6 +36,7 @@ class Options:
     pool: str
     concurrency: int | None
     peer: bool
+    amqp: str
 
     def size(self, full: int, quick: int) -> int:
         """A number of samples."""
@@ -52,6 +55,7 @@ class Row:
         figure_unit: Unit of ``figures``: ``×`` for ratios.
         better: Whether less or more of the figure is better; None: the plot leaves it out.
         note: What else must be known to read it.
+        sizing: Whether it belongs to the table by which a deployment is sized.
     """
 
     what: str
@@ -61,6 +65,7 @@ class Row:
     figure_unit: str = "×"
     better: Better | None = None
     note: str = ""
+    sizing: bool = False
 
 
 @dataclass(slots=True)
@@ -71,28 +76,56 @@ class Findings:
     remarks: list[str] = field(default_factory=list[str])
 
 
+class NotMeasuredError(Exception):
+    """A measure lacks what it needs; the message says what."""
+
+
 class Run:
     """The systems of a run, started when a measure first asks for them.
 
     Args:
         options: The command line.
         launcher: Starts systems.
+        stack: Ends them.
+        report: Shows how far a measure is.
     """
 
-    def __init__(self, options: Options, launcher: Launcher) -> None:
+    def __init__(self, options: Options, launcher: Launcher, stack: ExitStack, report: Callable[[str], None]) -> None:
         self.options = options
+        self.report = report
         self._launcher = launcher
+        self._stack = stack
         self._systems: dict[str, System] = {}
+
+    def rounds(self, most: int | None = None) -> Iterator[int]:
+        """Count the rounds of a measure, and report each.
+
+        Args:
+            most: The most that there are, however many the command line asks for; None for any number.
+        """
+        count = min(self.options.rounds, most or self.options.rounds)
+        for index in range(count):
+            self.report(f"round {index + 1} of {count}")
+            yield index
 
     async def system(self, name: str) -> System:
         """A system by its column's name, warmed up."""
         if name not in self._systems:
-            self._systems[name] = await self.another(name)
+            self._systems[name] = await self._start(name, self._stack)
         return self._systems[name]
 
-    async def another(self, name: str) -> System:
-        """One more system of that kind, warmed up."""
-        started = await asyncio.to_thread(self._launcher.start, name)
+    @asynccontextmanager
+    async def own(self, *names: str) -> AsyncGenerator[list[System]]:
+        """Systems that one measure has to itself, warmed up. They end with the context."""
+        stack = ExitStack()
+        try:
+            yield [await self._start(name, stack) for name in names]
+        finally:
+            await asyncio.to_thread(stack.close)
+
+    async def _start(self, name: str, stack: ExitStack) -> System:
+        self.report(f"starting {name}")
+        started = await asyncio.to_thread(self._launcher.start, name, stack)
         await _warm_up(started)
         return started
 

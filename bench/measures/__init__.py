@@ -9,15 +9,20 @@ from bench.measures.adapter import adapter
 from bench.measures.backlog import backlog
 from bench.measures.commands import commands
 from bench.measures.crowd import crowd
+from bench.measures.deployments import distance, prefork, rabbitmq
+from bench.measures.growth import growth
 from bench.measures.latency import get, submit
 from bench.measures.memory import memory
 from bench.measures.options import keys, telemetry
 from bench.measures.payloads import payloads
+from bench.measures.plain import celery
 from bench.measures.push import push
 from bench.measures.server import server
 from bench.measures.start import start
 from bench.measures.stored import stored
+from bench.measures.streams import streams
 from bench.measures.throughput import cpu, sleeps, throughput
+from bench.measures.waiting import waiting
 from bench.run import Findings, Run
 
 MEASURES: Final[Mapping[str, Callable[[Run], Awaitable[Findings]]]] = {
@@ -30,12 +35,19 @@ MEASURES: Final[Mapping[str, Callable[[Run], Awaitable[Findings]]]] = {
     "keys": keys,
     "telemetry": telemetry,
     "throughput": throughput,
+    "celery": celery,
     "backlog": backlog,
     "sleeps": sleeps,
     "payloads": payloads,
     "memory": memory,
     "crowd": crowd,
     "stored": stored,
+    "waiting": waiting,
+    "streams": streams,
+    "growth": growth,
+    "prefork": prefork,
+    "rabbitmq": rabbitmq,
+    "distance": distance,
     "adapter": adapter,
     "start": start,
 }

@@ -9,7 +9,7 @@ from bench.client import Client
 from bench.measures.latency import PAUSE_SECONDS, gets_completed, gets_working, submit_call
 from bench.measures.push import polled_together, pushed
 from bench.measures.throughput import cpu_of
-from bench.run import Findings, Row, Run
+from bench.run import Findings, NotMeasuredError, Row, Run
 from bench.stats import median, percentile, ratio
 from bench.systems import ADAPTER, OURS, PEER
 
@@ -20,10 +20,10 @@ Slices = dict[str, list[float]]
 async def adapter(run: Run) -> Findings:
     """Submit, get, CPU time and push. The column of mcp_celery has the FastMCP server on mcp_celery."""
     if not run.options.peer:
-        return Findings(remarks=["FastMCP servers on mcp_celery are measured beside FastMCP 4 only."])
+        raise NotMeasuredError("FastMCP servers on mcp_celery are measured beside FastMCP 4 only")
     systems = await run.systems([ADAPTER, PEER])
     slices: dict[str, Slices] = defaultdict(lambda: defaultdict(list))
-    for _ in range(run.options.rounds):
+    for _ in run.rounds():
         for system in systems:
             async with Client(system.url) as client:
                 submits: list[float] = []
@@ -45,7 +45,7 @@ async def adapter(run: Run) -> Findings:
         _faster("get when completed, p50", slices["get when completed"]),
         _row("CPU per task", "ms", slices["cpu"]),
         Row(
-            _NAMED.format("job's end to client told, p50"),
+            _NAMED.format("job's end to client notified, p50"),
             "ms",
             {OURS: percentile(pushes, 50), PEER: percentile(polls, 50)},
             {OURS: percentile(pushes, 50)},

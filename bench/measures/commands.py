@@ -1,7 +1,7 @@
 """Redis commands for submit and run, and for a get: those that a client sends, and those that scripts call inside.
 
-Tasks run one at a time and are not polled; what the system asks while it is idle (heartbeats, the worker's look for
-work) is counted over as long a time, and subtracted.
+Paced tasks run one at a time; busy ones are submitted by eight clients without a pause. They are not polled. What the
+system asks while it is idle (heartbeats, the worker's look for work) is counted over a time, and subtracted.
 """
 
 from __future__ import annotations
@@ -9,13 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from bench.client import Client
+from bench.load import submitted, until_idle
 from bench.run import Findings, Row, Run
 from bench.systems import OURS, System
 from bench.traffic import Traffic, watched
 
 SPACING_SECONDS = 0.1
+BUSY_CLIENTS = 8
+BUSY_TIMES = 5
+"""How many times as many tasks are submitted without a pause."""
 
 _RARE = 0.05
 """What is asked less often than for one in twenty belongs to no task."""
@@ -27,15 +32,18 @@ async def commands(run: Run) -> Findings:
     """Commands for each task, and for each get."""
     count = run.options.size(100, 30)
     submit_run: dict[str, float] = {}
+    together: dict[str, float] = {}
     get: dict[str, float] = {}
     remarks: list[str] = []
     for system in await run.systems(run.task_systems):
         idle = await _while(system, lambda _client, _task_id: asyncio.sleep(count * SPACING_SECONDS))
         idle_rate = {key: calls / idle.seconds for key, calls in idle.traffic.sent.items()}
         busy = await _while(system, lambda client, _: _submit(client, count))
+        crowded = await _while(system, partial(_submit_together, system, count * BUSY_TIMES))
         gets = await _while(system, lambda client, task_id: _get(client, task_id, count))
         spent = _each(busy, idle_rate, count)
         asked = _each(gets, idle_rate, count)
+        together[system.name] = sum(_each(crowded, idle_rate, count * BUSY_TIMES).values())
         submit_run[system.name] = sum(spent.values())
         get[system.name] = sum(asked.values())
         inside = sum(busy.traffic.in_scripts.values()) / count
@@ -51,6 +59,7 @@ async def commands(run: Run) -> Findings:
     return Findings(
         [
             Row("Redis commands, submit and run", "", submit_run, submit_run, "", "less"),
+            Row("Redis commands, submit and run, many at a time", "", together, note=f"{BUSY_CLIENTS} clients"),
             Row("Redis commands, get", "", get, get, "", "less"),
         ],
         remarks,
@@ -83,6 +92,11 @@ async def _submit(client: Client, count: int) -> None:
         await client.submit("noop")
         await asyncio.sleep(SPACING_SECONDS)
     await asyncio.sleep(0.5)
+
+
+async def _submit_together(system: System, count: int, *_: object) -> None:
+    await submitted(system, count, clients=BUSY_CLIENTS)
+    await until_idle(system)
 
 
 async def _get(client: Client, task_id: str, count: int) -> None:

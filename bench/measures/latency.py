@@ -27,7 +27,7 @@ async def submit(run: Run) -> Findings:
     systems = await run.systems(run.all_systems)
     paced: Taken = defaultdict(list)
     unpaced: Taken = defaultdict(list)
-    for _ in range(run.options.rounds):
+    for _ in run.rounds():
         for system in systems:
             ask = noop_call if system.store is None else submit_call
             async with Client(system.url) as client:
@@ -55,7 +55,7 @@ async def get(run: Run) -> Findings:
     systems = await run.systems(run.all_systems)
     working: Taken = defaultdict(list)
     completed: Taken = defaultdict(list)
-    for _ in range(run.options.rounds):
+    for _ in run.rounds():
         for system in systems:
             async with Client(system.url) as client:
                 if system.store is None:

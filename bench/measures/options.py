@@ -29,13 +29,13 @@ async def _cost_of(run: Run, other: str, what: str) -> Findings:
     spent: dict[str, list[float]] = defaultdict(list)
     roles: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for _ in range(run.options.size(PAIRS, 1)):
-        pair = [await run.another(name) for name in (OURS, other)]
-        for turn in range(run.options.rounds):
-            for system in pair[:: 1 if turn % 2 else -1]:
-                found = await cpu_of(system, each)
-                for role, seconds in found.items():
-                    roles[role][system.name].append(seconds * 1000)
-                spent[system.name].append(sum(found.values()) * 1000)
+        async with run.own(OURS, other) as pair:
+            for turn in run.rounds():
+                for system in pair[:: 1 if turn % 2 else -1]:
+                    found = await cpu_of(system, each)
+                    for role, seconds in found.items():
+                        roles[role][system.name].append(seconds * 1000)
+                    spent[system.name].append(sum(found.values()) * 1000)
     shares = [f"{role} {median(of[OURS]):.2f} and {median(of[other]):.2f}" for role, of in roles.items()]
     without, with_it = median(spent[OURS]), median(spent[other])
     return Findings(

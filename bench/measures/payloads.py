@@ -16,7 +16,7 @@ async def payloads(run: Run) -> Findings:
     count = run.options.size(40, 10)
     systems = await run.systems(run.all_systems)
     taken: dict[str, Taken] = {name: defaultdict(list) for name in SIZES}
-    for _ in range(run.options.rounds):
+    for _ in run.rounds():
         for name, size in SIZES.items():
             for system in systems:
                 async with Client(system.url) as client:

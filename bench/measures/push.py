@@ -20,7 +20,7 @@ async def push(run: Run) -> Findings:
     ours = await run.system(OURS)
     latencies: dict[str, list[float]] = {OURS: []}
     peer: System | None = await run.system(PEER) if run.options.peer else None
-    for _ in range(run.options.rounds):
+    for _ in run.rounds():
         latencies[OURS] += [await pushed(ours) for _ in range(count)]
     if peer is not None:
         latencies[PEER] = await polled_together(peer, run.options.size(40, 10))

@@ -22,7 +22,7 @@ async def server(run: Run) -> Findings:
     systems = await run.systems([FLOOR, OURS, *([ADAPTER, PEER] if run.options.peer else [])])
     submits: Slices = defaultdict(list)
     gets: Slices = defaultdict(list)
-    for _ in range(run.options.rounds):
+    for _ in run.rounds():
         for system in systems:
             submit, get = await _spent(system, each)
             submits[system.name].append(submit)

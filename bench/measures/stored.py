@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 
 from bench.client import Client
+from bench.load import completed
 from bench.measures.latency import Taken, get_call, noop_call
-from bench.run import Findings, Row, Run, connected
+from bench.run import Findings, Row, Run
 from bench.stats import median, percentile
 from bench.systems import FLOOR, OURS
-
-CLIENTS = 16
 
 
 async def stored(run: Run) -> Findings:
@@ -19,25 +17,13 @@ async def stored(run: Run) -> Findings:
     count = run.options.size(10_000, 400)
     floor, ours = await run.system(FLOOR), await run.system(OURS)
     before = await _gets_beside(run, floor.url, ours.url)
-    async with connected(ours.url, CLIENTS) as clients, asyncio.TaskGroup() as group:
-        jobs = [group.create_task(_fill(client, count // CLIENTS)) for client in clients]
-    # A client of its own, which keeps asking: the server closes connections on which nothing comes for five seconds.
-    async with Client(ours.url) as waiting:
-        for job in jobs:
-            await waiting.finish(job.result(), 0.2)
+    await completed(ours, count)
     after = await _gets_beside(run, floor.url, ours.url)
     values = {f"{OURS}": after[0]}
     return Findings(
         [Row(f"get with {count} stored tasks, p50", "ms", values, {OURS: after[1]})],
         [f"With {count} more stored tasks a get takes {after[1]:.2f} × the floor; before, {before[1]:.2f} ×."],
     )
-
-
-async def _fill(client: Client, count: int) -> str:
-    task_id = ""
-    for _ in range(count):
-        task_id, _ = await client.submit("noop")
-    return task_id
 
 
 async def _gets_beside(run: Run, floor_url: str, ours_url: str) -> tuple[float, float]:
@@ -47,7 +33,7 @@ async def _gets_beside(run: Run, floor_url: str, ours_url: str) -> tuple[float, 
     async with Client(floor_url) as floor, Client(ours_url) as ours:
         task_id, _ = await ours.submit("noop")
         await ours.finish(task_id, 0.01)
-        for _ in range(run.options.rounds):
+        for _ in run.rounds():
             taken[FLOOR].append([await noop_call(floor) for _ in range(count)])
             taken[OURS].append([await get_call(ours, task_id) for _ in range(count)])
     middles = {name: [percentile(one, 50) for one in found] for name, found in taken.items()}

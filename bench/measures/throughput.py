@@ -30,13 +30,11 @@ async def throughput(run: Run) -> Findings:
     systems = await run.systems(names)
     rates: dict[str, list[float]] = defaultdict(list)
     errors: Counter[str] = Counter()
-    for _ in range(run.options.rounds):
+    for _ in run.rounds():
         for system in systems:
-            async with connected(system.url, CLIENTS) as clients:
-                started = time.perf_counter()
-                done = await asyncio.gather(*[_submit_and_poll(client, each) for client in clients])
-                rates[system.name].append(sum(done) / (time.perf_counter() - started))
-                errors[system.name] += CLIENTS * each - sum(done)
+            rate, failed = await rate_of(system, each)
+            rates[system.name].append(rate)
+            errors[system.name] += failed
     values = {name: median(found) for name, found in rates.items()}
     rows = [Row("no-op tasks, polled", "tasks/s", values)]
     if run.options.peer:
@@ -63,6 +61,14 @@ async def throughput(run: Run) -> Findings:
     )
 
 
+async def rate_of(system: System, each: int) -> tuple[float, int]:
+    """No-op tasks a second of clients that run so many each, and how many did not complete."""
+    async with connected(system.url, CLIENTS) as clients:
+        started = time.perf_counter()
+        done = await asyncio.gather(*[_submit_and_poll(client, each) for client in clients])
+        return sum(done) / (time.perf_counter() - started), CLIENTS * each - sum(done)
+
+
 async def _submit_and_poll(client: Client, count: int) -> int:
     """Run that many tasks; those that end in an error, or not within some seconds, are not counted."""
     done = 0
@@ -87,7 +93,7 @@ async def sleeps(run: Run) -> Findings:
     names = [OURS, *([LONE_PEER] if run.options.peer else [])]
     systems = await run.systems(names)
     taken: dict[str, list[float]] = defaultdict(list)
-    for _ in range(min(run.options.rounds, 3)):
+    for _ in run.rounds(3):
         for system in systems:
             async with connected(system.url, SLEEP_CLIENTS) as clients:
                 started = time.perf_counter()
@@ -123,7 +129,7 @@ async def cpu(run: Run) -> Findings:
     systems = await run.systems(run.task_systems)
     spent: dict[str, list[float]] = defaultdict(list)
     roles: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for _ in range(run.options.rounds):
+    for _ in run.rounds():
         for system in systems:
             for role, seconds in (await cpu_of(system, each)).items():
                 roles[system.name][role].append(seconds * 1000)
@@ -134,8 +140,17 @@ async def cpu(run: Run) -> Findings:
         f"{name}: " + ", ".join(f"{role} {median(found):.2f}" for role, found in of.items())
         for name, of in roles.items()
     ]
+    capacity = [
+        Row(
+            f"{role}: tasks a second of one processor",
+            "tasks/s",
+            {name: 1000 / median(of[role]) for name, of in roles.items()},
+            sizing=True,
+        )
+        for role in ("server", "worker", "store")
+    ]
     return Findings(
-        [Row("CPU a task, all processes", "ms", values, figures, better="less")],
+        [Row("CPU a task, all processes", "ms", values, figures, better="less"), *capacity],
         [f"CPU in ms a task (submit, run, one get): {'; '.join(shares)}."],
     )
 
