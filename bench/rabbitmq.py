@@ -32,9 +32,11 @@ def has_consumer(url: str, queue: str) -> bool:
 
 
 def delete(url: str, queue: str) -> None:
-    """Take a queue out of the broker, with the jobs in it."""
+    """Take a queue out of the broker, with the jobs in it and the exchange of its name."""
     with kombu.Connection(url, connect_timeout=_CONNECT_SECONDS) as connection:
-        kombu.Queue(queue, channel=connection.default_channel).delete()
+        channel = connection.default_channel
+        kombu.Queue(queue, channel=channel).delete()
+        kombu.Exchange(queue, channel=channel).delete()
 
 
 def process() -> int | None:
