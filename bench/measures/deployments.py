@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from typing import Final
 
 import redis
 
@@ -15,6 +16,9 @@ from bench.measures.throughput import cpu_of, rate_of
 from bench.run import Findings, NotMeasuredError, Row, Run
 from bench.stats import median, percentile, ratio
 from bench.systems import FAR, FAR_PEER, FLOOR, OURS, PEER, PREFORK, RABBITMQ, System
+
+MOST_ROUNDS: Final = 5
+"""A round of five systems takes half a minute."""
 
 Slices = dict[str, list[float]]
 """By system, a figure for each round."""
@@ -57,7 +61,7 @@ async def _compared(run: Run, label: str, names: dict[str, str]) -> Findings:
     failed = 0
     async with run.own(*names.values()) as own:
         systems = [await run.system(FLOOR), *own, *(await run.systems(list(names)))]
-        for turn in run.rounds():
+        for turn in run.rounds(MOST_ROUNDS):
             for system in systems[:: 1 if turn % 2 else -1]:
                 submits[system.name].append(await _submit(system, run.options.size(60, 20)))
                 gets[system.name].append(await _get(system, run.options.size(200, 50)))

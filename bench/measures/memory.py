@@ -1,4 +1,4 @@
-"""Memory of server, worker and store after everything else has run."""
+"""Memory of server, worker and store after the measures before it."""
 
 from __future__ import annotations
 
