@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 import redis
 
-from mcp_celery.store.commands import SCRIPTS
+from mcp_celery.store.scripts import SCRIPTS
 from mcp_celery.worker.celery.batched_qos import script
 
 _OWN: Final = frozenset({"info", "echo", "monitor"})

@@ -18,6 +18,9 @@ local first_due = first_answer(KEYS[1], 'answered', ARGV[1])
 if first_due then
   return {1, tonumber(first_due), redis.call('HGETALL', KEYS[1])}
 end
+if current[2] and not are_declared(keys_of_turn(KEYS[1], current[4])) then
+  return nil
+end
 local taken, due = 0, 0
 if current[1] == 'input_required' then
   for i = 3, #ARGV, 2 do

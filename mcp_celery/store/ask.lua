@@ -23,6 +23,9 @@ end
 if redis.call('HEXISTS', KEYS[3], ARGV[5]) == 1 or redis.call('HEXISTS', KEYS[4], ARGV[5]) == 1 then
   return 1
 end
+if not are_declared(keys_of_life(KEYS[1])) or not may_note(KEYS[1]) then
+  return nil
+end
 keep_question(KEYS[1], KEYS[3], ARGV[5], ARGV[6])
 redis.call('HSET', KEYS[1], 'status', 'input_required')
 live_until(KEYS[1], {KEYS[3], KEYS[4], KEYS[5]}, KEYS[6], ARGV[3], ARGV[4])

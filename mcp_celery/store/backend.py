@@ -20,6 +20,7 @@ from mcp_celery.store.exposed import RedisExposed
 from mcp_celery.store.failures import described, is_refusal
 from mcp_celery.store.keys import RedisKeys
 from mcp_celery.store.memory import StoreMemory
+from mcp_celery.store.named import NamedKeys
 from mcp_celery.store.queued import RedisQueuedJobs
 from mcp_celery.store.records import RedisJobLedger, RedisTaskStore
 from mcp_celery.store.recovery import RedisRecovery
@@ -43,6 +44,7 @@ class RedisBackend(Backend):
         outage: Whether the server is lost, as :meth:`unusable` and what :meth:`open` opens have noticed.
         idle_seconds: After which time without a command a connection is replaced.
         hash_tags: Whether all keys of a namespace have one hash tag. On a Redis Cluster they always have.
+        named: The keys that records name: a worker's store learns them when a job starts, its ledger needs them then.
     """
 
     url: str
@@ -56,6 +58,7 @@ class RedisBackend(Backend):
     outage: Outage = field(
         default_factory=lambda: Outage("the task store (MCP_CELERY_REDIS_URL)", logger), compare=False, repr=False
     )
+    named: NamedKeys = field(default_factory=NamedKeys, compare=False, repr=False)
 
     @property
     @override
@@ -130,7 +133,7 @@ class RedisBackend(Backend):
 
     def _open_store(self, options: BackendOptions, outage: Outage | None) -> RedisTaskStore:
         results = options.results
-        return RedisTaskStore(
+        store = RedisTaskStore(
             self._connect(options),
             self._keys(options),
             result_key=None if results is None else results.key,
@@ -140,6 +143,8 @@ class RedisBackend(Backend):
             observers=options.observers,
             outage=outage,
         )
+        store.named = self.named
+        return store
 
     @override
     def open_bus(self, options: BackendOptions) -> RedisTaskBus:
@@ -157,7 +162,7 @@ class RedisBackend(Backend):
 
     @override
     def open_ledger(self, options: BackendOptions) -> RedisJobLedger:
-        return RedisJobLedger(
+        ledger = RedisJobLedger(
             self.url,
             self._keys(options),
             timeout_seconds=self.timeout_seconds,
@@ -167,6 +172,8 @@ class RedisBackend(Backend):
             credentials=self.credentials,
             idle_seconds=self.idle_seconds,
         )
+        ledger.named = self.named
+        return ledger
 
     def keys_of(self, namespace: str) -> RedisKeys:
         """The names of the keys of a namespace."""

@@ -4,6 +4,7 @@
 -- KEYS[2]  hash: the worker's components, by fingerprint
 -- KEYS[3]  sorted set: workers that may have messages which they have not read, by since when
 -- KEYS[4]  hash: how many jobs each worker can run at a time
+-- KEYS[5]  sorted set: the lines of callers, in the order in which they have their turns
 -- ARGV[1]  the worker
 -- ARGV[2]  how long this heartbeat holds, in ms
 -- ARGV[3]  for how long it may have messages which it has not read, in ms
@@ -21,7 +22,7 @@ if ARGV[4] ~= (on_index('HGET', KEYS[4], ARGV[1]) or '0') then
   local root = string.match(KEYS[4], '^(.*):slots$')
   redis.call('HSET', KEYS[4], ARGV[1], ARGV[4])
   count_slots(root)
-  grant_turns(root)
+  note_free_turns(root)
 end
 redis.call('PEXPIRE', KEYS[4], INDEX_LIFETIME_MS)
 on_index('HLEN', KEYS[2]) -- reports a key of another type

@@ -16,6 +16,9 @@ end
 if has_begun(current[3], ARGV[2]) then
   return 0
 end
+if not are_declared({ARGV[5] .. ARGV[3], unpack(keys_of_claim(KEYS[1], ARGV[5]))}) then
+  return 0
+end
 take(KEYS[1], ARGV[5], ARGV[3], ARGV[2], KEYS[2])
 redis.call('HSET', KEYS[1], 'claim_at_ms', ARGV[4])
 note(KEYS[1], 'claimed', current[1], ARGV[4])

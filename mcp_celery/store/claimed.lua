@@ -6,7 +6,14 @@
 -- ARGV[3]  the most tasks of each
 -- Returns  compound keys.
 local found = {}
-for _, worker in ipairs(on_index('ZRANGEBYSCORE', KEYS[1], now_ms(), '+inf', 'LIMIT', 0, ARGV[2])) do
+local live = on_index('ZRANGEBYSCORE', KEYS[1], now_ms(), '+inf', 'LIMIT', 0, ARGV[2])
+for _, worker in ipairs(live) do
+  is_declared(ARGV[1] .. worker)
+end
+if #asked_for > 0 then
+  return nil
+end
+for _, worker in ipairs(live) do
   for _, task in ipairs(on_index('SRANDMEMBER', ARGV[1] .. worker, ARGV[3])) do
     found[#found + 1] = task
   end

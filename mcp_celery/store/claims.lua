@@ -2,6 +2,40 @@
 -- death concerns its own tasks only. The jobs that no worker has are a sorted set (`unclaimed`), so that those are found
 -- which the broker has lost.
 
+-- The keys of `take`, `let_go` and `remember`.
+local function keys_of_claim(record, claims)
+  local task = redis.call('HMGET', record, 'claim_worker', 'remembered_in')
+  local found = {}
+  if task[1] then
+    found[1] = claims .. task[1]
+  end
+  found[#found + 1] = task[2] or nil
+  return found
+end
+
+-- The keys of `let_go_for_good`, which a record names.
+local function keys_of_end(record, claims)
+  local task = redis.call('HMGET', record, 'counted_in', 'line', 'snapshot_key', 'stored_in', 'claim_worker',
+    'remembered_in')
+  local found = keys_of_counters(record, task[1], task[2])
+  found[#found + 1] = task[3] or nil
+  if task[4] then
+    found[#found + 1] = task[4]
+    found[#found + 1] = task[4] .. ':bytes'
+  end
+  if task[5] then
+    found[#found + 1] = claims .. task[5]
+  end
+  found[#found + 1] = task[6] or nil
+  return found
+end
+
+-- Whether all keys are declared that the end of a task needs, its webhook's too.
+local function may_end(record, claims)
+  are_declared(keys_of_end(record, claims))
+  return may_note(record)
+end
+
 -- Whether the broker has a message of a task's job that no worker has received, or should have it.
 local function awaits_claim(record)
   local task = redis.call('HMGET', record, 'status', 'claim_worker', 'claim_retries', 'retries', 'started_retries')

@@ -101,7 +101,7 @@ class StoreClient:
     async def call_script(
         self,
         script: AsyncScript,
-        keys: Sequence[str],
+        keys: Sequence[str | bytes],
         args: Sequence[str | bytes | int],
         *,
         may_be_repeated: bool = True,

@@ -8,16 +8,12 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import resources
-from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar, cast, get_args
 
 from mcp_celery.common.formats import NewerFormatError
 from mcp_celery.engine import (
-    RECORD_BYTES,
     TERMINAL,
-    UNOBSERVED,
     Caller,
     Change,
     Changed,
@@ -30,7 +26,6 @@ from mcp_celery.engine import (
     HandedBack,
     Idempotency,
     JSONObject,
-    Observers,
     OtherVersionError,
     Publication,
     QueueMessage,
@@ -41,24 +36,23 @@ from mcp_celery.engine import (
     TaskRecord,
     TaskRef,
     cause_of,
-    new_call,
     sources_of,
 )
 from mcp_celery.engine.handback import FIRST_PAUSE_MS, LONGEST_PAUSE_MS, MAX_PAUSES_MS, VERDICTS, WAITING
-from mcp_celery.engine.places import WAITING_FOR_PLACE, NoPlaceError
-from mcp_celery.engine.recovery.model import DUE, PUBLISHING_MS, REQUEUED, RequeueVerdict
+from mcp_celery.engine.places import NoPlaceError
+from mcp_celery.engine.recovery.model import PUBLISHING_MS, REQUEUED, RequeueVerdict
 from mcp_celery.engine.store_mark import StoreMark
-from mcp_celery.engine.turns import SMALLEST_WINDOW, WINDOW_FACTOR, HeldBack
-from mcp_celery.engine.webhooks import MOST_WAITING, WEBHOOK_LIFETIME_MS
-from mcp_celery.errors import Fault, MessageRefusedError, QueueFullError, StoredDataError
+from mcp_celery.engine.turns import HeldBack
+from mcp_celery.errors import MessageRefusedError, QueueFullError
 from mcp_celery.keys import is_shortened
 from mcp_celery.sealing import SealError
 from mcp_celery.store.codec import Fields, decode_questions, flat_to_mapping, one_of
-from mcp_celery.store.fields import LUA
-from mcp_celery.store.keys import DELETED_LIFETIME_MS, INDEX_LIFETIME_MS, RedisKeys
-from mcp_celery.store.replies import REPLY_MARK, opened
+from mcp_celery.store.keys import DELETED_LIFETIME_MS, RedisKeys
+from mcp_celery.store.named import Names, Use
+from mcp_celery.store.replies import NextScript
+from mcp_celery.store.scripts import Command
 from mcp_celery.store.sealed import TaskSeals
-from mcp_celery.store.unreadable import UNREADABLE, reason_of, shown
+from mcp_celery.store.unreadable import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
@@ -69,123 +63,10 @@ Decode = Callable[[bytes], StoredResult | None]
 """Reads what Celery's result backend stored."""
 
 
-def _script(name: str) -> str:
-    return resources.files("mcp_celery.store").joinpath(f"{name}.lua").read_text()
-
-
-_NAMES: Final = (
-    *("create", "earlier", "delete", "retire", "keep", "load", "page", "transition", "finish", "start", "claim"),
-    *("failed", "present", "attend"),
-    *("ask", "heard", "withdraw", "park", "answer", "published"),
-    *("beat", "sweep", "recover", "requeue", "hand_back", "claimed", "lost", "mark", "overdue"),
-    "watch",
-    *("webhooks", "webhook"),
-    "index",
-)
-_DUE_CHANNEL: Final = RedisKeys("", "").channel(DUE.scope, DUE.task_id).removeprefix(":")
-"""The channel that says that jobs have become due, behind what the names of all keys begin with."""
-_UNSHARDED: Final = "local SHARDED = false\n"
-_SHARDED: Final = "local SHARDED = table.remove(KEYS)\n"  # see keys_of
-_CONSTANTS: Final = (
-    f"{_UNSHARDED}"
-    f"local INDEX_LIFETIME_MS, RECORD_BYTES, REPLY_MARK = {INDEX_LIFETIME_MS}, {RECORD_BYTES}, '{REPLY_MARK}'\n"
-    f"local PUBLISHING_MS, WEBHOOK_LIFETIME_MS = {PUBLISHING_MS}, {WEBHOOK_LIFETIME_MS}\n"
-    f"local MOST_WEBHOOKS = {MOST_WAITING}\n"
-    f"local WINDOW_FACTOR, SMALLEST_WINDOW = {WINDOW_FACTOR}, {SMALLEST_WINDOW}\n"
-    f"local DUE_CHANNEL, WAITING_FOR_PLACE = '{_DUE_CHANNEL}', '{WAITING_FOR_PLACE}'\n{LUA}"
-)
-_BEFORE_EACH: Final = "".join(
-    (
-        _CONSTANTS,
-        *map(_script, ("common", "bytes", "waiting", "turns", "places", "claims", "questions", "once", "repeated")),
-        "local function act()\n",
-    )
-)
-_BEHIND_EACH: Final = "\nend\n" + _script("reply")
-SCRIPTS: Final = {name: _BEFORE_EACH + _script(name) + _BEHIND_EACH for name in _NAMES}
 _NO_QUOTA: Final = Quota("")
 """Of a caller whom the limits do not concern."""
 _PUBLICATIONS: Final[tuple[Publication, ...]] = get_args(Publication)
 _REQUEUE_VERDICTS: Final[tuple[RequeueVerdict, ...]] = get_args(RequeueVerdict)
-NAMED: Final = frozenset({"transition", "finish", "hand_back", "ask", "park", "answer", "recover", "requeue", "lost"})
-"""Scripts that know a call again by its name, and then change nothing and give their first answer (repeated.lua)."""
-NEVER_REPEATED: Final = frozenset({"failed", "withdraw", "watch", "webhooks", "webhook"})
-"""Scripts that are not called again when their answer was lost: ``failed`` would count twice; the answers that
-``withdraw`` gives, the tasks that ``watch`` gives, and the webhooks that ``webhooks`` and ``webhook`` give, are given
-once. All others change nothing the second time.
-"""
-
-
-def scripts_of(keys: RedisKeys) -> Mapping[str, str]:
-    """The texts of all scripts, by name."""
-    if not keys.is_sharded:
-        return SCRIPTS
-    return {name: text.replace(_UNSHARDED, _SHARDED, 1) for name, text in SCRIPTS.items()}
-
-
-def keys_of(command: Command[Any], keys: RedisKeys) -> list[str]:
-    """The keys that a script declares. On a cluster one more follows, which never exists: while the slot of a namespace
-    is on its way to another node, the cluster refuses to begin a command on a key that does not exist. Scripts use keys
-    besides those that they declare. Either node may have these then, and a script that met one would stop half-way.
-    """
-    return [*command.keys, keys.never] if keys.is_sharded else [*command.keys]
-
-
-@dataclass(frozen=True, slots=True)
-class Command(Generic[Reply]):
-    """One call of a Lua script.
-
-    Attributes:
-        script: Its name in :data:`SCRIPTS`.
-        keys: KEYS.
-        args: ARGV.
-        parse: Reads the reply.
-        call: The call's name, for the scripts :data:`NAMED`. The caller gives one where it may make the call again by
-            itself.
-    """
-
-    script: str
-    keys: Sequence[str]
-    args: Sequence[str | bytes | int]
-    parse: Callable[[Any], Reply]
-    call: str = field(default_factory=new_call)
-
-    @property
-    def argv(self) -> list[str | bytes | int]:
-        """ARGV, with the call's name behind it."""
-        return [*self.args, self.call if self.script in NAMED else ""]
-
-    @property
-    def may_be_repeated(self) -> bool:
-        """Whether it may be sent again when its answer was lost: the script may have run."""
-        return self.script not in NEVER_REPEATED
-
-
-def read(command: Command[Reply], reply: Any, observers: Observers = UNOBSERVED) -> Reply:
-    """The answer in a script's reply. What the script removed is logged.
-
-    Args:
-        command: What was called.
-        reply: The script's reply.
-        observers: To whom the changes are reported that the script made.
-
-    Raises:
-        StoredDataError: The reply holds fields that cannot be read.
-    """
-    own, transitions = opened(reply)
-    for transition in transitions:
-        observers.notify(transition)
-    try:
-        return command.parse(own)
-    except UNREADABLE as error:
-        reason = f"{shown(command.keys[0])} cannot be read: {reason_of(error)}"
-        raise StoredDataError(reason, _fault(error)) from error
-
-
-def _fault(error: Exception) -> Fault:
-    if isinstance(error, NewerFormatError):
-        return "newer"
-    return "refused" if isinstance(error, SealError) else "damaged"
 
 
 def on_index(command: str, index: str, *args: str | bytes) -> Command[Any]:
@@ -210,7 +91,7 @@ def load(
 
     keys = seals.keys
     names = [keys.record(ref.scope, ref.task_id), keys.questions(ref.scope, ref.task_id)]
-    return Command("load", names, [], parse)
+    return Command("load", names, [int(decode is not None)], parse, use="read")
 
 
 def present(keys: RedisKeys, refs: Sequence[TaskRef]) -> Command[list[TaskRef]]:
@@ -227,32 +108,54 @@ def page(
     seals: TaskSeals,
     index: str,
     owner: Caller,
-    unreadable: list[bytes],
-    *,
-    before: str | None,
-    limit: int,
+    positions: Sequence[str],
+    unreadable: list[str | bytes],
     decode: Decode | None,
 ) -> Command[list[StoredTask]]:
-    """Read a part of an owner's list, the newest task first. ``unreadable`` gets the positions of what is damaged."""
+    """Read tasks of an owner's list.
+
+    Args:
+        seals: Names of the keys, and how texts are opened.
+        index: The list.
+        owner: Whose it is.
+        positions: Of the tasks, in the list.
+        unreadable: Gets the positions of what is damaged.
+        decode: Reads what the result backend stored.
+    """
 
     def parse(reply: Any) -> list[StoredTask]:
         found: list[StoredTask] = []
-        for position, *stored in cast("list[list[Any]]", reply):
+        for place, *stored in cast("list[list[Any]]", reply):
+            position: str = place.decode()
             try:
-                ref = TaskRef(owner.scope, position.decode().partition(":")[2])
-                found.append(_stored_task(seals, ref, stored, decode))
+                found.append(_stored_task(seals, TaskRef(owner.scope, _id_at(position)), stored, decode))
             except (NewerFormatError, SealError) as error:  # other processes may read it
                 logger.error("left a task out of a list: %s", error)
             except UNREADABLE:
                 unreadable.append(position)
         return found
 
-    return Command(
-        "page",
-        [index],
-        [seals.keys.records(owner.scope), "+" if before is None else f"({before}", limit],
-        parse,
-    )
+    records = [seals.keys.record(owner.scope, _id_at(position)) for position in positions]
+    return Command("page", [index, *records], [int(decode is not None), *positions], parse)
+
+
+def positions_in(members: Sequence[bytes], unreadable: list[str | bytes]) -> list[str]:
+    """The positions of tasks that are members of an owner's list. ``unreadable`` gets the members that are none."""
+    found: list[str] = []
+    for member in members:
+        try:
+            position = member.decode()
+        except ValueError:
+            position = ""
+        if ":" in position:
+            found.append(position)
+        else:
+            unreadable.append(member)
+    return found
+
+
+def _id_at(position: str) -> str:
+    return position.partition(":")[2]
 
 
 def _stored_task(
@@ -336,10 +239,33 @@ def create(
     look_at = record.created_at_ms if record.work.is_foreign else ""
 
     limits = [counter.most for counter in quota.counters]
-    more = json.dumps(extra) if extra else ""
     payload = "" if message is None else message.payload
-    arguments = [*kept, *listed, len(limits), look_at, most_bytes, more, payload, *limits, *pairs]
-    return Command("create", names, arguments, functools.partial(_created, quota, message))
+    options = json.dumps(extra) if extra else ""
+    arguments = [*kept, *listed, len(limits), look_at, most_bytes, options, payload, *limits, *pairs]
+    more, parse = _named_by(keys, fields), functools.partial(_created, quota, message)
+    return Command("create", names, arguments, parse, more=more, learned=_learned(fields, more))
+
+
+def _named_by(keys: RedisKeys, fields: Fields) -> list[str]:
+    """The keys that ``create`` uses because fields of the record name them."""
+    found = [fields[name] for name in ("remembered_in", "attended_in") if name in fields]
+    if "stored_in" in fields:
+        found.append(f"{fields['stored_in']}:bytes")
+    if "line" in fields:
+        found += [fields["line"], keys.window, keys.turns, keys.slots, keys.waiting]
+    return found
+
+
+def _learned(fields: Fields, more: Sequence[str]) -> dict[Use, Names]:
+    """What the process that creates a task knows of the keys that its record names."""
+    in_life = ("stored_in", "alias", "listed_in", "idempotency_in", "result_key")
+    counted = fields.get("counted_in", "").splitlines()
+    learned: dict[Use, Names] = {"life": [*counted, *more, *(fields[name] for name in in_life if name in fields)]}
+    if "result_key" in fields:
+        learned["read"] = [fields["result_key"]]
+    if "idempotency_in" in fields:
+        learned["publication"] = [fields["idempotency_in"]]
+    return learned
 
 
 def _created(quota: Quota, message: QueueMessage | None, reply: Any) -> EarlierTask | HeldBack | None:
@@ -417,21 +343,21 @@ def delete(keys: RedisKeys, ref: TaskRef) -> Command[bool]:
     """Take back a task whose job was not published. False: it was, and has begun."""
     deleted = keys.deleted(ref.scope, ref.task_id)
     names = [*_kept(keys, ref), keys.expiry, keys.remembered, keys.unclaimed, deleted]
-    return Command("delete", names, [keys.claims(""), DELETED_LIFETIME_MS], lambda reply: reply == 1)
+    return Command("delete", names, [keys.claims(""), DELETED_LIFETIME_MS], lambda reply: reply == 1, use="life")
 
 
 def retire(keys: RedisKeys, ref: TaskRef, at_ms: int) -> Command[None]:
     """Let a task go at ``at_ms``, if that is before its time."""
     record, snapshot = _kept(keys, ref)
     names = [record, *asked(keys, ref), snapshot, keys.expiry, keys.ended]
-    return Command("retire", names, [at_ms], lambda _: None)
+    return Command("retire", names, [at_ms], lambda _: None, use="life")
 
 
 def keep(keys: RedisKeys, ref: TaskRef, extension: Extension) -> Command[None]:
     """Let an open task live longer."""
     record, snapshot = _kept(keys, ref)
     names = [record, *asked(keys, ref), snapshot, keys.expiry]
-    return Command("keep", names, [extension.until_ms, extension.max_ttl_ms], lambda _: None)
+    return Command("keep", names, [extension.until_ms, extension.max_ttl_ms], lambda _: None, use="life")
 
 
 def attend(keys: RedisKeys, ref: TaskRef) -> Command[None]:
@@ -455,6 +381,7 @@ def finish(seals: TaskSeals, ref: TaskRef, change: Change, result: EncodedResult
         ],
         lambda reply: reply == 1,
         change.call,
+        use="end",
     )
 
 
@@ -482,6 +409,7 @@ def change(seals: TaskSeals, ref: TaskRef, change: Change) -> Command[Changed | 
         ],
         parse,
         change.call,
+        use="end" if change.to in TERMINAL or change.retries is not None else None,
     )
 
 
@@ -518,12 +446,14 @@ class Started(NamedTuple):
         leg: Which job of the task this is.
         answers: What the leg before has left, as :func:`mcp_celery.store.codec.continued` reads it.
         fixed: The values of the record's fields that never change.
+        names: The keys that the end of the task needs.
     """
 
     snapshot: bytes
     leg: int
     answers: dict[str, str]
     fixed: list[str]
+    names: list[bytes]
 
 
 def start(keys: RedisKeys, ref: TaskRef, start: Start) -> Command[Started | None]:
@@ -537,8 +467,10 @@ def start(keys: RedisKeys, ref: TaskRef, start: Start) -> Command[Started | None
             raise OtherVersionError(reply.decode())
         if isinstance(reply, int):
             raise NoPlaceError(reply)
-        snapshot, leg, answers, fixed = cast("tuple[bytes, bytes, list[bytes], list[bytes | None]]", reply)
-        return Started(snapshot, int(leg), flat_to_mapping(answers), [(one or b"").decode() for one in fixed])
+        snapshot, leg, answers, fixed, names = cast(
+            "tuple[bytes, bytes, list[bytes], list[bytes | None], list[bytes]]", reply
+        )
+        return Started(snapshot, int(leg), flat_to_mapping(answers), [(one or b"").decode() for one in fixed], names)
 
     return Command(
         "start",
@@ -548,6 +480,7 @@ def start(keys: RedisKeys, ref: TaskRef, start: Start) -> Command[Started | None
             *(int(start.fingerprint is not None), start.fingerprint or ""),
         ],
         parse,
+        more=[keys.remembered, *([keys.claims(start.worker)] if start.worker else [])],
     )
 
 
@@ -567,6 +500,7 @@ def hand_back(keys: RedisKeys, ref: TaskRef, handback: HandBack) -> Command[Hand
         ],
         parse,
         handback.call,
+        more=[keys.remembered, keys.claims(handback.worker)],
     )
 
 
@@ -578,6 +512,18 @@ def requeue(keys: RedisKeys, record: TaskRecord, *, force: bool) -> Command[Requ
         [record.key, int(force), REQUEUED, keys.claims(""), PUBLISHING_MS],
         lambda reply: one_of(_REQUEUE_VERDICTS, reply.decode()),
     )
+
+
+def next_of(keys: RedisKeys, script: NextScript) -> Command[None]:
+    """The call of a script that another one leaves to its caller."""
+    key = script.key
+    if script.name == "grant_places":
+        names: list[str | bytes] = [key, key + b":waiting", keys.waiting, keys.due]
+    elif script.name == "grant_turns":
+        names = [key, keys.turns, keys.slots, keys.waiting, keys.due]
+    else:
+        return Command(script.name, [key, *script.keys], script.args, lambda _: None)
+    return Command(script.name, names, [keys.root], lambda _: None, more=script.keys)
 
 
 def mark(keys: RedisKeys, new: StoreMark | None = None) -> Command[StoreMark | None]:
@@ -596,4 +542,5 @@ def claim(keys: RedisKeys, ref: TaskRef, *, attempt: int, retries: int, claim: C
         [keys.record(ref.scope, ref.task_id), keys.unclaimed],
         [attempt, retries, claim.worker, claim.at_ms, keys.claims("")],
         lambda reply: cast(int, reply) == 1,
+        more=[keys.claims(claim.worker), keys.remembered],
     )

@@ -54,18 +54,21 @@ local function remove_unreadable(command, index, member)
 end
 
 -- Call a command. Returns nil where the key holds another type than the command is for, and where another node of a
--- cluster has the key: it is not one of this namespace, whose keys have one hash tag.
-local function unless_other_type(...)
-  local reply = redis.pcall(...)
+-- cluster has the key.
+local function unless_other_type(command, key, ...)
+  if SHARDED and not DECLARED[key] then
+    return nil
+  end
+  local reply = redis.pcall(command, key, ...)
   if type(reply) ~= 'table' or not reply.err then
     return reply
   end
-  for _, reason in ipairs({'WRONGTYPE', 'not an integer', 'non local key'}) do
+  for _, reason in ipairs({'WRONGTYPE', 'not an integer'}) do
     if string.find(reply.err, reason, 1, true) then
       return nil
     end
   end
-  return redis.call(...) -- raises the error
+  return redis.call(command, key, ...) -- raises the error
 end
 
 -- Call a command on a key that all tasks share. One of another type would stop every task, so it is deleted first.
@@ -85,19 +88,44 @@ local function add_to_index(index, score, member)
   redis.call('PEXPIRE', index, INDEX_LIFETIME_MS)
 end
 
+-- Whether a record names the outbox of its own server; else the field is forged.
+local function is_outbox(record, name)
+  local root = string.match(name or '', '^(.*):webhooks$')
+  return root and string.sub(record, 1, #root + 6) == root .. ':task:'
+end
+
+-- The id of the webhook that a change of a task makes.
+local function id_of_webhook(key, revision)
+  return 'msg_' .. redis.sha1hex(tostring(key) .. ':' .. tostring(revision))
+end
+
+-- The keys of the webhook that the next change of a task makes, if any: `note` needs them. `task`: its fields key,
+-- revision and webhooks_in.
+local function keys_of_webhook(record, task)
+  if not is_outbox(record, task[3]) then
+    return {}
+  end
+  local next_one = string.format('%.0f', (tonumber(task[2]) or 0) + 1)
+  return {task[3], task[3] .. ':' .. id_of_webhook(task[1], next_one)}
+end
+
+-- Whether the keys of that webhook are declared.
+local function may_note(record)
+  return are_declared(keys_of_webhook(record, redis.call('HMGET', record, 'key', 'revision', 'webhooks_in')))
+end
+
 -- Keep a webhook for delivery, with what it tells of the task: it may outlive the record. Where the record does not name
--- the outbox of its own server, the field is forged, and nothing is kept.
+-- the outbox of its own server nothing is kept.
 -- `task`: the record's fields key, declared_as, status, attempt, leg, created_at_ms, started_at_ms, is_error, webhooks_in.
 local function keep_webhook(record, task)
-  local root = string.match(task[9], '^(.*):webhooks$')
-  if not root or string.sub(record, 1, #root + 6) ~= root .. ':task:' then
+  if not is_outbox(record, task[9]) then
     return
   end
   if on_index('ZCARD', task[9]) >= MOST_WEBHOOKS then
     return
   end
   local known = redis.call('HMGET', record, 'revision', 'updated_at_ms', 'webhook_contents', 'status_message')
-  local id = 'msg_' .. redis.sha1hex(tostring(task[1]) .. ':' .. tostring(known[1]))
+  local id = id_of_webhook(task[1], known[1])
   local webhook = task[9] .. ':' .. id
   local told = {'key', task[1] or '', 'status', task[3], 'created_at_ms', task[6] or '', 'at_ms', known[2] or '',
     'sequence', known[1] or ''}

@@ -40,12 +40,16 @@
 --          whatever the limits are: what `earlier` returns. {n, ms} where the rate in that place, from 1, lets the next
 --          task be created in so many ms. {n} where n messages wait, which is as many as may; {text} where the message
 --          cannot be put into the queue: why.
+-- After how many new tasks of an owner the list is looked at.
+local LOOKED_AFTER = 32
+
 local function text_of(ahead)
   return ahead and tostring(ahead) or 0
 end
 
 if unless_other_type('HGET', KEYS[1], 'key') == ARGV[3] then
-  return text_of(number_ahead(KEYS[1], ARGV[3]))
+  local ahead = number_ahead(KEYS[1], ARGV[3])
+  return text_of(ahead)
 end
 -- Its request has been answered with an error while this was on its way, and no client waits for it.
 if redis.call('EXISTS', KEYS[6]) == 1 then
@@ -65,7 +69,7 @@ if extra.request then
   once = KEYS[last]
   last = last - 1
   local earlier = earlier_task(once, extra.request, ARGV[7], extra.task, ARGV[9] == '')
-  if earlier then
+  if earlier or #asked_for > 0 then
     return earlier
   end
 end
@@ -155,13 +159,19 @@ if ARGV[5] ~= '' then
   on_index('ZADD', KEYS[7], 0, ARGV[5])
   live_at_least(KEYS[7], ARGV[6])
   -- Two looks for each task that comes keep the expired ones below half of the list, whatever their lifetimes.
-  for _, position in ipairs(redis.call('ZRANDMEMBER', KEYS[7], 2)) do
+  local is_looked_at = redis.call('ZCARD', KEYS[7]) % LOOKED_AFTER == 0
+  local records, positions = {}, {}
+  for _, position in ipairs(redis.call('ZRANDMEMBER', KEYS[7], is_looked_at and 2 * LOOKED_AFTER or 2)) do
     local mark = string.find(position, ':', 1, true)
     if not mark then
       remove_unreadable('ZREM', KEYS[7], position)
-    elseif redis.call('EXISTS', ARGV[7] .. string.sub(position, mark + 1)) == 0 then
-      redis.call('ZREM', KEYS[7], position)
+    elseif is_looked_at then
+      positions[#positions + 1] = position
+      records[#records + 1] = ARGV[7] .. string.sub(position, mark + 1)
     end
+  end
+  if is_looked_at then
+    to_do[#to_do + 1] = {'prune', KEYS[7], records, positions}
   end
 end
 local attended = redis.call('HMGET', KEYS[1], 'abandon_after_ms', 'attended_in')

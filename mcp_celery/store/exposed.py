@@ -15,9 +15,9 @@ from mcp_celery.engine.ports import OpenTasks
 from mcp_celery.errors import StoredDataError
 from mcp_celery.sealing import SealError
 from mcp_celery.store.codec import flat_to_mapping
-from mcp_celery.store.commands import Command
 from mcp_celery.store.keys import RedisKeys
 from mcp_celery.store.records import RedisTaskStore
+from mcp_celery.store.scripts import Command
 from mcp_celery.store.unreadable import UNREADABLE
 
 logger = logging.getLogger(__name__)

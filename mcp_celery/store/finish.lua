@@ -27,6 +27,9 @@ end
 if not string.find(ARGV[1], ',' .. current[1] .. ',', 1, true) or ARGV[2] ~= current[2] then
   return 0
 end
+if not may_end(KEYS[1], ARGV[4]) then
+  return nil
+end
 redis.call('SET', KEYS[3], ARGV[3], 'PX', rest_of_life(KEYS[1]))
 redis.call('PUBLISH', KEYS[3], ARGV[3])
 redis.call('HSET', KEYS[1], unpack(ARGV, 7))

@@ -19,7 +19,7 @@
 -- ARGV[10] the status message of a task whose job was handed back
 -- ARGV[11] what the names of the workers' claims begin with
 -- ARGV[12] what the names of the workers' components begin with
--- Also reads the components of the live workers.
+-- It asks for the components of the other live workers.
 -- Returns  {verdict, pause in ms}, the verdict as mcp_celery/engine/handback.py names it.
 local task = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'started_retries', 'asked', 'parked', 'key', 'fingerprint',
   'handbacks', 'handback_pauses_ms', 'start_before_ms', 'started_at_ms')
@@ -37,7 +37,16 @@ end
 local is_late = task[10] and not task[11] and now > tonumber(task[10])
 local elsewhere = false
 if task[7] and not is_late then
-  for _, worker in ipairs(on_index('ZRANGEBYSCORE', KEYS[3], '(' .. now, '+inf')) do
+  local live = on_index('ZRANGEBYSCORE', KEYS[3], '(' .. now, '+inf')
+  for _, worker in ipairs(live) do
+    if worker ~= ARGV[3] then
+      is_declared(ARGV[12] .. worker)
+    end
+  end
+  if not are_declared(keys_of_claim(KEYS[1], ARGV[11])) then
+    return {'nowhere', 0}
+  end
+  for _, worker in ipairs(live) do
     if worker ~= ARGV[3] and unless_other_type('HEXISTS', ARGV[12] .. worker, task[7]) == 1 then
       elsewhere = true
       break

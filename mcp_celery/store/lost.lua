@@ -26,6 +26,10 @@ local since = on_index('ZSCORE', KEYS[3], ARGV[1])
 if not since or tonumber(since) ~= tonumber(ARGV[2]) then
   return 'nothing'
 end
+are_declared(keys_of_claim(KEYS[1], ARGV[5]))
+if not may_end(KEYS[1], ARGV[5]) then
+  return nil
+end
 redis.call('ZREM', KEYS[3], ARGV[1])
 local task = redis.call('HMGET', KEYS[1], 'status', 'redeliveries', 'key')
 if task[3] ~= ARGV[1] or not awaits_claim(KEYS[1]) then

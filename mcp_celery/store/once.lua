@@ -6,10 +6,10 @@
 -- The task that an earlier request with the key has created. `request`: a digest of what this one says. `records`: what the
 -- keys of the caller's records begin with. `publisher`: the id that this request's own task would have. `may_publish`:
 -- whether the job may be published a second time; where its request has died this one publishes it then.
--- Returns  nil: there is none; else {its id, 1 if both say the same, 'published', 'publishing' or 'unpublished'}.
+-- Returns  nil: there is none, or the script asks for its record; else {its id, 1 if both say the same, 'published', 'publishing' or 'unpublished'}.
 local function earlier_task(once, request, records, publisher, may_publish)
   local kept = on_index('HMGET', once, 'task', 'request', 'publishing', 'publisher')
-  if not kept[1] or unless_other_type('HGET', records .. kept[1], 'task_id') ~= kept[1] then
+  if not kept[1] or not is_declared(records .. kept[1]) or unless_other_type('HGET', records .. kept[1], 'task_id') ~= kept[1] then
     return nil
   end
   local is_same, publication = kept[2] == request, 'published'

@@ -22,6 +22,10 @@ local current = redis.call('HMGET', KEYS[1], 'status', 'attempt')
 if not is_open(current[1]) or current[2] ~= ARGV[1] then
   return 0
 end
+are_declared(keys_of_life(KEYS[1]))
+if not may_end(KEYS[1], ARGV[7]) then
+  return nil
+end
 redis.call('DEL', KEYS[3], KEYS[4])
 redis.call('HSET', KEYS[4], '', ARGV[6])
 for i = 8, #ARGV, 2 do

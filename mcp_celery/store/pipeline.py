@@ -345,7 +345,7 @@ class Pipeline:
         return self._small.is_busy
 
     async def call(
-        self, script: AsyncScript, keys: Sequence[str], args: Sequence[str | bytes | int], *, is_large: bool
+        self, script: AsyncScript, keys: Sequence[str | bytes], args: Sequence[str | bytes | int], *, is_large: bool
     ) -> Any:
         """Call a script, which is sent to the store where that does not know it.
 

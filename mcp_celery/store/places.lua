@@ -58,44 +58,59 @@ local function stop_waiting(record, key, name)
   end
 end
 
--- How many tasks are before one that waits; nil where it does not wait.
+-- How many tasks are before one that waits; nil where it does not wait, and where the script asks for the line.
 local function number_ahead(record, key)
   local name = redis.call('HGET', record, 'waits_in')
   local line = name and (root_of_line(name, record) and name or name .. ':waiting')
-  return line and unless_other_type('ZRANK', line, key) or nil
+  return line and is_declared(line) and unless_other_type('ZRANK', line, key) or nil
 end
 
--- Give the free places of a limit to the tasks that wait for them. One that has to wait for a further limit waits there.
-local function grant_places(root, name)
-  local waiting = name .. ':waiting'
-  for _ = 1, MOST_GRANTED do
-    local key = on_index('ZRANGE', waiting, 0, 0)[1]
-    if not key then
-      return
-    end
-    local record = record_of(root, key)
-    local task = record and unless_other_type('HMGET', record, 'key', 'status', 'waits_in', 'limits')
-    if not task or (task[1] and task[1] ~= key) then
-      remove_unreadable('ZREM', waiting, key)
-    elseif task[2] ~= 'working' or task[3] ~= name then
-      redis.call('ZREM', waiting, key)
-    else
-      local limits = limits_in(task[4], record)
-      for _, limit in ipairs(limits) do
-        if limit.name == name and not has_place(limit) then
-          return
-        end
+-- The keys of `release_places`, and of the counters that a record names. `counted_in`, `line`: its fields.
+local function keys_of_counters(record, counted_in, line)
+  local found = {}
+  for _, name in ipairs(counters(counted_in)) do
+    found[#found + 1] = name
+    local root = root_of_limit(name, record)
+    if root and name == window_of(root) then
+      for _, key in ipairs(keys_of_turn(record, line)) do
+        found[#found + 1] = key
       end
-      redis.call('ZREM', waiting, key)
-      redis.call('HDEL', record, 'waits_in')
-      occupy(record, key, name)
-      local next_one = take_places(record, key, limits)
-      if next_one then
-        wait_for_place(record, key, next_one)
-      else
-        go_on(root, record, key)
-      end
+    elseif root then
+      found[#found + 1] = name .. ':waiting'
+      found[#found + 1] = root .. ':waiting'
     end
+  end
+  return found
+end
+
+-- The keys of `take_places` and `wait_for_place`.
+local function keys_of_limits(record, limits)
+  local found = {}
+  for _, limit in ipairs(limits) do
+    found[#found + 1] = limit.name
+    found[#found + 1] = limit.name .. ':waiting'
+    found[#found + 1] = root_of_limit(limit.name, record) .. ':waiting'
+  end
+  return found
+end
+
+-- The keys of `stop_waiting`, `leave_line` and `number_ahead`. `name`: the record's field `waits_in`.
+local function keys_of_waiting(record, name)
+  local root = name and (root_of_limit(name, record) or root_of_line(name, record))
+  if not root then
+    return {}
+  end
+  return {root_of_line(name, record) and name or name .. ':waiting', root .. ':waiting', root .. ':turns'}
+end
+
+-- Have the free places of a limit given to the tasks that wait for them (grant_places.lua).
+local function note_free_places(root, name)
+  local records = {}
+  for _, key in ipairs(on_index('ZRANGE', name .. ':waiting', 0, 1)) do
+    records[#records + 1] = record_of(root, key) or KEYS[1]
+  end
+  if #records > 0 then
+    to_do[#to_do + 1] = {'grant_places', name, records, {}}
   end
 end
 
@@ -113,7 +128,7 @@ local function release_places(record, key, counted_in)
     end
   end
   for _, place in ipairs(released) do
-    grant_places(place[1], place[2])
+    note_free_places(place[1], place[2])
   end
   if is_in_turn then
     leave_window(record, key, redis.call('HGET', record, 'line'))
@@ -129,39 +144,5 @@ local function release_counters(record)
   if task[2] and string.find(task[2], ':running:', 1, true) then
     release_places(record, task[1], task[2])
   end
-end
-
--- Look at tasks that wait: whether they are where their records say, whether those that have places are open, and whether
--- places are free. Nothing of this happens unless keys were lost, or tasks have expired.
--- `most`: how many tasks to look at; `some`: at how many of those that have the places of each limit.
-local function look_at_waiting(root, most, some)
-  local names = {}
-  for _, key in ipairs(on_index('ZRANGE', root .. ':waiting', 0, most - 1)) do
-    local record = record_of(root, key)
-    local task = record and unless_other_type('HMGET', record, 'key', 'status', 'waits_in')
-    local name = task and task[3]
-    if not task or (task[1] and task[1] ~= key) then
-      remove_unreadable('ZREM', root .. ':waiting', key)
-    elseif task[2] == 'working' and root_of_line(name, record) == root then
-      wait_for_turn(root, record, key, name)
-      names[window_of(root)] = true
-    elseif task[2] ~= 'working' or not name or root_of_limit(name, record) ~= root then
-      redis.call('ZREM', root .. ':waiting', key)
-    else
-      wait_for_place(record, key, name)
-      names[name] = true
-    end
-  end
-  for name in pairs(names) do
-    for _, key in ipairs(on_index('ZRANDMEMBER', name, some)) do
-      local record = record_of(root, key)
-      local task = record and unless_other_type('HMGET', record, 'key', 'status')
-      if not task or task[1] ~= key or not is_open(task[2]) then
-        remove_unreadable('ZREM', name, key)
-      end
-    end
-    grant_places(root, name)
-  end
-  grant_turns(root)
 end
 

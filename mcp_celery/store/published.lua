@@ -4,9 +4,12 @@
 -- KEYS[2]  sorted set: tasks whose next job is still to be published, by since when
 -- KEYS[3]  sorted set: jobs that no worker has received, by since when
 -- ARGV[1]  attempt of the job
--- Also writes what the record's field `idempotency_in` names.
+-- It asks for what the record's field `idempotency_in` names.
 -- Returns  1 if noted; 0 when it was already, or the task counts another attempt by now.
 local current = redis.call('HMGET', KEYS[1], 'attempt', 'key', 'retry_at_ms', 'idempotency_in', 'work')
+if current[4] and not is_declared(current[4]) then
+  return 0
+end
 if current[4] then
   unless_other_type('HDEL', current[4], 'publishing')
 end

@@ -5,6 +5,19 @@ local function keep_question(record, questions, key, question)
   redis.call('HSET', questions, key, redis.call('HINCRBY', record, 'asked', 1) .. ':' .. question)
 end
 
+-- The keys of `end_after` and `live_until`, which a record names.
+local function keys_of_life(record)
+  local task = redis.call('HMGET', record, 'counted_in', 'stored_in', 'alias', 'listed_in', 'idempotency_in')
+  local found = counters(task[1])
+  if task[2] then
+    found[#found + 1] = task[2] .. ':bytes'
+  end
+  for _, name in pairs({task[2], task[3], task[4], task[5]}) do
+    found[#found + 1] = name or nil
+  end
+  return found
+end
+
 -- Let a record end so many ms after its creation (`known`: its fields created_at_ms, ttl_ms and key; sixth and seventh,
 -- counted_in and stored_in).
 local function end_after(record, expiry, known, ttl)

@@ -19,8 +19,9 @@ from mcp_celery.engine import (
 )
 from mcp_celery.engine.ports import QuestionStore
 from mcp_celery.store.codec import flat_to_mapping
-from mcp_celery.store.commands import Command, ResultKey, asked, moved
+from mcp_celery.store.commands import ResultKey, asked, moved
 from mcp_celery.store.keys import RedisKeys
+from mcp_celery.store.scripts import Command
 from mcp_celery.store.sealed import TaskSeals
 
 Reply = TypeVar("Reply")
@@ -29,7 +30,9 @@ Reply = TypeVar("Reply")
 def ask(seals: TaskSeals, ref: TaskRef, question: Question, asking: Asking) -> Command[bool]:
     """Ask in the middle of a job."""
     kept = seals.question(ref, question)
-    return Command("ask", _asked_in(seals.keys, ref), [*_asking(asking), question.key, kept], _yes, asking.call)
+    return Command(
+        "ask", _asked_in(seals.keys, ref), [*_asking(asking), question.key, kept], _yes, asking.call, use="end"
+    )
 
 
 def park(
@@ -51,6 +54,7 @@ def park(
         [*_asking(asking), place, state, keys.claims(""), *kept],
         _yes,
         asking.call,
+        use="end",
     )
 
 
@@ -110,7 +114,7 @@ def answer(
 def published(keys: RedisKeys, ref: TaskRef, *, attempt: int) -> Command[None]:
     """Note that the job that was due is with the broker."""
     names = [keys.record(ref.scope, ref.task_id), keys.due, keys.unclaimed]
-    return Command("published", names, [attempt], lambda _: None)
+    return Command("published", names, [attempt], lambda _: None, use="publication")
 
 
 def _yes(reply: Any) -> bool:

@@ -53,13 +53,26 @@ from mcp_celery.sealing import UNSEALED, SealError, SnapshotCodec
 from mcp_celery.store import commands
 from mcp_celery.store.client import StoreClient
 from mcp_celery.store.codec import continued, fixed_of
-from mcp_celery.store.commands import Command, Decode, ResultKey, keys_of, scripts_of
+from mcp_celery.store.commands import Decode, ResultKey, next_of
 from mcp_celery.store.connection import IDLE_SECONDS, AlsoSilentError, call_blocking, connect_blocking
 from mcp_celery.store.failures import described
 from mcp_celery.store.fields import FIXED
 from mcp_celery.store.keys import RedisKeys
 from mcp_celery.store.memory import RETRY_AFTER_MS, MemoryInfo, StoreMemory
+from mcp_celery.store.named import NamedKeys
 from mcp_celery.store.questions import RedisQuestions
+from mcp_celery.store.replies import NextScript
+from mcp_celery.store.scripts import (
+    MOST_CALLS,
+    Command,
+    added_to,
+    asked_again,
+    heard,
+    keys_of,
+    read,
+    scripts_of,
+    without_end,
+)
 from mcp_celery.store.sealed import TaskSeals
 from mcp_celery.store.unreadable import is_data_error, key_of, log_removed, reason_of, shown
 from mcp_celery.telemetry.tasks import measured_operation
@@ -73,6 +86,7 @@ LARGE_REPLIES: Final = frozenset({"page"})
 """Scripts whose answers are expected to be large."""
 LOADED_TOGETHER: Final = 100
 """How many are read at a time, perhaps with their results."""
+NOT_DONE: Final = "could not call the script %s after another one, so the reaper will: %s"
 
 
 class RedisTaskStore(RedisQuestions, TaskStore):
@@ -87,6 +101,9 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         memory: Says whether there is memory for one more task, None for always.
         observers: To whom changes of tasks are reported.
         outage: Logs the beginning and the end of an outage. None: each call that fails is logged.
+
+    Attributes:
+        named: The keys that records name, as far as the process knows them.
     """
 
     def __init__(
@@ -102,6 +119,7 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         outage: Outage | None = None,
     ) -> None:
         client.outage = outage
+        self.named = NamedKeys()
         self.client = client
         self.keys = keys
         self._result_key = result_key
@@ -126,16 +144,19 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         memory, size = self._memory, RECORD_BYTES + len(written)
         if memory is not None and not await memory.has_room(size, self._memory_info):
             raise StoreFullError(memory.most_percent, retry_after_ms=RETRY_AFTER_MS)
+        command = commands.create(self.keys, record, fields, written, quota, self._result_key, idempotency, message)
         try:
-            return await self.run(
-                commands.create(self.keys, record, fields, written, quota, self._result_key, idempotency, message)
-            )
+            found = await self.run(command)
         except StoreUnavailableError as error:
             if isinstance(error.__cause__, redis.OutOfMemoryError):
                 raise StoreFullError(100, retry_after_ms=RETRY_AFTER_MS) from error
             if message is not None and isinstance(error.__cause__, NoPermissionError | ClusterCrossSlotError):
                 raise MessageRefusedError(described(error.__cause__)) from error
             raise
+        if not isinstance(found, EarlierTask):
+            for use, names in command.learned.items():
+                self.named.learn(use, str(command.keys[0]), names)
+        return found
 
     @override
     async def earlier(self, record: TaskRecord, idempotency: Idempotency) -> EarlierTask | None:
@@ -178,22 +199,15 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         unreadable: list[list[bytes]] = []
         for ref in refs:
             unreadable.append([])
-            asked.append(commands.load(self.seals, ref, self._decode_result, unreadable[-1]))
+            command = commands.load(self.seals, ref, self._decode_result, unreadable[-1])
+            asked.append(added_to(command, self.named))
 
-        async def load() -> list[Any]:
-            # Made anew for each try: it forgets its commands when it has failed.
-            async with self.client.redis.pipeline(transaction=False) as pipeline:
-                for command in asked:
-                    await self._scripts["load"](keys=keys_of(command, self.keys), args=command.argv, client=pipeline)
-                return await pipeline.execute(raise_on_error=False)
-
-        replies = cast("list[Any]", await self.guarded(load))
         found: list[StoredTask | None] = []
-        for command, reply in zip(asked, replies, strict=True):
+        for command, reply in zip(asked, await self._replies_to_all(asked), strict=True):
             try:
                 if isinstance(reply, Exception):
                     raise _told(reply, command.keys[0])
-                found.append(commands.read(command, reply))
+                found.append(read(command, reply))
             except StoredDataError as error:
                 logger.error("left a task out of a read of several: %s", error.reason)
                 found.append(None)
@@ -201,20 +215,52 @@ class RedisTaskStore(RedisQuestions, TaskStore):
             await self.remove("HDEL", self.keys.questions(ref.scope, ref.task_id), keys)
         return found
 
+    async def _replies_to_all(self, asked: Sequence[Command[Any]]) -> list[Any]:
+        """The scripts' own replies, or errors. Scripts that ask for keys are called again, all of them together."""
+        replies: dict[int, Any] = {}
+        left = dict(enumerate(asked))
+        for _ in range(MOST_CALLS):
+            calls = list(left.items())
+
+            async def load(calls: Sequence[tuple[int, Command[Any]]] = calls) -> list[Any]:
+                # Made anew for each try: it forgets its commands when it has failed.
+                async with self.client.redis.pipeline(transaction=False) as pipeline:
+                    for _, one in calls:
+                        await self._scripts[one.script](keys=keys_of(one, self.keys), args=one.argv, client=pipeline)
+                    return await pipeline.execute(raise_on_error=False)
+
+            left = {}
+            for (place, command), reply in zip(calls, cast("list[Any]", await self.guarded(load)), strict=True):
+                parts = heard(reply, self._observers)
+                if parts.asked_for:
+                    left[place] = asked_again(command, parts.asked_for, self.named)
+                replies[place] = parts.own
+            if not left:
+                break
+        for command in left.values():
+            without_end(command)
+        return [replies[place] for place in range(len(asked))]
+
     @override
     async def page(self, owner: Caller, *, before: str | None, limit: int) -> list[StoredTask]:
         index = self.keys.index(owner.scope, owner.issuer, owner.session)
         if index is None:
             return []
-        while True:
-            unreadable: list[bytes] = []
-            command = commands.page(
-                self.seals, index, owner, unreadable, before=before, limit=limit, decode=self._decode_result
-            )
-            found = await self.run(command)
-            if not unreadable:
-                return found
+        found: list[StoredTask] = []
+        at: str | bytes = "+" if before is None else f"({before}"
+        while len(found) < limit:
+            parts = ("BYLEX", "REV", "LIMIT", "0", str(limit - len(found)))
+            members = cast("list[bytes]", await self.on_index("ZRANGE", index, at, "-", *parts))
+            if not members:
+                break
+            at = b"(" + members[-1]
+            unreadable: list[str | bytes] = []
+            positions = commands.positions_in(members, unreadable)
+            if positions:
+                command = commands.page(self.seals, index, owner, positions, unreadable, self._decode_result)
+                found += await self.run(command)
             await self.remove("ZREM", index, unreadable)  # what follows in the list takes their place
+        return found
 
     @override
     async def change(self, ref: TaskRef, change: Change) -> Changed | None:
@@ -227,6 +273,7 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         started = await self.run(command)
         if started is None:
             return None
+        self.named.learn("end", self.keys.record(ref.scope, ref.task_id), started.names)
         snapshot = self.seals.open_request(ref, started.snapshot, started.fixed)
         self.seals.require_alive(started.fixed, start.at_ms)
         open_answer = functools.partial(self.seals.open_answer, ref)
@@ -297,17 +344,35 @@ class RedisTaskStore(RedisQuestions, TaskStore):
             StoreUnavailableError: The store did not answer in time.
             StoredDataError: What it holds under the command's keys cannot be used.
         """
-        script = self._scripts[command.script]
-        call = self.client.call_script(
-            script,
-            keys_of(command, self.keys),
-            command.argv,
-            may_be_repeated=command.may_be_repeated,
-            is_large=command.script in LARGE_REPLIES,
-        )
-        with measured_operation(command.script):
-            reply = await self._translated(call, command.keys[0])
-        return commands.read(command, reply, self._observers)
+        return read(command, await self._reply(command))
+
+    async def _reply(self, command: Command[Any]) -> Any:
+        """A script's own reply. It is called again with the keys that it asks for."""
+        command = added_to(command, self.named)
+        for _ in range(MOST_CALLS):
+            call = self.client.call_script(
+                self._scripts[command.script],
+                keys_of(command, self.keys),
+                command.argv,
+                may_be_repeated=command.may_be_repeated,
+                is_large=command.script in LARGE_REPLIES,
+            )
+            with measured_operation(command.script):
+                reply = await self._translated(call, command.keys[0])
+            parts = heard(reply, self._observers)
+            for script in parts.to_do:
+                await self._do_next(script)
+            if not parts.asked_for:
+                return parts.own
+            command = asked_again(command, parts.asked_for, self.named)
+        return without_end(command)
+
+    async def _do_next(self, script: NextScript) -> None:
+        """Call a script that another one leaves to be called. If it fails, the reaper does the same later."""
+        try:
+            await self._reply(next_of(self.keys, script))
+        except (StoreUnavailableError, StoredDataError) as error:
+            logger.warning(NOT_DONE, script.name, error)
 
     async def on_index(self, command: str, index: str, *args: str | bytes) -> Any:
         """Call one of Redis' own commands on an index, which is deleted first if it has another type.
@@ -350,7 +415,7 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         """
         return await self._translated(self.client.call(call, may_be_repeated=may_be_repeated), key)
 
-    async def _translated(self, call: Awaitable[Any], key: str) -> Any:
+    async def _translated(self, call: Awaitable[Any], key: str | bytes) -> Any:
         """Make a call whose errors are this package's."""
         outage = self._outage
         try:
@@ -378,6 +443,9 @@ class RedisJobLedger(JobLedger):
         observers: To whom changes of tasks are reported.
         credentials: Gives user and password for each connection. None: those of the URL.
         idle_seconds: After which time without a command a connection is replaced.
+
+    Attributes:
+        named: As for :class:`RedisTaskStore`.
     """
 
     def __init__(
@@ -393,6 +461,7 @@ class RedisJobLedger(JobLedger):
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._keys = keys
+        self.named = NamedKeys()
         self._seals = TaskSeals(keys, snapshots)
         self._observers = observers
         self._client = connect_blocking(
@@ -453,19 +522,40 @@ class RedisJobLedger(JobLedger):
         self._client.close()
 
     def _run(self, command: Command[Reply]) -> Reply:
+        return read(command, self._reply(command))
+
+    def _reply(self, command: Command[Any]) -> Any:
+        """As :meth:`RedisTaskStore._reply`."""
+        command = added_to(command, self.named)
+        for _ in range(MOST_CALLS):
+            parts = heard(self._send(command), self._observers)
+            for script in parts.to_do:
+                self._do_next(script)
+            if not parts.asked_for:
+                return parts.own
+            command = asked_again(command, parts.asked_for, self.named)
+        return without_end(command)
+
+    def _send(self, command: Command[Any]) -> Any:
         script = self._scripts[command.script]
         try:
             with measured_operation(command.script):
-                reply = call_blocking(
+                return call_blocking(
                     lambda: script(keys=keys_of(command, self._keys), args=command.argv),
                     may_be_repeated=command.may_be_repeated,
                 )
         except redis.RedisError as error:
             raise _told(error, command.keys[0]) from error
-        return commands.read(command, reply, self._observers)
+
+    def _do_next(self, script: NextScript) -> None:
+        """As :meth:`RedisTaskStore._do_next`."""
+        try:
+            self._reply(next_of(self._keys, script))
+        except (StoreUnavailableError, StoredDataError) as error:
+            logger.warning(NOT_DONE, script.name, error)
 
 
-def _told(error: Exception, key: str, outage: Outage | None = None) -> StoreUnavailableError | StoredDataError:
+def _told(error: Exception, key: str | bytes, outage: Outage | None = None) -> StoreUnavailableError | StoredDataError:
     """What an error of redis-py means. An outage is logged here, and damage where it is dealt with."""
     if is_data_error(error):
         return StoredDataError(f"{shown(key)} cannot be used: {reason_of(error)}")

@@ -40,6 +40,9 @@ local begun = has_begun(task[5], delivered)
 if ARGV[3] == 'disconnected' and (begun or tonumber(task[8] or 0) >= tonumber(ARGV[4])) then
   return 'nothing'
 end
+if is_open(task[1]) and not may_end(KEYS[1], string.sub(KEYS[4], 1, #KEYS[4] - #ARGV[1])) then
+  return nil
+end
 on_index('SREM', KEYS[4], ARGV[2])
 if not is_open(task[1]) or task[2] ~= ARGV[1] or task[10] ~= ARGV[2] then
   return 'nothing'

@@ -30,8 +30,11 @@ from mcp_celery.errors import StoredDataError
 from mcp_celery.keys import Hidden
 from mcp_celery.store import commands
 from mcp_celery.store.codec import decode_work, leg_number, one_of
-from mcp_celery.store.commands import Command, asked, flat, moved
+from mcp_celery.store.commands import asked, flat, moved, next_of
+from mcp_celery.store.keys import RedisKeys
 from mcp_celery.store.records import RedisTaskStore
+from mcp_celery.store.replies import NextScript
+from mcp_celery.store.scripts import Command
 from mcp_celery.store.unclaimed import RedisUnclaimed, readable, replies_of
 from mcp_celery.store.unreadable import UNREADABLE, key_of
 
@@ -69,7 +72,10 @@ class RedisRecovery(RecoveryStore):
         unread_ms: int = 0,
         slots: int = 0,
     ) -> None:
-        keys = [self._keys.workers, self._keys.components(worker), self._keys.unread, self._keys.slots]
+        keys = [
+            *(self._keys.workers, self._keys.components(worker), self._keys.unread, self._keys.slots),
+            self._keys.turns,
+        ]
         advertised = flat(dict(components or {}))
         await self._store.run(Command("beat", keys, [worker, lease_ms, unread_ms, slots, *advertised], lambda _: None))
 
@@ -85,9 +91,10 @@ class RedisRecovery(RecoveryStore):
             "sweep",
             [
                 *(keys.reaper, keys.workers, keys.expiry, keys.due),
-                *(keys.remembered, keys.unclaimed, keys.unread, keys.attended, keys.waiting, keys.ended),
+                *(keys.remembered, keys.unclaimed, keys.unread, keys.attended, keys.waiting, keys.slots, keys.turns),
+                keys.ended,
             ],
-            [reaper, *about, policy.publishing_ms, skipped, UNCLAIMED_BATCH, WAITING_BATCH, PLACES_BATCH, TRIMMED],
+            [reaper, *about, policy.publishing_ms, skipped, UNCLAIMED_BATCH, WAITING_BATCH, TRIMMED],
             lambda reply: reply,
         )
         reply = await self._store.run(command)
@@ -95,7 +102,7 @@ class RedisRecovery(RecoveryStore):
             return None
         moves, self._moves = self._moves, self._store.client.moves
         now, *lists = cast("tuple[int, *tuple[list[bytes], ...]]", reply)
-        dead, over, soon, due, unclaimed, unread, abandoned = lists
+        dead, over, soon, due, unclaimed, unread, abandoned, waiting_members = lists
         expiring = [*over, *soon]
         left: dict[str, int] = {}
         unreadable: list[bytes] = []
@@ -108,6 +115,9 @@ class RedisRecovery(RecoveryStore):
         self._expected = frozenset(left)
         await self._store.remove("ZREM", keys.expiry, unreadable)
         workers = await readable(self._store, "ZREM", keys.workers, dead, bytes.decode)
+        if waiting_members:
+            await self._look_at_waiting(waiting_members)
+            due = await self._store.run(_overdue(keys))
         due_keys = await readable(self._store, "ZREM", keys.due, due, key_of)
         waiting = await self._unclaimed.jobs(unclaimed)
         unread_since = await self._unclaimed.unread_since(unread)
@@ -125,10 +135,36 @@ class RedisRecovery(RecoveryStore):
 
     @override
     async def overdue(self) -> Sequence[str]:
-        command: Command[list[bytes]] = Command(
-            "overdue", [self._keys.due], [PUBLISHING_MS, BATCH], lambda reply: reply
+        due = await self._store.run(_overdue(self._keys))
+        return await readable(self._store, "ZREM", self._keys.due, due, key_of)
+
+    async def _look_at_waiting(self, members: Sequence[bytes]) -> None:
+        """Look at tasks that wait for a place or a turn, and at some that have one.
+
+        Keys may have been lost, and tasks may have expired.
+        """
+        keys = self._keys
+        waiting = await readable(self._store, "ZREM", keys.waiting, members, key_of)
+        look: Command[list[bytes]] = Command(
+            "look",
+            [keys.waiting, keys.turns],
+            [keys.root, *waiting],
+            lambda reply: reply,
+            more=[self._record(key) for key in waiting],
         )
-        return await readable(self._store, "ZREM", self._keys.due, await self._store.run(command), key_of)
+        for limit in await self._store.run(look):
+            name = limit.decode(errors="replace")
+            some = await self._store.on_index("ZRANDMEMBER", name, str(PLACES_BATCH))
+            holders = await readable(self._store, "ZREM", name, some, key_of)
+            if holders:
+                records = [self._record(key) for key in holders]
+                await self._store.run(Command("held", [name, *records], holders, lambda _: None))
+            script = "grant_turns" if name == keys.window else "grant_places"
+            await self._store.run(next_of(keys, NextScript(script, limit, (), ())))
+
+    def _record(self, key: str) -> str:
+        ref = TaskRef.of_key(key)
+        return self._keys.record(ref.scope, ref.task_id)
 
     @override
     async def is_due(self, key: str) -> bool:
@@ -275,6 +311,10 @@ class RedisRecovery(RecoveryStore):
         claimed = sum(await self._store.guarded(ask_claims)) if names else 0
         live = sum(until > now for _, until in workers)
         return StoreCounts(queued, claimed, due, exposed, live, webhooks, waiting)
+
+
+def _overdue(keys: RedisKeys) -> Command[list[bytes]]:
+    return Command("overdue", [keys.due], [PUBLISHING_MS, BATCH], lambda reply: reply)
 
 
 def _remembered(key: str, left_ms: int, text: bytes) -> Expiring:

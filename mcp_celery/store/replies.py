@@ -1,4 +1,4 @@
-"""The envelope of a script's reply (``reply.lua``): entries that it removed, and tasks that it changed."""
+"""The envelope of a script's reply (``reply.lua``): what it removed and changed, asks for, and leaves to be done."""
 
 from __future__ import annotations
 
@@ -17,29 +17,54 @@ REPLY_MARK: Final = "mcp_celery:reply"
 _CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 
 
+class NextScript(NamedTuple):
+    """A script that a script leaves to its caller to call next.
+
+    Attributes:
+        name: Its name.
+        key: The first key.
+        keys: More keys.
+        args: Arguments.
+    """
+
+    name: str
+    key: bytes
+    keys: Sequence[bytes]
+    args: Sequence[bytes]
+
+
 class OpenedReply(NamedTuple):
     """A script's reply, taken apart.
 
     Attributes:
-        own: The script's own reply.
+        own: The script's own reply. There is none where it asks for keys.
         transitions: The changes that it made.
+        asked_for: The keys that it asks for: it is to be called again with these.
+        to_do: The scripts to call next.
     """
 
     own: Any
-    transitions: Sequence[Transition]
+    transitions: Sequence[Transition] = ()
+    asked_for: Sequence[bytes] = ()
+    to_do: Sequence[NextScript] = ()
 
 
 def opened(reply: Any) -> OpenedReply:
     """Take a script's reply apart. What the script removed is logged."""
     if not isinstance(reply, list):
-        return OpenedReply(reply, ())
+        return OpenedReply(reply)
     parts = cast("list[Any]", reply)
     if not parts or parts[0] != REPLY_MARK.encode():
-        return OpenedReply(parts, ())
-    _, removed, changed, *own = parts
+        return OpenedReply(parts)
+    _, removed, changed, asked_for, to_do, *own = parts
     for key, member in cast("Sequence[tuple[bytes, bytes | None]]", removed):
         log_removed(key, member)
-    return OpenedReply(own[0] if own else None, list(_transitions(changed)))
+    return OpenedReply(
+        own[0] if own else None,
+        list(_transitions(changed)),
+        asked_for,
+        [NextScript(name.decode(), key, keys, args) for name, key, keys, args in to_do],
+    )
 
 
 def _transitions(changed: Sequence[Any]) -> Iterator[Transition]:

@@ -26,6 +26,10 @@ local begun = has_begun(task[3], tonumber(task[4] or 0))
 if begun and task[5] ~= '1' and ARGV[2] ~= '1' then
   return 'started'
 end
+are_declared(keys_of_waiting(KEYS[1], task[7]))
+if not are_declared(keys_of_claim(KEYS[1], ARGV[4])) then
+  return 'nothing'
+end
 let_go(KEYS[1], ARGV[4], KEYS[3])
 on_index('ZREM', KEYS[3], ARGV[1])
 reset(KEYS[1], RESET_BY_ATTEMPT)

@@ -6,12 +6,17 @@
 -- KEYS[4]  string: the snapshot of the creating request
 -- KEYS[5]  sorted set: every task that the reaper looks at, by when it expires
 -- KEYS[6]  sorted set: tasks that the reaper need not look at, by when they expire
--- Also shortens what the record's fields `alias`, `result_key` and `idempotency_in` name.
+-- It asks for what the record's fields `alias`, `result_key` and `idempotency_in` name.
 -- ARGV[1]  when it goes, in ms since the epoch
 -- Returns  nothing.
 local known = redis.call('HMGET', KEYS[1], 'created_at_ms', 'ttl_ms', 'key', 'alias', 'result_key', 'counted_in',
   'stored_in', 'status', 'idempotency_in')
 if not known[1] then
+  return
+end
+local needed = keys_of_life(KEYS[1])
+needed[#needed + 1] = known[5] or nil
+if not are_declared(needed) then
   return
 end
 local ttl = math.max(ARGV[1] - known[1], 1)

@@ -19,7 +19,7 @@
 -- Returns  nil when the body must not run; the record's fingerprint where that is another one, and nothing has changed;
 --          a number where the task waits for a place: how many tasks are before it;
 --          else {the snapshot ('' when it is gone), the leg, flattened answers to what
---          the leg before asked, the fields FIXED}.
+--          the leg before asked, the fields FIXED, the keys that the end of the task needs}.
 local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'started_retries', 'started_by',
   'claim_worker', 'claim_retries', 'leg', 'asked', 'parked', 'key', 'fingerprint', 'limits', 'line')
 if ARGV[7] ~= '' and ARGV[7] ~= current[10] then
@@ -27,7 +27,7 @@ if ARGV[7] ~= '' and ARGV[7] ~= current[10] then
 end
 if current[12] and current[4] == ARGV[4] and current[2] == string.format('%.0f', ARGV[1] + 1) then
   local ahead = number_ahead(KEYS[1], current[10])
-  if ahead then
+  if ahead or #asked_for > 0 then
     return ahead -- this delivery asks again
   end
 end
@@ -44,7 +44,16 @@ end
 if ARGV[8] == '1' and current[11] and current[11] ~= ARGV[9] then
   return current[11]
 end
-local limit = current[12] and take_places(KEYS[1], current[10], limits_in(current[12], KEYS[1]))
+local limits = current[12] and limits_in(current[12], KEYS[1]) or {}
+are_declared(keys_of_limits(KEYS[1], limits))
+are_declared(keys_of_turn(KEYS[1], current[13]))
+if ARGV[5] ~= '' then
+  is_declared(ARGV[6] .. ARGV[5])
+end
+if not are_declared(keys_of_claim(KEYS[1], ARGV[6])) then
+  return nil
+end
+local limit = take_places(KEYS[1], current[10], limits)
 if limit then
   let_go(KEYS[1], ARGV[6])
   on_index('ZREM', KEYS[6], current[10])
@@ -88,4 +97,5 @@ if left_behind then
   tell(KEYS[1], KEYS[5], ARGV[3])
 end
 note(KEYS[1], 'started', current[1], ARGV[3])
-return {unless_other_type('GET', KEYS[2]) or '', current[7], answers, redis.call('HMGET', KEYS[1], unpack(FIXED))}
+return {unless_other_type('GET', KEYS[2]) or '', current[7], answers, redis.call('HMGET', KEYS[1], unpack(FIXED)),
+  keys_of_end(KEYS[1], ARGV[6])}

@@ -9,7 +9,9 @@
 -- KEYS[7]  sorted set: workers that may have messages which they have not read, by since when
 -- KEYS[8]  sorted set: tasks that their owners may abandon, by when they will have
 -- KEYS[9]  sorted set: tasks that wait for a place of a limit, by when the reaper has looked at them
--- KEYS[10] sorted set: tasks that the reaper need not look at, by when they expire
+-- KEYS[10] hash: how many jobs each worker can run at a time
+-- KEYS[11] sorted set: the lines of callers, in the order in which they have their turns
+-- KEYS[12] sorted set: tasks that the reaper need not look at, by when they expire
 -- ARGV[1]  the process that asks
 -- ARGV[2]  for how long it is elected, in ms
 -- ARGV[3]  how far to look ahead and back for tasks that expire, in ms; those before that are forgotten
@@ -20,11 +22,10 @@
 -- ARGV[8]  how many of them are left out, the oldest first
 -- ARGV[9]  the most of them to return
 -- ARGV[10] how many of the tasks that wait for a place to look at
--- ARGV[11] at how many of the tasks that have the places of each limit, any of them
--- ARGV[12] the most of those to take off their index that have expired
+-- ARGV[11] the most of those to take off their index that have expired
 -- Returns  nil when another process reaps, else {now in ms, dead workers, tasks to forget and their times, expiring tasks and
 --          their times, tasks due, unclaimed jobs and their times, the worker that may have had unread messages for
---          longest and since when, abandoned tasks}.
+--          longest and since when, abandoned tasks, tasks that wait for a place}.
 local elected = on_index('GET', KEYS[1])
 -- A process is elected for a time. What stands there for ever was not written by one.
 if elected and elected ~= ARGV[1] and redis.call('PTTL', KEYS[1]) > 0 then
@@ -34,11 +35,11 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 on_index('HLEN', KEYS[5])
 local root = string.match(KEYS[9], '^(.*):waiting$')
 count_slots(root)
-look_at_waiting(root, ARGV[10], ARGV[11])
+note_free_turns(root)
 local now = now_ms()
-local expired = math.min(on_index('ZCOUNT', KEYS[10], '-inf', now), tonumber(ARGV[12]))
+local expired = math.min(on_index('ZCOUNT', KEYS[12], '-inf', now), tonumber(ARGV[11]))
 if expired > 0 then
-  redis.call('ZREMRANGEBYRANK', KEYS[10], 0, expired - 1)
+  redis.call('ZREMRANGEBYRANK', KEYS[12], 0, expired - 1)
 end
 return {
   now,
@@ -49,4 +50,5 @@ return {
   on_index('ZRANGEBYSCORE', KEYS[6], '-inf', now - ARGV[7], 'WITHSCORES', 'LIMIT', ARGV[8], ARGV[9]),
   on_index('ZRANGE', KEYS[7], 0, 0, 'WITHSCORES'),
   on_index('ZRANGEBYSCORE', KEYS[8], '-inf', now, 'LIMIT', 0, ARGV[5]),
+  on_index('ZRANGE', KEYS[9], 0, ARGV[10] - 1),
 }

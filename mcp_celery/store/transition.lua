@@ -26,6 +26,17 @@ local allowed = string.find(ARGV[1], ',' .. current[1] .. ',', 1, true)
 if not allowed or (ARGV[2] ~= '' and ARGV[2] ~= current[2]) or begun then
   return {0, redis.call('HGETALL', KEYS[1])}
 end
+if ARGV[4] ~= '' then
+  may_end(KEYS[1], ARGV[4])
+elseif current[4] then
+  may_note(KEYS[1]) -- it waits for its client again, where questions are open
+end
+if ARGV[7] ~= '' then
+  are_declared(keys_of_counters(KEYS[1], unpack(redis.call('HMGET', KEYS[1], 'counted_in', 'line'))))
+end
+if #asked_for > 0 then
+  return nil
+end
 redis.call('HSET', KEYS[1], unpack(ARGV, 8))
 if current[4] then
   settle_questions(KEYS[1], KEYS[3], KEYS[4])

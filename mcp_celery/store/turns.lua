@@ -63,36 +63,20 @@ local function leave_line(record, key, line)
   end
 end
 
--- Let tasks go on, one of each line in turn, while the broker may have more jobs.
-local function grant_turns(root)
-  local turns = root .. ':turns'
-  for _ = 1, MOST_GRANTED do
-    local line = on_index('ZRANGE', turns, 0, 0)[1]
-    if not line or not has_room(root) then
-      return
-    end
-    local is_line = string.match(line, '^(.*):turns:[^:]+$') == root
-    local key = is_line and on_index('ZRANGE', line, 0, 0)[1]
-    if not is_line then
-      remove_unreadable('ZREM', turns, line)
-    elseif not key then
-      redis.call('ZREM', turns, line)
-    else
-      local record = record_of(root, key)
-      local task = record and unless_other_type('HMGET', record, 'key', 'status', 'waits_in')
-      if not task or (task[1] and task[1] ~= key) then
-        remove_unreadable('ZREM', line, key)
-      elseif task[2] ~= 'working' or task[3] ~= line then
-        redis.call('ZREM', line, key)
-      else
-        leave_line(record, key, line)
-        if redis.call('EXISTS', line) == 1 then
-          go_last(root, line)
-        end
-        occupy(record, key, window_of(root))
-        go_on(root, record, key)
-      end
-    end
+-- The keys of `leave_window`, `enter_window`, `may_go` and `take_turn`. `line`: the record's field.
+local function keys_of_turn(record, line)
+  local root = root_of_line(line, record)
+  if not root then
+    return {}
+  end
+  return {line, window_of(root), root .. ':waiting', root .. ':turns', root .. ':slots'}
+end
+
+-- Have tasks go on, one of each line in turn, while the broker may have more jobs (grant_turns.lua).
+local function note_free_turns(root)
+  local lines = on_index('ZRANGE', root .. ':turns', 0, 1)
+  if #lines > 0 then
+    to_do[#to_do + 1] = {'grant_turns', window_of(root), lines, {}}
   end
 end
 
@@ -101,12 +85,12 @@ local function may_go(root)
   return on_index('ZCARD', root .. ':turns') == 0 and has_room(root)
 end
 
--- Wait for a turn, which may come at once. Returns how many tasks of its caller are before it.
+-- Wait for a turn, which may come soon. Returns how many tasks of its caller are before it.
 local function await_turn(root, record, key, line)
   wait_for_turn(root, record, key, line)
   local ahead = redis.call('ZRANK', line, key)
   redis.call('HSET', record, 'status_message', string.format(WAITING_FOR_PLACE, ahead))
-  grant_turns(root)
+  note_free_turns(root)
   return ahead
 end
 
@@ -138,7 +122,7 @@ local function leave_window(record, key, line)
   if root then
     leave_line(record, key, line)
     on_index('ZREM', window_of(root), key)
-    grant_turns(root)
+    note_free_turns(root)
   end
 end
 

@@ -10,8 +10,9 @@ from mcp_celery.engine import TaskRef
 from mcp_celery.engine.recovery.model import TRYING_AGAIN_LOST, PublishedJob, RecoveryPolicy, Verdict
 from mcp_celery.errors import StoredDataError
 from mcp_celery.store.codec import PUBLISHED, decode_published
-from mcp_celery.store.commands import Command, flat, moved
+from mcp_celery.store.commands import flat, moved
 from mcp_celery.store.records import RedisTaskStore
+from mcp_celery.store.scripts import Command
 from mcp_celery.store.unreadable import UNREADABLE, key_of
 
 Found = TypeVar("Found")

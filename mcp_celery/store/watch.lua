@@ -5,21 +5,34 @@
 -- ARGV[1]  the interval, in ms
 -- ARGV[2]  how many tasks at most
 -- ARGV[3]  what the keys of records begin with
--- Also reads the records.
+-- It asks for the records; those that become due meanwhile are found the next time.
 -- Returns  {how many tasks are open, compound keys and flattened records, in turn, of those that are due}.
 local now, found = now_ms(), {}
-for _, key in ipairs(on_index('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])) do
+local due = on_index('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])
+local function record_at(key)
   local owner = string.match(key, '^auth:[^:]+:[^:]+') or string.match(key, '^anon:[^:]+')
-  local record = owner and ARGV[3] .. owner
-  local task = record and unless_other_type('HMGET', record, 'status', 'key')
-  if not task or (task[1] and task[2] ~= key) then
-    remove_unreadable('ZREM', KEYS[1], key)
-  elseif is_open(task[1]) then
-    add_to_index(KEYS[1], now + ARGV[1], key)
-    found[#found + 1] = key
-    found[#found + 1] = redis.call('HGETALL', record)
-  else
-    redis.call('ZREM', KEYS[1], key)
+  return owner and ARGV[3] .. owner
+end
+
+for _, key in ipairs(MORE == 0 and due or {}) do
+  are_declared({record_at(key)})
+end
+if #asked_for > 0 then
+  return nil
+end
+for _, key in ipairs(due) do
+  local record = record_at(key)
+  if not record or DECLARED[record] then
+    local task = record and unless_other_type('HMGET', record, 'status', 'key')
+    if not task or (task[1] and task[2] ~= key) then
+      remove_unreadable('ZREM', KEYS[1], key)
+    elseif is_open(task[1]) then
+      add_to_index(KEYS[1], now + ARGV[1], key)
+      found[#found + 1] = key
+      found[#found + 1] = redis.call('HGETALL', record)
+    else
+      redis.call('ZREM', KEYS[1], key)
+    end
   end
 end
 return {redis.call('ZCARD', KEYS[1]), found}

@@ -13,8 +13,8 @@ from mcp_celery.engine.webhooks import LONGEST_PUBLISHED_MS, PUBLISHED_MS
 from mcp_celery.errors import StoredDataError
 from mcp_celery.sealing import SealError
 from mcp_celery.store.codec import flat_to_mapping, one_of
-from mcp_celery.store.commands import Command
 from mcp_celery.store.records import RedisTaskStore
+from mcp_celery.store.scripts import Command
 
 
 class RedisWebhooks(WebhookOutbox):

@@ -9,7 +9,9 @@ import pytest
 
 from mcp_celery.embedded import EmbeddedStore
 from mcp_celery.engine import TaskEngine
+from mcp_celery.store.scripts import SCRIPTS
 from tests.support.clusters import Cluster, nodes_of
+from tests.support.declared_keys import checked, no_refusals
 from tests.support.leaks import no_eternal_keys, no_processes_left
 from tests.support.nodes import short_folder
 from tests.support.own_store import OwnStore
@@ -35,6 +37,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             reason = NOT_ON_A_CLUSTER["test_redis_resets"]
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def checked_scripts() -> Generator[None]:
+    """All scripts refuse keys that their callers do not declare."""
+    plain = dict(SCRIPTS)
+    SCRIPTS.update(checked(plain))
+    yield
+    SCRIPTS.update(plain)
+
+
+@pytest.fixture(autouse=True)
+def all_keys_are_declared(checked_scripts: None) -> Generator[None]:
+    with no_refusals():
+        yield
 
 
 @pytest.fixture(scope="session")

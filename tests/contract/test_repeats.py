@@ -36,7 +36,8 @@ from mcp_celery.engine.store_mark import StoreMark
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.store import RedisRecovery, commands, questions
 from mcp_celery.store.codec import encode_record
-from mcp_celery.store.commands import NAMED, NEVER_REPEATED, SCRIPTS, Command
+from mcp_celery.store.replies import NextScript
+from mcp_celery.store.scripts import NAMED, NEVER_REPEATED, SCRIPTS, Command
 from tests.support.leaks import no_eternal_keys
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually, soon
@@ -205,8 +206,18 @@ async def present(world: RedisWorld) -> Command[Any]:
 async def page(world: RedisWorld) -> Command[Any]:
     index = world.keys.index(ALICE.scope, ALICE.issuer, None)
     assert index is not None
-    await created(world)
-    return commands.page(world.store.seals, index, ALICE, [], before=None, limit=5, decode=None)
+    position = (await created(world)).position
+    return commands.page(world.store.seals, index, ALICE, [position], [], None)
+
+
+async def prune(world: RedisWorld) -> Command[Any]:
+    index = world.keys.index(ALICE.scope, ALICE.issuer, None)
+    assert index is not None
+    gone, kept = await created(world), await created(world)
+    record = world.keys.record(gone.scope, gone.task_id)
+    world.client.delete(record)
+    records = [record, world.keys.record(kept.scope, kept.task_id)]
+    return Command("prune", [index, *records], [gone.position, kept.position], lambda _: None)
 
 
 async def transition(world: RedisWorld) -> Command[Any]:
@@ -300,7 +311,11 @@ async def beat_that_gives_a_turn(world: RedisWorld) -> Command[Any]:
 async def sweep_that_gives_a_turn(world: RedisWorld) -> Command[Any]:
     first, *_ = await in_turn(world, 4)
     cast(Any, world.client).zrem(world.keys.window, first.key)
-    return await sweep(world)
+
+    def nothing(_: Any) -> None:
+        """The second sweep finds due what the first has made so."""
+
+    return replace(await sweep(world), parse=nothing)
 
 
 async def claim(world: RedisWorld) -> Command[Any]:
@@ -347,12 +362,41 @@ async def sweep(world: RedisWorld) -> Command[Any]:
     return replace(await sent_by(lambda recovery: recovery.sweep("r", STEADY), world), parse=without_time)
 
 
-async def sweep_that_finds_a_free_place(world: RedisWorld) -> Command[Any]:
+async def with_a_free_place(world: RedisWorld) -> tuple[TaskRecord, str]:
+    """A task that waits for the place of a limit, whose key is lost."""
     second = await waiting_for_a_place(world)
     with pytest.raises(NoPlaceError):
         await world.store.start(second.ref, Start(attempt=1, retries=0, at_ms=now_ms(), worker="w1"))
-    cast(Any, world.client).delete(world.keys.running(ONLY_ONE.kind, ONLY_ONE.whose))
-    return await sweep(world)
+    limit = world.keys.running(ONLY_ONE.kind, ONLY_ONE.whose)
+    cast(Any, world.client).delete(limit)
+    return second, limit
+
+
+async def grant_places(world: RedisWorld) -> Command[Any]:
+    _, limit = await with_a_free_place(world)
+    return commands.next_of(world.keys, NextScript("grant_places", limit.encode(), (), ()))
+
+
+async def grant_turns(world: RedisWorld) -> Command[Any]:
+    first, *_ = await in_turn(world, 4)
+    cast(Any, world.client).zrem(world.keys.window, first.key)
+    return commands.next_of(world.keys, NextScript("grant_turns", world.keys.window.encode(), (), ()))
+
+
+async def look(world: RedisWorld) -> Command[Any]:
+    waiting, _ = await with_a_free_place(world)
+    keys, ended = world.keys, await created(world)
+    cast(Any, world.client).zadd(keys.waiting, {ended.key: 1})
+    return Command("look", [keys.waiting, keys.turns], [keys.root, waiting.key, ended.key], lambda reply: reply)
+
+
+async def held(world: RedisWorld) -> Command[Any]:
+    second = await waiting_for_a_place(world)
+    limit = world.keys.running(ONLY_ONE.kind, ONLY_ONE.whose)
+    await world.store.delete(second.ref)
+    cast(Any, world.client).zadd(limit, {second.key: now_ms() + 60_000})
+    record = world.keys.record(second.scope, second.task_id)
+    return Command("held", [limit, record], [second.key], lambda _: None)
 
 
 async def recover(world: RedisWorld) -> Command[Any]:
@@ -441,7 +485,12 @@ CASES: Final[dict[str, tuple[Callable[[RedisWorld], Awaitable[Command[Any]]], ..
     "answer": (answer, answer_that_waits_for_its_turn),
     "published": (published, published_once),
     "beat": (beat, beat_that_gives_a_turn),
-    "sweep": (sweep, sweep_that_finds_a_free_place, sweep_that_gives_a_turn),
+    "sweep": (sweep, sweep_that_gives_a_turn),
+    "prune": (prune,),
+    "look": (look,),
+    "held": (held,),
+    "grant_places": (grant_places,),
+    "grant_turns": (grant_turns,),
     "recover": (recover, recover_a_failure, recover_of_a_worker_that_stopped),
     "lost": (lost,),
     "requeue": (requeue, requeue_what_may_not_be_repeated),

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from mcp_celery.store.commands import SCRIPTS
+from mcp_celery.store.scripts import SCRIPTS
 from tests.mutants.copy import AT_ONCE, ENVIRONMENT, PYTEST, ROOT
 
 _HANG_SECONDS: Final = 900
