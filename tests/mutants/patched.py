@@ -37,13 +37,13 @@ _NEAREST: Final = {
     **dict.fromkeys(("create", "delete", "failed", "present"), "contract/test_limits.py"),
     "finish": "contract/test_finish.py",
     "recover": "contract/test_recovery.py",
-    "page": "contract/test_list.py",
+    **dict.fromkeys(("page", "prune"), "contract/test_list.py"),
     "watch": "contract/test_exposed.py",
     **dict.fromkeys(("webhook", "webhooks"), "contract/test_webhooks.py"),
     "attend": "contract/test_abandoned.py",
     "once": "contract/test_idempotency.py",
-    "places": "contract/test_places.py",
-    **dict.fromkeys(("turns", "waiting"), "contract/test_turns.py"),
+    **dict.fromkeys(("places", "grant_places", "look", "held"), "contract/test_places.py"),
+    **dict.fromkeys(("turns", "waiting", "grant_turns"), "contract/test_turns.py"),
 }
 _UNCHANGED: Final = "without any mutant"
 
