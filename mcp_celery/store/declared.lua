@@ -19,13 +19,18 @@ local asked_for = {}
 -- The scripts that the caller calls next: {name, first key, other keys, arguments}.
 local to_do = {}
 
--- Whether a key is declared. One that is not is asked for, unless another node of a cluster has it: it is not one of this
--- namespace, whose keys have one hash tag.
+-- Whether a key may be declared. Another node of a cluster may have one that is not of this namespace, whose keys have one
+-- hash tag.
+local function may_be_declared(key)
+  return not SHARDED or string.sub(key, 1, #SHARDED - #'never') == string.sub(SHARDED, 1, -#'never' - 1)
+end
+
+-- Whether a key is declared. One that is not, and may be, is asked for.
 local function is_declared(key)
   if DECLARED[key] then
     return true
   end
-  if not SHARDED or string.sub(key, 1, #SHARDED - #'never') == string.sub(SHARDED, 1, -#'never' - 1) then
+  if may_be_declared(key) then
     asked_for[#asked_for + 1] = key
   end
   return false

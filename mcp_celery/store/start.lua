@@ -97,5 +97,9 @@ if left_behind then
   tell(KEYS[1], KEYS[5], ARGV[3])
 end
 note(KEYS[1], 'started', current[1], ARGV[3])
+local needed_then = {}
+for _, key in ipairs(keys_of_end(KEYS[1], ARGV[6])) do
+  needed_then[#needed_then + 1] = may_be_declared(key) and key or nil
+end
 return {unless_other_type('GET', KEYS[2]) or '', current[7], answers, redis.call('HMGET', KEYS[1], unpack(FIXED)),
-  keys_of_end(KEYS[1], ARGV[6])}
+  needed_then}
