@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mcp.client import Client
 
-from mcp_celery.cli.dev.inspection import Inspected, inspect_changed_server
+from mcp_celery.cli.dev.inspection import Inspected, InspectedTool, inspect_changed_server
 from mcp_celery.client import TasksClient, call_tool_task, resilient_http
 from tests.support.command_line import CommandLine, Running
 from tests.support.waiting import eventually, soon
@@ -62,7 +62,10 @@ async def test_reloading_checks_the_code_as_it_is_now(
     monkeypatch.setenv("COLUMNS", "300")
     file = str(command.folder / "mine.py")
     assert await inspect_changed_server(file, command.folder) == Inspected(
-        queues=("mcp.mine",), tools=(("add", True), ("hold", True)), has_jobs=True, in_process=False
+        queues=("mcp.mine",),
+        tools=(InspectedTool("add", True, ("a=1", "b=1")), InspectedTool("hold", True, ())),
+        has_jobs=True,
+        in_process=False,
     )
     command.write("mine.py", "import nothing_of_this_name\n")
     assert await inspect_changed_server(file, command.folder) is None
