@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from mcp_celery.engine.places import NoPlaceError
 from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.store.named import MOST, NamedKeys
 from mcp_celery.store.replies import NextScript
+from mcp_celery.worker.celery.batched_qos import script
 from tests.support.declared_keys import REFUSAL, checked
 from tests.support.worlds import SNAPSHOT, RedisWorld, a_record, open_tasks, redis_world
 
@@ -39,16 +41,21 @@ def calls(world: RedisWorld) -> int:
 @pytest.mark.parametrize("command", ["call", "pcall"])
 async def test_the_check_refuses_a_key_that_is_not_declared(in_redis: RedisWorld, command: str) -> None:
     key = in_redis.keys.due
-    script = checked({"one": f"return redis.{command}('DEL', KEYS[1], ARGV[1])"})["one"]
-    assert cast(Any, in_redis.client).eval(script, 2, key, key + "2", key + "2") == 0
+    text = checked({"one": f"return redis.{command}('DEL', KEYS[1], ARGV[1])"})["one"]
+    assert cast(Any, in_redis.client).eval(text, 2, key, key + "2", key + "2") == 0
     with pytest.raises(NoPermissionError, match=REFUSAL):
-        cast(Any, in_redis.client).eval(script, 1, key, key + "2")
+        cast(Any, in_redis.client).eval(text, 1, key, key + "2")
 
 
 async def test_the_check_refuses_a_command_that_it_does_not_know(in_redis: RedisWorld) -> None:
-    script = checked({"one": "return redis.call('RENAME', KEYS[1], KEYS[1])"})["one"]
+    text = checked({"one": "return redis.call('RENAME', KEYS[1], KEYS[1])"})["one"]
     with pytest.raises(NoPermissionError, match="RENAME"):
-        cast(Any, in_redis.client).eval(script, 1, in_redis.keys.due)
+        cast(Any, in_redis.client).eval(text, 1, in_redis.keys.due)
+
+
+@pytest.mark.parametrize("name", ["take", "acknowledge"])
+def test_scripts_of_the_worker_s_transport_use_keys_alone(name: str) -> None:
+    assert set(re.findall(r"redis\.p?call\('\w+', (\w+)", script(name))) == {"KEYS"}
 
 
 async def test_each_step_of_a_task_is_one_call(own_world: RedisWorld) -> None:
