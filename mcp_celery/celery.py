@@ -25,7 +25,7 @@ from mcp_celery.json_logs import format_handlers
 from mcp_celery.server.celery_tasks import CeleryTasks
 from mcp_celery.server.loading import load_tasks
 from mcp_celery.settings import Settings, unknown_variables
-from mcp_celery.worker import pool_problem, require_readable
+from mcp_celery.worker import pool_problem, require_fit_broker, require_readable
 
 __all__ = ["app"]
 
@@ -108,6 +108,7 @@ class RequireServer(bootsteps.Step):
         if not any(str(name).startswith("mcp.") for name in app.tasks):
             raise click.ClickException(_nothing_to_run())
         require_readable(app)
+        require_fit_broker(app)
         if problem := pool_problem(parent):
             raise click.ClickException(problem)
 

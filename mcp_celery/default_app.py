@@ -95,24 +95,18 @@ def broker_of(app: Celery) -> str | None:
     return None if url == MEMORY_URL else url
 
 
-def require_services(settings: Settings) -> None:
-    """See that :data:`default_app` has a broker and a result backend where tasks are kept in a Redis Cluster, which is
-    neither. Elsewhere the Redis of the tasks is both by default.
+def require_broker(settings: Settings) -> None:
+    """See that :data:`default_app` has a broker where tasks are kept in a Redis Cluster, which is none. Elsewhere the
+    Redis of the tasks is the broker by default.
 
     Raises:
-        ConfigurationError: One of them is missing. The text names the setting.
+        ConfigurationError: It is missing. The text names the setting.
     """
-    if not settings.is_cluster:
-        return
     conf: Any = default_app.conf
-    has_broker = conf.broker_url or conf.broker_write_url or conf.task_always_eager
-    needed = {"broker": ("BROKER_URL", has_broker), "result backend": ("RESULT_BACKEND", conf.result_backend)}
-    missing = {what: setting for what, (setting, value) in needed.items() if not value}
-    if missing:
-        names = " and ".join(f"{ENV_PREFIX}{setting}" for setting in missing.values())
+    if settings.is_cluster and not (conf.broker_url or conf.broker_write_url or conf.task_always_eager):
         raise ConfigurationError(
-            f"{ENV_PREFIX}REDIS_URL names a Redis Cluster, which Celery cannot use as its {' or '.join(missing)}: "
-            f"set {names}"
+            f"{ENV_PREFIX}REDIS_URL names a Redis Cluster, which Celery cannot use as its broker: set "
+            f"{ENV_PREFIX}BROKER_URL"
         )
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mcp_celery.common.allowed_hosts import host_pattern, origin_pattern
-from mcp_celery.common.cluster_url import CLUSTER_SCHEMES, has_hash_tag
+from mcp_celery.common.cluster_url import CLUSTER_SCHEMES, has_hash_tag, shared_root
 from mcp_celery.common.encryption_keys import HOW_TO_MAKE_A_KEY, MIN_KEY_BYTES
 from mcp_celery.common.garbage import GarbageCollection
 from mcp_celery.common.rates import Rate
@@ -26,6 +26,8 @@ from mcp_celery.errors import ConfigurationError
 ENV_PREFIX: Final = "MCP_CELERY_"
 OTHER_VARIABLES: Final = frozenset({f"{ENV_PREFIX}CLIENT_HEADERS"})
 """Variables that begin as settings do, and that commands of the client read."""
+STORE_RESULTS: Final = "mcp_celery.server.store_results:StoreResults"
+"""Celery's result backend that keeps results in the store of the tasks."""
 MEMORY_URL: Final = "memory://"
 """Keeps tasks in the server's process, which runs their jobs itself."""
 CELERY_CREDENTIALS: Final = "mcp_celery.redis_credentials:celery_credentials"
@@ -81,12 +83,15 @@ class Settings(BaseSettings):
         "`module:attribute`: an instance, or a function or class that makes one.",
     )
     broker_url: str | None = Field(None, description="Celery broker. Default: the Redis URL.")
-    result_backend: str | None = Field(None, description="Celery result backend. Default: the Redis URL.")
+    result_backend: str | None = Field(
+        None, description="Celery result backend. Default: the Redis URL, a Redis Cluster too."
+    )
     key_prefix: str = Field("mcp_celery", description="First part of every Redis key.")
     hash_tags: bool = Field(
         False,
-        description="Whether all keys of a namespace have one hash tag, `{prefix:namespace}`. With `redis+cluster://` "
-        "they always have.",
+        description="Whether all keys of a namespace have one hash tag, `{prefix:namespace}`, and all keys of a Redis "
+        "broker another one, `{prefix}`: for a service with one shard in cluster mode. With `redis+cluster://` keys of "
+        "namespaces always have.",
     )
     namespace: str | None = Field(None, description="Sets servers on one broker apart. Default: the server's name.")
     server: str | None = Field(
@@ -408,7 +413,8 @@ class Settings(BaseSettings):
     def _is_of_celery(cls, value: str | None) -> str | None:
         if value is not None and scheme_of(value) in CLUSTER_SCHEMES:
             raise ValueError(
-                "Celery cannot use a Redis Cluster: name RabbitMQ, a database or a Redis that is no cluster"
+                "Celery cannot use a Redis Cluster: name RabbitMQ, a database or a Redis that is no cluster. Results "
+                "are in the cluster of MCP_CELERY_REDIS_URL where MCP_CELERY_RESULT_BACKEND is not set"
             )
         if value is not None and is_redis_url(value):
             check_files(parse(value, for_celery=True))
@@ -602,7 +608,11 @@ class Settings(BaseSettings):
         provider = self._credentials_for(url)
         if provider is None and self._shows_password(url):
             provider = BROKER_PASSWORD
-        return broker_settings(url, credential_provider=provider, with_pool=bool(self.broker_url))
+        found = broker_settings(url, credential_provider=provider, with_pool=bool(self.broker_url))
+        if self.hash_tags and is_redis_url(url):
+            options: dict[str, Any] = found.get("broker_transport_options", {})
+            found["broker_transport_options"] = {"global_keyprefix": f"{shared_root(self.key_prefix)}:", **options}
+        return found
 
     @property
     def celery_broker_url(self) -> str:
@@ -611,20 +621,18 @@ class Settings(BaseSettings):
 
     @property
     def celery_results(self) -> dict[str, Any]:
-        """Celery's settings of the result backend: ``result_backend``, and what must not be shown with it. None of them
-        where the result backend would be a Redis Cluster.
-        """
+        """Celery's settings of the result backend: ``result_backend``, and what must not be shown with it."""
         if self.is_in_memory:
             return {"result_backend": "disabled://"}  # the store keeps results itself
-        if self.result_backend is None and self.is_cluster:
-            return {}
+        if self.result_backend is None and self.has_hash_tags:
+            return {"result_backend": STORE_RESULTS}
         url = self.result_backend or self.redis_url
         return result_settings(url, credential_provider=self._credentials_for(url), with_pool=bool(self.result_backend))
 
     @property
     def celery_result_backend(self) -> str:
-        """The result backend in the form that Celery reads; empty where it would be a Redis Cluster."""
-        return self.celery_results.get("result_backend", "")
+        """The result backend in the form that Celery reads."""
+        return self.celery_results["result_backend"]
 
     @staticmethod
     def _shows_password(url: str) -> bool:

@@ -14,6 +14,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from mcp_celery.broker.blocking_calls import BlockingCalls
+from mcp_celery.broker.cluster_mode import cluster_mode_problem
 from mcp_celery.common.outage import Outage
 from mcp_celery.engine import Unusable
 from mcp_celery.errors import QueueRefusedError
@@ -65,8 +66,11 @@ def unusable_broker(app: Celery, service: str, *, timeout_seconds: float) -> Unu
     with bounded(app.connection_for_write(), timeout_seconds) as connection:
         try:
             connection.ensure_connection(max_retries=0, interval_start=0)
+            problem = cluster_mode_problem(connection)
         except Exception as error:  # noqa: BLE001 - transports raise their libraries' own errors, which have no common root
             return Unusable(service, failure_kind(error), _reason_of(error), _is_refusal(error))
+    if problem is not None:
+        return Unusable(service, "ClusterMode", problem, is_refusal=False, is_misfit=True)
     return None
 
 

@@ -69,7 +69,8 @@ class CeleryQueue(TaskQueue):
         idle_seconds: After which time without a message a connection is replaced before the next.
         is_app_default: As ``is_default`` of :func:`mcp_celery.broker.queues.queue_of`, for the default queue.
         outage: Whether the broker is lost, as far as is known; the beginning and the end are logged.
-        holds_queues_at: Says of the URL of a Redis broker whether the store can put messages into its queues.
+        holds_queues_at: Says of the URL of a Redis broker, and of what the names of its queues begin with, whether the
+            store can put messages into them.
     """
 
     def __init__(  # noqa: PLR0913 - each is a part of how it publishes
@@ -85,7 +86,7 @@ class CeleryQueue(TaskQueue):
         idle_seconds: float = IDLE_SECONDS,
         is_app_default: bool = False,
         outage: Outage | None = None,
-        holds_queues_at: Callable[[str], bool] = lambda url: False,  # noqa: ARG005 - it is another one
+        holds_queues_at: Callable[[str, str], bool] = lambda url, prefix: False,  # noqa: ARG005 - it is another one
     ) -> None:
         self._outage = outage or Outage("the broker (MCP_CELERY_BROKER_URL)", logger)
         self._app = app

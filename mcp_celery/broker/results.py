@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import redis
 from celery import Celery
+from celery.backends.base import KeyValueStoreBackend
 from celery.backends.cache import CacheBackend
 from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import SecurityError
@@ -19,6 +20,7 @@ from celery.states import PENDING
 from kombu.exceptions import SerializationError, SerializerNotInstalled
 
 from mcp_celery.broker.blocking_calls import BlockingCalls
+from mcp_celery.broker.own_results import OwnResults
 from mcp_celery.broker.sentinel_results import SentinelResults
 from mcp_celery.common.django_connections import fresh_connections
 from mcp_celery.common.sentinel_url import MASTER_NAME
@@ -34,6 +36,8 @@ IDLE_SECONDS: Final = 60.0
 """After this time without a read connections are replaced, by default."""
 _OF_REDIS: Final = (RedisBackend, SentinelBackend, SentinelResults)
 """The backends that are replaced by one of our own. A backend that derives from them may do otherwise."""
+_READ_TOGETHER: Final = (RedisBackend, CacheBackend, OwnResults)
+"""The backends that can be asked for many results at once."""
 FORGET_SECONDS: Final = 0.1
 """How long forgetting one of many results may take."""
 _UNREADABLE: Final = (SerializationError, SerializerNotInstalled, SecurityError, UnpicklingError, ImportError)
@@ -76,16 +80,21 @@ class CeleryResults:
 
     Args:
         app: The Celery app.
+        namespace: Whose results they are.
         timeout_seconds: How long a read may take.
         idle_seconds: After which time without a read the connections to a Redis are replaced before the next.
     """
 
-    def __init__(self, app: Celery, *, timeout_seconds: float, idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(
+        self, app: Celery, *, namespace: str = "", timeout_seconds: float, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
         self._app = app
+        self._namespace = namespace
         self._timeout_seconds = timeout_seconds
         self._idle_seconds = idle_seconds
         self._used_at = monotonic()
         self._redis: Any = None
+        self._own: OwnResults | None = None
         # Not the event loop's own threads: a backend that hangs would keep those from all else that needs them.
         self._calls = BlockingCalls(
             "the result backend", "mcp-celery-results", threads=READERS, timeout_seconds=timeout_seconds
@@ -93,7 +102,12 @@ class CeleryResults:
 
     @property
     def _backend(self) -> Any:
+        if self._own is not None:
+            return self._own
         backend: Any = self._app.backend
+        if isinstance(backend, OwnResults):
+            self._own = backend.of_namespace(self._namespace)
+            return self._own
         return self._redis_of(backend) if type(backend) in _OF_REDIS else backend
 
     def _redis_of(self, theirs: Any) -> Any:
@@ -131,6 +145,11 @@ class CeleryResults:
         key: bytes | str = self._backend.get_key_for_task(job_id)
         return key.decode() if isinstance(key, bytes) else key
 
+    @property
+    def any_key(self) -> str:
+        """The name of some result; empty where results have no names of Redis."""
+        return self.key("anon:any:tool:any") if isinstance(self._backend, KeyValueStoreBackend) else ""
+
     def decode(self, payload: bytes) -> StoredResult:
         """Read what the backend stored, in the serializer and compression that the app is set to."""
         try:
@@ -152,7 +171,7 @@ class CeleryResults:
         Returns:
             By Celery id, None for each job that has none; what the backend did not give is left out.
         """
-        read = self._read_together if isinstance(self._backend, RedisBackend | CacheBackend) else self._read_each
+        read = self._read_together if isinstance(self._backend, _READ_TOGETHER) else self._read_each
         found: dict[str, StoredResult | None] = {}
         unread = deque(job_ids)
         try:
@@ -212,6 +231,8 @@ class CeleryResults:
         self._calls.abandon()
         if self._redis is not None:
             self._redis.client.connection_pool.disconnect()
+        if self._own is not None:
+            self._own.close()
 
     def _read(self, job_id: str) -> StoredResult | None:
         self._replace_idle()

@@ -106,7 +106,8 @@ class StoreMessages:
         jobs: Gives jobs their queues and options.
         namespace: The server's.
         most: How many messages may wait in a queue, None for any number.
-        holds_queues_at: Says of the URL of a Redis broker whether the store can put messages into its queues.
+        holds_queues_at: Says of the URL of a Redis broker, and of what the names of its queues begin with, whether the
+            store can put messages into them.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class StoreMessages:
         *,
         namespace: str,
         most: int | None,
-        holds_queues_at: Callable[[str], bool],
+        holds_queues_at: Callable[[str, str], bool],
     ) -> None:
         self._app = app
         self._jobs = jobs
@@ -208,7 +209,7 @@ class StoreMessages:
         connection.transport_cls = _Transport  # as an argument it loses against the scheme of redis+socket://
         channel = connection.default_channel
         if not isinstance(channel.client, _Client) or not self._holds_queues_at(
-            _url_of(channel.pool.connection_kwargs)
+            _url_of(channel.pool.connection_kwargs), channel.global_keyprefix
         ):
             return None
         amqp: Any = self._app.amqp

@@ -20,7 +20,8 @@ def require_usable(server: object, wait_seconds: float | None) -> None:
         wait_seconds: How long they may be unreachable; None: for ever, the server serves without them.
 
     Raises:
-        RunError: One of them refuses user or password; or one of them cannot be reached for the time.
+        RunError: One of them refuses user or password, or needs another setting; or one of them cannot be reached for
+            the time.
     """
     deadline = time.monotonic() + (wait_seconds or 0)
     for pause in pauses(LONGEST_PAUSE_SECONDS):
@@ -29,6 +30,8 @@ def require_usable(server: object, wait_seconds: float | None) -> None:
             return
         if found.is_refusal:
             raise RunError(f"{found.service} refuses the user or the password: {found.reason}")
+        if found.is_misfit:
+            raise RunError(f"{found.service} cannot be used: {found.reason}")
         if wait_seconds is None:
             return
         if (left := deadline - time.monotonic()) <= 0:

@@ -48,6 +48,20 @@ def has_hash_tag(prefix: str) -> bool:
     return _TAG.match(prefix) is not None
 
 
+def shared_root(prefix: str) -> str:
+    """What keys begin with that have one hash tag for all namespaces.
+
+    >>> shared_root("mcp_celery")
+    '{mcp_celery}'
+    >>> shared_root("{reports}")
+    '{reports}'
+
+    Args:
+        prefix: ``MCP_CELERY_KEY_PREFIX``.
+    """
+    return prefix if has_hash_tag(prefix) else f"{{{prefix}}}"
+
+
 def flattened_cluster(url: str, split: Split) -> tuple[str, ClusterNodes]:
     """One Redis URL with the user and the options of a URL of a cluster, whose host is the first node; and all nodes.
 

@@ -433,6 +433,12 @@ def is_same_database(one: str, other: str) -> bool:
         except ValueError:
             return False
         return sentinels.shares_master_with(others) and database_of(here) == database_of(there)
+    if scheme_of(one) in CLUSTER_SCHEMES and scheme_of(other) in CLUSTER_SCHEMES:
+        try:
+            (_, nodes), (_, other_nodes) = flattened_cluster(one, _split), flattened_cluster(other, _split)
+        except ValueError:
+            return False
+        return nodes.shares_node_with(other_nodes)
     return (place := database_of(one)) is not None and place == database_of(other)
 
 

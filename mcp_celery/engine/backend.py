@@ -74,12 +74,19 @@ class Unusable:
         kind: Kind of the failure, for example the name of the exception's class.
         reason: What failed, without secrets.
         is_refusal: Whether the service answers and refuses our user or password, so that waiting does not help.
+        is_misfit: Whether the service answers and needs another setting, so that waiting does not help.
     """
 
     service: str
     kind: str
     reason: str
     is_refusal: bool
+    is_misfit: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        """Whether waiting does not help."""
+        return self.is_refusal or self.is_misfit
 
 
 class Backend(Protocol):
@@ -98,12 +105,24 @@ class Backend(Protocol):
         """Which storage it is, for people; without secrets."""
         ...
 
-    def holds_results_at(self, url: str | None) -> bool:
-        """Whether a result backend of Celery with this URL is the same database, where the store reads results."""
+    def holds_results_at(self, url: str | None, key: str, namespace: str) -> bool:
+        """Whether a result backend of Celery is the same database, where the store reads results.
+
+        Args:
+            url: Where the result backend is; None where it does not say.
+            key: The name of any result.
+            namespace: Whose results they are.
+        """
         ...
 
-    def holds_queues_at(self, url: str) -> bool:
-        """Whether a broker with this URL is the same database, for the same user: the store can fill its queues."""
+    def holds_queues_at(self, url: str, prefix: str, namespace: str) -> bool:
+        """Whether a broker is the same database, for the same user: the store can fill its queues.
+
+        Args:
+            url: Where the broker is.
+            prefix: What the names of its queues begin with.
+            namespace: Whose jobs they are.
+        """
         ...
 
     def unusable(self) -> Unusable | None:

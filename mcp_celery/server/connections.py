@@ -16,6 +16,7 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
 from mcp_celery.broker.job_message import require_serializer
+from mcp_celery.broker.own_results import OwnResults
 from mcp_celery.broker.publisher import unusable_broker
 from mcp_celery.broker.queue import CeleryQueue
 from mcp_celery.broker.results import CeleryResults, NoResults, refusing_results
@@ -23,7 +24,7 @@ from mcp_celery.broker.webhook_jobs import WebhookJobs
 from mcp_celery.common.background import ended
 from mcp_celery.common.encryption_keys import HOW_TO_MAKE_A_KEY
 from mcp_celery.common.outage import Outage
-from mcp_celery.default_app import broker_of, default_app, require_services
+from mcp_celery.default_app import broker_of, default_app, require_broker
 from mcp_celery.engine import (
     Backend,
     BackendOptions,
@@ -301,12 +302,12 @@ class Connections:
             Why one of them cannot be used; where one refuses our password, why that one. None where both can.
         """
         store = self._backend.unusable()
-        if (store is not None and store.is_refusal) or not self.publishes:
+        if (store is not None and store.is_final) or not self.publishes:
             return store
         outage = self._broker_outage
         timeout_seconds = self._settings.publish_timeout_ms / 1000
         broker = unusable_broker(self._celery, outage.service, timeout_seconds=timeout_seconds)
-        if broker is not None and broker.is_refusal:
+        if broker is not None and broker.is_final:
             return broker
         service = f"the result backend ({self.results_setting})"
         if refused := refusing_results(self._celery, service, timeout_seconds=self._store_timeout):
@@ -320,8 +321,7 @@ class Connections:
     @property
     def results_setting(self) -> str:
         """The setting that names the app's result backend."""
-        unnamed = self._settings.is_cluster and self._settings.result_backend is None
-        if self._celery is not default_app or unnamed:
+        if self._celery is not default_app:
             return "result_backend of the Celery app"
         return "MCP_CELERY_REDIS_URL" if self._settings.result_backend is None else "MCP_CELERY_RESULT_BACKEND"
 
@@ -379,9 +379,10 @@ class Connections:
     def _results_with_records(self) -> CeleryResults | None:
         """The result backend, where it is the database of the records; else None."""
         results = self._results()
-        if isinstance(results, CeleryResults) and self._backend.holds_results_at(results.url):
-            return results
-        return None
+        if not isinstance(results, CeleryResults):
+            return None
+        is_there = self._backend.holds_results_at(results.url, results.any_key, self._namespace)
+        return results if is_there else None
 
     def _options(self) -> BackendOptions:
         return replace(self._without_results(), results=self._results_with_records())
@@ -511,7 +512,7 @@ class Connections:
             idle_seconds=self._settings.idle_connection_ms / 1000,
             is_app_default=self._celery is default_app,
             outage=self._broker_outage,
-            holds_queues_at=self._backend.holds_queues_at,
+            holds_queues_at=functools.partial(self._backend.holds_queues_at, namespace=self._namespace),
         )
         queue.watch_for_return()
         return FirstJobCheck(queue, self._celery, store, self._worker_command)
@@ -528,7 +529,7 @@ class Connections:
         if self._backend.in_process and not self._exposed:
             return NoResults()
         if self._celery is default_app:
-            require_services(self._settings)
+            require_broker(self._settings)
         try:
             backend = type(self._celery.backend).__name__
         except Exception as error:
@@ -542,8 +543,14 @@ class Connections:
                 f"the Celery app's result_backend ({backend}) cannot hold tasks: it {_UNUSABLE_BACKENDS[backend]}; set "
                 + ("MCP_CELERY_RESULT_BACKEND" if self._celery is default_app else "result_backend in your app")
             )
+        if self._exposed and isinstance(self._celery.backend, OwnResults):
+            raise ConfigurationError(
+                "Celery jobs are exposed as tools, and their workers do not keep results in the store of the tasks: "
+                "set MCP_CELERY_RESULT_BACKEND to the result backend of these workers"
+            )
         return CeleryResults(
             self._celery,
+            namespace=self._namespace,
             timeout_seconds=self._store_timeout,
             idle_seconds=self._settings.idle_connection_ms / 1000,
         )

@@ -12,7 +12,7 @@ from mcp_celery.errors import ConfigurationError
 from mcp_celery.host_app import Host, hosts
 from mcp_celery.server.celery_tasks import CeleryTasks
 from mcp_celery.server.loading import load_tasks
-from mcp_celery.worker import pool_problem, require_readable
+from mcp_celery.worker import pool_problem, require_fit_broker, require_readable
 
 
 def note_queues(app: Celery, host: Host, options: Any) -> None:
@@ -41,6 +41,7 @@ class HostedServers(bootsteps.Step):
         app: Celery = parent.app
         host = hosts[app]
         require_readable(app)
+        require_fit_broker(app)
         queues: Any = app.amqp.queues
         problem = pool_problem(parent)
         try:

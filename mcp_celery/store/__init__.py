@@ -3,7 +3,7 @@
 from mcp_celery.store.backend import RedisBackend
 from mcp_celery.store.bus import RedisTaskBus
 from mcp_celery.store.client import connect
-from mcp_celery.store.connection import connect_blocking
+from mcp_celery.store.connection import call_blocking, connect_blocking
 from mcp_celery.store.exposed import RedisExposed
 from mcp_celery.store.memory import StoreMemory
 from mcp_celery.store.records import RedisJobLedger, RedisTaskStore
@@ -19,6 +19,7 @@ __all__ = [
     "RedisTaskStore",
     "RedisWebhooks",
     "StoreMemory",
+    "call_blocking",
     "connect",
     "connect_blocking",
 ]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from typing import Final
 
 import redis
 from redis.exceptions import NoPermissionError
 from typing_extensions import override
 
+from mcp_celery.common.cluster_url import has_hash_tag
 from mcp_celery.common.outage import Outage
 from mcp_celery.common.redis_url import is_same_database, parse
 from mcp_celery.engine.backend import Backend, BackendOptions, OpenBackend, Unusable
 from mcp_celery.store.bus import SILENCE_SECONDS, RedisTaskBus
 from mcp_celery.store.client import StoreClient, connect
-from mcp_celery.store.cluster import ClusterView, view_of
+from mcp_celery.store.cluster import ClusterView, is_in_cluster_mode, slot_of, view_of
 from mcp_celery.store.connection import IDLE_SECONDS, connect_blocking
 from mcp_celery.store.exposed import RedisExposed
 from mcp_celery.store.failures import described, is_refusal
@@ -28,6 +30,11 @@ from mcp_celery.store.sentinel import SentinelView, views_of
 from mcp_celery.store.webhooks import RedisWebhooks
 
 logger = logging.getLogger(__name__)
+
+IN_CLUSTER_MODE: Final = (
+    "it is in cluster mode, and keys have no hash tags: name some of its nodes (redis+cluster://HOST:PORT,HOST:PORT); "
+    "or, where it has one shard, set MCP_CELERY_HASH_TAGS=true"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +84,8 @@ class RedisBackend(Backend):
         return f"Redis {where.place}, database {where.db}, key prefix {self.key_prefix!r}"
 
     @override
-    def holds_results_at(self, url: str | None) -> bool:
-        """Whether results are kept in the database of the records, where one script reads both.
-
-        Args:
-            url: As Celery spells it; None where the result backend has no URL.
-        """
-        return url is not None and is_same_database(url, self.url)
+    def holds_results_at(self, url: str | None, key: str, namespace: str) -> bool:
+        return url is not None and is_same_database(url, self.url) and self._may_have_beside_records(key, namespace)
 
     async def sentinels(self) -> list[SentinelView]:
         """The answer of each Sentinel of the URL; empty where the URL names none."""
@@ -94,8 +96,29 @@ class RedisBackend(Backend):
         return await view_of(parse(self.url), timeout_seconds=self.timeout_seconds, credentials=self.credentials)
 
     @override
-    def holds_queues_at(self, url: str) -> bool:
-        return self.holds_results_at(url) and parse(url).username == parse(self.url).username
+    def holds_queues_at(self, url: str, prefix: str, namespace: str) -> bool:
+        return self.holds_results_at(url, prefix, namespace) and parse(url).username == parse(self.url).username
+
+    def _may_have_beside_records(self, key: str, namespace: str) -> bool:
+        """Whether one script may have a key and those of a namespace. In a cluster they need one tag."""
+        if not self._has_tags:
+            return True
+        return has_hash_tag(key) and slot_of(key) == slot_of(self.keys_of(namespace).root)
+
+    def open_blocking(self, key: str) -> redis.Redis:
+        """A blocking client, of all that has the slot of a key; the caller closes it.
+
+        Args:
+            key: Any key that it is for, or what they begin with.
+        """
+        return connect_blocking(
+            self.url,
+            timeout_seconds=self.timeout_seconds,
+            max_connections=self.max_connections,
+            credentials=self.credentials,
+            idle_seconds=self.idle_seconds,
+            key=key,
+        )
 
     @override
     def unusable(self) -> Unusable | None:
@@ -108,14 +131,17 @@ class RedisBackend(Backend):
                 retries=0,
             ) as client:
                 client.ping()
+                is_misfit = not self._has_tags and is_in_cluster_mode(client)
         except NoPermissionError:
-            pass  # it answers, and has accepted the password
+            is_misfit = False  # it answers, and has accepted the password
         except (redis.RedisError, OSError) as error:
             found = Unusable(self.outage.service, type(error).__name__, described(error), is_refusal(error))
             if not found.is_refusal:
                 self.outage.began(found.kind, found.reason)
             return found
         self.outage.ended()
+        if is_misfit:
+            return Unusable(self.outage.service, "ClusterMode", IN_CLUSTER_MODE, is_refusal=False, is_misfit=True)
         return None
 
     @override
@@ -177,8 +203,11 @@ class RedisBackend(Backend):
 
     def keys_of(self, namespace: str) -> RedisKeys:
         """The names of the keys of a namespace."""
-        is_cluster = self.is_cluster
-        return RedisKeys(self.key_prefix, namespace, is_tagged=self.hash_tags or is_cluster, is_sharded=is_cluster)
+        return RedisKeys(self.key_prefix, namespace, is_tagged=self._has_tags, is_sharded=self.is_cluster)
+
+    @property
+    def _has_tags(self) -> bool:
+        return self.hash_tags or self.is_cluster
 
     def _keys(self, options: BackendOptions) -> RedisKeys:
         return self.keys_of(options.namespace)

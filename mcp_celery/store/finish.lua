@@ -2,7 +2,8 @@
 --
 -- KEYS[1]  hash: the task record
 -- KEYS[2]  channel: the task's changes; the message is the record's new revision
--- KEYS[3]  string: the job's result; also the channel on which Celery's AsyncResults wait for it
+-- KEYS[3]  string: the job's result; under another name than the namespace's also the channel on which Celery's
+--          AsyncResults wait for it
 -- KEYS[4]  hash: the questions, which go with the task's end
 -- KEYS[5]  hash: the answers
 -- KEYS[6]  sorted set: every task that the reaper looks at, by when it expires
@@ -31,7 +32,11 @@ if not may_end(KEYS[1], ARGV[4]) then
   return nil
 end
 redis.call('SET', KEYS[3], ARGV[3], 'PX', rest_of_life(KEYS[1]))
-redis.call('PUBLISH', KEYS[3], ARGV[3])
+-- Processes that wait for a result listen only where Celery's own backend keeps it, under a name of its own.
+local root = string.sub(ARGV[4], 1, -#'claims:' - 1)
+if string.sub(KEYS[3], 1, #root) ~= root then
+  redis.call('PUBLISH', KEYS[3], ARGV[3])
+end
 redis.call('HSET', KEYS[1], unpack(ARGV, 7))
 if current[3] then
   settle_questions(KEYS[1], KEYS[4], KEYS[5])

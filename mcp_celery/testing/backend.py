@@ -87,11 +87,11 @@ class MemoryBackend(Backend):
         """Always usable: there is no connection."""
 
     @override
-    def holds_results_at(self, url: str | None) -> bool:
+    def holds_results_at(self, url: str | None, key: str, namespace: str) -> bool:
         return False
 
     @override
-    def holds_queues_at(self, url: str) -> bool:
+    def holds_queues_at(self, url: str, prefix: str, namespace: str) -> bool:
         return False
 
     @override

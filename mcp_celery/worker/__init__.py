@@ -11,7 +11,7 @@ from mcp_celery.host_app import add_steps
 from mcp_celery.keys import TaskType
 from mcp_celery.logs import shorten_ids_of_celery
 from mcp_celery.worker.asking import InputLifetimes
-from mcp_celery.worker.celery.bootsteps import pool_problem, require_readable
+from mcp_celery.worker.celery.bootsteps import pool_problem, require_fit_broker, require_readable
 from mcp_celery.worker.celery.result_backend import ResultPlace
 from mcp_celery.worker.celery.signals import connect, connect_outcomes
 from mcp_celery.worker.job import ComponentJob, WorkerRuntime, job_class
@@ -37,6 +37,7 @@ __all__ = [
     "bind_jobs",
     "pool_problem",
     "register",
+    "require_fit_broker",
     "require_readable",
 ]
 

@@ -16,6 +16,7 @@ from celery.utils.time import get_exponential_backoff_interval
 from mcp_celery.asyncio_pool.current import at_pool_stop, await_in_job, in_job
 from mcp_celery.broker.job_message import FINGERPRINT_HEADER, STORE_HEADER, serializer_of_messages
 from mcp_celery.broker.naming import job_name
+from mcp_celery.broker.own_results import OwnResults
 from mcp_celery.common.formats import (
     FORMAT,
     FORMAT_HEADER,
@@ -297,7 +298,12 @@ class ComponentJob(_CeleryTask):
             return StoreBackend(self.app, self._finish, self.runtime.seals)
         finish = self._finish if self.runtime.results == "with records" else None
         celery_task = super()
-        return JobBackend(lambda: celery_task.backend, finish, self._tell_lost, self.runtime.seals)
+
+        def of_thread() -> Any:
+            backend: Any = celery_task.backend
+            return backend.of_namespace(self.runtime.namespace) if isinstance(backend, OwnResults) else backend
+
+        return JobBackend(of_thread, finish, self._tell_lost, self.runtime.seals)
 
     def _finish(self, request: Any, outcome: JobOutcome, result: EncodedResult) -> bool:
         """Store a result and move its task together. False: the store did not answer; then each is tried alone."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import kombu
@@ -166,7 +167,7 @@ async def queue_of(app: Celery, settings: Settings) -> AsyncGenerator[CeleryQueu
         default_queue="mcp.shop",
         timeout_seconds=10,
         max_length=5,
-        holds_queues_at=backend.holds_queues_at,
+        holds_queues_at=partial(backend.holds_queues_at, namespace="shop"),
     )
     try:
         yield queue

@@ -21,7 +21,7 @@ from mcp_celery.operate.doctor.sentinels import check_sentinels
 from mcp_celery.server.connections import backend_of
 from mcp_celery.store import RedisBackend, connect, connect_blocking
 from tests.integration.conftest import Starter, running
-from tests.integration.test_redis_urls import tls_options, tls_server
+from tests.integration.test_redis_urls import tls_options, tls_server, valkey_binary
 from tests.support.certificates import Authority
 from tests.support.live import ANYONE, Gate, host_app, live_server
 from tests.support.locks import reserve_port
@@ -83,8 +83,12 @@ async def doctors_words(url: str) -> dict[str, list[str]]:
     return said
 
 
-async def test_a_master_that_is_killed_takes_nothing_with_it_that_its_replica_had(own: Starter, gate: Gate) -> None:
-    watched = own.watched(password=PASSWORD, sentinel_password=SENTINEL_PASSWORD)
+@pytest.mark.parametrize("server", ["installed", "valkey"])
+async def test_a_master_that_is_killed_takes_nothing_with_it_that_its_replica_had(
+    own: Starter, gate: Gate, server: str
+) -> None:
+    binary = valkey_binary() if server == "valkey" else None
+    watched = own.watched(password=PASSWORD, sentinel_password=SENTINEL_PASSWORD, binary=binary)
     secret = f"sentinel_password={quote(SENTINEL_PASSWORD, safe='')}"
     url = f"{watched.url}/2?{secret}".replace("://", f"://:{quote(PASSWORD, safe='')}@")
     async with running(url, "sentinel", "asyncio", **SHORT_LEASES) as (deployment, wire):

@@ -1,8 +1,9 @@
-"""A Redis Cluster of three shards, as processes of this machine that a test kills."""
+"""A Redis Cluster of three shards, or of one, as processes of this machine that a test kills."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+import functools
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -31,13 +32,16 @@ def nodes_of(stack: ExitStack) -> Callable[[ProcessContainer], None]:
 
 
 class Cluster:
-    """Three masters, each with a third of the slots, and perhaps replicas. The first nodes are the masters.
+    """Masters, each with as many slots, and perhaps replicas. The first nodes are the masters.
 
     Args:
         folder: Where everything is kept.
         start: Starts a process, and stops it at the end of the test.
+        shards: How many masters there are.
         replica_of: A key whose master gets a replica, the last node; None: no master has one.
+        replicas: Whether each master gets a replica, in the order of the masters.
         options: Further options of each node.
+        binary: The server, None for the machine's own.
         tls: Its certificates, as options of its configuration, where all nodes speak only TLS.
     """
 
@@ -46,22 +50,28 @@ class Cluster:
         folder: Path,
         start: Callable[[ProcessContainer], None],
         *,
+        shards: int = SHARDS,
         replica_of: str | None = None,
+        replicas: bool = False,
         options: Mapping[str, object] | None = None,
+        binary: Path | None = None,
         tls: Mapping[str, object] | None = None,
     ) -> None:
-        number = SHARDS + (replica_of is not None)
+        number = shards + (shards if replicas else replica_of is not None)
         self.ports = [reserve_port() for _ in range(number)]
         self.nodes = [
             ValkeyProcess(
                 folder,
                 name=f"node-{index}",
+                binary=binary,
                 options={
                     **({"port": port} if tls is None else {**tls, "tls-port": port, "tls-cluster": "yes"}),
                     "bind": "127.0.0.1",
                     "cluster-enabled": "yes",
                     "cluster-port": reserve_port(),
                     "cluster-config-file": f"nodes-{index}.conf",
+                    "appenddirname": f"appended-{index}",
+                    "dbfilename": f"dump-{index}.rdb",
                     "cluster-node-timeout": NODE_TIMEOUT_MS,
                     "cluster-require-full-coverage": "no",
                     "repl-diskless-sync-delay": 0,
@@ -72,8 +82,8 @@ class Cluster:
         ]
         for node in self.nodes:
             start(node)
-        bounds = [SLOTS * index // SHARDS for index in range(SHARDS + 1)]
-        for index in range(SHARDS):
+        bounds = [SLOTS * index // shards for index in range(shards + 1)]
+        for index in range(shards):
             with self.admin(index) as node:
                 node.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[index], bounds[index + 1] - 1)
         with self.admin(0) as first:
@@ -82,8 +92,8 @@ class Cluster:
                     bus = other.config_get("cluster-port")["cluster-port"]
                 first.execute_command("CLUSTER", "MEET", "127.0.0.1", self.ports[index], bus)
         eventually_sync(self._is_formed, what="the nodes know each other and all slots")
-        if replica_of is not None:
-            self._replicate(self.node_of(replica_of))
+        masters = range(shards) if replicas else [] if replica_of is None else [self.node_of(replica_of)]
+        self._replicate({shards + number: master for number, master in enumerate(masters)})
 
     @property
     def addresses(self) -> list[str]:
@@ -107,6 +117,11 @@ class Cluster:
         (port,) = [master[1] for first, last, master, *_ in shards if first <= slot <= last]
         return self.ports.index(port)
 
+    @staticmethod
+    def slot_of(key: str) -> int:
+        """The slot of a key."""
+        return slot_of(key)
+
     def move(self, key: str, to: int) -> None:
         """Give the slot of a key to another node, with its keys, and tell both."""
         with self.moving(key, to):
@@ -129,11 +144,14 @@ class Cluster:
         with self.admin(index) as node:
             return node.execute_command("CLUSTER", "MYID")
 
-    def _replicate(self, master: int) -> None:
-        with self.admin(len(self.nodes) - 1) as replica:
-            replica.execute_command("CLUSTER", "REPLICATE", self._id(master))
-        self._master = master
-        eventually_sync(self._is_following, what="the replica follows its master, and all nodes know it")
+    def _replicate(self, masters: Mapping[int, int]) -> None:
+        """Have nodes follow others."""
+        for index, master in masters.items():
+            with self.admin(index) as replica:
+                replica.execute_command("CLUSTER", "REPLICATE", self._id(master))
+        if masters:
+            following = functools.partial(self._are_following, list(masters))
+            eventually_sync(following, what="the replicas follow their masters, and all nodes know it")
 
     def _is_formed(self) -> bool:
         for index in range(len(self.nodes)):
@@ -146,13 +164,14 @@ class Cluster:
                 return False
         return True
 
-    def _is_following(self) -> bool:
-        with self.admin(len(self.nodes) - 1) as replica:
-            if replica.info("replication").get("master_link_status") != "up":
-                return False
+    def _are_following(self, replicas: Sequence[int]) -> bool:
+        for index in replicas:
+            with self.admin(index) as replica:
+                if replica.info("replication").get("master_link_status") != "up":
+                    return False
         for index in range(len(self.nodes)):
             with self.admin(index) as node:
                 shards = node.execute_command("CLUSTER", "SLOTS")
-            if sum(len(shard) - 3 for shard in shards) != 1:
+            if sum(len(shard) - 3 for shard in shards) != len(replicas):
                 return False
         return True

@@ -28,11 +28,21 @@ class SentinelProcess(ProcessContainer):
         port: On which it listens.
         master_port: That of the first master.
         lines: Further lines of its configuration.
+        binary: The server, None for the machine's own.
     """
 
     ready_prompt = "+monitor master"
 
-    def __init__(self, folder: Path, *, name: str, port: int, master_port: int, lines: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        port: int,
+        master_port: int,
+        lines: Sequence[str] = (),
+        binary: Path | None = None,
+    ) -> None:
         self.port = port
         own = folder / name
         own.mkdir()
@@ -51,7 +61,7 @@ class SentinelProcess(ProcessContainer):
                 ]
             )
         )
-        super().__init__([str(find_store_binary()), str(config), "--sentinel"], name=name, folder=folder)
+        super().__init__([str(binary or find_store_binary()), str(config), "--sentinel"], name=name, folder=folder)
 
 
 class Watched:
@@ -62,6 +72,8 @@ class Watched:
         start: Starts a process, and stops it at the end of the test.
         password: Of the servers' default user.
         sentinel_password: Of the Sentinels' default user.
+        binary: The server, None for the machine's own.
+        keeps: Whether the servers keep their data over a restart.
         tls: The certificates of servers and Sentinels, as options of their configuration, where all of them speak TLS.
     """
 
@@ -72,6 +84,8 @@ class Watched:
         *,
         password: str | None = None,
         sentinel_password: str | None = None,
+        binary: Path | None = None,
+        keeps: bool = False,
         tls: Mapping[str, str] | None = None,
     ) -> None:
         self._password = password
@@ -88,7 +102,18 @@ class Watched:
         of_all = {"bind": "127.0.0.1", "repl-diskless-sync-delay": 0, **secret, **self._tls}
         self.ports = [reserve_port(), reserve_port()]
         self.servers = [
-            ValkeyProcess(folder, name=f"server-{number}", options={listens: port, **of_all})
+            ValkeyProcess(
+                folder,
+                name=f"server-{number}",
+                binary=binary,
+                options={
+                    listens: port,
+                    "appendonly": "yes" if keeps else "no",
+                    "appenddirname": f"appended-{number}",
+                    "dbfilename": f"dump-{number}.rdb",
+                    **of_all,
+                },
+            )
             for number, port in enumerate(self.ports)
         ]
         for server in self.servers:
@@ -102,6 +127,7 @@ class Watched:
                 name=f"sentinel-{number}",
                 port=(port := reserve_port()),
                 master_port=self.ports[0],
+                binary=binary,
                 lines=[*lines, *(() if tls is None else ("port 0", f"tls-port {port}"))],
             )
             for number in range(3)

@@ -11,8 +11,10 @@ from redis.exceptions import ClusterDownError, MovedError
 from mcp_celery import Settings
 from mcp_celery.common.redis_translation import node_url, redis_py_url
 from mcp_celery.common.redis_url import is_redis_url, is_same_database, parse
-from mcp_celery.default_app import default_app, require_services
+from mcp_celery.default_app import default_app, require_broker
 from mcp_celery.errors import ConfigurationError
+from mcp_celery.server.connections import backend_of
+from mcp_celery.settings import STORE_RESULTS
 from mcp_celery.store.cluster import SlotSearch, shards_in, slot_of
 from mcp_celery.store.failures import described
 from mcp_celery.store.keys import RedisKeys
@@ -61,10 +63,12 @@ class TestUrl:
         with pytest.raises(ConfigurationError, match=reason):
             Settings.load(redis_url=url)
 
-    def test_a_cluster_url_is_refused_for_celerys_broker_and_results(self) -> None:
+    def test_celery_uses_no_cluster_as_its_broker(self) -> None:
         assert not is_redis_url(URL)
         assert not is_same_database("redis://a.example:7000/0", URL)
         assert not is_same_database(URL, "redis://a.example:7000/0")
+        assert is_same_database(URL, "redis+cluster://B.example")
+        assert not is_same_database(URL, "redis+cluster://c.example")
         assert parse(URL).shares_server_with(parse("redis+cluster://B.example"))
         assert not parse(URL).shares_server_with(parse("redis://a.example:7000"))
         for name in ("broker_url", "result_backend"):
@@ -139,16 +143,43 @@ class TestServices:
         for name in ("broker_url", "broker_write_url", "result_backend"):
             monkeypatch.setitem(default_app.conf, name, None)
 
-    def test_the_cluster_is_neither_broker_nor_result_backend(self) -> None:
+    def test_a_cluster_keeps_results_and_is_no_broker(self) -> None:
         settings = Settings.load(redis_url=URL)
-        assert (settings.celery_broker, settings.celery_results) == ({}, {})
-        with pytest.raises(ConfigurationError, match=r"set MCP_CELERY_BROKER_URL and MCP_CELERY_RESULT_BACKEND$"):
-            require_services(settings)
+        assert (settings.celery_broker, settings.celery_results) == ({}, {"result_backend": STORE_RESULTS})
+        with pytest.raises(ConfigurationError, match=r"as its broker: set MCP_CELERY_BROKER_URL$"):
+            require_broker(settings)
 
-    def test_broker_and_result_backend_may_be_configured_anywhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        settings = Settings.load(redis_url=URL)
+    def test_the_broker_may_be_configured_anywhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(default_app.conf, "broker_url", "amqp://")
-        with pytest.raises(ConfigurationError, match=r"as its result backend: set MCP_CELERY_RESULT_BACKEND$"):
-            require_services(settings)
-        monkeypatch.setitem(default_app.conf, "result_backend", "redis://x")
-        require_services(settings)
+        require_broker(Settings.load(redis_url=URL))
+
+    def test_a_result_backend_that_is_named_is_used(self) -> None:
+        settings = Settings.load(redis_url=URL, result_backend="redis://x.example")
+        assert settings.celery_result_backend == "redis://x.example:6379/0"
+
+    @pytest.mark.parametrize(("prefix", "shared"), [("app", "{app}:"), ("{reports}", "{reports}:")])
+    def test_one_shard_has_a_tag_for_everything_of_the_broker(self, prefix: str, shared: str) -> None:
+        for values in ({"redis_url": "redis://one.example"}, {"redis_url": URL, "broker_url": "redis://one.example"}):
+            tagged = Settings.load(key_prefix=prefix, hash_tags=True, **values)
+            assert tagged.celery_broker["broker_transport_options"] == {"global_keyprefix": shared}
+            assert tagged.celery_result_backend == STORE_RESULTS
+        beside = Settings.load(redis_url=URL, broker_url="redis://one.example")
+        assert "broker_transport_options" not in beside.celery_broker
+        assert "broker_transport_options" not in Settings.load(broker_url="amqp://", hash_tags=True).celery_broker
+
+    @pytest.mark.parametrize(
+        ("key", "prefix", "together"),
+        [
+            ("{app:n}:celery-task-meta-x", "app", True),
+            ("{app}:celery-task-meta-x", "app", False),
+            ("celery-task-meta-x", "app", False),
+            ("{reports}:celery-task-meta-x", "{reports}", True),
+        ],
+    )
+    def test_one_script_may_have_only_what_shares_the_tag(self, key: str, prefix: str, together: bool) -> None:
+        tagged = backend_of(Settings.load(redis_url="redis://one.example", key_prefix=prefix, hash_tags=True))
+        assert tagged.holds_results_at("redis://one.example", key, "n") == together
+        assert tagged.holds_queues_at("redis://one.example", key, "n") == together
+        assert not tagged.holds_results_at("redis://other.example", key, "n")
+        plain = backend_of(Settings.load(redis_url="redis://one.example", key_prefix=prefix))
+        assert plain.holds_results_at("redis://one.example", key, "n")

@@ -126,7 +126,9 @@ def _result_key(tasks: CeleryTasks) -> str | None:
     """A name of a result that is kept in the Redis of the records; None where results are kept elsewhere."""
     if tasks.connections.result_place() != "with records":
         return None
-    results = CeleryResults(tasks.celery, timeout_seconds=tasks.settings.store_timeout_ms / 1000)
+    results = CeleryResults(
+        tasks.celery, namespace=tasks.namespace, timeout_seconds=tasks.settings.store_timeout_ms / 1000
+    )
     try:
         return results.key("mcp-celery-doctor")
     finally:

@@ -24,7 +24,8 @@ def check_broker(tasks: CeleryTasks) -> Findings:
         return findings
     lost = unusable_broker(app, service, timeout_seconds=settings.publish_timeout_ms / 1000)
     if lost is not None:
-        what = "refuses user or password" if lost.is_refusal else "cannot be reached"
+        misses = "cannot be used" if lost.is_misfit else "cannot be reached"
+        what = "refuses user or password" if lost.is_refusal else misses
         findings.error(f"the broker {what}: {lost.reason}", setting)
         return findings
     transport: str = app.connection_for_write().transport_cls
@@ -43,7 +44,9 @@ async def check_results(tasks: CeleryTasks) -> Findings:
     """Check the result backend of a server's app."""
     findings = Findings("results")
     setting = tasks.connections.results_setting
-    results = CeleryResults(tasks.celery, timeout_seconds=tasks.settings.store_timeout_ms / 1000)
+    results = CeleryResults(
+        tasks.celery, namespace=tasks.namespace, timeout_seconds=tasks.settings.store_timeout_ms / 1000
+    )
     name = f"mcp-celery-doctor-{secrets.token_hex(8)}"
     try:
         answered = name in await results.read_many([name])

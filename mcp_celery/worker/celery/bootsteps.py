@@ -10,7 +10,9 @@ import click
 from celery import Celery, bootsteps
 from celery.concurrency.solo import TaskPool as SoloPool
 
+from mcp_celery.broker.cluster_mode import REDIS, cluster_mode_problem
 from mcp_celery.broker.job_message import accepts_messages, require_serializer, serializer_of_messages
+from mcp_celery.broker.publisher import bounded
 from mcp_celery.errors import ConfigurationError
 from mcp_celery.worker.celery.unread import UnreadMessages
 from mcp_celery.worker.job import ComponentJob, WorkerRuntime
@@ -18,6 +20,8 @@ from mcp_celery.worker.job_arguments import MalformedJobError
 
 logger = logging.getLogger(__name__)
 
+ASKED_SECONDS: Final = 5.0
+"""How long a broker may take to answer before a worker starts."""
 AMQP_TRANSPORTS: Final = ("pyamqp", "amqp", "amqps")
 
 
@@ -164,6 +168,26 @@ def require_readable(app: Celery) -> None:
         raise click.ClickException(
             f"accept_content lacks {serializer_of_messages(app)!r}, so this worker would reject every job; add it"
         )
+
+
+def require_fit_broker(app: Celery) -> None:
+    """Refuse to start a worker whose broker is a Redis in cluster mode that kombu cannot use. A broker that does not
+    answer is not asked again: the worker waits for it.
+
+    Raises:
+        ClickException: It is one. The text says what to set.
+    """
+    with bounded(app.connection_for_read(), ASKED_SECONDS) as connection:
+        if connection.transport.driver_type != REDIS:
+            return
+        try:
+            connection.ensure_connection(max_retries=0, interval_start=0)
+            problem = cluster_mode_problem(connection)
+        except Exception as error:  # noqa: BLE001 - kombu's and redis-py's errors have no common root
+            logger.debug("could not ask the broker whether it is in cluster mode: %s", type(error).__name__)
+            return
+    if problem is not None:
+        raise click.ClickException(f"this worker cannot take jobs from its broker: {problem}")
 
 
 def pool_problem(worker: Any) -> str | None:

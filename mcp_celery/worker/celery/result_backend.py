@@ -19,6 +19,7 @@ from celery.backends.base import DisabledBackend
 from celery.backends.redis import RedisBackend
 
 from mcp_celery.asyncio_pool.current import await_in_job, in_job
+from mcp_celery.broker.own_results import OwnResults
 from mcp_celery.common.django_connections import fresh_connections
 from mcp_celery.common.jsonable import json_text, utf8_text
 from mcp_celery.engine import LARGE_RESULT_BYTES, EncodedResult, JobOutcome, ResultSeals
@@ -99,7 +100,7 @@ class JobBackend:
         Raises:
             ResultNotStoredError: The backend does not have it.
         """
-        if isinstance(backend, RedisBackend):
+        if isinstance(backend, RedisBackend | OwnResults):
             return  # it holds 512 MB, and answers with an error where it does not
         try:
             found = backend.get_task_meta(task_id, cache=False)["status"]
@@ -162,8 +163,8 @@ class JobBackend:
             return work(self._backend, *args)
 
         def work_with_own() -> Any:
-            # All threads may share the connections of redis-py.
-            backend = self._backend if isinstance(self._backend, RedisBackend) else self._of_thread()
+            # All threads may share connections of redis-py.
+            backend = self._backend if isinstance(self._backend, RedisBackend | OwnResults) else self._of_thread()
             with fresh_connections(backend):
                 return work(backend, *args)
 
