@@ -18,6 +18,7 @@ from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import SecurityError
 from celery.states import PENDING
 from kombu.exceptions import SerializationError, SerializerNotInstalled
+from redis.exceptions import ClusterCrossSlotError
 
 from mcp_celery.broker.blocking_calls import BlockingCalls
 from mcp_celery.broker.own_results import OwnResults
@@ -243,10 +244,18 @@ class CeleryResults:
         return _stored(backend.get_task_meta(job_id, cache=False))
 
     def _read_together(self, unread: deque[str], found: dict[str, StoredResult | None]) -> None:
-        """Read results in one request."""
+        """Read results in one request, where the backend takes it.
+
+        Raises:
+            Exception: The backend gave none; it is its driver's.
+        """
         self._replace_idle()
         keys = {job_id: self._backend.get_key_for_task(job_id) for job_id in unread}
-        given: Any = self._backend.mget(list(keys.values()))
+        try:
+            given: Any = self._backend.mget(list(keys.values()))
+        except ClusterCrossSlotError:  # a Redis in cluster mode, whose names of results have no hash tag
+            self._read_each(unread, found)
+            return
         # Memcached's clients give what there is, by key; Redis gives values in the order of the keys.
         payloads = [given.get(key) for key in keys.values()] if hasattr(given, "items") else given
         for job_id, payload in zip(keys, payloads, strict=True):

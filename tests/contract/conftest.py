@@ -24,7 +24,7 @@ NOT_ON_A_CLUSTER = {
     "test_a_result_that_is_stored_again_is_taken_again": "the name of its result has no hash tag",
     "test_a_task_with_a_result_leaves_no_unclaimed_job": "the name of its result has no hash tag",
 }
-"""Modules and tests that ``--cluster`` leaves out, and why. Results are never in a cluster."""
+"""Modules and tests that ``--cluster`` leaves out, and why."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from mcp_celery import Settings
 from mcp_celery.broker.cluster_mode import NO_TAG, SEVERAL_SHARDS
 from mcp_celery.broker.publisher import unusable_broker
+from mcp_celery.broker.results import CeleryResults
 from tests.integration.conftest import TOOLS, Starter
 from tests.integration.test_redis_urls import valkey_binary
 from tests.support.deployment import deployed
@@ -98,3 +99,15 @@ def test_a_cluster_of_several_shards_is_no_broker(own: Starter) -> None:
         found = unusable_broker(app, "the broker", timeout_seconds=10)
     assert found is not None
     assert (found.reason, found.is_misfit) == (SEVERAL_SHARDS, True)
+
+
+async def test_results_of_a_host_are_read_where_their_names_have_no_tag(own: Starter) -> None:
+    cluster = own.cluster(shards=1)
+    with host_app(Settings.load(redis_url=f"redis://{cluster.addresses[0]}/0")) as app:
+        backend: Any = app.backend
+        for number in range(3):
+            backend.mark_as_done(f"job-{number}", number)
+        results = CeleryResults(app, timeout_seconds=10)
+        found = await results.read_many(["job-0", "job-1", "job-2", "none"])
+        results.close()
+    assert [None if one is None else one.value for one in found.values()] == [0, 1, 2, None]
