@@ -39,11 +39,11 @@ test-pythons: $(READY) ## Run unit, contract and smoke tests on each CPython fou
 test-lowest: $(READY) ## Run unit, contract and smoke tests on the lowest versions of packages that pyproject.toml allows
 	@$(BIN)/python -m tests.lowest_versions
 
-test-long: $(READY) ## Run each test on each pool, large random tests, the store's on a cluster, the lowest versions and the soak, in an hour: before a release
+test-long: $(READY) ## Run each test on each pool, large random tests, the store's on a cluster, the lowest versions and the soaks, in an hour and a half: before a release
 	@$(PYTEST) --all-pools --long --hypothesis-profile=long $(ARGS)
 	@$(PYTEST) tests/contract --cluster
 	@$(BIN)/python -m tests.lowest_versions
-	@$(BIN)/python -m tests.soak --minutes 5
+	@for store in single sentinel cluster; do $(BIN)/python -m tests.soak --store $$store --minutes 5 || exit 1; done
 
 test-stress: $(READY) ## Run `make test` three times beside busy processors, each time in another order
 	@$(BIN)/python -m tests.stress $(IN_PARALLEL) --quick $(ARGS)
@@ -75,7 +75,7 @@ mutants: $(READY) ## Break the engine and the Lua scripts in small ways, and see
 fuzz: $(READY) ## Send 10,000 malformed requests of both revisions to servers; ARGS="--fuzz-seed 7" sends others
 	@$(PYTEST) tests/integration/test_malformed_requests.py --requests 10000 $(ARGS)
 
-soak: $(READY) ## Kill everything at random under load, and audit what became of it; ARGS="--minutes 20 --write"
+soak: $(READY) ## Kill everything at random under load, and audit what became of it; ARGS="--store cluster --minutes 20 --write"
 	@$(BIN)/python -m tests.soak $(ARGS)
 
 screenshots: $(READY) ## Take the pictures of docs/operations.md anew

@@ -6,16 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, cast
 
-import redis
-
 from mcp_celery.engine.outcome import FAILURE_REASONS
 from mcp_celery.errors import INTERNAL_ERROR, ComponentExitedError
-from mcp_celery.store.keys import RedisKeys
 from tests.soak.load import FOREGROUND, IN_SERVER, PLAIN, Call
 from tests.soak.names import THEIR_TTL_SECONDS
 from tests.soak.notes import Notes
 from tests.soak.plant import Plant, Span
 from tests.soak.server import REFUSED, big_text, changed_result, digest, exit_of
+from tests.soak.stores import SoakStore
 from tests.support.wire import JSON
 
 MOST_RUNS: Final = {"again": 2, "flaky": 3}
@@ -150,18 +148,22 @@ def _job_id(call: Call) -> str:
     return f"anon:{call.task_id}:tool:{call.tool}"
 
 
-def of_store(url: str, keys: RedisKeys) -> Iterator[str]:
+def of_store(store: SoakStore) -> Iterator[str]:
     """What is left in the store and should not be."""
-    with redis.Redis.from_url(url, decode_responses=True) as client:
+    keys = store.keys
+    of_namespace, *others = store.clients()
+    for client in (of_namespace, *others):
         for key in cast("Iterator[str]", client.scan_iter(count=1000)):
             if client.ttl(key) == -1 and not key.startswith(THEIRS):
                 yield f"the key {key} has no lifetime"
-        if due := client.zcard(keys.due):
-            yield f"{due} jobs are still due"
-        if unclaimed := client.zcard(keys.unclaimed):
-            yield f"{unclaimed} jobs are still unclaimed"
-        for key in cast("Iterator[str]", client.scan_iter(match=keys.claims("*"), count=1000)):
-            yield f"{client.scard(key)} claims are left in {key}"
+    if due := of_namespace.zcard(keys.due):
+        yield f"{due} jobs are still due"
+    if unclaimed := of_namespace.zcard(keys.unclaimed):
+        yield f"{unclaimed} jobs are still unclaimed"
+    for key in cast("Iterator[str]", of_namespace.scan_iter(match=keys.claims("*"), count=1000)):
+        yield f"{of_namespace.scard(key)} claims are left in {key}"
+    for client in (of_namespace, *others):
+        client.close()
 
 
 def of_purged(calls: Sequence[Call], purged: Mapping[str, float]) -> str:

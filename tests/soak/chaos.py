@@ -30,15 +30,16 @@ class Chaos:
     def __init__(self, plant: Plant, chance: random.Random) -> None:
         self._plant = plant
         self._chance = chance
+        theirs = plant.their_workers
         self._deeds: dict[str, tuple[int, Callable[[], None]]] = {
             "worker killed (SIGKILL)": (5, partial(self._kill_one, plant.workers)),
             "worker stopped (SIGTERM)": (2, partial(self._stop_one, plant.workers)),
             "child of prefork killed": (3, self._kill_child),
             "server killed (SIGKILL)": (3, partial(self._kill_one, plant.servers)),
             "server stopped (SIGTERM)": (1, partial(self._stop_one, plant.servers)),
-            "store killed (SIGKILL)": (2, self._crash_store),
+            plant.store.deed: (plant.store.weight, partial(plant.store.crash, chance)),
             "broker killed (SIGKILL)": (2, plant.crash_broker),
-            "worker of exposed jobs killed (SIGKILL)": (1, partial(self._kill_one, [plant.their_worker])),
+            **({"worker of exposed jobs killed (SIGKILL)": (1, partial(self._kill_one, theirs))} if theirs else {}),
             "worker deployed in the other version": (3, partial(self._deploy_one, plant.workers)),
             "server deployed in the other version": (2, partial(self._deploy_one, plant.servers)),
             "queue purged, as by celery purge": (2, partial(purge_queue, plant, chance)),
@@ -74,10 +75,6 @@ class Chaos:
         self._plant.will_end(node)
         node.deploy("new" if node.deployed == "old" else "old")
         node.stop()
-
-    def _crash_store(self) -> None:
-        self._plant.store.crash()
-        self._plant.store.start()
 
     def _kill_child(self) -> None:
         prefork = self._plant.workers[POOLS.index("prefork")]

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -77,11 +77,18 @@ class Call:
 
 @dataclass
 class Load:
-    """Clients of several replicas of one server."""
+    """Clients of several replicas of one server.
+
+    Attributes:
+        tools: The tools that they call, and how often each as compared with the others.
+        calls: What they have called.
+        unanswered: How many requests got no answer.
+    """
 
     urls: Sequence[str]
     clients: int
     seed: int
+    tools: Mapping[str, int] = field(default_factory=lambda: TOOLS)
     calls: list[Call] = field(default_factory=list[Call])
     unanswered: int = 0
 
@@ -105,7 +112,7 @@ class Load:
         chance = random.Random(f"{self.seed}-{client}")
         following: list[asyncio.Task[None]] = []
         while not stop.is_set():
-            call = Call(next(numbers), chance.choices(list(TOOLS), list(TOOLS.values()))[0])
+            call = Call(next(numbers), chance.choices(list(self.tools), list(self.tools.values()))[0])
             self.calls.append(call)
             seconds = chance.uniform(0, LONGEST_SECONDS)
             if call.tool in PLAIN:

@@ -13,7 +13,8 @@ from mcp_celery import Settings
 from mcp_celery.common.redis_translation import celery_url
 from tests.soak import names
 from tests.soak.notes import NOTES_VARIABLE
-from tests.soak.server import VERSION_VARIABLE, Version
+from tests.soak.server import EXPOSES_VARIABLE, VERSION_VARIABLE, Version
+from tests.soak.stores import NAMESPACE, STORES, SoakStore, StoreKind
 from tests.support.deployment import is_listening
 from tests.support.locks import reserve_port
 from tests.support.nodes import ALONE, EmbeddedStoreContainer, Pool, ProcessContainer, WorkerProcess, environment
@@ -108,11 +109,13 @@ class Plant:
     """Everything that runs."""
 
     folder: Path
-    store: EmbeddedStoreContainer = field(init=False)
+    kind: StoreKind = "single"
+    store: SoakStore = field(init=False)
     broker: EmbeddedStoreContainer = field(init=False)
     servers: list[ServerProcess] = field(init=False)
     workers: list[OwnWorker] = field(init=False)
-    their_worker: TheirWorker = field(init=False)
+    their_workers: list[TheirWorker] = field(init=False)
+    """One, or none where the exposed app could not keep its results."""
     deeds: Counter[str] = field(default_factory=Counter[str])
     purged: dict[str, float] = field(default_factory=dict[str, float])
     """Celery ids of the jobs that the broker was made to lose, and when."""
@@ -122,27 +125,22 @@ class Plant:
     """Which processes ended although they were left alone."""
 
     def __post_init__(self) -> None:
-        self.store = EmbeddedStoreContainer(self.folder / "records")
         self.broker = EmbeddedStoreContainer(self.folder / "messages")
-        self.store.start()
         self.broker.start()
-        self.settings = Settings.load(redis_url=self.store.url, broker_url=self.broker.url, namespace="soak")
+        self.store = STORES[self.kind](self.folder)
+        self.settings = Settings.load(redis_url=self.store.url, broker_url=self.broker.url, namespace=NAMESPACE)
         self.env = {
             "MCP_CELERY_REDIS_URL": self.store.url,
             "MCP_CELERY_BROKER_URL": self.broker.url,
-            "MCP_CELERY_NAMESPACE": "soak",
+            "MCP_CELERY_NAMESPACE": NAMESPACE,
             NOTES_VARIABLE: str(self.notes),
+            EXPOSES_VARIABLE: "yes" if self.store.keeps_results_of_others else "",
         }
         self.servers = [ServerProcess(self.folder, self.env, number) for number in (1, 2)]
         self.workers = [
             OwnWorker(pool, self.folder, self.env, VERSIONS[number % 2]) for number, pool in enumerate(POOLS)
         ]
-        variables = {
-            names.BROKER_VARIABLE: celery_url(self.broker.url),
-            names.RESULTS_VARIABLE: celery_url(self.store.url),
-            NOTES_VARIABLE: str(self.notes),
-        }
-        self.their_worker = TheirWorker(self.folder, variables)
+        self.their_workers = [TheirWorker(self.folder, self._their_env())] if self.store.keeps_results_of_others else []
         try:
             for node in self.nodes:
                 node.start()
@@ -152,6 +150,15 @@ class Plant:
             self.close()
             raise
 
+    def _their_env(self) -> dict[str, str]:
+        results = self.settings.celery_results
+        return {
+            names.BROKER_VARIABLE: celery_url(self.broker.url),
+            names.RESULTS_VARIABLE: celery_url(self.store.url),
+            names.MASTER_VARIABLE: results.get("result_backend_transport_options", {}).get("master_name", ""),
+            NOTES_VARIABLE: str(self.notes),
+        }
+
     @property
     def notes(self) -> Path:
         """What the tools have noted."""
@@ -160,7 +167,7 @@ class Plant:
     @property
     def nodes(self) -> list[ProcessContainer]:
         """Servers and workers."""
-        return [*self.servers, *self.workers, self.their_worker]
+        return [*self.servers, *self.workers, *self.their_workers]
 
     @property
     def spans(self) -> list[Span]:

@@ -45,7 +45,7 @@ def empty_broker(plant: Plant, chance: random.Random) -> None:
 
 def _lose(plant: Plant, chance: random.Random, queues: list[str], purge: Callable[[redis.Redis], object]) -> None:
     """Let jobs wait for a moment, note which of them wait, and have them purged."""
-    paused: list[ProcessContainer] = [*plant.workers, plant.their_worker]
+    paused: list[ProcessContainer] = [*plant.workers, *plant.their_workers]
     with redis.Redis.from_url(plant.broker.url) as client, _paused(paused):
         time.sleep(chance.uniform(*PAUSED_SECONDS))
         lists = [cast("list[bytes]", client.lrange(queue, 0, -1)) for queue in queues]

@@ -18,6 +18,8 @@ from tests.soak.notes import note
 
 Version = Literal["old", "new"]
 VERSION_VARIABLE: Final = "SOAK_VERSION"
+EXPOSES_VARIABLE: Final = "SOAK_EXPOSES"
+"""Set where the server exposes the job of another app."""
 REFUSED: Final = -32050
 BIG_BYTES: Final = (64_000, 768_000)
 BIG_TTL_MS: Final = 400_000
@@ -116,8 +118,9 @@ def build(version: Version) -> TaskServer:
 
     _add_exits(server)
     _add_changed(server, version)
-    config = TaskConfig(queue=THEIR_QUEUE, ttl=round(THEIR_TTL_SECONDS * 1000))
-    server.expose(THEIR_JOB, name="theirs", arguments=Work, description="A job of somebody else.", task=config)
+    if os.environ.get(EXPOSES_VARIABLE):
+        config = TaskConfig(queue=THEIR_QUEUE, ttl=round(THEIR_TTL_SECONDS * 1000))
+        server.expose(THEIR_JOB, name="theirs", arguments=Work, description="A job of somebody else.", task=config)
     return server
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import Celery, signals
 
-from tests.soak.names import BROKER_VARIABLE, RESULTS_VARIABLE, THEIR_JOB, THEIR_QUEUE
+from tests.soak.names import BROKER_VARIABLE, MASTER_VARIABLE, RESULTS_VARIABLE, THEIR_JOB, THEIR_QUEUE
 from tests.soak.notes import note
 
 app = Celery("theirs", broker=os.environ.get(BROKER_VARIABLE), backend=os.environ.get(RESULTS_VARIABLE))
@@ -18,6 +18,8 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     result_expires=600,
 )
+if master := os.environ.get(MASTER_VARIABLE):
+    app.conf.result_backend_transport_options = {"master_name": master}
 
 
 @app.task(name=THEIR_JOB, bind=True)
