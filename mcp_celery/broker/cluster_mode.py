@@ -15,6 +15,7 @@ import kombu
 import redis
 
 from mcp_celery.common.cluster_url import has_hash_tag
+from mcp_celery.common.redis_hello import is_in_cluster_mode
 
 REDIS: Final = "redis"
 """The type of kombu's transports for Redis and Sentinel."""
@@ -43,12 +44,12 @@ def cluster_mode_problem(connection: kombu.Connection) -> str | None:
     channel: Any = connection.default_channel
     client: Any = channel.client
     try:
-        found: Mapping[str, Any] = client.info("cluster")
-        if not int(found.get("cluster_enabled", 0)):
+        if not is_in_cluster_mode(client.execute_command("HELLO")):
             return None
-        shards = int(client.execute_command("CLUSTER INFO").get("cluster_size", 1))
+        found: Mapping[str, Any] = client.execute_command("CLUSTER INFO")
     except redis.ResponseError:
-        return None  # its user may not ask, or it is a proxy
+        return None  # its user may not ask, it is old, or it is a proxy
+    shards = int(found.get("cluster_size", 1))
     if shards > 1:
         return SEVERAL_SHARDS
     return None if has_hash_tag(channel.global_keyprefix) else NO_TAG

@@ -12,11 +12,12 @@ from typing_extensions import override
 
 from mcp_celery.common.cluster_url import has_hash_tag
 from mcp_celery.common.outage import Outage
+from mcp_celery.common.redis_hello import is_in_cluster_mode
 from mcp_celery.common.redis_url import is_same_database, parse
 from mcp_celery.engine.backend import Backend, BackendOptions, OpenBackend, Unusable
 from mcp_celery.store.bus import SILENCE_SECONDS, RedisTaskBus
 from mcp_celery.store.client import StoreClient, connect
-from mcp_celery.store.cluster import ClusterView, is_in_cluster_mode, slot_of, view_of
+from mcp_celery.store.cluster import ClusterView, slot_of, view_of
 from mcp_celery.store.connection import IDLE_SECONDS, connect_blocking
 from mcp_celery.store.exposed import RedisExposed
 from mcp_celery.store.failures import described, is_refusal
@@ -131,7 +132,7 @@ class RedisBackend(Backend):
                 retries=0,
             ) as client:
                 client.ping()
-                is_misfit = not self._has_tags and is_in_cluster_mode(client)
+                is_misfit = not self._has_tags and _is_in_cluster_mode(client)
         except NoPermissionError:
             is_misfit = False  # it answers, and has accepted the password
         except (redis.RedisError, OSError) as error:
@@ -222,3 +223,11 @@ class RedisBackend(Backend):
             idle_seconds=self.idle_seconds,
             key=self._keys(options).root,
         )
+
+
+def _is_in_cluster_mode(client: redis.Redis) -> bool:
+    """Ask a server whether it is in cluster mode. False where it does not say."""
+    try:
+        return is_in_cluster_mode(client.execute_command("HELLO"))
+    except redis.ResponseError:
+        return False  # it is old, or a proxy

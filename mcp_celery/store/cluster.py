@@ -48,15 +48,6 @@ def slot_of(key: str) -> int:
     return key_slot(key.encode())
 
 
-def is_in_cluster_mode(client: redis.Redis) -> bool:
-    """Whether a server takes only commands whose keys are in one slot. False where it does not say."""
-    try:
-        found: Any = client.info("cluster")
-    except redis.ResponseError:
-        return False
-    return bool(int(found.get("cluster_enabled", 0)))
-
-
 @dataclass(frozen=True, slots=True)
 class Shard:
     """One range of slots and who has it.

@@ -8,6 +8,7 @@ from typing import Any, Final
 import redis
 from redis.exceptions import MasterDownError
 
+from mcp_celery.common.redis_hello import said_of_itself
 from mcp_celery.store.masters import BlockingMasterFinder, MasterFinder
 
 _OF_REPLICA: Final = re.compile(r"\bREADONLY\b|You can't write against a read only replica|\bMASTERDOWN\b")
@@ -72,9 +73,6 @@ def require_master(connection: Any, reply: Any) -> None:
     Raises:
         ReplicaError: It is a replica.
     """
-    # RESP2 has a list of names and values.
-    flat: Any = reply
-    values: dict[bytes, Any] = reply if hasattr(reply, "keys") else dict(zip(flat[::2], flat[1::2], strict=True))
-    role = values.get(b"role", b"master").decode()
+    role = said_of_itself(reply).get(b"role", b"master").decode()
     if role != "master":
         raise ReplicaError(f"{connection.host}:{connection.port}, which was named as the master, is a {role}")

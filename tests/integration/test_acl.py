@@ -120,7 +120,7 @@ async def test_tasks_run_with_one_user_and_one_prefix_for_everything(users: User
 def prefixed() -> str:
     """The settings of Celery that the page gives."""
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    (found,) = [block for block in blocks if "global_keyprefix" in block]
+    (found,) = [block for block in blocks if '"app:"' in block]
     return found
 
 
