@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from itertools import chain
 from typing import Any, Final, cast
 
@@ -18,8 +19,8 @@ MOST_NESTED: Final = 8
 MOST_ITEMS: Final = 3
 """The most items of a list in an example value."""
 EXAMPLES: Final[Mapping[str, object]] = {
-    "date": "1999-12-31",
-    "date-time": "1999-12-31T12:00:00Z",
+    "date": date(2026, 1, 31).isoformat(),
+    "date-time": "2026-01-31T12:00:00Z",
     "time": "12:00:00Z",
     "email": "name@example.com",
     "uri": "https://example.com",

@@ -25,7 +25,7 @@ from tests.support.programs import forked_command
 from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, follow
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = pytest.mark.anyio
 
 JOB_SECONDS: Final = 120.0
 COMMAND_SECONDS: Final = 120.0

@@ -22,7 +22,7 @@ from tests.support.servers.deploys import VERSION_VARIABLE
 from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, follow
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = pytest.mark.anyio
 
 JOB_SECONDS: Final = 120.0
 COMMAND_SECONDS: Final = 120.0
@@ -93,6 +93,7 @@ def test_a_server_and_a_worker_say_what_to_set_for_cluster_mode(own: Starter) ->
     says_what_to_set(argv, settings, NO_TAG)
 
 
+@pytest.mark.smoke
 def test_a_cluster_of_several_shards_is_no_broker(own: Starter) -> None:
     cluster = own.cluster()
     with host_app(Settings.load(broker_url=f"redis://{cluster.addresses[0]}/0", hash_tags=True)) as app:
