@@ -56,7 +56,7 @@ end
 -- Call a command. Returns nil where the key holds another type than the command is for, and where another node of a
 -- cluster has the key.
 local function unless_other_type(command, key, ...)
-  if SHARDED and not DECLARED[key] then
+  if (SHARDED or WITHIN ~= '') and not DECLARED[key] then
     return nil
   end
   local reply = redis.pcall(command, key, ...)

@@ -5,6 +5,8 @@
 
 -- How many of KEYS, the last ones, the caller has added. The number is the last argument.
 local MORE = tonumber(table.remove(ARGV))
+-- What the names of keys that the script asks for begin with; '' for anything. It is the argument before.
+local WITHIN = table.remove(ARGV)
 local DECLARED = {}
 for _ = 1, MORE do
   DECLARED[table.remove(KEYS)] = true
@@ -22,7 +24,8 @@ local to_do = {}
 -- Whether a key may be declared. Another node of a cluster may have one that is not of this namespace, whose keys have one
 -- hash tag.
 local function may_be_declared(key)
-  return not SHARDED or string.sub(key, 1, #SHARDED - #'never') == string.sub(SHARDED, 1, -#'never' - 1)
+  local root = SHARDED and string.sub(SHARDED, 1, -#'never' - 1) or WITHIN
+  return string.sub(key, 1, #root) == root
 end
 
 -- Whether a key is declared. One that is not, and may be, is asked for.

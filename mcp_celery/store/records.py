@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import secrets
@@ -66,10 +67,11 @@ from mcp_celery.store.scripts import (
     MOST_CALLS,
     Command,
     added_to,
-    asked_again,
+    crossed,
     heard,
     keys_of,
     read,
+    remember,
     scripts_of,
     without_end,
 )
@@ -205,8 +207,8 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         found: list[StoredTask | None] = []
         for command, reply in zip(asked, await self._replies_to_all(asked), strict=True):
             try:
-                if isinstance(reply, Exception):
-                    raise _told(reply, command.keys[0])
+                if isinstance(reply, BaseException):
+                    raise _told(reply, command.keys[0]) if isinstance(reply, redis.RedisError) else reply
                 found.append(read(command, reply))
             except StoredDataError as error:
                 logger.error("left a task out of a read of several: %s", error.reason)
@@ -216,30 +218,22 @@ class RedisTaskStore(RedisQuestions, TaskStore):
         return found
 
     async def _replies_to_all(self, asked: Sequence[Command[Any]]) -> list[Any]:
-        """The scripts' own replies, or errors. Scripts that ask for keys are called again, all of them together."""
-        replies: dict[int, Any] = {}
-        left = dict(enumerate(asked))
-        for _ in range(MOST_CALLS):
-            calls = list(left.items())
+        """The scripts' own replies, or errors. Those that ask for keys are called again."""
 
-            async def load(calls: Sequence[tuple[int, Command[Any]]] = calls) -> list[Any]:
-                # Made anew for each try: it forgets its commands when it has failed.
-                async with self.client.redis.pipeline(transaction=False) as pipeline:
-                    for _, one in calls:
-                        await self._scripts[one.script](keys=keys_of(one, self.keys), args=one.argv, client=pipeline)
-                    return await pipeline.execute(raise_on_error=False)
+        async def load() -> list[Any]:
+            # Made anew for each try: it forgets its commands when it has failed.
+            async with self.client.redis.pipeline(transaction=False) as pipeline:
+                for one in asked:
+                    await self._scripts[one.script](keys=keys_of(one, self.keys), args=one.argv, client=pipeline)
+                return await pipeline.execute(raise_on_error=False)
 
-            left = {}
-            for (place, command), reply in zip(calls, cast("list[Any]", await self.guarded(load)), strict=True):
-                parts = heard(reply, self._observers)
-                if parts.asked_for:
-                    left[place] = asked_again(command, parts.asked_for, self.named)
-                replies[place] = parts.own
-            if not left:
-                break
-        for command in left.values():
-            without_end(command)
-        return [replies[place] for place in range(len(asked))]
+        parts = [heard(reply, self._observers) for reply in cast("list[Any]", await self.guarded(load))]
+        again = [
+            place for place, one in enumerate(parts) if one.asked_for or isinstance(one.own, ClusterCrossSlotError)
+        ]
+        found = await asyncio.gather(*(self._reply(asked[place]) for place in again), return_exceptions=True)
+        replies = dict(zip(again, found, strict=True))
+        return [replies.get(place, one.own) for place, one in enumerate(parts)]
 
     @override
     async def page(self, owner: Caller, *, before: str | None, limit: int) -> list[StoredTask]:
@@ -348,24 +342,32 @@ class RedisTaskStore(RedisQuestions, TaskStore):
 
     async def _reply(self, command: Command[Any]) -> Any:
         """A script's own reply. It is called again with the keys that it asks for."""
-        command = added_to(command, self.named)
+        command, has_asked = added_to(command, self.named), False
         for _ in range(MOST_CALLS):
-            call = self.client.call_script(
-                self._scripts[command.script],
-                keys_of(command, self.keys),
-                command.argv,
-                may_be_repeated=command.may_be_repeated,
-                is_large=command.script in LARGE_REPLIES,
-            )
-            with measured_operation(command.script):
-                reply = await self._translated(call, command.keys[0])
-            parts = heard(reply, self._observers)
+            try:
+                parts = heard(await self._send(command), self._observers)
+            except StoreUnavailableError as error:
+                command = crossed(command, error)
+                continue
             for script in parts.to_do:
                 await self._do_next(script)
             if not parts.asked_for:
+                if has_asked:
+                    remember(command, self.named)
                 return parts.own
-            command = asked_again(command, parts.asked_for, self.named)
+            command, has_asked = command.with_more(parts.asked_for), True
         return without_end(command)
+
+    async def _send(self, command: Command[Any]) -> Any:
+        call = self.client.call_script(
+            self._scripts[command.script],
+            keys_of(command, self.keys),
+            command.argv,
+            may_be_repeated=command.may_be_repeated,
+            is_large=command.script in LARGE_REPLIES,
+        )
+        with measured_operation(command.script):
+            return await self._translated(call, command.keys[0])
 
     async def _do_next(self, script: NextScript) -> None:
         """Call a script that another one leaves to be called. If it fails, the reaper does the same later."""
@@ -526,14 +528,20 @@ class RedisJobLedger(JobLedger):
 
     def _reply(self, command: Command[Any]) -> Any:
         """As :meth:`RedisTaskStore._reply`."""
-        command = added_to(command, self.named)
+        command, has_asked = added_to(command, self.named), False
         for _ in range(MOST_CALLS):
-            parts = heard(self._send(command), self._observers)
+            try:
+                parts = heard(self._send(command), self._observers)
+            except StoreUnavailableError as error:
+                command = crossed(command, error)
+                continue
             for script in parts.to_do:
                 self._do_next(script)
             if not parts.asked_for:
+                if has_asked:
+                    remember(command, self.named)
                 return parts.own
-            command = asked_again(command, parts.asked_for, self.named)
+            command, has_asked = command.with_more(parts.asked_for), True
         return without_end(command)
 
     def _send(self, command: Command[Any]) -> Any:

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any, Final, Generic, TypeVar
 
+from redis.exceptions import ClusterCrossSlotError
+
 from mcp_celery.common.formats import NewerFormatError
 from mcp_celery.engine import RECORD_BYTES, Observers, new_call
 from mcp_celery.engine.places import WAITING_FOR_PLACE
 from mcp_celery.engine.recovery.model import DUE, PUBLISHING_MS
 from mcp_celery.engine.turns import SMALLEST_WINDOW, WINDOW_FACTOR
 from mcp_celery.engine.webhooks import MOST_WAITING, WEBHOOK_LIFETIME_MS
-from mcp_celery.errors import Fault, StoredDataError
+from mcp_celery.errors import Fault, StoredDataError, StoreUnavailableError
 from mcp_celery.sealing import SealError
 from mcp_celery.store.fields import LUA
 from mcp_celery.store.keys import INDEX_LIFETIME_MS, RedisKeys
@@ -105,6 +107,8 @@ class Command(Generic[Reply]):
         more: Keys behind ``keys`` that the script may use: those that a record names, as far as they are known. The
             script asks for those that are missing (declared.lua).
         use: For what the process may know such keys of the record that is the first of ``keys``; None: for nothing.
+        within: What the names of such keys have to begin with: others are of forged records, and on other nodes of a
+            cluster. Empty: anything.
         learned: Such keys of this record, which the process knows once the call has succeeded.
     """
 
@@ -115,12 +119,13 @@ class Command(Generic[Reply]):
     call: str = field(default_factory=new_call)
     more: Names = ()
     use: Use | None = None
+    within: bytes = b""
     learned: Mapping[Use, Names] = field(default_factory=dict[Use, Names])
 
     @property
     def argv(self) -> list[str | bytes | int]:
-        """ARGV, with the call's name behind it, and how many keys were added."""
-        return [*self.args, self.call if self.script in NAMED else "", len(self.more)]
+        """ARGV, with the call's name behind it, and what declared.lua reads."""
+        return [*self.args, self.call if self.script in NAMED else "", self.within, len(self.more)]
 
     def with_more(self, names: Names) -> Command[Reply]:
         """The same call with more keys.
@@ -142,18 +147,27 @@ def added_to(command: Command[Reply], named: NamedKeys) -> Command[Reply]:
     return command.with_more(names) if names else command
 
 
-def asked_again(command: Command[Reply], asked_for: Names, named: NamedKeys) -> Command[Reply]:
-    """The call of a script that has asked for keys.
+def remember(command: Command[Any], named: NamedKeys) -> None:
+    """Remember the keys that a script has asked for."""
+    if command.use is not None and len(command.more) <= MOST_REMEMBERED:
+        named.learn(command.use, str(command.keys[0]), command.more)
+
+
+def crossed(command: Command[Reply], error: StoreUnavailableError) -> Command[Reply]:
+    """The call in place of one that a cluster has refused because its keys are on several nodes.
 
     Args:
         command: What was called.
-        asked_for: The keys.
-        named: Remembers them.
+        error: The error.
+
+    Raises:
+        StoreUnavailableError: The error, where no key that a record names is the reason.
     """
-    again = command.with_more(asked_for)
-    if command.use is not None and len(again.more) <= MOST_REMEMBERED:
-        named.learn(command.use, str(command.keys[0]), again.more)
-    return again
+    tag = f"{str(command.keys[0]).partition('}')[0]}}}".encode()
+    more = [name for name in command.more if (name.encode() if isinstance(name, str) else name).startswith(tag)]
+    if len(more) == len(command.more) or not isinstance(error.__cause__, ClusterCrossSlotError):
+        raise error
+    return replace(command, more=more, within=tag)
 
 
 def without_end(command: Command[Any]) -> None:

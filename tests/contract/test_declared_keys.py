@@ -12,8 +12,10 @@ from redis.exceptions import NoPermissionError
 from mcp_celery.engine import Change, Claim, EncodedResult, PlaceLimit, Quota, Start, TaskRecord, now_ms
 from mcp_celery.engine.places import NoPlaceError
 from mcp_celery.engine.recovery.model import RecoveryPolicy
+from mcp_celery.store import commands
 from mcp_celery.store.named import MOST, NamedKeys
-from mcp_celery.store.replies import NextScript
+from mcp_celery.store.replies import NextScript, opened
+from mcp_celery.store.scripts import SCRIPTS
 from mcp_celery.worker.celery.batched_qos import script
 from tests.support.declared_keys import REFUSAL, checked
 from tests.support.worlds import SNAPSHOT, RedisWorld, a_record, open_tasks, redis_world
@@ -113,18 +115,14 @@ async def test_a_script_that_asks_for_keys_has_changed_nothing(in_redis: RedisWo
     await in_redis.store.create(record, SNAPSHOT, open_tasks("r", 1))
     await started(in_redis, record)
     key = in_redis.keys.record(record.scope, record.task_id)
-    in_redis.store.named = NamedKeys()
-    client, seen = cast(Any, in_redis.client), list[object]()
+    result = EncodedResult(f"{in_redis.prefix}:result:{record.job_id}", "")
+    command = commands.finish(in_redis.store.seals, record.ref, Change(to="completed", attempt=1), result)
+    client = cast(Any, in_redis.client)
     before = client.hgetall(key)
-    asked_again = in_redis.store.named.learn
-
-    def learn(*args: Any) -> None:
-        seen.append(client.hgetall(key))
-        asked_again(*args)
-
-    in_redis.store.named.learn = learn  # type: ignore[method-assign]
-    assert await finished(in_redis, record)
-    assert seen == [before]
+    reply = client.eval(SCRIPTS["finish"], len(command.keys), *command.keys, *command.argv)
+    assert in_redis.keys.claims("w1").encode() in opened(reply).asked_for
+    assert client.hgetall(key) == before
+    assert await in_redis.store.run(command)
 
 
 async def test_a_place_whose_process_died_before_it_was_granted_is_granted_by_a_sweep(
