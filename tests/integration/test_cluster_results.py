@@ -161,7 +161,7 @@ async def test_a_result_waits_for_the_replica_of_a_master_that_is_killed(own: St
 
 
 @pytest.mark.smoke
-def test_exposed_jobs_need_a_result_backend_of_their_own(own: Starter) -> None:
+def test_exposed_jobs_need_a_result_backend_of_their_own() -> None:
     settings = {
         "MCP_CELERY_REDIS_URL": "redis+cluster://127.0.0.1:1",
         "MCP_CELERY_BROKER_URL": "redis://127.0.0.1:1",
