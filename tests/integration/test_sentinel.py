@@ -95,8 +95,9 @@ async def test_a_master_that_is_killed_takes_nothing_with_it_that_its_replica_ha
         kept = [(await wire.create("add", a=number, b=1))["taskId"] for number in range(KEPT)]
         assert [await end_of(wire, task_id) for task_id in kept] == ["completed"] * KEPT
         held = (await wire.create("report_and_hold", gate=str(gate)))["taskId"]
-        follower = asyncio.create_task(follow(wire, held))
+        follower = asyncio.create_task(follow(wire, held, began := asyncio.Event()))
         await gate.reached()
+        await soon(began.wait(), seconds=JOB_SECONDS)
         assert await is_ready(wire)
         with watched.admin(0) as master:
             assert master.wait(1, 5_000) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import AsyncGenerator, Mapping
@@ -150,13 +151,21 @@ async def _events(response: httpx2.Response, request_id: int) -> AsyncGenerator[
             yield message
 
 
-async def follow(wire: Wire, task_id: str) -> list[JSON]:
-    """The states of a task as they are pushed, from the current one to the last."""
+async def follow(wire: Wire, task_id: str, began: asyncio.Event | None = None) -> list[JSON]:
+    """The states of a task as they are pushed, from the current one to the last.
+
+    Args:
+        wire: The client.
+        task_id: The task.
+        began: Set when the first state has come.
+    """
     seen: list[JSON] = []
     async with wire.listen([task_id]) as events:
         async for event in events:
             if event["method"] == "notifications/tasks":
                 seen.append(event["params"])
+                if began is not None:
+                    began.set()
                 if event["params"]["status"] in ("completed", "failed", "cancelled"):
                     return seen
     raise AssertionError("the stream ended before the task")
