@@ -23,6 +23,7 @@ from bench.systems import (
     FAR_PEER,
     FLOOR,
     KOMBU,
+    LISTENED,
     LONE_PEER,
     MEASURED,
     PEER,
@@ -47,6 +48,8 @@ POOLS: Final[Mapping[str, Sequence[str]]] = {
 SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
     SEALED: {"MCP_CELERY_ENCRYPTION_KEYS": make_key()},
     MEASURED: {"MCP_CELERY_TELEMETRY": "prometheus"},
+    # All connections of the bench are one anonymous caller's.
+    LISTENED: {"MCP_CELERY_MAX_STREAMS_PER_SCOPE": "10000"},
     KOMBU: {"MCP_CELERY_WORKER_TRANSPORT": "kombu"},
 }
 """What differs from the defaults in a system of ours."""
