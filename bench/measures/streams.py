@@ -48,7 +48,7 @@ async def streams(run: Run) -> Findings:
         [
             (
                 "Streams (`MCP_CELERY_MAX_STREAMS_PER_SCOPE=10000`): each has a connection and a task of its own. "
-                f"Without streams the idle server takes "
+                "Without streams the idle server takes "
                 f"{alone:.1f} % of a processor. Memory (USS) is {before / KIB / KIB:.1f} MiB without "
                 f"them, {first / KIB / KIB:.1f} with the first and {second / KIB / KIB:.1f} with the second."
             )
