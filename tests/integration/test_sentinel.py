@@ -92,7 +92,7 @@ async def test_a_master_that_is_killed_takes_nothing_with_it_that_its_replica_ha
     secret = f"sentinel_password={quote(SENTINEL_PASSWORD, safe='')}"
     url = f"{watched.url}/2?{secret}".replace("://", f"://:{quote(PASSWORD, safe='')}@")
     async with running(url, "sentinel", "asyncio", **SHORT_LEASES) as (deployment, wire):
-        kept = [(await wire.create("add", a=number, b=1))["taskId"] for number in range(KEPT)]
+        kept = [await created(wire, "add", a=number, b=1) for number in range(KEPT)]
         assert [await end_of(wire, task_id) for task_id in kept] == ["completed"] * KEPT
         held = (await wire.create("report_and_hold", gate=str(gate)))["taskId"]
         follower = asyncio.create_task(follow(wire, held, began := asyncio.Event()))
