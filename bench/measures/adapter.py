@@ -59,7 +59,7 @@ async def adapter(run: Run) -> Findings:
             (
                 "Rows of a FastMCP server: the same tools, once with `mcp_celery.fastmcp.TasksExtension` and a Celery "
                 "worker (the column of mcp_celery), once with `fastmcp_tasks.TasksExtension` and a worker of Docket's. "
-                "Ratios say how much faster it is on mcp_celery."
+                "Submit and get: how many times faster it is on mcp_celery. CPU: the share of what Docket needs."
             ),
         ],
     )

@@ -33,7 +33,8 @@ async def push(run: Run) -> Findings:
         [
             (
                 "Push: one task at a time on a stream of its own; the tool returns the clock as its last act, so the "
-                "time holds all that follows. FastMCP 4 has no push: its tasks are asked for as often as it says."
+                "time holds all that follows. FastMCP 4 has no push: its tasks are asked for "
+                "as often as it says, every 5 s by default."
             ),
         ],
     )

@@ -113,7 +113,12 @@ async def sleeps(run: Run) -> Findings:
                 note="submit to the last completed",
             )
         ],
-        ["Sleeps: one worker at its defaults; FastMCP's server is a worker itself, so it has no other one here."],
+        [
+            (
+                "Sleeps: default settings, that is 100 to 1,000 jobs at a time in one worker here, and 10 in FastMCP's "
+                "server, which is a worker itself."
+            )
+        ],
     )
 
 
@@ -144,7 +149,8 @@ async def cpu(run: Run) -> Findings:
         Row(
             f"{role}: tasks a second of one processor",
             "tasks/s",
-            {name: 1000 / median(of[role]) for name, of in roles.items()},
+            # FastMCP's server runs a part of the jobs, so its figures of server and worker say nothing apart.
+            {name: 1000 / median(of[role]) for name, of in roles.items() if name == OURS or role == "store"},
             sizing=True,
         )
         for role in ("server", "worker", "store")

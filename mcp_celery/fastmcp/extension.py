@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -57,10 +58,12 @@ _INSTEAD: Final[Mapping[str, str]] = {
     "redelivery_timeout": "set MCP_CELERY_HEARTBEAT_MS: the job of a worker that died is published again after three",
     "reconnection_delay": "set Celery's broker_connection_retry options",
     "minimum_check_interval": "remove it: Celery's workers wait for messages and do not poll",
-    "credential_provider": "put the credentials in MCP_CELERY_REDIS_URL",
+    "credential_provider": "name it in MCP_CELERY_REDIS_CREDENTIALS",
     "execution_ttl": "set MCP_CELERY_DEFAULT_TTL_MS, or TaskConfig(ttl=…) for one tool",
     "parent_task_spans": "remove it: a job's spans are always in the trace of the request that created its task",
 }
+_VARIABLES: Final = ("FASTMCP_DOCKET_", "FASTMCP_TASKS_")
+"""What the names of the settings of FastMCP's own ``TasksExtension`` begin with."""
 
 
 class TasksExtension(ServerExtension, Exposing, Scheduling):
@@ -135,6 +138,12 @@ class TasksExtension(ServerExtension, Exposing, Scheduling):
                 f"the FastMCP server has no name, so FastMCP calls it {server.name!r} in this process and something "
                 'else in each worker, which would not find its tasks: write FastMCP("a name"), set '
                 "MCP_CELERY_NAMESPACE, or pass TasksExtension(in_process=True)"
+            )
+        if ignored := sorted(name for name in os.environ if name.upper().startswith(_VARIABLES)):
+            logger.warning(
+                "%s: these are settings of Docket and have no effect; set their counterparts MCP_CELERY_… that "
+                "docs/fastmcp.md names",
+                ", ".join(ignored),
             )
         report_progress_dependencies()
         source = FastMCPSource(server)

@@ -126,6 +126,18 @@ def test_dockets_options_have_no_effect_and_say_so(caplog: pytest.LogCaptureFixt
         TasksExtension(nothing=1)
 
 
+def test_dockets_variables_have_no_effect_and_one_warning_names_them(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTMCP_DOCKET_URL", "redis://elsewhere")
+    monkeypatch.setenv("FASTMCP_TASKS_ENCRYPTION_KEY", "s3cr3t-value")
+    with caplog.at_level(logging.WARNING, "mcp_celery"):
+        FastMCP("named").add_extension(TasksExtension())
+    (said,) = [one.getMessage() for one in caplog.records if "settings of Docket" in one.getMessage()]
+    assert said.startswith("FASTMCP_DOCKET_URL, FASTMCP_TASKS_ENCRYPTION_KEY: ")
+    assert "s3cr3t-value" not in said
+
+
 def test_an_extension_without_a_server_says_what_to_do() -> None:
     extension = TasksExtension()
     with pytest.raises(ConfigurationError, match="belong to no server yet"):
