@@ -166,3 +166,33 @@ def test_what_a_process_knows_has_an_end() -> None:
     assert named.of("end", str(2 * MOST)) == [str(2 * MOST)]
     assert named.of("end", str(MOST - 1)) == ()
     assert named.of("read", str(2 * MOST)) == ()
+
+
+async def waiting(world: RedisWorld, number: int) -> list[TaskRecord]:
+    """Tasks of which the first has the only place, and the others wait for it."""
+    first, *others = [a_record() for _ in range(number)]
+    for record in (first, *others):
+        await world.store.create(record, SNAPSHOT, Quota("", places=(ONLY_ONE,)))
+    await started(world, first)
+    for record in others:
+        with pytest.raises(NoPlaceError):
+            await started(world, record)
+    return [first, *others]
+
+
+async def test_a_place_is_granted_past_tasks_that_are_gone(in_redis: RedisWorld) -> None:
+    first, *gone, last = await waiting(in_redis, 5)
+    for record in gone:
+        in_redis.client.delete(in_redis.keys.record(record.scope, record.task_id))
+    assert await finished(in_redis, first)
+    assert await in_redis.recovery().overdue() == [last.key]
+
+
+async def test_a_sweep_takes_places_from_tasks_that_have_ended(in_redis: RedisWorld) -> None:
+    first, second = await waiting(in_redis, 2)
+    limit = in_redis.keys.running(ONLY_ONE.kind, ONLY_ONE.whose)
+    cast(Any, in_redis.client).hset(in_redis.keys.record(first.scope, first.task_id), "status", "completed")
+    assert cast(Any, in_redis.client).zscore(limit, first.key)
+    found = await in_redis.recovery().sweep("r", POLICY)
+    assert found is not None
+    assert found.due == [second.key]

@@ -223,6 +223,15 @@ class TestInRedisOnly:
         await in_redis.store.page(ALICE, before=None, limit=10)
         assert in_redis.client.zcard(index) == 1
 
+    async def test_a_list_takes_off_a_task_whose_record_is_none(self, in_redis: RedisWorld) -> None:
+        index = str(in_redis.keys.index(ALICE.scope, ALICE.issuer, None))
+        kept, damaged = a_record(), a_record()
+        for record in (kept, damaged):
+            await in_redis.store.create(record, SNAPSHOT)
+        in_redis.client.set(in_redis.keys.record(damaged.scope, damaged.task_id), "", px=60_000)
+        assert len(await in_redis.store.page(ALICE, before=None, limit=10)) == 1
+        assert in_redis.client.zcard(index) == 1
+
     async def test_a_part_is_full_although_what_came_first_has_expired(self, in_redis: RedisWorld) -> None:
         now = now_ms()
         records = [replace(a_record(), created_at_ms=now + number) for number in range(4)]

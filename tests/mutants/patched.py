@@ -26,6 +26,7 @@ TESTS: Final = [
     ),
     *(f"tests/contract/test_{name}.py" for name in ("finish", "questions", "exposed", "watch", "audit")),
     *(f"tests/contract/test_{name}.py" for name in ("webhooks", "abandoned", "idempotency", "places", "turns")),
+    "tests/contract/test_declared_keys.py",
 ]
 TABLE_TESTS: Final = [f"tests/unit/test_{name}.py" for name in ("status", "recovery", "reaper", "engine")]
 _NEAREST: Final = {
@@ -42,7 +43,8 @@ _NEAREST: Final = {
     **dict.fromkeys(("webhook", "webhooks"), "contract/test_webhooks.py"),
     "attend": "contract/test_abandoned.py",
     "once": "contract/test_idempotency.py",
-    **dict.fromkeys(("places", "grant_places", "look", "held"), "contract/test_places.py"),
+    **dict.fromkeys(("places", "look"), "contract/test_places.py"),
+    **dict.fromkeys(("declared", "grant_places", "held"), "contract/test_declared_keys.py"),
     **dict.fromkeys(("turns", "waiting", "grant_turns"), "contract/test_turns.py"),
 }
 _UNCHANGED: Final = "without any mutant"
