@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -170,7 +171,8 @@ def test_what_a_process_knows_has_an_end() -> None:
 
 async def waiting(world: RedisWorld, number: int) -> list[TaskRecord]:
     """Tasks of which the first has the only place, and the others wait for it."""
-    first, *others = [a_record() for _ in range(number)]
+    now = now_ms()
+    first, *others = [replace(a_record(), created_at_ms=now + place) for place in range(number)]
     for record in (first, *others):
         await world.store.create(record, SNAPSHOT, Quota("", places=(ONLY_ONE,)))
     await started(world, first)
