@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -32,7 +33,8 @@ IN_PARTS: Final = frozenset({"grant_places", "grant_turns"})
 """Scripts that do a part of their work with the keys that they have. The reaper does what is left."""
 
 
-def _script(name: str) -> str:
+def file_text(name: str) -> str:
+    """The text of a file of Lua, by its name."""
     return resources.files("mcp_celery.store").joinpath(f"{name}.lua").read_text()
 
 
@@ -57,18 +59,57 @@ _CONSTANTS: Final = (
     f"local WINDOW_FACTOR, SMALLEST_WINDOW = {WINDOW_FACTOR}, {SMALLEST_WINDOW}\n"
     f"local DUE_CHANNEL, WAITING_FOR_PLACE = '{_DUE_CHANNEL}', '{WAITING_FOR_PLACE}'\n{LUA}"
 )
-_BEFORE_EACH: Final = "".join(
-    (
-        _CONSTANTS,
-        *map(
-            _script,
-            ("declared", "common", "bytes", "waiting", "turns", "places", "claims", "questions", "once", "repeated"),
-        ),
-        "local function act()\n",
-    )
+_IN_FRONT: Final = (
+    "declared",
+    "common",
+    "bytes",
+    "waiting",
+    "turns",
+    "places",
+    "claims",
+    "questions",
+    "once",
+    "repeated",
 )
-_BEHIND_EACH: Final = "\nend\n" + _script("reply")
-SCRIPTS: Final = {name: _BEFORE_EACH + _script(name) + _BEHIND_EACH for name in _NAMES}
+"""The files that are in front of the scripts, in this order."""
+_COMMENT: Final = re.compile(r"^ *--.*\n", re.MULTILINE)
+_FUNCTION: Final = re.compile(r"^local function (\w+)\(.*?^end\n", re.MULTILINE | re.DOTALL)
+_WORD: Final = re.compile(r"\w+")
+
+
+def written(read_file: Callable[[str], str] = file_text) -> dict[str, str]:
+    """The texts of all scripts, by name.
+
+    Args:
+        read_file: Gives the text of a file, by its name.
+    """
+    shared = _COMMENT.sub("", _CONSTANTS + "".join(map(read_file, _IN_FRONT)))
+    reply = read_file("reply")
+    texts: dict[str, str] = {}
+    for name in _NAMES:
+        body = _COMMENT.sub("", f"local function act()\n{read_file(name)}\nend\n{reply}")
+        texts[name] = _needed(shared, body) + body
+    return texts
+
+
+def _needed(shared: str, body: str) -> str:
+    """What a script needs of what scripts share: Redis makes all its functions anew for each call, used or not.
+
+    Args:
+        shared: Functions, and statements that are always kept.
+        body: The script.
+    """
+    functions = {found[1]: found[0] for found in _FUNCTION.finditer(shared)}
+    used = set[str]()
+    unread = [_FUNCTION.sub("", shared), body]
+    while unread:
+        called = {word for word in _WORD.findall(unread.pop()) if word in functions} - used
+        used |= called
+        unread += [functions[name] for name in called]
+    return _FUNCTION.sub(lambda found: found[0] if found[1] in used else "", shared)
+
+
+SCRIPTS: Final = written()
 NAMED: Final = frozenset({"transition", "finish", "hand_back", "ask", "park", "answer", "recover", "requeue", "lost"})
 """Scripts that know a call again by its name, and then change nothing and give their first answer (repeated.lua)."""
 NEVER_REPEATED: Final = frozenset({"failed", "withdraw", "watch", "webhooks", "webhook"})

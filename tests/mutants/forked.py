@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from mcp_celery.store.scripts import SCRIPTS
+from mcp_celery.store.scripts import SCRIPTS, file_text, written
 from tests.mutants.copy import AT_ONCE, ENVIRONMENT, PYTEST, ROOT
 
 _HANG_SECONDS: Final = 900
@@ -101,7 +101,7 @@ class _Forks:
         log = os.open(self._log(script), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        SCRIPTS.update({name: text.replace(script.original, script.mutated) for name, text in SCRIPTS.items()})
+        SCRIPTS.update(written(lambda name: file_text(name).replace(script.original, script.mutated)))
         items.sort(key=lambda item: not item.nodeid.startswith(script.nearest))
 
     def _wait(self) -> None:
