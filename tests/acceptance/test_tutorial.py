@@ -113,10 +113,10 @@ def test_the_tutorials_commands_print_what_its_pages_show(newcomer: Newcomer) ->
     """In the order of the pages, in which each uses files and programs of those before."""
     newcomer.follow("server")
     newcomer.stop_all()
+    assert (newcomer.folder / "reports.py").read_text().count("0.2") == 1, "the next page says what takes its place"
     newcomer.follow("worker")
     newcomer.follow("client")
     newcomer.stop_all()
-    del newcomer.env["MCP_CELERY_REDIS_URL"]
     newcomer.follow("question")
     newcomer.stop_all()
     # Its store is one that other tests use too.
