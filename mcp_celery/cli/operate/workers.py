@@ -16,8 +16,11 @@ from mcp_celery.common.durations import span
 from mcp_celery.operate.site import Open
 from mcp_celery.operate.workers import DrainError, Worker, drained, workers_of
 
-UNBROKEN_CHARS: Final = 24
-"""Names of workers up to this length stay on one line of a narrow terminal."""
+LEAST_CHARS: Final = 12
+"""Only the names of workers are broken as long as their column is as wide as this; else those of queues, too."""
+_HEADS: Final = ("worker", "state", "pool", "slots", "queues", "oldest job", "last seen")
+_RIGHT: Final = frozenset({"slots", "oldest", "last"})
+"""The first words of the heads of columns of numbers and times."""
 
 
 def workers(server: str | None, namespace: str | None, components: bool, machine: bool, app: str | None) -> None:
@@ -61,6 +64,40 @@ def _told(worker: Worker) -> dict[str, Any]:
     }
 
 
+def _row(worker: Worker, *, separator: str) -> tuple[str, ...]:
+    celery = worker.celery
+    used = "?" if celery is None or celery.active is None else celery.active
+    slots = "?" if celery is None or celery.slots is None else celery.slots
+    queues = ["?"] if celery is None else celery.queues or ["none"]
+    return (
+        cell(worker.node),
+        worker.state,
+        cell("?" if celery is None or celery.pool is None else celery.pool),
+        f"{used}/{slots}",
+        separator.join(map(cell, queues)),
+        "-" if worker.oldest_ms is None else span(worker.oldest_ms),
+        "never" if worker.heartbeat_ms is None else span(worker.heartbeat_ms),
+    )
+
+
+def _folded(heads: Sequence[str], rows: Sequence[Sequence[str]], columns: int) -> set[str]:
+    """The heads of the columns in which names are broken, for want of room. Names are typed again: none is cut off."""
+    missing = _width(heads, rows) - columns
+    if missing <= 0:
+        return set()
+    names = _longest([row[heads.index("worker")] for row in rows])
+    return {"worker"} if names - missing >= LEAST_CHARS else {"worker", "queues"}
+
+
+def _width(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """The width of a table in which no line of a cell is broken, with a border and two spaces for each cell."""
+    return 1 + sum(3 + _longest(column) for column in zip(heads, *rows, strict=True))
+
+
+def _longest(texts: Sequence[str]) -> int:
+    return max(len(line) for text in texts for line in text.split("\n"))
+
+
 def print_workers(console: Console, found: Sequence[Worker], *, components: bool, store: str) -> None:
     """Print workers as a table.
 
@@ -73,29 +110,18 @@ def print_workers(console: Console, found: Sequence[Worker], *, components: bool
     if not found:
         print_line(console, f"No workers: no worker sends heartbeats to {store}, and none that answers has its queues.")
         return
+    heads = _HEADS
+    rows = [_row(worker, separator=", ") for worker in found]
+    if _width(heads, rows) > console.width:
+        heads = tuple(head.replace(" ", "\n") for head in _HEADS)
+        rows = [_row(worker, separator=",\n") for worker in found]
+    folded = _folded(heads, rows, console.width)
     table = Table()
-    # Names are typed again: other columns are broken first, and nothing of a long name is cut off.
-    is_short = all(len(one.node) <= UNBROKEN_CHARS for one in found)
-    table.add_column("worker", overflow="fold", no_wrap=is_short)
-    table.add_column("state", no_wrap=True)
-    table.add_column("pool", no_wrap=True)
-    table.add_column("slots", justify="right", no_wrap=True)
-    table.add_column("queues", overflow="fold")
-    table.add_column("oldest job", justify="right")
-    table.add_column("last seen", justify="right")
-    for worker in found:
-        celery = worker.celery
-        used = "?" if celery is None or celery.active is None else celery.active
-        slots = "?" if celery is None or celery.slots is None else celery.slots
-        table.add_row(
-            cell(worker.node),
-            worker.state,
-            cell("?" if celery is None or celery.pool is None else celery.pool),
-            f"{used}/{slots}",
-            cell("?" if celery is None else ", ".join(celery.queues) or "none"),
-            "-" if worker.oldest_ms is None else span(worker.oldest_ms),
-            "never" if worker.heartbeat_ms is None else span(worker.heartbeat_ms),
-        )
+    for head in heads:
+        justify = "right" if head.split()[0] in _RIGHT else "left"
+        table.add_column(head, overflow="fold", justify=justify, no_wrap=head not in folded)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     for worker in found if components else ():
         print_line(console, f"{cell(worker.node)}:")

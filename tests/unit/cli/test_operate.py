@@ -49,10 +49,10 @@ def test_a_text_that_is_no_duration_is_refused(text: str) -> None:
         Duration().convert(text, None, None)
 
 
-def printed(*names: str) -> list[str]:
+def printed(*names: str, queues: tuple[str, ...] = ("mcp.jobs", "gpu")) -> list[str]:
     """The table of workers on a terminal of 80 columns."""
     out = io.StringIO()
-    answers = [CeleryWorker(name, ("mcp.jobs", "gpu"), "asyncio", 100, 0) for name in names]
+    answers = [CeleryWorker(name, queues, "asyncio", 100, 0) for name in names]
     found = [Worker(node=one.node, lives=True, heartbeat_ms=4_000, oldest_ms=59_000, celery=one) for one in answers]
     print_workers(Console(file=out, width=80), found, components=False, store="the store")
     return out.getvalue().splitlines()
@@ -64,10 +64,37 @@ def test_names_of_workers_stay_whole_on_a_narrow_terminal() -> None:
     assert max(map(len, lines)) <= 80
 
 
+def column(lines: list[str], head: str) -> list[str]:
+    """The lines of a column's cells."""
+    at = next(at for line in lines for at, cell in enumerate(line.split("┃")) if cell.strip() == head)
+    return [line.split("│")[at].strip() for line in lines if line.startswith("│")]
+
+
+@pytest.mark.parametrize(
+    ("worker", "queues"),
+    [
+        ("celery@vm", ("mcp.reports",)),
+        ("celery@reports-worker-12", ("mcp.reports", "gpu")),
+        ("celery@" + "x" * 60, ("mcp.yearly-reports", "gpu")),
+    ],
+)
+def test_names_of_queues_stay_whole_on_a_narrow_terminal(worker: str, queues: tuple[str, ...]) -> None:
+    lines = printed(worker, queues=queues)
+    assert [one.removesuffix(",") for one in column(lines, "queues") if one] == [*queues]
+    assert "".join(column(lines, "worker")) == worker
+    assert max(map(len, lines)) <= 80
+
+
+def test_names_for_which_there_is_no_room_are_broken_and_not_cut_off() -> None:
+    for worker, queue in (("celery@vm", "q" * 70), ("w" * 24, "q" * 70), ("w" * 70, "q" * 70)):
+        lines = printed(worker, queues=(queue,))
+        assert ("".join(column(lines, "worker")), "".join(column(lines, "queues"))) == (worker, queue)
+        assert max(map(len, lines)) <= 80
+
+
 def test_a_long_name_of_a_worker_is_broken_and_not_cut_off() -> None:
     name = "celery@ip-10-0-0-1." + "x" * 60
-    cells = [line.split("│")[1].strip() for line in printed(name) if line.startswith("│")]
-    assert "".join(cells) == name
+    assert "".join(column(printed(name), "worker")) == name
 
 
 def test_without_workers_the_store_is_named() -> None:
