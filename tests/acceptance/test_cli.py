@@ -226,6 +226,7 @@ def test_dev_ends_with_a_summary_and_shows_a_line_for_each_task(command: Command
     dev.until_printed(rf"  call +\S*mcp-celery call {url.removesuffix('/mcp')} add --arg a=1 --arg b=1\n")
     assert "Warning: MCP_CELERY_REDIS_ULR is not a setting; did you mean MCP_CELERY_REDIS_URL?" in dev.printed
     start = next(at for at, line in enumerate(dev.printed) if "answers at" in line)
+    assert "Starting a private store, a Celery worker and an MCP server …" in dev.printed[:start]
     shown = [line for line in dev.printed[start:] if not line.startswith("server |")]
     assert [line.split()[0] for line in shown[1:6]] == ["tools", "worker", "store", "Flower", "call"]
     dev.until_printed(r"  export MCP_CELERY_SERVER=mine MCP_CELERY_REDIS_URL=\S+")
@@ -252,6 +253,7 @@ def test_dev_names_the_extra_that_an_option_needs(command: CommandLine) -> None:
 def test_dev_says_how_a_tool_becomes_a_task(command: CommandLine) -> None:
     command.write("none.py", TASK_SERVER.replace("task=True", ""))
     dev = command.start("dev", "none", "--port", "0")
+    dev.until_printed(r"(?m)^Starting a private store and an MCP server …$")
     dev.until_printed(r"worker +none: nothing runs as a task; declare a tool with @server\.tool\(task=True\)")
     assert not [one for one in command.processes() if "celery" in one.cmdline()]
 
@@ -259,6 +261,7 @@ def test_dev_says_how_a_tool_becomes_a_task(command: CommandLine) -> None:
 @pytest.mark.slow
 def test_dev_starts_flower_with_its_option(command: CommandLine) -> None:
     dev = command.start("dev", "mine", "--port", "0", "--flower")
+    dev.until_printed(r"(?m)^Starting a private store, a Celery worker, Flower and an MCP server …$")
     url = dev.until_printed(r"Flower +(http://127\.0\.0\.1:\d+)")[1]
 
     def answers_with_a_page() -> bool:

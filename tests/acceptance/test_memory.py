@@ -255,7 +255,7 @@ def test_dev_starts_the_server_alone(tmp_path: Path) -> None:
         end.cancel()
     assert dev.returncode == 0, said
     assert not [line for line in said if line.startswith("worker")]
-    assert said[-1] == "Stopped.\n"
+    assert (said[0], said[-1]) == ("Starting an MCP server …\n", "Stopped.\n")
 
 
 # --- What needs another process is refused in one line

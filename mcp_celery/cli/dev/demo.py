@@ -137,7 +137,7 @@ def demo() -> None:
 
         # The server's module has set logging up for a server; here it would write between the bar and its text.
         logging.getLogger().setLevel(logging.WARNING)
-        print_line(console, f"Starting {_list_of_parts(stack)} …")
+        print_line(console, stack.starting)
         try:
             indexed = run_stack(stack, logs, use)
         except StopRequested:
@@ -145,11 +145,6 @@ def demo() -> None:
         except RunError as error:
             raise RunError(f"{error.message}\n{logs.text()}") from error
     _report(console, indexed)
-
-
-def _list_of_parts(stack: Stack) -> str:
-    store = "a private store, " if stack.redis_url is None else ""
-    return f"{store}a Celery worker and an MCP server"
 
 
 async def _index(console: Console, url: str, subject: Subject) -> Indexed:

@@ -85,6 +85,7 @@ def dev(  # noqa: PLR0913, PLR0917 - one for each argument and option of the com
     if flower and stack.has_worker:
         stack = replace(stack, flower=bind("127.0.0.1", 0))
     flower_url = None if stack.flower is None else f"http://127.0.0.1:{stack.flower.getsockname()[1]}"
+    click.echo(stack.starting)
     terminal = Terminal()
     lines = TaskLines(terminal, click.echo, everything=verbose)
 

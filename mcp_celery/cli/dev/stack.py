@@ -136,6 +136,15 @@ class Stack:
         return self.has_jobs and not self.in_process
 
     @property
+    def starting(self) -> str:
+        """The line that says what is started, since that takes some seconds."""
+        parts = ["a private store"] if self.redis_url is None else []
+        parts += ["a Celery worker"] if self.has_worker else []
+        parts += ["Flower"] if self.flower is not None else []
+        before = f"{', '.join(parts)} and " if parts else ""
+        return f"Starting {before}an MCP server …"
+
+    @property
     def code_folders(self) -> tuple[Path, ...]:
         """The folders of the user's code."""
         return code_folders(self.server, self.app_dir)
