@@ -222,6 +222,7 @@ def _workers(where: list[click.Parameter]) -> click.Group:
 
 def _doctor(where: list[click.Parameter]) -> click.Command:
     _server, *others = [one for one in where if one.name != "app"]
+    named = click.Option(["--server", "named"], metavar="MODULE[:ATTR]", help="The same as SERVER.")
     apps = [one for one in where if one.name == "app"]
     return click.Command(
         "doctor",
@@ -235,6 +236,7 @@ def _doctor(where: list[click.Parameter]) -> click.Command:
         params=[
             *apps,
             click.Argument(["server"], metavar="[MODULE[:ATTR]|FILE.py[:ATTR]]", required=False),
+            named,
             *others,
             _MACHINE,
         ],

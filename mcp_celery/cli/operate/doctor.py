@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Final
 
+import click
 from rich.text import Text
 
 from mcp_celery.cli.operate.running import app_of_celery, cell, print_json, terminal, without_log
@@ -16,22 +17,29 @@ from mcp_celery.operate.doctor.findings import Finding, Level
 STYLES: Final[dict[Level, str]] = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
-def doctor(server: str | None, namespace: str | None, machine: bool, app: str | None) -> None:
+def doctor(server: str | None, named: str | None, namespace: str | None, machine: bool, app: str | None) -> None:
     """Check a deployment, and end the process with status 1 where something is wrong.
 
     Args:
-        server: The server, as it is named.
+        server: The server, as the argument names it.
+        named: The server, as ``--server`` names it.
         namespace: The server's namespace.
         machine: Whether to print JSON.
         app: The Celery app, as it is named.
+
+    Raises:
+        UsageError: The argument and ``--server`` name different servers.
     """
+    if None not in (server, named) and server != named:
+        raise click.UsageError(f"SERVER is {server}, and --server is {named}: name one of them")
+    spec = server or named
     without_log()
     console = terminal()
     celery = app or app_of_celery()
 
     async def main() -> list[Finding]:
         found: list[Finding] = []
-        async for finding in examine(celery, server, namespace, os.environ):
+        async for finding in examine(celery, spec, namespace, os.environ):
             found.append(finding)
             if machine:
                 print_json(

@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from collections.abc import AsyncGenerator
 from typing import Final
 
 import click
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from mcp_celery.broker.consumers import CeleryWorker
-from mcp_celery.cli.operate.commands import Duration
+from mcp_celery.cli.operate import doctor as doctor_command
+from mcp_celery.cli.operate.commands import Duration, mcp
 from mcp_celery.cli.operate.workers import print_workers
+from mcp_celery.operate.doctor.findings import Finding
 from mcp_celery.operate.workers import Worker
 
 _FOREIGN: Final = """
@@ -99,3 +103,26 @@ def test_a_long_name_of_a_worker_is_broken_and_not_cut_off() -> None:
 
 def test_without_workers_the_store_is_named() -> None:
     assert "the store" in printed()[0]
+
+
+@pytest.mark.parametrize(
+    "line", [["a:server"], ["--server", "a:server"], ["a:server", "--server", "a:server"]], ids=" ".join
+)
+def test_the_doctor_takes_the_server_as_an_argument_and_as_an_option(
+    line: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    async def examine(_app: object, server: str | None, *_rest: object) -> AsyncGenerator[Finding]:
+        asked.append(server)
+        yield Finding("settings", "ok", "fine")
+
+    monkeypatch.setattr(doctor_command, "examine", examine)
+    assert CliRunner().invoke(mcp, ["doctor", *line]).exit_code == 0
+    assert asked == ["a:server"]
+
+
+def test_the_doctor_refuses_two_servers() -> None:
+    done = CliRunner().invoke(mcp, ["doctor", "a:server", "--server", "b:server"])
+    assert done.exit_code == 2
+    assert "SERVER is a:server, and --server is b:server: name one of them" in done.output
