@@ -226,6 +226,31 @@ class RedisUrl:
         return replace(self, options={name: text for name, text in self.options.items() if name not in _POOL_OPTIONS})
 
 
+def shown_redis_url(url: str) -> str:
+    """Where a Redis URL leads, for people: scheme, host or socket, and database, without user, password and options.
+
+    >>> shown_redis_url("rediss://reports:SECRET@cache.example/2?ssl_ca_certs=/etc/ssl/our-ca.pem")
+    'rediss://cache.example:6379/2'
+    >>> shown_redis_url("unix://:SECRET@/run/redis.sock?db=3")
+    'unix:///run/redis.sock?db=3'
+    >>> shown_redis_url("sentinel://:SECRET@s1.example,s2.example/mymaster")
+    'sentinel://s1.example:26379,s2.example:26379/mymaster/0'
+
+    Raises:
+        ValueError: As :func:`parse` does.
+    """
+    found = parse(url)
+    scheme = scheme_of(url)
+    if found.sentinels is not None:
+        return f"{scheme}://{found.sentinels.addresses.replace(', ', ',')}/{found.sentinels.master}/{found.db}"
+    if found.cluster is not None:
+        return f"{scheme}://{found.cluster.addresses.replace(', ', ',')}"
+    if found.path:
+        return f"{scheme}://{found.path}?db={found.db}"
+    host = f"[{found.host}]" if ":" in found.host else found.host
+    return f"{scheme}://{host}:{found.port}/{found.db}"
+
+
 def scheme_of(url: str) -> str:
     """The scheme of a URL; empty where it has none."""
     scheme, separator, _ = url.partition("://")

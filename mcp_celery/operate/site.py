@@ -12,6 +12,7 @@ from celery.app.utils import find_app
 from mcp_celery.broker.naming import default_queue_name
 from mcp_celery.broker.own_jobs import OwnJobs
 from mcp_celery.broker.queue import CeleryQueue
+from mcp_celery.common.redis_url import shown_redis_url
 from mcp_celery.default_app import configured_queue, default_app
 from mcp_celery.engine import BackendOptions
 from mcp_celery.errors import ConfigurationError, StoreUnavailableError
@@ -81,11 +82,11 @@ class Site:
 
     @property
     def store_name(self) -> str:
-        """Which store is read, in words; without its URL where that is set, because it may hold a password."""
+        """Which store is read, in words, without user and password."""
         default: object = Settings.model_fields["redis_url"].default
         if self.settings.redis_url == default:
             return f"the store {default} (set MCP_CELERY_REDIS_URL to read another one)"
-        return "the store of MCP_CELERY_REDIS_URL"
+        return f"the store {shown_redis_url(self.settings.redis_url)} (MCP_CELERY_REDIS_URL)"
 
     def queue_name(self, namespace: str) -> str:
         """The queue of the jobs of a server that neither a component nor a route sends elsewhere."""

@@ -21,7 +21,7 @@ from redis import connection as blocking_connection
 from redis.asyncio import connection as asyncio_connection
 
 from mcp_celery.common.redis_translation import broker_settings, celery_url, redis_py_url, result_settings
-from mcp_celery.common.redis_url import OPTIONS, REFUSED, check_files, is_same_database, parse
+from mcp_celery.common.redis_url import OPTIONS, REFUSED, check_files, is_same_database, parse, shown_redis_url
 from tests.support.certificates import Authority
 
 CREDENTIALS: Final = "mcp_celery.redis_credentials:celery_credentials"
@@ -124,6 +124,20 @@ class TestTheSameForAll:
         ]
         for pool in pools:
             pool.make_connection()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:pw@[::1]:7/1?client_name=x", "redis://[::1]:7/1"),
+        ("unix://user:pw@/run/redis.sock?password=pw", "unix:///run/redis.sock?db=0"),
+        ("rediss+cluster://user:pw@n1.example,n2.example:7", "rediss+cluster://n1.example:6379,n2.example:7"),
+        ("sentinel://:pw@s1.example/2;sentinel://s2.example/2?master_name=m&sentinel_password=pw",
+         "sentinel://s1.example:26379,s2.example:26379/m/2"),
+    ],
+)  # fmt: skip
+def test_a_url_is_shown_without_user_password_and_options(url: str, shown: str) -> None:
+    assert shown_redis_url(url) == shown
 
 
 class TestCertificates:

@@ -86,7 +86,10 @@ def list_(  # noqa: PLR0913, PLR0917 - one for each option of the command
                 await asyncio.sleep(WATCH_SECONDS)
         if not watch:
             rows = await listing.rows(servers)
-            _print(console, rows, several=len(servers) > 1, limit=limit, store=site.store_name)
+            where = site.store_name
+            if set(statuses) <= {"open"}:
+                where += "; only open tasks were looked for: --status all selects every task"
+            _print(console, rows, several=len(servers) > 1, limit=limit, where=where)
             return
         with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
             while True:
@@ -146,9 +149,9 @@ def _row(namespace: str, task: InspectedTask, routes: Routes, now_ms: int, *, fu
     }
 
 
-def _print(console: Console, rows: Sequence[dict[str, Any]], *, several: bool, limit: int, store: str) -> None:
+def _print(console: Console, rows: Sequence[dict[str, Any]], *, several: bool, limit: int, where: str) -> None:
     if not rows:
-        print_line(console, f"No such tasks in {store}.")
+        print_line(console, f"No such tasks in {where}.")
         return
     console.print(_table(rows[:limit], several=several, full_ids=False))
     if len(rows) > limit:
