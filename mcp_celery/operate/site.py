@@ -17,7 +17,7 @@ from mcp_celery.default_app import configured_queue, default_app
 from mcp_celery.engine import BackendOptions
 from mcp_celery.errors import ConfigurationError, StoreUnavailableError
 from mcp_celery.host_app import hosts
-from mcp_celery.server.celery_tasks import CeleryTasks
+from mcp_celery.server.celery_tasks import CeleryTasks, worker_command
 from mcp_celery.server.connections import OBSERVERS, backend_of
 from mcp_celery.server.keyring import snapshots_with
 from mcp_celery.server.loading import load_tasks
@@ -94,6 +94,12 @@ class Site:
             return tasks.queue_name
         configured = configured_queue() if self.app is default_app else None
         return configured or self.settings.queue or default_queue_name(namespace)
+
+    def worker_command(self, namespace: str, queue: str) -> str:
+        """The command that starts a worker that consumes a queue of a server."""
+        if (tasks := self.servers.get(namespace)) is not None:
+            return tasks.worker_command(queue)
+        return worker_command(self.app, queue, default_queue=self.queue_name(namespace), server=self.settings.server)
 
     def own_jobs(self, namespace: str) -> OwnJobs:
         """The jobs of a server's components, to look where they are routed."""

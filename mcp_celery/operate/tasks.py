@@ -167,19 +167,8 @@ async def life_of(site: Site, opened: Open, task: InspectedTask, *, contents: bo
     Raises:
         StoreUnavailableError: The store did not answer.
     """
-    inspection, record = opened.inspection, task.record
-    queue = Routes(site, opened.namespace).queue_of(record)
-    around = Surroundings(
-        place=await inspection.place(task),
-        leased=await inspection.workers(),
-        queue=queue,
-        has_reaper=await inspection.has_reaper(),
-        lease_ms=RecoveryPolicy(site.settings.heartbeat_ms, 0).lease_ms,
-    )
-    if record.status == "working" and not record.work.is_foreign:
-        answering = await asyncio.to_thread(celery_workers, site.app)
-        around = replace(around, answering=answering, length=await _length(site, opened.namespace, queue))
-    questions = await inspection.question_kinds(record) if record.status == "input_required" else []
+    record, around = task.record, await surroundings_of(site, opened, task)
+    questions = await opened.inspection.question_kinds(record) if record.status == "input_required" else []
     return Life(
         namespace=opened.namespace,
         task=task,
@@ -189,6 +178,28 @@ async def life_of(site: Site, opened: Open, task: InspectedTask, *, contents: bo
         contents=await _arguments(opened, record) if contents else None,
         reason=record.error.message if record.error is not None and is_own_reason(record.error) else None,
     )
+
+
+async def surroundings_of(site: Site, opened: Open, task: InspectedTask) -> Surroundings:
+    """Find out what is around a task. Of a working task this takes some seconds, until the workers have answered.
+
+    Raises:
+        StoreUnavailableError: The store did not answer.
+    """
+    inspection, record = opened.inspection, task.record
+    queue = Routes(site, opened.namespace).queue_of(record)
+    around = Surroundings(
+        place=await inspection.place(task),
+        leased=await inspection.workers(),
+        queue=queue,
+        command=None if queue is None else site.worker_command(opened.namespace, queue),
+        has_reaper=await inspection.has_reaper(),
+        lease_ms=RecoveryPolicy(site.settings.heartbeat_ms, 0).lease_ms,
+    )
+    if record.status != "working" or record.work.is_foreign:
+        return around
+    answering = await asyncio.to_thread(celery_workers, site.app)
+    return replace(around, answering=answering, length=await _length(site, opened.namespace, queue))
 
 
 async def _arguments(opened: Open, record: TaskRecord) -> Any:

@@ -45,10 +45,12 @@ class Waiting:
     Attributes:
         reason: In one word or two, for programs.
         text: A sentence, for people.
+        command: What starts the worker that is missing; None where none is, or its queue is unknown.
     """
 
     reason: Reason
     text: str
+    command: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,7 @@ class Surroundings:
         leased: The workers that the store knows.
         answering: Celery's workers by node name; None where they cannot be asked.
         queue: Where its job goes; None where a route names an exchange only.
+        command: What starts a worker that consumes that queue.
         length: How many jobs wait in that queue; None where the broker cannot say.
         has_reaper: Whether a process is elected that publishes due jobs.
         lease_ms: How long a heartbeat holds.
@@ -69,6 +72,7 @@ class Surroundings:
     leased: Sequence[LeasedWorker] = ()
     answering: Mapping[str, CeleryWorker] | None = field(default_factory=dict[str, CeleryWorker])
     queue: str | None = None
+    command: str | None = None
     length: int | None = None
     has_reaper: bool = True
     lease_ms: int = 15_000
@@ -91,6 +95,18 @@ class Surroundings:
     def consumers(self) -> Sequence[CeleryWorker]:
         """The workers that report that they consume the queue."""
         return [one for one in (self.answering or {}).values() if self.queue in one.queues]
+
+    def fitting(self, fingerprint: str | None) -> Sequence[LeasedWorker]:
+        """The live workers that may take a job of this version from the queue; None: of any version."""
+        return [
+            one
+            for one in self.live
+            if (fingerprint is None or fingerprint in one.components) and self.may_consume(one.node)
+        ]
+
+    def is_without_worker(self, fingerprint: str | None) -> bool:
+        """Whether no live worker consumes the queue, as far as workers say it."""
+        return not self.fitting(fingerprint) and not self.consumers
 
 
 def waiting_of(task: InspectedTask, around: Surroundings) -> Waiting:
@@ -155,11 +171,7 @@ def _of_queued(task: InspectedTask, around: Surroundings) -> Waiting:
     """Explain a task whose job is in the broker's queue."""
     record, now, place = task.record, around.place.now_ms, around.place
     queue = "a queue that a route names" if around.queue is None else f"the queue {around.queue!r}"
-    fitting = [
-        one
-        for one in around.live
-        if (record.fingerprint is None or record.fingerprint in one.components) and around.may_consume(one.node)
-    ]
+    fitting = around.fitting(record.fingerprint)
     consumers = around.consumers
     waited = since(place.unclaimed_ms, now)
     if not fitting and consumers:
@@ -176,7 +188,7 @@ def _of_queued(task: InspectedTask, around: Surroundings) -> Waiting:
             "another version, or none",
         )
     if not fitting:
-        return Waiting("no worker", f"a worker, {waited}: no live worker consumes {queue}")
+        return Waiting("no worker", f"a worker, {waited}: no live worker consumes {queue}", around.command)
     ahead = f"{place.ahead} {'job is' if place.ahead == 1 else 'jobs are'} ahead of it"
     if around.length is not None:
         ahead += f", {around.length} in {queue}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -126,7 +126,7 @@ class DrainError(Exception):
     """A worker cannot be drained; the text says why."""
 
 
-def drained(app: Celery, node: str, *, timeout_seconds: float | None) -> int:
+def drained(app: Celery, node: str, *, timeout_seconds: float | None, asked: Callable[[], None] = lambda: None) -> int:
     """Have a worker take no more jobs, and end when those that it has are done. Blocks until it is asked to end.
 
     It gets commands to consume none of its queues and, when it runs and holds no job, to shut down warmly.
@@ -135,6 +135,7 @@ def drained(app: Celery, node: str, *, timeout_seconds: float | None) -> int:
         app: Its Celery app.
         node: Its node name.
         timeout_seconds: How long its jobs may last; None: for ever.
+        asked: Called when the worker has been asked to take no more jobs.
 
     Returns:
         How many jobs it still had when it stopped taking more.
@@ -147,11 +148,12 @@ def drained(app: Celery, node: str, *, timeout_seconds: float | None) -> int:
     queues = _queues(inspect, node)
     if queues is None:
         raise DrainError(
-            f"the worker {node} does not answer: see `mcp-celery workers` for its name. On the solo pool a worker "
-            "answers when its job has ended"
+            f"the worker {node} does not answer, so it was not asked: it may be stopped or dead (`mcp-celery "
+            "workers`); a worker on the solo pool answers when its job has ended"
         )
     for queue in queues:
         control.cancel_consumer(queue, destination=[node], reply=True, timeout=LOOK_SECONDS)
+    asked()
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     first: int | None = None
     while (left := _has(inspect, node)) != 0:

@@ -372,11 +372,9 @@ class CeleryTasks(Exposing, Scheduling):
 
     def worker_command(self, queue: str) -> str:
         """The command that starts a worker that consumes a queue."""
-        queues = "" if queue == self.queue_name else f" -Q {queue}"
-        if self.celery is default_app:
-            server = self.spec or self.settings.server or "module:attribute"
-            return f"MCP_CELERY_SERVER={server} celery -A mcp_celery worker{queues}"
-        return f"celery -A {self.celery.main or '<your app>'} worker{queues or f' -Q {queue}'}"
+        return worker_command(
+            self.celery, queue, default_queue=self.queue_name, server=self.spec or self.settings.server
+        )
 
     @property
     def queue_names(self) -> tuple[str, ...]:
@@ -549,3 +547,18 @@ def _wait_for(ask: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
     """Run a coroutine in a thread with an event loop of its own, since the caller's thread may run one already."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(lambda: asyncio.run(ask())).result()
+
+
+def worker_command(app: Celery, queue: str, *, default_queue: str, server: str | None) -> str:
+    """The command that starts a worker that consumes a queue.
+
+    Args:
+        app: The Celery app whose workers run the jobs.
+        queue: The queue.
+        default_queue: The queue that a worker of the app of people who bring none consumes by itself.
+        server: The server as ``module:attribute``; None: it is not known.
+    """
+    queues = "" if queue == default_queue else f" -Q {queue}"
+    if app is default_app:
+        return f"MCP_CELERY_SERVER={server or 'module:attribute'} celery -A mcp_celery worker{queues}"
+    return f"celery -A {app.main or '<your app>'} worker{queues or f' -Q {queue}'}"

@@ -203,9 +203,14 @@ async def test_a_task_that_no_worker_takes_is_shown_as_such_and_runs_when_it_is_
         told = operator.show(task_id)
         assert told["waitsFor"]["reason"] == "no worker"
         assert f"no live worker consumes the queue 'mcp.{idle_deployment.namespace}'" in told["waitsFor"]["text"]
+        command = told["waitsFor"]["command"]
+        assert command.endswith(" celery -A mcp_celery worker")
+        assert f"Start one: {command}" in operator("tasks", "show", task_id, COLUMNS="400").stdout
+        again = operator("tasks", "requeue", task_id).stdout.splitlines()
+        assert again[-1].endswith(f": it will wait there. Start one: {command}")
         assert operator("workers").stdout.startswith("No workers")
         assert idle_deployment.redis.delete(f"mcp.{idle_deployment.namespace}") == 1  # as `celery purge`
-        assert operator.lines("tasks", "requeue", task_id[:8]) == [{"task": f"{task_id[:8]}…", "attempt": 2}]
+        assert operator.lines("tasks", "requeue", task_id[:8]) == [{"task": f"{task_id[:8]}…", "attempt": 3}]
         await eventually(lambda: idle_deployment.redis.llen(f"mcp.{idle_deployment.namespace}") == 1)
         with idle_deployment.worker("solo"):
             assert (await follow(wire, task_id))[-1]["status"] == "completed"
@@ -233,7 +238,8 @@ async def test_a_worker_drains_under_celerys_own_command(store_url: str, tmp_pat
             assert celery.show(second)["waitsFor"]["reason"] == "no worker"
             gone = celery("workers", "drain", worker["worker"])
             assert gone.returncode == 1
-            assert "does not answer" in gone.stderr
+            assert "does not answer, so it was not asked" in " ".join(gone.stderr.split())
+            assert "Asked worker" not in gone.stderr
             assert celery("tasks", "cancel", second).returncode == 0
 
 

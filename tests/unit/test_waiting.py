@@ -122,6 +122,19 @@ def test_the_state_around_a_task_gives_the_reason_why_it_waits(name: str) -> Non
     assert text in waiting.text
 
 
+def test_the_command_is_given_only_where_no_live_worker_consumes_the_queue() -> None:
+    alone = Surroundings(place=QUEUED, queue="q", command="celery worker -Q q")
+    assert waiting_of(inspected(RECORD), alone).command == "celery worker -Q q"
+    assert alone.is_without_worker("f1")
+    for around in (
+        replace(alone, answering={"w@host": CONSUMER}),
+        replace(alone, leased=[OTHER], answering={"w@host": CONSUMER}),
+        replace(alone, leased=[LIVE], answering=None),
+    ):
+        assert waiting_of(inspected(RECORD), around).command is None
+        assert not around.is_without_worker("f1")
+
+
 @pytest.mark.parametrize(
     ("ms", "text"),
     [(0, "0s"), (850, "1s"), (61_000, "1m 1s"), (3_600_000, "1h"), (7_260_000, "2h 1m"), (180_000_000, "2d 2h")],

@@ -20,7 +20,7 @@ from mcp_celery.keys import celery_job_id
 from mcp_celery.logs import shown_task_id, with_short_ids
 from mcp_celery.operate.actions import RefusedError, cancelled, purgeable, purged, requeued
 from mcp_celery.operate.site import Open, Site
-from mcp_celery.operate.tasks import Filter, Life, Routes, activity_of, find_task, life_of, listed
+from mcp_celery.operate.tasks import Filter, Life, Routes, activity_of, find_task, life_of, listed, surroundings_of
 from mcp_celery.store.inspection import InspectedTask
 
 WATCH_SECONDS: Final = 2.0
@@ -73,6 +73,7 @@ def list_(  # noqa: PLR0913, PLR0917 - one for each option of the command
         worker=worker,
         queue=queue,
     )
+    only_open = "; only open tasks were looked for: --status all selects every task" if not wanted ^ OPEN else ""
     listing = _Listing(site, only, limit, full_ids=full_ids)
 
     async def body(servers: list[Open]) -> None:
@@ -86,10 +87,7 @@ def list_(  # noqa: PLR0913, PLR0917 - one for each option of the command
                 await asyncio.sleep(WATCH_SECONDS)
         if not watch:
             rows = await listing.rows(servers)
-            where = site.store_name
-            if set(statuses) <= {"open"}:
-                where += "; only open tasks were looked for: --status all selects every task"
-            _print(console, rows, several=len(servers) > 1, limit=limit, where=where)
+            _print(console, rows, several=len(servers) > 1, limit=limit, where=site.store_name + only_open)
             return
         with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
             while True:
@@ -233,7 +231,7 @@ def _told(life: Life, *, contents: bool, full_ids: bool) -> dict[str, Any]:
         "activity": activity_of(life.task),
         "mayBeRepeated": record.idempotent,
         "attempt": record.attempt,
-        "waitsFor": {"reason": life.waiting.reason, "text": life.waiting.text},
+        "waitsFor": {"reason": life.waiting.reason, "text": life.waiting.text, "command": life.waiting.command},
         "events": [{"at": clock(at), "agoMs": now - at, "what": what} for at, what in _events(life)],
         "followedByProcesses": life.around.place.followers,
         "expiresAt": clock(record.expires_at_ms),
@@ -295,6 +293,8 @@ def _print_life(console: Console, told: dict[str, Any]) -> None:
         print_line(console, f"  {event['at']}  {span(event['agoMs']):>8} ago  {cell(event['what'])}")
     print_line(console, "")
     print_line(console, f"It waits for {cell(told['waitsFor']['text'])}.", style="bold")
+    if (command := told["waitsFor"]["command"]) is not None:
+        print_line(console, f"Start one: {cell(command)}")
     for name in ("message", "error"):
         if told.get(name):
             print_line(console, f"{name:<11}{cell(told[name])}")
@@ -359,6 +359,10 @@ def requeue(server: str | None, namespace: str | None, task: str, force: bool, m
                 f"The job of task {record.shown_id} is published again within {seconds:g} s, attempt "
                 f"{record.attempt + 1}."
             )
+            around = await surroundings_of(site, opened, found)
+            if around.queue is not None and around.is_without_worker(record.fingerprint):
+                idle = f"No live worker consumes the queue {around.queue!r}: it will wait there."
+                click.echo(f"{idle} Start one: {around.command}")
 
     run(site, body)
 

@@ -140,9 +140,12 @@ def drain(server: str | None, namespace: str | None, worker: str, timeout: float
         app: The Celery app, as it is named.
     """
     site = site_of(app, server, namespace)
-    click.echo(f"Asked worker {worker} to take no more jobs; waiting for those that it has.", err=True)
+
+    def asked() -> None:
+        click.echo(f"Asked worker {worker} to take no more jobs; waiting for those that it has.", err=True)
+
     try:
-        had = drained(site.app, worker, timeout_seconds=timeout)
+        had = drained(site.app, worker, timeout_seconds=timeout, asked=asked)
     except DrainError as error:
         raise RunError(str(error)) from error
     click.echo(f"Worker {worker} has finished {had} {'job' if had == 1 else 'jobs'} and ends.")
