@@ -70,9 +70,10 @@ A task is kept for the time that was granted when it was created: what its compo
 `MCP_CELERY_MAX_TTL_MS`, and never above the `result_expires` of the Celery app, since no task may outlive its stored
 result. The granted value is the reported one, everywhere.
 
-The time also passes while a task waits for a worker and while it runs. When it is over the task is gone, its job is cancelled, and its
-result is lost: give a tool that takes long a `ttl` that holds the time in the queue, the time to run and the time to read the result.
-While a task waits for an answer of its client, it [lives longer](protocol.md#time-to-live).
+The time also passes while a task waits for a worker and while it runs. When it is over the task is gone, its job is
+cancelled, and its result is lost: give a tool that takes long a `ttl` that holds the time in the queue, the time to run
+and the time to read the result. While a task waits for an answer of its client, it
+[lives longer](protocol.md#time-to-live).
 
 ## What a component declares
 
