@@ -19,6 +19,7 @@ from tests.support.worlds import MemoryWorld, RedisWorld, Watchful, World, engin
 
 NOT_ON_A_CLUSTER = {
     "test_redis_resets": "it reaches one server through a proxy",
+    "test_worker_transport": "Celery has no broker for clusters",
     "test_all_calls_that_waited_on_a_reset_connection_are_made_again": "it reaches one server through a proxy",
     "test_a_key_without_a_lifetime_is_found_by_its_literal_prefix": "its keys have no hash tag",
     "test_a_result_that_is_stored_with_its_task_makes_one_webhook": "the name of its result has no hash tag",
