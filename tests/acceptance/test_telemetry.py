@@ -68,6 +68,15 @@ class Site:
             value for key, value in found.items() if key.startswith(f"{name}[") and all(one in key for one in wanted)
         )
 
+    async def span(self, span_id: str | None) -> SpanSeen:
+        """The span with an id, as soon as its process has sent it, which it does after those of its children."""
+
+        def found() -> list[SpanSeen]:
+            return [span for span in self.received.spans if span.span_id == span_id]
+
+        [span] = await eventually(found, what=f"the span {span_id}", seconds=30)
+        return span
+
     async def spans(self, *names: str, task_id: str) -> list[SpanSeen]:
         """The first span of each name that is of a task, when all have come."""
 
@@ -200,7 +209,8 @@ class TestTraces:
         )
         assert {span.trace_id for span in (create, publish, wait, run, notify)} == {TRACE}
         assert result["structuredContent"]["result"] == TRACE, "the tool's own spans are in the trace"
-        [request] = [span for span in site.received.named("tools/call fine") if span.span_id == publish.parent]
+        request = await site.span(publish.parent)
+        assert request.name == "tools/call fine"
         assert (request.parent, create.parent) == (CLIENT_SPAN, request.span_id)
         assert wait.parent == run.parent
         assert not run.links
@@ -210,9 +220,9 @@ class TestTraces:
             assert run.parent == publish.span_id
             return
         # What instruments Celery has its spans between, in the same trace.
-        [celery_run] = [span for span in site.received.spans if span.span_id == run.parent]
+        celery_run = await site.span(run.parent)
         assert celery_run.name.startswith("run/mcp.")
-        [celery_publish] = [span for span in site.received.spans if span.span_id == celery_run.parent]
+        celery_publish = await site.span(celery_run.parent)
         assert celery_publish.parent == publish.span_id
         assert celery_run.trace_id == TRACE
 
