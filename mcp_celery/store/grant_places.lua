@@ -9,16 +9,6 @@
 -- Returns  nothing.
 local root, waiting = ARGV[1], KEYS[2]
 
--- Ask for the records of those that wait: each time for twice as many.
-local function ask_for_next()
-  for _, key in ipairs(on_index('ZRANGE', waiting, 0, math.min(2 * MORE + 1, MOST_GRANTED))) do
-    local record = record_of(root, key)
-    if record then
-      is_declared(record)
-    end
-  end
-end
-
 for _ = 1, MOST_GRANTED do
   local key = on_index('ZRANGE', waiting, 0, 0)[1]
   if not key then
@@ -26,7 +16,7 @@ for _ = 1, MOST_GRANTED do
   end
   local record = record_of(root, key)
   if record and not is_declared(record) then
-    ask_for_next()
+    ask_for_records(root, waiting, math.min(2 * MORE + 1, MOST_GRANTED)) -- each time of twice as many
     return
   end
   local task = record and unless_other_type('HMGET', record, 'key', 'status', 'waits_in', 'limits')

@@ -19,12 +19,7 @@ local function ask_for_next()
   local most = math.min(2 * MORE + 1, MOST_GRANTED)
   for _, line in ipairs(on_index('ZRANGE', turns, 0, most)) do
     if is_line(line) and is_declared(line) then
-      for _, key in ipairs(on_index('ZRANGE', line, 0, 1)) do
-        local record = record_of(root, key)
-        if record then
-          is_declared(record)
-        end
-      end
+      ask_for_records(root, line, 1)
     end
   end
 end

@@ -210,8 +210,8 @@ class RedisKeys:
 
     @property
     def ended(self) -> str:
-        """Sorted set: compound keys of the tasks of which the reaper has nothing to do when they expire, by that time:
-        their only job has ended, and its result ends with the record. Index.
+        """Sorted set: compound keys of the tasks that the reaper need not look at when they expire, by that time: their
+        only job has ended, and its result ends with the record. Index.
         """
         return f"{self._root}:ended"
 

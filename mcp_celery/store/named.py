@@ -14,7 +14,7 @@ MOST: Final = 2_048
 
 
 class NamedKeys:
-    """The keys that the last records name of which this process has heard. Threads may share it.
+    """The keys that records name: those of the records that this process met last. Threads may share it.
 
     What is forgotten, or has changed, costs one more call of a script: the script asks for it.
     """

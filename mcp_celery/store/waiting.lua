@@ -35,3 +35,13 @@ local function record_of(root, key)
   return owner and root .. ':task:' .. owner
 end
 
+-- Ask for the records of the first tasks that wait in a line, up to that place from 0.
+local function ask_for_records(root, line, last)
+  for _, key in ipairs(on_index('ZRANGE', line, 0, last)) do
+    local record = record_of(root, key)
+    if record then
+      is_declared(record)
+    end
+  end
+end
+

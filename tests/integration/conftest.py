@@ -6,11 +6,12 @@ queue of its own. Tests that stop or kill things start their own.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pytest
 from celery import Celery
@@ -34,10 +35,12 @@ from tests.support.nodes import (
 )
 from tests.support.sentinels import Watched
 from tests.support.servers import tools
-from tests.support.wire import Wire
+from tests.support.waiting import eventually, soon
+from tests.support.wire import Wire, follow
 
 STARTED = pytest.StashKey[list[ProcessContainer]]()
 TOOLS = "tests.support.servers.tools:server"
+JOB_SECONDS: Final = 120.0
 
 
 def started(config: pytest.Config) -> list[ProcessContainer]:
@@ -292,3 +295,16 @@ async def running(url: str, name: str, pool: Pool, **settings: str) -> AsyncGene
     ):
         async with Wire(deployment.serve()) as wire:
             yield deployment, wire
+
+
+async def cancel_a_running_job(wire: Wire) -> None:
+    """Cancel a task when its job runs, and see that its follower learns of it."""
+    held = (await wire.create("report_steadily", count=10_000, pause_ms=10))["taskId"]
+    follower = asyncio.create_task(follow(wire, held))
+
+    async def runs() -> bool:
+        return "statusMessage" in await wire.get(held)
+
+    await eventually(runs, what="the job runs")
+    await wire.ask("tasks/cancel", {"taskId": held})
+    assert (await soon(follower, seconds=JOB_SECONDS))[-1]["status"] == "cancelled"

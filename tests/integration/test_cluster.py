@@ -23,7 +23,7 @@ from mcp_celery.operate.site import Site
 from mcp_celery.server.connections import backend_of
 from mcp_celery.store import RedisBackend
 from mcp_celery.store.keys import RedisKeys
-from tests.integration.conftest import Starter, running
+from tests.integration.conftest import JOB_SECONDS, Starter, cancel_a_running_job, running
 from tests.integration.test_redis_urls import tls_options, tls_server
 from tests.support.certificates import Authority
 from tests.support.clusters import Cluster
@@ -37,7 +37,6 @@ from tests.support.worlds import SNAPSHOT, a_record
 
 pytestmark = pytest.mark.anyio
 
-JOB_SECONDS: Final = 120.0
 UNAVAILABLE: Final = -32603
 KEPT: Final = 5
 NAMESPACES: Final = ("orders", "reports", "sales")
@@ -235,15 +234,7 @@ async def test_a_server_and_a_worker_run_tasks_on_a_cluster(own: Starter) -> Non
         task_id = (await wire.create("report_steadily", count=3, pause_ms=150))["taskId"]
         assert await end_of(wire, task_id) == "completed"
         assert (await wire.get(task_id))["status"] == "completed"
-        held = (await wire.create("report_steadily", count=10_000, pause_ms=10))["taskId"]
-        follower = asyncio.create_task(follow(wire, held))
-
-        async def runs() -> bool:
-            return "statusMessage" in await wire.get(held)
-
-        await eventually(runs, what="the job runs")
-        await wire.ask("tasks/cancel", {"taskId": held})
-        assert (await soon(follower, seconds=JOB_SECONDS))[-1]["status"] == "cancelled"
+        await cancel_a_running_job(wire)
         logs = "\n".join(deployment.logs().values())
         assert "cannot be read" not in logs
 

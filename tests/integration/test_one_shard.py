@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pytest
@@ -12,40 +12,27 @@ from mcp_celery import Settings
 from mcp_celery.broker.cluster_mode import NO_TAG, SEVERAL_SHARDS
 from mcp_celery.broker.publisher import unusable_broker
 from mcp_celery.broker.results import CeleryResults
-from tests.integration.conftest import TOOLS, Starter
+from tests.integration.conftest import JOB_SECONDS, TOOLS, Starter, cancel_a_running_job
 from tests.integration.test_redis_urls import valkey_binary
+from tests.support.command_line import refused
 from tests.support.deployment import deployed
 from tests.support.live import host_app
-from tests.support.nodes import ROOT, Pool, environment
-from tests.support.programs import forked_command
+from tests.support.nodes import Pool
 from tests.support.servers.deploys import VERSION_VARIABLE
-from tests.support.waiting import eventually, soon
+from tests.support.waiting import soon
 from tests.support.wire import Wire, follow
 
 pytestmark = pytest.mark.anyio
 
-JOB_SECONDS: Final = 120.0
-COMMAND_SECONDS: Final = 120.0
 TAGGED: Final = "{mcp_celery"
 ETERNAL_OF_KOMBU: Final = ("_kombu.", "unacked", "mcp.")
 HOSTED: Final = "tests.support.servers.deploys_hosted"
 
 
-def says_what_to_set(argv: list[str], variables: dict[str, str], advice: str) -> None:
+def says_what_to_set(argv: Sequence[str], variables: dict[str, str], advice: str) -> None:
     """Check that a command ends with one line."""
-    ended = subprocess.run(
-        argv,
-        env=environment(**variables),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_SECONDS,
-        check=False,
-    )
-    said = ended.stdout + ended.stderr
-    assert ended.returncode not in (0, -9), said
-    assert "Traceback" not in said
-    (line,) = [line for line in said.splitlines() if "cluster mode" in line]
+    ended = refused(*argv, **variables)
+    (line,) = [line for line in (ended.stdout + ended.stderr).splitlines() if "cluster mode" in line]
     assert advice in line
 
 
@@ -60,15 +47,7 @@ async def test_tasks_run_where_store_and_broker_are_one_shard_in_cluster_mode(ow
             task_ids = [(await wire.create("add", a=number, b=1))["taskId"] for number in range(5)]
             for task_id in task_ids:
                 assert (await soon(follow(wire, task_id), seconds=JOB_SECONDS))[-1]["status"] == "completed"
-            held = (await wire.create("report_steadily", count=10_000, pause_ms=10))["taskId"]
-            follower = asyncio.create_task(follow(wire, held))
-
-            async def runs() -> bool:
-                return "statusMessage" in await wire.get(held)
-
-            await eventually(runs, what="the job runs")
-            await wire.ask("tasks/cancel", {"taskId": held})
-            assert (await soon(follower, seconds=JOB_SECONDS))[-1]["status"] == "cancelled"
+            await cancel_a_running_job(wire)
         logs = "\n".join(deployment.logs().values())
         assert "CROSSSLOT" not in logs
         assert "goes on without" not in logs
@@ -82,13 +61,13 @@ async def test_tasks_run_where_store_and_broker_are_one_shard_in_cluster_mode(ow
 def test_a_server_and_a_worker_say_what_to_set_for_cluster_mode(own: Starter) -> None:
     cluster = own.cluster(shards=1)
     url = f"redis://{cluster.addresses[0]}/0"
-    serve = [*forked_command("mcp_celery"), "serve", "--port=0", TOOLS]
+    serve = ("mcp_celery", "serve", "--port=0", TOOLS)
     for variables, advice in [
         ({"MCP_CELERY_REDIS_URL": url}, "MCP_CELERY_HASH_TAGS=true"),
         ({"MCP_CELERY_REDIS_URL": cluster.url, "MCP_CELERY_BROKER_URL": url}, NO_TAG),
     ]:
         says_what_to_set(serve, variables, advice)
-    argv = [*forked_command("celery"), "-A", HOSTED, "worker", "-P", "threads", "--without-mingle"]
+    argv = ("celery", "-A", HOSTED, "worker", "-P", "threads", "--without-mingle")
     settings = {"MCP_CELERY_REDIS_URL": cluster.url, "MCP_CELERY_BROKER_URL": url, VERSION_VARIABLE: "old"}
     says_what_to_set(argv, settings, NO_TAG)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from tests.support.nodes import environment
 from tests.support.programs import ROOT, forked_command
 from tests.support.waiting import eventually_sync
 
@@ -146,3 +147,26 @@ def _mark_of(process: psutil.Process) -> str | None:
         return process.environ().get(MARK) if process.status() != psutil.STATUS_ZOMBIE else None
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
+
+
+def refused(module: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that ends with an error of its own at its start, and shows no traceback.
+
+    Args:
+        module: What ``python -m`` runs.
+        arguments: The rest of the command line.
+        variables: Variables of its environment.
+    """
+    ended = subprocess.run(
+        [*forked_command(module), *arguments],
+        env=environment(**variables),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=GIVE_UP_SECONDS,
+        check=False,
+    )
+    said = ended.stdout + ended.stderr
+    assert ended.returncode not in (0, -signal.SIGKILL), said
+    assert "Traceback" not in said
+    return ended
