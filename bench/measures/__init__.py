@@ -10,6 +10,7 @@ from bench.measures.backlog import backlog
 from bench.measures.commands import commands
 from bench.measures.crowd import crowd
 from bench.measures.deployments import distance, prefork, rabbitmq
+from bench.measures.expiry import expiry
 from bench.measures.growth import growth
 from bench.measures.latency import get, submit
 from bench.measures.memory import memory
@@ -42,6 +43,7 @@ MEASURES: Final[Mapping[str, Callable[[Run], Awaitable[Findings]]]] = {
     "memory": memory,
     "crowd": crowd,
     "stored": stored,
+    "expiry": expiry,
     "waiting": waiting,
     "streams": streams,
     "growth": growth,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
-AT_ONCE: Final = 2
-"""How many mutants are tested at a time."""
+AT_ONCE: Final = 3 * (os.cpu_count() or 1)
+"""How many mutants are tested at a time. The tests of most of them wait more than they compute."""
 ENVIRONMENT: Final = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 """Plugins that these tests do not need take longer to load than most tests, or change the order of the tests."""
 PYTEST: Final = [
