@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self
 
@@ -50,9 +49,9 @@ class TaskWatch:
         self._revisions: dict[TaskRef, int] = {}
         self._attended: dict[TaskRef, TaskRecord] = {}
         """The followed tasks that would be abandoned if they were not."""
-        self._ready: deque[TaskRef | StoredTask] = deque()
+        self._ready: list[TaskRef | StoredTask] = []
         self._hints: TaskHints | None = None
-        self._stack = AsyncExitStack()
+        self._subscription: AbstractAsyncContextManager[TaskHints] | None = None
 
     @property
     def accepted(self) -> list[str]:
@@ -63,8 +62,10 @@ class TaskWatch:
         self._lookups.admit(self._caller)
         # Nothing is subscribed to and read for ids that name nothing.
         refs = await self._lookups.present(self._caller, self._refs)
-        async with AsyncExitStack() as stack:
-            self._hints = hints = await stack.enter_async_context(self._bus.subscribe(refs))
+        subscription = self._bus.subscribe(refs)
+        hints = await subscription.__aenter__()
+        self._subscription, self._hints = subscription, hints
+        try:
             for ref, stored in zip(refs, await self._lookups.own_many(self._caller, refs), strict=True):
                 if stored is None:
                     await hints.drop(ref)
@@ -74,13 +75,17 @@ class TaskWatch:
                 if stored.record.abandon_after_ms is not None:
                     self._attended[ref] = stored.record
             await self._attend()
-            self._stack = stack.pop_all()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stack.aclose()
+        if self._subscription is not None:
+            await self._subscription.__aexit__(None, None, None)
+            self._subscription = None
 
     def __aiter__(self) -> Self:
         return self
@@ -95,7 +100,7 @@ class TaskWatch:
             if not self._ready:
                 await self._hear()
                 continue
-            if (view := await self._news(self._ready.popleft())) is not None:
+            if (view := await self._news(self._ready.pop(0))) is not None:
                 return view
         raise StopAsyncIteration
 

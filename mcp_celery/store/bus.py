@@ -56,29 +56,28 @@ _ENDS: Final = frozenset({"unsubscribe", "sunsubscribe"})
 
 
 class _Follower:
-    """The hints of one subscriber; many hints of one task between two looks are one."""
+    """The hints of one subscriber; many hints of one task between two looks are one. One asyncio task reads them."""
 
     def __init__(self, bus: RedisTaskBus) -> None:
         self._bus = bus
         self._waiting: dict[TaskRef, None] = {}
-        self._some = asyncio.Event()
+        self._wake: asyncio.Future[None] | None = None  # an Event would take four times the memory of each stream
 
     def hint(self, ref: TaskRef) -> None:
         self._waiting[ref] = None
-        self._some.set()
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
 
     async def __anext__(self) -> TaskRef:
-        await self._some.wait()
+        while not self._waiting:
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
         ref = next(iter(self._waiting))
         del self._waiting[ref]
-        if not self._waiting:
-            self._some.clear()
         return ref
 
     async def drop(self, ref: TaskRef) -> None:
         self._waiting.pop(ref, None)
-        if not self._waiting:
-            self._some.clear()
         self._bus.leave(self, [ref])
 
 
@@ -146,7 +145,18 @@ class _Channel:
     def __init__(self, ref: TaskRef) -> None:
         self.ref = ref
         self.followers: set[_Follower] = set()
-        self.confirmed = asyncio.Event()
+        self._unconfirmed: asyncio.Event | None = asyncio.Event()  # kept no longer than that: it takes a kilobyte
+
+    def confirm(self) -> None:
+        """Note that Redis has confirmed the subscription."""
+        if self._unconfirmed is not None:
+            self._unconfirmed.set()
+            self._unconfirmed = None
+
+    async def confirmed(self) -> None:
+        """Wait until Redis has confirmed the subscription for the first time."""
+        if self._unconfirmed is not None:
+            await self._unconfirmed.wait()
 
 
 class _Failures:
@@ -257,7 +267,7 @@ class RedisTaskBus(TaskBus):
             if channel is None:
                 channel = self._channels[name] = _Channel(ref)
                 if name in self._confirmed:
-                    channel.confirmed.set()
+                    channel.confirm()
             channel.followers.add(follower)
             joined.append(channel)
         self._changed.set()
@@ -266,7 +276,7 @@ class RedisTaskBus(TaskBus):
         try:
             async with self._within():
                 for channel in joined:
-                    await channel.confirmed.wait()
+                    await channel.confirmed()
         except TimeoutError:
             logger.warning("the task store (MCP_CELERY_REDIS_URL) did not confirm a subscription in time")
             raise StoreUnavailableError from None
@@ -357,7 +367,7 @@ class RedisTaskBus(TaskBus):
             if channel is None:
                 continue
             if name in self._confirmed:
-                channel.confirmed.set()
+                channel.confirm()
             for follower in channel.followers:
                 follower.hint(channel.ref)
 

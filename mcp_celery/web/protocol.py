@@ -59,6 +59,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         _loop: The event loop.
     """
 
+    # Beside the 28 attributes of uvicorn's class: from 31 on Python keeps those of each connection in a larger table.
+    __slots__ = ("_begun", "_bounds", "_due", "_in_body", "_overhead", "_refused", "_timer")
+
     limits: ClassVar[HttpLimits | None] = None
     """None: those of ``MCP_CELERY_HTTP_…`` in the environment."""
     _lingering: ClassVar[int] = 0
