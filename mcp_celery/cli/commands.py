@@ -113,7 +113,7 @@ cancel = click.Command(
     "cancel",
     callback=Body("mcp_celery.cli.remote.task:cancel"),
     help="Ask the server to cancel the task TASK_ID, and print how it stands then.",
-    epilog="Exit status: 0 the server took it; else as for `task get`.",
+    epilog="Exit status: 0 the server took it, or the task had ended; else as for `task get`.",
     params=[URL, HEADER, TASK_ID, MACHINE],
 )
 

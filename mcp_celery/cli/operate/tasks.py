@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -78,20 +79,21 @@ def list_(  # noqa: PLR0913, PLR0917 - one for each option of the command
 
     async def body(servers: list[Open]) -> None:
         console = terminal()
+        table = partial(_table, several=len(servers) > 1, full_ids=full_ids)
         if machine:
             while True:
-                for row in await listing.rows(servers):
+                for row in (await listing.rows(servers))[:limit]:
                     print_json(row)
                 if not watch:
                     return
                 await asyncio.sleep(WATCH_SECONDS)
         if not watch:
             rows = await listing.rows(servers)
-            _print(console, rows, several=len(servers) > 1, limit=limit, where=site.store_name + only_open)
+            _print(console, rows, table, limit=limit, where=site.store_name + only_open)
             return
         with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
             while True:
-                live.update(_table(await listing.rows(servers), several=len(servers) > 1), refresh=True)
+                live.update(table((await listing.rows(servers))[:limit]), refresh=True)
                 await asyncio.sleep(WATCH_SECONDS)
 
     try:
@@ -147,30 +149,32 @@ def _row(namespace: str, task: InspectedTask, routes: Routes, now_ms: int, *, fu
     }
 
 
-def _print(console: Console, rows: Sequence[dict[str, Any]], *, several: bool, limit: int, where: str) -> None:
+def _print(
+    console: Console, rows: Sequence[dict[str, Any]], table: Callable[..., Table], *, limit: int, where: str
+) -> None:
     if not rows:
         print_line(console, f"No such tasks in {where}.")
         return
-    console.print(_table(rows[:limit], several=several, full_ids=False))
+    console.print(table(rows[:limit]))
     if len(rows) > limit:
         print_line(console, f"There are more than {limit}: raise --limit, or select fewer with the other options.")
 
 
-def _table(rows: Sequence[dict[str, Any]], *, several: bool, full_ids: bool = False) -> Table:
+def _table(rows: Sequence[dict[str, Any]], *, several: bool, full_ids: bool) -> Table:
+    ids = [str(row["task"]) if full_ids else str(row["task"])[:SHOWN_CHARS] for row in rows]
     table = Table()
     if several:
         table.add_column("server", overflow="ellipsis", no_wrap=True)
-    table.add_column("task", no_wrap=True, min_width=SHOWN_CHARS)
+    table.add_column("task", no_wrap=True, min_width=max(map(len, ids), default=SHOWN_CHARS))
     table.add_column("component", overflow="ellipsis", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
     table.add_column("worker", overflow="ellipsis", no_wrap=True)
     table.add_column("scope", overflow="ellipsis", no_wrap=True)
-    for row in rows:
-        task = str(row["task"])
+    for task, row in zip(ids, rows, strict=True):
         table.add_row(
             *([cell(row["server"])] if several else []),
-            cell(task if full_ids else task[:SHOWN_CHARS]),
+            cell(task),
             cell(row["component"]),
             cell(row["activity"]),
             span(row["ageMs"]),
