@@ -266,6 +266,7 @@ class LimitExceededError(McpCeleryError):
 
     def __init__(self, message: str, *, most: int, retry_after_ms: int | None = None) -> None:
         super().__init__(message)
+        self.retry_after_ms = retry_after_ms
         again = {} if retry_after_ms is None else {"retryAfterMs": retry_after_ms}
         self.data = {"limit": self.limit, "most": most, **again}
 

@@ -25,7 +25,13 @@ from pydantic import ConfigDict, ValidationError
 from mcp_celery.common.background import BackgroundTasks
 from mcp_celery.engine import Answer, Caller, JSONObject, RpcError, TaskEngine, TaskView, missing_capability
 from mcp_celery.engine.retry import until_store_answers
-from mcp_celery.errors import AnswersTooLargeError, InvalidAnswerError, McpCeleryError, TaskNotFoundError
+from mcp_celery.errors import (
+    AnswersTooLargeError,
+    InvalidAnswerError,
+    McpCeleryError,
+    TaskNotFoundError,
+    TooManyLookupsError,
+)
 from mcp_celery.logs import shown_task_id
 from mcp_celery.protocol.caller import has_left
 from mcp_celery.protocol.revision import RequestContext
@@ -216,11 +222,18 @@ class Relay:
         return False
 
     async def _is_open(self, key: str) -> bool:
-        """Whether it is still without an answer after another channel had its turn."""
-        try:
-            return key in (await self._engine.get(self._caller, self._task_id)).input_requests
-        except McpCeleryError:
-            return False
+        """Whether it is still without an answer after another channel had its turn, as soon as the store can say so."""
+        while True:
+            try:
+                view = await until_store_answers(
+                    lambda: self._engine.get(self._caller, self._task_id, read_result=False)
+                )
+            except TooManyLookupsError as error:  # of other tasks; this one is asked for when the caller may again
+                await asyncio.sleep((error.retry_after_ms or 0) / 1000 + _LOOK_SECONDS)
+            except McpCeleryError:
+                return False  # it has ended, or is gone; a record that cannot be read is in the log
+            else:
+                return key in view.input_requests
 
     async def _answer_to(self, request: JSONObject) -> Answer | None:
         """The client's answer; None where this channel does not reach it."""

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -15,14 +15,16 @@ from celery import Celery
 from mcp.client._memory import InMemoryTransport
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ErrorData
+from redis import Redis
 
 from mcp_celery import Settings
 from mcp_celery.common.redis_translation import celery_url
+from mcp_celery.store.keys import RedisKeys
 from tests.support.deployment import Deployment, deployed
 from tests.support.servers import asking
 from tests.support.session import RELATED, REVISION, Connect, Session, over_http, session_over
 from tests.support.waiting import eventually, soon
-from tests.support.wire import JSON
+from tests.support.wire import JSON, Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -277,16 +279,20 @@ class Raw:
     async def post(self, body: JSON) -> httpx2.Response:
         return await self.http.post(self.url, json={"jsonrpc": "2.0", **body}, headers=self.headers)
 
+    async def open(self) -> None:
+        """Open the session."""
+        hello = {"protocolVersion": REVISION, "capabilities": ABLE, "clientInfo": {"name": "raw", "version": "1"}}
+        answer = await self.post({"id": 1, "method": "initialize", "params": hello})
+        self.headers["mcp-session-id"] = answer.headers["mcp-session-id"]
+        await self.post({"method": "notifications/initialized"})
+
     async def greeted(self) -> str:
         """Open the session, and make a task that asks for a name on no channel.
 
         Returns:
             Its id.
         """
-        hello = {"protocolVersion": REVISION, "capabilities": ABLE, "clientInfo": {"name": "raw", "version": "1"}}
-        answer = await self.post({"id": 1, "method": "initialize", "params": hello})
-        self.headers["mcp-session-id"] = answer.headers["mcp-session-id"]
-        await self.post({"method": "notifications/initialized"})
+        await self.open()
         created = await self.post({"id": 2, "method": "tools/call", "params": {"name": "greet", "task": {}}})
         (task_id,) = re.findall(r'"taskId": ?"([^"]+)"', created.text)
 
@@ -338,3 +344,22 @@ async def test_a_stream_that_dropped_leaves_the_question_to_the_next_of_its_sess
         assert (await soon(anext(messages)))["method"] == "elicitation/create"
     async with raw.result(5, task_id) as messages:
         await is_greeted(raw, messages)
+
+
+async def test_a_result_is_not_waited_for_when_its_client_has_gone(raw: Raw, url: str, deployment: Deployment) -> None:
+    with Redis.from_url(deployment.store_url) as store:
+
+        def listeners() -> int:
+            """How many processes are told of the task's changes."""
+            return sum(count for _, count in cast("Any", store).pubsub_numsub(channel))
+
+        async with Wire(url, capabilities={"elicitation": {}}) as wire:
+            task_id = (await wire.create("greet"))["taskId"]
+        channel = RedisKeys("mcp_celery", deployment.namespace).channel(None, task_id)
+        await raw.open()
+        async with raw.result(4, task_id) as messages:
+            assert (await soon(anext(messages)))["method"] == "elicitation/create"
+            waited_for = listeners()
+        await eventually(lambda: listeners() == waited_for - 1, what="the server waits for the task no longer")
+        async with raw.result(5, task_id) as messages:
+            await is_greeted(raw, messages)

@@ -13,7 +13,7 @@ from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS
 from mcp_celery.config import TaskConfig
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import ELICIT, Asking, Caller, JSONObject, Question, RpcError, Submission, TaskRecord, now_ms
-from mcp_celery.errors import StoreUnavailableError
+from mcp_celery.errors import McpCeleryError, StoreUnavailableError, TooManyLookupsError
 from mcp_celery.protocol.question_delivery import Channel, Relay, Turns
 from mcp_celery.testing import MemoryBackend
 from tests.support.session import REVISION
@@ -190,3 +190,26 @@ async def test_an_unfit_answer_to_a_task_that_is_gone_ends_quietly(
         await asked.show(relay)
         await eventually(lambda: "dropped an answer" in caplog.text, what="the answer is given up")
     assert "the delivery of a question failed" not in caplog.text
+
+
+@pytest.mark.parametrize("refusal", [StoreUnavailableError(), TooManyLookupsError(10, retry_after_ms=50)])
+async def test_a_question_is_asked_when_the_store_answers_again(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, refusal: McpCeleryError
+) -> None:
+    get = asked.engine.get
+    failures = iter([True, True, False])
+
+    async def get_later(*args: Any, **options: Any) -> Any:
+        if next(failures):
+            raise refusal
+        return await get(*args, **options)
+
+    async def ada(_method: str, _params: JSONObject) -> JSONObject:
+        return ADA
+
+    async with asked.relay(ada) as relay:
+        view = await get(Caller(), asked.record.task_id)
+        monkeypatch.setattr(asked.engine, "get", get_later)
+        relay.show(view)
+        await eventually(asked.is_answered, what="the tool learns")
+    assert await asked.heard() == ADA

@@ -25,7 +25,8 @@ from mcp_celery.logs import shown_task_id
 from mcp_celery.protocol.caller import as_rpc_errors, caller_of_request
 from mcp_celery.protocol.host import Polling, TaskHost
 from mcp_celery.protocol.plain_clients.polling import first_answer
-from mcp_celery.protocol.plain_clients.waiting import attend, require_there
+from mcp_celery.protocol.plain_clients.waiting import attend
+from mcp_celery.protocol.presence import require_there
 from mcp_celery.protocol.question_delivery import give_back, until_taken
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.revisions import revision_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections.abc import Generator
@@ -10,17 +9,14 @@ from contextlib import contextmanager
 from typing import Final
 
 import anyio
-import anyio.lowlevel
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 
-from mcp_celery.common.background import BackgroundTasks
 from mcp_celery.engine import Caller, JSONObject, TaskRecord, TaskView
-from mcp_celery.protocol.caller import connection_of, has_left
 from mcp_celery.protocol.host import TaskHost
+from mcp_celery.protocol.presence import while_there
 from mcp_celery.protocol.question_delivery import OnRequest, Relay
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.revisions import revision_of
-from mcp_celery.protocol.shared_wire import REQUEST_CANCELLED
 
 logger = logging.getLogger(__name__)
 
@@ -60,16 +56,8 @@ async def attend(
         StoreUnavailableError: The store did not answer.
         MCPError: -32800, which is never sent: the client has left.
     """
-    if _may_come_back(host, ctx):
+    async with while_there(host, ctx, look_seconds=_LOOK_SECONDS):
         return await _attend(host, ctx, caller, task_id, seconds, is_only_way=is_only_way)
-    with anyio.CancelScope() as presence:
-        background = BackgroundTasks(logger, "could not watch whether a client leaves")
-        looking = background.start(_end_when_gone(ctx, presence), name=f"mcp-celery-presence-{task_id}")
-        try:
-            return await _attend(host, ctx, caller, task_id, seconds, is_only_way=is_only_way)
-        finally:
-            looking.cancel()
-    raise _left()
 
 
 async def _attend(
@@ -92,32 +80,6 @@ async def _attend(
                         return view
                     relay.show(view)
     return await engine.get(caller, task_id)
-
-
-async def require_there(host: TaskHost, ctx: RequestContext) -> None:
-    """Look once whether a request's client waits for its answer.
-
-    Raises:
-        MCPError: -32800, which is never sent: the client has dropped its HTTP exchange for good.
-    """
-    await anyio.lowlevel.checkpoint()
-    if not _may_come_back(host, ctx) and await has_left(ctx):
-        raise _left()
-
-
-def _left() -> MCPError:
-    return MCPError(REQUEST_CANCELLED, "The client has left")
-
-
-def _may_come_back(host: TaskHost, ctx: RequestContext) -> bool:
-    """Whether the client can take up a stream that it dropped."""
-    return connection_of(ctx).session_id is not None and host.components.source.is_resumable
-
-
-async def _end_when_gone(ctx: RequestContext, presence: anyio.CancelScope) -> None:
-    while not await has_left(ctx):  # noqa: ASYNC110 - there is no event for it
-        await asyncio.sleep(_LOOK_SECONDS)
-    presence.cancel()
 
 
 class _Patience:

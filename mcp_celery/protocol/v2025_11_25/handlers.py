@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Final
 
 from mcp.server.context import HandlerResult
 from mcp.server.extension import MethodBinding
@@ -15,6 +16,7 @@ from mcp_celery.config import TaskMeta
 from mcp_celery.engine import TaskView
 from mcp_celery.protocol.caller import as_rpc_errors, caller_of_request, once, session_of, snapshot_of
 from mcp_celery.protocol.host import TaskHost
+from mcp_celery.protocol.presence import while_there
 from mcp_celery.protocol.question_delivery import OnRequest, Relay
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.shared_wire import TaskIdParams, require_result
@@ -32,6 +34,9 @@ from mcp_celery.protocol.v2025_11_25.wire import (
 )
 
 logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS: Final = 5.0
+"""How often it is looked whether the client of a ``tasks/result`` is still there. Its task goes on without it."""
 
 
 class CoreTasks:
@@ -91,11 +96,11 @@ class CoreTasks:
     async def result(self, ctx: RequestContext, params: TaskIdParams) -> HandlerResult:
         """``tasks/result``: waits for the task's end, and asks its client meanwhile what the task wants to know.
 
-        A client that stops waiting changes nothing.
+        A client that stops waiting changes nothing, and is not waited for any longer.
 
         Raises:
-            MCPError: The error that the request ended in; -32800 for a cancelled task; -32602 for one that is not
-                there.
+            MCPError: The error that the request ended in; -32800 for a cancelled task, and, which is never sent, for a
+                client that has left; -32602 for a task that is not there.
         """
         engine, caller = self._host.engine(), caller_of_request(ctx)
 
@@ -107,7 +112,7 @@ class CoreTasks:
                 place.leave()  # from now on it waits for the task
                 relay.show(view)
 
-            async with relay:
+            async with while_there(self._host, ctx, look_seconds=_LOOK_SECONDS), relay:
                 view = await engine.wait(caller, params.task_id, show)
         require_result(view.record, "task")
         return encode_result(view)
