@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, cast
 
 from mcp_celery.errors import ComponentExitedError
@@ -98,23 +98,51 @@ def containing(what: str, *, cancelled: Callable[[], bool] = _never) -> Generato
         if (cancelled() or _is_cancelled()) and (cancellation := _cancellation_in(error)) is not None:
             if cancellation is error:
                 raise
-            logger.exception("%s was cancelled, and raised %s", what, type(error).__name__)
+            log_raised(logger, "%s was cancelled, and raised %s", what, type(error).__name__)
             # Not the group: the SDK's scopes look for their own exception, and asyncio for that class.
             raise cancellation from None
         if isinstance(error, GeneratorExit) and not _is_running():
             raise  # the coroutine is closed, as the interpreter does with one that is left behind
         name = _name_of(error)
-        logger.exception("%s raised %s", what, name)
+        log_raised(logger, "%s raised %s", what, name)
         raise ComponentExitedError(name) from error
+
+
+def log_raised(logger: logging.Logger, message: str, *args: object) -> None:
+    """Log an error with the traceback of the exception that is being handled, and raise nothing.
+
+    Python asks the exception and those that caused it for their texts, and handlers of the host's may exit the process:
+    both is code of users, and what it raises here would get past those who contain it.
+
+    Args:
+        logger: The caller's.
+        message: As for ``logging.Logger.error``, with its arguments.
+    """
+    for has_traceback in (True, False):
+        with suppress(BaseException):  # the next try is without what raised it, or there is nothing to log to
+            logger.error(message, *args, exc_info=has_traceback)
+            return
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """An exception, and those that caused it or that were handled when it was raised, each once: there are cycles."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__context__ if one.__cause__ is None else one.__cause__
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
     """The exceptions of a group and of the groups in it; an exception that is no group is its own."""
-    if isinstance(error, BaseExceptionGroup):
-        for one in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from _leaves(one)
-    else:
-        yield error
+    left = [error]
+    while left:
+        one = left.pop()
+        if isinstance(one, BaseExceptionGroup):
+            left += reversed(cast("BaseExceptionGroup[BaseException]", one).exceptions)
+        else:
+            yield one
 
 
 def _cancellation_in(error: BaseException) -> asyncio.CancelledError | None:
@@ -136,7 +164,7 @@ def text_of_error(error: Exception) -> str:
     """The text of an exception of user code; its type's name where it fails to give one."""
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - __str__ of user code raises anything
+    except BaseException:  # noqa: BLE001 - __str__ of user code raises anything
         return type(error).__name__
 
 

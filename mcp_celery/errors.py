@@ -487,6 +487,7 @@ class JobFailedError(McpCeleryError):
         super().__init__(error_code, message, None, data_json)
         self.error_code = error_code
         self.message = message
+        self.data_json = data_json
         self.data = None if data_json is None else json.loads(data_json)
         self.data_bytes = 0 if data_json is None else len(data_json.encode())
 

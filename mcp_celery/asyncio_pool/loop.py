@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from mcp_celery.asyncio_pool.current import Cleanup
 from mcp_celery.asyncio_pool.stalls import StallWatch
+from mcp_celery.base_exceptions import log_raised
 from mcp_celery.common.background import BackgroundTasks
 
 logger = logging.getLogger(__name__)
@@ -98,10 +99,10 @@ class LoopThread:
         while not life.done():
             try:
                 self.loop.run_until_complete(life)
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - it is logged
                 # SystemExit in a task that a job has started, which asyncio lets through; loop.stop(). A job may end
                 # itself by such means, not the worker.
-                logger.exception("A job tried to end the event loop")
+                log_raised(logger, "A job tried to end the event loop")
         self.loop.close()
 
     async def _live(self) -> None:

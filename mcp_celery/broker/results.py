@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from pickle import UnpicklingError
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import redis
 from celery import Celery
@@ -16,7 +17,7 @@ from celery.backends.base import KeyValueStoreBackend
 from celery.backends.cache import CacheBackend
 from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import SecurityError
-from celery.states import PENDING
+from celery.states import PENDING, READY_STATES
 from kombu.exceptions import SerializationError, SerializerNotInstalled
 from redis.exceptions import ClusterCrossSlotError
 
@@ -152,11 +153,14 @@ class CeleryResults:
         return self.key("anon:any:tool:any") if isinstance(self._backend, KeyValueStoreBackend) else ""
 
     def decode(self, payload: bytes) -> StoredResult:
-        """Read what the backend stored, in the serializer and compression that the app is set to."""
+        """Read what the backend stored, in the serializer and compression that the app is set to.
+
+        Of a job that still runs the state alone counts where the rest cannot be read.
+        """
         try:
             return _stored(self._backend.decode(payload))
         except Exception as error:  # noqa: BLE001 - what is unpickled may raise anything
-            return _unreadable(error)
+            return _without_value(payload, error)
 
     async def read(self, job_id: str) -> StoredResult | None:
         """The job's stored result, read off the event loop. None: none yet, or the backend does not answer."""
@@ -243,6 +247,11 @@ class CeleryResults:
             return _stored(backend._get_task_meta_for(job_id))
         return _stored(backend.get_task_meta(job_id, cache=False))
 
+    def _payload(self, job_id: str) -> Any:
+        """What the backend has stored of a job, as it is; None where it gives no text."""
+        backend = self._backend
+        return backend.get(backend.get_key_for_task(job_id)) if isinstance(backend, KeyValueStoreBackend) else None
+
     def _read_together(self, unread: deque[str], found: dict[str, StoredResult | None]) -> None:
         """Read results in one request, where the backend takes it.
 
@@ -276,7 +285,8 @@ class CeleryResults:
                 found[job_id] = _unless_pending(self._read(job_id))
             except Exception as error:  # noqa: BLE001 - as above
                 if _is_of_the_result(error):
-                    found[job_id] = _unreadable(error)
+                    is_text = isinstance(error, SerializationError)
+                    found[job_id] = _without_value(self._payload(job_id) if is_text else None, error)
                 else:
                     failed = error  # and the next may still be read
         if failed is not None:
@@ -298,9 +308,21 @@ def _is_of_the_result(error: Exception) -> bool:
     )
 
 
-def _unreadable(error: Exception) -> StoredResult:
+def _without_value(payload: Any, error: Exception) -> StoredResult:
+    """What is known of a stored result whose value cannot be decoded: the state, of a job that still runs."""
     logger.error("a stored result cannot be decoded: %s", type(error).__name__)
-    return UNREADABLE
+    state = _state_in(payload)
+    return UNREADABLE if state is None or state in READY_STATES else StoredResult(state, None)
+
+
+def _state_in(payload: Any) -> str | None:
+    """The state in what a backend stored as JSON, whatever the rest is; None where it has none, or is no JSON."""
+    try:
+        stored: Any = json.loads(payload)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    state = cast("dict[str, object]", stored).get("status") if isinstance(stored, dict) else None
+    return state if isinstance(state, str) else None
 
 
 def _stored(meta: dict[str, Any]) -> StoredResult:

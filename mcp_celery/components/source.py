@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from mcp.server.context import HandlerResult, ServerMiddleware, ServerRequestContext
 from mcp.server.extension import Extension, RequestHandler
@@ -22,6 +22,7 @@ from mcp_types import ToolAnnotations
 from pydantic import BaseModel
 from starlette.applications import Starlette
 
+from mcp_celery.base_exceptions import causes_of
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import JSONObject
 from mcp_celery.keys import TaskType
@@ -168,11 +169,10 @@ class JobRequest:
         Raises:
             ComponentRaised: It is in ``let_through``, or was caused by such an exception.
         """
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, self.let_through):
-                raise ComponentRaised(cause) from None
-            cause = cause.__cause__ or cause.__context__
+        for cause in causes_of(error):
+            # Its type, since isinstance() asks the exception, too.
+            if issubclass(type(cause), self.let_through):
+                raise ComponentRaised(cast(Exception, cause)) from None
 
 
 class ComponentSource(Protocol):

@@ -39,7 +39,7 @@ from pydantic.errors import PydanticUndefinedAnnotation
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_celery.base_exceptions import text_of_error
+from mcp_celery.base_exceptions import log_raised, text_of_error
 from mcp_celery.components.source import Component, JobChannel, JobRequest, RequestMeta, Running
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import JSONObject
@@ -198,10 +198,13 @@ class MCPServerSource:
             except Exception as error:  # noqa: BLE001 - as the SDK: whatever a tool raises is its result
                 request.require_result(error)
                 deliberate = isinstance(error, ToolError) and not isinstance(error, UnexpectedToolError)
-                log, text = logger.info if deliberate else logger.exception, text_of_error(error)
+                text = text_of_error(error)
                 # What was wrong with which argument is for the caller: its value is in the text.
-                rejected = isinstance(error.__cause__, ValidationError)
-                log("Tool %r failed: %r", params.name, "its arguments were rejected" if rejected else text)
+                shown = "its arguments were rejected" if isinstance(error.__cause__, ValidationError) else text
+                if deliberate:
+                    logger.info("Tool %r failed: %r", params.name, shown)
+                else:
+                    log_raised(logger, "Tool %r failed: %r", params.name, shown)
                 return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
 
         return compose_tool_call_handler(self._private._extensions, call)

@@ -10,7 +10,7 @@ import contextvars
 import logging
 from typing import Any
 
-from mcp_celery.base_exceptions import containing
+from mcp_celery.base_exceptions import containing, log_raised
 from mcp_celery.components.source import ComponentSource
 
 logger = logging.getLogger(__name__)
@@ -49,11 +49,11 @@ class ServerLifespan:
                 async with self._source.lifespan() as yielded:
                     state.set_result(yielded)
                     await self._leave.wait()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is logged
             if state.done():
-                logger.exception("the server's lifespan failed at its exit")
+                log_raised(logger, "the server's lifespan failed at its exit")
             else:
-                logger.exception("could not enter the server's lifespan")
+                log_raised(logger, "could not enter the server's lifespan")
                 state.set_exception(error)
         finally:
             state.cancel()  # of a lifespan that was cancelled while it was entered; else it has an outcome

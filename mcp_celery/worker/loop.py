@@ -23,6 +23,7 @@ from typing import Any, TypeVar, cast
 
 from mcp_celery.asyncio_pool.awaited import Awaited
 from mcp_celery.asyncio_pool.threads import raise_in_thread
+from mcp_celery.base_exceptions import log_raised
 
 logger = logging.getLogger(__name__)
 
@@ -160,9 +161,9 @@ class ProcessLoop(JobLoop):
         while not stopping.is_set():
             try:
                 loop.run_forever()
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - it is logged
                 # SystemExit in an asyncio task that a component started, which asyncio lets through.
-                logger.exception("a component raised an exception that would have ended the event loop")
+                log_raised(logger, "a component raised an exception that would have ended the event loop")
             else:
                 if not stopping.is_set():
                     logger.error("a component stopped the event loop of all jobs; it goes on")

@@ -31,7 +31,7 @@ from mcp_types import (
 from mcp_types import methods as spec_methods
 from pydantic import BaseModel
 
-from mcp_celery.base_exceptions import containing, text_of_error
+from mcp_celery.base_exceptions import containing, log_raised, text_of_error
 from mcp_celery.common.jsonable import NotJSONError, json_value, text_of
 from mcp_celery.components.source import ComponentRaised, ComponentSource, JobRequest
 from mcp_celery.context import TaskContextSnapshot
@@ -181,7 +181,7 @@ async def handle(
         request.require_result(error)
         if isinstance(error, MCPError):
             raise
-        logger.exception("%s raised", ctx.method)
+        log_raised(logger, "%s raised", ctx.method)
         raise revision.crash(text_of_error(error)) from error
     try:
         if spec_methods.is_input_required(result):
@@ -193,7 +193,7 @@ async def handle(
         )
         return spec_methods.serialize_server_result(ctx.method, revision.version, dumped)
     except Exception as error:  # serializers of user code raise anything
-        logger.exception("could not serialize the result of %s", ctx.method)
+        log_raised(logger, "could not serialize the result of %s", ctx.method)
         raise MCPError(INTERNAL_ERROR, NOT_SERIALIZED) from error
 
 

@@ -13,6 +13,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import InputRequiredResult
 
 from mcp_celery.asyncio_pool.current import current_job
+from mcp_celery.base_exceptions import containing
 from mcp_celery.common.formats import FORMAT
 from mcp_celery.common.jsonable import NotJSONError, is_sendable
 from mcp_celery.components.source import ComponentSource
@@ -35,7 +36,13 @@ from mcp_celery.engine import (
 )
 from mcp_celery.engine.places import NoPlaceError
 from mcp_celery.engine.retry import JOB_GIVES_UP_SECONDS, until_store_answers
-from mcp_celery.errors import INTERNAL_ERROR, JobFailedError, SnapshotUnreadableError, StoredDataError
+from mcp_celery.errors import (
+    INTERNAL_ERROR,
+    ComponentExitedError,
+    JobFailedError,
+    SnapshotUnreadableError,
+    StoredDataError,
+)
 from mcp_celery.keys import MAX_LEGS, METHODS, later_job_id
 from mcp_celery.logs import get_logger
 from mcp_celery.sealing import UNSIGNED_MESSAGE
@@ -142,6 +149,14 @@ class JobRunner:
             ComponentRaised: It raised one of ``let_through``.
             JobFailedError: It ended in a JSON-RPC error.
         """
+        try:
+            # Results and errors are objects of user code, whose serializers and properties raise anything.
+            with containing(f"what {call.declared_as} returned or raised"):
+                return await self._run(call)
+        except ComponentExitedError as error:
+            raise JobFailedError(error.code, str(error)) from None
+
+    async def _run(self, call: JobCall) -> JobOutcome:
         store = self.store()
         parts, ref = call.parts, call.ref
         progress = ProgressReporter(
@@ -210,6 +225,9 @@ class JobRunner:
             failed = JobFailedError(error.code, error.message, error_data(error, revision))
         except NotJSONError as reason:
             logger.warning("left out the data of the error of job %s: %s", call.job_id, reason)
+            return JobFailedError(error.code, error.message)
+        if failed.data_json is not None and not is_sendable(failed.data_json):
+            logger.warning("left out the data of the error of job %s: it is nested too deeply", call.job_id)
             return JobFailedError(error.code, error.message)
         if failed.data_bytes > self._max_result_bytes:
             logger.warning(

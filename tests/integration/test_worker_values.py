@@ -21,6 +21,7 @@ from tests.support.brokers import mariadb
 from tests.support.live import ANYONE, REVISION, LiveServer, live_server
 from tests.support.nodes import EmbeddedStoreContainer, Pool, WorkerProcess
 from tests.support.servers import odd
+from tests.support.servers.hostile import RAISED
 from tests.support.servers.odd import CHILD_EXITS, DATA, EXITS, NAMES, PROGRESS, STARTS, UNSENDABLE
 
 pytestmark = pytest.mark.anyio
@@ -97,6 +98,24 @@ async def test_an_exit_of_a_prompt_or_resource_ends_its_task_alone(
     )
     record = (await live.end_of(await live.engine.submit(submission))).record
     assert (record.status, record.error) == ("failed", reason("SystemExit"))
+    assert await still_works(live)
+
+
+@pytest.mark.each_pool
+@pytest.mark.parametrize("kind", RAISED)
+async def test_an_exception_whose_own_methods_raise_ends_its_task_alone(live: LiveServer, kind: str) -> None:
+    record = (await live.run("raises", {"kind": kind})).record
+    assert record.status == "failed" or record.is_error
+    assert "worker" not in (record.status_message or "")
+    assert await still_works(live)
+
+
+@pytest.mark.each_pool
+@pytest.mark.parametrize("tool", ["returns_what_exits", "retried"])
+async def test_a_result_or_a_retry_whose_own_methods_raise_ends_its_task_alone(live: LiveServer, tool: str) -> None:
+    record = (await live.run(tool)).record
+    assert record.status == "failed" or record.is_error
+    assert "worker" not in (record.status_message or "")
     assert await still_works(live)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final
 
 import anyio
@@ -15,6 +16,35 @@ from mcp_celery.errors import ComponentExitedError
 from mcp_celery.protocol.child_tasks import guarding, prepared
 
 pytestmark = pytest.mark.anyio
+
+
+class Exiting(logging.Handler):
+    """Ends the process at the first error, as a common recipe does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise SystemExit(record.levelno)
+
+
+@pytest.fixture
+def exiting() -> Generator[None]:
+    handler, logger = Exiting(), logging.getLogger("mcp_celery")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+
+
+@pytest.mark.usefixtures("exiting")
+async def test_a_handler_of_logs_that_exits_changes_nothing_of_what_is_contained() -> None:
+    with pytest.raises(ComponentExitedError, match="Odd"), containing("it"):
+        raise Odd
+
+
+async def test_a_group_of_any_depth_names_its_exit() -> None:
+    group: BaseException = Odd()
+    for _ in range(3_000):
+        group = BaseExceptionGroup[BaseException]("in", [group])
+    with pytest.raises(ComponentExitedError, match="Odd"), containing("it"):
+        raise group
 
 
 class Odd(BaseException):

@@ -74,6 +74,20 @@ async def test_an_unreadable_result_is_distinguished_from_a_missing_one(kind: st
     assert found == {"none": None, "poison": UNREADABLE, "good": StoredResult("SUCCESS", {"sum": 3})}
 
 
+@pytest.mark.parametrize("kind", ["together", "one by one"])
+async def test_a_state_of_a_running_job_is_read_without_its_value(kind: str, tmp_path: Path) -> None:
+    app = an_app("cache+memory://" if kind == "together" else f"file://{tmp_path}")
+    backend: Any = app.backend
+    for state in ("PROGRESS", "SUCCESS"):
+        backend.store_result(state.lower(), {"__type__": "no type of kombu's", "__value__": 1}, state)
+    reading = CeleryResults(app, timeout_seconds=10)
+    try:
+        found = await reading.read_many(["progress", "success"])
+    finally:
+        reading.close()
+    assert found == {"progress": StoredResult("PROGRESS", None), "success": UNREADABLE}
+
+
 async def test_a_class_that_the_server_lacks_makes_a_result_unreadable(results: CeleryResults) -> None:
     found = await results.read_many(["classless", "good"])
     assert found == {"classless": UNREADABLE, "good": StoredResult("SUCCESS", {"sum": 3})}

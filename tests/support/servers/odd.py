@@ -25,6 +25,7 @@ from starlette.applications import Starlette
 
 from mcp_celery import Settings, TaskServer
 from mcp_celery.web import http_app
+from tests.support.servers.hostile import add_hostile
 
 HOLD_SECONDS: Final = 120.0
 _left: list[asyncio.Task[None]] = []
@@ -80,6 +81,7 @@ UNSENDABLE: Final[Mapping[str, Callable[[], Any]]] = {
     "object": object,
     "binary": lambda: b"\xff",
     "deep": lambda: nested(2_000),
+    "as deep as JSON goes without a message around it": lambda: nested(254),
     "long number": lambda: 10**5_000,
 }
 """Data that no JSON has. The foreground breaks its exchange over it."""
@@ -155,6 +157,7 @@ def build(celery: Celery | None = None, settings: Settings | None = None) -> Tas
     add_leaving_in_tasks(server)
     add_prompt_and_resource_with_tasks(server)
     add_values(server)
+    add_hostile(server)
     return server
 
 
