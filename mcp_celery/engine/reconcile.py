@@ -135,7 +135,7 @@ class _OwnJobs:
         if result is None and self._results is not None and self._looks.is_time(record):
             result = await self._results.read(record.job_id)
         change = None if result is None else settlement(self._seals.opened(record, result))
-        if change is not None and change.to != "completed" and record.redeliveries:
+        if change is not None and change.to != "completed" and record.attempt > record.leg:
             change = None  # the result may be of a superseded attempt; the current one reports its own end
         if change is None and record.is_too_late(now_ms()):
             change = expired()  # no worker was running to report it

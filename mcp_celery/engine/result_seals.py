@@ -149,8 +149,8 @@ def _require_attempt(record: TaskRecord, attempt: int) -> None:
     Raises:
         SealError: It is another attempt's.
     """
-    oldest = 1 if record.redeliveries else record.attempt
-    if not oldest <= attempt <= record.attempt:
+    # Each leg begins with an attempt of its own, so that the first attempt of a leg has at least its number.
+    if not record.leg <= attempt <= record.attempt:
         raise SealError("another attempt of the job returned it")
 
 

@@ -21,7 +21,8 @@ class RefusedError(Exception):
 async def requeued(opened: Open, task: InspectedTask, *, force: bool) -> None:
     """Have a task's job published again. The process that recovers does so within a heartbeat.
 
-    Its next attempt counts, so that the outcome of an earlier one is dropped, and a body starts once for each attempt.
+    Its next attempt counts: how an earlier one fails is dropped, and what it returns too, unless it is in another
+    result backend than the Redis of the records. A body starts once for each attempt.
 
     Args:
         opened: Its server.

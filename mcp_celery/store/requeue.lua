@@ -1,5 +1,6 @@
--- Have a task's job published again, because an operator says so. Its next attempt counts: whatever an earlier one still
--- does is dropped, and no message of it starts.
+-- Have a task's job published again, because an operator says so. Its next attempt counts: an earlier one that still runs
+-- changes the task no more, and no message of it starts. Only a result that it leaves in another result backend than this
+-- Redis completes the task, for all attempts store theirs under one id.
 --
 -- KEYS[1]  hash: the task record
 -- KEYS[2]  channel: the task's changes; the message is the record's new revision

@@ -37,9 +37,21 @@ from mcp_celery.errors import (
     StoreUnavailableError,
     TaskNotFoundError,
 )
+from mcp_celery.store.inspection import RedisInspection
 from mcp_celery.testing import MemoryBackend, MemoryTaskQueue
 from tests.support.waiting import eventually, soon
-from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, RedisWorld, Watchful, World, a_record, a_submission
+from tests.support.worlds import (
+    ALICE,
+    LIMITS,
+    SNAPSHOT,
+    RedisWorld,
+    Watchful,
+    World,
+    a_record,
+    a_submission,
+    engine_of,
+    redis_world,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -287,6 +299,22 @@ class TestSettling:
         assert {json.dumps(view.result) for view in views} == {json.dumps(OUTCOME.result)}
         assert {view.record.revision for view in views} == {2}
         assert world.told(record.ref) == 1
+
+    async def test_the_failure_of_an_attempt_before_the_current_one_settles_nothing(
+        self, store_url: str, results_apart: bool
+    ) -> None:
+        """All attempts of a job store their results under one id."""
+        async with redis_world(store_url, results_apart=results_apart) as world:
+            engine = engine_of(world, Watchful(world.store))
+            record = await engine.submit(a_submission())
+            assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1))
+            assert await RedisInspection(world.store).requeue(record, force=True) == "again"
+            for state in ("FAILURE", "REVOKED"):
+                world.put_result(record.job_id, state, JOB_ERROR)
+                found = (await engine.get(ALICE, record.task_id)).record
+                assert (found.status, found.attempt, found.redeliveries) == ("working", 2, 0)
+            world.put_result(record.job_id, "SUCCESS", OUTCOME)
+            assert (await engine.get(ALICE, record.task_id)).record.status == "completed"
 
     @pytest.mark.parametrize("state", ["PENDING", "STARTED", "RETRY"])
     async def test_a_job_that_has_not_ended_settles_nothing(self, world: World, engine: TaskEngine, state: str) -> None:

@@ -199,10 +199,17 @@ async def test_a_result_in_another_state_is_none(sealed: Sealed, state: str) -> 
 async def test_a_result_of_an_attempt_that_was_given_up_counts_as_without_keys(sealed: Sealed) -> None:
     """Some result backends keep the first result of a job whatever comes later."""
     record = await sealed.completed(genuine)
-    sealed.world.client.hset(
-        sealed.world.keys.record(record.scope, record.task_id), mapping={"attempt": 2, "redeliveries": 1}
-    )
+    key = sealed.world.keys.record(record.scope, record.task_id)
+    sealed.world.client.hset(key, "attempt", 2)
     assert (await sealed.view(record)).result == OUTCOME.result
+
+
+async def test_a_failure_of_an_attempt_that_was_given_up_ends_nothing(sealed: Sealed) -> None:
+    record = await sealed.submitted()
+    sealed.world.client.hset(sealed.world.keys.record(record.scope, record.task_id), "attempt", 2)
+    for error in (seals(KEY).error(ERROR, run_of(record)), seals(OTHER).error(ERROR, run_of(record))):
+        sealed.put_error(record, error)
+        assert (await sealed.view(record)).record.status == "working"
 
 
 FORGED_ERRORS: dict[str, Callable[[TaskRecord], BaseException]] = {

@@ -143,7 +143,8 @@ def _tasks(where: list[click.Parameter]) -> click.Group:
         help="""Publish the job of an open task again, as its next attempt.
 
         ID as for `show`. What has not started, or may be repeated, is put back at once; a job that has started and may
-        have had effects only with --force. The result of an earlier attempt that still runs is dropped.
+        have had effects only with --force. If an earlier attempt still runs, its failure is dropped, and its result
+        too, unless results are in another result backend than the Redis of the records: there it completes the task.
         """,
         params=[
             *where,
