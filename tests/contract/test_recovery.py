@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import ELICIT, Asking, Change, Claim, NextLeg, Question, Start, TaskRecord, TaskStatus, now_ms
-from mcp_celery.engine.recovery.model import RecoveryPolicy, StoreCounts, Sweep
+from mcp_celery.engine.recovery.model import RecoveryPolicy, StoreCounts, Sweep, Verdict
 from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.engine.recovery.worker_lease import WorkerLife
 from mcp_celery.errors import StoreUnavailableError
@@ -319,6 +320,29 @@ class TestDeaths:
         publishing_within(monkeypatch, 0)
         await process.reaper.sweep()
         assert process.published == [(received.task_id, 1)]
+
+    async def test_the_reaper_finds_what_a_stopped_worker_had_when_the_store_failed_meanwhile(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        process, successor = Process(world), Process(world)
+        started = [await created(world) for _ in range(2)]
+        for record in started:
+            await begun(world, record)
+        await process.store.beat(WORKER, 0)
+        recover, asked = process.store.recover, list[str]()
+
+        async def recover_one(key: str, *about: Any, **when: Any) -> Verdict:
+            asked.append(key)
+            if len(asked) > 1:
+                raise StoreUnavailableError
+            return await recover(key, *about, **when)
+
+        monkeypatch.setattr(process.store, "recover", recover_one)
+        await process.life.end()
+        assert len(asked) == 2
+        async with running(successor):
+            for record in started:
+                await failure_of(world, record)
 
     async def test_no_job_is_published_that_a_worker_has_received_since(
         self, world: World, monkeypatch: pytest.MonkeyPatch

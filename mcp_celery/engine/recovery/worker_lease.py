@@ -167,7 +167,8 @@ class WorkerLife:
     async def end(self) -> None:
         """Decide at once on what the worker had, which has stopped."""
         try:
-            await self._store.bury(self._worker)
+            # The worker is forgotten last: the reaper looks for the claims of known workers only.
             await self._reaper.settle(self._worker, "stopped")
+            await self._store.bury(self._worker)
         except StoreUnavailableError:
             logger.warning("could not record that worker %s has stopped; the reaper will find it dead", self._worker)
