@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
@@ -30,8 +31,11 @@ from mcp_celery.engine.ids import is_wire_task_id
 from mcp_celery.engine.recovery.model import PublishedJob
 from mcp_celery.engine.status import MOVES
 from mcp_celery.keys import MAX_LEGS, METHODS, Hidden
+from mcp_celery.sealing import SealError, is_sealed
 from mcp_celery.store.fields import FIXED
 from mcp_celery.store.unreadable import UNREADABLE
+
+logger = logging.getLogger(__name__)
 
 Fields = dict[str, str]
 Opener = Callable[[str], str]
@@ -319,20 +323,24 @@ def _claim(fields: Mapping[str, str]) -> Claim | None:
 def decode_questions(
     flat: Sequence[bytes], unreadable: list[bytes], open_question: Callable[[str, str], str]
 ) -> list[Question]:
-    """The questions in a hash, in the order of asking.
+    """The questions in a hash, in the order of asking. Those that cannot be read are left out.
 
     Args:
         flat: The hash as Lua returns it.
         open_question: Opens a question, given its key and the stored text.
-        unreadable: Gets the keys of those that cannot be read, which are left out.
+        unreadable: Gets the keys of those that no process can read: not of one that another process may have sealed.
     """
     placed: list[tuple[int, Question]] = []
     for key, kept in zip(flat[::2], flat[1::2], strict=True):
+        text = ""
         try:
             place, text = kept.decode().split(":", 1)
             placed.append((int(place), decode_question(key.decode(), open_question(key.decode(), text))))
-        except UNREADABLE:
-            unreadable.append(key)
+        except UNREADABLE as error:
+            if isinstance(error, SealError) and is_sealed(text):
+                logger.error("left a question out of a task: %s", error)
+            else:
+                unreadable.append(key)
     return [question for _, question in sorted(placed, key=lambda one: one[0])]
 
 

@@ -163,9 +163,10 @@ def _stored_task(
 ) -> StoredTask:
     flat, stored, questions = cast("tuple[list[bytes], bytes | None, list[bytes]]", reply)
     result = None if stored is None or decode is None else decode(stored)
+    record = seals.record(ref, flat_to_mapping(flat))  # first: who may not read it can say nothing of its questions
     open_question = functools.partial(seals.open_question, ref)
     asked = decode_questions(questions, [] if unreadable is None else unreadable, open_question)
-    return StoredTask(seals.record(ref, flat_to_mapping(flat)), result, asked)
+    return StoredTask(record, result, asked)
 
 
 def create(

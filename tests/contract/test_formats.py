@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mcp_celery.common.formats import FORMAT
-from mcp_celery.engine import ForeignWork, TaskRecord
+from mcp_celery.engine import ELICIT, Asking, ForeignWork, Question, TaskRecord
 from mcp_celery.engine.followup_jobs import as_itself
 from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.engine.recovery.reaper import Reaper
@@ -46,6 +46,17 @@ async def test_a_record_of_a_later_format_is_not_read(in_redis: RedisWorld) -> N
         await in_redis.store.load(record.ref)
     assert refused.value.fault == "newer"
     assert REFUSED in refused.value.reason
+
+
+async def test_the_questions_of_a_record_of_a_later_format_stay(in_redis: RedisWorld) -> None:
+    record = a_record()
+    await in_redis.store.create(record, SNAPSHOT)
+    assert await in_redis.store.ask(record.ref, Question("q", ELICIT, {}), Asking(attempt=1, at_ms=1))
+    questions = in_redis.keys.questions(record.scope, record.task_id)
+    in_redis.client.hset(questions, "of a later form", "2")
+    in_redis.client.hset(in_redis.keys.record(record.scope, record.task_id), "format", LATER)
+    assert await in_redis.store.load_many([record.ref]) == [None]
+    assert in_redis.client.hlen(questions) == 2
 
 
 async def test_a_record_of_a_later_format_stays_in_its_owners_list(

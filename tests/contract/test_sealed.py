@@ -1,7 +1,7 @@
 """With encryption keys, who can write to the store cannot ask, answer or change what a job keeps for the next one."""
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from mcp_celery.engine import (
     now_ms,
 )
 from mcp_celery.errors import SnapshotUnreadableError, StoredDataError
+from mcp_celery.sealing import UNSEALED
 from mcp_celery.server.keyring import snapshots_with
 from mcp_celery.store.fields import FIXED
 from mcp_celery.store.sealed import CLOCK_SKEW_MS
@@ -137,6 +138,32 @@ async def test_a_forged_question_is_not_shown(sealed: RedisWorld, caplog: pytest
     assert stored is not None
     assert stored.questions == [QUESTION]
     assert "removed 'forged'" in caplog.text
+
+
+@pytest.mark.parametrize("keys", [(), ("another " + KEY,)], ids=["no keys", "other keys"])
+async def test_a_process_that_cannot_open_a_question_leaves_it_to_others(
+    sealed: RedisWorld, store_url: str, keys: Sequence[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    record = await created(sealed)
+    assert await sealed.store.ask(record.ref, QUESTION, asking())
+    snapshots = snapshots_with(keys) if keys else UNSEALED
+    other = RedisWorld(store_url, prefix=sealed.prefix, snapshots=snapshots)
+    try:
+        (found,) = await other.store.load_many([record.ref])
+        if keys:
+            assert found is None
+            with pytest.raises(StoredDataError):
+                await other.store.load(record.ref)
+        else:
+            assert found is not None
+            assert await other.store.load(record.ref) == found
+            assert list(found.questions) == []
+            assert "left a question out of a task: it is sealed" in caplog.text
+    finally:
+        await other.aclose()
+    stored = await sealed.store.load(record.ref)
+    assert stored is not None
+    assert stored.questions == [QUESTION]
 
 
 @pytest.mark.parametrize("field", FIXED)
