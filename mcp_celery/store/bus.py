@@ -139,6 +139,8 @@ class _Commands:
         if not self._leaving[name]:
             raise redis.ConnectionError("another node of the cluster has the channels now")
         self._leaving[name] -= 1
+        if not self._leaving[name]:
+            del self._leaving[name]  # a connection lives for long, and each task has a name of its own
 
 
 class _Channel:

@@ -1,7 +1,9 @@
 """Hints of changes, told once for memory and Redis: none is lost, several may be one, and none comes after the drop."""
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
+from typing import cast
 
 import anyio
 import pytest
@@ -233,6 +235,21 @@ class TestInRedisOnly:
                 await tell(in_redis, ref)
                 assert await soon(two) == ref
                 await asyncio.gather(one, return_exceptions=True)
+
+    async def test_nothing_is_kept_of_a_task_that_nobody_follows_any_more(self, in_redis: RedisWorld) -> None:
+        bus, commands = in_redis.bus, in_redis.bus._commands  # pyright: ignore[reportPrivateUsage]
+        (kept, *refs) = await some_tasks(in_redis, 4)
+        name = in_redis.keys.channel(kept.scope, kept.task_id)
+        async with bus.subscribe([kept]) as hints:
+            for ref in refs * 2:
+                async with bus.subscribe([ref]):
+                    pass
+            await eventually(lambda: not any(in_redis.followers(ref) for ref in refs))
+            await tell(in_redis, kept)
+            assert await heard(hints) == kept  # what came before has been read
+            held = [*vars(bus).values(), *vars(commands).values()]
+            names = {one for some in held if isinstance(some, set | dict) for one in cast("Iterable[object]", some)}
+            assert names == {name}
 
     @pytest.mark.slow
     @pytest.mark.shows("C12")
