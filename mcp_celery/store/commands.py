@@ -475,7 +475,7 @@ def start(keys: RedisKeys, ref: TaskRef, start: Start) -> Command[Started | None
 
     return Command(
         "start",
-        [record, keys.snapshot(ref.scope, ref.task_id), *asked(keys, ref), channel, keys.unclaimed],
+        [record, keys.snapshot(ref.scope, ref.task_id), *asked(keys, ref), channel, keys.unclaimed, keys.due],
         [
             *(start.attempt, start.retries, start.at_ms, start.delivery, start.worker, keys.claims(""), start.key),
             *(int(start.fingerprint is not None), start.fingerprint or ""),

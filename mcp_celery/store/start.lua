@@ -7,6 +7,7 @@
 -- KEYS[4]  hash: the answers
 -- KEYS[5]  channel: the task's changes; the message is the record's new revision
 -- KEYS[6]  sorted set: jobs that no worker has received, by since when
+-- KEYS[7]  sorted set: tasks whose next job is still to be published, by since when
 -- ARGV[1]  attempt of this delivery
 -- ARGV[2]  Celery's count of retries of this delivery
 -- ARGV[3]  now, in ms since the epoch
@@ -57,6 +58,7 @@ local limit = take_places(KEYS[1], current[10], limits)
 if limit then
   let_go(KEYS[1], ARGV[6])
   on_index('ZREM', KEYS[6], current[10])
+  on_index('ZREM', KEYS[7], current[10]) -- that this attempt is with the broker may not have been noted yet
   reset(KEYS[1], RESET_BY_RELEASE)
   wait_for_place(KEYS[1], current[10], limit)
   local ahead = number_ahead(KEYS[1], current[10])

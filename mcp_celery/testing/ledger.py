@@ -321,6 +321,7 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
         before, ref = kept.record.status, kept.record.ref
         self._kept.let_go(kept)
         self._kept.unclaimed.pop(ref, None)
+        self._kept.due.pop(ref, None)
         kept.claim_retries = 0
         kept.questions.clear()
         kept.record = replace(

@@ -307,6 +307,26 @@ class TestPublishing:
                 assert queue.published[-1][0].attempt == 2
                 assert await floor.start(later) is None
 
+    async def test_a_job_that_waits_before_its_publication_is_noted_is_due_no_longer(
+        self, floor: Floor, world: World
+    ) -> None:
+        first, second = await floor.several(2, ONE)
+        assert await floor.start(first) is None
+        leg = NextLeg(leg=2, job_id=celery_job_id(first.key, 2), request_state=None)
+        assert await world.store.park(first.ref, [QUESTION], Asking(attempt=1, at_ms=now_ms()), leg)
+        assert await floor.start(second) is None
+        answered = await world.store.answer(first.ref, {QUESTION.key: {}}, at_ms=now_ms(), start_before_ms=None)
+        assert answered is not None
+        assert answered.is_due
+        assert await floor.start(first) == 0, "a worker is quicker than the server that has published it"
+        assert not floor.is_due(first)
+        await world.store.published(first.ref, attempt=2)
+        counts = await world.recovery().counts()
+        assert (counts.due, counts.queued, counts.waiting) == (0, 0, 1)
+        await floor.end(second)
+        await world.store.published(first.ref, attempt=2)
+        assert floor.is_due(first)
+
     async def test_a_job_that_the_broker_does_not_take_stays_due(self, floor: Floor, world: World) -> None:
         first, second = await floor.several(2, ONE)
         await floor.start(first)
