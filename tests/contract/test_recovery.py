@@ -481,6 +481,25 @@ class TestExpiry:
             await eventually(lambda: process.results.forgotten == [record.job_id])
         assert await world.store.load(record.ref) is None
 
+    async def test_a_task_that_ends_or_gets_a_worker_just_before_it_expires_is_known_so(self, world: World) -> None:
+        process = Process(world, RecoveryPolicy(heartbeat_ms=400, max_redeliveries=1))
+        cancelled, claimed = [await created(world, ttl_ms=1_000) for _ in range(2)]
+        assert await process.reaper.sweep() is False
+        assert await world.store.change(cancelled.ref, Change(to="cancelled"))
+        assert claim(world, claimed)
+
+        async def is_over() -> bool:
+            return await world.store.present([cancelled.ref, claimed.ref]) == []
+
+        async def is_forgotten() -> bool:
+            assert set(process.queue.revoked) <= {claimed.job_id}
+            return process.results.forgotten != [] and not await process.store.claimed(WORKER)
+
+        await eventually(is_over)
+        async with running(process):
+            await eventually(is_forgotten)
+        assert process.queue.revoked == [claimed.job_id]
+
     async def test_only_the_result_of_an_expired_task_that_had_ended_is_forgotten(self, world: World) -> None:
         process = Process(world)
         record = await created(world, ttl_ms=1_000)

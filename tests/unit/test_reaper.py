@@ -442,6 +442,15 @@ class TestExpiry:
         await stage.sweep(expiring(Expiring(task.key, 0)))
         assert stage.queue.revokes == []
 
+    async def test_what_the_store_knows_of_an_expired_task_is_newer_than_the_sweep_before(self, stage: Stage) -> None:
+        cancelled, moved = (Expiring(a_record().key, 1, status="working", worker="w1") for _ in range(2))
+        await stage.sweep(expiring(cancelled, moved))
+        later = [replace(cancelled, left_ms=0, status="cancelled"), replace(moved, left_ms=0, leg=2, worker="w2")]
+        for left_ms in (0, -1, -6_000):
+            await stage.sweep(expiring(*(replace(one, left_ms=left_ms) for one in later)))
+        assert stage.queue.revokes == [(later[1].open_job_ids, True)]
+        assert [(one.worker, one.status) for one in stage.script.forgotten] == [("w1", "cancelled"), ("w2", None)]
+
     async def test_a_reaper_forgets_expiring_tasks_when_another_process_takes_over(self, stage: Stage) -> None:
         task = Expiring(a_record().key, 1, status="working")
         await stage.sweep(expiring(task))

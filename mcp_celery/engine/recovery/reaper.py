@@ -307,10 +307,11 @@ class Reaper:
     async def _expire(self, expiring: Sequence[Expiring]) -> None:
         """Revoke the jobs of tasks whose time is over, and forget their results.
 
-        A record is gone when its time is over, so what it said is remembered from the sweep before.
+        A record is gone when its time is over, so the store remembers what it said last. Where it does not, the sweep
+        before counts; and where the job has been revoked.
         """
         seen = self._seen
-        self._seen = {one.key: one if one.left_ms > 0 else seen.get(one.key, one) for one in expiring}
+        self._seen = {one.key: _last_of(one, seen.get(one.key)) for one in expiring}
         for key in [one.key for one in expiring if one.left_ms <= 0]:
             if (last := self._seen[key]).is_open:
                 logger.info("job %s is revoked: its task has outlived its time to live", last.job_ids[0])
@@ -342,3 +343,15 @@ class Reaper:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _last_of(task: Expiring, before: Expiring | None) -> Expiring:
+    """The last that is known of a task that expires.
+
+    Args:
+        task: What the store knows of it.
+        before: What the sweep before has left; None: it did not see the task.
+    """
+    if before is None or task.left_ms > 0:
+        return task
+    return before if before.status is None or task.status is None else task
