@@ -14,6 +14,7 @@ from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.errors import StoredDataError
 from mcp_celery.store import RedisExposed, RedisRecovery
 from mcp_celery.testing import MemoryTaskQueue, MemoryTaskResults
+from tests.support.waiting import eventually
 from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
 
 pytestmark = pytest.mark.anyio
@@ -72,6 +73,35 @@ async def test_a_record_of_a_later_format_stays_in_its_owners_list(
     assert in_redis.client.zcard(index) == 2
 
 
+def reaper_of(world: RedisWorld, queue: MemoryTaskQueue) -> Reaper:
+    return Reaper(
+        store=RedisRecovery(world.store),
+        tasks=world.store,
+        queue=queue,
+        results=MemoryTaskResults(),  # pyright: ignore[reportArgumentType] - none is forgotten
+        declared=as_itself,
+        policy=RecoveryPolicy(heartbeat_ms=10, max_redeliveries=1),
+    )
+
+
+async def test_an_abandoned_task_of_a_later_format_stays_for_processes_that_can_cancel_it(
+    in_redis: RedisWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = await written_later(in_redis, replace(a_record(), abandon_after_ms=1))
+    damaged = replace(a_record(), abandon_after_ms=1)
+    await in_redis.store.create(damaged, SNAPSHOT)
+    in_redis.client.hset(in_redis.keys.record(damaged.scope, damaged.task_id), "ttl_ms", "soon")
+    reaper, recovery = reaper_of(in_redis, MemoryTaskQueue()), in_redis.recovery()
+
+    async def has_looked() -> bool:
+        await reaper.sweep()
+        return REFUSED in caplog.text and await recovery.attended_until_ms(damaged.key) is None
+
+    await eventually(has_looked, what="the reaper, which trusts deaths after a while, looks at both")
+    await reaper.resign()
+    assert await recovery.attended_until_ms(record.key) is not None
+
+
 async def test_the_job_of_a_record_of_a_later_format_stays_due(
     in_redis: RedisWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -79,14 +109,7 @@ async def test_the_job_of_a_record_of_a_later_format_stays_due(
     in_redis.client.zadd(in_redis.keys.due, {record.key: 1})
     in_redis.client.expire(in_redis.keys.due, 60)
     queue = MemoryTaskQueue()
-    reaper = Reaper(
-        store=RedisRecovery(in_redis.store),
-        tasks=in_redis.store,
-        queue=queue,
-        results=MemoryTaskResults(),  # pyright: ignore[reportArgumentType] - none is forgotten
-        declared=as_itself,
-        policy=RecoveryPolicy(heartbeat_ms=10, max_redeliveries=1),
-    )
+    reaper = reaper_of(in_redis, queue)
     await reaper.sweep()
     await reaper.resign()
     assert in_redis.client.zscore(in_redis.keys.due, record.key) is not None

@@ -14,7 +14,7 @@ from mcp_celery.engine import Change, Claim, ForeignWork, StoredTask, TaskRecord
 from mcp_celery.engine.recovery.model import Expiring, Loss, PublishedJob, RecoveryPolicy, StoreCounts, Sweep, Verdict
 from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.engine.store_mark import StoreMark
-from mcp_celery.errors import QueueUnavailableError, StoredDataError, StoreUnavailableError
+from mcp_celery.errors import Fault, QueueUnavailableError, StoredDataError, StoreUnavailableError
 from mcp_celery.keys import TaskType
 from mcp_celery.testing import MemoryBackend, MemoryTaskQueue
 from tests.support.worlds import SNAPSHOT, a_record
@@ -493,6 +493,20 @@ class TestAbandonedTasks:
         assert stored is not None
         assert stored.record.is_open
         assert stage.script.not_attended == []
+
+    @pytest.mark.parametrize("fault", ["newer", "refused", "damaged"])
+    async def test_a_task_that_another_process_may_be_able_to_read_is_left_to_it(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch, fault: Fault
+    ) -> None:
+        record = await stage.created(abandon_after_ms=1_500)
+        stage.script.attended = {record.key: 1_000}
+
+        async def loaded(_: TaskRef) -> None:
+            raise StoredDataError("as the test says", fault)
+
+        monkeypatch.setattr(stage.backend.store, "load", loaded)
+        await stage.trusted_sweep(replace(NOTHING, abandoned=[record.key], at_ms=1_000))
+        assert stage.script.not_attended == ([record.key] if fault == "damaged" else [])
 
     async def test_tasks_that_have_ended_are_gone_or_are_never_abandoned_are_forgotten(self, stage: Stage) -> None:
         done, never = await stage.created(abandon_after_ms=1), await stage.created()

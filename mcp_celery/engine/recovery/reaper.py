@@ -241,6 +241,8 @@ class Reaper:
                     await self._queue.revoke(*changed.record.job_ids, terminate=record.work.may_terminate)
         except StoredDataError as error:
             logger.error("could not cancel task %s, whose owner is gone: %s", key, error.reason)
+            if error.fault != "damaged":
+                return  # a process that can read its record cancels it
         await self._store.forget_attended(key)
 
     async def _publish_due(self, keys: Sequence[str]) -> None:
