@@ -477,8 +477,16 @@ class RecoveryStore(Protocol):
         """
         ...
 
-    async def bury(self, worker: str) -> None:
-        """Forget a worker."""
+    async def bury(self, worker: str, *, died: bool = False) -> bool:
+        """Forget a worker.
+
+        Args:
+            worker: Which one.
+            died: Whether it has not stopped, but counts as dead. One whose heartbeat holds is not forgotten then.
+
+        Returns:
+            False: It lives after all.
+        """
         ...
 
     async def forget_due(self, key: str) -> None:

@@ -248,11 +248,9 @@ class RedisRecovery(RecoveryStore):
             return "nothing"
 
     @override
-    async def bury(self, worker: str) -> None:
-        await self._store.on_index("ZREM", self._keys.workers, worker)
-        await self._store.on_index("ZREM", self._keys.unread, worker)
-        await self._store.on_index("DEL", self._keys.components(worker))
-        await self._store.on_index("HDEL", self._keys.slots, worker)
+    async def bury(self, worker: str, *, died: bool = False) -> bool:
+        keys = [self._keys.workers, self._keys.components(worker), self._keys.unread, self._keys.slots]
+        return await self._store.run(Command("bury", keys, [worker, int(died)], lambda reply: reply == 1))
 
     @override
     async def forget_due(self, key: str) -> None:

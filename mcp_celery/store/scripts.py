@@ -42,7 +42,7 @@ _NAMES: Final = (
     *("create", "earlier", "delete", "retire", "keep", "load", "page", "transition", "finish", "start", "claim"),
     *("failed", "present", "attend"),
     *("ask", "heard", "withdraw", "park", "answer", "published"),
-    *("beat", "sweep", "recover", "requeue", "hand_back", "claimed", "lost", "mark", "overdue"),
+    *("beat", "bury", "sweep", "recover", "requeue", "hand_back", "claimed", "lost", "mark", "overdue"),
     *("watch", "prune", "look", "held", "grant_places", "grant_turns"),
     *("webhooks", "webhook"),
     "index",

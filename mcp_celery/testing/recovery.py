@@ -87,13 +87,16 @@ class MemoryRecoveryCore:
             self._mark = self._mark or new
             return self._mark
 
-    def bury(self, worker: str) -> None:
+    def bury(self, worker: str, *, died: bool) -> bool:
         """As ``RecoveryStore.bury``."""
-        with self._step():
+        with self._step() as now:
+            if died and self._workers.get(worker, 0) > now:
+                return False
             self._workers.pop(worker, None)
             self._unread.pop(worker, None)
             self._components.pop(worker, None)
             self._slots.pop(worker, None)
+            return True
 
     def sweep(self, reaper: str, policy: RecoveryPolicy, skipped: int) -> Sweep | None:
         """As ``RecoveryStore.sweep``."""
@@ -398,8 +401,8 @@ class MemoryRecovery(RecoveryStore):
         return self._core.decide(key, worker, loss, policy, before_ms)
 
     @override
-    async def bury(self, worker: str) -> None:
-        self._core.bury(worker)
+    async def bury(self, worker: str, *, died: bool = False) -> bool:
+        return self._core.bury(worker, died=died)
 
     @override
     async def forget_due(self, key: str) -> None:

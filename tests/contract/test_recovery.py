@@ -11,7 +11,19 @@ from typing import Any
 import pytest
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine import ELICIT, Asking, Change, Claim, NextLeg, Question, Start, TaskRecord, TaskStatus, now_ms
+from mcp_celery.engine import (
+    ELICIT,
+    Asking,
+    Change,
+    Claim,
+    HandBack,
+    NextLeg,
+    Question,
+    Start,
+    TaskRecord,
+    TaskStatus,
+    now_ms,
+)
 from mcp_celery.engine.recovery.model import RecoveryPolicy, StoreCounts, Sweep, Verdict
 from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.engine.recovery.worker_lease import WorkerLife
@@ -280,6 +292,22 @@ class TestDeaths:
         await process.store.beat(WORKER, 60_000)
         assert await process.store.recover(record.key, WORKER, "died", POLICY) == "alive"
         assert list(await process.store.claimed(WORKER)) == [record.key]
+
+    async def test_only_a_worker_that_stops_is_forgotten_while_its_heartbeat_holds(self, world: World) -> None:
+        recovery = world.recovery()
+        await recovery.beat(WORKER, 60_000, {"f": "tool:build_report"}, slots=1)
+        assert not await recovery.bury(WORKER, died=True)
+        assert (await recovery.counts()).workers == 1
+        record = await created(world, fingerprint="f")
+        back = HandBack(attempt=1, retries=0, worker=SECOND, key=record.key, most=1)
+        assert (await world.store.hand_back(record.ref, back)).verdict == "handed back", "it is still known what it has"
+        assert await recovery.bury(WORKER)
+        assert (await recovery.counts()).workers == 0
+        await dead(Process(world), SECOND)
+        assert await recovery.bury(SECOND, died=True)
+        found = await recovery.sweep("r", POLICY)
+        assert found is not None
+        assert found.dead == []
 
     @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
     async def test_an_ended_task_belongs_to_no_worker(self, world: World, status: TaskStatus) -> None:

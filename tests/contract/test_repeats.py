@@ -353,6 +353,21 @@ async def beat(world: RedisWorld) -> Command[Any]:
     return await sent_by(lambda recovery: recovery.beat("w1", 10_000, {"f": "c"}, 500), world)
 
 
+async def bury(world: RedisWorld) -> Command[Any]:
+    await RedisRecovery(world.store).beat("w1", 10_000, {"f": "c"}, 500, slots=1)
+    return await sent_by(lambda recovery: recovery.bury("w1"), world)
+
+
+async def bury_the_dead(world: RedisWorld) -> Command[Any]:
+    await RedisRecovery(world.store).beat("w1", 0, {"f": "c"}, 500, slots=1)
+    return await sent_by(lambda recovery: recovery.bury("w1", died=True), world)
+
+
+async def bury_the_living(world: RedisWorld) -> Command[Any]:
+    await RedisRecovery(world.store).beat("w1", 10_000, {"f": "c"}, 500, slots=1)
+    return await sent_by(lambda recovery: recovery.bury("w1", died=True), world)
+
+
 async def sweep(world: RedisWorld) -> Command[Any]:
     await claimed(world)
 
@@ -485,6 +500,7 @@ CASES: Final[dict[str, tuple[Callable[[RedisWorld], Awaitable[Command[Any]]], ..
     "answer": (answer, answer_that_waits_for_its_turn),
     "published": (published, published_once),
     "beat": (beat, beat_that_gives_a_turn),
+    "bury": (bury, bury_the_dead, bury_the_living),
     "sweep": (sweep, sweep_that_gives_a_turn),
     "prune": (prune,),
     "look": (look,),

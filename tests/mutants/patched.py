@@ -37,7 +37,7 @@ _NEAREST: Final = {
     "reply": "contract/test_damage.py",
     **dict.fromkeys(("create", "delete", "failed", "present"), "contract/test_limits.py"),
     "finish": "contract/test_finish.py",
-    "recover": "contract/test_recovery.py",
+    **dict.fromkeys(("bury", "recover"), "contract/test_recovery.py"),
     **dict.fromkeys(("page", "prune"), "contract/test_list.py"),
     "watch": "contract/test_exposed.py",
     **dict.fromkeys(("webhook", "webhooks"), "contract/test_webhooks.py"),

@@ -57,6 +57,8 @@ class Script:
     attended: dict[str, int] = field(default_factory=dict[str, int])
     not_attended: list[str] = field(default_factory=list[str])
     published_by_another: set[str] = field(default_factory=set[str])
+    beating: set[str] = field(default_factory=set[str])
+    """Workers that have beaten since they were found dead."""
     damaged: set[str] = field(default_factory=set[str])
     """Workers whose claims cannot be read."""
 
@@ -111,8 +113,11 @@ class Script:
         self.recovered.append((key, worker, loss, policy, before_ms))
         return self.verdicts.get(key, "nothing")
 
-    async def bury(self, worker: str) -> None:
-        self.buried.append(worker)
+    async def bury(self, worker: str, *, died: bool = False) -> bool:
+        assert died
+        if worker not in self.beating:
+            self.buried.append(worker)
+        return worker not in self.beating
 
     async def forget_due(self, key: str) -> None:
         self.not_due.append(key)
@@ -238,6 +243,16 @@ class TestDeaths:
         await stage.trusted_sweep(dead("w1"))
         assert [key for key, *_ in stage.script.recovered] == [first.key]
         assert (stage.script.buried, stage.published) == ([], [])
+
+    async def test_a_worker_without_jobs_that_is_alive_after_all_is_not_said_to_have_died(
+        self, stage: Stage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        stage.script.beating = {"w1"}
+        with caplog.at_level(logging.WARNING):
+            await stage.trusted_sweep(dead("w1", "w2"))
+        assert stage.script.buried == ["w2"]
+        assert len(caplog.messages) == 1
+        assert caplog.messages[0].startswith("worker w2 has died")
 
     async def test_a_worker_whose_jobs_cannot_be_recovered_delays_no_other(
         self, stage: Stage, caplog: pytest.LogCaptureFixture

@@ -170,9 +170,8 @@ class Reaper:
     async def _reap(self, worker: str) -> None:
         """Decide on every task whose job a dead worker had."""
         verdicts = await self.settle(worker, "died")
-        if verdicts["alive"]:
+        if verdicts["alive"] or not await self._store.bury(worker, died=True):
             return
-        await self._store.bury(worker)
         logger.warning(
             "worker %s has died: %d of its jobs are published again, %d of its tasks have failed",
             worker,
