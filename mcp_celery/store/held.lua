@@ -6,7 +6,9 @@
 -- Returns  nothing.
 for place, key in ipairs(ARGV) do
   local task = unless_other_type('HMGET', KEYS[1 + place], 'key', 'status')
-  if not task or task[1] ~= key or not is_open(task[2]) then
+  if not task or (task[1] and task[1] ~= key) then
     remove_unreadable('ZREM', KEYS[1], key)
+  elseif not is_open(task[2]) then
+    redis.call('ZREM', KEYS[1], key)
   end
 end

@@ -357,6 +357,26 @@ class TestInRedis:
         await recovery.sweep("r", POLICY)
         assert floor.due(tasks) == [2, 3]
 
+    async def test_a_place_of_a_task_that_is_gone_or_has_ended_is_no_damage(
+        self, in_redis: RedisWorld, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        floor, client = Floor(in_redis), cast("Any", in_redis.client)
+        gone, ended, damaged, waiting = await floor.several(4, ONE)
+        await floor.start(gone)
+        await floor.start(waiting)
+        await floor.end(ended)
+        names = in_redis.keys.record(gone.scope, gone.task_id), in_redis.keys.record(damaged.scope, damaged.task_id)
+        client.delete(*names)
+        client.set(names[1], "of another type", ex=60)
+        (limit,) = [key for key in in_redis.keys_left() if b":running:" in key and not key.endswith(b":waiting")]
+        forged = f"{waiting.key}s"
+        client.zadd(limit, dict.fromkeys((ended.key, damaged.key, forged), now_ms() + 60_000))
+        await in_redis.recovery().sweep("r", POLICY)
+        assert floor.is_due(waiting)
+        assert client.zrange(limit, 0, -1) == [waiting.key.encode()]
+        removed = {line.partition(" from ")[0] for line in caplog.messages if line.startswith("removed ")}
+        assert removed == {f"removed {damaged.key!r}", f"removed {forged!r}"}
+
     async def test_nothing_is_left_of_tasks_that_have_ended(self, in_redis: RedisWorld) -> None:
         floor = Floor(in_redis, max_running=2)
         tasks = await floor.several(4, TaskConfig(max_running=2, max_running_per_caller=2))
