@@ -15,12 +15,14 @@ from mcp_celery.engine import (
     ELICIT,
     Asking,
     Change,
+    Changed,
     Claim,
     HandBack,
     NextLeg,
     Question,
     Start,
     TaskRecord,
+    TaskRef,
     TaskStatus,
     now_ms,
 )
@@ -29,6 +31,7 @@ from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.engine.recovery.worker_lease import WorkerLife
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.keys import TaskType, celery_job_id
+from mcp_celery.store.inspection import RedisInspection
 from mcp_celery.testing import MemoryTaskQueue
 from tests.support.waiting import eventually
 from tests.support.worlds import SNAPSHOT, RedisWorld, World, a_record
@@ -416,6 +419,37 @@ class TestPublishing:
             process.queue.recover()
             await eventually(lambda: process.published == [(record.task_id, 2)])
             await eventually(lambda: not world.is_due(record.ref))
+
+    async def test_a_job_that_is_too_late_and_put_back_into_the_queue_meanwhile_stays_due(
+        self, in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publishing_within(monkeypatch, 0)
+        process, record = Process(in_redis), await created(in_redis, start_before_ms=1)
+        assert claim(in_redis, record)
+        assert await process.store.recover(record.key, WORKER, "stopped", POLICY) == "nothing"
+        expire = in_redis.store.change
+
+        async def too_late(ref: TaskRef, change: Change) -> Changed | None:
+            assert await RedisInspection(in_redis.store).requeue(record, force=False) == "again"
+            return await expire(ref, change)
+
+        monkeypatch.setattr(in_redis.store, "change", too_late)
+        await process.reaper.sweep()
+        assert process.published == []
+        assert in_redis.is_due(record.ref)
+        await process.reaper.sweep()
+        assert process.published == [(record.task_id, 2)]
+
+    async def test_a_job_that_is_too_late_is_due_no_longer(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        publishing_within(monkeypatch, 0)
+        process, record = Process(world), await created(world, start_before_ms=1)
+        assert claim(world, record)
+        assert await process.store.recover(record.key, WORKER, "stopped", POLICY) == "nothing"
+        await process.reaper.sweep()
+        assert (await now(world, record)).status == "failed"
+        counts = await process.store.counts()
+        assert (counts.due, counts.queued) == (0, 0)
+        assert process.published == []
 
     async def test_the_next_reaper_publishes_due_jobs(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         publishing_within(monkeypatch, 0)

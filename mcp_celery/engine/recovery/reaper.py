@@ -291,7 +291,8 @@ class Reaper:
         if record.status == "working" and record.claim is None:
             if record.is_too_late(now_ms()):
                 await self._tasks.change(record.ref, replace(expired(record.retries), attempt=record.attempt))
-                await self._store.forget_due(key)
+                # Not `forget_due`: if another attempt counts by now, that one is due.
+                await self._tasks.published(record.ref, attempt=record.attempt)
                 return True
             if record.attempt > record.leg:
                 # A result that an earlier attempt stored would settle this one.
