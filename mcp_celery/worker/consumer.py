@@ -1,7 +1,8 @@
 """A worker's consumer that outlives its broker. Celery loads it in workers only (the setting ``worker_consumer``).
 
 With Redis as broker, kombu 5.7 leaves a lost channel half closed: what is done with it afterwards ends in an
-``AttributeError`` instead of one of the broker's errors, and that would end the worker with every job that runs.
+``AttributeError`` instead of one of the broker's errors, and that would end the worker with every job that runs. Here
+the channel is closed once more, and :mod:`mcp_celery.worker.celery.intake` acknowledges nothing on it afterwards.
 
 It also sends the events of jobs in groups. Each message of events costs about what half a job costs the worker.
 """
@@ -97,8 +98,9 @@ class Consumer(_Consumer):
     def on_connection_error_after_connected(self, exc: BaseException) -> None:
         """Give up a lost connection; Celery makes another one, on which the broker delivers what was not acknowledged.
 
-        Jobs that run go on. Their messages cannot be acknowledged any more, so no code may try; delivered again, they
-        are dropped, since a body begins once.
+        Jobs that run go on, and those that wait in the pool run later. Their messages cannot be acknowledged any more;
+        delivered again, they are dropped, since a body begins once. No code tries for those that run. On Redis the
+        channel does nothing for all others.
 
         Raises:
             WorkerShutdown: RabbitMQ refuses a queue, which it would do each time.

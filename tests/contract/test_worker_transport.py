@@ -21,6 +21,7 @@ from redis.exceptions import NoPermissionError
 from mcp_celery.common.redis_translation import celery_url
 from mcp_celery.worker.celery import batched_channel, batched_qos
 from mcp_celery.worker.celery.batched_channel import NEEDED, batch, missing
+from mcp_celery.worker.celery.intake import tolerate
 
 LATE: Final = {"task": "late"}
 EARLY: Final = {"task": "early"}
@@ -278,6 +279,23 @@ def test_closing_puts_back_what_is_not_acknowledged_and_sends_what_waits(broker:
         assert broker.unacked() == 4  # until the loop turns
         connection.close()
     assert (broker.unacked(), broker.waiting("a")) == (0, 3)
+
+
+@pytest.mark.parametrize("batched", [True, False], ids=["ours", "kombu's"])
+def test_messages_of_a_lost_connection_are_neither_acknowledged_nor_rejected(broker: Broker, batched: bool) -> None:
+    broker.put("a", *range(2))
+    got: list[Any] = []
+    connection = broker.connect(batched=batched)
+    if not batched:
+        tolerate(connection)
+    with consuming(connection, ["a"], got.append):
+        while len(got) < 2:
+            take(connection)
+        kill(connection)
+    acknowledged, rejected = got
+    acknowledged.ack_log_error(logging.getLogger(), connection.connection_errors)
+    rejected.reject_log_error(logging.getLogger(), connection.connection_errors)
+    assert broker.unacked() == 2
 
 
 def test_acknowledgements_of_one_turn_of_the_loop_are_one_script(broker: Broker, hub: Hub) -> None:

@@ -134,7 +134,8 @@ class JobStrategies(dict[str, Receive]):
         except StoredDataError:
             reject()
         except StoreUnavailableError:
-            # Its message stays unacknowledged meanwhile: another worker gets it where this one dies.
+            # Its message stays unacknowledged meanwhile: another worker gets it where this one dies. If the broker is
+            # lost, it delivers the message again, and the channel of this one does nothing more.
             later = functools.partial(consumer.call_soon, conclude)
             if not runtime.heart.hand_back_later(delivery.ref, delivery.handback, later):
                 reject()
