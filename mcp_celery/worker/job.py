@@ -374,9 +374,23 @@ class ComponentJob(_CeleryTask):
                 countdown = self._wait_before_retry(request.retries)
                 name, text = type(raised.reason).__name__, text_of_error(raised.reason)
                 logger.info("job %s is tried again in %d s: %s: %.300s", request.id, countdown, name, text)
-                reason = RetryReason(name)
-                raise self.retry(exc=reason, countdown=countdown) from None
+                raise self._retry(RetryReason(name), countdown) from None
             raise raised.reason from None
+
+    def _retry(self, reason: RetryReason, countdown: int) -> Exception:
+        """Publish the message of a retry, and give what to raise then.
+
+        A broker may be silent for as long as the kernel keeps its connection. On the asyncio pool only this job waits
+        for it: the request belongs to the job, also in the thread.
+
+        Raises:
+            Reject: The broker did not take the message.
+        """
+
+        def publish() -> Exception:
+            return self.retry(exc=reason, countdown=countdown, throw=False)
+
+        return await_in_job(asyncio.to_thread(publish)) if in_job() else publish()
 
     def _reasons_to_retry(self) -> tuple[type[Exception], ...]:
         """Exceptions upon which it runs again; none when no try is left: then the last outcome is the task's."""

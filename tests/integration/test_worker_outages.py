@@ -13,7 +13,7 @@ from mcp_celery import Settings
 from mcp_celery.engine import RpcError
 from mcp_celery.engine.outcome import FAILURE_REASONS
 from mcp_celery.errors import INTERNAL_ERROR, QueueUnavailableError, StoreUnavailableError
-from tests.integration.conftest import TOOLS, Starter, settings_for
+from tests.integration.conftest import TOOLS, Starter, lines, settings_for
 from tests.support.live import ANYONE, Gate, LiveServer, live_server
 from tests.support.nodes import EmbeddedStoreContainer, Pool
 from tests.support.servers import policy, tools
@@ -169,3 +169,27 @@ async def test_a_job_that_cannot_be_tried_again_says_that_the_broker_is_unavaila
         broker.ready()
         failed = (await live.end_of(record)).record
         assert failed.error == RpcError(INTERNAL_ERROR, FAILURE_REASONS["OperationalError"])
+
+
+async def test_a_broker_that_hangs_holds_only_the_job_that_is_to_be_tried_again(
+    own: Starter, store: EmbeddedStoreContainer, tmp_path: Path
+) -> None:
+    broker = own.valkey("broker")
+    settings = settings_for(store, "hanging-retry", broker_url=broker.url)
+    worker = own.worker("tests.support.servers.policy:server", "asyncio", settings)
+    failing, going = tmp_path / "failing", tmp_path / "going"
+    fail, go = tmp_path / "fail", tmp_path / "go"
+    async with live_server(policy.build, settings) as live:
+        retried = await live.submit("fails_later", {"path": str(failing), "until": str(fail)})
+        other = await live.submit("comes_back", {"path": str(going), "failures": 0, "until": str(go)})
+        await eventually(lambda: failing.exists() and going.exists(), what="both jobs run")
+        broker.send(signal.SIGSTOP)
+        try:
+            fail.touch()
+            await eventually(lambda: "is tried again in 0 s" in worker.logs(), what="the job is to be tried again")
+            go.touch()
+            assert (await soon(live.end_of(other), seconds=20)).record.status == "completed"
+        finally:
+            broker.send(signal.SIGCONT)
+        assert (await live.end_of(retried)).record.is_error
+        assert len(lines(failing)) == 4
