@@ -41,7 +41,7 @@ from mcp_celery.engine import (
     success,
 )
 from mcp_celery.engine.retry import until_store_answers_blocking
-from mcp_celery.errors import JobFailedError, McpCeleryError, StoredDataError, StoreUnavailableError
+from mcp_celery.errors import JobFailedError, StoredDataError, StoreUnavailableError
 from mcp_celery.keys import TaskType
 from mcp_celery.logs import get_logger
 from mcp_celery.sealing import UNSIGNED, UNSIGNED_MESSAGE, MessageSigner
@@ -199,7 +199,7 @@ class WorkerRuntime:
         """Apply a change to the task of a job's message, for the attempt that it was sent for.
 
         Raises nothing. Where the store does not answer, the change is repeated later: by the heartbeat's thread if this
-        process has one, so that a worker's parent is not held up; else the child of the job waits.
+        process has one, so that a worker's parent is not held up; else the process of the job waits.
         """
         try:
             ref, attempt = task_of(kwargs)
@@ -208,16 +208,34 @@ class WorkerRuntime:
             return
         change = replace(change, attempt=attempt)
         try:
-            self.change(ref, change)
-        except StoreUnavailableError:
-            if self.heart.tell_later(ref, change):
-                return
             try:
-                until_store_answers_blocking(lambda: self.change(ref, change), _sleep)
-            except McpCeleryError:
-                logger.error("could not record that task %s is %s", ref.shown_id, change.to)
+                self.change(ref, change)
+            except StoreUnavailableError:
+                if not self.heart.tell_later(ref, change):
+                    self._change_at_last(ref, change)
+        except StoreUnavailableError:
+            logger.error("could not record that task %s is %s: the store does not answer", ref.shown_id, change.to)
         except StoredDataError as error:
             logger.error("could not record that task %s is %s: %s", ref.shown_id, change.to, error.reason)
+
+    def _change_at_last(self, ref: TaskRef, change: Change) -> None:
+        """Apply a change in a process without a heartbeat, which blocks the calling thread.
+
+        A child of a worker waits for as long as the worker lives: with the worker its claim lives, so the reaper does
+        not end the task. It holds up a warm shutdown as its job does; a cold one ends it.
+
+        Raises:
+            StoreUnavailableError: The store did not answer for a minute, and this is no such child.
+        """
+        while True:
+            try:
+                until_store_answers_blocking(lambda: self.change(ref, change), _sleep)
+            except StoreUnavailableError:
+                if not self.heart.is_in_child:
+                    raise
+                logger.warning("could not record yet that task %s is %s", ref.shown_id, change.to)
+            else:
+                return
 
     def change(self, ref: TaskRef, change: Change) -> Changed | None:
         """Apply a change to a task. Blocks the calling thread; on the asyncio pool it suspends the calling job alone.

@@ -47,10 +47,17 @@ class Heart:
         self._advertised: Mapping[str, str] = {}
         self._work = BackgroundTasks(logger, "the heartbeat of this worker could not carry out an update")
         self._pid = 0
+        self._named_by = 0
 
     def name(self, hostname: str) -> None:
         """Note the worker's node name, before its pool forks: jobs of a worker within tests get the machine's."""
         self._hostname = hostname
+        self._named_by = os.getpid()
+
+    @property
+    def is_in_child(self) -> bool:
+        """Whether this is a child of the process that runs the heartbeat, and that process lives."""
+        return self._named_by not in (0, os.getpid()) and os.getppid() == self._named_by
 
     def worker_id(self, hostname: str) -> str:
         """A worker's name in claims: its node name, and a mark of this process, which its successor does not have."""
