@@ -162,9 +162,12 @@ class StoreMessages:
             connection.release()
 
     def learn(self, record: TaskRecord, submission: Submission) -> None:
-        """Find out whether the store can have the messages of such jobs, when one has been published otherwise."""
+        """Find out whether the store can have the messages of such jobs, when one has been published otherwise.
+
+        A message is written to find that out, of which receivers of Celery's signals must not hear.
+        """
         kind = self._kind(record, submission)
-        if self._is_off or kind in self._known:
+        if self._is_off or self._is_watched or kind in self._known:
             return
         try:
             self._known[kind] = self._may_write(submission, kind[0]) and self._written(record, submission) is not None

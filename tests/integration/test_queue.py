@@ -262,6 +262,27 @@ async def test_receivers_of_publish_signals_see_every_job(broker: redis.Redis, s
             assert message_for_store(queue, job) is not None
 
 
+async def test_receivers_of_publish_signals_see_each_job_once(broker: redis.Redis, shop: Settings) -> None:
+    job, seen = submission("plain"), list[str]()
+
+    def see(sender: str, **_: Any) -> None:
+        seen.append(sender)
+
+    watched = (signals.before_task_publish, signals.after_task_publish)
+    with host_app(shop) as app:
+        async with queue_of(app, shop) as queue:
+            for signal in watched:
+                signal.connect(see)
+            try:
+                await queue.publish(record_of(job), job)
+            finally:
+                for signal in watched:
+                    signal.disconnect(see)
+            assert len(seen) == len(watched)
+            await queue.publish(record_of(job), job)
+            assert message_for_store(queue, job) is not None
+
+
 async def test_after_a_refusal_of_the_store_jobs_go_through_the_broker(
     broker: redis.Redis, shop: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
