@@ -109,6 +109,11 @@ class Heart:
         """Whether the store took the last heartbeat."""
         return self._life is not None and self._life.is_stored
 
+    @property
+    def is_store_away(self) -> bool:
+        """Whether the store did not take the last heartbeat."""
+        return self.beaten_at is not None and not self.is_stored
+
     def reconnected(self) -> None:
         """Say that the connection to the broker was lost, and is there again."""
         before_ms = now_ms()
@@ -156,13 +161,16 @@ class Heart:
         """
         return self._soon(lambda life: life.tell(ref, change))
 
-    def claim_later(self, claim: Callable[[], object]) -> None:
+    def claim_later(self, claim: Callable[[], object]) -> bool:
         """Have a job claimed as soon as the store answers.
 
         Args:
             claim: Does so, and blocks.
+
+        Returns:
+            False: Not here, for this is a child of the process with the heartbeat, or the heartbeat has ended.
         """
-        self._soon(lambda life: life.claim(claim))
+        return self._soon(lambda life: life.claim(claim))
 
     def _soon(self, work: Callable[[WorkerLife], Coroutine[Any, Any, None]]) -> bool:
         if self._loop is None or self._thread is None or self._pid != os.getpid():

@@ -54,6 +54,10 @@ def on_received(request: Any = None, **_: Any) -> None:
         retries = retries_of(request.request_dict)
         runtime.require_genuine(request.request_dict, request.kwargs, retries)
         noted = partial(runtime.ledger(runtime.namespace).claim, ref, attempt=attempt, retries=retries, claim=claim)
+        # This is the thread of the worker's consumer, which a silent store would hold up for its time-out, at each job.
+        if runtime.heart.is_store_away and runtime.heart.claim_later(noted):
+            logger.debug("the claim of job %s is recorded when the store answers", request.id)
+            return
         try:
             noted()
         except StoreUnavailableError:
