@@ -103,8 +103,8 @@ class TaskConfig:
             argument, ``uri``. None: all jobs of the component count together.
         autoretry_for: Exceptions of the function after which the job is retried. The status stays ``working``; only
             the last outcome counts.
-        max_retries: The most retries; None: without limit.
-        retry_backoff: Seconds before the first retry, doubled for each further one; True: 1; False: no wait.
+        max_retries: The most retries; None: without limit, which needs ``retry_backoff``.
+        retry_backoff: Whole seconds before the first retry, doubled for each further one; True: 1; False: no wait.
         retry_backoff_max: The longest wait, in seconds.
         retry_jitter: Wait a random time up to the computed one, so that many jobs do not come back at once.
         acks_late: The function may run twice for one call without harm, so a job whose worker died is run again.
@@ -243,6 +243,11 @@ class TaskConfig:
         for name in ("retry_backoff", "retry_backoff_max"):
             if (seconds := getattr(self, name)) < 0:
                 raise ConfigurationError(f"TaskConfig({name}={seconds!r}): must not be negative")
+        if self.autoretry_for and self.max_retries is None and not (self.retry_backoff and self.retry_backoff_max):
+            raise ConfigurationError(
+                "TaskConfig(autoretry_for=…, max_retries=None): a job that always fails would be retried for ever "
+                "without a wait: set retry_backoff=True, and retry_backoff_max above 0"
+            )
 
     @classmethod
     def from_bool(cls, value: bool) -> TaskConfig:

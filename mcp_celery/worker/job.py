@@ -422,10 +422,15 @@ class ComponentJob(_CeleryTask):
         return (SoftTimeLimitExceeded,) if soft else ()
 
     def _wait_before_retry(self, retries: int) -> int:
-        """Seconds, as Celery's own ``autoretry_for`` computes them."""
+        """Seconds, as Celery's own ``autoretry_for`` computes them with a ``retry_backoff``.
+
+        Without one there is no wait, where Celery waits for ``default_retry_delay``, three minutes by default.
+        """
         config = self.config
+        if not config.retry_backoff:
+            return 0
         return get_exponential_backoff_interval(
-            factor=int(config.retry_backoff),
+            factor=int(max(1.0, config.retry_backoff)),
             retries=retries,
             maximum=config.retry_backoff_max,
             full_jitter=config.retry_jitter,

@@ -70,7 +70,8 @@ def message_in(queue: str) -> Any:
         return connection.SimpleQueue(queue).get(timeout=10)
 
 
-def test_an_option_is_an_attribute_of_the_jobs_class_or_absent() -> None:
+def job_of(config: TaskConfig) -> type[Any]:
+    """The class of a component's job."""
     runtime: Any = WorkerRuntime(
         namespace="shop",
         ledger=lambda _: pytest.fail("nothing is stored"),
@@ -78,7 +79,21 @@ def test_an_option_is_an_attribute_of_the_jobs_class_or_absent() -> None:
         make_runner=lambda: pytest.fail("nothing runs here"),
         results="elsewhere",
     )
-    job = job_class("tool", "sell", ALL, runtime)
+    return job_class("tool", "sell", config, runtime)
+
+
+@pytest.mark.parametrize(
+    ("backoff", "seconds"),
+    [(False, [0, 0, 0]), (True, [1, 2, 4]), (3, [3, 6, 10]), (0.5, [1, 2, 4]), (2.5, [2, 4, 8])],
+)
+def test_a_retry_waits_as_long_as_celerys_own(backoff: Any, seconds: list[int]) -> None:
+    config = TaskConfig(autoretry_for=(OSError,), retry_backoff=backoff, retry_backoff_max=10, retry_jitter=False)
+    job = job_of(config)()
+    assert [job._wait_before_retry(retries) for retries in range(3)] == seconds
+
+
+def test_an_option_is_an_attribute_of_the_jobs_class_or_absent() -> None:
+    job = job_of(ALL)
     found = {name: vars(job)[name] for name in celery_options_of(Further) if name in vars(job)}
     assert found == {
         "time_limit": 60,

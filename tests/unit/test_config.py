@@ -85,6 +85,11 @@ class TestValues:
             ({"retry_backoff_max": -2}, "retry_backoff_max=-2"),
             ({"autoretry_for": ("ValueError",)}, "autoretry_for"),
             ({"autoretry_for": (KeyboardInterrupt,)}, "autoretry_for"),
+            ({"autoretry_for": (OSError,), "max_retries": None}, "set retry_backoff=True"),
+            (
+                {"autoretry_for": (OSError,), "max_retries": None, "retry_backoff": 1, "retry_backoff_max": 0},
+                "retry_backoff_max above 0",
+            ),
         ],
     )
     def test_a_value_out_of_range_is_refused_by_name(self, values: dict[str, Any], named: str) -> None:
@@ -97,6 +102,8 @@ class TestValues:
         TaskConfig(priority=255)
         TaskConfig(max_retries=0, retry_backoff=0, retry_backoff_max=0)
         TaskConfig(max_retries=None)
+        TaskConfig(autoretry_for=(OSError,), max_retries=None, retry_backoff=True)
+        TaskConfig(autoretry_for=(OSError,))
         TaskConfig(version="2026.7_b+" + "1" * 31)
         for rate in (5, 0.5, "10", "10/s", "1.5/m", "100/h"):
             TaskConfig(rate_limit=rate)
