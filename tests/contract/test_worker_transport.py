@@ -354,6 +354,23 @@ def test_acknowledgements_that_fail_are_sent_later(
         assert broker.unacked() == 0
 
 
+def test_acknowledgements_are_tried_again_however_often_they_have_failed(broker: Broker, hub: Hub) -> None:
+    broker.put("a", 0)
+    got: list[Any] = []
+    with broker.connect() as connection, consuming(connection, ["a"], got.append):
+        take(connection)
+        qos = qos_of(connection)
+        qos._failures = 5_000
+        scripts = qos._of_pool()
+        send, scripts.acknowledge = scripts.acknowledge, failing(redis.ConnectionError("reset"))
+        got[0].ack()
+        turn(hub)
+        assert broker.unacked() == 1
+        scripts.acknowledge = send
+        qos.flush()
+        assert broker.unacked() == 0
+
+
 def failing(*errors: Exception, then: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """What raises errors, one a call, and then does something else; without that the last one again and again."""
     left = list(errors)

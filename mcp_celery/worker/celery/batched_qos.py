@@ -54,6 +54,8 @@ MOST_ACKNOWLEDGED: Final = 500
 """Delivery tags of one script: Lua's ``unpack`` takes some thousands."""
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 10.0
+MOST_DOUBLINGS: Final = 20
+"""Of the pause, by when it is the longest. A float of 2**1024 does not exist, and an outage may last for hours."""
 LOST: Final = (OSError, redis.RedisError, AttributeError, TypeError)
 """What redis-py raises for a connection that is lost; from Python 3.12 on the last two as well."""
 
@@ -204,7 +206,7 @@ class BatchedQoS(_QoS):
         try:
             self.flush()
         except LOST as error:
-            longest = min(FIRST_PAUSE_SECONDS * 2**self._failures, LONGEST_PAUSE_SECONDS)
+            longest = min(FIRST_PAUSE_SECONDS * 2 ** min(self._failures, MOST_DOUBLINGS), LONGEST_PAUSE_SECONDS)
             pause = longest * random.uniform(0.5, 1)  # noqa: S311 - no secret
             if not self._failures:
                 logger.warning("could not acknowledge %d jobs yet: %s", len(self._acknowledged), error)
