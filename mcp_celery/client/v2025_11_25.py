@@ -22,7 +22,8 @@ from mcp_celery.client.busy import unless_busy
 from mcp_celery.client.errors import AnswerError, InvalidTaskError, TaskError
 from mcp_celery.client.session import TaskChannel
 from mcp_celery.client.tracked_task import FollowedTask
-from mcp_celery.client.wire import JSON, Dispensable, TaskState, parse_task
+from mcp_celery.client.wire import JSON, LONGEST_MESSAGE, Dispensable, TaskState, parse_task
+from mcp_celery.errors import LIMIT_EXCEEDED
 
 VERSION: Final = "2025-11-25"
 RESULT_SECONDS: Final = 240.0
@@ -34,8 +35,10 @@ ANY_RESULT: Final[TypeAdapter[Any]] = TypeAdapter(
 )
 """What a task may result in of which nothing is known but its id."""
 _UNANSWERED: Final = frozenset({types.CONNECTION_CLOSED, types.REQUEST_TIMEOUT, types.PARSE_ERROR})
-_TRANSPORT_SAYS: Final = frozenset({"Session terminated", "Server returned an error response"})
-"""What the SDK's HTTP transport answers for a server; the codes are those that a task may have failed with."""
+_TRANSPORT_SAYS: Final = frozenset({"Session not found", "Session terminated", "Server returned an error response"})
+"""What SDKs answer over HTTP for a server that has lost the session or does not work; the codes are those that a task
+may have failed with.
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,20 @@ class CoreTask(TaskState):
     def lacks_result(self) -> bool:
         """Whether there is a result, or an error, to be asked for."""
         return self.status in ("completed", "failed") and self.result is None and self.error is None
+
+
+def _is_own(task: CoreTask, error: MCPError) -> bool:
+    """Whether an error in place of a failed task's result is the task's own, and no fault of this one request.
+
+    A failed task may have a result, that of a tool which reports an error, so a fault that passes must not stand for
+    it. Servers give codes of such faults to tasks as well; then the task's message has the same text.
+    """
+    if error.code in _UNANSWERED or error.message in _TRANSPORT_SAYS:
+        return False
+    is_said = task.status_message == error.message[:LONGEST_MESSAGE]
+    if error.code == LIMIT_EXCEEDED:
+        return is_said
+    return is_said or task.status_message is None or error.code != types.INTERNAL_ERROR
 
 
 class CoreTaskChannel(TaskChannel):
@@ -147,8 +164,7 @@ class CoreTaskChannel(TaskChannel):
         try:
             result = await self.result(task.task_id, self._seconds)
         except MCPError as error:
-            no_answer = error.code in _UNANSWERED or error.message in _TRANSPORT_SAYS
-            if task.status == "completed" or no_answer:
+            if task.status == "completed" or not _is_own(task, error):
                 raise
             return task.model_copy(update={"error": error.error})
         return task.model_copy(update={"status": "completed", "result": result})

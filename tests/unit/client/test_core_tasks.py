@@ -23,6 +23,8 @@ from mcp_celery.client import (
     get_prompt_task,
     list_tasks,
 )
+from mcp_celery.client.wire import LONGEST_MESSAGE
+from mcp_celery.errors import LIMIT_EXCEEDED as BUSY
 from tests.support.core_peer import JSON, CorePeer, core_task
 from tests.support.scripted import text_of
 from tests.support.waiting import eventually
@@ -160,6 +162,51 @@ async def test_a_lost_session_is_no_error_of_the_task(peer: CorePeer) -> None:
     peer.answers |= {"tasks/get": core_task(status="failed"), "tasks/result": lost}
     async with client_of(peer, patience=0.2) as client:
         with pytest.raises(TaskUnreachableError):
+            await (await call_tool_task(client, "work")).result(30)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ErrorData(code=types.INTERNAL_ERROR, message="The task store is unavailable; try again later"),
+        ErrorData(code=BUSY, message="The server is busy", data={"retryAfterMs": 60_000}),
+    ],
+    ids=["store", "busy"],
+)
+async def test_a_fault_of_the_request_for_a_failed_tasks_result_does_not_stand_for_the_result(
+    peer: CorePeer, fault: ErrorData
+) -> None:
+    slow = core_task(pollInterval=3_600_000)
+    failed = slow | {"status": "failed", "statusMessage": "no such file"}
+    peer.answers |= {"tools/call": {"task": slow}, "tasks/get": failed, "tasks/result": fault}
+    async with client_of(peer) as client:
+        handle = await call_tool_task(client, "work")
+        with pytest.raises(MCPError, match=fault.message):
+            await handle.status()
+        peer.answers["tasks/result"] = {**DONE, "isError": True}
+        await handle.status()
+        assert (await handle.result(30)).is_error
+
+
+@pytest.mark.parametrize("code", [types.INTERNAL_ERROR, BUSY])
+async def test_an_error_that_the_failed_task_names_is_its_own(peer: CorePeer, code: int) -> None:
+    long = "stuck" * LONGEST_MESSAGE
+    peer.answers |= {
+        "tasks/get": core_task(status="failed", statusMessage=long),
+        "tasks/result": ErrorData(code=code, message=long),
+    }
+    async with client_of(peer) as client:
+        with pytest.raises(TaskFailedError) as failed:
+            await (await call_tool_task(client, "work")).result(30)
+    assert (failed.value.code, failed.value.message) == (code, long)
+
+
+async def test_another_error_in_place_of_a_failed_tasks_result_is_given_up_in_the_end(peer: CorePeer) -> None:
+    """Other servers may answer so for ever."""
+    lost = ErrorData(code=types.INTERNAL_ERROR, message="task-1 has no result stored")
+    peer.answers |= {"tasks/get": core_task(status="failed", statusMessage="stuck"), "tasks/result": lost}
+    async with client_of(peer, patience=0.2) as client:
+        with pytest.raises(TaskUnreachableError, match="task-1 has no result stored"):
             await (await call_tool_task(client, "work")).result(30)
 
 
