@@ -84,7 +84,10 @@ class InvalidTaskError(TaskError):
 
 
 class ClientClosedError(TaskError):
-    """The handle was used outside the client's context, or the connection has ended. The task continues."""
+    """The handle was used outside the client's context, or the connection has ended. The task continues.
+
+    Over HTTP a connection of revision 2025-11-25 ends when the server is restarted.
+    """
 
     def __init__(self, task_id: str) -> None:
         super().__init__(

@@ -32,6 +32,10 @@ event's fields too. A transport that takes more states that by itself: see ``cli
 """
 _LOST_FOR_GOOD: Final = (types.CONNECTION_CLOSED, "Connection closed")
 """What the SDK answers for the server once a session's transport has ended."""
+_UNKNOWN_SESSION: Final = frozenset({"Session not found", "Session terminated"})
+"""What servers made with an SDK answer over HTTP where they do not know the session, as after a restart; and what the
+SDK's client makes of status 404 alone.
+"""
 _PERMANENT: Final = frozenset(
     {
         types.INVALID_PARAMS,
@@ -56,8 +60,9 @@ def is_permanent(error: MCPError) -> bool:
 
 
 def is_closed(error: MCPError) -> bool:
-    """Whether the session's connection has ended, so that nothing on it can succeed any more."""
-    return (error.code, error.message) == _LOST_FOR_GOOD
+    """Whether the session has ended, so that nothing on it can succeed any more."""
+    is_unknown = error.code in (types.INVALID_REQUEST, types.REQUEST_TIMEOUT) and error.message in _UNKNOWN_SESSION
+    return is_unknown or (error.code, error.message) == _LOST_FOR_GOOD
 
 
 class TaskStream:

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from mcp_celery.client.busy import unless_busy
 from mcp_celery.client.errors import AnswerError, InvalidTaskError, TaskError
-from mcp_celery.client.session import TaskChannel
+from mcp_celery.client.session import TaskChannel, is_closed
 from mcp_celery.client.tracked_task import FollowedTask
 from mcp_celery.client.wire import JSON, LONGEST_MESSAGE, Dispensable, TaskState, parse_task
 from mcp_celery.errors import LIMIT_EXCEEDED
@@ -35,10 +35,8 @@ ANY_RESULT: Final[TypeAdapter[Any]] = TypeAdapter(
 )
 """What a task may result in of which nothing is known but its id."""
 _UNANSWERED: Final = frozenset({types.CONNECTION_CLOSED, types.REQUEST_TIMEOUT, types.PARSE_ERROR})
-_TRANSPORT_SAYS: Final = frozenset({"Session not found", "Session terminated", "Server returned an error response"})
-"""What SDKs answer over HTTP for a server that has lost the session or does not work; the codes are those that a task
-may have failed with.
-"""
+_TRANSPORT_SAYS: Final = "Server returned an error response"
+"""What the SDK's HTTP transport answers for a server; the code is one that a task may have failed with."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +64,10 @@ def _is_own(task: CoreTask, error: MCPError) -> bool:
     A failed task may have a result, that of a tool which reports an error, so a fault that passes must not stand for
     it. Servers give codes of such faults to tasks as well; then the task's message has the same text.
     """
-    if error.code in _UNANSWERED or error.message in _TRANSPORT_SAYS:
+    if error.code in _UNANSWERED or error.message == _TRANSPORT_SAYS:
         return False
     is_said = task.status_message == error.message[:LONGEST_MESSAGE]
-    if error.code == LIMIT_EXCEEDED:
+    if error.code == LIMIT_EXCEEDED or is_closed(error):
         return is_said
     return is_said or task.status_message is None or error.code != types.INTERNAL_ERROR
 

@@ -15,10 +15,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner
 
 from mcp_celery.cli.main import cli
 from tests.support.deployment import Deployment, answering_url, deployed, process
+from tests.support.misbehaving import MisbehavingServer
 from tests.support.programs import forked_command
 from tests.support.terminal import Terminal, at_a_terminal
 
@@ -297,6 +299,41 @@ def test_a_lost_connection_ends_the_command_with_how_to_continue_the_task(mcp: M
             assert terminal.end() == 5
         finally:
             server.send_signal(signal.SIGCONT)
+
+
+def test_a_session_that_ends_with_the_server_ends_the_command_with_how_to_continue_the_task(mcp: Mcp) -> None:
+    server = MisbehavingServer("2025-11-25", "", "breaks")
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(server.listening()) as url,
+        mcp.at_a_terminal("call", url, "healthy") as terminal,
+    ):
+        terminal.until("working")
+        server.forgets = True
+        terminal.until(rf"task watch {url} healthy\s")
+        assert terminal.end() == 5
+        assert mcp("task", "get", url, "healthy").returncode == 5
+
+
+def test_a_cancel_that_does_not_reach_the_server_ends_the_command_with_how_to_continue_the_task(
+    mcp: Mcp, tmp_path: Path
+) -> None:
+    log = tmp_path / "server.log"
+    argv = [sys.executable, "-m", "tests.support.asking"]
+    with ExitStack() as stack:
+        server = stack.enter_context(process(argv, dict(os.environ), log, quiet=True))
+        url = answering_url(log, server)
+        terminal = stack.enter_context(mcp.at_a_terminal("call", url, "hang"))
+        task_id = terminal.until(r"Task (\S+)\r\n")[1]
+        terminal.until("hanging")
+        server.kill()
+        terminal.until("connection lost")
+        terminal.interrupt()
+        terminal.until(r"\[w\]ait on\?")
+        terminal.type("c\r")
+        terminal.until(rf"task watch {url} {task_id}\s")
+        terminal.until("cannot be reached")
+        assert terminal.end() == 5
 
 
 def test_a_task_is_left_running_found_and_cancelled(mcp: Mcp, url: str, tmp_path: Path) -> None:

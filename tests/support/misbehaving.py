@@ -40,6 +40,7 @@ class MisbehavingServer:
         kind: The method of the messages that it spoils; of a request: its answer.
         fault: How.
         mends: Whether it spoils the first message of the kind alone.
+        forgets: Whether it knows no session any more, as after a restart.
         spoiled: How many messages it has spoiled.
         asked: How many requests and notifications there were, by their methods; ``GET`` for the session's channel.
         sent: How many bytes of each endless message the client has accepted.
@@ -49,6 +50,7 @@ class MisbehavingServer:
     kind: str
     fault: Fault
     mends: bool = False
+    forgets: bool = False
     spoiled: int = 0
     asked: Counter[str] = field(default_factory=Counter[str])
     sent: list[int] = field(default_factory=list[int])
@@ -103,6 +105,12 @@ class MisbehavingServer:
         self.asked[method] += 1
         if "id" not in message or "method" not in message:
             writer.write(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            return
+        if self.forgets:
+            error = {"code": -32600, "message": "Session not found"}
+            refused = json.dumps({"jsonrpc": "2.0", "id": None, "error": error})
+            head = f"HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\ncontent-length: {len(refused)}\r\n"
+            writer.write(f"{head}connection: close\r\n\r\n{refused}".encode())
             return
         if method == "subscriptions/listen":
             named = [task_id for task_id in params["notifications"]["taskIds"] if self._is_pushed(task_id)]

@@ -18,14 +18,7 @@ from mcp_celery.cli.remote.lines import Lines
 from mcp_celery.cli.remote.outcome import EXPECTED, ClientError, Outcome, as_client_error, outcome_of
 from mcp_celery.cli.remote.questions import Prompter
 from mcp_celery.cli.remote.render import ProgressView, print_error, print_line
-from mcp_celery.client import (
-    AnswerError,
-    TaskCancelledError,
-    TaskFailedError,
-    TaskHandle,
-    TaskState,
-    TaskUnreachableError,
-)
+from mcp_celery.client import TaskCancelledError, TaskFailedError, TaskGoneError, TaskHandle, TaskState
 from mcp_celery.client.extension import PATIENCE_SECONDS
 
 LOOK_SECONDS: Final = 0.5
@@ -128,6 +121,7 @@ class Attendant:
 
         Raises:
             TaskError: Nothing more can be heard of it, or it waits for an answer that it will not get from here.
+            MCPError: The server could not be asked to cancel it.
         """
         self.follows = True
         show = self._view.show
@@ -145,8 +139,9 @@ class Attendant:
                     if choice == "cancel":
                         await handle.cancel()
             state = following.result()
-        except (AnswerError, TaskUnreachableError, asyncio.CancelledError):
-            self._say_how_to_resume(handle)
+        except (Exception, asyncio.CancelledError) as error:
+            if not (handle.state.is_final or isinstance(error, TaskGoneError)):
+                self._say_how_to_resume(handle)
             raise
         finally:
             following.cancel()

@@ -17,6 +17,7 @@ from mcp_celery.client import (
     TaskState,
     TaskUnreachableError,
 )
+from mcp_celery.client.session import is_closed
 
 EXPECTED: Final = (MCPError, TaskError, httpx2.HTTPError, OSError, RuntimeError, ValueError, ExceptionGroup)
 """What a client may raise where the other side is broken: errors of the protocol, the transport, or the content."""
@@ -69,7 +70,7 @@ def as_client_error(error: Exception) -> ClientError:
             outcome = Outcome.CANCELLED
         case TaskUnreachableError() | ClientClosedError() | httpx2.HTTPError() | OSError():
             outcome = Outcome.UNREACHABLE
-        case MCPError(code=code) if code in _UNREACHED:
+        case MCPError() if first.code in _UNREACHED or is_closed(first):
             outcome = Outcome.UNREACHABLE
         case _:
             outcome = Outcome.FAILED

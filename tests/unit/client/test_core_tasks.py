@@ -12,6 +12,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import ErrorData
 
 from mcp_celery.client import (
+    ClientClosedError,
     InvalidTaskError,
     TaskError,
     TaskFailedError,
@@ -199,6 +200,18 @@ async def test_an_error_that_the_failed_task_names_is_its_own(peer: CorePeer, co
         with pytest.raises(TaskFailedError) as failed:
             await (await call_tool_task(client, "work")).result(30)
     assert (failed.value.code, failed.value.message) == (code, long)
+
+
+async def test_a_failed_tasks_session_that_the_server_does_not_know_ends_the_handle_and_not_the_task(
+    peer: CorePeer,
+) -> None:
+    unknown = ErrorData(code=types.INVALID_REQUEST, message="Session not found")
+    peer.answers |= {"tasks/get": core_task(status="failed", statusMessage="no such file"), "tasks/result": unknown}
+    async with client_of(peer) as client:
+        handle = await call_tool_task(client, "work")
+        with pytest.raises(ClientClosedError):
+            await handle.result(30)
+        assert handle.state.status == "working"
 
 
 async def test_another_error_in_place_of_a_failed_tasks_result_is_given_up_in_the_end(peer: CorePeer) -> None:
