@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -106,9 +105,9 @@ class TasksClient(ClientExtension):
         return [ResultClaim(result_type="task", model=CreatedTask, resolve=self._resolve)]
 
     def notifications(self) -> Sequence[NotificationBinding[Any]]:
-        """Receive the pushes of every revision."""
+        """Receive the pushes of every revision. Each client asks for bindings of its own, when it is made."""
         return [
-            NotificationBinding(method=method, params_type=AnyTask, handler=partial(self._receive, method))
+            NotificationBinding(method=method, params_type=AnyTask, handler=_Receiver(self._followers, method))
             for method in PUSHED
         ]
 
@@ -126,12 +125,6 @@ class TasksClient(ClientExtension):
         self._followers.add(follower)
         return follower
 
-    async def _receive(self, method: str, sent: AnyTask) -> None:
-        state = parse_task(sent.model_dump(by_alias=True, mode="json"), model=PUSHED[method])
-        for follower in list(self._followers):
-            if follower.channel.notification == method:
-                follower.receive(state)
-
     async def _resolve(self, created: CreatedTask, context: ClaimContext) -> types.CallToolResult:
         follower = self.follower(context.session)
         handover = _handover.get()
@@ -144,6 +137,26 @@ class TasksClient(ClientExtension):
         except (AnswerError, anyio.get_cancelled_exc_class()):
             await _cancel(follower, task)
             raise
+
+
+class _Receiver:
+    """Takes the pushes of one client's server, which may number its tasks as another server does.
+
+    Args:
+        followers: Those of every client of the extension.
+        method: The notification.
+    """
+
+    def __init__(self, followers: WeakSet[TaskFollower], method: str) -> None:
+        self._followers = followers
+        self._method = method
+
+    async def __call__(self, sent: AnyTask) -> None:
+        """Pass a state on to the client that it was sent to."""
+        state = parse_task(sent.model_dump(by_alias=True, mode="json"), model=PUSHED[self._method])
+        for follower in list(self._followers):
+            if follower.channel.notification == self._method and follower.channel.receives_with(self):
+                follower.receive(state)
 
 
 async def _cancel(follower: TaskFollower, task: FollowedTask) -> None:

@@ -1,8 +1,9 @@
 """The tasks methods on one session of the SDK's client, one object that is chosen once for a session (`revisions.py`).
 
 The SDK's provisional seams of the client's side, all in this module: its ``listen()`` cannot name tasks, so it is given
-a stand-in for the session that adds ``taskIds`` to the request; and work that has to end with the session runs in the
-session's own task group, as the SDK's does.
+a stand-in for the session that adds ``taskIds`` to the request; work that has to end with the session runs in the
+session's own task group, as the SDK's does; and a notification's handler is not told the session, so the session is
+asked for its handlers.
 """
 
 from __future__ import annotations
@@ -148,6 +149,11 @@ class TaskChannel(ABC):
     def start_soon(self, body: Callable[[*Arguments], Awaitable[object]], *arguments: *Arguments) -> None:
         """Run something until the client's context is left. What it raises is logged, and ends nothing else."""
         self._private._task_group.start_soon(_contained, body, *arguments)
+
+    def receives_with(self, handler: object) -> bool:
+        """Whether the session has this handler, and no other one, for the notifications that report a task's state."""
+        binding = self._private._notification_bindings.get(self.notification)
+        return binding is not None and binding.handler is handler
 
     @property
     def _seconds(self) -> float:

@@ -97,6 +97,21 @@ async def test_a_push_of_the_end_has_the_result_fetched(peer: CorePeer) -> None:
         assert text_of(await handle.result(30)) == "done"
 
 
+async def test_a_server_changes_no_task_of_another_server_with_the_same_extension(peer: CorePeer) -> None:
+    slow = core_task(pollInterval=3_600_000)
+    peer.answers["tools/call"] = {"task": slow}
+    other = CorePeer(answers={"tools/call": {"task": slow}})
+    tasks = TasksClient()
+    async with (
+        Client(peer.transport(), mode="legacy", extensions=[tasks]) as one,
+        Client(other.transport(), mode="legacy", extensions=[tasks]) as two,
+    ):
+        handles = await call_tool_task(one, "work"), await call_tool_task(two, "work")
+        await other.push(slow | {"statusMessage": "half way", "lastUpdatedAt": "2026-07-28T10:00:01Z"})
+        await eventually(lambda: handles[1].state.status_message == "half way", what="the push is heard")
+        assert handles[0].state.status_message is None
+
+
 async def test_a_server_that_hints_without_end_is_asked_once_an_interval(peer: CorePeer) -> None:
     slow = core_task(pollInterval=3_600_000)
     peer.answers |= {"tools/call": {"task": slow}, "tasks/get": slow}

@@ -268,6 +268,24 @@ async def test_one_extension_serves_several_clients(scripted: Scripted) -> None:
         assert [text_of(await handle) for handle in handles] == ["done", "done"]
 
 
+async def test_a_server_changes_no_task_of_another_server_with_the_same_extension(scripted: Scripted) -> None:
+    """Both number their tasks in the same way."""
+    other = Scripted()
+    tasks = TasksClient()
+    async with (
+        Client(scripted.server, extensions=[tasks]) as one,
+        Client(other.server, extensions=[tasks]) as two,
+    ):
+        handles = await call_tool_task(one, "work"), await call_tool_task(two, "work")
+        await scripted.listened("task-1")
+        await other.listened("task-1")
+        other.complete("task-1", "the other's")
+        assert text_of(await handles[1]) == "the other's"
+        assert handles[0].state.status == "working"
+        scripted.complete("task-1", "its own")
+        assert text_of(await handles[0]) == "its own"
+
+
 async def test_an_abandoned_call_cancels_its_task(scripted: Scripted, connect: Connect) -> None:
     async with connect() as client:
         with anyio.move_on_after(60) as scope:
