@@ -22,6 +22,7 @@ from mcp.shared.message import SessionMessage
 
 from mcp_celery.client.idempotency import announced_in, is_refused_repeat, may_become_task, repeated, with_key
 from mcp_celery.client.retry import growing_pauses, spread
+from mcp_celery.client.wire import MOST_MS
 from mcp_celery.errors import LIMIT_EXCEEDED
 
 BUSY_SECONDS: Final = 60.0
@@ -54,7 +55,7 @@ def retry_after_seconds(error: types.ErrorData) -> float | None:
     after_ms = cast("Mapping[str, Any]", error.data).get("retryAfterMs")
     if isinstance(after_ms, bool) or not isinstance(after_ms, int | float) or not after_ms >= 0:
         return None
-    return after_ms / 1000
+    return min(after_ms, MOST_MS) / 1000
 
 
 async def unless_busy(send: Callable[[], Awaitable[Answer]], *, busy_seconds: float) -> Answer:

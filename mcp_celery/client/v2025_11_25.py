@@ -22,7 +22,7 @@ from mcp_celery.client.busy import unless_busy
 from mcp_celery.client.errors import AnswerError, InvalidTaskError, TaskError
 from mcp_celery.client.session import TaskChannel, is_closed
 from mcp_celery.client.tracked_task import FollowedTask
-from mcp_celery.client.wire import JSON, LONGEST_MESSAGE, Dispensable, TaskState, parse_task
+from mcp_celery.client.wire import JSON, LONGEST_MESSAGE, Dispensable, Milliseconds, TaskState, parse_task
 from mcp_celery.errors import LIMIT_EXCEEDED
 
 VERSION: Final = "2025-11-25"
@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 class CoreTask(TaskState):
     """A task as this revision encodes it: without its result, which is asked for in addition."""
 
-    ttl_ms: Annotated[int | None, Field(ge=0, validation_alias="ttl"), Dispensable] = None
-    poll_interval_ms: Annotated[int | None, Field(ge=0, validation_alias="pollInterval"), Dispensable] = None
+    ttl_ms: Annotated[Milliseconds | None, Field(validation_alias="ttl"), Dispensable] = None
+    poll_interval_ms: Annotated[Milliseconds | None, Field(validation_alias="pollInterval"), Dispensable] = None
 
     @model_validator(mode="after")
     def _check_result(self) -> CoreTask:

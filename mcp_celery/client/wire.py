@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import mcp_types as types
 from pydantic import (
+    AfterValidator,
     AliasPath,
     AwareDatetime,
     BaseModel,
@@ -35,6 +36,8 @@ LONGEST_ID: Final = 1024
 LONGEST_MESSAGE: Final = 4096
 MOST_QUESTIONS: Final = 256
 """At a time, of one task."""
+MOST_MS: Final = 2**53
+"""A longer time is taken for this one: an integer of JSON may have more digits than any that can be divided."""
 
 Status = Literal["working", "input_required", "completed", "failed", "cancelled"]
 ENDS: Final[frozenset[Status]] = frozenset({"completed", "failed", "cancelled"})
@@ -55,6 +58,8 @@ def _shortened(value: Any) -> str | None:
 
 Dispensable: Final = WrapValidator(_or_none)
 """Of a field that is left out rather than refused."""
+Milliseconds: TypeAlias = Annotated[int, Field(ge=0), AfterValidator(lambda ms: min(ms, MOST_MS))]
+"""A time of at most `MOST_MS`."""
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)]
 
 
@@ -96,8 +101,8 @@ class TaskState(BaseModel):
     status_message: Annotated[str | None, BeforeValidator(_shortened)] = None
     created_at: Annotated[AwareDatetime | None, Dispensable] = None
     last_updated_at: Annotated[AwareDatetime | None, Dispensable] = None
-    ttl_ms: Annotated[int | None, Field(ge=0), Dispensable] = None
-    poll_interval_ms: Annotated[int | None, Field(ge=0), Dispensable] = None
+    ttl_ms: Annotated[Milliseconds | None, Dispensable] = None
+    poll_interval_ms: Annotated[Milliseconds | None, Dispensable] = None
     progress: Annotated[Progress | None, Field(validation_alias=AliasPath("_meta", PROGRESS_META)), Dispensable] = None
     input_requests: dict[_Id, JSON] = Field(default={}, max_length=MOST_QUESTIONS)
     result: JSON | None = None

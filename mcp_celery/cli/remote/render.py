@@ -170,7 +170,7 @@ class ProgressView:
             self._print_line(update)
 
     def _print_line(self, update: TaskState) -> None:
-        percent = int(100 * self._done / self._total) if self._total else 0
+        percent = int(max(0, min(100 * self._done / self._total, 100))) if self._total else 0
         message = printable(update.status_message or "", lines=False)
         # Without a total the share is unknown, so only the message is shown.
         is_news = not self._total and message != self._message

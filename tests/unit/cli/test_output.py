@@ -18,6 +18,7 @@ from mcp_celery.cli.options import POOLS
 from mcp_celery.cli.output import KEPT_LINES, LogTail, Terminal, at_words, typed
 from mcp_celery.cli.remote.render import LANGUAGES_SHOWN, ProgressView, print_index
 from mcp_celery.client import TaskState
+from mcp_celery.client.wire import Progress
 from mcp_celery.default_app import configuration
 
 
@@ -162,6 +163,15 @@ def test_without_a_total_each_message_is_a_line() -> None:
         "  0%  working  glue it",
         "100%  completed  ",
     ]
+
+
+@pytest.mark.parametrize(("total", "shown"), [(5, "100%"), (1e-308, "100%"), (-1e-320, "  0%")])
+def test_progress_beyond_its_total_is_shown_as_its_bounds(total: float, shown: str) -> None:
+    told = update("working")
+    out = io.StringIO()
+    with ProgressView(Console(file=out, width=80)) as view:
+        view.show(told.model_copy(update={"progress": Progress(progress=1e308, total=total)}))
+    assert out.getvalue() == f"{shown}  working  \n"
 
 
 def test_on_a_terminal_progress_is_a_bar() -> None:

@@ -102,11 +102,12 @@ async def test_over_http_the_time_is_the_transports(scripted: Scripted) -> None:
         assert 1 < scripted.count("tools/call") < 1_000
 
 
+@pytest.mark.parametrize("after_ms", [100_000, 10**400], ids=["long", "endless"])
 @pytest.mark.parametrize("busy_seconds", [0, 60])
 async def test_a_server_that_is_busy_for_longer_than_the_client_waits_is_an_error_at_once(
-    scripted: Scripted, busy_seconds: float
+    scripted: Scripted, busy_seconds: float, after_ms: int
 ) -> None:
-    refuse(scripted, "tools/call", times=1, after_ms=100_000)
+    refuse(scripted, "tools/call", times=1, after_ms=after_ms)
     async with (
         scripted.http() as http,
         Client(
@@ -115,7 +116,8 @@ async def test_a_server_that_is_busy_for_longer_than_the_client_waits_is_an_erro
     ):
         with pytest.raises(MCPError, match="The server is busy"):
             await soon(call_tool_task(client, "work"))
-    assert scripted.count("tools/call") == 1
+        assert scripted.count("tools/call") == 1
+        assert (await soon(call_tool_task(client, "work"))).task_id == "task-1", "the session goes on"
 
 
 async def test_a_call_that_is_given_up_while_it_waits_is_not_sent_again(scripted: Scripted) -> None:

@@ -58,6 +58,16 @@ async def test_the_request_asks_for_a_task(peer: CorePeer) -> None:
     assert meta == {"vendor/key": 1}
 
 
+async def test_a_server_that_names_endless_times_is_asked_for_the_result_upon_a_push(peer: CorePeer) -> None:
+    endless = core_task(ttl=10**400, pollInterval=10**400)
+    peer.answers |= {"tools/call": {"task": endless}, "tasks/get": endless | {"status": "completed"}}
+    peer.answers["tasks/result"] = DONE
+    async with client_of(peer) as client:
+        handle = await call_tool_task(client, "work")
+        await peer.push(endless | {"status": "completed"})
+        assert text_of(await handle.result(30)) == "done"
+
+
 async def test_a_task_that_has_ended_at_once_has_its_result(peer: CorePeer) -> None:
     peer.answers |= {"tools/call": {"task": core_task(status="completed")}, "tasks/result": DONE}
     async with client_of(peer) as client:

@@ -141,11 +141,26 @@ async def test_polling_intervals_have_a_minimum_and_a_maximum() -> None:
     assert seconds_of(interval=2000) == 2
     assert seconds_of(interval=None) == seconds_of(interval=-1) == seconds_of(interval="soon") == 1
     assert seconds_of(interval=0) == followed_module.LEAST_INTERVAL_SECONDS
-    assert seconds_of(interval=10**30) == 3600
+    assert seconds_of(interval=10**30) == seconds_of(interval=10**400) == 3600
     assert seconds_of(interval=1000, asked=2) == 2.25
     assert seconds_of(interval=1000, asked=1000) == 8
     assert seconds_of(interval=10_000, asked=1000) == 30
     assert seconds_of(interval=60_000, asked=1000) == 60, "backing off never makes it shorter"
+
+
+async def test_a_server_that_names_endless_times_ends_the_following_of_no_task(
+    scripted: Scripted, connect: Connect
+) -> None:
+    async with connect() as client:
+        neighbour = await call_tool_task(client, "work")
+        scripted.poll_interval_ms = 10**400
+        handle = await call_tool_task(client, "work", answer=False)
+        await scripted.listened("task-1", "task-2")
+        scripted.set("task-2", "working", ttlMs=10**400, statusMessage="half way")
+        await eventually(lambda: handle.state.status_message == "half way", what="the push is heard")
+        for number, one in enumerate((neighbour, handle), 1):
+            scripted.complete(f"task-{number}")
+            assert text_of(await one.result(10)) == "done"
 
 
 async def test_a_pushed_task_is_asked_for_less_often_as_it_ages(monkeypatch: pytest.MonkeyPatch) -> None:
