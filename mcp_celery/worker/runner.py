@@ -248,7 +248,7 @@ class JobRunner:
         except asyncio.CancelledError:
             if not progress.abandoned:
                 raise
-            logger.info("job %s was ended: its task has ended", job_id)
+            logger.info("job %s was ended: its task has ended, or its worker ends", job_id)
             raise JobRefused from None
         finally:
             if self._running.get(job_id) is running:
