@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 
 from mcp_celery.client.errors import ClientClosedError, TaskEndedError
 from mcp_celery.client.extension import TasksClient
-from mcp_celery.client.tracked_task import FollowedTask, StatusCallback
+from mcp_celery.client.tracked_task import FollowedTask, StatusCallback, is_async
 from mcp_celery.client.tracker import TaskFollower
 from mcp_celery.client.wire import JSON, Status, TaskState
 
@@ -26,9 +26,10 @@ class TaskHandle(Generic[ResultT]):
     the result can be read after the client is closed.
     """
 
-    def __init__(self, task: FollowedTask, follower: TaskFollower | None) -> None:
+    def __init__(self, task: FollowedTask, follower: TaskFollower, *, has_task: bool = True) -> None:
         self._task = task
         self._follower = follower
+        self._has_task = has_task
 
     @classmethod
     async def resume(cls, client: Client, task_id: str, *, answer: bool = True) -> Self:
@@ -56,7 +57,7 @@ class TaskHandle(Generic[ResultT]):
     @property
     def task_id(self) -> str:
         """The id with which `resume` finds the task again; empty if the server answered the call without a task."""
-        return self._task.task_id if self._follower else ""
+        return self._task.task_id if self._has_task else ""
 
     @property
     def state(self) -> TaskState:
@@ -177,21 +178,21 @@ class TaskHandle(Generic[ResultT]):
 
         An error in a callback is logged, and other callbacks still run. Async callbacks run one call at a time, miss
         states if they take long, and end with the client's context. If the task has already ended, its last state is
-        passed.
+        passed; to a sync callback also after the client was closed.
 
         Args:
             callback: Called with the new state, or a coroutine function.
 
         Raises:
-            ClientClosedError: The client was closed before the task ended.
+            ClientClosedError: The client is closed, and the task has not ended or the callback is async.
         """
-        if self._task.state.is_final and self._follower is None:
+        if self._task.state.is_final and not is_async(callback):
             self._task.call(callback)
         else:
             self._open_follower().tell(self._task, callback)
 
     def _open_follower(self) -> TaskFollower:
-        if self._follower is None or not self._follower.channel.is_open:
+        if not self._follower.channel.is_open:
             raise ClientClosedError(self._task.task_id)
         return self._follower
 

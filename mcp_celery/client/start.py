@@ -71,7 +71,7 @@ async def call_tool_task(
             )
         except ValidationError:
             raise InvalidTaskError("", "the server's answer to tools/call is neither a task nor a result") from None
-    return TaskHandle(handover.task, follower) if handover.task else _at_once(result, TOOL_RESULT)
+    return TaskHandle(handover.task, follower) if handover.task else _at_once(result, TOOL_RESULT, follower)
 
 
 async def get_prompt_task(
@@ -110,7 +110,7 @@ async def get_prompt_task(
     )
     if handle := await ask.send(follower):
         return handle
-    return _at_once(await client.get_prompt(name, arguments, **options), _PROMPT_RESULT)
+    return _at_once(await client.get_prompt(name, arguments, **options), _PROMPT_RESULT, follower)
 
 
 async def read_resource_task(
@@ -146,7 +146,7 @@ async def read_resource_task(
     )
     if handle := await ask.send(follower):
         return handle
-    return _at_once(await client.read_resource(uri, **options), _RESOURCE_RESULT)
+    return _at_once(await client.read_resource(uri, **options), _RESOURCE_RESULT, follower)
 
 
 async def list_tasks(client: Client) -> list[TaskState]:
@@ -189,10 +189,11 @@ class _Request:
             return None
         if isinstance(answer, TaskState):
             return TaskHandle(follower.follow(answer, answering=self.answering, result_type=self.result_type), follower)
-        return _at_once(answer, self.result_type)
+        return _at_once(answer, self.result_type, follower)
 
 
-def _at_once(result: types.Result | JSON, result_type: TypeAdapter[Any]) -> TaskHandle[Any]:
+def _at_once(result: types.Result | JSON, result_type: TypeAdapter[Any], follower: TaskFollower) -> TaskHandle[Any]:
     """A handle without a task, for a request that was answered with its result."""
     state = TaskState(task_id="at once", status="completed", result=on_the_wire(result))
-    return TaskHandle(FollowedTask(state, answering=False, is_open=lambda: False, result_type=result_type), None)
+    ended = FollowedTask(state, answering=False, is_open=lambda: False, result_type=result_type)
+    return TaskHandle(ended, follower, has_task=False)

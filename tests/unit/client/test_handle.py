@@ -181,6 +181,25 @@ async def test_callbacks_get_changes_and_their_errors_stay_inside(
     assert raised == ["sync callback", "async callback", "sync callback"]
 
 
+async def test_a_callback_gets_the_last_state_of_an_ended_task_after_the_client_was_closed(
+    scripted: Scripted, connect: Connect
+) -> None:
+    states: list[TaskState] = []
+
+    async def listen(state: TaskState) -> None:
+        states.append(state)
+
+    async with connect() as client:
+        handle = await call_tool_task(client, "work")
+        await scripted.listened("task-1")
+        scripted.complete("task-1")
+        await handle
+    handle.on_status_change(states.append)
+    assert [state.status for state in states] == ["completed"]
+    with pytest.raises(ClientClosedError):
+        handle.on_status_change(listen)  # nothing would run it
+
+
 async def test_a_task_without_a_handle_is_followed_only_for_its_callbacks(scripted: Scripted, connect: Connect) -> None:
     scripted.poll_interval_ms = 50
     scripted.pushes = False
@@ -201,13 +220,19 @@ async def test_a_task_without_a_handle_is_followed_only_for_its_callbacks(script
 async def test_a_call_that_makes_no_task_has_its_result_at_once(scripted: Scripted, connect: Connect) -> None:
     scripted.makes_tasks = False
     states: list[TaskState] = []
+
+    async def listen(state: TaskState) -> None:
+        states.append(state)
+
     async with connect() as client:
         handle = await call_tool_task(client, "work", {"answer": "at once"})
-        handle.on_status_change(states.append)
+        handle.on_status_change(listen)
+        await eventually(lambda: states, what="the async callback is called")
+    handle.on_status_change(states.append)
     assert handle.task_id == ""
     assert text_of(await handle) == "at once"
     assert (await handle.wait()).status == (await handle.cancel()).status == "completed"
-    assert [state.status for state in states] == ["completed"]
+    assert [state.status for state in states] == ["completed", "completed"]
 
 
 async def test_a_task_is_found_again_by_its_id(scripted: Scripted, connect: Connect) -> None:
