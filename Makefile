@@ -39,7 +39,7 @@ test-pythons: $(READY) ## Run unit, contract and smoke tests on each CPython fou
 test-lowest: $(READY) ## Run unit, contract and smoke tests on the lowest versions of packages that pyproject.toml allows
 	@$(BIN)/python -m tests.lowest_versions
 
-test-long: $(READY) ## Run each test on each pool, large random tests, the store's on a cluster, the lowest versions and the soaks, in an hour and a half: before a release
+test-long: $(READY) ## Run each test on each pool, large random tests, the store's on a cluster, the lowest versions and the soaks, in an hour: before a release
 	@$(PYTEST) --all-pools --long --hypothesis-profile=long $(ARGS)
 	@$(PYTEST) tests/contract --cluster
 	@$(BIN)/python -m tests.lowest_versions
