@@ -288,6 +288,15 @@ class TestDeaths:
         await stage.sweep(dead("w1"))
         assert stage.script.buried == ["w1"]
 
+    async def test_a_process_that_has_asked_the_store_for_a_lease_reaps_as_soon_as_it_is_elected(
+        self, stage: Stage
+    ) -> None:
+        stage.script.found = None  # another process is the reaper, and dies
+        await stage.reaper.sweep()
+        stage.now += LEASE_SECONDS
+        await stage.sweep(dead("w1"))
+        assert stage.script.buried == ["w1"]
+
 
 class TestDueJobs:
     async def test_a_job_is_published_as_its_component_declares(

@@ -118,6 +118,10 @@ class Reaper:
             StoreUnavailableError: The store did not answer.
         """
         found = await self._store.sweep(self._id, self._policy, self._lost.skipped)
+        # From when on the store has answered for one lease, so that live workers could renew theirs. A process that has
+        # asked it all the time need not wait when it becomes the reaper.
+        if self._trusts_deaths_at is None:
+            self._trusts_deaths_at = self._now() + self._policy.lease_ms / 1000
         if found is None:
             self.elected.clear()
             self._seen.clear()
@@ -125,11 +129,8 @@ class Reaper:
             return False
         self.elected.set()
         if found.after_failover:
-            self._trusts_deaths_at = None
-            self._lost.forget()
-        # After a store outage the reaper waits one lease, so that live workers can renew theirs first.
-        if self._trusts_deaths_at is None:
             self._trusts_deaths_at = self._now() + self._policy.lease_ms / 1000
+            self._lost.forget()
         trusts_deaths = self._now() >= self._trusts_deaths_at
         if trusts_deaths:
             for worker in found.dead:
@@ -144,17 +145,25 @@ class Reaper:
         if trusts_deaths:
             for key in found.abandoned:
                 await self._cancel_abandoned(key, found.at_ms)
-        lost = await self._replace_lost(found) if trusts_deaths else 0
+        lost = await self._replace_lost(found, trusts_deaths=trusts_deaths)
         return lost >= UNCLAIMED_BATCH or sum(one.left_ms <= -self._policy.lease_ms for one in found.expiring) >= BATCH
 
-    async def _replace_lost(self, found: Sweep) -> int:
+    async def _replace_lost(self, found: Sweep, *, trusts_deaths: bool) -> int:
         """Decide on every task whose job the broker has lost.
 
+        Args:
+            found: The sweep.
+            trusts_deaths: Whether live workers have said since when they may have unread messages. If not, the queues
+                are looked at only, for what the looks of several sweeps prove.
+
         Returns:
-            How many there are.
+            How many tasks were decided on.
         """
         verdicts: Counter[Verdict] = Counter()
-        for job in (lost := await self._lost.find(found)):
+        lost = await self._lost.find(found)
+        if not trusts_deaths:
+            return 0
+        for job in lost:
             verdict = await self._store.lost(job, self._policy)
             verdicts[verdict] += 1
             if verdict == "again":
