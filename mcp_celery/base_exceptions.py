@@ -168,6 +168,14 @@ def text_of_error(error: Exception) -> str:
         return type(error).__name__
 
 
+def repr_of_error(error: Exception) -> str:
+    """The representation of an exception of user code; its type's name where it fails to give one."""
+    try:
+        return repr(error)
+    except BaseException:  # noqa: BLE001 - __repr__ of user code raises anything
+        return type(error).__name__
+
+
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
