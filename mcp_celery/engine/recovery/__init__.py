@@ -23,8 +23,8 @@ twice runs once, since a job starts once for each attempt (``start.lua``).
   A tool may be repeated when it has ``readOnlyHint`` or ``idempotentHint``, or is declared with ``acks_late=True``.
 - A job is entered in the index ``due`` before it is published, so a reaper that dies or a broker that is down delays
   the job and does not lose it. Workers drop deliveries of an earlier attempt.
-- After an outage of the store the reaper waits one lease, so that live workers can renew theirs first. A process that has asked
-  the store for that long does not wait when it becomes the reaper.
+- After an outage of the store the reaper waits one lease, so that live workers can renew theirs first. A process that
+  has asked the store for that long does not wait when it becomes the reaper.
 - A worker that stops in order says so, and the reaper decides at once on the jobs that the worker had started. Jobs
   that it had not started go back to the broker; a job that no worker receives within ten seconds is republished. The
   same happens when a worker loses its connection to the broker: Celery then drops the jobs that it has not started, and
