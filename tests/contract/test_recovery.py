@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -33,7 +34,7 @@ from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.keys import TaskType, celery_job_id
 from mcp_celery.store.inspection import RedisInspection
 from mcp_celery.testing import MemoryTaskQueue
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE_SECONDS, eventually, soon
 from tests.support.worlds import SNAPSHOT, RedisWorld, World, a_record
 
 pytestmark = pytest.mark.anyio
@@ -402,6 +403,49 @@ class TestDeaths:
         await process.reaper.sweep()
         assert process.published == [(received.task_id, 1)]
         assert set(await process.store.claimed(WORKER)) == {started.key, later.key}
+
+    async def test_a_claim_that_waits_for_the_store_is_dropped_with_the_lost_connection(self, world: World) -> None:
+        process = Process(world)
+        before, after = [await created(world) for _ in range(2)]
+        lost_at = now_ms()
+        tried = dict[str, int]()
+
+        def claims(record: TaskRecord, at_ms: int) -> Awaitable[None]:
+            def once_more() -> None:
+                tried[record.key] = tried.get(record.key, 0) + 1
+                if tried[record.key] == 1:
+                    raise StoreUnavailableError
+                assert world.ledger.claim(record.ref, attempt=1, claim=Claim(WORKER, at_ms))
+
+            return asyncio.ensure_future(process.life.claim(once_more, at_ms))
+
+        waiting = [claims(before, lost_at - 1), claims(after, lost_at)]
+        await eventually(lambda: len(tried) == 2)
+        await process.life.take_back(lost_at)
+        await soon(asyncio.gather(*waiting))
+        assert tried == {before.key: 1, after.key: 2}
+        assert list(await process.store.claimed(WORKER)) == [after.key]
+        assert (await process.store.counts()).queued == 1
+
+    async def test_a_claim_that_reaches_the_store_late_is_taken_back_with_the_lost_connection(
+        self, world: World
+    ) -> None:
+        process, record = Process(world), await created(world)
+        asked, answers = threading.Event(), threading.Event()
+
+        def late() -> None:
+            asked.set()
+            assert answers.wait(PATIENCE_SECONDS)
+            assert claim(world, record)
+
+        claiming = asyncio.ensure_future(process.life.claim(late, now_ms()))
+        await eventually(asked.is_set)
+        taking_back = asyncio.ensure_future(process.life.take_back(now_ms() + 60_000))
+        await asyncio.sleep(0)
+        answers.set()
+        await soon(asyncio.gather(claiming, taking_back))
+        assert not await process.store.claimed(WORKER)
+        assert world.is_due(record.ref)
 
 
 class TestPublishing:

@@ -11,13 +11,13 @@ from typing import Any, cast
 import pytest
 
 from mcp_celery import TaskConfig
-from mcp_celery.engine import Claim, JobLedger, TaskRef
+from mcp_celery.engine import Claim, JobLedger, TaskRef, now_ms
 from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.engine.recovery.worker_lease import WorkerLife
 from mcp_celery.errors import StoreUnavailableError
 from mcp_celery.worker.celery.signals import on_received
 from mcp_celery.worker.job import WorkerRuntime, job_class
-from tests.support.waiting import eventually_sync
+from tests.support.waiting import PATIENCE_SECONDS, eventually_sync
 
 
 class Store:
@@ -27,12 +27,19 @@ class Store:
         self.answers = True
         self.asked_by: list[threading.Thread] = []
         self.claims = 0
+        self.claimed: list[str] = []
+        self.looked_at = threading.Event()
 
-    def claim(self, _ref: TaskRef, *, attempt: int, claim: Claim, retries: int) -> bool:
+    def claim(self, ref: TaskRef, *, attempt: int, claim: Claim, retries: int) -> bool:
         self.asked_by.append(threading.current_thread())
         self._answer()
         self.claims += 1
+        self.claimed.append(ref.task_id)
         return True
+
+    async def settle(self, *_: Any) -> None:
+        """What the reaper does with what the worker has."""
+        self.looked_at.set()
 
     async def beat(self, *_: Any, **__: Any) -> None:
         self._answer()
@@ -52,8 +59,8 @@ def runtime(store: Store) -> Generator[WorkerRuntime]:
     @asynccontextmanager
     async def living(worker: str, _components: Callable[[], Mapping[str, str]]) -> AsyncGenerator[WorkerLife]:
         policy = RecoveryPolicy(heartbeat_ms=1_000, max_redeliveries=3)
-        nobody: Any = SimpleNamespace()
-        yield WorkerLife(worker, store=cast(Any, store), tasks=nobody, reaper=nobody, policy=policy)
+        anything = cast(Any, store)
+        yield WorkerLife(worker, store=anything, tasks=anything, reaper=anything, policy=policy)
 
     runtime = WorkerRuntime(
         namespace="reports",
@@ -73,10 +80,10 @@ def start(runtime: WorkerRuntime) -> None:
     runtime.heart.start("worker@here", unread_ms, lambda: 1)
 
 
-def receive(runtime: WorkerRuntime) -> None:
+def receive(runtime: WorkerRuntime, task_id: str = "claimed") -> None:
     """Have the worker receive a job."""
     job = job_class("tool", "build_report", TaskConfig(), runtime)()
-    kwargs = {"key": "anon:claimed:tool:build_report", "attempt": 1}
+    kwargs = {"key": f"anon:{task_id}:tool:build_report", "attempt": 1}
     on_received(SimpleNamespace(task=job, hostname="worker@here", kwargs=kwargs, request_dict={}, id="job-1"))
 
 
@@ -104,3 +111,20 @@ def test_a_worker_whose_heartbeat_has_ended_claims_jobs_itself(runtime: WorkerRu
     store.answers = True
     receive(runtime)
     assert store.claims == 1
+
+
+def test_a_job_whose_connection_is_lost_before_the_store_answers_is_not_claimed(
+    runtime: WorkerRuntime, store: Store
+) -> None:
+    store.answers = False
+    start(runtime)
+    receive(runtime, "before")
+    received_ms = now_ms()
+    eventually_sync(lambda: now_ms() > received_ms, what="a millisecond is over")
+    runtime.heart.reconnected()
+    assert store.looked_at.wait(PATIENCE_SECONDS)
+    receive(runtime, "after")
+    store.answers = True
+    eventually_sync(lambda: store.claims > 0, what="a job is claimed")
+    runtime.heart.stop()
+    assert store.claimed == ["after"]

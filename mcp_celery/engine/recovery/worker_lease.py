@@ -74,6 +74,8 @@ class WorkerLife:
         self.slots: Callable[[], int] = unknown_slots
         self.beaten_at: float | None = None
         self.is_stored = False
+        self._reconnected_ms = 0
+        self._claiming: set[asyncio.Future[None]] = set()
 
     async def run(self) -> None:
         """Beat for ever. A store that does not answer is asked again and again."""
@@ -146,13 +148,28 @@ class WorkerLife:
         """Apply a change of a job that has ended, however long the store does not answer."""
         await until_store_answers(lambda: self._tasks.change(ref, change))
 
-    async def claim(self, claim: Callable[[], object]) -> None:
+    async def claim(self, claim: Callable[[], object], at_ms: int) -> None:
         """Note that the worker has a job, however long the store does not answer.
+
+        A job that the worker received before its connection to the broker broke is not claimed any more: Celery has
+        dropped it. Where its body begins nevertheless, the start claims it.
 
         Args:
             claim: Does so, and blocks.
+            at_ms: When the worker received it.
         """
-        await until_store_answers(lambda: asyncio.to_thread(claim))
+
+        def claim_unless_dropped() -> None:
+            if at_ms >= self._reconnected_ms:
+                claim()
+
+        async def attempt() -> None:
+            claiming = asyncio.ensure_future(asyncio.to_thread(claim_unless_dropped))
+            self._claiming.add(claiming)
+            claiming.add_done_callback(self._claiming.discard)
+            await claiming
+
+        await until_store_answers(attempt)
 
     async def take_back(self, before_ms: int) -> None:
         """Release the jobs that the worker had not begun when its connection to the broker broke.
@@ -162,6 +179,9 @@ class WorkerLife:
         Args:
             before_ms: When it connected again; what it has claimed since belongs to the new connection.
         """
+        self._reconnected_ms = max(self._reconnected_ms, before_ms)
+        if self._claiming:
+            await asyncio.wait(set(self._claiming))  # the store may note them after it was asked for the claims
         await until_store_answers(lambda: self._reaper.settle(self._worker, "disconnected", before_ms))
 
     async def end(self) -> None:

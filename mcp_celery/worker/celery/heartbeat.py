@@ -161,16 +161,17 @@ class Heart:
         """
         return self._soon(lambda life: life.tell(ref, change))
 
-    def claim_later(self, claim: Callable[[], object]) -> bool:
-        """Have a job claimed as soon as the store answers.
+    def claim_later(self, claim: Callable[[], object], at_ms: int) -> bool:
+        """Have a job claimed as soon as the store answers, unless the connection that it came by is lost before.
 
         Args:
             claim: Does so, and blocks.
+            at_ms: When the worker received it.
 
         Returns:
             False: Not here, for this is a child of the process with the heartbeat, or the heartbeat has ended.
         """
-        return self._soon(lambda life: life.claim(claim))
+        return self._soon(lambda life: life.claim(claim, at_ms))
 
     def _soon(self, work: Callable[[WorkerLife], Coroutine[Any, Any, None]]) -> bool:
         if self._loop is None or self._thread is None or self._pid != os.getpid():
