@@ -485,7 +485,8 @@ class RecoveryStore(Protocol):
             died: Whether it has not stopped, but counts as dead. One whose heartbeat holds is not forgotten then.
 
         Returns:
-            False: It lives after all.
+            False: It lives after all, or has claimed a job since its claims were read: the next sweep finds
+                it dead.
         """
         ...
 

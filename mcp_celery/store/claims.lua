@@ -43,8 +43,9 @@ local function awaits_claim(record)
   return task[1] == 'working' and not (task[2] and tonumber(task[3] or 0) >= retries) and not has_begun(task[5], retries)
 end
 
--- Give a task's job to a worker, and take it from the one that had it, or from the broker.
-local function take(record, claims, worker, retries, unclaimed)
+-- Give a task's job to a worker, and take it from the one that had it, or from the broker. A worker that is not among the
+-- `workers` is added, for `holds_ms`: the reaper finds the claims of known workers only.
+local function take(record, claims, worker, retries, unclaimed, workers, holds_ms)
   local held = redis.call('HMGET', record, 'claim_worker', 'key')
   if held[1] and held[1] ~= worker then
     on_index('SREM', claims .. held[1], held[2])
@@ -53,6 +54,9 @@ local function take(record, claims, worker, retries, unclaimed)
   on_index('SADD', claims .. worker, held[2])
   redis.call('PEXPIRE', claims .. worker, INDEX_LIFETIME_MS)
   redis.call('HSET', record, 'claim_worker', worker, 'claim_retries', retries)
+  if not on_index('ZSCORE', workers, worker) then
+    add_to_index(workers, now_ms() + holds_ms, worker)
+  end
   remember(record)
 end
 

@@ -40,7 +40,7 @@ from mcp_celery.engine import (
 )
 from mcp_celery.engine.handback import FIRST_PAUSE_MS, LONGEST_PAUSE_MS, MAX_PAUSES_MS, VERDICTS, WAITING
 from mcp_celery.engine.places import NoPlaceError
-from mcp_celery.engine.recovery.model import PUBLISHING_MS, REQUEUED, RequeueVerdict
+from mcp_celery.engine.recovery.model import CLAIM_HOLDS_MS, PUBLISHING_MS, REQUEUED, RequeueVerdict
 from mcp_celery.engine.store_mark import StoreMark
 from mcp_celery.engine.turns import HeldBack
 from mcp_celery.errors import MessageRefusedError, QueueFullError
@@ -475,10 +475,13 @@ def start(keys: RedisKeys, ref: TaskRef, start: Start) -> Command[Started | None
 
     return Command(
         "start",
-        [record, keys.snapshot(ref.scope, ref.task_id), *asked(keys, ref), channel, keys.unclaimed, keys.due],
+        [
+            *(record, keys.snapshot(ref.scope, ref.task_id), *asked(keys, ref), channel),
+            *(keys.unclaimed, keys.due, keys.workers),
+        ],
         [
             *(start.attempt, start.retries, start.at_ms, start.delivery, start.worker, keys.claims(""), start.key),
-            *(int(start.fingerprint is not None), start.fingerprint or ""),
+            *(int(start.fingerprint is not None), start.fingerprint or "", CLAIM_HOLDS_MS),
         ],
         parse,
         more=[keys.remembered, *([keys.claims(start.worker)] if start.worker else [])],
@@ -540,8 +543,8 @@ def claim(keys: RedisKeys, ref: TaskRef, *, attempt: int, retries: int, claim: C
     """Note which worker received a job."""
     return Command(
         "claim",
-        [keys.record(ref.scope, ref.task_id), keys.unclaimed],
-        [attempt, retries, claim.worker, claim.at_ms, keys.claims("")],
+        [keys.record(ref.scope, ref.task_id), keys.unclaimed, keys.workers],
+        [attempt, retries, claim.worker, claim.at_ms, keys.claims(""), CLAIM_HOLDS_MS],
         lambda reply: cast(int, reply) == 1,
         more=[keys.claims(claim.worker), keys.remembered],
     )

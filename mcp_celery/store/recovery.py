@@ -249,7 +249,10 @@ class RedisRecovery(RecoveryStore):
 
     @override
     async def bury(self, worker: str, *, died: bool = False) -> bool:
-        keys = [self._keys.workers, self._keys.components(worker), self._keys.unread, self._keys.slots]
+        keys = [
+            *(self._keys.workers, self._keys.components(worker), self._keys.unread, self._keys.slots),
+            self._keys.claims(worker),
+        ]
         return await self._store.run(Command("bury", keys, [worker, int(died)], lambda reply: reply == 1))
 
     @override

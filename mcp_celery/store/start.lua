@@ -8,6 +8,7 @@
 -- KEYS[5]  channel: the task's changes; the message is the record's new revision
 -- KEYS[6]  sorted set: jobs that no worker has received, by since when
 -- KEYS[7]  sorted set: tasks whose next job is still to be published, by since when
+-- KEYS[8]  sorted set: the workers, by the time until which their last heartbeat holds
 -- ARGV[1]  attempt of this delivery
 -- ARGV[2]  Celery's count of retries of this delivery
 -- ARGV[3]  now, in ms since the epoch
@@ -17,6 +18,7 @@
 -- ARGV[7]  the compound key in the message, which may be forged; '' where there is no message
 -- ARGV[8]  1 if the version of the component matters, else 0
 -- ARGV[9]  the fingerprint of the component that would run; '' where there is none
+-- ARGV[10] for how long the start stands for the heartbeat of a worker that has none, in ms
 -- Returns  nil when the body must not run; the record's fingerprint where that is another one, and nothing has changed;
 --          a number where the task waits for a place: how many tasks are before it;
 --          else {the snapshot ('' when it is gone), the leg, flattened answers to what
@@ -82,7 +84,7 @@ end
 redis.call('HSET', KEYS[1], 'started_retries', ARGV[2], 'started_at_ms', ARGV[3], 'started_by', ARGV[4])
 if ARGV[5] ~= '' and (current[5] ~= ARGV[5] or current[6] ~= ARGV[2]) then
   -- The claim was not noted, or the broker has delivered the job to another worker since.
-  take(KEYS[1], ARGV[6], ARGV[5], ARGV[2], KEYS[6])
+  take(KEYS[1], ARGV[6], ARGV[5], ARGV[2], KEYS[6], KEYS[8], ARGV[10])
   redis.call('HSETNX', KEYS[1], 'claim_at_ms', ARGV[3])
 elseif ARGV[5] == '' then
   on_index('ZREM', KEYS[6], current[10])

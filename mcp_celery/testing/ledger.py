@@ -43,7 +43,7 @@ from mcp_celery.engine import (
 )
 from mcp_celery.engine.places import WAITING_FOR_PLACE, NoPlaceError
 from mcp_celery.engine.ports import JobLedger
-from mcp_celery.engine.recovery.model import DUE, PUBLISHING_MS
+from mcp_celery.engine.recovery.model import CLAIM_HOLDS_MS, DUE, PUBLISHING_MS
 from mcp_celery.errors import QueueFullError, StoreUnavailableError
 from mcp_celery.keys import task_redis_prefix
 from mcp_celery.sealing import SnapshotCodec
@@ -295,11 +295,8 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
             kept.started_retries, kept.started_by = start.retries, start.delivery
             claim = kept.record.claim
             if start.worker and (claim is None or claim.worker != start.worker or kept.claim_retries != start.retries):
-                self._kept.take(
-                    kept,
-                    replace(claim, worker=start.worker) if claim else Claim(start.worker, start.at_ms),
-                    start.retries,
-                )
+                taken = replace(claim, worker=start.worker) if claim else Claim(start.worker, start.at_ms)
+                self._take(kept, taken, start.retries)
             elif not start.worker:
                 self._kept.unclaimed.pop(ref, None)
             before = kept.record.status
@@ -316,6 +313,11 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
                 return snapshot
             answers = {key: decode_answer(text) for key, text in kept.answers.items()}
             return next_round(snapshot, leg_answers(kept.record.leg - 1, answers), kept.request_state)
+
+    def _take(self, kept: Kept, claim: Claim, retries: int) -> None:
+        """Give a task's job to a worker, which is known from then on."""
+        self._kept.take(kept, claim, retries)
+        self._workers.setdefault(claim.worker, self._clock() + CLAIM_HOLDS_MS)
 
     def _await_place(self, kept: Kept, ahead: int) -> None:
         before, ref = kept.record.status, kept.record.ref
@@ -351,7 +353,7 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
                 return False
             if kept.has_started(retries):
                 return False
-            self._kept.take(kept, claim, retries)
+            self._take(kept, claim, retries)
             self._report(kept, "claimed", kept.record.status, claim.at_ms)
             return True
 

@@ -92,6 +92,9 @@ class MemoryRecoveryCore:
         with self._step() as now:
             if died and self._workers.get(worker, 0) > now:
                 return False
+            if self._kept.claims.get(worker):
+                self._workers[worker] = now
+                return False
             self._workers.pop(worker, None)
             self._unread.pop(worker, None)
             self._components.pop(worker, None)
@@ -299,7 +302,7 @@ class MemoryRecoveryCore:
     def _is_elsewhere(self, fingerprint: str | None, worker: str, now: int) -> bool:
         """Whether another live worker advertises a fingerprint."""
         return fingerprint is not None and any(
-            other != worker and until > now and fingerprint in self._components[other]
+            other != worker and until > now and fingerprint in self._components.get(other, ())
             for other, until in self._workers.items()
         )
 

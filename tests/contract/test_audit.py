@@ -133,6 +133,7 @@ async def test_an_end_that_the_reaper_records_is_logged(in_redis: RedisWorld, to
     record = a_record()
     await in_redis.store.create(record, a_submission().snapshot)
     recovery, policy = RedisRecovery(in_redis.store), RecoveryPolicy(heartbeat_ms=20, max_redeliveries=1)
+    await recovery.beat("worker", 0)
     in_redis.ledger.claim(record.ref, attempt=1, claim=Claim("worker", 1))
     await in_redis.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1, worker="worker"))
     for verdict in ("failed", "nothing"):

@@ -482,6 +482,7 @@ async def test_the_reason_names_the_damaged_key(in_redis: RedisWorld, caplog: py
     with pytest.raises(StoredDataError, match="what the task store holds of it is damaged") as refusal:
         await in_redis.store.load(victim.ref)
     assert key in refusal.value.reason
+    await site.recovery.beat(DEAD, 0)
     assert await site.recovery.recover(victim.key, DEAD, "died", POLICY) == "nothing"
     (line,) = caplog.messages
     assert line.startswith(f"removed {shown(victim.key)} from {shown(site.keys.claims(DEAD))} in the task store: ")
@@ -494,6 +495,7 @@ async def test_another_key_of_a_task_is_not_taken_for_its_own(
 ) -> None:
     site, client = Site(in_redis), cast("Any", in_redis.client)
     task = await site.created(work=ForeignWork())
+    await site.recovery.beat(DEAD, 0)
     assert in_redis.ledger.claim(task.ref, attempt=1, claim=Claim(DEAD, now_ms()))
     other = task.key + "s"
     for index in (site.keys.due, site.keys.exposed):

@@ -280,6 +280,7 @@ class TestWhatComesAfter:
         record = await created(world)
         for _ in range(MOST):
             await handed_back(world, record)
+        await world.recovery().beat(THIRD, 0)
         assert world.ledger.claim(record.ref, attempt=MOST + 1, claim=Claim(THIRD, now_ms()))
         assert await world.recovery().recover(record.key, THIRD, "died", POLICY) == "again"
         assert (await handed_back(world, record)).verdict == "handed back"
@@ -350,6 +351,7 @@ class TestPublishing:
     async def test_a_task_of_0_1_0_is_published_as_this_process_declares_it(self, world: World) -> None:
         process = Process(world)
         record = await created(world, fingerprint=None)
+        await process.store.beat(THIRD, 0)
         assert world.ledger.claim(record.ref, attempt=1, claim=Claim(THIRD, now_ms()))
         assert await process.store.recover(record.key, THIRD, "died", POLICY) == "again"
         await process.reaper.publish_due(record.key)

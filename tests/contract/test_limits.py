@@ -261,6 +261,7 @@ class TestOpenTasks:
         record = await keep(in_redis)
         assert record is not None
         recovery = RedisRecovery(in_redis.store)
+        await recovery.beat("worker", 0)
         for verdict in ("again", "failed"):
             assert not await is_free(in_redis)
             attempt = 2 if verdict == "failed" else 1

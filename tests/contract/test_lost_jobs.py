@@ -241,6 +241,7 @@ class TestJobsThatComeAgain:
 
     async def test_the_job_of_a_dead_worker_is_unclaimed_when_it_is_published(self, world: World) -> None:
         record, recovery = await created(world), world.recovery()
+        await recovery.beat(WORKER, 0)
         assert claim(world, record)
         assert await recovery.recover(record.key, WORKER, "died", POLICY) == "again"
         assert await unclaimed(world) == []
@@ -374,6 +375,7 @@ class TestVerdicts:
 class TestSamples:
     async def test_jobs_of_live_workers_are_seen(self, world: World) -> None:
         recovery = world.recovery()
+        await recovery.beat(SECOND, 0)
         mine, theirs = await created(world), await created(world, job_name="mcp.shop.sell")
         assert claim(world, mine, WORKER)
         assert claim(world, theirs, SECOND)

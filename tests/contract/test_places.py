@@ -193,6 +193,7 @@ class TestReleasing:
         )
         assert [await floor.start(one) for one in (failing, repeated, third, fourth)] == [None, None, 0, 1]
         recovery = world.recovery()
+        await recovery.beat(WORKER, 0)
         assert await recovery.recover(failing.key, WORKER, "died", POLICY) == "failed"
         assert (floor.is_due(third), floor.is_due(fourth)) == (True, False)
         assert await recovery.recover(repeated.key, WORKER, "died", POLICY) == "again"

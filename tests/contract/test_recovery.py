@@ -181,6 +181,7 @@ class TestQuestions:
         self, in_redis: RedisWorld
     ) -> None:
         process, record = Process(in_redis), await created(in_redis)
+        await dead(process)
         await begun(in_redis, record)
         for key in ("one", "two"):
             assert await in_redis.store.ask(record.ref, Question(key, ELICIT, {}), Asking(attempt=1, at_ms=1))
@@ -320,8 +321,71 @@ class TestDeaths:
         assert await world.store.change(record.ref, Change(to=status))
         assert list(await process.store.claimed(WORKER)) == []
 
+    @pytest.mark.parametrize("how", ["claim", "start"])
+    async def test_a_worker_that_was_forgotten_and_takes_a_job_is_found_when_it_dies(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        process, record = Process(world), await created(world)
+        await process.store.beat(WORKER, 0)
+        assert await process.store.bury(WORKER, died=True)
+        for module in ("store.commands", "testing.ledger"):
+            monkeypatch.setattr(f"mcp_celery.{module}.CLAIM_HOLDS_MS", 0)
+        if how == "claim":
+            assert claim(world, record)
+        else:
+            assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1, worker=WORKER))
+        found = await process.store.sweep("r", POLICY)
+        assert found is not None
+        assert found.dead == [WORKER]
+        assert await process.store.recover(record.key, WORKER, "died", POLICY) == (
+            "again" if how == "claim" else "failed"
+        )
+        assert await process.store.bury(WORKER, died=True)
+
+    async def test_a_worker_that_was_forgotten_and_takes_a_job_has_the_time_to_send_a_heartbeat(
+        self, world: World
+    ) -> None:
+        process, record = Process(world), await created(world)
+        await begun(world, record)
+        found = await process.store.sweep("r", POLICY)
+        assert found is not None
+        assert found.dead == []
+        assert await process.store.recover(record.key, WORKER, "died", POLICY) == "alive"
+        await dead(process)
+        assert await process.store.recover(record.key, WORKER, "died", POLICY) == "failed"
+
+    async def test_a_claim_changes_no_heartbeat(self, world: World) -> None:
+        process = Process(world)
+        first, second = [await created(world) for _ in range(2)]
+        await process.store.beat(WORKER, 60_000)
+        await dead(process, SECOND)
+        assert claim(world, first)
+        assert claim(world, second, SECOND)
+        found = await process.store.sweep("r", POLICY)
+        assert found is not None
+        assert found.dead == [SECOND]
+
+    async def test_a_job_without_a_worker_makes_none_known(self, world: World) -> None:
+        process, record = Process(world), await created(world)
+        assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1))
+        assert (await process.store.counts()).workers == 0
+
+    @pytest.mark.parametrize("died", [False, True])
+    async def test_a_worker_with_a_claim_that_was_noted_late_is_not_forgotten(self, world: World, died: bool) -> None:
+        process, record = Process(world), await created(world)
+        await process.store.beat(WORKER, 0 if died else 60_000)
+        assert list(await process.store.claimed(WORKER)) == []
+        assert claim(world, record)
+        assert not await process.store.bury(WORKER, died=died)
+        found = await process.store.sweep("r", POLICY)
+        assert found is not None
+        assert found.dead == [WORKER]
+        assert await process.store.recover(record.key, WORKER, "died", POLICY) == "again"
+        assert await process.store.bury(WORKER, died=died)
+
     async def test_a_job_that_another_worker_has_claimed_stays_with_it(self, world: World) -> None:
         process, record = Process(world), await created(world)
+        await dead(process)
         assert claim(world, record)
         await begun(world, record, SECOND)
         assert list(await process.store.claimed(WORKER)) == []
@@ -329,6 +393,8 @@ class TestDeaths:
 
     async def test_a_retry_that_the_broker_holds_is_left_there(self, world: World) -> None:
         process, record = Process(world), await created(world)
+        await dead(process)
+        await dead(process, SECOND)
         await begun(world, record)
         assert await world.store.change(record.ref, Change(to="working", retries=1))
         assert await process.store.recover(record.key, WORKER, "died", POLICY) == "nothing"
@@ -498,6 +564,7 @@ class TestPublishing:
     async def test_the_next_reaper_publishes_due_jobs(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         publishing_within(monkeypatch, 0)
         record, successor = await created(world), Process(world)
+        await dead(successor)
         assert claim(world, record)
         assert await successor.store.recover(record.key, WORKER, "died", POLICY) == "again"
         async with running(successor):

@@ -368,6 +368,11 @@ async def bury_the_living(world: RedisWorld) -> Command[Any]:
     return await sent_by(lambda recovery: recovery.bury("w1", died=True), world)
 
 
+async def bury_with_a_claim(world: RedisWorld) -> Command[Any]:
+    await claimed(world)
+    return await sent_by(lambda recovery: recovery.bury("w1"), world)
+
+
 async def sweep(world: RedisWorld) -> Command[Any]:
     await claimed(world)
 
@@ -500,7 +505,7 @@ CASES: Final[dict[str, tuple[Callable[[RedisWorld], Awaitable[Command[Any]]], ..
     "answer": (answer, answer_that_waits_for_its_turn),
     "published": (published, published_once),
     "beat": (beat, beat_that_gives_a_turn),
-    "bury": (bury, bury_the_dead, bury_the_living),
+    "bury": (bury, bury_the_dead, bury_the_living, bury_with_a_claim),
     "sweep": (sweep, sweep_that_gives_a_turn),
     "prune": (prune,),
     "look": (look,),

@@ -198,6 +198,7 @@ async def test_a_submission_that_is_taken_back_is_not_reported(world: World) -> 
 
 async def test_a_recovered_job_and_one_that_fails_are_reported(in_redis: RedisWorld) -> None:
     world, recovery = in_redis, RedisRecovery(in_redis.store)
+    await recovery.beat("w1", 0)
     for _ in range(2):
         record = await created(world, replace(a_record(), idempotent=True))
         attempt = 1

@@ -139,6 +139,7 @@ async def test_a_task_that_recovery_ends_makes_one_webhook(world: World) -> None
     record = await created(world)
     assert world.ledger.claim(record.ref, attempt=1, claim=Claim("w1", now_ms()))
     await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=now_ms(), worker="w1"))
+    await world.recovery().beat("w1", 0)
     assert await world.recovery().recover(record.key, "w1", "died", POLICY) == "failed"
     assert [one.status for one in await kept(world)] == ["failed"]
 

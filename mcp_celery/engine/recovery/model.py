@@ -42,6 +42,10 @@ ABANDONED = "Cancelled: its client has neither asked for it nor followed it for 
 """The status message of a task that was cancelled because its owner was gone."""
 CLAIMING_MS = 3_000
 """The shortest time that a worker gets to claim a job that the broker no longer has."""
+CLAIM_HOLDS_MS = 15_000
+"""For how long a claim stands for the heartbeat of a worker that has none: it was paused and forgotten, or it is a
+child whose parent has died. One that lives beats in that time.
+"""
 LATER_CLAIMED_MS = 30_000
 """For how long a later job must have been claimed before an earlier one of the same lane is taken for lost."""
 ORDER_MS = 10_000
