@@ -396,6 +396,8 @@ class Change:
         to: The new status; the same as before for a new message.
         attempt: Apply only to this attempt of the task, None for any.
         unless_begun: Apply only while no body of the attempt has begun with that many retries, or more.
+        delivery: As :attr:`Start.delivery`. A body that was let begin for this one does not count as begun: its start
+            was given up, because the answer did not arrive.
         status_message: The new message, None to keep the old one, '' for none any more.
         is_error: See :class:`TaskRecord`.
         error: See :class:`TaskRecord`.
@@ -410,6 +412,7 @@ class Change:
     to: TaskStatus
     attempt: int | None = None
     unless_begun: int | None = None
+    delivery: str = ""
     status_message: str | None = None
     is_error: bool = False
     error: RpcError | None = None

@@ -406,6 +406,7 @@ def change(seals: TaskSeals, ref: TaskRef, change: Change) -> Command[Changed | 
             change.at_ms,
             cause_of(change),
             "" if change.retries is None else change.retry_at_ms or change.at_ms,
+            change.delivery,
             *flat(seals.change(ref, change)),
         ],
         parse,

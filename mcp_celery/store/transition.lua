@@ -12,16 +12,17 @@
 -- ARGV[5]  when it is made, in ms since the epoch
 -- ARGV[6]  the cause, as mcp_celery/engine/transitions.py names it
 -- ARGV[7]  where the job was published to run again: when that is to be, in ms since the epoch; else ''
--- ARGV[8…] fields and their new values, in turn
+-- ARGV[8]  with ARGV[3], the delivery whose start does not count; else ''
+-- ARGV[9…] fields and their new values, in turn
 -- Returns  nil when there is no record, else {1 if moved or 0 if refused, flattened record}.
-local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'started_retries', 'asked')
+local current = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'started_retries', 'asked', 'started_by')
 if not current[1] then
   return nil
 end
 if first_answer(KEYS[1], ARGV[6], ARGV[5]) then
   return {1, redis.call('HGETALL', KEYS[1])}
 end
-local begun = ARGV[3] ~= '' and has_begun(current[3], ARGV[3])
+local begun = ARGV[3] ~= '' and has_begun(current[3], ARGV[3]) and (ARGV[8] == '' or current[5] ~= ARGV[8])
 local allowed = string.find(ARGV[1], ',' .. current[1] .. ',', 1, true)
 if not allowed or (ARGV[2] ~= '' and ARGV[2] ~= current[2]) or begun then
   return {0, redis.call('HGETALL', KEYS[1])}
@@ -37,7 +38,7 @@ end
 if #asked_for > 0 then
   return nil
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 8))
+redis.call('HSET', KEYS[1], unpack(ARGV, 9))
 if current[4] then
   settle_questions(KEYS[1], KEYS[3], KEYS[4])
 end

@@ -251,6 +251,8 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
             if change.call in kept.calls:
                 return Changed(True, record)
             begun = change.unless_begun is not None and kept.has_started(change.unless_begun)
+            if change.delivery and change.delivery == kept.started_by:
+                begun = False
             if begun or record.status not in sources_of(change.to) or change.attempt not in (None, record.attempt):
                 return Changed(False, record)
             self._move_by(kept, change)

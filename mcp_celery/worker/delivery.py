@@ -14,6 +14,18 @@ class JobRefused(Exception):  # noqa: N818 - an outcome, not an error
     """The body must not run: the task ended, counts another attempt, or another delivery has started it."""
 
 
+class JobNotStarted(JobRefused):
+    """The body did not begin, because the store did not answer. Its task fails, unless another delivery has begun.
+
+    Args:
+        delivery: As :attr:`mcp_celery.engine.Start.delivery`.
+    """
+
+    def __init__(self, delivery: str) -> None:
+        super().__init__()
+        self.delivery = delivery
+
+
 def _leave_to_the_reaper(_key: str, _pause_ms: int) -> bool:
     return False
 

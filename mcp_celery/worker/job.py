@@ -36,6 +36,7 @@ from mcp_celery.engine import (
     JobOutcome,
     ResultSeals,
     TaskRef,
+    failure,
     now_ms,
     result_lost,
     success,
@@ -49,7 +50,7 @@ from mcp_celery.settings import OtherStore
 from mcp_celery.telemetry.traces import AVAILABLE_HEADER, TRACEPARENT, TRACESTATE, Delivered
 from mcp_celery.worker.celery.heartbeat import Heart, Living
 from mcp_celery.worker.celery.result_backend import JobBackend, ResultPlace, StoreBackend
-from mcp_celery.worker.delivery import JobCall, JobRefused
+from mcp_celery.worker.delivery import JobCall, JobNotStarted, JobRefused
 from mcp_celery.worker.job_arguments import MalformedJobError, task_of
 from mcp_celery.worker.loop import JobLoop, ProcessLoop
 from mcp_celery.worker.probe_options import ProbeOptions
@@ -385,6 +386,12 @@ class ComponentJob(_CeleryTask):
         )
         try:
             return self.runtime.run(call)
+        except JobNotStarted as given_up:
+            # Celery would store it as the job's failure, and a reader would take it for the end of a body that runs.
+            change = failure(type(given_up).__name__)
+            change = replace(change, unless_begun=request.retries, delivery=given_up.delivery)
+            self.runtime.tell(request.kwargs, change)
+            raise Ignore from None
         except JobRefused:
             raise Ignore from None
         except ComponentRaised as raised:

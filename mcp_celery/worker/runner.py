@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Generator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, cast
 
@@ -42,6 +42,7 @@ from mcp_celery.errors import (
     JobFailedError,
     SnapshotUnreadableError,
     StoredDataError,
+    StoreUnavailableError,
 )
 from mcp_celery.keys import MAX_LEGS, METHODS, later_job_id
 from mcp_celery.logs import get_logger
@@ -50,7 +51,7 @@ from mcp_celery.telemetry.tasks import measure_queue_wait
 from mcp_celery.telemetry.traces import JobSpans, current_trace, fail
 from mcp_celery.worker.asking import Asker, InputLifetimes, require_askable
 from mcp_celery.worker.caller import as_caller
-from mcp_celery.worker.delivery import JobCall, JobRefused
+from mcp_celery.worker.delivery import JobCall, JobNotStarted, JobRefused
 from mcp_celery.worker.end_watch import EndWatch
 from mcp_celery.worker.lifespan import ServerLifespan
 from mcp_celery.worker.progress import ProgressReporter
@@ -328,6 +329,9 @@ class JobRunner:
         except StoredDataError as error:
             logger.error("job %s does not run: %s", call.job_id, error.reason)
             raise JobFailedError(INTERNAL_ERROR, str(error)) from None
+        except StoreUnavailableError:
+            logger.error("job %s does not run: the task store did not answer for a minute", call.job_id)
+            raise JobNotStarted(delivery) from None
         if snapshot is None:
             await self._say_refused(store, call)
             raise JobRefused
@@ -341,13 +345,17 @@ class JobRunner:
                 server's: the task fails.
             JobRefused: The message is forged. It changes nothing of the task.
         """
-        await until_store_answers(lambda: store.snapshot(call.ref), give_up_seconds=JOB_GIVES_UP_SECONDS)
+        with suppress(StoreUnavailableError):
+            await until_store_answers(lambda: store.snapshot(call.ref), give_up_seconds=JOB_GIVES_UP_SECONDS)
         logger.error("job %s does not run: %s", call.job_id, UNSIGNED_MESSAGE)
         raise JobRefused
 
     async def _say_refused(self, store: TaskStore, call: JobCall) -> None:
         try:
             found = await until_store_answers(lambda: store.load(call.ref), give_up_seconds=JOB_GIVES_UP_SECONDS)
+        except StoreUnavailableError:
+            logger.error("job %s does not run; why is not known, for the task store does not answer", call.job_id)
+            return
         except StoredDataError as error:
             logger.error("job %s does not run; the record of its task cannot be read: %s", call.job_id, error.reason)
             return

@@ -24,7 +24,7 @@ TESTS: Final = [
         f"tests/contract/test_{name}.py"
         for name in ("store", "list", "recovery", "handback", "limits", "engine", "respond", "sweep", "damage")
     ),
-    *(f"tests/contract/test_{name}.py" for name in ("finish", "questions", "exposed", "watch", "audit")),
+    *(f"tests/contract/test_{name}.py" for name in ("finish", "questions", "exposed", "watch", "audit", "not_started")),
     *(f"tests/contract/test_{name}.py" for name in ("webhooks", "abandoned", "idempotency", "places", "turns")),
     "tests/contract/test_declared_keys.py",
 ]

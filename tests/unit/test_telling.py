@@ -6,13 +6,20 @@ import os
 from typing import cast
 
 import pytest
+from celery import Celery
+from celery.exceptions import Ignore
 
-from mcp_celery.engine import Change, JobLedger, TaskRef
+from mcp_celery import TaskConfig
+from mcp_celery.engine import Change, JobLedger, JobOutcome, RpcError, TaskRef
 from mcp_celery.engine import retry as engine_retry
-from mcp_celery.errors import StoreUnavailableError
-from mcp_celery.worker.job import WorkerRuntime
+from mcp_celery.engine.outcome import UNKNOWN_REASON
+from mcp_celery.errors import INTERNAL_ERROR, StoreUnavailableError
+from mcp_celery.worker.delivery import JobCall, JobNotStarted
+from mcp_celery.worker.job import WorkerRuntime, job_class
+from mcp_celery.worker.runner import JobRunner
 
-KWARGS = {"key": "anon:told:tool:build_report", "attempt": 1}
+KEY = "anon:told:tool:build_report"
+KWARGS = {"key": KEY, "attempt": 1}
 TRIES = 5
 
 
@@ -89,3 +96,37 @@ def test_a_worker_whose_heartbeat_has_ended_gives_up(runtime: WorkerRuntime, sto
     runtime.heart.name("worker@here")
     runtime.tell(KWARGS, Change(to="failed"))
     assert not store.told()
+
+
+class TestAJobThatGaveUpItsStart:
+    def test_it_tells_so_and_leaves_no_result_behind(self) -> None:
+        told: list[Change] = []
+
+        class Ledger:
+            def change(self, _ref: TaskRef, change: Change) -> None:
+                told.append(change)
+
+        class Runner:
+            async def run(self, _: JobCall) -> JobOutcome:
+                raise JobNotStarted("delivery-1")
+
+            async def aclose(self) -> None:
+                pass
+
+        runtime = WorkerRuntime(
+            namespace="reports",
+            ledger=lambda _: cast(JobLedger, Ledger()),
+            living=lambda _worker, _components: pytest.fail("nothing lives here"),
+            make_runner=lambda: cast(JobRunner, Runner()),
+            results="elsewhere",
+        )
+        job = Celery(set_as_current=False).register_task(job_class("tool", "build_report", TaskConfig(), runtime)())
+        job.push_request(id="job-1", retries=2, kwargs=KWARGS, hostname="worker@here", is_eager=False)
+        try:
+            with pytest.raises(Ignore):
+                job.run(KEY, 1)
+        finally:
+            runtime.stop()
+        [change] = told
+        assert (change.to, change.attempt, change.unless_begun, change.delivery) == ("failed", 1, 2, "delivery-1")
+        assert change.error == RpcError(INTERNAL_ERROR, UNKNOWN_REASON)
