@@ -56,7 +56,7 @@ def on_received(request: Any = None, **_: Any) -> None:
         noted = partial(runtime.ledger(runtime.namespace).claim, ref, attempt=attempt, retries=retries, claim=claim)
         # This is the thread of the worker's consumer, which a silent store would hold up for its time-out, at each job.
         if runtime.heart.is_store_away and runtime.heart.claim_later(noted, claim.at_ms):
-            logger.debug("the claim of job %s is recorded when the store answers", request.id)
+            logger.warning("could not record the claim of job %s yet", request.id)
             return
         try:
             noted()
