@@ -13,10 +13,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Final, Self
-from weakref import WeakValueDictionary
+from typing import Any, ClassVar, Final, Self
+from weakref import WeakSet, WeakValueDictionary
 
 import anyio
+from mcp.server.connection import Connection
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types import CONNECTION_CLOSED, INVALID_PARAMS, ClientCapabilities, Request, Result
@@ -33,27 +34,40 @@ from mcp_celery.errors import (
     TooManyLookupsError,
 )
 from mcp_celery.logs import shown_task_id
-from mcp_celery.protocol.caller import has_left
+from mcp_celery.protocol.caller import connection_of, has_left
 from mcp_celery.protocol.revision import RequestContext
 
 
-class Turns:
-    """One lock for each question."""
+class Turn:
+    """Whose turn it is to ask one question.
+
+    Attributes:
+        lock: Held by the channel that asks it.
+        silent: Connections whose client has the question, and answers nothing: it is gone, or its person thinks.
+    """
 
     def __init__(self) -> None:
-        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self.lock = asyncio.Lock()
+        self.silent: WeakSet[Connection] = WeakSet()
 
-    def of(self, task_id: str, key: str) -> asyncio.Lock:
-        """The lock that a channel holds while it asks a question.
+
+class Turns:
+    """One turn for each question."""
+
+    def __init__(self) -> None:
+        self._turns: WeakValueDictionary[tuple[str, str], Turn] = WeakValueDictionary()
+
+    def of(self, task_id: str, key: str) -> Turn:
+        """The turn that a channel takes before it asks a question.
 
         Args:
             task_id: The task that asks.
             key: The question's key.
         """
-        lock = self._turns.get((task_id, key))
-        if lock is None:
-            lock = self._turns[task_id, key] = asyncio.Lock()
-        return lock
+        turn = self._turns.get((task_id, key))
+        if turn is None:
+            turn = self._turns[task_id, key] = Turn()
+        return turn
 
 
 logger = logging.getLogger(__name__)
@@ -69,6 +83,14 @@ _LOST_FOR_GOOD: Final = (CONNECTION_CLOSED, "Connection closed")
 
 class Channel(ABC):
     """One way to a client."""
+
+    may_seem_gone: ClassVar[bool] = False
+    """Whether a client that seems gone may be there: the SDK before 2.0 answers nothing while a person thinks."""
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection that it belongs to, None where there is none, or no longer."""
+        return None
 
     @abstractmethod
     async def send(self, method: str, params: JSONObject) -> JSONObject:
@@ -104,6 +126,11 @@ class OnRequest(Channel):
 
     def __init__(self, ctx: RequestContext) -> None:
         self._ctx = ctx
+
+    @property
+    def connection(self) -> Connection | None:
+        """The request's."""
+        return connection_of(self._ctx)
 
     async def send(self, method: str, params: JSONObject) -> JSONObject:
         """Ask it."""
@@ -199,13 +226,17 @@ class Relay:
     async def _ask(self, key: str, request: JSONObject) -> None:
         await asyncio.sleep(self._grace_seconds)
         await self._channel.heard()
-        async with asyncio.TaskGroup() as group, AsyncExitStack() as turn:
-            await turn.enter_async_context(self._turns.of(self._task_id, key))
-            if not await self._is_open(key):
-                return
+        turn = self._turns.of(self._task_id, key)
+        async with asyncio.TaskGroup() as group, AsyncExitStack() as held:
+            await held.enter_async_context(turn.lock)
+            connection = self._channel.connection
+            if connection in turn.silent or not await self._is_open(key):
+                return  # where its client has the question, a second request would ask its person twice
             answering = group.create_task(self._answer_to(request))
             if await self._is_gone_before(answering):
-                await turn.aclose()  # the next channel has its turn; an answer that still comes here counts too
+                if connection is not None and self._channel.may_seem_gone:
+                    turn.silent.add(connection)
+                await held.aclose()  # the next channel has its turn; an answer that still comes here counts too
             answer = await answering
             if answer is None:
                 return

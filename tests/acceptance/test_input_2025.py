@@ -269,7 +269,7 @@ async def test_a_client_that_disconnects_during_a_question_leaves_it_to_the_next
 
 
 class Raw:
-    """POSTs of one session that never opens a GET stream, so that its own channel reaches nobody."""
+    """POSTs of one session, whose own channel reaches nobody until it opens a GET stream."""
 
     def __init__(self, http: httpx2.AsyncClient, url: str) -> None:
         self.http = http
@@ -308,11 +308,19 @@ class Raw:
         """The messages on the stream of a ``tasks/result``, which is dropped at the end."""
         wait = {"jsonrpc": "2.0", "id": request_id, "method": "tasks/result", "params": {"taskId": task_id}}
         async with self.http.stream("POST", self.url, json=wait, headers=self.headers) as stream:
-            yield (
-                json.loads(line[5:])
-                async for line in stream.aiter_lines()
-                if line.startswith("data:") and line[5:].strip()
-            )
+            yield messages_of(stream)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncGenerator[AsyncIterator[JSON]]:
+        """The messages on the session's own channel, which is dropped at the end."""
+        async with self.http.stream("GET", self.url, headers=self.headers) as stream:
+            yield messages_of(stream)
+
+
+async def messages_of(stream: httpx2.Response) -> AsyncGenerator[JSON]:
+    async for line in stream.aiter_lines():
+        if line.startswith("data:") and line[5:].strip():
+            yield json.loads(line[5:])
 
 
 @pytest.fixture
@@ -344,6 +352,22 @@ async def test_a_stream_that_dropped_leaves_the_question_to_the_next_of_its_sess
         assert (await soon(anext(messages)))["method"] == "elicitation/create"
     async with raw.result(5, task_id) as messages:
         await is_greeted(raw, messages)
+
+
+@pytest.mark.slow
+@pytest.mark.shows("L20", "L39")
+async def test_a_client_that_was_asked_on_its_session_and_is_gone_leaves_the_question_to_another(
+    raw: Raw, url: str
+) -> None:
+    await raw.open()
+    async with raw.listening() as messages:
+        created = await raw.post({"id": 2, "method": "tools/call", "params": {"name": "greet", "task": {}}})
+        (task_id,) = re.findall(r'"taskId": ?"([^"]+)"', created.text)
+        while (asked := await soon(anext(messages)))["method"] != "elicitation/create":
+            if asked["method"] == "ping":
+                await raw.post({"id": asked["id"], "result": {}})
+    async with over_http(url, capabilities=ABLE, answer_with=ada) as elsewhere:
+        assert text_of((await soon(elsewhere.result(task_id))).result) == "Hello, Ada!"
 
 
 async def test_a_result_is_not_waited_for_when_its_client_has_gone(raw: Raw, url: str, deployment: Deployment) -> None:

@@ -33,7 +33,8 @@ from mcp_celery.engine import (
     now_ms,
 )
 from mcp_celery.errors import StoreUnavailableError
-from mcp_celery.protocol.question_delivery import Turns
+from mcp_celery.protocol import question_delivery as question_module
+from mcp_celery.protocol.question_delivery import Channel, Relay, Turns
 from mcp_celery.protocol.v2025_11_25 import push as push_module
 from mcp_celery.protocol.v2025_11_25.push import SessionPush
 from mcp_celery.testing import MemoryBackend
@@ -204,11 +205,90 @@ async def test_a_client_that_does_not_answer_is_pinged_once_for_all_questions(mo
     await connection.exit_stack.aclose()
 
 
-class Deaf(Outbound):
-    """A client that does not hear, until it ``hears``."""
+class Asked:
+    """A session that is asked a question of its task, and does not answer it."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, pause_seconds: float) -> None:
+        monkeypatch.setattr(push_module, "GRACE_SECONDS", 0.0)
+        monkeypatch.setattr(push_module, "_PAUSE_SECONDS", pause_seconds)
+        monkeypatch.setattr(question_module, "_LOOK_SECONDS", 0.001)
+        self.backend = MemoryBackend()
+        self.engine = self.backend.engine()
+        self.turns = Turns()
+        self.outbound = Deaf(thinks=True)
+        self.outbound.hears = True
+        self.connection = Connection.for_loop(self.outbound, session_id="session-1")
+
+    async def ask(self) -> None:
+        self.record = await submit(self.engine)
+        question = Question("one", LIST_ROOTS, {})
+        assert await self.backend.store.ask(self.record.ref, question, Asking(attempt=1, at_ms=now_ms()))
+        SessionPush(lambda: self.engine, self.turns).follow(request_on(self.connection), self.record, None)
+        await eventually(lambda: self.outbound.asked, what="the session is asked")
+
+    @asynccontextmanager
+    async def waiting(self, channel: Channel) -> AsyncGenerator[None]:
+        """Another channel waits for its turn."""
+        caller = Caller(session="session-1")
+        async with Relay(self.engine, caller, self.record.task_id, turns=self.turns, channel=channel) as relay:
+            relay.show(await self.engine.get(caller, self.record.task_id))
+            yield
+
+
+class Waiting(Channel):
+    """A client that waits for the task's result."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.asked = 0
+        self.looked = 0
+
+    @property
+    def connection(self) -> Connection:
+        self.looked += 1
+        return self._connection
+
+    async def send(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        self.asked += 1
+        return {"roots": []}
+
+
+async def test_a_client_that_is_gone_leaves_its_question_to_another_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(monkeypatch, pause_seconds=0.01)
+    await asked.ask()
+    asked.outbound.hears = False
+    same, other = Waiting(asked.connection), Waiting(Connection.for_loop(Outbound()))
+    async with asked.waiting(same):
+        await eventually(lambda: same.looked, what="the next channel has its turn")
+        async with asked.waiting(other):
+            await eventually(lambda: other.asked, what="the other session is asked")
+    assert same.asked == 0, "a person may think, and is asked once"
+    await asked.connection.exit_stack.aclose()
+
+
+async def test_a_person_who_thinks_keeps_the_question_and_costs_few_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(monkeypatch, pause_seconds=3600)
+    looks: list[bool] = []
+    is_lost = push_module._Hearing.is_lost  # pyright: ignore[reportPrivateUsage]
+
+    async def note(*arguments: Any) -> bool:
+        looks.append(await is_lost(*arguments))
+        return looks[-1]
+
+    monkeypatch.setattr(push_module._Hearing, "is_lost", note)  # pyright: ignore[reportPrivateUsage]
+    await asked.ask()
+    await eventually(lambda: len(looks) >= 20, what="it is looked whether the client is there")
+    assert asked.outbound.pings == 1
+    assert not any(looks)
+    await asked.connection.exit_stack.aclose()
+
+
+class Deaf(Outbound):
+    """A client that does not hear, until it ``hears``; if it ``thinks``, it never answers a question."""
+
+    def __init__(self, *, thinks: bool = False) -> None:
         super().__init__()
+        self.thinks = thinks
         self.hears = False
         self.pings = 0
         self.pings_at_once = 0
@@ -218,6 +298,8 @@ class Deaf(Outbound):
     async def send_raw_request(self, method: str, params: Mapping[str, Any] | None, opts: Any = None) -> dict[str, Any]:
         if method != "ping":
             self.asked.append(method)
+            if self.thinks:
+                await asyncio.Event().wait()
             return {"roots": []}
         self.pings += 1
         self._out += 1

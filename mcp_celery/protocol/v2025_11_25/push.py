@@ -140,14 +140,17 @@ async def _tell(
 
 
 class _Hearing:
-    """Waits for a client that does not listen on its session's own channel: one ping at a time, however many questions
-    waits, and after a pause that grows.
+    """Finds out by pings whether a client listens on its session's own channel: one ping at a time, however many
+    questions wait, and after a pause that grows.
     """
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self._times_heard = 0
         self._pause = _PAUSE_SECONDS
+        self._hears = True
+        self._look_at = 0.0
+        self._look_pause = _PAUSE_SECONDS
 
     async def wait(self, ping: Callable[[], Awaitable[bool]]) -> None:
         """Return when a ping has been answered since this call.
@@ -158,12 +161,30 @@ class _Hearing:
         before = self._times_heard
         async with self._lock:
             while self._times_heard == before:
-                if await ping():
+                self._hears = await ping()
+                if self._hears:
                     self._times_heard += 1
-                    self._pause = _PAUSE_SECONDS
+                    self._pause = self._look_pause = _PAUSE_SECONDS
+                    self._look_later()
                 else:
                     await asyncio.sleep(self._pause)
                     self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+
+    async def is_lost(self, ping: Callable[[], Awaitable[bool]]) -> bool:
+        """Whether a client that has been asked no longer answers, as the last ping showed.
+
+        Args:
+            ping: Says whether it was answered. Called when the last one is long enough ago.
+        """
+        if not self._lock.locked() and asyncio.get_running_loop().time() >= self._look_at:
+            async with self._lock:
+                self._hears = await ping()
+                self._look_later()
+        return not self._hears
+
+    def _look_later(self) -> None:
+        self._look_at = asyncio.get_running_loop().time() + self._look_pause
+        self._look_pause = min(2 * self._look_pause, _LONGEST_PAUSE_SECONDS)
 
 
 class _OnSession(Channel):
@@ -173,6 +194,8 @@ class _OnSession(Channel):
         connection: The session's; it is held weakly.
     """
 
+    may_seem_gone = True
+
     def __init__(self, connection: Connection) -> None:
         self._session = weakref.ref(connection)
         self._hearing: _Hearing = connection.state.setdefault(_HEARING, _Hearing())
@@ -181,6 +204,11 @@ class _OnSession(Channel):
     def is_there(self) -> bool:
         """Whether the session lives."""
         return self._session() is not None
+
+    @property
+    def connection(self) -> Connection | None:
+        """The session's."""
+        return self._session()
 
     async def notify(self, method: str, params: JSONObject) -> bool:
         """Send a notification. False: the session has ended."""
@@ -200,6 +228,10 @@ class _OnSession(Channel):
     async def heard(self) -> None:
         """Wait until the client answers on this channel: over HTTP it need not have opened its stream."""
         await self._hearing.wait(self._ping)
+
+    async def is_gone(self) -> bool:
+        """Whether the client no longer answers on this channel: over HTTP a session outlives its client."""
+        return await self._hearing.is_lost(self._ping)
 
     async def _ping(self) -> bool:
         connection = self._session()
