@@ -115,7 +115,7 @@ class FollowedTask:
         Returns:
             Whether it is another than the one that was known. Nothing follows a final one.
         """
-        if self.has_ended:
+        if self.state.is_final:
             return False
         known, self.state = self.state, state
         self.refused = {key: error for key, error in self.refused.items() if key in state.input_requests}
@@ -133,6 +133,10 @@ class FollowedTask:
         if not self.has_ended:
             self.failure = failure
             self._tell()
+
+    def revive(self) -> None:
+        """Learn that more will be heard after all."""
+        self.failure = None
 
     def refuse(self, key: str, reason: str) -> None:
         """Learn that a question gets no answer from this client; one that is no longer asked needs none."""

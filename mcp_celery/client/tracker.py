@@ -120,11 +120,12 @@ class TaskFollower:
         if is_async(callback):
             known = None if task.state.is_final else task.revision
             self.channel.start_soon(task.call_for_each, callback, known)
-        elif not task.has_ended:
-            task.callbacks.append(callback)
-            self._held.add(task)
         elif task.state.is_final:
             task.call(callback)
+        else:
+            task.callbacks.append(callback)
+            if not task.has_ended:
+                self._held.add(task)
 
     async def find(self, task_id: str) -> TaskState:
         """Ask for the state of a task that is not followed yet.
@@ -198,9 +199,20 @@ class TaskFollower:
 
     def _learn(self, task: FollowedTask, state: TaskState) -> None:
         task.is_current, task.silent_since = True, None
+        if task.failure and not state.is_final and self.channel.is_open:
+            self._follow_again(task)
         if not task.take(state):
             task.back_off()
         self._settle(task)
+
+    def _follow_again(self, task: FollowedTask) -> None:
+        """Follow a task that was given up; unless it is followed as another object, which its id was found for."""
+        if self._tasks.setdefault(task.task_id, task) is task:
+            task.revive()
+            if task.callbacks:
+                self._held.add(task)
+            self._push.look()
+            self._news.set()
 
     def _fail(self, task: FollowedTask, failure: TaskError) -> None:
         task.fail(failure)
@@ -209,7 +221,8 @@ class TaskFollower:
     def _settle(self, task: FollowedTask) -> None:
         self._questions.look(task)
         if task.has_ended:
-            self._tasks.pop(task.task_id, None)
+            if self._tasks.get(task.task_id) is task:
+                del self._tasks[task.task_id]
             self._held.discard(task)
             self._push.look()
             return

@@ -504,6 +504,49 @@ async def test_a_server_that_stays_silent_is_given_up(scripted: Scripted, connec
             await handle.result(10)
 
 
+async def given_up(scripted: Scripted, client: Client) -> TaskHandle:
+    """A handle whose server was silent for too long, and answers again."""
+    scripted.faults["tasks/get"] = [MCPError(-32603, "store unavailable")] * 1000
+    handle = await call_tool_task(client, "work")
+    with pytest.raises(TaskUnreachableError):
+        await handle.result(10)
+    del scripted.faults["tasks/get"]
+    return handle
+
+
+async def test_a_handle_that_was_given_up_shows_and_follows_what_the_server_answers_later(
+    scripted: Scripted, connect: Connect
+) -> None:
+    scripted.poll_interval_ms = 50
+    scripted.pushes = None
+    heard: list[str] = []
+    async with connect(tasks={"patience_seconds": 0.2}) as client:
+        handle = await given_up(scripted, client)
+        handle.on_status_change(lambda state: heard.append(state.status))
+        scripted.set("task-1", "working", statusMessage="back")
+        assert (await handle.status()).status_message == "back"
+        scripted.complete("task-1")
+        assert text_of(await handle.result(10)) == "done"
+        assert heard == ["working", "completed"]
+        handle = await given_up(scripted, client)
+        assert (await handle.cancel()).status == "cancelled"
+
+
+async def test_a_handle_that_was_given_up_leaves_following_to_the_one_that_was_found_again(
+    scripted: Scripted, connect: Connect
+) -> None:
+    scripted.poll_interval_ms = 50
+    scripted.pushes = None
+    async with connect(tasks={"patience_seconds": 0.2}) as client:
+        handle = await given_up(scripted, client)
+        again = await TaskHandle.resume(client, "task-1")
+        scripted.set("task-1", "working", statusMessage="back")
+        assert (await handle.status()).status_message == "back"
+        scripted.complete("task-1")
+        assert text_of(await again.result(10)) == "done"
+        assert (await handle.status()).status == "completed"
+
+
 async def test_an_immediate_poll_reports_what_is_wrong(scripted: Scripted, connect: Connect) -> None:
     async with connect() as client:
         handle = await call_tool_task(client, "work")
