@@ -37,6 +37,10 @@ _UNKNOWN_SESSION: Final = frozenset({"Session not found", "Session terminated"})
 """What servers made with an SDK answer over HTTP where they do not know the session, as after a restart; and what the
 SDK's client makes of status 404 alone.
 """
+_NOT_FOUND: Final = (types.METHOD_NOT_FOUND, "Not Found")
+"""What the SDK's client makes of status 404 alone where there is no session: a proxy answers with it while it knows of
+no server.
+"""
 _PERMANENT: Final = frozenset(
     {
         types.INVALID_PARAMS,
@@ -57,7 +61,7 @@ Arguments = TypeVarTuple("Arguments")
 
 def is_permanent(error: MCPError) -> bool:
     """Whether asking again would be answered in the same way; everything else may pass, as a restart does."""
-    return error.code in _PERMANENT
+    return error.code in _PERMANENT and (error.code, error.message) != _NOT_FOUND
 
 
 def is_closed(error: MCPError) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import re
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
@@ -573,6 +576,32 @@ async def test_following_continues_after_a_restart_of_the_server(scripted: Scrip
         scripted.complete("task-1", "over the restart")
         await http.start()
         assert text_of(await handle.result(20)) == "over the restart"
+
+
+async def test_following_continues_when_a_proxy_finds_its_server_again(scripted: Scripted) -> None:
+    """Meanwhile it answers with status 404, and no JSON-RPC."""
+    scripted.poll_interval_ms = 50
+    refused: list[str] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        refused.extend(re.findall(r"(?i)mcp-method: (\S+)", head.decode()))
+        writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        writer.close()
+
+    async with (
+        scripted.http() as http,
+        Client(resilient_http(http.url), extensions=[TasksClient()]) as client,
+    ):
+        handle = await call_tool_task(client, "work")
+        await scripted.listened("task-1")
+        await http.stop()
+        async with await asyncio.start_server(refuse, "127.0.0.1", httpx2.URL(http.url).port):
+            await eventually(lambda: {"tasks/get", "subscriptions/listen"} <= {*refused}, what="both are refused")
+        await http.start()
+        await scripted.listened("task-1")
+        scripted.complete("task-1", "behind the proxy")
+        assert text_of(await handle.result(20)) == "behind the proxy"
 
 
 async def test_a_connection_that_has_ended_is_reported_at_once(scripted: Scripted) -> None:
