@@ -36,8 +36,8 @@ many fetches may come at once, and more than those only in this spacing.
 FRAME_BYTES: Final = 1024
 """What an event of a stream may have beside its message: the names of its fields, and an id."""
 _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
-_GATEWAY_ERRORS: Final = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})
-"""What a proxy answers for a server that took a request and gave no answer."""
+_UNANSWERED: Final = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
+"""What a proxy answers for a server that took a request and gave no answer; and with 503 a server that ended first."""
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class _AnsweringClient(httpx2.AsyncClient):
             await self._space()
         try:
             response = await super().send(request, **options)
-            if response.status_code in _GATEWAY_ERRORS and not _is_json(response):
+            if response.status_code in _UNANSWERED and not _is_json(response):
                 await response.aclose()
                 text = f"Server returned an error response: {response.status_code} {response.reason_phrase}"
                 return _answer(request, {"code": types.CONNECTION_CLOSED, "message": text})

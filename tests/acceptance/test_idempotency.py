@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import httpx2
 import pytest
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
@@ -135,6 +136,27 @@ async def test_a_call_in_the_foreground_ignores_the_key(site: Site) -> None:
     refused = await called(site.url, "look", 1, {KEY: "order 7", ONLY_AS_TASK: True})
     assert refused.error["code"] == -32601
     assert site.looked == [1, 1]
+
+
+async def test_a_creation_that_a_server_cuts_off_at_its_end_is_sent_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, cut_off = httpx2.AsyncClient.send, list[httpx2.Request]()
+
+    async def ends_first(self: httpx2.AsyncClient, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        response = await send(self, request, **options)
+        if cut_off or request.headers.get("mcp-method") != "tools/call":
+            return response
+        cut_off.append(request)
+        await response.aclose()
+        return httpx2.Response(503, headers={"retry-after": "1"}, request=request)
+
+    monkeypatch.setattr(httpx2.AsyncClient, "send", ends_first)
+    async with client_of(site.port, "2026-07-28") as client:
+        handle = await soon(call_tool_task(client, "sell", {"item": 1}))
+        assert text_of(await soon(handle.result())) == "sold 1"
+    assert cut_off
+    assert site.sold == [1]
 
 
 async def test_in_2025_a_guessable_key_counts_in_its_session(site: Site) -> None:
