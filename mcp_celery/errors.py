@@ -19,6 +19,8 @@ INTERNAL_ERROR: Final = -32603
 HEADER_MISMATCH: Final = -32020
 LIMIT_EXCEEDED: Final = -32005
 """Of the codes that MCP leaves to implementations (-32000 to -32019), the one that has this meaning in EIP-1474."""
+RETRY_AFTER: Final = "retryAfterMs"
+"""In the data of such an error: when to send the request again, of which nothing was done."""
 _IDEMPOTENCY_KEY: Final = 'idempotency key (_meta["mcp-celery/idempotency-key"] or the header Idempotency-Key)'
 
 Fault = Literal["damaged", "newer", "refused"]
@@ -267,7 +269,7 @@ class LimitExceededError(McpCeleryError):
     def __init__(self, message: str, *, most: int, retry_after_ms: int | None = None) -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
-        again = {} if retry_after_ms is None else {"retryAfterMs": retry_after_ms}
+        again = {} if retry_after_ms is None else {RETRY_AFTER: retry_after_ms}
         self.data = {"limit": self.limit, "most": most, **again}
 
 

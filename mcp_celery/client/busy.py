@@ -48,7 +48,8 @@ def is_too_large(error: types.ErrorData) -> bool:
 def retry_after_seconds(error: types.ErrorData) -> float | None:
     """How long to wait before a refused request is sent again; None where the server does not say, or did not refuse.
 
-    Nothing was done of such a request, so that sending it again does nothing twice.
+    A server of this package does nothing of a request that it refuses so, and answers no component's own error with
+    that time, so that sending it again does nothing twice.
     """
     if error.code != LIMIT_EXCEEDED or not isinstance(error.data, Mapping):
         return None

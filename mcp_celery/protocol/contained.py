@@ -1,4 +1,6 @@
-"""Components of the server's own process: what they raise besides ``Exception`` ends their request, not the server."""
+"""Components of the server's own process: what they raise besides ``Exception`` ends their request, not the server; and
+what they raise is not taken for a refusal of the server.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,11 @@ from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
 
 from mcp_celery.base_exceptions import containing
-from mcp_celery.errors import ComponentExitedError
+from mcp_celery.errors import LIMIT_EXCEEDED, ComponentExitedError, LimitExceededError
 from mcp_celery.keys import METHODS
 from mcp_celery.protocol.child_tasks import guarding
 from mcp_celery.protocol.revision import RequestContext
+from mcp_celery.protocol.shared_wire import as_component_error
 
 _METHODS = frozenset(METHODS.values())
 
@@ -19,7 +22,8 @@ async def contained(ctx: RequestContext, call_next: CallNext) -> HandlerResult:
     """Middleware for ``MCPServer(middleware=[…])``.
 
     Raises:
-        MCPError: -32603 where the component raised ``SystemExit`` or the like, as its task would fail.
+        MCPError: -32603 where the component raised ``SystemExit`` or the like, as its task would fail; the component's
+            own error; a refusal of the server.
     """
     try:
         if ctx.method in _METHODS:
@@ -28,6 +32,10 @@ async def contained(ctx: RequestContext, call_next: CallNext) -> HandlerResult:
             return await call_next(ctx)
     except ComponentExitedError as error:
         raise MCPError(error.code, str(error)) from None
+    except MCPError as error:
+        if error.code != LIMIT_EXCEEDED or isinstance(error.__cause__, LimitExceededError):
+            raise
+        raise as_component_error(error.code, error.message, error.data) from error
 
 
 async def _in_a_task_of_its_own(ctx: RequestContext, call_next: CallNext) -> HandlerResult:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, RequestParams
 from pydantic import Field
 
 from mcp_celery.engine import RpcError, TaskRecord
+from mcp_celery.errors import LIMIT_EXCEEDED, RETRY_AFTER
 
 EXTENSION: Final = "io.modelcontextprotocol/tasks"
 """The extension that the server declares to clients of every revision."""
@@ -69,4 +70,15 @@ def require_result(record: TaskRecord, what: str) -> None:
         raise MCPError(REQUEST_CANCELLED, record.status_message or f"The {what} was cancelled")
     if record.status == "failed":
         error = record.error or RpcError(INTERNAL_ERROR, record.status_message or f"The {what} failed")
-        raise MCPError(error.code, error.message, error.data)
+        raise as_component_error(error.code, error.message, error.data)
+
+
+def as_component_error(code: int, message: str, data: object) -> MCPError:
+    """An error that a component ended in, as the answer to a request.
+
+    It has no ``retryAfterMs``, for example of a server that the component called: with -32005 that is how this server
+    says that it did nothing of a request, and clients send it again.
+    """
+    if code == LIMIT_EXCEEDED and isinstance(data, Mapping):
+        data = {name: value for name, value in cast("Mapping[str, Any]", data).items() if name != RETRY_AFTER}
+    return MCPError(code, message, data)

@@ -17,8 +17,8 @@ import pytest
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
-from mcp_celery import Settings, TaskServer
-from mcp_celery.client import TasksClient, call_tool_task, resilient_http
+from mcp_celery import Settings, TaskConfig, TaskServer
+from mcp_celery.client import TaskFailedError, TasksClient, call_tool_task, resilient_http
 from tests.support.deployment import answering_url, deployed, process
 from tests.support.locks import reserved_port
 from tests.support.proxy import Proxy
@@ -42,6 +42,7 @@ class Site:
     port: int
     sold: list[int] = field(default_factory=list[int])
     looked: list[int] = field(default_factory=list[int])
+    refused: list[str] = field(default_factory=list[str])
 
     @property
     def url(self) -> str:
@@ -63,6 +64,18 @@ async def site() -> AsyncGenerator[Site]:
         async def look(item: int) -> str:
             site.looked.append(item)
             return "here"
+
+        @server.tool(task=True)
+        async def buy() -> str:
+            return refused_elsewhere("buy")
+
+        @server.tool(task=TaskConfig(foreground="worker"))
+        async def order() -> str:
+            return refused_elsewhere("order")
+
+        def refused_elsewhere(tool: str) -> str:
+            site.refused.append(tool)
+            raise MCPError(-32005, "Another server is busy", {"limit": "elsewhere", "retryAfterMs": 10})
 
         http = HttpServer(server, port)
         await http.start()
@@ -157,6 +170,25 @@ async def test_a_creation_that_a_server_cuts_off_at_its_end_is_sent_again(
         assert text_of(await soon(handle.result())) == "sold 1"
     assert cut_off
     assert site.sold == [1]
+
+
+@pytest.mark.parametrize("tool", ["buy", "order"])
+@pytest.mark.parametrize("revision", ["2026-07-28", "2025-11-25"])
+async def test_a_tool_that_another_server_refuses_runs_once(site: Site, revision: str, tool: str) -> None:
+    mode: Any = "auto" if revision == "2026-07-28" else "legacy"
+    async with Client(resilient_http(site.url), mode=mode) as client:
+        with pytest.raises(MCPError, match="Another server is busy") as failed:
+            await soon(client.call_tool(tool))
+    assert (failed.value.code, failed.value.data) == (-32005, {"limit": "elsewhere"})
+    assert site.refused == [tool]
+
+
+@pytest.mark.parametrize("revision", ["2026-07-28", "2025-11-25"])
+async def test_a_task_that_another_server_refuses_fails(site: Site, revision: str) -> None:
+    async with client_of(site.port, revision) as client:
+        with pytest.raises(TaskFailedError, match="Another server is busy"):
+            await soon((await soon(call_tool_task(client, "buy"))).result(20))
+    assert site.refused == ["buy"]
 
 
 async def test_in_2025_a_guessable_key_counts_in_its_session(site: Site) -> None:
