@@ -82,6 +82,7 @@ class TasksExtension(Extension):
             require_foreground(ctx, params.name)
             return await call_next(ctx)
         if (task_id := continued_task(params.request_state)) is not None:
+            require_foreground(ctx, params.name)
             return await go_on(self._host, ctx, config, task_id, _answers(params).get("inputResponses", {}))
         revision = revision_of(ctx)
         as_task = revision.follows_tasks(ctx)

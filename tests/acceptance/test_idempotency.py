@@ -15,7 +15,9 @@ from typing import Any, Final
 import httpx2
 import pytest
 from mcp.client import Client
+from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
+from pydantic import BaseModel
 
 from mcp_celery import Settings, TaskConfig, TaskServer
 from mcp_celery.client import TaskFailedError, TasksClient, call_tool_task, resilient_http
@@ -49,6 +51,10 @@ class Site:
         return f"http://127.0.0.1:{self.port}/mcp"
 
 
+class Name(BaseModel):
+    name: str
+
+
 @pytest.fixture
 async def site() -> AsyncGenerator[Site]:
     with reserved_port() as port:
@@ -72,6 +78,11 @@ async def site() -> AsyncGenerator[Site]:
         @server.tool(task=TaskConfig(foreground="worker"))
         async def order() -> str:
             return refused_elsewhere("order")
+
+        @server.tool(task=TaskConfig(foreground="worker"))
+        async def greet(ctx: Context) -> str:
+            answer = await ctx.elicit("Your name?", Name)
+            return f"Hello, {answer.data.name}!" if answer.action == "accept" else "Hello!"
 
         def refused_elsewhere(tool: str) -> str:
             site.refused.append(tool)
@@ -149,6 +160,19 @@ async def test_a_call_in_the_foreground_ignores_the_key(site: Site) -> None:
     refused = await called(site.url, "look", 1, {KEY: "order 7", ONLY_AS_TASK: True})
     assert refused.error["code"] == -32601
     assert site.looked == [1, 1]
+
+
+async def test_a_call_that_continues_in_the_foreground_is_refused_too(site: Site) -> None:
+    meta: dict[str, Any] = {}
+    async with Wire(site.url, extension=False, capabilities={"elicitation": {}}, meta=meta) as wire:
+        asking = (await soon(wire.ask("tools/call", {"name": "greet", "arguments": {}}))).result
+        (key,) = asking["inputRequests"]
+        answers = {key: {"action": "accept", "content": {"name": "Ada"}}}
+        again = {"name": "greet", "arguments": {}, "inputResponses": answers, "requestState": asking["requestState"]}
+        meta[ONLY_AS_TASK] = True
+        assert (await soon(wire.ask("tools/call", again))).error["code"] == -32601
+        meta.clear()
+        assert (await soon(wire.ask("tools/call", again))).result["structuredContent"] == {"result": "Hello, Ada!"}
 
 
 async def test_a_creation_that_a_server_cuts_off_at_its_end_is_sent_again(
