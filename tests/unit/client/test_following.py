@@ -285,6 +285,27 @@ async def test_many_tasks_share_a_stream(scripted: Scripted, connect: Connect) -
     assert scripted.count("subscriptions/listen") <= 20
 
 
+async def test_streams_are_opened_the_less_often_the_more_tasks_they_name(
+    scripted: Scripted, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[float, int]] = []
+    stream = Scripted._stream  # pyright: ignore[reportPrivateUsage]
+
+    async def note(self: Scripted, ctx: Any, task_ids: list[str]) -> Any:
+        opened.append((anyio.current_time(), len(task_ids)))
+        return await stream(self, ctx, task_ids)
+
+    monkeypatch.setattr(Scripted, "_stream", note)
+    async with connect() as client:
+        handles = [await call_tool_task(client, "work") for _ in range(12)]
+        await scripted.listened(*scripted.tasks)
+        handles.append(await call_tool_task(client, "work"))
+        await scripted.listened(*scripted.tasks)
+    assert opened[-1][1] == 13
+    for (earlier, named), (later, _) in itertools.pairwise(opened):
+        assert later - earlier >= push_module.SPACING_SECONDS * named
+
+
 async def test_a_server_that_takes_few_tasks_on_a_stream_is_asked_for_the_others(
     scripted: Scripted, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
