@@ -325,10 +325,11 @@ class TaskEngine:
         self._lookups.admit(caller)
         if (recent := self._polls.find(caller, task_id, version)) is not None:
             return recent
+        generation = self._polls.generation(caller, task_id)
         with self.pending.place_for(caller):
             answer = await read()
         if answer.get("status") in OPEN:
-            self._polls.note(caller, task_id, version, answer)
+            self._polls.note(caller, task_id, version, answer, generation)
         return answer
 
     async def list(self, caller: Caller, cursor: str | None = None) -> TaskPage:

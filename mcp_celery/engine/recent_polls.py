@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from mcp_celery.engine.record import Caller, JSONObject, TaskRef
 
@@ -35,6 +36,8 @@ class RecentPolls:
         self._answers: TTLCache[TaskRef, tuple[_Poll, JSONObject]] | None = (
             TTLCache(MOST, interval_ms / 1000, timer=clock) if interval_ms else None
         )
+        self._generations: LRUCache[TaskRef, int] = LRUCache(MOST)
+        self._numbers = itertools.count(1)
 
     def find(self, caller: Caller, task_id: str, version: str) -> JSONObject | None:
         """The last answer, where it is good for a caller's next poll.
@@ -50,16 +53,31 @@ class RecentPolls:
         found = self._answers.get(poll.ref)
         return dict(found[1]) if found is not None and found[0] == poll else None
 
-    def note(self, caller: Caller, task_id: str, version: str, answer: JSONObject) -> None:
-        """Remember an answer about a task that has not ended."""
-        if self._answers is not None:
+    def generation(self, caller: Caller, task_id: str) -> int:
+        """A number that another one follows when the caller changes the task."""
+        return self._generations.get(TaskRef(caller.scope, task_id), 0)
+
+    def note(self, caller: Caller, task_id: str, version: str, answer: JSONObject, generation: int) -> None:
+        """Remember an answer about a task that has not ended.
+
+        Args:
+            caller: Who polled.
+            task_id: The task.
+            version: Of the protocol, in whose form the answer is.
+            answer: What was read.
+            generation: The :meth:`generation` from before it was read. If there has been another since, the caller has
+                changed the task, perhaps after it was read.
+        """
+        if self._answers is not None and generation == self.generation(caller, task_id):
             poll = _poll(caller, task_id, version)
             self._answers[poll.ref] = (poll, dict(answer))
 
     def forget(self, caller: Caller, task_id: str) -> None:
         """Forget the last answer: the caller has changed the task, and has to see the change."""
         if self._answers is not None:
-            self._answers.pop(TaskRef(caller.scope, task_id), None)
+            ref = TaskRef(caller.scope, task_id)
+            self._generations[ref] = next(self._numbers)
+            self._answers.pop(ref, None)
 
 
 def _poll(caller: Caller, task_id: str, version: str) -> _Poll:

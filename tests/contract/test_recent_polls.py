@@ -80,6 +80,21 @@ async def test_a_caller_sees_what_it_has_changed(world: World, queue: Watchful, 
     assert site.reads == 2
 
 
+async def test_an_answer_that_was_read_before_the_callers_own_change_is_not_cached(
+    world: World, queue: Watchful
+) -> None:
+    site = Polling(world, queue, FOR_LONG)
+    record = await site.engine.submit(a_submission())
+
+    async def read() -> JSONObject:
+        read: JSONObject = {"status": (await site.engine.get(ALICE, record.task_id)).record.status}
+        await site.engine.cancel(ALICE, record.task_id)
+        return read
+
+    assert await site.engine.poll(ALICE, record.task_id, MODERN, read) == {"status": "working"}
+    assert await site.poll(record.task_id) == {"status": "cancelled"}
+
+
 async def test_the_answer_that_a_task_has_ended_is_not_cached(world: World, queue: Watchful) -> None:
     site = Polling(world, queue, FOR_LONG)
     record = await site.engine.submit(a_submission())
@@ -92,7 +107,7 @@ async def test_the_answer_that_a_task_has_ended_is_not_cached(world: World, queu
 def test_a_cached_answer_holds_for_the_poll_interval() -> None:
     seconds = [0.0]
     polls, answer = RecentPolls(100, clock=lambda: seconds[0]), dict[str, Any](status="working")
-    polls.note(ALICE, "task", MODERN, answer)
+    polls.note(ALICE, "task", MODERN, answer, polls.generation(ALICE, "task"))
     seconds[0] = 0.09
     assert polls.find(ALICE, "task", MODERN) == answer
     seconds[0] = 0.11
