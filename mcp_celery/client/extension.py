@@ -70,7 +70,8 @@ class TasksClient(ClientExtension):
             result = await client.call_tool("build_report", {"year": 2026})
 
     A call whose task is abandoned, because the call is cancelled or a question of the task cannot be answered, cancels
-    the task; a task of ``call_tool_task`` continues.
+    the task; a task of ``call_tool_task`` continues. So does one that another call of the client, or a handle, has
+    under the same idempotency key.
 
     Servers of revision 2025-11-25 create a task only if the client asks for one, which the SDK's ``call_tool`` cannot:
     there it runs a tool without a task. Call tools that require a task with ``call_tool_task``.
@@ -130,13 +131,24 @@ class TasksClient(ClientExtension):
         handover = _handover.get()
         if handover and handover.is_mine:
             handover.task = follower.follow(created.state(), answering=handover.answering)
+            handover.task.holders.add(handover)  # until its handle is there
             return _NOT_FOLLOWED_HERE
         task = follower.follow(created.state(), answering=True)
+        call = _Call()
+        task.holders.add(call)
         try:
             return await task.result()
         except (AnswerError, anyio.get_cancelled_exc_class()):
-            await _cancel(follower, task)
+            task.holders.discard(call)
+            if not task.holders:
+                await _cancel(follower, task)
             raise
+        finally:
+            task.holders.discard(call)
+
+
+class _Call:
+    """A call that waits for the result of its task."""
 
 
 class _Receiver:

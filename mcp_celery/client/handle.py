@@ -28,6 +28,7 @@ class TaskHandle(Generic[ResultT]):
 
     def __init__(self, task: FollowedTask, follower: TaskFollower, *, has_task: bool = True) -> None:
         self._task = task
+        self._task.holders.add(self)
         self._follower = follower
         self._has_task = has_task
 

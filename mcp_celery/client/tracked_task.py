@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final, TypeAlias, cast
+from weakref import WeakSet
 
 import anyio
 import mcp_types as types
@@ -65,6 +66,7 @@ class FollowedTask:
         breaks: How many streams in a row broke before the server pushed a state of it.
         hints_from: From when on a hint of the server has its state asked for at once, in the event loop's time.
         silent_since: When the server stopped to answer, in the event loop's time; None while it answers.
+        holders: The handles, and the calls that wait for its result: several where they have one idempotency key.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class FollowedTask:
         self.hints_from = 0.0
         self.silent_since: float | None = None
         self.callbacks: list[StatusCallback] = []
+        self.holders: WeakSet[object] = WeakSet()
         self._since = anyio.current_time()
         self._is_open = is_open
         self._back_off = 1.0

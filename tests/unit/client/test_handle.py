@@ -28,8 +28,10 @@ from mcp_celery.client import (
     TaskTimeoutError,
     call_tool_task,
 )
+from mcp_celery.client.handle import follower_of
 from tests.support.scripted import Scripted, elicitation, text_of
 from tests.support.waiting import eventually
+from tests.support.wire import JSON
 from tests.unit.client.conftest import Connect
 
 pytestmark = pytest.mark.anyio
@@ -320,6 +322,50 @@ async def test_an_abandoned_call_cancels_its_task(scripted: Scripted, connect: C
                 await scripted.listened("task-1")
                 scope.cancel()
         assert scripted.tasks["task-1"]["status"] == "cancelled"
+
+
+def share(scripted: Scripted) -> None:
+    """Answer two calls with one task, as if both have the same idempotency key."""
+    task: JSON = {"resultType": "task", **scripted.tasks[scripted.make()]}
+    scripted.faults["tools/call"] = [task, task]
+
+
+async def test_a_task_that_two_calls_share_is_cancelled_when_both_are_abandoned(
+    scripted: Scripted, connect: Connect
+) -> None:
+    share(scripted)
+    scopes = [anyio.CancelScope() for _ in range(2)]
+    ended = [anyio.Event() for _ in range(2)]
+    async with connect() as client:
+
+        async def call(number: int) -> None:
+            with scopes[number]:
+                await client.call_tool("work")
+            ended[number].set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(call, 0)
+            await scripted.listened("task-1")
+            group.start_soon(call, 1)
+            (task,) = follower_of(client)._tasks.values()  # pyright: ignore[reportPrivateUsage]
+            await eventually(lambda: len(task.holders) == 2, what="both wait")
+            for number, cancelled in enumerate((0, 1)):
+                scopes[number].cancel()
+                await ended[number].wait()
+                assert scripted.count("tasks/cancel") == cancelled
+
+
+async def test_an_abandoned_call_does_not_cancel_the_task_of_a_handle(scripted: Scripted, connect: Connect) -> None:
+    share(scripted)
+    async with connect() as client:
+        handle = await call_tool_task(client, "work")
+        with anyio.move_on_after(60) as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(client.call_tool, "work")
+                await eventually(lambda: scripted.count("tools/call") == 2)
+                await scripted.listened("task-1")
+                scope.cancel()
+        assert (await handle.status()).status == "working"
 
 
 async def test_a_call_made_by_a_callback_of_a_call_is_its_own(scripted: Scripted) -> None:
