@@ -37,7 +37,7 @@ from mcp_celery.fastmcp.results import as_tool_outcome
 from mcp_celery.fastmcp.routing import TaskCreation, of_version, task_creation
 from mcp_celery.fastmcp.source import FastMCPSource, Fitted
 from mcp_celery.protocol import around
-from mcp_celery.protocol.requirements import require_foreground
+from mcp_celery.protocol.requirements import require_foreground, require_scopes
 from mcp_celery.protocol.revisions import revision_of
 from mcp_celery.protocol.shared_wire import EXTENSION
 from mcp_celery.protocol.v2025_11_25.wire import CREATE, CreateParams
@@ -175,10 +175,10 @@ class TasksExtension(ServerExtension, Exposing, Scheduling):
 
         Raises:
             ToolError: Another tool calls a tool that runs only as a task.
-            MCPError: As for other kinds of servers.
+            MCPError: The caller's token lacks scopes of the tool; else as for other kinds of servers.
         """
         ctx = request_of(context)
-        found = await self.tasks.host.components.find("tool", params.name, params.meta)
+        found = await self._called(params, ctx)
         if not found.config.supports_tasks():
             if ctx is not None and is_call_of_client():
                 require_foreground(ctx, params.name)
@@ -207,6 +207,17 @@ class TasksExtension(ServerExtension, Exposing, Scheduling):
 
         served = await self._fitted.extension.serve_call(found, params, of_version(ctx, version), serve)
         return as_tool_outcome(served)
+
+    async def _called(self, params: CallToolRequestParams, ctx: Handling | None) -> DeclaredComponent:
+        """The tool that is called. The request may name another: one that calls it, or that middleware replaced.
+
+        Raises:
+            MCPError: The caller's token lacks scopes of the tool.
+        """
+        found = await self.tasks.host.components.find("tool", params.name, params.meta)
+        if ctx is not None:
+            require_scopes("tool", params.name, found.config.required_scopes)
+        return found
 
     def add_polling_tools(self, *, after: float = 5.0, prefix: str = "") -> None:
         """Give clients that know no tasks tools to follow one, as `mcp_celery.TaskServer.add_polling_tools`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND
@@ -29,6 +31,22 @@ def require_foreground(ctx: RequestContext, tool: str) -> None:
     if dict(ctx.meta or {}).get(ONLY_AS_TASK) is True:
         text = f'Tool {tool!r} does not run as a task here, and _meta["{ONLY_AS_TASK}"] accepts nothing else'
         raise MCPError(METHOD_NOT_FOUND, text)
+
+
+def require_scopes(task_type: TaskType, component: str, scopes: Sequence[str]) -> None:
+    """Refuse to use a component for a caller whose token lacks scopes. A job uses it for the one who created its task.
+
+    Args:
+        task_type: The component's kind.
+        component: How the caller names it.
+        scopes: OAuth scopes that it requires.
+
+    Raises:
+        MCPError: -32600, naming the scopes.
+    """
+    if get_task_context() is None and not granted_scopes().issuperset(scopes):
+        with as_rpc_errors():
+            raise MissingScopesError(f"{task_type} {component!r}"[:200], scopes)
 
 
 class Requirements:
@@ -59,9 +77,7 @@ class Requirements:
         except KeyError:
             return  # the SDK refuses it
         config = (await self._host.components.find(task_type, component, ctx.meta)).config
-        if get_task_context() is None and not granted_scopes().issuperset(config.required_scopes):
-            with as_rpc_errors():
-                raise MissingScopesError(f"{task_type} {component!r}"[:200], config.required_scopes)
+        require_scopes(task_type, component, config.required_scopes)
         # The extension decides on calls of tools, whose clients need not ask for a task.
         if task_type != "tool" and config.mode == "required" and not revision_of(ctx).asks_for_task(ctx):
             raise MCPError(METHOD_NOT_FOUND, f"{task_type.capitalize()} {component!r} runs only as a task", ctx.method)

@@ -10,20 +10,25 @@ import pytest
 
 pytest.importorskip("fastmcp", reason="FastMCP is not installed: pip install 'mcp-celery-backend[fastmcp]'")
 
+from fastmcp import Context, FastMCP
 from fastmcp.server.auth import AccessToken, AuthProvider, MultiAuth, TokenVerifier
 from fastmcp.server.auth.providers.introspection import IntrospectionTokenVerifier
 from fastmcp.server.auth.providers.jwt import JWTVerifier, RSAKeyPair, StaticTokenVerifier
+from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
+from fastmcp.server.transforms.search import BM25SearchTransform
 from mcp.client.streamable_http import streamable_http_client
+from mcp_types import CallToolRequestParams
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from mcp_celery.fastmcp import TaskConfig, TasksExtension
 from tests.fastmcp.conftest import Deploy, served, shared_with
 from tests.support.deployment import Deployment
 from tests.support.servers.fastmcp_tools import build
 from tests.support.session import session_over
-from tests.support.wire import Wire, follow
+from tests.support.wire import JSON, Wire, follow
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +107,61 @@ async def guarded(
     server = build(verifier, **shared_with(deployment))
     async with served(server.http_app(path="/mcp"), "/mcp") as url:
         yield url, {user: token_of(user) for user in USERS}
+
+
+class Renames(Middleware):
+    """Lets the tool ``purge`` serve calls of ``alias``."""
+
+    async def on_call_tool(
+        self, context: MiddlewareContext[CallToolRequestParams], call_next: CallNext[CallToolRequestParams, Any]
+    ) -> Any:
+        if context.message.name == "alias":
+            context.message.name = "purge"
+        return await call_next(context)
+
+
+def guarded_by_scopes() -> FastMCP[Any]:
+    """A server of which one tool requires a scope, and others lead to it."""
+    verifier = StaticTokenVerifier({user: claims_of(user) for user in USERS})
+    server: FastMCP[Any] = FastMCP("scopes", auth=verifier, middleware=[Renames()], transforms=[BM25SearchTransform()])
+    server.add_extension(TasksExtension(in_process=True))
+
+    @server.tool(task=TaskConfig(required_scopes=["admin"]))
+    async def purge() -> str:
+        return "purged"
+
+    @server.tool
+    async def alias() -> str:
+        return "unreachable"
+
+    @server.tool
+    async def indirect(ctx: Context) -> Any:
+        return await ctx.fastmcp.call_tool("purge")
+
+    return server
+
+
+WAYS_TO_PURGE: list[tuple[str, JSON]] = [
+    ("purge", {}),
+    ("alias", {}),
+    ("indirect", {}),
+    ("call_tool", {"name": "purge"}),
+]
+
+
+@pytest.mark.parametrize(("tool", "arguments"), WAYS_TO_PURGE)
+async def test_no_way_to_a_tool_goes_round_its_scopes(tool: str, arguments: JSON) -> None:
+    async with served(guarded_by_scopes().http_app(path="/mcp"), "/mcp") as url:
+        for extension in (True, False):
+            async with Wire(url, token="alice", extension=extension) as alice:
+                refused = (await alice.call(tool, **arguments)).message
+            assert "needs a token with the scopes admin" in str(refused), refused
+            assert "result" not in refused or refused["result"]["isError"]
+            async with Wire(url, token="bob", extension=extension) as bob:
+                done = (await bob.call(tool, **arguments)).result
+                if "taskId" in done:
+                    done = (await follow(bob, done["taskId"]))[-1]["result"]
+            assert done["content"][0]["text"] == "purged"
 
 
 @pytest.mark.smoke
