@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -111,6 +111,8 @@ class DeclaredComponents:
         self._default = default
         # A plain mapping: worker threads ask as well as the event loop.
         self._recent: dict[ComponentKey, tuple[float, tuple[str, TaskConfig]]] = {}
+        self._listed: tuple[float, Mapping[ComponentKey, tuple[str, TaskConfig]]] = (0.0, {})
+        self._seen_scopes: frozenset[str] = frozenset()
 
     async def find(self, task_type: TaskType, identifier: str, meta: RequestMeta | None = None) -> DeclaredComponent:
         """Find the component that a request names, and its configuration.
@@ -124,33 +126,55 @@ class DeclaredComponents:
         if component is None:
             config = self._config_of(task_type, identifier, None)
             return DeclaredComponent(task_type, identifier, None, config)
-        config = self._config_of(task_type, component.identifier, component.config)
-        if not config.acks_late and component.may_be_repeated:
-            config = replace(config, acks_late=True)
-        return DeclaredComponent(task_type, identifier, component, config)
+        return DeclaredComponent(task_type, identifier, component, self._effective(component))
 
     async def config(self, task_type: TaskType, identifier: str) -> tuple[str, TaskConfig]:
         """The declared identifier of an existing task's component, and its configuration.
 
-        The answer may be :data:`CONFIG_SECONDS` old. That there is no such component is not remembered, and
-        neither is one that has versions: one client may not see what another one sees.
+        It is what the server has, whatever the current client may see of it, and may be :data:`CONFIG_SECONDS` old. Its
+        ``required_scopes`` are those of all versions, of any of which the task may be. Where the server has no such
+        component (that is not remembered), they are those of all components that this process has seen of the server:
+        which of them the task needs is not known.
 
         Args:
             task_type: Its type.
             identifier: Its name, or a resource's URI.
         """
-        now = time.monotonic()
         key: ComponentKey = (task_type, identifier)
+        listed = await self._as_listed()
+        if key in listed:
+            return listed[key]
+        now = time.monotonic()
         recent = self._recent.get(key)
         if recent is not None and now < recent[0]:
             return recent[1]
-        found = await self.find(task_type, identifier)
+        found = await self.find(task_type, identifier)  # of a resource template's
         known = found.declared_as, found.config
-        if found.component is not None and found.component.version is None:
+        if found.component is None:
+            scopes = _together(self._seen_scopes, found.config.required_scopes)
+            return found.declared_as, replace(found.config, required_scopes=scopes)
+        if found.component.version is None:
             if len(self._recent) >= _MOST_RECENT:
                 self._recent.clear()
             self._recent[key] = now + CONFIG_SECONDS, known
         return known
+
+    async def _as_listed(self) -> Mapping[ComponentKey, tuple[str, TaskConfig]]:
+        """The components that the server lists, as :meth:`config` describes them."""
+        until, known = self._listed
+        if time.monotonic() < until:
+            return known
+        found: dict[ComponentKey, tuple[str, TaskConfig]] = {}
+        for one in await self.source.components():
+            key: ComponentKey = (one.task_type, one.identifier)
+            config = self._effective(one)
+            if key in found:  # the default version came first
+                first = found[key][1]
+                config = replace(first, required_scopes=_together(first.required_scopes, config.required_scopes))
+            found[key] = one.identifier, config
+            self._seen_scopes |= {*config.required_scopes}
+        self._listed = time.monotonic() + CONFIG_SECONDS, found
+        return found
 
     async def task_types(self) -> frozenset[TaskType]:
         """The kinds of components of which at least one may run as a task."""
@@ -189,9 +213,17 @@ class DeclaredComponents:
                 found.append(ComponentVersion(key, config, _fingerprint(one, config)))
         return found
 
+    def _effective(self, component: Component) -> TaskConfig:
+        config = self._config_of(component.task_type, component.identifier, component.config)
+        return replace(config, acks_late=True) if component.may_be_repeated and not config.acks_late else config
+
     def _config_of(self, task_type: TaskType, declared_as: str, own: TaskConfig | None) -> TaskConfig:
         default = self._default if task_type == "tool" else _FORBIDDEN
         return self._declarations.get((task_type, declared_as), default if own is None else own)
+
+
+def _together(*scopes: Collection[str]) -> tuple[str, ...]:
+    return tuple(sorted({one for some in scopes for one in some}))
 
 
 def _fingerprint(component: Component, config: TaskConfig) -> str:

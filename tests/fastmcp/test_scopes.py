@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("fastmcp", reason="FastMCP is not installed: pip install 'mcp-celery-backend[fastmcp]'")
 
 from fastmcp import Context, FastMCP
-from fastmcp.server.auth import AccessToken, AuthProvider, MultiAuth, TokenVerifier
+from fastmcp.server.auth import AccessToken, AuthProvider, MultiAuth, TokenVerifier, require_scopes
 from fastmcp.server.auth.providers.introspection import IntrospectionTokenVerifier
 from fastmcp.server.auth.providers.jwt import JWTVerifier, RSAKeyPair, StaticTokenVerifier
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from mcp_celery.components import declarations
 from mcp_celery.fastmcp import TaskConfig, TasksExtension
 from tests.fastmcp.conftest import Deploy, served, shared_with
 from tests.support.deployment import Deployment
@@ -162,6 +163,35 @@ async def test_no_way_to_a_tool_goes_round_its_scopes(tool: str, arguments: JSON
                 if "taskId" in done:
                     done = (await follow(bob, done["taskId"]))[-1]["result"]
             assert done["content"][0]["text"] == "purged"
+
+
+async def test_a_task_needs_its_scopes_also_where_the_caller_does_not_see_the_tool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(declarations, "CONFIG_SECONDS", 0.0)
+    users = {"with": ["secret"], "without": []}
+    claims = {user: {"client_id": CLIENT, "sub": "alice", "scopes": scopes} for user, scopes in users.items()}
+    server: FastMCP[Any] = FastMCP("hidden", auth=StaticTokenVerifier(claims))
+    server.add_extension(TasksExtension(in_process=True))
+
+    @server.tool(auth=require_scopes("secret"), task=TaskConfig(required_scopes=["secret"]))
+    async def hidden() -> str:
+        return "secret"
+
+    @server.tool("off", task=TaskConfig(required_scopes=["secret"]))
+    async def switched_off() -> str:
+        return "secret"
+
+    async with (
+        served(server.http_app(path="/mcp"), "/mcp") as url,
+        Wire(url, token="with") as owner,
+        Wire(url, token="without") as other,
+    ):
+        tasks = [(await owner.create(tool))["taskId"] for tool in ("hidden", "off")]
+        server.disable(names={"off"})
+        for task_id in tasks:
+            assert (await follow(owner, task_id))[-1]["status"] == "completed"
+            assert (await other.ask("tasks/get", {"taskId": task_id})).error["code"] == -32602
 
 
 @pytest.mark.smoke

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,6 +76,9 @@ def tiny() -> TinyServer:
     async def rest_as_before() -> None: ...
 
     return tiny
+
+
+async def quiet() -> None: ...
 
 
 def refuse(_: str) -> str:
@@ -196,6 +200,10 @@ class TestDeclarations:
         asked: list[str] = []
 
         class Source(TinySource):
+            async def components(self) -> Sequence[Component]:
+                asked.append("all")
+                return await super().components()
+
             async def find(
                 self, task_type: TaskType, identifier: str, meta: RequestMeta | None = None
             ) -> Component | None:
@@ -205,11 +213,28 @@ class TestDeclarations:
         own = DeclaredComponents(Source(tiny), {}, OFF)
         for name in ("work", "work", "nothing", "nothing"):
             await own.config("tool", name)
-        assert asked == ["work", "nothing", "nothing"]  # one client may not see what another one sees
+        assert asked == ["all", "nothing", "nothing"]  # one client may not see what another one sees
         monkeypatch.setattr(declarations, "CONFIG_SECONDS", 0.0)
         later = DeclaredComponents(Source(tiny), {}, OFF)
         assert await later.config("tool", "work") == await later.config("tool", "work") == ("work", ON)
-        assert asked[3:] == ["work", "work"]
+        assert asked[3:] == ["all", "all"]
+
+    async def test_an_existing_task_needs_the_scopes_of_every_version_of_its_component(self, tiny: TinyServer) -> None:
+        for version, scope in (("1", "read"), ("2", "write")):
+            tiny.tool("doc", version=version, task=TaskConfig(required_scopes=[scope]))(quiet)
+        own = DeclaredComponents(TinySource(tiny), {}, OFF)
+        assert (await own.config("tool", "doc"))[1].required_scopes == ("read", "write")
+        assert (await own.config("tool", "work"))[1].required_scopes == ()
+
+    async def test_a_task_of_a_removed_component_needs_all_scopes_that_the_server_knows(
+        self, tiny: TinyServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(declarations, "CONFIG_SECONDS", 0.0)
+        tiny.tool("doc", task=TaskConfig(required_scopes=["write"]))(quiet)
+        own = DeclaredComponents(TinySource(tiny), {}, OFF)
+        assert (await own.config("tool", "gone before"))[1].required_scopes == ("write",)
+        tiny.tools.pop()
+        assert (await own.config("tool", "doc"))[1].required_scopes == ("write",)
 
     async def test_each_version_has_a_fingerprint(self, tiny: TinyServer) -> None:
         own = DeclaredComponents(TinySource(tiny), {}, ON)
