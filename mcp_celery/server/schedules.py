@@ -42,8 +42,13 @@ logger = get_logger(__name__)
 
 MISSED_AFTER_MS: Final = 300_000
 """How late a tick may be that is not made up for."""
-CLOCK_MS: Final = 1_000
-"""By how much the clock of beat may be ahead of this process's. A tick further ahead counts as one of now."""
+CLOCK_MS: Final = 300_000
+"""By how much the clock of beat may be ahead of this process's. A tick further ahead counts as one of now.
+
+Beat sends the tick of a crontab once. Where its clock is further ahead, the tick counts as that of the time before.
+"""
+EARLY_MS: Final = 1_000
+"""By how much a tick may come early of which beat has not said when it was sent."""
 MAX_RETRIES: Final = 5
 LONGEST_WAIT_SECONDS: Final = 60
 _LOOK_BACK: Final = tuple(timedelta(minutes=one) for one in (1, 60, 1_440, 31 * 1_440, 366 * 1_440, 8 * 366 * 1_440))
@@ -268,8 +273,10 @@ class ScheduleJob(_CeleryTask):
         if schedule is None:
             logger.error("a tick of the schedule %.100r makes no task: the server has no such schedule", name)
             return
-        latest_ms = now_ms() + CLOCK_MS
-        sent_ms = latest_ms if sent_ms is None else min(int(sent_ms), latest_ms)
+        here_ms = now_ms()
+        if sent_ms is None or int(sent_ms) > here_ms + CLOCK_MS:
+            sent_ms = here_ms + EARLY_MS
+        sent_ms = int(sent_ms)
         tick = schedule.tick(sent_ms)
         if tick is None or schedule.is_missed(tick, now_ms()):
             logger.warning(

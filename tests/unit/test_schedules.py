@@ -19,7 +19,7 @@ from mcp_celery.errors import (
     TooManyTasksError,
 )
 from mcp_celery.server.celery_tasks import tasks_of
-from mcp_celery.server.schedules import CLOCK_MS, MISSED_AFTER_MS, Schedule, ScheduleJob, Schedules
+from mcp_celery.server.schedules import EARLY_MS, MISSED_AFTER_MS, Schedule, ScheduleJob, Schedules, Tick
 from mcp_celery.testing import MemoryBackend
 from tests.support.worlds import a_record
 
@@ -156,9 +156,9 @@ class Failing(Schedules):
         return a_record()
 
 
-def ticked(schedules: Schedules, **message: Any) -> Any:
+def ticked(schedules: Schedules, when: Any = 3_600, **message: Any) -> Any:
     """What comes of a tick that a worker gets."""
-    schedules.add("tool", None, 3_600, owner=OWNER, issuer=None, catch_up=False, name="hourly")
+    schedules.add("tool", None, when, owner=OWNER, issuer=None, catch_up=False, name="hourly")
     app = Celery("worker", set_as_current=False)
     schedules.register(app, "scheduled", [("tool", "tool")])
     return app.tasks["mcp.scheduled.schedule"].apply(("hourly",), message)
@@ -185,8 +185,19 @@ def test_a_tick_of_the_future_counts_as_one_of_now() -> None:
     assert ticked(schedules, sent_ms=before + 365 * 24 * 60 * MINUTE).successful()
     hourly = schedules.get("hourly")
     assert hourly is not None
-    ticks = [hourly.tick(one) for one in (before, now_ms() + CLOCK_MS)]
+    ticks = [hourly.tick(one) for one in (before, now_ms() + EARLY_MS)]
     assert schedules.asked[0] in {hourly.task_id("scheduled", tick) for tick in ticks if tick is not None}
+
+
+@pytest.mark.parametrize("ahead", [0, 3 * SECOND, 4 * MINUTE])
+def test_a_tick_of_a_beat_whose_clock_is_ahead_is_not_lost(ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    due = at("2026-03-01T06:00:00")
+    monkeypatch.setattr("mcp_celery.server.schedules.now_ms", lambda: due - ahead)
+    schedules = Failing()
+    assert ticked(schedules, crontab(minute=0, hour=6), sent_ms=due + 5).successful()
+    daily = schedules.get("hourly")
+    assert daily is not None
+    assert schedules.asked == [daily.task_id("scheduled", Tick(due, due))]
 
 
 def test_a_missed_tick_makes_no_task(caplog: pytest.LogCaptureFixture) -> None:
