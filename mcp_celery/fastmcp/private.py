@@ -1,7 +1,8 @@
 """FastMCP's private names, all in this module (4.1 to 4.2). Provisional seam of FastMCP.
 
 Public ways to the same would let this module go: the low-level server, the SDK's context behind FastMCP's, which call
-is the client's own, the server behind a mounted tool, the state that a job needs bound, and a hook for ``Progress()``.
+is the client's own, the tools that were added to a server itself (without waiting), the server behind a mounted tool,
+the state that a job needs bound, and a hook for ``Progress()``.
 """
 
 from __future__ import annotations
@@ -70,6 +71,12 @@ def behind_mount(tool: Tool) -> tuple[FastMCP[Any], str] | None:
     if not isinstance(tool, FastMCPProviderTool):
         return None
     return tool._server, cast(str, tool._original_name)  # pyright: ignore[reportPrivateUsage]
+
+
+def own_tools(server: FastMCP[Any], name: str) -> list[Tool]:
+    """The tools of a name, one for each version, that were added to the server itself."""
+    components = server._local_provider._components.values()  # pyright: ignore[reportPrivateUsage]
+    return [one for one in components if isinstance(one, Tool) and one.name == name]
 
 
 def hides_errors(server: FastMCP[Any]) -> bool:

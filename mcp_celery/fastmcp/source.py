@@ -22,9 +22,10 @@ from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetad
 from mcp_types import ToolAnnotations
 
 from mcp_celery.components.source import Component, JobRequest, RequestMeta, Running
+from mcp_celery.errors import ConfigurationError
 from mcp_celery.fastmcp.component import ToolComponent, is_of, version_named
 from mcp_celery.fastmcp.plain_tool import PlainTool, context_parameters
-from mcp_celery.fastmcp.private import lowlevel_of, name_subjects
+from mcp_celery.fastmcp.private import lowlevel_of, name_subjects, own_tools
 from mcp_celery.fastmcp.routing import AroundInitialize, InsideFastMCP
 from mcp_celery.fastmcp.running import run_tool
 from mcp_celery.keys import TaskType
@@ -81,6 +82,17 @@ class FastMCPSource:
         return True
 
     async def components(self) -> Sequence[Component]:
+        """As the port says.
+
+        Raises:
+            ConfigurationError: A tool took the place of one that this package added.
+        """
+        for name in self._plain_tools:
+            if any(not isinstance(one, PlainTool) for one in own_tools(self.server, name)):
+                raise ConfigurationError(
+                    f"the FastMCP server {self.name!r} has a tool {name!r} beside the exposed job or polling tool of "
+                    "that name: give one of them another name"
+                )
         found = [one for one in await self.server.get_tasks() if isinstance(one, Tool)]
         # The default version comes first: FastMCP takes the highest.
         found.sort(key=fastmcp.utilities.versions.version_sort_key, reverse=True)
@@ -106,7 +118,7 @@ class FastMCPSource:
         return None
 
     def has_tool(self, name: str) -> bool:
-        return name in self._plain_tools
+        return name in self._plain_tools or bool(own_tools(self.server, name))
 
     def add_tool(
         self,

@@ -14,8 +14,10 @@ import pytest
 
 pytest.importorskip("fastmcp", reason="FastMCP is not installed: pip install 'mcp-celery-backend[fastmcp]'")
 
+from celery import Celery
 from fastmcp import FastMCP
 from mcp.client import Client
+from pydantic import BaseModel
 
 from mcp_celery import Settings
 from mcp_celery.client import TasksClient, call_tool_task
@@ -31,6 +33,10 @@ from tests.support.wire import Wire, follow
 pytestmark = pytest.mark.anyio
 
 NO_WORKER = "no worker consumes the queue"
+
+
+class Nothing(BaseModel):
+    """The arguments of a job that takes none."""
 
 
 @pytest.fixture
@@ -113,6 +119,42 @@ def test_a_server_without_a_name_is_refused() -> None:
     FastMCP().add_extension(TasksExtension(settings=Settings.load(redis_url="memory://")))
     FastMCP().add_extension(TasksExtension(settings=Settings.load(namespace="named")))
     FastMCP("FastMCP-1").add_extension(TasksExtension())
+
+
+@pytest.fixture
+def shop() -> Celery:
+    app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
+
+    @app.task(name="count", shared=False)
+    def count() -> int:  # pyright: ignore[reportUnusedFunction] - the app has it
+        return 1
+
+    return app
+
+
+def in_process(name: str, shop: Celery | None = None) -> tuple[FastMCP, TasksExtension]:
+    server, tasks = FastMCP(name), TasksExtension(in_process=True, celery=shop)
+    server.add_extension(tasks)
+    return server, tasks
+
+
+async def test_no_tool_takes_the_place_of_another(shop: Celery) -> None:
+    server, tasks = in_process("names", shop)
+    server.tool(lambda: 1, name="count")
+    server.tool(lambda: 1, name="task_result", version="1")
+    with pytest.raises(ConfigurationError, match="has a tool 'count' already; give name="):
+        tasks.expose("count", arguments=Nothing)
+    with pytest.raises(ConfigurationError, match="'task_result'"):
+        tasks.add_polling_tools()
+    tasks.expose("count", arguments=Nothing, name="count_all")
+    tasks.add_polling_tools(prefix="my_")
+    tasks.tasks.components()
+    server.tool(lambda: 1, name="count_all")
+    with pytest.raises(ConfigurationError, match="a tool 'count_all' beside the exposed job"):
+        tasks.tasks.components()
+    with pytest.raises(ConfigurationError, match="a tool 'count_all' beside the exposed job"):
+        async with Client(lowlevel_of(server)):
+            pass
 
 
 def test_dockets_options_have_no_effect_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
