@@ -27,7 +27,17 @@ from mcp_celery.redaction import shown_arguments
 
 logger = logging.getLogger(__name__)
 
-_OF_EVERY_TASK: Final = ("mode", "poll_interval", "ttl", "foreground")
+_OF_EVERY_TASK: Final = (
+    "mode",
+    "poll_interval",
+    "ttl",
+    "foreground",
+    "required_scopes",
+    "rate_limit_per_caller",
+    "webhook",
+    "abandon_after",
+)
+"""What the server itself does, also for jobs that it does not run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,16 @@ from typing import Any, Final
 
 import pytest
 from celery import Celery, chain, chord, group
+from mcp.client import Client
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult
 from mcp_types.version import LATEST_MODERN_VERSION
 from pydantic import BaseModel, Field, RootModel
 
 from mcp_celery import Settings, TaskConfig, TaskServer
+from mcp_celery.client import TasksClient, call_tool_task
 from mcp_celery.context import TaskContextSnapshot
 from mcp_celery.engine import MAX_MESSAGE_CHARS, Caller, JSONObject, Submission
 from mcp_celery.errors import ConfigurationError, InvalidRequestError
@@ -29,6 +32,8 @@ from mcp_celery.exposed.jobs import find_job
 from mcp_celery.exposed.tools import ExposedCanvas, ExposedJob, Offer
 from mcp_celery.server.celery_tasks import CeleryTasks, tasks_of
 from mcp_celery.server.mcp_server_source import MCPServerSource
+from tests.support.receiver import SECRET, receiving
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -240,6 +245,33 @@ def test_every_kind_of_result_can_be_sent(jobs: Jobs, job: str, value: object) -
 def test_the_text_of_an_exception_is_bounded(jobs: Jobs) -> None:
     result = offered(jobs, "shop.sell", "ValueError").raised("tool", "ValueError", ["x" * 10_000])
     assert result["content"][0]["text"] == f"Error executing tool tool: {'x' * MAX_MESSAGE_CHARS}"
+
+
+# --- What the server itself does
+
+
+async def test_the_server_follows_what_is_declared_of_an_exposed_tools_tasks(jobs: Jobs) -> None:
+    jobs.app.conf.task_always_eager = True
+    with receiving() as receiver:
+        settings = Settings.load(redis_url="memory://", webhook_secrets=SECRET)
+        server = TaskServer("shop", celery=jobs.app, settings=settings)
+        server.expose("shop.sell", name="told", task=TaskConfig(webhook=receiver.url, abandon_after=60))
+        server.expose("shop.sell", name="rated", task=TaskConfig(rate_limit_per_caller="1/h"))
+        server.expose("shop.sell", name="guarded", task=TaskConfig(required_scopes=["sell"]))
+        server.expose_canvas(lambda: jobs.sell.s("a"), name="canvas", task=TaskConfig(required_scopes=["sell"]))
+        async with Client(server, extensions=[TasksClient()]) as client:
+            told = await call_tool_task(client, "told", {"item": "tea"})
+            await told.result()
+            await eventually(lambda: receiver.received, what="the webhook comes")
+            kept = await tasks_of(server).engine().find(Caller(None, None), told.task_id)
+            assert kept.abandon_after_ms == 60_000
+            await call_tool_task(client, "rated", {"item": "tea"})
+            with pytest.raises(MCPError, match=r"\(1 in 3600 s\)"):
+                await call_tool_task(client, "rated", {"item": "tea"})
+            for name in ("guarded", "canvas"):
+                with pytest.raises(MCPError, match="needs a token with the scopes sell"):
+                    await client.call_tool(name, {"item": "tea"})
+    assert receiver.received[0].told["component"] == "told"
 
 
 # --- What is refused
