@@ -10,7 +10,7 @@ too, and so comes after their publication.
 
 from mcp_celery.exposed.catalog import ExposedCatalog
 from mcp_celery.exposed.events import JobEvents
-from mcp_celery.exposed.exposing import Exposing
+from mcp_celery.exposed.exposing import Exposing, ToolDeclaration
 from mcp_celery.exposed.tools import ExposedTool
 
-__all__ = ["ExposedCatalog", "ExposedTool", "Exposing", "JobEvents"]
+__all__ = ["ExposedCatalog", "ExposedTool", "Exposing", "JobEvents", "ToolDeclaration"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from celery import Celery
 from mcp_types import ToolAnnotations
@@ -26,6 +26,15 @@ from mcp_celery.exposed.tools import (
 _AS_TASK: Final = TaskConfig()
 
 
+class ToolDeclaration(Protocol):
+    """What another kind of server has in the place of `TaskConfig`."""
+
+    @property
+    def options(self) -> TaskConfig:
+        """The same, as a `TaskConfig`."""
+        ...
+
+
 class Exposing:
     """What can expose jobs: a server, or the tasks of one."""
 
@@ -43,13 +52,23 @@ class Exposing:
         """
         raise NotImplementedError
 
+    def _declared(self, task: TaskConfig | ToolDeclaration) -> TaskConfig:
+        """What is declared of a tool's tasks.
+
+        Raises:
+            ConfigurationError: It is nothing that declares them.
+        """
+        if not isinstance(task, TaskConfig):
+            raise ConfigurationError(f"an exposed tool takes task=TaskConfig(…), not task={task!r:.100}")
+        return task
+
     def expose(  # noqa: PLR0913 - what a tool's declaration has, and what a job's has
         self,
         job: Any,
         *,
         name: str | None = None,
         description: str | None = None,
-        task: TaskConfig = _AS_TASK,
+        task: TaskConfig | ToolDeclaration = _AS_TASK,
         arguments: type[BaseModel] | None = None,
         hide: Sequence[str] = (),
         fixed: Mapping[str, Any] | None = None,
@@ -90,7 +109,7 @@ class Exposing:
         offer = Offer(
             tool_name=tool_name,
             description=_described(description, None if found.task is None else found.task.__doc__),
-            config=config_of_job(task, tool_name),
+            config=config_of_job(self._declared(task), tool_name),
             model=arguments,
             structured_output=structured_output,
             show_errors=_names(show_errors),
@@ -104,7 +123,7 @@ class Exposing:
         *,
         include: Sequence[str],
         exclude: Sequence[str] = (),
-        task: TaskConfig = _AS_TASK,
+        task: TaskConfig | ToolDeclaration = _AS_TASK,
         terminate: bool = False,
     ) -> list[str]:
         """Expose the jobs of an app whose names are on an allowlist. Celery's own jobs and ours are never exposed.
@@ -140,7 +159,7 @@ class Exposing:
         *,
         name: str | None = None,
         description: str | None = None,
-        task: TaskConfig = _AS_TASK,
+        task: TaskConfig | ToolDeclaration = _AS_TASK,
         arguments: type[BaseModel] | None = None,
         show_errors: Sequence[str | type[Exception]] = (),
         terminate: bool = False,
@@ -168,7 +187,7 @@ class Exposing:
         offer = Offer(
             tool_name=tool_name,
             description=_described(description, build.__doc__),
-            config=config_of_canvas(task, tool_name),
+            config=config_of_canvas(self._declared(task), tool_name),
             model=arguments,
             structured_output=None,
             show_errors=_names(show_errors),

@@ -12,6 +12,7 @@ from celery import Celery
 from fastmcp.exceptions import ToolError, ValidationError
 from fastmcp.server.context import Context
 from fastmcp.server.extensions import MethodBinding, ServerExtension, ToolCallContinuation, ToolCallOutcome
+from fastmcp.utilities.tasks import TaskConfig as FastMCPTaskConfig
 from mcp.server.context import HandlerResult, ServerRequestContext
 from mcp.server.extension import MethodBinding as SDKMethodBinding
 from mcp.shared.exceptions import MCPError
@@ -24,9 +25,11 @@ from mcp_types import (
 )
 
 from mcp_celery.components.declarations import DeclaredComponent
+from mcp_celery.config import TaskConfig
 from mcp_celery.errors import ConfigurationError
-from mcp_celery.exposed import ExposedTool, Exposing
+from mcp_celery.exposed import ExposedTool, Exposing, ToolDeclaration
 from mcp_celery.fastmcp.component import ToolComponent
+from mcp_celery.fastmcp.config import options_of
 from mcp_celery.fastmcp.private import (
     has_generated_name,
     is_call_of_client,
@@ -235,6 +238,9 @@ class TasksExtension(ServerExtension, Exposing, Scheduling):
 
     def _exposing_app(self) -> Celery:
         return self.tasks.celery
+
+    def _declared(self, task: TaskConfig | ToolDeclaration | FastMCPTaskConfig) -> TaskConfig:
+        return options_of(task) if isinstance(task, FastMCPTaskConfig) else super()._declared(task)
 
     def _schedules(self) -> Schedules:
         return self.tasks.schedules

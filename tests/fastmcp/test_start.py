@@ -9,6 +9,7 @@ import threading
 from collections.abc import Generator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ pytest.importorskip("fastmcp", reason="FastMCP is not installed: pip install 'mc
 
 from celery import Celery
 from fastmcp import FastMCP
+from fastmcp.utilities.tasks import TaskConfig as FastMCPTaskConfig
 from mcp.client import Client
 from pydantic import BaseModel
 
@@ -155,6 +157,19 @@ async def test_no_tool_takes_the_place_of_another(shop: Celery) -> None:
     with pytest.raises(ConfigurationError, match="a tool 'count_all' beside the exposed job"):
         async with Client(lowlevel_of(server)):
             pass
+
+
+async def test_fastmcps_declarations_hold_for_exposed_jobs(shop: Celery) -> None:
+    server, tasks = in_process("declared", shop)
+    tasks.expose("count", arguments=Nothing, name="ours", task=TaskConfig(ttl=60_000))
+    tasks.expose("count", arguments=Nothing, name="theirs", task=FastMCPTaskConfig(mode="required"))  # pyright: ignore[reportArgumentType]
+    tasks.expose_canvas(lambda: shop.signature("count"), name="canvas", task=TaskConfig(mode="required"))
+    found = {name: config for (_, name), config in tasks.tasks.components().items()}
+    assert (found["ours"].ttl_ms, found["theirs"].mode, found["canvas"].mode) == (60_000, "required", "required")
+    wrong: Any = True
+    with pytest.raises(ConfigurationError, match=r"an exposed tool takes task=TaskConfig\(…\), not task=True"):
+        tasks.expose("count", arguments=Nothing, name="wrong", task=wrong)
+    assert await server.get_tool("wrong") is None
 
 
 def test_dockets_options_have_no_effect_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
