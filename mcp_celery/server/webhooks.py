@@ -21,6 +21,7 @@ from mcp_celery.common.standard_webhooks import HOW_TO_MAKE_A_SECRET, shown_url
 from mcp_celery.components.declarations import ComponentKey
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import Declared, Webhook, WebhookKind, WebhookOutbox, now_ms
+from mcp_celery.engine.webhooks import LONGEST_PAUSE_MS
 from mcp_celery.errors import ConfigurationError, StoreUnavailableError
 from mcp_celery.logs import get_logger
 from mcp_celery.server.webhook_receiver import Answer, send
@@ -126,7 +127,7 @@ class Webhooks:
             return
         receiver = hashlib.sha256(url.encode()).hexdigest()[:32]
         if (silent_ms := await outbox.silent_ms(receiver)) > 0:
-            await outbox.postpone(webhook.id, silent_ms + _up_to(SILENT_MS), tried=False)
+            await self._wait_for_receiver(outbox, webhook, silent_ms, url)
             return
         try:
             keys = await asyncio.to_thread(settings.webhook_keys)
@@ -140,11 +141,35 @@ class Webhooks:
         if answer.status is None:
             await outbox.silence(receiver, SILENT_MS)
 
+    async def _wait_for_receiver(self, outbox: WebhookOutbox, webhook: Webhook, silent_ms: int, url: str) -> None:
+        """Let a webhook wait whose receiver did not answer another one; give it up where its time is over by then.
+
+        The older it is, the longer it waits: each look at it takes a job.
+        """
+        now = now_ms()
+        left_ms = self._try_until_ms(webhook) - now
+        if silent_ms < left_ms:
+            longest_ms = max(SILENT_MS, min((now - webhook.at_ms) // 2, LONGEST_PAUSE_MS))
+            await outbox.postpone(webhook.id, min(silent_ms + _up_to(longest_ms), left_ms), tried=False)
+            return
+        await outbox.settle(webhook.id)
+        WEBHOOK_ATTEMPTS(1, {"outcome": "given_up"})
+        logger.error(
+            "gave up webhook %s to %s after %d attempts: the receiver has not answered others either",
+            _shown(webhook),
+            shown_url(url),
+            webhook.attempts,
+        )
+
+    def _try_until_ms(self, webhook: Webhook) -> int:
+        """Until when a webhook is tried, in ms since the epoch."""
+        return webhook.at_ms + 1000 * self._settings.webhook_retry_seconds
+
     async def _settle(self, outbox: WebhookOutbox, webhook: Webhook, answer: Answer, url: str) -> None:
         """Forget a webhook that is delivered or given up; have another one tried again."""
         where, number = shown_url(url), webhook.attempts + 1
         pause_ms = max(webhook.pause_ms(), answer.retry_after_ms)
-        is_late = now_ms() + pause_ms > webhook.at_ms + 1000 * self._settings.webhook_retry_seconds
+        is_late = now_ms() + pause_ms > self._try_until_ms(webhook)
         if not (answer.is_taken or answer.is_unwanted or is_late):
             await outbox.postpone(webhook.id, pause_ms, tried=True)
             WEBHOOK_ATTEMPTS(1, {"outcome": "failed"})

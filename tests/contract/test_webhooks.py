@@ -51,6 +51,9 @@ pytestmark = pytest.mark.anyio
 
 POLICY: Final = RecoveryPolicy(heartbeat_ms=10, max_redeliveries=1)
 MINUTE_MS: Final = 60_000
+HOUR_MS: Final = 60 * MINUTE_MS
+DEAD: Final = "http://127.0.0.1:1/in/s3cret"
+"""A receiver that does not answer."""
 
 
 async def created(world: World, kind: WebhookKind | None = "state", record: TaskRecord | None = None) -> TaskRecord:
@@ -362,8 +365,7 @@ async def test_a_webhook_is_given_up_in_time_or_when_it_is_not_wanted(
 async def test_a_receiver_that_does_not_answer_is_asked_once_for_all_its_webhooks(
     world: World, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dead = "http://127.0.0.1:1/in/s3cret"
-    site = Site(world, dead)
+    site = Site(world, DEAD)
     for _ in range(5):
         await site.ended()
     assert len(await site.delivered()) == 5
@@ -373,6 +375,44 @@ async def test_a_receiver_that_does_not_answer_is_asked_once_for_all_its_webhook
     await other.ended()
     await other.delivered()
     assert len(receiver.received) == 1, "another receiver waits for nothing"
+
+
+async def test_every_webhook_of_a_receiver_that_does_not_answer_is_given_up_in_time(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site(world, DEAD, webhook_retry_seconds=1)
+    for _ in range(3):
+        await site.ended()
+    with measured() as outcomes:
+        assert len(await site.delivered()) == 3
+    assert outcomes == ["given_up"] * 3
+    assert caplog.text.count("gave up webhook") == 3
+    assert "s3cret" not in caplog.text
+    assert await site.outbox.waiting() == 0
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "at_least", "at_most"),
+    [(0, MINUTE_MS // 2, MINUTE_MS), (12 * HOUR_MS, HOUR_MS, 2 * HOUR_MS), (24 * HOUR_MS - 50_000, 40_000, 50_000)],
+)
+async def test_a_webhook_of_a_receiver_that_does_not_answer_waits_longer_the_older_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch, age_ms: int, at_least: int, at_most: int
+) -> None:
+    site = Site(world, DEAD)
+    for _ in range(2):
+        await site.ended()
+    pauses: list[int] = []
+
+    async def postpone(_: str, after_ms: int, *, tried: bool) -> None:
+        if not tried:
+            pauses.append(after_ms)
+
+    monkeypatch.setattr(site.outbox, "postpone", postpone)
+    monkeypatch.setattr("mcp_celery.server.webhooks.random.random", lambda: 1.0)
+    monkeypatch.setattr("mcp_celery.server.webhooks.now_ms", lambda: now_ms() + age_ms)
+    await site.delivered()
+    (pause,) = pauses
+    assert at_least <= pause <= at_most
 
 
 async def test_a_component_chooses_its_receiver_or_none(world: World, receiver: Receiver) -> None:
