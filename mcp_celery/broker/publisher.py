@@ -68,7 +68,7 @@ def unusable_broker(app: Celery, service: str, *, timeout_seconds: float) -> Unu
             connection.ensure_connection(max_retries=0, interval_start=0)
             problem = cluster_mode_problem(connection)
         except Exception as error:  # noqa: BLE001 - transports raise their libraries' own errors, which have no common root
-            return Unusable(service, failure_kind(error), _reason_of(error), _is_refusal(error))
+            return Unusable(service, failure_kind(error), reason_of(error), is_refusal(error))
     if problem is not None:
         return Unusable(service, "ClusterMode", problem, is_refusal=False, is_misfit=True)
     return None
@@ -79,14 +79,15 @@ def failure_kind(error: BaseException) -> str:
     return type(error.__cause__ or error).__name__
 
 
-def _reason_of(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """An error's kind; and its text, where the library is known to put no password into it."""
     cause = error.__cause__ or error
     known = isinstance(cause, OSError | redis.RedisError | amqp.AMQPError)
     return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:300] if known else type(cause).__name__
 
 
-def _is_refusal(error: BaseException) -> bool:
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error says that the broker does not accept the user or the password."""
     return isinstance(error.__cause__ or error, redis.AuthenticationError | amqp.AccessRefused)
 
 

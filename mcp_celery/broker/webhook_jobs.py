@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from celery import Celery
 from kombu.exceptions import KombuError
+from redis.exceptions import NoPermissionError
 
 from mcp_celery.broker.naming import webhook_job_name
 from mcp_celery.broker.own_jobs import OwnJobs
-from mcp_celery.broker.publisher import Publisher
+from mcp_celery.broker.publisher import Publisher, failure_kind, is_refusal, reason_of
+from mcp_celery.common.outage import Outage
 from mcp_celery.config import TaskConfig
-from mcp_celery.errors import QueueUnavailableError
+from mcp_celery.errors import QueueRefusedError, QueueUnavailableError
+from mcp_celery.logs import get_logger
+
+logger = get_logger(__name__)
 
 EXPIRES_SECONDS: Final = 3_600
 """A job that no worker has begun after this time is dropped: by then another one is published."""
+ERROR_SECONDS: Final = 60.0
+"""Time between two log lines about a broker that refuses these jobs."""
 
 
 class WebhookJobs:
@@ -51,6 +59,8 @@ class WebhookJobs:
             is_app_default=is_app_default,
         )
         self._timeout_seconds = timeout_seconds
+        self._outage = Outage("the broker of the jobs that deliver webhooks", logger)
+        self._error_at = 0.0
         self._publisher = Publisher(
             app, "mcp-celery-webhooks", timeout_seconds=timeout_seconds, idle_seconds=idle_seconds
         )
@@ -67,8 +77,22 @@ class WebhookJobs:
             await publisher.do(
                 lambda: self._jobs.publish_webhook(self._name, webhook_id, self._config, publisher.producer())
             )
+        except QueueRefusedError as error:
+            self._refused(error.reason)
+            raise
         except (KombuError, OSError, TimeoutError, *publisher.broker_errors(), *publisher.refusals()) as error:
+            if is_refusal(error) or isinstance(error.__cause__ or error, NoPermissionError):
+                self._refused(reason_of(error))
+            else:
+                self._outage.began(failure_kind(error), failure_kind(error))
             raise QueueUnavailableError from error
+        self._outage.ended()
+
+    def _refused(self, reason: str) -> None:
+        """Log, once in a while, why the broker takes none of these jobs."""
+        if (now := time.monotonic()) >= self._error_at:
+            self._error_at = now + ERROR_SECONDS
+            logger.error("webhooks wait, since the broker refuses the jobs that deliver them: %s", reason)
 
     async def aclose(self) -> None:
         """Let what is being published finish, as far as the broker answers, and close the connection."""

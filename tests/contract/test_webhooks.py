@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final, cast
 
 import pytest
 import standardwebhooks
+from celery import Celery
 from mcp.client import Client
+from redis.exceptions import AuthenticationError, NoPermissionError
 
 from mcp_celery import TaskServer
+from mcp_celery.broker.own_jobs import OwnJobs
+from mcp_celery.broker.webhook_jobs import ERROR_SECONDS, WebhookJobs
 from mcp_celery.client import TasksClient, call_tool_task
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import (
@@ -34,7 +38,7 @@ from mcp_celery.engine import (
 from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.engine.webhook_dispatcher import WebhookDispatcher
 from mcp_celery.engine.webhooks import MOST_WAITING
-from mcp_celery.errors import ConfigurationError, QueueUnavailableError
+from mcp_celery.errors import ConfigurationError, QueueRefusedError, QueueUnavailableError
 from mcp_celery.keys import TaskType
 from mcp_celery.server.celery_tasks import check
 from mcp_celery.server.keyring import snapshots_with
@@ -251,6 +255,67 @@ async def test_a_broker_that_does_not_answer_loses_no_webhook(world: World, monk
     answers = True
     await dispatcher.look()
     assert len(set(published)) == len(published) == 3
+
+
+@pytest.fixture
+async def jobs() -> AsyncGenerator[WebhookJobs]:
+    """The jobs of webhooks, at a broker that is not there."""
+    jobs = WebhookJobs(
+        Celery("hooks", broker="redis://127.0.0.1:1/0", set_as_current=False),
+        namespace="reports",
+        default_queue="mcp.reports",
+        queue=None,
+        timeout_seconds=1,
+        idle_seconds=60,
+        is_app_default=False,
+    )
+    yield jobs
+    await jobs.aclose()
+
+
+async def publishing_twice(jobs: WebhookJobs, caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Log lines about webhooks of two attempts that fail."""
+    for _ in range(2):
+        with pytest.raises(QueueUnavailableError):
+            await jobs.publish("msg_1")
+    return [(one.levelname, one.getMessage()) for one in caplog.records if "webhooks" in one.getMessage()]
+
+
+async def test_a_lost_broker_of_webhooks_is_logged_once_until_it_answers(
+    jobs: WebhookJobs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    ((level, text),) = await publishing_twice(jobs, caplog)
+    assert (level, text) == ("WARNING", "the broker of the jobs that deliver webhooks failed: ConnectionError")
+
+    def publish(*_: object) -> None: ...
+
+    monkeypatch.setattr(OwnJobs, "publish_webhook", publish)
+    await jobs.publish("msg_1")
+    assert "webhooks answers again" in caplog.text
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [(ERROR_SECONDS, 1), (0.0, 2)])
+@pytest.mark.parametrize(
+    "refusal", [QueueRefusedError("other arguments"), NoPermissionError("no lpush"), AuthenticationError("no user")]
+)
+async def test_a_broker_that_refuses_the_jobs_of_webhooks_is_logged_as_an_error_now_and_then(
+    jobs: WebhookJobs,
+    refusal: Exception,
+    seconds: float,
+    lines: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise refusal
+
+    monkeypatch.setattr(OwnJobs, "publish_webhook", refuse)
+    monkeypatch.setattr("mcp_celery.broker.webhook_jobs.ERROR_SECONDS", seconds)
+    found = await publishing_twice(jobs, caplog)
+    assert [level for level, _ in found] == ["ERROR"] * lines
+    assert "webhooks wait, since the broker refuses the jobs that deliver them: " in found[0][1]
+    assert (refusal.reason if isinstance(refusal, QueueRefusedError) else str(refusal)) in found[0][1]
 
 
 # What becomes of a webhook at its receiver.
