@@ -107,14 +107,40 @@ def sendable(value: Any, serializer: str) -> Any:
     if isinstance(value, BaseModel):
         return sendable(value.model_dump(by_alias=True), serializer)
     if isinstance(value, Mapping):
-        if serializer in ("json", SIGNED) and set(cast("Mapping[Any, Any]", value)) == _KOMBU_TAGS:
-            raise InvalidRequestError(
-                "An argument holds an object with no keys but __type__ and __value__, which have a meaning of their "
-                "own in the messages of this server"
-            )
-        return {str(key): sendable(one, serializer) for key, one in cast("Mapping[Any, Any]", value).items()}
+        sent = {str(key): sendable(one, serializer) for key, one in cast("Mapping[Any, Any]", value).items()}
+        if serializer in ("json", SIGNED):
+            _require_no_tags(sent)
+        return sent
     if isinstance(value, list | tuple | set | frozenset):
         return [sendable(one, serializer) for one in cast("list[Any]", value)]
     if serializer in ("json", "pickle") and type(value) in _KNOWN_TO_JSON:
         return value
-    return to_jsonable_python(value)
+    made = to_jsonable_python(value)  # of a dataclass an object that may hold any
+    return sendable(made, serializer) if isinstance(made, dict | list) else made
+
+
+def require_sendable(signature: Mapping[str, Any]) -> None:
+    """Refuse a canvas that holds what :func:`sendable` refuses, in any place: a part may travel in another's message.
+
+    Args:
+        signature: The whole canvas.
+
+    Raises:
+        InvalidRequestError: It holds such an object.
+    """
+    left: list[Any] = [signature]
+    while left:
+        one = left.pop()
+        if isinstance(one, Mapping):
+            _require_no_tags(cast("Mapping[Any, Any]", one))
+            left.extend(cast("Mapping[Any, Any]", one).values())
+        elif isinstance(one, list | tuple | set | frozenset):
+            left.extend(cast("list[Any]", one))
+
+
+def _require_no_tags(value: Mapping[Any, Any]) -> None:
+    if set(value) == _KOMBU_TAGS:
+        raise InvalidRequestError(
+            "An argument holds an object with no keys but __type__ and __value__, which have a meaning of their own in "
+            "the messages of this server"
+        )

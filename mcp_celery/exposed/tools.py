@@ -18,7 +18,7 @@ from pydantic import BaseModel, RootModel
 from mcp_celery.config import TaskConfig, celery_options_of
 from mcp_celery.engine import ForeignPlan, ForeignWork, JSONObject, TaskRecord
 from mcp_celery.errors import ConfigurationError, InvalidRequestError
-from mcp_celery.exposed.arguments import sendable, signature_of, visible_signature
+from mcp_celery.exposed.arguments import require_sendable, sendable, signature_of, visible_signature
 from mcp_celery.exposed.canvas import canvas_of, publish_canvas
 from mcp_celery.exposed.canvas_app import CanvasApp
 from mcp_celery.exposed.jobs import FoundJob
@@ -214,6 +214,7 @@ class ExposedCanvas(ExposedTool):
             logger.exception("could not make the jobs of tool %r", name)
             raise InvalidRequestError(f"Tool {name!r} could not make its jobs from these arguments") from error
         canvas = canvas_of(made, name)
+        require_sendable(canvas.signature)
 
         def publish(record: TaskRecord, producer: Any) -> None:
             publish_canvas(self._canvas_app, canvas, record.job_ids, producer, timeout_seconds=timeout_seconds)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import partial
@@ -56,6 +58,15 @@ class Sale(BaseModel):
     item: str
     amount: int = Field(3, alias="count")
     region: str | None = None
+
+
+@dataclass
+class Note:
+    content: Any
+
+
+class Holder(BaseModel):
+    notes: list[Note]
 
 
 class Unresolved(BaseModel):
@@ -372,6 +383,40 @@ def test_a_caller_does_not_choose_the_type_of_an_argument(value: object) -> None
         sendable(value, "json")
     assert sendable(value, "msgpack") == value
     assert sendable({"__type__": "a job's own", "more": 1}, "json") == {"__type__": "a job's own", "more": 1}
+
+
+TAGGED: Final = {"__type__": "decimal", "__value__": "1"}
+
+
+@pytest.mark.parametrize(
+    "value", [Note(TAGGED), deque([TAGGED]), [Note([TAGGED])], Holder(notes=[Note(TAGGED)])], ids=str
+)
+def test_a_caller_does_not_choose_a_type_within_a_dataclass_either(value: object) -> None:
+    with pytest.raises(InvalidRequestError, match="__type__ and __value__"):
+        sendable(value, "json")
+    assert sendable(Note({"__type__": 1}), "json") == {"content": {"__type__": 1}}
+
+
+@pytest.mark.parametrize("where", range(6))
+async def test_a_caller_does_not_choose_the_type_of_an_argument_of_a_canvas(jobs: Jobs, where: int) -> None:
+    sell = jobs.sell
+
+    def build(value: Any) -> Any:
+        clean = sell.si("a")
+        made: list[Any] = [
+            sell.s(value),
+            sell.s("a", region=[{"deep": value}]),
+            chain(clean, sell.si(value)),
+            group(clean, chain(clean, sell.si(value))),
+            chord([clean], sell.si(value)),
+            sell.map([value]),
+        ]
+        return made[where]
+
+    canvas = ExposedCanvas(Offer("build", "", TaskConfig(), None, None, ()), jobs.app, build, terminate=False)
+    with pytest.raises(InvalidRequestError, match="__type__ and __value__"):
+        await canvas.plan({"value": TAGGED}, 1.0)
+    assert (await canvas.plan({"value": {"__type__": 1}}, 1.0)).job_name
 
 
 # --- Several jobs
