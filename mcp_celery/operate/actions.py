@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
-from mcp_celery.engine import Change, Changed, TaskRecord, now_ms
+from mcp_celery.engine import Change, Changed, TaskRecord
 from mcp_celery.operate.site import Open, Site
 from mcp_celery.operate.tasks import AmbiguousTaskError
 from mcp_celery.store.inspection import InspectedTask
@@ -49,13 +49,14 @@ async def requeued(opened: Open, task: InspectedTask, *, force: bool) -> None:
         raise RefusedError(f"task {record.shown_id} cannot be put back into the queue: {why}")
 
 
-async def purgeable(opened: Open, *, older_than_ms: int, most: int) -> list[TaskRecord]:
+async def purgeable(opened: Open, *, older_than_ms: int, most: int, besides: Collection[str] = ()) -> list[TaskRecord]:
     """Tasks that ended some time ago.
 
     Args:
         opened: Their server.
         older_than_ms: They ended at least so long ago.
         most: How many to return at most.
+        besides: Compound keys of tasks that are left out.
 
     Raises:
         StoreUnavailableError: The store did not answer.
@@ -63,7 +64,11 @@ async def purgeable(opened: Open, *, older_than_ms: int, most: int) -> list[Task
     now, found = await opened.inspection.now_ms(), list[TaskRecord]()
     async for page in opened.inspection.pages():
         found += [
-            task.record for task in page if task.record.is_terminal and task.record.updated_at_ms <= now - older_than_ms
+            task.record
+            for task in page
+            if task.record.is_terminal
+            and task.record.updated_at_ms <= now - older_than_ms
+            and task.record.key not in besides
         ]
         if len(found) >= most:
             break
@@ -76,8 +81,10 @@ async def purged(opened: Open, records: Sequence[TaskRecord]) -> None:
     Raises:
         StoreUnavailableError: The store did not answer.
     """
+    # By the clock of the store: by that of this machine, if it is ahead, they would live on.
+    now = await opened.inspection.now_ms()
     for record in records:
-        await opened.store.retire(record.ref, now_ms())
+        await opened.store.retire(record.ref, now)
 
 
 async def cancelled(site: Site, opened: Open, record: TaskRecord) -> Changed:

@@ -18,6 +18,7 @@ from tests.support.own_store import OwnStore
 from tests.support.worlds import MemoryWorld, RedisWorld, Watchful, World, engine_of, redis_world
 
 NOT_ON_A_CLUSTER = {
+    "test_operators": "Celery has no broker for clusters",
     "test_redis_resets": "it reaches one server through a proxy",
     "test_worker_transport": "Celery has no broker for clusters",
     "test_all_calls_that_waited_on_a_reset_connection_are_made_again": "it reaches one server through a proxy",

@@ -389,12 +389,14 @@ def purge(
     async def body(servers: list[Open]) -> None:
         number = 0
         for opened in servers:
-            while records := await purgeable(opened, older_than_ms=older_than, most=PURGED_TOGETHER):
+            gone = set[str]()
+            while records := await purgeable(opened, older_than_ms=older_than, most=PURGED_TOGETHER, besides=gone):
                 if not yes:
                     several = f"{len(records)}{' or more' if len(records) == PURGED_TOGETHER else ''}"
                     click.confirm(f"Delete {several} ended tasks of {opened.namespace}, with results?", abort=True)
                 await purged(opened, records)
-                number += len(records)
+                gone |= {record.key for record in records}
+            number += len(gone)
         if machine:
             print_json({"purged": number})
         else:
