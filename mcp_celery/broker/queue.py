@@ -236,6 +236,15 @@ class CeleryQueue(TaskQueue):
         except TimeoutError:
             logger.warning("could not revoke %s on the workers in time", job_ids[0])
 
+    async def revoke_now(self, *job_ids: str, terminate: bool = True) -> None:
+        """As :meth:`revoke`, for callers that have to know whether the broker has taken it.
+
+        Raises:
+            QueueUnavailableError: The broker did not take it in time.
+        """
+        publisher = self._single if len(job_ids) == 1 else self._several
+        await self._asked(lambda: self._revoke(publisher, job_ids, terminate=terminate), publisher)
+
     async def _tell_of_revoke(self, job_ids: Sequence[str], *, terminate: bool) -> None:
         # In the thread that publishes such jobs, so never before them: workers forget revokes that arrive too early.
         publisher = self._single if len(job_ids) == 1 else self._several

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from mcp_celery.engine import Change, Changed, TaskRecord
+from mcp_celery.errors import QueueUnavailableError
 from mcp_celery.operate.site import Open, Site
 from mcp_celery.operate.tasks import AmbiguousTaskError
 from mcp_celery.store.inspection import InspectedTask
@@ -87,11 +88,12 @@ async def purged(opened: Open, records: Sequence[TaskRecord]) -> None:
         await opened.store.retire(record.ref, now)
 
 
-async def cancelled(site: Site, opened: Open, record: TaskRecord) -> Changed:
+async def cancelled(site: Site, opened: Open, record: TaskRecord) -> tuple[Changed, bool]:
     """Cancel a task: the record first, which no later success can undo, then the job.
 
     Returns:
-        What the store says; not accepted where the task had ended already.
+        What the store says, not accepted where the task had ended already; and whether the broker has taken the revoke
+        of its job.
 
     Raises:
         StoreUnavailableError: The store did not answer; nothing was cancelled.
@@ -100,7 +102,11 @@ async def cancelled(site: Site, opened: Open, record: TaskRecord) -> Changed:
     changed = await opened.store.change(record.ref, Change(to="cancelled", status_message=CANCELLED))
     if changed is None:
         raise AmbiguousTaskError(f"task {record.shown_id} has expired")
-    if changed.accepted:
-        async with site.queue(opened.namespace) as queue:
-            await queue.revoke(*changed.record.job_ids, terminate=changed.record.work.may_terminate)
-    return changed
+    if not changed.accepted:
+        return changed, False
+    async with site.queue(opened.namespace) as queue:
+        try:
+            await queue.revoke_now(*changed.record.job_ids, terminate=changed.record.work.may_terminate)
+        except QueueUnavailableError:
+            return changed, False
+    return changed, True

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import os
+import subprocess
 import time
 from typing import Final
 
@@ -13,16 +16,33 @@ from click.testing import CliRunner, Result
 
 from mcp_celery.cli.main import cli
 from mcp_celery.engine import Change, TaskRecord
+from tests.support.programs import ROOT, forked_command
 from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
 
 pytestmark = pytest.mark.anyio
 
+GIVE_UP_SECONDS: Final = 180.0
 NAMESPACE: Final = "contract"
 """Of the worlds' tasks."""
 
 
 def variables(world: RedisWorld) -> dict[str, str]:
     return {"MCP_CELERY_REDIS_URL": world.url, "MCP_CELERY_KEY_PREFIX": world.prefix, "COLUMNS": "200"}
+
+
+async def typed(world: RedisWorld, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """What a command does as a process."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MCP_CELERY_")}
+    return await asyncio.to_thread(
+        subprocess.run,
+        [*forked_command("mcp_celery"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=GIVE_UP_SECONDS,
+        cwd=ROOT,
+        env={**env, **variables(world), **more},
+        check=False,
+    )
 
 
 async def called(world: RedisWorld, *arguments: str) -> Result:
@@ -48,3 +68,16 @@ async def test_ended_tasks_are_deleted_once_although_the_clock_of_the_operator_i
     done = await called(in_redis, "tasks", "purge", "--namespace", NAMESPACE, "--older-than", "0s", "--yes", "--json")
     assert (done.exit_code, done.output) == (0, '{"purged": 3}\n')
     assert [await in_redis.store.load(record.ref) for record in records] == [None] * 3
+
+
+async def test_a_cancellation_of_which_the_broker_does_not_hear_says_that_the_job_may_run_on(
+    in_redis: RedisWorld,
+) -> None:
+    record = a_record()
+    await in_redis.store.create(record, SNAPSHOT)
+    nowhere = {"MCP_CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
+    done = await typed(in_redis, "tasks", "cancel", record.key, "--namespace", NAMESPACE, "--json", **nowhere)
+    told = {"task": record.shown_id, "status": "cancelled", "changed": True, "revoked": False}
+    assert (done.returncode, json.loads(done.stdout)) == (1, told)
+    said = f"Error: task {record.shown_id} is cancelled, but the broker did not answer: its job may run on\n"
+    assert done.stderr == said

@@ -133,7 +133,8 @@ def _tasks(where: list[click.Parameter]) -> click.Group:
         callback=Body("mcp_celery.cli.operate.tasks:cancel"),
         help="""Cancel a task, as its client could: its record first, then its job.
 
-        ID as for `show`. If the task has already ended, the command says so and exits with status 1.
+        ID as for `show`. If the task has already ended, or the broker does not answer and the job may run on, the
+        command says so and exits with status 1.
         """,
         params=[*where, _TASK, _MACHINE],
     )

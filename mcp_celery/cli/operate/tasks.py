@@ -320,13 +320,16 @@ def cancel(server: str | None, namespace: str | None, task: str, machine: bool, 
 
     async def body(servers: list[Open]) -> None:
         opened, found = await find_task(servers, task)
-        changed = await cancelled(site, opened, found.record)
+        changed, is_revoked = await cancelled(site, opened, found.record)
+        shown_id, status = changed.record.shown_id, changed.record.status
         if machine:
-            print_json({"task": changed.record.shown_id, "status": changed.record.status, "changed": changed.accepted})
+            print_json({"task": shown_id, "status": status, "changed": changed.accepted, "revoked": is_revoked})
         if not changed.accepted:
-            raise RunError(f"task {changed.record.shown_id} has already ended: {changed.record.status}")
+            raise RunError(f"task {shown_id} has already ended: {status}")
+        if not is_revoked:
+            raise RunError(f"task {shown_id} is cancelled, but the broker did not answer: its job may run on")
         if not machine:
-            click.echo(f"Task {changed.record.shown_id} is cancelled, and its job is revoked.")
+            click.echo(f"Task {shown_id} is cancelled, and its job is revoked.")
 
     run(site, body)
 
