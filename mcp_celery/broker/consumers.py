@@ -75,7 +75,7 @@ def celery_workers(app: Celery, *, seconds: float = ANSWER_SECONDS) -> dict[str,
         node: CeleryWorker(
             node,
             tuple(_names(queues.get(node))),
-            _pool_of(stats.get(node)),
+            pool_of(stats.get(node)),
             _slots_of(stats.get(node)),
             len(cast("list[Any]", active[node])) if node in active else None,
         )
@@ -122,12 +122,20 @@ def _asked(
 def _unless_unreachable(app: Celery, ask: Callable[[], Answers]) -> Answers | None:
     """Ask the workers; None where the broker carries no remote control, or does not answer."""
     connection: Any = app.connection_for_read()
-    errors = (KombuError, OSError, *connection.connection_errors, *connection.channel_errors)
     try:
         return ask() if connection.supports_exchange_type("fanout") else None
-    except errors as error:
+    except broker_errors(app) as error:
         logger.debug("could not ask the workers: %s", type(error).__name__)
         return None
+    finally:
+        connection.release()
+
+
+def broker_errors(app: Celery) -> tuple[type[Exception], ...]:
+    """What commands to the workers raise where an app's broker does not answer."""
+    connection: Any = app.connection_for_read()
+    try:
+        return (KombuError, OSError, *connection.connection_errors, *connection.channel_errors)
     finally:
         connection.release()
 
@@ -140,8 +148,8 @@ def _pool(stats: Any) -> dict[str, Any]:
     return dict(cast("dict[str, Any]", (stats or {}).get("pool") or {}))
 
 
-def _pool_of(stats: Any) -> str | None:
-    """A pool's kind, from the name of its class."""
+def pool_of(stats: Any) -> str | None:
+    """A pool's kind, from what a worker answers to ``stats``: the name of its class."""
     name = str(_pool(stats).get("implementation") or "")
     module = name.partition(":")[0].split(".")
     for kind in ("asyncio", "prefork", "thread", "solo", "gevent", "eventlet"):

@@ -10,7 +10,8 @@ from typing import Any, Final, cast
 
 from celery import Celery
 
-from mcp_celery.broker.consumers import CeleryWorker, celery_workers
+from mcp_celery.broker.consumers import CeleryWorker, broker_errors, celery_workers, pool_of
+from mcp_celery.broker.publisher import failure_kind
 from mcp_celery.engine.recovery.model import RecoveryPolicy
 from mcp_celery.operate.site import Open, Site
 
@@ -18,6 +19,10 @@ SAMPLED: Final = 1_000
 """How many jobs of a worker are searched for the oldest."""
 LOOK_SECONDS: Final = 1.0
 """How often a worker that drains is asked what it still runs."""
+SILENT_SECONDS: Final = 60.0
+"""A worker that drains counts as gone after this time without an answer. One on the solo pool answers between jobs."""
+UPTIME_SECONDS: Final = 2.0
+"""By how much the uptime of one process may decrease from one answer to the next, where its clock is set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,12 +146,28 @@ def drained(app: Celery, node: str, *, timeout_seconds: float | None, asked: Cal
         How many jobs it still had when it stopped taking more.
 
     Raises:
-        DrainError: It does not answer, or its jobs last longer. It takes no more jobs in the latter case.
+        DrainError: It does not answer, or no longer; its jobs last longer; its process is another by now; or the broker
+            does not answer. Once it was asked, it takes no more jobs.
     """
+    is_asked = False
+
+    def note() -> None:
+        nonlocal is_asked
+        is_asked = True
+        asked()
+
+    try:
+        return _drained(app, node, timeout_seconds, note)
+    except broker_errors(app) as error:
+        left = f"the worker {node} takes no more jobs, and runs on" if is_asked else f"the worker {node} was not asked"
+        raise DrainError(f"the broker does not answer ({failure_kind(error)}): {left}") from error
+
+
+def _drained(app: Celery, node: str, timeout_seconds: float | None, asked: Callable[[], None]) -> int:
     control: Any = app.control
     inspect: Any = control.inspect(destination=[node], timeout=LOOK_SECONDS)
-    queues = _queues(inspect, node)
-    if queues is None:
+    queues, process = _queues(inspect, node), _process(inspect, node)
+    if queues is None or process is None:
         raise DrainError(
             f"the worker {node} does not answer, so it was not asked: it may be stopped or dead (`mcp-celery "
             "workers`); a worker on the solo pool answers when its job has ended"
@@ -155,9 +176,25 @@ def drained(app: Celery, node: str, *, timeout_seconds: float | None, asked: Cal
         control.cancel_consumer(queue, destination=[node], reply=True, timeout=LOOK_SECONDS)
     asked()
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-    first: int | None = None
-    while (left := _has(inspect, node)) != 0:
-        first = left if first is None and left is not None else first
+    first, answered_at = None, time.monotonic()
+    while True:
+        now = _process(inspect, node)
+        if now is not None and not now.may_be(process):
+            raise DrainError(
+                f"the worker {node} was started again while it drained: the new process takes jobs, and runs on. A "
+                "supervisor starts a worker again that has ended: stop it there"
+            )
+        left = None if now is None else _has(inspect, node)
+        if left == 0:
+            break
+        if left is not None:
+            first, answered_at = left if first is None else first, time.monotonic()
+        elif not process.is_solo and time.monotonic() - answered_at > SILENT_SECONDS:
+            raise DrainError(
+                f"the worker {node} has not answered for {SILENT_SECONDS:g} seconds: it has ended, died, or hangs "
+                "(`mcp-celery workers`)"
+            )
+        process = now or process
         if deadline is not None and time.monotonic() > deadline:
             raise DrainError(
                 f"the worker {node} still has {'jobs' if left is None else f'{left} jobs'} after {timeout_seconds:g} "
@@ -166,6 +203,27 @@ def drained(app: Celery, node: str, *, timeout_seconds: float | None, asked: Cal
         time.sleep(LOOK_SECONDS)
     control.shutdown(destination=[node])
     return first or 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """A process of a worker, as it says itself."""
+
+    pid: int | None
+    uptime_seconds: float
+    is_solo: bool
+
+    def may_be(self, before: _Process) -> bool:
+        """Whether it may be the process that has answered before. In containers each has the same number."""
+        return self.pid == before.pid and self.uptime_seconds >= before.uptime_seconds - UPTIME_SECONDS
+
+
+def _process(inspect: Any, node: str) -> _Process | None:
+    """The process of a worker; None where it does not answer."""
+    stats = cast("dict[str, Any]", inspect.stats() or {}).get(node)
+    if stats is None:
+        return None
+    return _Process(stats.get("pid"), float(stats.get("uptime") or 0), is_solo=pool_of(stats) == "solo")
 
 
 def _queues(inspect: Any, node: str) -> list[str] | None:
