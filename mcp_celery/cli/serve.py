@@ -23,7 +23,7 @@ from click.core import ParameterSource
 from mcp_celery.cli.errors import StartError, start_errors
 from mcp_celery.cli.log_config import configure_logging
 from mcp_celery.cli.processes import run_processes, same_command
-from mcp_celery.cli.sockets import ANSWERS, bind, bind_unix, url_of
+from mcp_celery.cli.sockets import ANSWERS, SocketFile, bind, bind_unix, url_of
 from mcp_celery.cli.usable import require_usable
 from mcp_celery.common.allowed_hosts import AllowedNames, is_loopback
 from mcp_celery.common.garbage import set_up_collector
@@ -116,7 +116,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each argument and option of the c
         _require_several_may_serve(source.server, workers, stateless=stateless)
     hosts = [*settings.allowed_host_names, *allowed_hosts]
     origins = [*settings.allowed_origin_names, *allowed_origins]
-    with _socket(host, port, uds, fd) as bound, _health_socket(settings, host, health_fd) as health_bound:
+    with _socket(host, port, uds, fd) as (bound, file), _health_socket(settings, host, health_fd) as health_bound:
         if not child:
             require_usable(source.server, wait)
             if bound.family != socket.AF_UNIX and not is_loopback(host):
@@ -147,7 +147,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one for each argument and option of the c
             log_config=None,
             access_log=access_log or log_config is not None,
         )
-        server_process = _Server(config, url_of(bound), uds, health, settings)
+        server_process = _Server(config, url_of(bound), file, health, settings)
         # Uvicorn raises Ctrl-C again once the server has ended. Neither Ctrl-C nor SIGTERM is an error.
         with suppress(KeyboardInterrupt):
             server_process.run(sockets=[bound])
@@ -178,20 +178,23 @@ def _set_up_logging(level: str, log_config: Path | None, log_format: LogFormat) 
 
 
 @contextmanager
-def _socket(host: str, port: int, uds: Path | None, fd: int | None) -> Generator[socket.socket]:
-    """The socket to listen on. The file of a Unix socket that was made here is removed at the end."""
+def _socket(
+    host: str, port: int, uds: Path | None, fd: int | None
+) -> Generator[tuple[socket.socket, SocketFile | None]]:
+    """The socket to listen on, and the file of a Unix socket that was made here. The file is removed at the end."""
     if fd is not None:
         with socket.socket(fileno=fd) as bound:
-            yield bound
+            yield bound, None
     elif uds is None:
         with bind(host, port) as bound:
-            yield bound
+            yield bound, None
     else:
-        with bind_unix(uds) as bound:
+        bound, file = bind_unix(uds)
+        with bound:
             try:
-                yield bound
+                yield bound, file
             finally:
-                uds.unlink(missing_ok=True)
+                file.remove()
 
 
 @contextmanager
@@ -298,17 +301,17 @@ class _Server(uvicorn.Server):
     Args:
         config: uvicorn's.
         url: Where it answers.
-        uds: Its Unix socket, None where it has none.
+        file: That of its Unix socket, None where it has made none.
         health: Reports the server as unready when it is about to end.
         settings: For how long it goes on to serve after SIGTERM, and how it collects garbage.
     """
 
     def __init__(
-        self, config: uvicorn.Config, url: str, uds: Path | None, health: ServerHealth, settings: Settings
+        self, config: uvicorn.Config, url: str, file: SocketFile | None, health: ServerHealth, settings: Settings
     ) -> None:
         super().__init__(config)
         self._url = url
-        self._uds = uds
+        self._file = file
         self._health = health
         self._settings = settings
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -343,6 +346,6 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End."""
         await super().shutdown(sockets)
-        if self._uds is not None:
+        if self._file is not None:
             # Here, because uvicorn then ends the process by the signal that stopped the server.
-            self._uds.unlink(missing_ok=True)
+            self._file.remove()

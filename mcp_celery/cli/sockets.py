@@ -6,6 +6,7 @@ import errno
 import socket
 import stat
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -40,14 +41,47 @@ def bind(host: str, port: int) -> socket.socket:
         raise StartError(f"{host}:{port} cannot be used: {error.strerror} (choose another --port)") from error
 
 
-def bind_unix(path: Path) -> socket.socket:
+@dataclass(frozen=True, slots=True)
+class SocketFile:
+    """The file of a Unix socket that a server has made.
+
+    Attributes:
+        path: Where it is.
+        made: The file that was made there. A file system may give its inode to the next file, so its time counts, too.
+    """
+
+    path: Path
+    made: tuple[int, int, int]
+
+    @classmethod
+    def at(cls, path: Path) -> SocketFile:
+        """The file that is there now.
+
+        Raises:
+            OSError: There is none.
+        """
+        return cls(path, _identity(path))
+
+    def remove(self) -> None:
+        """Remove it, unless another server has replaced it meanwhile."""
+        with suppress(FileNotFoundError):
+            if _identity(self.path) == self.made:
+                self.path.unlink()
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def bind_unix(path: Path) -> tuple[socket.socket, SocketFile]:
     """Take a Unix socket. One that a server has left which does not run any more is replaced.
 
     Args:
         path: Where it is made.
 
     Returns:
-        The bound socket, not listening yet.
+        The bound socket, not listening yet, and its file.
 
     Raises:
         StartError: A server listens there, something else is there, or the socket cannot be made.
@@ -57,10 +91,10 @@ def bind_unix(path: Path) -> socket.socket:
         _remove_left_over(path)
         bound.bind(str(path))
         path.chmod(UNIX_PERMISSIONS)
+        return bound, SocketFile.at(path)
     except OSError as error:
         bound.close()
         raise StartError(f"--uds {path} cannot be used: {error.strerror or error}") from error
-    return bound
 
 
 def _remove_left_over(path: Path) -> None:

@@ -15,8 +15,10 @@ from click.testing import CliRunner
 from mcp_celery.cli.dev.stack import Stack
 from mcp_celery.cli.main import cli
 from mcp_celery.cli.serve import OTHER_FILES, fitted_to_open_files
+from mcp_celery.cli.sockets import bind_unix
 from mcp_celery.settings import Settings
 from mcp_celery.web import HttpLimits
+from tests.support.waiting import eventually_sync
 
 LIMITS: Final = HttpLimits.of(Settings.load(http_max_connections=1_000))
 UNLIMITED: Final = resource.RLIM_INFINITY
@@ -57,6 +59,26 @@ def test_there_are_no_more_connections_than_files(
     assert fitted_to_open_files(LIMITS).max_connections == connections
     assert [one for one in asked if one != (soft, hard)] == ([] if raised is None else [(raised, hard)])
     assert ("ulimit -n" in caplog.text) is (connections < 1_000)
+
+
+def test_a_server_that_ends_removes_its_own_unix_socket_and_not_that_of_its_successor(tmp_path: Path) -> None:
+    path, clock = tmp_path / "socket", tmp_path / "clock"
+
+    def is_later() -> bool:
+        clock.touch()
+        return clock.stat().st_mtime_ns > path.stat().st_mtime_ns
+
+    ending, its_file = bind_unix(path)
+    ending.close()  # as uvicorn does before it waits for the requests
+    eventually_sync(is_later, what="the file system counts another time")
+    successor, next_file = bind_unix(path)
+    with successor:
+        its_file.remove()
+        assert path.is_socket()
+        path.chmod(0o660)  # by whoever restricts it
+        next_file.remove()
+        assert not path.exists()
+        next_file.remove()
 
 
 def test_dev_gives_the_names_to_its_server() -> None:
