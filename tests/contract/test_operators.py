@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import time
+from dataclasses import replace
 from typing import Final
 
 import click
@@ -15,8 +16,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mcp_celery.cli.main import cli
-from mcp_celery.engine import Change, TaskRecord
+from mcp_celery.engine import Change, TaskRecord, now_ms
 from tests.support.programs import ROOT, forked_command
+from tests.support.terminal import at_a_terminal
 from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
 
 pytestmark = pytest.mark.anyio
@@ -45,6 +47,11 @@ async def typed(world: RedisWorld, *arguments: str, **more: str) -> subprocess.C
     )
 
 
+@pytest.fixture(autouse=True)
+def undo_what_commands_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("mcp_celery"), "propagate", True)
+
+
 async def called(world: RedisWorld, *arguments: str) -> Result:
     """What a command does in this process."""
     assert isinstance(cli, click.Group)
@@ -61,7 +68,6 @@ async def ended(world: RedisWorld) -> TaskRecord:
 async def test_ended_tasks_are_deleted_once_although_the_clock_of_the_operator_is_ahead(
     in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("mcp_celery"), "propagate", True)  # undoes what the command sets
     records = [await ended(in_redis) for _ in range(3)]
     real = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: real() + 20 * 10**9)
@@ -81,3 +87,31 @@ async def test_a_cancellation_of_which_the_broker_does_not_hear_says_that_the_jo
     assert (done.returncode, json.loads(done.stdout)) == (1, told)
     said = f"Error: task {record.shown_id} is cancelled, but the broker did not answer: its job may run on\n"
     assert done.stderr == said
+
+
+async def test_a_list_over_several_servers_has_the_newest_tasks_of_all_and_says_that_there_are_more(
+    in_redis: RedisWorld,
+) -> None:
+    other = RedisWorld(in_redis.url, prefix=in_redis.prefix, namespace="another")
+    now = now_ms()
+    try:
+        for age, world in enumerate((in_redis, other, in_redis, other)):
+            await world.store.create(replace(a_record(), created_at_ms=now - age * 1_000), SNAPSHOT)
+    finally:
+        await other.aclose()
+    done = await called(in_redis, "tasks", "list", "--limit", "3", "--json")
+    assert [json.loads(line)["server"] for line in done.stdout.splitlines()] == [NAMESPACE, "another", NAMESPACE]
+    assert done.stderr == "There are more than 3: raise --limit, or select fewer with the other options.\n"
+
+
+async def test_a_list_that_is_watched_says_that_there_are_more_where_a_small_terminal_shows_it(
+    in_redis: RedisWorld,
+) -> None:
+    for _ in range(12):
+        await in_redis.store.create(a_record(), SNAPSHOT)
+    command = [*forked_command("mcp_celery"), "tasks", "list", "--watch", "--limit", "11"]
+    env = {**os.environ, **variables(in_redis), "TERM": "xterm", "COLUMNS": "80"}
+    with at_a_terminal(command, folder=ROOT, env=env, columns=80, rows=12) as terminal:
+        await asyncio.to_thread(terminal.until, "There are more than 11")
+        terminal.interrupt()
+        assert await asyncio.to_thread(terminal.end) == 0

@@ -161,7 +161,8 @@ class RedisWorld:
         self.url = url
         # In braces it is a hash tag, so that a cluster keeps all of it on one shard, results and queues too.
         self.prefix = prefix or f"{{test-{uuid.uuid4().hex}}}"
-        self.keys = RedisKeys(self.prefix, "contract", is_sharded=options.get("is_sharded", False))
+        namespace: str = options.get("namespace", "contract")
+        self.keys = RedisKeys(self.prefix, namespace, is_sharded=options.get("is_sharded", False))
         self.client = admin_client(url, key=self.prefix)
         self._apart = MemoryTaskResults() if results_apart else None
         self.results = self._apart

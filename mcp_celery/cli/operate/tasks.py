@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from functools import partial
+from operator import itemgetter
 from typing import Any, Final
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from mcp_celery.cli.errors import RunError
 from mcp_celery.cli.operate.running import cell, print_json, run, site_of, terminal
@@ -81,20 +84,12 @@ def list_(  # noqa: PLR0913, PLR0917 - one for each option of the command
         console = terminal()
         table = partial(_table, several=len(servers) > 1, full_ids=full_ids)
         if machine:
-            while True:
-                for row in (await listing.rows(servers))[:limit]:
-                    print_json(row)
-                if not watch:
-                    return
-                await asyncio.sleep(WATCH_SECONDS)
-        if not watch:
+            await _print_lines(listing, servers, limit=limit, watch=watch)
+        elif not watch:
             rows = await listing.rows(servers)
             _print(console, rows, table, limit=limit, where=site.store_name + only_open)
-            return
-        with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
-            while True:
-                live.update(table((await listing.rows(servers))[:limit]), refresh=True)
-                await asyncio.sleep(WATCH_SECONDS)
+        else:
+            await _watch(console, listing, servers, table, limit=limit)
 
     try:
         run(site, body)
@@ -119,15 +114,20 @@ class _Listing:
         self._full_ids = full_ids
 
     async def rows(self, servers: Sequence[Open]) -> list[dict[str, Any]]:
-        """The rows, as ``--json`` prints them; one more than the limit where there are more tasks."""
-        rows: list[dict[str, Any]] = []
+        """The rows, as ``--json`` prints them, the newest first; one more than the limit where there are more tasks."""
+        found: list[tuple[int, dict[str, Any]]] = []
         for server in servers:
             routes, now = Routes(self._site, server.namespace), await server.inspection.now_ms()
-            async for task in listed(self._site, server, self._only):
-                rows.append(_row(server.namespace, task, routes, now, full_ids=self._full_ids))
-                if len(rows) > self._limit:
-                    return rows
-        return rows
+            left = self._limit + 1
+            async with aclosing(listed(self._site, server, self._only)) as tasks:
+                async for task in tasks:
+                    row = _row(server.namespace, task, routes, now, full_ids=self._full_ids)
+                    found.append((task.record.created_at_ms, row))
+                    left -= 1
+                    if not left:
+                        break
+        found.sort(key=itemgetter(0), reverse=True)
+        return [row for _, row in found[: self._limit + 1]]
 
 
 def _row(namespace: str, task: InspectedTask, routes: Routes, now_ms: int, *, full_ids: bool) -> dict[str, Any]:
@@ -149,6 +149,32 @@ def _row(namespace: str, task: InspectedTask, routes: Routes, now_ms: int, *, fu
     }
 
 
+async def _print_lines(listing: _Listing, servers: Sequence[Open], *, limit: int, watch: bool) -> None:
+    is_said = False
+    while True:
+        rows = await listing.rows(servers)
+        for row in rows[:limit]:
+            print_json(row)
+        if len(rows) > limit and not is_said:
+            click.echo(_more_than(limit), err=True)
+            is_said = True
+        if not watch:
+            return
+        await asyncio.sleep(WATCH_SECONDS)
+
+
+async def _watch(
+    console: Console, listing: _Listing, servers: Sequence[Open], table: Callable[..., Table], *, limit: int
+) -> None:
+    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        while True:
+            rows = await listing.rows(servers)
+            # In front of the table: the terminal may have no room for its end.
+            more = [Text(_more_than(limit))] if len(rows) > limit else []
+            live.update(Group(*more, table(rows[:limit])), refresh=True)
+            await asyncio.sleep(WATCH_SECONDS)
+
+
 def _print(
     console: Console, rows: Sequence[dict[str, Any]], table: Callable[..., Table], *, limit: int, where: str
 ) -> None:
@@ -157,7 +183,11 @@ def _print(
         return
     console.print(table(rows[:limit]))
     if len(rows) > limit:
-        print_line(console, f"There are more than {limit}: raise --limit, or select fewer with the other options.")
+        print_line(console, _more_than(limit))
+
+
+def _more_than(limit: int) -> str:
+    return f"There are more than {limit}: raise --limit, or select fewer with the other options."
 
 
 def _table(rows: Sequence[dict[str, Any]], *, several: bool, full_ids: bool) -> Table:
