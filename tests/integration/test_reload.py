@@ -113,6 +113,17 @@ async def test_a_running_job_may_finish_and_what_cannot_start_is_tried_again(com
     assert began == "once ", "the job was not interrupted"
 
 
+async def test_a_save_is_heard_while_a_worker_does_not_become_ready(command: CommandLine) -> None:
+    """The worker logs as config/logging.json says."""
+    dev = command.start("dev", "mine.py", "--port", "0", "--reload", CELERY_CONFIG_MODULE="config.celeryconfig")
+    await printed(dev, r"answers at http://\S+/mcp")
+    hangs = "\nimport sys, time\nif 'worker' in sys.argv: Path('hangs').touch(); time.sleep(600)\n"
+    command.write("mine.py", CODE + hangs)
+    await eventually((command.folder / "hangs").exists, what="the worker hangs")
+    command.write("mine.py", CODE + MORE)
+    await printed(dev, r"restarted: 3 tools, 2 of them as tasks")
+
+
 async def test_code_that_is_broken_at_the_start_is_waited_for(command: CommandLine) -> None:
     command.write("mine.py", CODE.replace("a + b", "a + "))
     dev = command.start(*("dev", "mine.py", "--port", "0", "--reload"), COLUMNS="300", MCP_CELERY_REDIS_URL="memory://")

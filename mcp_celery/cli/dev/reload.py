@@ -101,8 +101,8 @@ class Reloader:
                         self._report(ended.result())
                         ended = _begin(supervisor.first_exit())
                     if change.done():
-                        await self._take(change.result(), supervisor, redis_url, ended)
-                        change = _begin(anext(changes))
+                        changed, change = change.result(), _begin(anext(changes))
+                        await self._take(changed, supervisor, redis_url, ended, change)
             finally:
                 for task in (change, ended):
                     task.cancel()
@@ -115,7 +115,12 @@ class Reloader:
         self._say(f"{self._lines.text}\n{_now()}  {ended}; it is started again when a file is saved")
 
     async def _take(
-        self, changed: set[str], supervisor: Supervisor, redis_url: str, ended: asyncio.Task[ChildExit]
+        self,
+        changed: set[str],
+        supervisor: Supervisor,
+        redis_url: str,
+        ended: asyncio.Task[ChildExit],
+        change: asyncio.Task[set[str]],
     ) -> None:
         self._say(f"{_now()}  {_named(changed)} changed")
         found = await inspect_changed_server(self._stack.server, self._stack.app_dir)
@@ -126,17 +131,19 @@ class Reloader:
         await supervisor.end(*CODE)
         self._lines.restarting()
         await self._stack.start_code(supervisor, redis_url)
-        if await self._is_ready(ended):
+        if await self._is_ready(ended, change):
             self._say(f"{_now()}  restarted: {_counted(found)}")
 
-    async def _is_ready(self, ended: asyncio.Task[ChildExit]) -> bool:
-        """Wait until the new processes are ready. False: one of them has ended, which its waiter reports."""
+    async def _is_ready(self, ended: asyncio.Task[ChildExit], change: asyncio.Task[set[str]]) -> bool:
+        """Wait until the new processes are ready. False: one of them has ended, which its waiter reports; or the code
+        has changed again.
+        """
         waiting = [_begin(self._lines.server_answers.wait())]
         if self._stack.has_worker:
             waiting.append(_begin(self._lines.worker_is_ready.wait()))
         ready = asyncio.gather(*waiting)
         try:
-            await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ready, ended, change}, return_when=asyncio.FIRST_COMPLETED)
             return ready.done()
         finally:
             ready.cancel()

@@ -19,8 +19,8 @@ _SCOPE: Final = r'(?:null|"(?:[^"\\]|\\.)*")'
 _CREATED: Final = re.compile(rf'event=task\.created scope={_SCOPE} task=(\S+) type=\S+ component="((?:[^"\\]|\\.)*)"')
 _ENDED: Final = re.compile(rf"event=task\.ended scope={_SCOPE} task=(\S+) status=(\S+)(?:.* tool_error=(true))?")
 _LEVEL: Final = re.compile(r"^.{0,60}?\b(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
-_READY: Final = re.compile(r"INFO/MainProcess\] \S+ ready\.$")
-"""The line by which Celery's worker says that it consumes its queues."""
+_READY: Final = re.compile(r"""\S+@\S+ ready\.(?:["'\s]|$)""")
+"""By which Celery's worker says that it consumes its queues, in whatever format the user's code logs."""
 _SHOWN_LEVELS: Final = frozenset({"WARNING", "ERROR", "CRITICAL"})
 MOST_OPEN: Final = 10_000
 """The most tasks whose start is remembered."""

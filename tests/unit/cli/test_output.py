@@ -97,6 +97,24 @@ def test_a_task_is_a_line_when_it_is_created_and_when_it_ends(status: str, shown
     assert [line[10:] for line in said] == ["fail  task 6x0Tt4pS… created", f"fail  task 6x0Tt4pS… {shown}"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[2026-11-30 17:09:23,123: INFO/MainProcess] celery@vm ready.",
+        "time=2026-11-30T17:09:23+0000 level=INFO logger=celery.apps.worker process=7 message=celery@vm ready.",
+        '{"level": "INFO", "logger": "celery.apps.worker", "message": "celery@vm ready.", "process": 7}',
+    ],
+    ids=["celery", "logging.json", "json"],
+)
+def test_a_worker_is_ready_in_whatever_format_it_logs(line: str) -> None:
+    lines = TaskLines(lambda _name, _line: None, lambda _line: None)
+    lines("worker", line.replace(" ready.", " is not ready."))
+    lines("server", line)
+    assert not lines.worker_is_ready.is_set()
+    lines("worker", line)
+    assert lines.worker_is_ready.is_set()
+
+
 def test_a_program_is_named_as_it_can_be_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = tmp_path / "env" / "bin"
     folder.mkdir(parents=True)
