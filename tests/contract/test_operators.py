@@ -9,14 +9,20 @@ import os
 import subprocess
 import time
 from dataclasses import replace
-from typing import Final
+from types import SimpleNamespace
+from typing import Final, cast
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
+from mcp_celery.broker.consumers import CeleryWorker
 from mcp_celery.cli.main import cli
 from mcp_celery.engine import Change, TaskRecord, now_ms
+from mcp_celery.operate.doctor import workers
+from mcp_celery.operate.site import Open
+from mcp_celery.server.celery_tasks import CeleryTasks
+from mcp_celery.store.inspection import RedisInspection
 from tests.support.programs import ROOT, forked_command
 from tests.support.terminal import at_a_terminal
 from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
@@ -115,3 +121,21 @@ async def test_a_list_that_is_watched_says_that_there_are_more_where_a_small_ter
         await asyncio.to_thread(terminal.until, "There are more than 11")
         terminal.interrupt()
         assert await asyncio.to_thread(terminal.end) == 0
+
+
+async def test_the_doctor_knows_the_heartbeats_of_a_worker_that_starts_while_the_workers_are_asked(
+    in_redis: RedisWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_app: object) -> dict[str, CeleryWorker]:
+        in_redis.client.zadd(in_redis.keys.workers, {"worker@host/1": now_ms() + 15_000})
+        in_redis.client.expire(in_redis.keys.workers, 60)
+        return {"worker@host": CeleryWorker("worker@host", ("mcp.contract",))}
+
+    def tell(*_: object) -> dict[str, object]:
+        return {}
+
+    monkeypatch.setattr(workers, "celery_workers", start)
+    monkeypatch.setattr(workers, "told_by_workers", tell)
+    opened = Open(NAMESPACE, in_redis.store, RedisInspection(in_redis.store))
+    answers = await workers.ask_workers(cast("CeleryTasks", SimpleNamespace(celery=None)), opened)
+    assert [one.node for one in answers.leased] == ["worker@host"]

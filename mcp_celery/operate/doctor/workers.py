@@ -63,12 +63,14 @@ async def ask_workers(tasks: CeleryTasks, opened: Open) -> Answers:
     Raises:
         StoreUnavailableError: The store did not answer.
     """
-    now = await opened.inspection.now_ms()
-    leased = [one for one in await opened.inspection.workers() if one.until_ms > now]
     celery = await asyncio.to_thread(celery_workers, tasks.celery)
     before = time.time_ns() // 1_000_000
     told = None if celery is None else await asyncio.to_thread(told_by_workers, tasks.celery, COMMAND)
-    return Answers(leased=leased, celery=celery, told=told or {}, asked_ms=(before, time.time_ns() // 1_000_000))
+    asked_ms = (before, time.time_ns() // 1_000_000)
+    # After the answers: else the heartbeats of a worker that has started meanwhile would be missed.
+    now = await opened.inspection.now_ms()
+    leased = [one for one in await opened.inspection.workers() if one.until_ms > now]
+    return Answers(leased=leased, celery=celery, told=told or {}, asked_ms=asked_ms)
 
 
 async def check_workers(tasks: CeleryTasks, opened: Open) -> Findings:
