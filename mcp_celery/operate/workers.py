@@ -56,10 +56,15 @@ class Worker:
 
     @property
     def state(self) -> str:
-        """Its state: ``ok``, ``no answer``, ``no heartbeat`` or ``dead``."""
-        if self.lives:
-            return "ok" if self.celery is not None else "no answer"
-        return "no heartbeat" if self.celery is not None else "dead"
+        """Its state: ``ok``, ``ending``, ``no answer``, ``no heartbeat`` or ``dead``.
+
+        A worker that shuts down warmly takes the jobs of no component any more, and no commands.
+        """
+        if self.celery is not None:
+            return "ok" if self.lives else "no heartbeat"
+        if not self.lives:
+            return "dead"
+        return "no answer" if self.components else "ending"
 
 
 async def workers_of(site: Site, servers: Sequence[Open]) -> list[Worker]:

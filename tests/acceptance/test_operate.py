@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -243,6 +244,24 @@ async def test_a_worker_drains_under_celerys_own_command(store_url: str, tmp_pat
             assert "does not answer, so it was not asked" in " ".join(gone.stderr.split())
             assert "Asked worker" not in gone.stderr
             assert celery("tasks", "cancel", second).returncode == 0
+
+
+@pytest.mark.slow
+async def test_a_worker_that_waits_for_its_last_job_is_listed_as_ending(store_url: str, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with (
+        deployed(store_url, f"ending-{os.urandom(3).hex()}", quiet=True) as deployment,
+        deployment.worker("threads", 1),
+    ):
+        operator, celery = Operator(deployment), Operator(deployment, module="celery", before=("-A", "mcp_celery"))
+        async with Wire(deployment.serve()) as wire:
+            task_id = (await wire.create("wait_for_file", path=str(gate)))["taskId"]
+            await eventually(Path(f"{gate}.awaited").exists)
+            ((_, stats),) = json.loads(celery("inspect", "stats", "--json").stdout).items()
+            os.kill(stats["pid"], signal.SIGTERM)
+            await eventually(lambda: operator.lines("workers")[0]["state"] == "ending", seconds=60)
+            gate.touch()
+            assert (await follow(wire, task_id))[-1]["status"] == "completed"
 
 
 @pytest.mark.slow

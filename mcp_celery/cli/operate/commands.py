@@ -211,7 +211,8 @@ def _workers(where: list[click.Parameter]) -> click.Group:
         The command waits some seconds for their answers.
 
         `no heartbeat`: it consumes the queue, but keeps its tasks in another store. `no answer`: remote control
-        does not reach it, as on solo while a job runs. With --json each is a line.
+        does not reach it, as on solo while a job runs. `ending`: it shuts down, and waits for its last jobs. With
+        --json each is a line.
         """,
         params=[
             *where,

@@ -53,6 +53,24 @@ def test_a_text_that_is_no_duration_is_refused(text: str) -> None:
         Duration().convert(text, None, None)
 
 
+@pytest.mark.parametrize(
+    ("lives", "answers", "components", "state"),
+    [
+        (True, True, False, "ok"),
+        (True, False, True, "no answer"),
+        (True, False, False, "ending"),
+        (False, True, False, "no heartbeat"),
+        (False, False, False, "dead"),
+    ],
+)
+def test_the_state_of_a_worker_says_what_is_known_of_it(
+    lives: bool, answers: bool, components: bool, state: str
+) -> None:
+    celery = CeleryWorker("worker@host", ()) if answers else None
+    taken = (("tool:add", "91486851c1de"),) if components else ()
+    assert Worker(node="worker@host", lives=lives, celery=celery, components=taken).state == state
+
+
 def printed(*names: str, queues: tuple[str, ...] = ("mcp.jobs", "gpu")) -> list[str]:
     """The table of workers on a terminal of 80 columns."""
     out = io.StringIO()
