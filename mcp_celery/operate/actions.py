@@ -79,6 +79,9 @@ async def purgeable(opened: Open, *, older_than_ms: int, most: int, besides: Col
 async def purged(opened: Open, records: Sequence[TaskRecord]) -> None:
     """Let ended tasks go now, with their results, instead of at their time.
 
+    The process that recovers deletes results that another result backend has, as those of all tasks whose time is over:
+    after a while, because a worker that ends a job late stores its result late.
+
     Raises:
         StoreUnavailableError: The store did not answer.
     """

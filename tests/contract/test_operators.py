@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Final, cast
@@ -19,12 +20,18 @@ from click.testing import CliRunner, Result
 from mcp_celery.broker.consumers import CeleryWorker
 from mcp_celery.cli.main import cli
 from mcp_celery.engine import Change, TaskRecord, now_ms
+from mcp_celery.engine.followup_jobs import as_itself
+from mcp_celery.engine.recovery.model import RecoveryPolicy
+from mcp_celery.engine.recovery.reaper import Reaper
+from mcp_celery.operate.actions import purgeable, purged
 from mcp_celery.operate.doctor import workers
 from mcp_celery.operate.site import Open
 from mcp_celery.server.celery_tasks import CeleryTasks
 from mcp_celery.store.inspection import RedisInspection
+from mcp_celery.testing import MemoryTaskQueue
 from tests.support.programs import ROOT, forked_command
 from tests.support.terminal import at_a_terminal
+from tests.support.waiting import eventually
 from tests.support.worlds import SNAPSHOT, RedisWorld, a_record
 
 pytestmark = pytest.mark.anyio
@@ -139,3 +146,28 @@ async def test_the_doctor_knows_the_heartbeats_of_a_worker_that_starts_while_the
     opened = Open(NAMESPACE, in_redis.store, RedisInspection(in_redis.store))
     answers = await workers.ask_workers(cast("CeleryTasks", SimpleNamespace(celery=None)), opened)
     assert [one.node for one in answers.leased] == ["worker@host"]
+
+
+async def test_the_results_of_deleted_tasks_are_forgotten_in_another_result_backend(in_redis: RedisWorld) -> None:
+    record, forgotten = await ended(in_redis), list[str]()
+
+    class Elsewhere:
+        async def forget(self, job_ids: Sequence[str]) -> None:
+            forgotten.extend(job_ids)
+
+    opened = Open(NAMESPACE, in_redis.store, RedisInspection(in_redis.store))
+    await purged(opened, await purgeable(opened, older_than_ms=0, most=10))
+    reaper = Reaper(
+        store=in_redis.recovery(),
+        tasks=in_redis.store,
+        queue=MemoryTaskQueue(),
+        results=Elsewhere(),
+        declared=as_itself,
+        policy=RecoveryPolicy(heartbeat_ms=50, max_redeliveries=1),
+    )
+
+    async def are_forgotten() -> bool:
+        await reaper.sweep()
+        return forgotten == record.job_ids
+
+    await eventually(are_forgotten)

@@ -161,7 +161,8 @@ def _tasks(where: list[click.Parameter]) -> click.Group:
         callback=Body("mcp_celery.cli.operate.tasks:purge"),
         help="""Delete tasks that have ended, with their results, before their time to live is over.
 
-        Open tasks are never deleted. Clients that ask for a deleted task get `Task not found`.
+        Open tasks are never deleted. Clients that ask for a deleted task get `Task not found`. Results in another
+        result backend than the Redis of the records are deleted soon afterwards, by a server or worker that runs.
         """,
         params=[
             *where,
