@@ -247,7 +247,10 @@ async def test_a_worker_drains_under_celerys_own_command(store_url: str, tmp_pat
 
 
 @pytest.mark.slow
-async def test_a_worker_that_waits_for_its_last_job_is_listed_as_ending(store_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["signal", "remote control"])
+async def test_a_worker_that_waits_for_its_last_job_is_listed_as_ending(
+    store_url: str, tmp_path: Path, way: str
+) -> None:
     gate = tmp_path / "gate"
     with (
         deployed(store_url, f"ending-{os.urandom(3).hex()}", quiet=True) as deployment,
@@ -257,8 +260,12 @@ async def test_a_worker_that_waits_for_its_last_job_is_listed_as_ending(store_ur
         async with Wire(deployment.serve()) as wire:
             task_id = (await wire.create("wait_for_file", path=str(gate)))["taskId"]
             await eventually(Path(f"{gate}.awaited").exists)
-            ((_, stats),) = json.loads(celery("inspect", "stats", "--json").stdout).items()
-            os.kill(stats["pid"], signal.SIGTERM)
+            node = operator.lines("workers")[0]["worker"]  # other workers listen to the same broker
+            stats = json.loads(celery("inspect", "stats", "--destination", node, "--json").stdout)[node]
+            if way == "signal":
+                os.kill(stats["pid"], signal.SIGTERM)
+            else:
+                celery("control", "shutdown", "--destination", node)
             await eventually(lambda: operator.lines("workers")[0]["state"] == "ending", seconds=60)
             gate.touch()
             assert (await follow(wire, task_id))[-1]["status"] == "completed"

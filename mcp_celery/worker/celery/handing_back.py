@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from celery import bootsteps
-from celery.worker import state
 from celery.worker.strategy import default
 
 from mcp_celery.broker.job_message import FINGERPRINT_HEADER
@@ -33,6 +32,9 @@ logger = get_logger(__name__)
 
 LOOK_EVERY_SECONDS: Final = 1.0
 """How often the worker looks whether it consumes other queues than before."""
+_untyped: Any = bootsteps  # the stubs lack its constants
+_ENDING: Final[tuple[int, int]] = (_untyped.CLOSE, _untyped.TERMINATE)
+"""States of a worker that is to end."""
 Receive = Callable[..., Any]
 """What a worker does with a message of one job: Celery's *strategy*, made for a consumer."""
 
@@ -226,8 +228,8 @@ class HandingBack(bootsteps.StartStopStep):
         for timer in self._timers:
             timer.cancel()
         self._queues = None
-        # Each is an exit status once the worker is to end, which may be 0.
-        if any(asked is not None and asked is not False for asked in (state.should_stop, state.should_terminate)):
+        # When only the consumer stops, the worker runs on. One that remote control tells to end says so nowhere else.
+        if parent.controller.blueprint.state in _ENDING:
             for runtime in runtimes(parent.app):
                 runtime.heart.advertise({})
 
