@@ -7,10 +7,12 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Final
 
 import standardwebhooks
+
+from tests.support.http_server import LocalServer
 
 SECRET: Final = "whsec_" + "QUFB" * 8
 OLD_SECRET: Final = "whsec_" + "QkJC" * 8
@@ -83,7 +85,7 @@ def receiving() -> Generator[Receiver]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
             """Log nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with LocalServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         receiver.url = f"http://127.0.0.1:{server.server_port}/in/s3cret"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

@@ -10,7 +10,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Generator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from mcp_celery.demo.fetching import FetchReport
 from mcp_celery.demo.folder_index import FolderIndex, NotIndexableError, list_files
 from mcp_celery.demo.fractal import PNG_SIGNATURE, View, colour_of, escape_count, render_png
 from mcp_celery.server.task_server import tasks_of
+from tests.support.http_server import LocalServer
 
 
 class Progress:
@@ -226,7 +227,7 @@ class Site(BaseHTTPRequestHandler):
 def site(monkeypatch: pytest.MonkeyPatch) -> Generator[str]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     Site.release.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
+    with LocalServer(("127.0.0.1", 0), Site) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
