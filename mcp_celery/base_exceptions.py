@@ -160,19 +160,16 @@ def _name_of(error: BaseException) -> str:
     return type(named).__name__
 
 
-def text_of_error(error: Exception) -> str:
-    """The text of an exception of user code; its type's name where it fails to give one."""
-    try:
-        return str(error)
-    except BaseException:  # noqa: BLE001 - __str__ of user code raises anything
-        return type(error).__name__
+def text_of_error(error: Exception, form: Callable[[object], str] = str) -> str:
+    """The text of an exception of user code; its type's name where it fails to give one.
 
-
-def repr_of_error(error: Exception) -> str:
-    """The representation of an exception of user code; its type's name where it fails to give one."""
+    Args:
+        error: The exception.
+        form: Which text: ``str`` or ``repr``.
+    """
     try:
-        return repr(error)
-    except BaseException:  # noqa: BLE001 - __repr__ of user code raises anything
+        return form(error)
+    except BaseException:  # noqa: BLE001 - __str__ and __repr__ of user code raise anything
         return type(error).__name__
 
 

@@ -14,7 +14,7 @@ from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.utils.time import get_exponential_backoff_interval
 
 from mcp_celery.asyncio_pool.current import at_pool_stop, await_in_job, in_job
-from mcp_celery.base_exceptions import repr_of_error
+from mcp_celery.base_exceptions import text_of_error
 from mcp_celery.broker.job_message import FINGERPRINT_HEADER, STORE_HEADER, serializer_of_messages
 from mcp_celery.broker.naming import job_name
 from mcp_celery.broker.own_results import OwnResults
@@ -397,7 +397,7 @@ class ComponentJob(_CeleryTask):
         except ComponentRaised as raised:
             if issubclass(type(raised.reason), self._reasons_to_retry()):
                 countdown = self._wait_before_retry(request.retries)
-                shown = repr_of_error(raised.reason)
+                shown = text_of_error(raised.reason, repr)
                 logger.info("job %s is tried again in %d s: %.300s", request.id, countdown, shown)
                 raise self._retry(RetryReason(type(raised.reason).__name__), countdown) from None
             raise raised.reason from None

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from mcp_celery.cli.main import cli
 from tests.support.deployment import Deployment, answering_url, deployed, process
 from tests.support.misbehaving import MisbehavingServer
-from tests.support.programs import forked_command
+from tests.support.programs import Running, forked_command
 from tests.support.terminal import Terminal, at_a_terminal
 
 GIVE_UP_SECONDS = 180.0
@@ -280,10 +280,10 @@ def test_a_lost_connection_is_shown_and_ends_when_it_is_back(mcp: Mcp, tmp_path:
         assert terminal.end() == 3
 
 
-@pytest.mark.long
-def test_a_lost_connection_ends_the_command_with_how_to_continue_the_task(mcp: Mcp, tmp_path: Path) -> None:
-    """After five minutes."""
-    log = tmp_path / "server.log"
+@contextmanager
+def hanging(mcp: Mcp, folder: Path) -> Generator[tuple[Running, Terminal, str, str]]:
+    """A command that waits for a task: its server, which a test may stop, the terminal, the URL and the task's id."""
+    log = folder / "server.log"
     argv = [sys.executable, "-m", "tests.support.asking"]
     with ExitStack() as stack:
         server = stack.enter_context(process(argv, dict(os.environ), log, quiet=True))
@@ -291,6 +291,13 @@ def test_a_lost_connection_ends_the_command_with_how_to_continue_the_task(mcp: M
         terminal = stack.enter_context(mcp.at_a_terminal("call", url, "hang"))
         task_id = terminal.until(r"Task (\S+)\r\n")[1]
         terminal.until("hanging")
+        yield server, terminal, url, task_id
+
+
+@pytest.mark.long
+def test_a_lost_connection_ends_the_command_with_how_to_continue_the_task(mcp: Mcp, tmp_path: Path) -> None:
+    """After five minutes."""
+    with hanging(mcp, tmp_path) as (server, terminal, url, task_id):
         server.send_signal(signal.SIGSTOP)
         try:
             for left in ("4:", "2:3", "0:3"):
@@ -318,14 +325,7 @@ def test_a_session_that_ends_with_the_server_ends_the_command_with_how_to_contin
 def test_a_cancel_that_does_not_reach_the_server_ends_the_command_with_how_to_continue_the_task(
     mcp: Mcp, tmp_path: Path
 ) -> None:
-    log = tmp_path / "server.log"
-    argv = [sys.executable, "-m", "tests.support.asking"]
-    with ExitStack() as stack:
-        server = stack.enter_context(process(argv, dict(os.environ), log, quiet=True))
-        url = answering_url(log, server)
-        terminal = stack.enter_context(mcp.at_a_terminal("call", url, "hang"))
-        task_id = terminal.until(r"Task (\S+)\r\n")[1]
-        terminal.until("hanging")
+    with hanging(mcp, tmp_path) as (server, terminal, url, task_id):
         server.kill()
         terminal.until("connection lost")
         terminal.interrupt()

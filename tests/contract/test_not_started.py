@@ -98,27 +98,29 @@ def gives_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_runner, "JOB_GIVES_UP_SECONDS", -1.0)
 
 
+async def gave_up(world: World, record: TaskRecord, *, is_carried_out: bool = False) -> str:
+    """The delivery of a job that could not learn whether it may begin."""
+    with pytest.raises(JobNotStarted) as given_up:
+        await run(Silent(world, "start", is_carried_out=is_carried_out), record)
+    return given_up.value.delivery
+
+
 async def test_a_job_that_gave_up_fails_a_task_that_no_delivery_began(world: World) -> None:
     record = await created(world)
-    with pytest.raises(JobNotStarted) as given_up:
-        await run(Silent(world, "start"), record)
-    assert await failed(world, record, given_up.value.delivery)
+    assert await failed(world, record, await gave_up(world, record))
 
 
 async def test_a_job_that_gave_up_does_not_fail_a_body_that_another_delivery_began(world: World) -> None:
     record = await created(world)
     assert await begun(world, record)
-    with pytest.raises(JobNotStarted) as given_up:
-        await run(Silent(world, "start"), record)
-    assert not await failed(world, record, given_up.value.delivery)
+    assert not await failed(world, record, await gave_up(world, record))
 
 
 async def test_a_job_that_gave_up_fails_its_task_though_the_store_had_let_it_start(world: World) -> None:
     record = await created(world)
-    with pytest.raises(JobNotStarted) as given_up:
-        await run(Silent(world, "start", is_carried_out=True), record)
+    delivery = await gave_up(world, record, is_carried_out=True)
     assert not await begun(world, record)
-    assert await failed(world, record, given_up.value.delivery)
+    assert await failed(world, record, delivery)
 
 
 async def test_a_refused_job_does_not_give_up_when_the_store_does_not_say_why(world: World) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,8 +16,6 @@ from mcp_celery.protocol.presence import while_there
 from mcp_celery.protocol.question_delivery import OnRequest, Relay
 from mcp_celery.protocol.revision import RequestContext
 from mcp_celery.protocol.revisions import revision_of
-
-logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 1.0
 """How often it is looked whether the client is still there."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import anyio
 import anyio.lowlevel
@@ -280,9 +282,10 @@ async def test_a_connection_of_the_earlier_revision_gets_an_error_that_names_it(
             await TaskHandle.resume(client, scripted.make())
 
 
-async def test_one_extension_serves_several_clients(scripted: Scripted) -> None:
-    other = Scripted()
-    tasks = TasksClient()
+@asynccontextmanager
+async def with_another(scripted: Scripted) -> AsyncGenerator[tuple[Scripted, TaskHandle, TaskHandle]]:
+    """A second server, and a task of each, ``task-1`` on both, followed by one extension."""
+    other, tasks = Scripted(), TasksClient()
     async with (
         Client(scripted.server, extensions=[tasks]) as one,
         Client(other.server, extensions=[tasks]) as two,
@@ -290,6 +293,11 @@ async def test_one_extension_serves_several_clients(scripted: Scripted) -> None:
         handles = await call_tool_task(one, "work"), await call_tool_task(two, "work")
         await scripted.listened("task-1")
         await other.listened("task-1")
+        yield other, *handles
+
+
+async def test_one_extension_serves_several_clients(scripted: Scripted) -> None:
+    async with with_another(scripted) as (other, *handles):
         scripted.complete("task-1")
         other.complete("task-1")
         assert [text_of(await handle) for handle in handles] == ["done", "done"]
@@ -297,15 +305,7 @@ async def test_one_extension_serves_several_clients(scripted: Scripted) -> None:
 
 async def test_a_server_changes_no_task_of_another_server_with_the_same_extension(scripted: Scripted) -> None:
     """Both number their tasks in the same way."""
-    other = Scripted()
-    tasks = TasksClient()
-    async with (
-        Client(scripted.server, extensions=[tasks]) as one,
-        Client(other.server, extensions=[tasks]) as two,
-    ):
-        handles = await call_tool_task(one, "work"), await call_tool_task(two, "work")
-        await scripted.listened("task-1")
-        await other.listened("task-1")
+    async with with_another(scripted) as (other, *handles):
         other.complete("task-1", "the other's")
         assert text_of(await handles[1]) == "the other's"
         assert handles[0].state.status == "working"
