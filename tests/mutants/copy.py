@@ -10,8 +10,13 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 AT_ONCE: Final = 3 * (os.cpu_count() or 1)
 """How many mutants are tested at a time. The tests of most of them wait more than they compute."""
-ENVIRONMENT: Final = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-"""Plugins that these tests do not need take longer to load than most tests, or change the order of the tests."""
+ENVIRONMENT: Final = {
+    # Plugins that these tests do not need take longer to load than most tests, or change the order of the tests.
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    # These tests start no process, so their conditions come soon. Many mutants make them wait in vain.
+    "TEST_PATIENCE_SECONDS": "15",
+}
+"""Of the tests that run against a mutant."""
 PYTEST: Final = [
     *("-p", "anyio.pytest_plugin", "-p", "_hypothesis_pytestplugin", "-p", "no:cacheprovider"),
     *("-o", "addopts=--import-mode=importlib"),

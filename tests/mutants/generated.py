@@ -61,6 +61,10 @@ def _settings(*, everything: bool) -> str:
         "pytest_add_cli_args_test_selection": ALL_TESTS if everything else TESTS,
         "pytest_add_cli_args": PYTEST,
         "also_copy": ["workers", "config"],
+        # A mutant is given up after (seconds of its tests + constant) × multiplier; by default a hanging one holds a
+        # place for up to ten minutes.
+        "timeout_constant": 5.0,
+        "timeout_multiplier": 5.0,
         # Hypothesis refuses a test that runs twice in one process.
         "process_isolation": "forkserver",
         # A log line is for people; a test of its words would be a copy of it.
@@ -72,7 +76,7 @@ def _settings(*, everything: bool) -> str:
 def _toml(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    return f"'{value}'"
+    return f"'{value}'" if isinstance(value, str) else str(value)
 
 
 def _mutmut(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:

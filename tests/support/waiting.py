@@ -2,15 +2,16 @@
 
 import asyncio
 import inspect
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
 Found = TypeVar("Found")
 
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = float(os.environ.get("TEST_PATIENCE_SECONDS", "120"))
 """After which a condition is taken never to come. Generous: a test that passes never waits so long, on a busy machine
-either, where a command or a worker takes a minute to start."""
+either, where a command or a worker takes a minute to start. `make mutants` is less patient."""
 _LOOK_EVERY_SECONDS = 0.005
 
 
