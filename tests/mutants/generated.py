@@ -18,7 +18,9 @@ ALL_MODULES: Final = ["mcp_celery/engine/*.py", "mcp_celery/store/*.py"]
 TESTS: Final = [
     *(f"tests/unit/test_{name}.py" for name in ("status", "recovery", "reaper", "engine")),
     *(f"tests/contract/test_{name}.py" for name in ("engine", "limits", "list", "recovery", "respond", "watch")),
-    *(f"tests/contract/test_{name}.py" for name in ("abandoned", "audit", "exposed")),
+    *(f"tests/contract/test_{name}.py" for name in ("abandoned", "audit", "exposed", "idempotency", "lost_jobs")),
+    *(f"tests/contract/test_{name}.py" for name in ("not_started", "operators", "queue_messages", "recent_polls")),
+    *(f"tests/contract/test_{name}.py" for name in ("transitions", "turns", "webhooks")),
 ]
 ALL_TESTS: Final = [
     *TESTS,
