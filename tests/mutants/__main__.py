@@ -24,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--all", action="store_true", help="all of the engine and the store; takes hours")
     parser.add_argument("--only", choices=["generated", "patched"], help="one kind of mutants alone")
-    parser.add_argument("--select", default="", help="only patches whose names contain this")
+    parser.add_argument("--select", default="", help="only mutants whose names contain this; with --only")
     parser.add_argument("--killers", action="store_true", help="show which test killed each patch")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150)
@@ -33,7 +33,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mcpm-") as folder:
         try:
             if options.only != "patched":
-                verdicts += generated.run(Path(folder) / "generated", everything=options.all)
+                verdicts += generated.run(Path(folder) / "generated", options.select, everything=options.all)
             if options.only != "generated":
                 verdicts += patched.run(Path(folder), options.select)
         except (generated.MutmutError, patched.PatchError, TestsError) as error:

@@ -28,6 +28,7 @@ ALL_TESTS: Final = [
     *(f"tests/contract/test_{name}.py" for name in ("store", "questions", "bus", "redis_faults", "lifecycle")),
 ]
 _KILLED: Final = {"killed", "timeout"}
+_NOT_RUN: Final = "not checked"
 _MANGLED: Final = re.compile(r"(?P<module>.+)\.x(?:_(?P<function>.+)|ǁ(?P<owner>.+)ǁ(?P<method>.+))__mutmut_\d+")
 
 
@@ -35,11 +36,12 @@ class MutmutError(Exception):
     """mutmut could not do its work, mostly because a test fails without any mutant."""
 
 
-def run(folder: Path, *, everything: bool) -> list[Verdict]:
+def run(folder: Path, selected: str = "", *, everything: bool) -> list[Verdict]:
     """Let mutmut mutate a copy of the project.
 
     Args:
         folder: Where to copy it.
+        selected: What the names of the mutants have to contain, such as ``Reaper`` or ``submit``.
         everything: Whether to mutate all of the engine and the store.
 
     Raises:
@@ -48,11 +50,11 @@ def run(folder: Path, *, everything: bool) -> list[Verdict]:
     copy_to(folder)
     with (folder / "pyproject.toml").open("a", encoding="utf-8") as settings:
         settings.write(_settings(everything=everything))
-    done = _mutmut(folder, "run", "--max-children", str(AT_ONCE))
+    done = _mutmut(folder, "run", "--max-children", str(AT_ONCE), *([f"*{selected}*"] if selected else []))
     if done.returncode:
         raise MutmutError(f"mutmut ended with {done.returncode}:\n{done.stdout[-6000:]}{done.stderr[-2000:]}")
     listed = re.findall(r"^\s+(\S+): (.+)$", _mutmut(folder, "results", "--all", "true").stdout, re.MULTILINE)
-    return [_verdict(folder, name, status) for name, status in listed]
+    return [_verdict(folder, name, status) for name, status in listed if status != _NOT_RUN]
 
 
 def _settings(*, everything: bool) -> str:
@@ -63,7 +65,7 @@ def _settings(*, everything: bool) -> str:
         "pytest_add_cli_args_test_selection": ALL_TESTS if everything else TESTS,
         "pytest_add_cli_args": PYTEST,
         "also_copy": ["workers", "config"],
-        # A mutant is given up after (seconds of its tests + constant) × multiplier; by default a hanging one holds a
+        # A mutant is given up after (seconds of its tests + constant) * multiplier; by default a hanging one holds a
         # place for up to ten minutes.
         "timeout_constant": 5.0,
         "timeout_multiplier": 5.0,
