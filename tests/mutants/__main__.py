@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="all of the engine and the store; takes hours")
     parser.add_argument("--only", choices=["generated", "patched"], help="one kind of mutants alone")
     parser.add_argument("--select", default="", help="only mutants whose names contain this; with --only")
-    parser.add_argument("--killers", action="store_true", help="show which test killed each patch")
+    parser.add_argument("--killers", action="store_true", help="write down which test killed each patch")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150)
     verdicts: list[Verdict] = []
@@ -40,9 +40,7 @@ def main() -> int:
             console.print(str(error), markup=False, soft_wrap=True)
             return 1
     if options.killers:
-        for one in verdicts:
-            if one.group == "patches":
-                console.print(f"{one.mutant}: {one.how}", markup=False, soft_wrap=True)
+        patched.remember(verdicts)
     passed = report(verdicts, console)
     console.print(f"{len(verdicts)} mutants in {(time.monotonic() - began) / 60:.1f} minutes", markup=False)
     return 0 if passed else 1

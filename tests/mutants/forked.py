@@ -31,7 +31,8 @@ class Script:
         name: Of the mutant.
         original: The script as it is.
         mutated: The script with the change; as it is, the tests have to pass.
-        nearest: The file of the tests that are run before the others, because they probably fail.
+        nearest: The test that is run before the others, because it failed before, or the file of those that probably
+            fail.
     """
 
     name: str
@@ -102,7 +103,8 @@ class _Forks:
         os.dup2(log, 1)
         os.dup2(log, 2)
         SCRIPTS.update(written(lambda name: file_text(name).replace(script.original, script.mutated)))
-        items.sort(key=lambda item: not item.nodeid.startswith(script.nearest))
+        file, *_ = script.nearest.partition("::")
+        items.sort(key=lambda item: (item.nodeid != script.nearest, not item.nodeid.startswith(file)))
 
     def _wait(self) -> None:
         child, status = os.wait()

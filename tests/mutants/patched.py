@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -18,6 +21,8 @@ from tests.mutants.forked import Script, TestsError, first_failures
 from tests.mutants.verdict import Mutant, Verdict
 
 PATCHES: Final = Path(__file__).with_name("patches")
+KILLERS: Final = Path(__file__).with_name("killers.toml")
+"""By the names of the patches, the test that failed last time. The next run of a script begins with it."""
 TESTS: Final = [
     *(f"tests/unit/test_{name}.py" for name in ("keys", "codec")),
     *(
@@ -26,7 +31,7 @@ TESTS: Final = [
     ),
     *(f"tests/contract/test_{name}.py" for name in ("finish", "questions", "exposed", "watch", "audit", "not_started")),
     *(f"tests/contract/test_{name}.py" for name in ("webhooks", "abandoned", "idempotency", "places", "turns")),
-    "tests/contract/test_declared_keys.py",
+    *(f"tests/contract/test_{name}.py" for name in ("declared_keys", "direct_reads")),
 ]
 TABLE_TESTS: Final = [f"tests/unit/test_{name}.py" for name in ("status", "recovery", "reaper", "engine")]
 _NEAREST: Final = {
@@ -67,7 +72,8 @@ def run(folder: Path, selected: str = "") -> list[Verdict]:
     """
     patches = sorted(path for path in PATCHES.glob("*.patch") if selected in path.stem)
     patched = {patch: _patched(patch, folder / "patched" / patch.stem) for patch in patches}
-    scripts = [_script(patch, *files) for patch, files in patched.items() if files[0].suffix == ".lua"]
+    killers = _killers()
+    scripts = [_script(patch, *files, killers) for patch, files in patched.items() if files[0].suffix == ".lua"]
     tables = [patch for patch, files in patched.items() if files[0].suffix == ".py"]
     logs = folder / "logs"
     logs.mkdir()
@@ -100,9 +106,27 @@ def _patched(patch: Path, folder: Path) -> tuple[Path, Path]:
     return ROOT / name, copy
 
 
-def _script(patch: Path, file: Path, copy: Path) -> Script:
+def remember(verdicts: Sequence[Verdict]) -> None:
+    """Write down which test killed each patch.
+
+    Args:
+        verdicts: Of a run; what is known of other patches stays.
+    """
+    there = {path.stem for path in PATCHES.glob("*.patch")}
+    found = {one.mutant.place: one.how for one in verdicts if one.killed and "::" in one.how}
+    known = {name: test for name, test in {**_killers(), **found}.items() if name in there}
+    lines = [f"{name} = {json.dumps(test)}\n" for name, test in sorted(known.items())]
+    KILLERS.write_text("".join(["# Written by `make mutants ARGS=--killers`.\n", *lines]), encoding="utf-8")
+
+
+def _killers() -> dict[str, str]:
+    return tomllib.loads(KILLERS.read_text(encoding="utf-8"))
+
+
+def _script(patch: Path, file: Path, copy: Path, killers: Mapping[str, str]) -> Script:
     nearest = _NEAREST.get(patch.stem.partition("-")[0], "contract/test_store.py")
-    return Script(patch.stem, file.read_text(encoding="utf-8"), copy.read_text(encoding="utf-8"), f"tests/{nearest}")
+    first = killers.get(patch.stem, f"tests/{nearest}")
+    return Script(patch.stem, file.read_text(encoding="utf-8"), copy.read_text(encoding="utf-8"), first)
 
 
 def _tested(copy: Path, file: Path, changed: Path) -> str | None:
