@@ -492,7 +492,8 @@ async def test_a_component_chooses_its_receiver_or_none(world: World, receiver: 
 
 async def test_a_server_that_runs_its_jobs_itself_delivers_their_webhooks(receiver: Receiver) -> None:
     settings = Settings.load(webhook_url=receiver.url, webhook_secrets=SECRET)
-    server = TaskServer("reports", settings=settings, backend=MemoryBackend())
+    app = Celery("reports", broker="memory://", set_as_current=False)
+    server = TaskServer("reports", settings=settings, backend=MemoryBackend(), celery=app)
 
     @server.tool(task=True)
     async def build_report(year: int) -> str:
