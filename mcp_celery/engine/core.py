@@ -259,8 +259,9 @@ class TaskEngine:
     def _hidden(self, submission: Submission) -> Hidden:
         """The parts of the task's key that its Celery ids hide."""
         is_id = self._limits.hide_anonymous_ids and submission.caller.scope is None
-        arguments = names_in(submission.declared_as or "") if submission.task_type == "resource" else frozenset[str]()
-        is_uri = not arguments.issubset(submission.config.show_arguments)
+        is_uri = submission.task_type == "resource" and not names_in(
+            submission.declared_as or submission.component
+        ).issubset(submission.config.show_arguments)
         return (Hidden.TASK_ID if is_id else Hidden.NOTHING) | (Hidden.COMPONENT if is_uri else Hidden.NOTHING)
 
     async def _revoke(self, record: TaskRecord) -> None:
@@ -389,8 +390,7 @@ class TaskEngine:
 
     async def _without_result(self, stored: StoredTask) -> TaskView:
         record = await self._shown(stored.record)
-        questions = stored.questions if record.status == "input_required" else ()
-        return TaskView(record, input_requests={one.key: one.request for one in questions})
+        return TaskView(record, input_requests={one.key: one.request for one in stored.questions})
 
     async def _shown(self, record: TaskRecord) -> TaskRecord:
         """A record as its owner sees it: with what it waits for, where that is not in the record, or changes there."""
