@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
+from mcp_celery.config import TaskConfig
 from mcp_celery.engine import Caller, JobOutcome, StoredTask, TaskEngine, TaskRecord, now_ms
 from mcp_celery.engine.ids import PAGE_SIZE, cursor_at, position_of
 from mcp_celery.errors import InvalidCursorError, QueueUnavailableError
+from mcp_celery.keys import TaskType
 from tests.support.waiting import eventually
 from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, RedisWorld, Watchful, World, a_record, a_submission
 
@@ -68,6 +70,30 @@ class TestWhoseTheyAre:
     async def test_a_caller_without_scope_and_session_has_no_list(self, engine: TaskEngine) -> None:
         await engine.submit(a_submission(Caller()))
         assert await listed(engine, Caller()) == []
+
+    async def test_tasks_of_components_for_which_the_token_has_no_scope_are_left_out(
+        self, world: World, queue: Watchful
+    ) -> None:
+        async def declared(_: TaskType, component: str) -> tuple[str, TaskConfig]:
+            return component, TaskConfig(required_scopes=["payroll"] if component == "salaries" else [])
+
+        engine = TaskEngine(
+            store=world.store,
+            queue=queue,
+            bus=world.bus,
+            results=None,
+            limits=LIMITS,
+            answer_version=LATEST_HANDSHAKE_VERSION,
+            declared=declared,
+        )
+        now = now_ms()
+        names = ["build_report", "salaries", "build_report"]
+        records = [replace(a_record(component=name), created_at_ms=now + age) for age, name in enumerate(names)]
+        for record in records:
+            await world.store.create(record, SNAPSHOT)
+        first, _, last = records
+        assert await listed(engine, replace(ALICE, token_scopes=frozenset({"reports"}))) == [last, first]
+        assert await listed(engine, replace(ALICE, token_scopes=frozenset({"payroll"}))) == records[::-1]
 
 
 class TestOrder:

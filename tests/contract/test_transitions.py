@@ -180,7 +180,8 @@ async def test_a_refused_change_is_not_reported(world: World) -> None:
 async def test_a_submission_is_reported_when_its_job_is_published(world: World, engine: TaskEngine) -> None:
     record = await engine.submit(a_submission())
     assert told(world) == [("submitted", None, "working", 1, 1)]
-    assert world.transitions[0].ref == record.ref
+    (submitted,) = world.transitions
+    assert (submitted.ref, submitted.at_ms) == (record.ref, record.created_at_ms)
 
 
 class _NoBroker(Watchful):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ import pytest
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery import audit
+from mcp_celery.common.formats import FORMAT
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import (
     ELICIT,
@@ -33,15 +35,19 @@ from mcp_celery.engine import (
     Question,
     QueueMessage,
     Quota,
+    ResultSeals,
     Start,
     Submission,
     TaskEngine,
     TaskLimits,
     TaskRecord,
     TaskRef,
+    WebhookKind,
     write_audit_log,
 )
+from mcp_celery.engine.outcome import FAILURE_REASONS
 from mcp_celery.engine.record import RETIRED_MS
+from mcp_celery.engine.result_seals import UNSEALED_RESULTS
 from mcp_celery.errors import (
     QueueFullError,
     QueueUnavailableError,
@@ -50,6 +56,8 @@ from mcp_celery.errors import (
     TaskNotFoundError,
     TooManyTasksError,
 )
+from mcp_celery.keys import TaskType
+from mcp_celery.server.keyring import snapshots_with
 from mcp_celery.testing import MemoryBackend, MemoryTaskQueue, MemoryTaskStore
 from tests.support.waiting import eventually, soon
 from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, a_submission
@@ -141,10 +149,16 @@ def _publish(record: TaskRecord, producer: object) -> None:
     raise AssertionError((record, producer))
 
 
+def _webhook_of(config: TaskConfig) -> WebhookKind | None:
+    return "contents" if config.webhook else None
+
+
 class Desk:
     """An engine in memory at a time that stands still."""
 
-    def __init__(self, limits: TaskLimits = LIMITS, exposure: Exposure | None = None) -> None:
+    def __init__(
+        self, limits: TaskLimits = LIMITS, exposure: Exposure | None = None, seals: ResultSeals = UNSEALED_RESULTS
+    ) -> None:
         backend = MemoryBackend()
         self.results = backend.results
         self.store = Store(backend)
@@ -159,6 +173,8 @@ class Desk:
             answer_version=LATEST_HANDSHAKE_VERSION,
             exposed=self.exposed,
             observers=Observers(write_audit_log),
+            seals=seals,
+            webhook_of=_webhook_of,
         )
 
     async def load(self, ref: TaskRef) -> TaskRecord | None:
@@ -181,9 +197,15 @@ class TestTheRecord:
     async def test_a_record_holds_what_was_asked_and_granted(self) -> None:
         desk = Desk()
         caller = replace(ALICE, session="session-1", requestor="alice")
-        config = TaskConfig(acks_late=True, poll_interval=250, expires=1.5)
+        config = TaskConfig(acks_late=True, poll_interval=250, expires=1.5, webhook="https://hooks.example/")
+        snapshot = replace(SNAPSHOT, traceparent="00-trace")
         submission = replace(
-            a_submission(caller, ttl_ms=5_000, config=config), job_name="named", task_type="prompt", listed=False
+            a_submission(caller, ttl_ms=5_000, config=config),
+            job_name="named",
+            task_type="prompt",
+            listed=False,
+            fingerprint="print-1",
+            snapshot=snapshot,
         )
         record = await desk.engine.submit(submission)
         assert record == TaskRecord(
@@ -203,10 +225,14 @@ class TestTheRecord:
             start_before_ms=NOW_MS + 1_500,
             work=OWN_WORK,
             options={"expires": 1.5},
+            fingerprint="print-1",
+            traceparent="00-trace",
+            webhook="contents",
         )
+        assert record.max_ttl_ms == LIMITS.max_ttl_ms
         assert desk.queue.published == [(record, submission)]
         assert desk.queue.places == [submission]
-        assert await desk.store.snapshot(record.ref) == SNAPSHOT
+        assert await desk.store.snapshot(record.ref) == snapshot
 
     async def test_an_anonymous_callers_says_in_which_session_it_was_made(self) -> None:
         caller = Caller(session="session-1")
@@ -218,16 +244,65 @@ class TestTheRecord:
         record = await Desk().engine.submit(a_submission())
         assert (record.ttl_ms, record.poll_interval_ms) == (LIMITS.default_ttl_ms, LIMITS.poll_interval_ms)
         assert (record.start_before_ms, record.idempotent, record.listed) == (None, False, True)
+        assert record.webhook is None
 
     async def test_of_exposed_work_the_plan_says_what_runs_and_until_when(self) -> None:
         work = ForeignWork(parts=2, may_terminate=True)
         desk = Desk(exposure=Exposure(work, expires=2.0))
-        record = await desk.engine.submit(a_submission(config=TaskConfig(expires=9.0)))
+        declared = replace(a_submission(config=TaskConfig(expires=9.0)), fingerprint="print-1")
+        record = await desk.engine.submit(declared)
         assert (record.job_name, record.work, record.start_before_ms) == ("shop.sell", work, NOW_MS + 2_000)
+        assert (record.fingerprint, record.options) == (None, {})
         ((_, submission),) = desk.queue.published
         assert (submission.job_name, submission.plan is not None) == ("shop.sell", True)
         assert submission.snapshot == replace(SNAPSHOT, params={}, session_id=None, headers=None)
         assert desk.queue.places == [submission]
+
+    async def test_the_watcher_of_exposed_jobs_is_told_of_each_that_begins(self) -> None:
+        desk = Desk(exposure=Exposure(ForeignWork()))
+        assert desk.exposed is not None
+        told: list[str] = []
+        desk.exposed.began = told.append
+        record = await desk.engine.submit(a_submission())
+        assert told == [record.key]
+
+
+class TestCeleryIds:
+    @pytest.mark.parametrize(
+        ("hides", "caller", "is_shown"),
+        [(True, Caller(), False), (True, ALICE, True), (False, Caller(), True), (False, ALICE, True)],
+    )
+    async def test_the_task_ids_of_anonymous_callers_are_hidden_where_the_server_says_so(
+        self, *, hides: bool, caller: Caller, is_shown: bool
+    ) -> None:
+        record = await Desk(replace(LIMITS, hide_anonymous_ids=hides)).engine.submit(a_submission(caller))
+        assert (record.task_id in record.job_id) == is_shown
+
+    @pytest.mark.parametrize(
+        ("task_type", "declared_as", "shown", "is_shown"),
+        [
+            ("resource", "reports:{year}/{part}", [], False),
+            ("resource", "reports:{year}/{part}", ["year"], False),
+            ("resource", "reports:{year}/{part}", ["part", "year"], True),
+            ("resource", "reports:2026/7", [], True),
+            ("resource", None, [], True),
+            ("tool", "reports:{year}/{part}", [], True),
+        ],
+    )
+    async def test_the_uri_of_a_resource_is_hidden_unless_all_its_arguments_may_be_shown(
+        self, task_type: TaskType, declared_as: str | None, shown: list[str], *, is_shown: bool
+    ) -> None:
+        config = TaskConfig(show_arguments=shown)
+        submission = replace(a_submission(config=config), task_type=task_type, declared_as=declared_as)
+        record = await Desk().engine.submit(replace(submission, component="reports:2026/7"))
+        assert ("2026" in record.job_id) == is_shown
+
+    async def test_a_task_id_and_a_uri_may_both_be_hidden(self) -> None:
+        desk = Desk(replace(LIMITS, hide_anonymous_ids=True))
+        submission = replace(a_submission(Caller()), task_type="resource", declared_as="reports:{year}")
+        record = await desk.engine.submit(replace(submission, component="reports:2026"))
+        assert record.task_id not in record.job_id
+        assert "2026" not in record.job_id
 
 
 class TestTakingBack:
@@ -261,6 +336,16 @@ class TestTakingBack:
         await desk.engine.aclose(patience_seconds=0)
         (line,) = caplog.messages
         assert line.startswith("could not delete 1 tasks whose jobs were not published")
+
+    async def test_at_the_end_a_record_may_still_be_taken_back_for_a_while(self) -> None:
+        desk = Desk()
+        desk.queue.fail()
+        desk.store.fails_to_delete = StoreUnavailableError()
+        with pytest.raises(QueueUnavailableError):
+            await desk.engine.submit(a_submission())
+        desk.store.fails_to_delete = None
+        await soon(desk.engine.aclose(patience_seconds=60))
+        assert await desk.is_gone(desk.store.kept[0])
 
     async def test_a_store_that_hangs_is_not_waited_for(self) -> None:
         desk = Desk()
@@ -462,6 +547,29 @@ class TestViews:
             async with desk.engine.watch(ALICE, [record.task_id], results=results) as watch:
                 view = await watch.__anext__()
             assert (view.record.status, view.result) == ("completed", expected)
+
+    async def test_a_damaged_result_is_an_error_once_it_is_read(self) -> None:
+        desk = Desk()
+        record = await desk.engine.submit(a_submission())
+        desk.results.put(record.job_id, "SUCCESS", {"format": FORMAT, "isError": False, "result": "{damaged"})
+        assert await desk.store.change(record.ref, Change(to="completed"))
+        view = await desk.engine.get(ALICE, record.task_id, read_result=False)
+        assert view.outcome is not None
+        assert view.outcome.unread_text == "{damaged"
+        with pytest.raises(json.JSONDecodeError):
+            await desk.engine.get(ALICE, record.task_id)
+        async with desk.engine.watch(ALICE, [record.task_id]) as watch:
+            with pytest.raises(json.JSONDecodeError):
+                await watch.__anext__()
+
+    async def test_a_completed_task_whose_result_no_worker_sealed_is_seen_as_failed(self) -> None:
+        desk = Desk(seals=ResultSeals("desk", snapshots_with(["a key for tests that has more than 32 bytes"]).sealing))
+        record = await desk.engine.submit(a_submission())
+        desk.results.put(record.job_id, "SUCCESS", JobOutcome(RESULT))
+        assert await desk.store.change(record.ref, Change(to="completed"))
+        view = await desk.engine.get(ALICE, record.task_id)
+        assert (view.record.task_id, view.record.status) == (record.task_id, "failed")
+        assert (view.record.status_message, view.result) == (FAILURE_REASONS["RefusedResult"], None)
 
     async def test_open_questions_are_shown_while_the_task_waits(self) -> None:
         desk = Desk()
