@@ -43,7 +43,7 @@ from mcp_celery.engine.result_seals import UNSEALED_RESULTS, ResultSeals
 from mcp_celery.engine.rollback import Rollback
 from mcp_celery.engine.status import OPEN
 from mcp_celery.engine.streams import OpenStreams
-from mcp_celery.engine.submission import Submission
+from mcp_celery.engine.submission import QueueMessage, Submission
 from mcp_celery.engine.subscription import TaskWatch
 from mcp_celery.engine.transitions import UNOBSERVED, Observers, Transition
 from mcp_celery.engine.turns import HeldBack
@@ -210,16 +210,15 @@ class TaskEngine:
             has made.
         """
         once = submission.idempotency
-        is_together = False
+        message: QueueMessage | None = None
         try:
             with self._queue.message_of(record, submission) as message:
-                is_together = message is not None
                 created = await (
                     self._create_in_turn(record, submission)
                     if message is None
                     else self._store.create(record, submission.snapshot, self._limits.quota(submission), once, message)
                 )
-            if created is not None or is_together:
+            if created is not None or message is not None:
                 return created
         except MessageRefusedError:
             raise
@@ -233,7 +232,7 @@ class TaskEngine:
             # Also when the client hangs up half-way. A creation that seemed to fail may have reached the store.
             if submission.task_id is not None:
                 raise
-            if not await self._rollback.undo(record, error, has_message=is_together):
+            if not await self._rollback.undo(record, error, has_message=message is not None):
                 raise
         if once is not None:
             await self._repeats.note_published(record)
