@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any, Final
 
 import pytest
 
+from mcp_celery import audit
 from mcp_celery.engine import Caller, Change, JSONObject
 from mcp_celery.engine.recent_polls import RecentPolls
-from mcp_celery.errors import TaskNotFoundError
+from mcp_celery.errors import ServerBusyError, TaskNotFoundError
 from tests.support.worlds import ALICE, LIMITS, Watchful, World, a_submission, engine_of
 
 pytestmark = pytest.mark.anyio
@@ -22,9 +24,9 @@ MODERN: Final = "2026-07-28"
 class Polling:
     """A server, and how often its store was read."""
 
-    def __init__(self, world: World, queue: Watchful, interval_ms: int) -> None:
+    def __init__(self, world: World, queue: Watchful, interval_ms: int, **limits: Any) -> None:
         self.reads = 0
-        self.engine = engine_of(world, queue, min_poll_interval_ms=interval_ms)
+        self.engine = engine_of(world, queue, min_poll_interval_ms=interval_ms, **limits)
 
     async def poll(self, task_id: str, caller: Caller = ALICE, version: str = MODERN) -> JSONObject:
         async def read() -> JSONObject:
@@ -76,7 +78,8 @@ async def test_a_caller_sees_what_it_has_changed(world: World, queue: Watchful, 
         assert await site.poll(record.task_id) == {"status": "cancelled"}
     else:
         await site.engine.respond(ALICE, record.task_id, {})
-        await site.poll(record.task_id)
+        for _ in range(2):
+            assert await site.poll(record.task_id) == {"status": "working"}
     assert site.reads == 2
 
 
@@ -101,6 +104,23 @@ async def test_the_answer_that_a_task_has_ended_is_not_cached(world: World, queu
     await world.store.change(record.ref, Change(to="cancelled"))
     for _ in range(2):
         assert await site.poll(record.task_id) == {"status": "cancelled"}
+    assert site.reads == 2
+
+
+async def test_a_busy_server_still_gives_the_last_answer_and_refuses_to_read_a_task(
+    world: World, queue: Watchful, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Polling(world, queue, FOR_LONG, max_pending_requests=1)
+    known, unread = [await site.engine.submit(a_submission()) for _ in range(2)]
+    await site.poll(known.task_id)
+    with site.engine.pending.place_for(BOB):
+        assert await site.poll(known.task_id) == {"status": "working"}
+        caplog.clear()
+        with caplog.at_level(logging.INFO, audit.LOGGER), pytest.raises(ServerBusyError):
+            await site.poll(unread.task_id)
+    (line,) = [one.__dict__ for one in caplog.records]
+    assert (line["event"], line["task_scope"], line["limit"]) == ("task.limited", ALICE.scope, "pending_requests")
+    assert await site.poll(unread.task_id) == {"status": "working"}
     assert site.reads == 2
 
 
