@@ -156,6 +156,23 @@ class TestTurns:
                 running.append(waiting[number])
         assert order == [0, 6, 8, 1, 7, 2, 3, 4, 5]
 
+    async def test_a_task_that_goes_on_while_it_is_read_is_shown_as_it_was_loaded(
+        self, hall: Hall, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await hall.workers(1)
+        running = await hall.several(2)
+        waiting = await hall.submit()
+        ahead = world.store.ahead
+
+        async def goes_on_first(record: TaskRecord) -> int | None:
+            await hall.end(running[0])
+            return await ahead(record)
+
+        monkeypatch.setattr(world.store, "ahead", goes_on_first)
+        assert await hall.message(waiting) == "Waiting for a free place (0 ahead)"
+        monkeypatch.undo()
+        assert await hall.message(waiting) is None
+
     async def test_a_task_that_is_cancelled_takes_no_turn_and_its_caller_loses_none(self, hall: Hall) -> None:
         await hall.workers(1)
         running = await hall.several(2)
