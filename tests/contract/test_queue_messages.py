@@ -12,7 +12,17 @@ import pytest
 from mcp_celery.engine import Claim, EarlierTask, Idempotency, QueueMessage, Start, Submission, TaskRecord, now_ms
 from mcp_celery.errors import MessageRefusedError, QueueFullError, StoreUnavailableError, TooManyTasksError
 from mcp_celery.testing import MemoryTaskQueue
-from tests.support.worlds import SNAPSHOT, MemoryWorld, RedisWorld, World, a_record, a_submission, engine_of, open_tasks
+from tests.support.worlds import (
+    ALICE,
+    SNAPSHOT,
+    MemoryWorld,
+    RedisWorld,
+    World,
+    a_record,
+    a_submission,
+    engine_of,
+    open_tasks,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -126,9 +136,11 @@ class Together(MemoryTaskQueue):
     def __init__(self, message: QueueMessage) -> None:
         super().__init__()
         self.message: QueueMessage | None = message
+        self.asked: list[tuple[TaskRecord, Submission]] = []
 
     @contextmanager
     def message_of(self, record: TaskRecord, submission: Submission) -> Generator[QueueMessage | None]:
+        self.asked.append((record, submission))
         try:
             yield self.message
         except MessageRefusedError:
@@ -142,6 +154,18 @@ async def test_the_engine_publishes_no_job_whose_message_is_in_the_queue(world: 
     again = await engine_of(world, queue).submit(replace(a_submission(), idempotency=ONCE))
     assert again.task_id == record.task_id
     assert (queue.published, waiting(world)) == ([], [MESSAGE])
+
+
+async def test_a_task_that_comes_with_its_message_is_kept_and_limited_like_any_other(world: World) -> None:
+    queue = Together(a_message(world))
+    engine = engine_of(world, queue, max_open_tasks=1)
+    submission = a_submission(replace(ALICE, requestor="alice"))
+    record = await engine.submit(submission)
+    assert queue.asked == [(record, submission)]
+    assert await world.store.snapshot(record.ref) == SNAPSHOT
+    with pytest.raises(TooManyTasksError):
+        await engine.submit(submission)
+    assert waiting(world) == [MESSAGE]
 
 
 async def test_the_engine_publishes_a_job_where_the_store_cannot_fill_the_queue(in_redis: RedisWorld) -> None:
