@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,13 +11,14 @@ from typing import Final
 import pytest
 
 from mcp_celery.config import TaskConfig
-from mcp_celery.engine import Change, Claim, ForeignWork, StoredTask, TaskRecord, TaskRef
+from mcp_celery.engine import Change, Changed, Claim, ForeignWork, StoredTask, TaskRecord, TaskRef
 from mcp_celery.engine.recovery.model import Expiring, Loss, PublishedJob, RecoveryPolicy, StoreCounts, Sweep, Verdict
 from mcp_celery.engine.recovery.reaper import Reaper
 from mcp_celery.engine.store_mark import StoreMark
 from mcp_celery.errors import Fault, QueueUnavailableError, StoredDataError, StoreUnavailableError
 from mcp_celery.keys import TaskType
 from mcp_celery.testing import MemoryBackend, MemoryTaskQueue
+from tests.support.waiting import eventually, soon
 from tests.support.worlds import SNAPSHOT, a_record
 
 pytestmark = pytest.mark.anyio
@@ -52,11 +54,15 @@ class Script:
     dropped: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     forgotten: list[Expiring] = field(default_factory=list[Expiring])
     claimed_jobs: list[PublishedJob] = field(default_factory=list[PublishedJob])
-    decided: list[str] = field(default_factory=list[str])
+    decided: list[tuple[PublishedJob, RecoveryPolicy]] = field(
+        default_factory=list[tuple[PublishedJob, RecoveryPolicy]]
+    )
     skipped: list[int] = field(default_factory=list[int])
     attended: dict[str, int] = field(default_factory=dict[str, int])
     not_attended: list[str] = field(default_factory=list[str])
     published_by_another: set[str] = field(default_factory=set[str])
+    unanswered: set[str] = field(default_factory=set[str])
+    """Keys of which the store does not say whether they are due."""
     beating: set[str] = field(default_factory=set[str])
     """Workers that have beaten since they were found dead."""
     damaged: set[str] = field(default_factory=set[str])
@@ -79,13 +85,15 @@ class Script:
         return [] if self.found is None else self.found.due
 
     async def is_due(self, key: str) -> bool:
+        if key in self.unanswered:
+            raise StoreUnavailableError
         return key not in self.published_by_another
 
     async def some_claimed(self) -> Sequence[PublishedJob]:
         return self.claimed_jobs
 
     async def lost(self, job: PublishedJob, policy: RecoveryPolicy) -> Verdict:
-        self.decided.append(job.key)
+        self.decided.append((job, policy))
         return self.verdicts.get(job.key, "nothing")
 
     async def sweep(self, reaper: str, policy: RecoveryPolicy, skipped: int = 0) -> Sweep | None:
@@ -144,11 +152,15 @@ class Queue(MemoryTaskQueue):
     def __init__(self) -> None:
         super().__init__()
         self.trouble: dict[str, Exception] = {}
+        self.held: dict[str, asyncio.Event] = {}
+        """What the first publication of a task's job waits for."""
         self.revokes: list[tuple[list[str], bool]] = []
 
     async def publish(self, record: TaskRecord, submission: object) -> None:
         if record.task_id in self.trouble:
             raise self.trouble[record.task_id]
+        if (released := self.held.pop(record.task_id, None)) is not None:
+            await released.wait()
         await super().publish(record, submission)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
     async def revoke(self, *job_ids: str, terminate: bool = True) -> None:
@@ -218,6 +230,12 @@ def expiring(*tasks: Expiring) -> Sweep:
     return replace(NOTHING, expiring=list(tasks))
 
 
+def unclaimed(*records: TaskRecord) -> Sweep:
+    """A sweep that finds jobs that no worker has claimed for as long as one may wait where no queue can be counted."""
+    jobs = [PublishedJob(record.key, 0) for record in records]
+    return replace(NOTHING, unclaimed=jobs, at_ms=POLICY.lost_after_ms)
+
+
 class TestDeaths:
     async def test_each_task_of_each_dead_worker_is_decided_on_and_the_worker_forgotten(
         self, stage: Stage, caplog: pytest.LogCaptureFixture
@@ -236,13 +254,15 @@ class TestDeaths:
             "worker w2 has died: 0 of its jobs are published again, 0 of its tasks have failed",
         ]
 
-    async def test_a_worker_that_is_alive_after_all_keeps_its_jobs(self, stage: Stage) -> None:
+    async def test_a_worker_that_is_alive_after_all_keeps_its_jobs(
+        self, stage: Stage, caplog: pytest.LogCaptureFixture
+    ) -> None:
         first, second = [await stage.created() for _ in range(2)]
         stage.script.claims = {"w1": [first.key, second.key]}
         stage.script.verdicts = {first.key: "alive", second.key: "again"}
         await stage.trusted_sweep(dead("w1"))
         assert [key for key, *_ in stage.script.recovered] == [first.key]
-        assert (stage.script.buried, stage.published) == ([], [])
+        assert (stage.script.buried, stage.published, caplog.messages) == ([], [], [])
 
     async def test_a_worker_without_jobs_that_is_alive_after_all_is_not_said_to_have_died(
         self, stage: Stage, caplog: pytest.LogCaptureFixture
@@ -298,6 +318,70 @@ class TestDeaths:
         assert stage.script.buried == ["w1"]
 
 
+class TestLostJobs:
+    @pytest.fixture(autouse=True)
+    def queue_without_a_length(self, stage: Stage) -> None:
+        """A broker that cannot count its jobs, so that a job is lost when it has waited for long enough."""
+        stage.queue.lengths["declared"] = None
+
+    async def test_each_lost_job_is_decided_on_and_published_again_where_the_store_says_so(self, stage: Stage) -> None:
+        again, failed, _, second = records = [await stage.created() for _ in range(4)]
+        stage.script.verdicts = {again.key: "again", failed.key: "failed", second.key: "again"}
+        found = unclaimed(*records)
+        assert await stage.trusted_sweep(found) is False
+        assert stage.script.decided == [(job, POLICY) for job in found.unclaimed]
+        assert stage.published == [again.task_id, second.task_id]
+
+    @pytest.mark.parametrize(
+        ("verdicts", "logged"),
+        [
+            (["again", "failed", "again", "failed", "failed", "nothing"], [(2, 3)]),
+            (["again"], [(1, 0)]),
+            (["failed"], [(0, 1)]),
+            (["nothing", "nothing"], []),
+        ],
+    )
+    async def test_the_log_says_how_many_jobs_the_broker_has_lost(
+        self, stage: Stage, caplog: pytest.LogCaptureFixture, verdicts: list[Verdict], logged: list[tuple[int, int]]
+    ) -> None:
+        records = [await stage.created() for _ in verdicts]
+        stage.script.verdicts = {record.key: verdict for record, verdict in zip(records, verdicts, strict=True)}
+        await stage.trusted_sweep(unclaimed(*records))
+        assert caplog.messages == [
+            f"the broker has lost jobs: {again} of them are published again, {failed} tasks have failed"
+            for again, failed in logged
+        ]
+
+    async def test_no_job_counts_as_lost_before_live_workers_had_time_to_say_what_they_have_not_read(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mcp_celery.engine.recovery.reaper.UNCLAIMED_BATCH", 1)
+        found = unclaimed(await stage.created())
+        assert await stage.sweep(found) is False
+        assert stage.script.decided == []
+        stage.now += LEASE_SECONDS
+        assert await stage.sweep(found) is True
+        assert stage.script.decided == [(found.unclaimed[0], POLICY)]
+
+    @pytest.mark.parametrize(("lost", "more"), [(1, False), (2, True), (3, True)])
+    async def test_a_full_batch_of_lost_jobs_calls_for_another_sweep(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch, lost: int, *, more: bool
+    ) -> None:
+        monkeypatch.setattr("mcp_celery.engine.recovery.reaper.UNCLAIMED_BATCH", 2)
+        assert await stage.trusted_sweep(unclaimed(*[await stage.created() for _ in range(lost)])) is more
+
+    async def test_the_next_sweep_leaves_out_the_unclaimed_jobs_that_this_one_has_seen(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mcp_celery.engine.recovery.lost_jobs.UNCLAIMED_BATCH", 2)
+        found = replace(unclaimed(*[await stage.created() for _ in range(2)]), at_ms=1)
+        for _ in range(2):
+            await stage.sweep(found)
+        await stage.sweep(NOTHING)
+        await stage.sweep(NOTHING)
+        assert stage.script.skipped == [0, 2, 4, 0]
+
+
 class TestDueJobs:
     async def test_a_job_is_published_as_its_component_declares(
         self, stage: Stage, caplog: pytest.LogCaptureFixture
@@ -309,6 +393,14 @@ class TestDueJobs:
         assert (published, submission.config.queue) == (record, "declared")
         assert caplog.messages == [f"job {record.job_id} is published again: attempt 2"]
         assert stage.thrown_away == []
+
+    async def test_the_log_says_that_a_first_attempt_is_published(
+        self, stage: Stage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        record = await stage.created()
+        with caplog.at_level(logging.INFO):
+            await stage.sweep(due(record))
+        assert caplog.messages == [f"job {record.job_id} is published: attempt 1"]
 
     async def test_the_result_of_an_earlier_attempt_is_deleted_before_publishing(self, stage: Stage) -> None:
         record = await stage.created(attempt=2, redeliveries=1)
@@ -407,11 +499,58 @@ class TestDueJobs:
         ]
         assert stage.published == [other.task_id]
 
+    async def test_a_job_that_is_published_at_this_moment_is_left_alone_and_delays_no_other(self, stage: Stage) -> None:
+        first, second = [await stage.created() for _ in range(2)]
+        stage.queue.held[first.task_id] = released = asyncio.Event()
+        publishing = asyncio.create_task(stage.reaper.publish_due(first.key))
+        await eventually(lambda: first.task_id not in stage.queue.held)
+        await stage.sweep(due(first, second))
+        assert stage.published == [second.task_id]
+        released.set()
+        await soon(publishing)
+        assert stage.published == [second.task_id, first.task_id]
+
     async def test_a_store_that_does_not_answer_ends_the_sweep(self, stage: Stage) -> None:
         record = await stage.created()
         stage.backend.store.ledger.fail()
         with pytest.raises(StoreUnavailableError):
             await stage.sweep(due(record))
+
+
+class TestOverdueJobs:
+    """What a hint that jobs are due leads to."""
+
+    @pytest.fixture(autouse=True)
+    def two_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("mcp_celery.engine.recovery.reaper.PUBLISHED_TOGETHER", 2)
+
+    async def test_each_overdue_job_is_published_once(self, stage: Stage) -> None:
+        records = [await stage.created() for _ in range(5)]
+        stage.script.found = due(*records)
+        await stage.reaper.publish_overdue()
+        assert stage.published == [record.task_id for record in records]
+
+    async def test_a_broker_that_does_not_answer_is_asked_for_no_more_than_those_that_go_together(
+        self, stage: Stage
+    ) -> None:
+        refused, second, _ = records = [await stage.created() for _ in range(3)]
+        stage.queue.trouble[refused.task_id] = QueueUnavailableError()
+        stage.script.found = due(*records)
+        await stage.reaper.publish_overdue()
+        assert stage.published == [second.task_id]
+
+    async def test_a_store_that_does_not_answer_for_one_job_does_not_interrupt_another(self, stage: Stage) -> None:
+        unknown, record, _ = records = [await stage.created() for _ in range(3)]
+        stage.script.unanswered = {unknown.key}
+        stage.script.found = due(*records)
+        stage.queue.held[record.task_id] = released = asyncio.Event()
+        publishing = asyncio.create_task(stage.reaper.publish_overdue())
+        await eventually(lambda: record.task_id not in stage.queue.held)
+        assert not publishing.done()
+        released.set()
+        with pytest.raises(StoreUnavailableError):
+            await soon(publishing)
+        assert stage.published == [record.task_id]
 
 
 class TestExpiry:
@@ -447,13 +586,28 @@ class TestExpiry:
         await stage.sweep(expiring(task))
         await stage.sweep(expiring(Expiring(task.key, -6_000), ended))
         stage.thrown_away.clear()
-        stage.now += 11.9
+        over_at = stage.now
+        stage.now = over_at + 11.999
         await stage.sweep(expiring())
         assert stage.thrown_away == []
-        stage.now += 0.1
+        stage.now = over_at + 12
         for _ in range(2):
             await stage.sweep(expiring())
         assert stage.thrown_away == task.job_ids
+
+    async def test_of_more_late_results_than_a_process_remembers_only_the_newest_are_forgotten(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mcp_celery.engine.recovery.reaper.MAX_LATE", 2)
+        stage = Stage(monkeypatch)
+        tasks = [Expiring(a_record().key, 0, status="working") for _ in range(3)]
+        await stage.sweep(expiring(*tasks))
+        for task in tasks:
+            await stage.sweep(expiring(Expiring(task.key, -6_000)))
+        stage.thrown_away.clear()
+        stage.now += 12
+        await stage.sweep(expiring())
+        assert stage.thrown_away == [job_id for task in tasks[1:] for job_id in task.job_ids]
 
     async def test_only_the_result_of_an_expired_task_that_had_ended_is_forgotten(self, stage: Stage) -> None:
         task = Expiring(a_record().key, -6_000)
@@ -506,6 +660,37 @@ class TestAbandonedTasks:
         assert stored is not None
         assert stored.record.status == "cancelled"
         assert stage.queue.revokes == [([record.job_id], True)]
+        assert stage.script.not_attended == [record.key]
+
+    @pytest.mark.parametrize("terminate", [True, False])
+    async def test_abandoned_exposed_jobs_are_ended_where_that_is_wanted(
+        self, stage: Stage, *, terminate: bool
+    ) -> None:
+        work = ForeignWork(parts=2, may_terminate=terminate)
+        record = await stage.created(abandon_after_ms=1_500, work=work)
+        stage.script.attended = {record.key: 1_000}
+        await stage.trusted_sweep(replace(NOTHING, abandoned=[record.key], at_ms=1_000))
+        assert stage.queue.revokes == [(list(record.job_ids), terminate)]
+
+    @pytest.mark.parametrize("end", ["completed", "deleted"])
+    async def test_a_task_that_ends_before_it_could_be_cancelled_has_no_job_revoked(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, end: str
+    ) -> None:
+        record = await stage.created(abandon_after_ms=1_500)
+        stage.script.attended = {record.key: 1_000}
+        store, cancel = stage.backend.store, stage.backend.store.change
+
+        async def ended_before(ref: TaskRef, change: Change) -> Changed | None:
+            if end == "completed":
+                assert await cancel(ref, Change(to="completed"))
+            else:
+                assert await store.delete(ref)
+            return await cancel(ref, change)
+
+        monkeypatch.setattr(store, "change", ended_before)
+        with caplog.at_level(logging.INFO):
+            await stage.trusted_sweep(replace(NOTHING, abandoned=[record.key], at_ms=1_000))
+        assert (stage.queue.revokes, caplog.messages) == ([], [])
         assert stage.script.not_attended == [record.key]
 
     @pytest.mark.parametrize("until_ms", [None, 1_001])
@@ -610,6 +795,21 @@ class TestRun:
 
         await run(stand_still)
         assert stage.script.buried == trusted
+
+    async def test_a_reaper_that_was_suspended_trusts_deaths_after_another_lease(self, stage: Stage, run: Run) -> None:
+        await stage.sweep(NOTHING)
+        stage.now += LEASE_SECONDS
+
+        def stand_still() -> None:
+            stage.now += 4.1
+            stage.script.found = dead("w1")
+
+        def go_on() -> None:
+            assert stage.script.buried == []
+            stage.now += LEASE_SECONDS / 3
+
+        await run(stand_still, go_on, go_on, go_on)
+        assert stage.script.buried == ["w1"]
 
     async def test_after_an_outage_of_the_store_no_death_is_trusted_for_a_lease(self, stage: Stage, run: Run) -> None:
         await stage.sweep(NOTHING)
