@@ -550,6 +550,24 @@ class TestPublishing:
         await process.reaper.sweep()
         assert process.published == [(record.task_id, 2)]
 
+    async def test_a_job_that_is_too_late_and_has_begun_meanwhile_goes_on(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publishing_within(monkeypatch, 0)
+        process, record = Process(world), await created(world, start_before_ms=1)
+        assert claim(world, record)
+        assert await process.store.recover(record.key, WORKER, "stopped", POLICY) == "nothing"
+        expire = world.store.change
+
+        async def too_late(ref: TaskRef, change: Change) -> Changed | None:
+            await begun(world, record, SECOND)
+            return await expire(ref, change)
+
+        monkeypatch.setattr(world.store, "change", too_late)
+        await process.reaper.sweep()
+        assert (await now(world, record)).status == "working"
+        assert process.published == []
+
     async def test_a_job_that_is_too_late_is_due_no_longer(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         publishing_within(monkeypatch, 0)
         process, record = Process(world), await created(world, start_before_ms=1)
