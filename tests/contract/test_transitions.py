@@ -239,10 +239,12 @@ async def test_an_open_task_that_expires_is_reported_once(world: World) -> None:
         policy=POLICY,
         observers=world.observers,
     )
+    before = now_ms()
     for _ in range(2):
         await reaper.sweep()
     assert told(world) == [("expired", "input_required", None, 3, 2)]
     assert (world.transitions[0].ref, world.transitions[0].component) == (record.ref, "reports://{year}")
+    assert before <= world.transitions[0].at_ms <= now_ms()
 
 
 async def test_a_failing_observer_affects_neither_the_task_nor_other_observers(
