@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import secrets
@@ -64,8 +65,13 @@ def _caller(ctx: RequestContext | None, scope: str | None, issuer: str | None, s
     if ctx.request is None:
         return Caller(None, issuer, requestor=json.dumps(["process", _PROCESS]))  # stdio, in memory: it has one client
     client = getattr(ctx.request, "client", None)
-    requestor = None if client is None else json.dumps(["address", _home_of(client.host)])
+    requestor = None if client is None else _requestor_at(client.host)
     return Caller(None, issuer, requestor=requestor, is_shared=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def _requestor_at(host: str) -> str:
+    return json.dumps(["address", _home_of(host)])
 
 
 def _home_of(host: str) -> str:

@@ -30,7 +30,7 @@ class Splice:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         scope[_SCOPE_KEY] = self
-        self._mark = secrets.token_hex(16)
+        self._mark = ""
         self._send = send
         self._result: bytes | None = None
         self._start: Message | None = None
@@ -49,6 +49,7 @@ class Splice:
             self._result = text.encode()
         except UnicodeEncodeError:
             return None
+        self._mark = secrets.token_hex(16)
         return self._mark
 
     async def send(self, message: Message) -> None:

@@ -130,6 +130,23 @@ class StoreClient:
             may_be_repeated=may_be_repeated,
         )
 
+    async def ask(self, pipeline: Pipeline, *commands: Sequence[str | bytes]) -> list[Any]:
+        """Read with commands of Redis' own, in one round trip. They are sent once more when their answer was lost.
+
+        Args:
+            pipeline: :attr:`pipeline`.
+            commands: The commands, which the store carries out one after the other.
+
+        Returns:
+            Their answers.
+
+        Raises:
+            NoAnswerError: As :meth:`call`.
+            redis.TimeoutError: As :meth:`call`.
+            redis.RedisError: The first that failed; as redis-py has it.
+        """
+        return await self._limited(self._scripts_limiter, lambda: pipeline.ask(*commands), may_be_repeated=True)
+
     async def _limited(self, limiter: CallLimiter, call: Callable[[], Awaitable[T]], *, may_be_repeated: bool) -> T:
         await limiter.enter()
         try:

@@ -101,8 +101,10 @@ def encode_change(change: Change) -> Fields:
     return fields
 
 
-def flat_to_mapping(flat: Sequence[bytes]) -> dict[str, str]:
-    """A hash as Lua returns it, field and value in turn."""
+def flat_to_mapping(flat: Sequence[bytes] | Mapping[bytes, bytes]) -> dict[str, str]:
+    """A hash as Lua returns it, field and value in turn, or as Redis does upon a connection of RESP3."""
+    if isinstance(flat, Mapping):
+        return {name.decode(): value.decode() for name, value in flat.items()}
     texts = [one.decode() for one in flat]
     return dict(zip(texts[::2], texts[1::2], strict=True))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, cast, get_args
 
 from mcp_celery.common.formats import NewerFormatError
@@ -63,6 +63,9 @@ Decode = Callable[[bytes], StoredResult | None]
 """Reads what Celery's result backend stored."""
 
 
+LoadReply = tuple[Sequence[bytes] | Mapping[bytes, bytes], bytes | None, Sequence[bytes]]
+"""Of ``load.lua``: the record, the job's stored result, the questions."""
+
 _NO_QUOTA: Final = Quota("")
 """Of a caller whom the limits do not concern."""
 _PUBLICATIONS: Final[tuple[Publication, ...]] = get_args(Publication)
@@ -92,6 +95,33 @@ def load(
     keys = seals.keys
     names = [keys.record(ref.scope, ref.task_id), keys.questions(ref.scope, ref.task_id)]
     return Command("load", names, [int(decode is not None)], parse, use="read")
+
+
+def loaded_directly(answers: Sequence[Any], result_key: str | bytes | None) -> LoadReply | None:
+    """What ``load.lua`` would reply, from the answers to its two commands, which were sent without it.
+
+    Args:
+        answers: The record, and what is under the key of the result.
+        result_key: This key; None where results are not in this Redis, and only the record was read.
+
+    Returns:
+        None where only the script can tell: it reads both in one step, and questions as well.
+    """
+    record = cast("Sequence[bytes] | Mapping[bytes, bytes]", answers[0])
+    stored: bytes | None = answers[1] if result_key is not None else None
+    fields = record if isinstance(record, Mapping) else dict(zip(record[::2], record[1::2], strict=True))
+    status = fields.get(b"status")
+    if status in (b"failed", b"cancelled"):
+        return fields, None, ()
+    if result_key is not None:
+        if fields.get(b"result_key") != (result_key.encode() if isinstance(result_key, str) else result_key):
+            return None
+        # A completed task's result may have gone with the task between the two commands.
+        if status == b"completed" and stored is None:
+            return None
+    # A result beside an open record may have come with the task's end between the two commands. Readers deal with it as
+    # with one whose worker did not report it.
+    return (fields, stored, ()) if status in (b"working", b"completed") else None
 
 
 def present(keys: RedisKeys, refs: Sequence[TaskRef]) -> Command[list[TaskRef]]:
@@ -161,7 +191,7 @@ def _id_at(position: str) -> str:
 def _stored_task(
     seals: TaskSeals, ref: TaskRef, reply: Any, decode: Decode | None, unreadable: list[bytes] | None = None
 ) -> StoredTask:
-    flat, stored, questions = cast("tuple[list[bytes], bytes | None, list[bytes]]", reply)
+    flat, stored, questions = cast("LoadReply", reply)
     result = None if stored is None or decode is None else decode(stored)
     record = seals.record(ref, flat_to_mapping(flat))  # first: who may not read it can say nothing of its questions
     open_question = functools.partial(seals.open_question, ref)

@@ -112,7 +112,7 @@ class SharedConnection(asyncio.Protocol):
             return False
         return bool(self._waiting) or self._used_at >= time.monotonic() - idle_seconds
 
-    def send(self, packed: bytes) -> Awaitable[Any]:
+    def send(self, packed: bytes) -> asyncio.Future[Any]:
         """Send a command.
 
         Returns:
@@ -135,6 +135,23 @@ class SharedConnection(asyncio.Protocol):
         if self._timer is None:
             self._watch()
         return answer
+
+    async def send_all(self, packed: Sequence[bytes]) -> list[Any]:
+        """Send commands, which the store carries out one after the other.
+
+        Returns:
+            Their answers.
+
+        Raises:
+            redis.RedisError: As :meth:`send`, of the first that failed.
+        """
+        answers = [self.send(one) for one in packed]
+        try:
+            return [await answer for answer in answers]
+        finally:
+            for answer in answers:
+                if not answer.cancel() and not answer.cancelled():
+                    answer.exception()  # asyncio logs those that are not taken
 
     def _write(self) -> None:
         # What is not written when the connection closes is failed as that by `connection_lost`.
@@ -367,6 +384,25 @@ class Pipeline:
         except NoScriptError:
             await self._loads.setdefault(script.sha, SingleFlight[None]()).do(lambda: self._load(script))
             return await self._send(packed, is_large=is_large)
+
+    async def ask(self, *commands: Sequence[str | bytes]) -> list[Any]:
+        """Send commands of Redis' own together; the store carries them out one after the other.
+
+        Returns:
+            Their answers.
+
+        Raises:
+            redis.RedisError: As :meth:`SharedConnection.send`, of the first that failed, and where no connection could
+                be made.
+        """
+        packed = [_packed(*command) for command in commands]
+        lane = self._large if self._small.is_busy else self._small
+        connection = await lane.connection()
+        try:
+            return await connection.send_all(packed)
+        except redis.ConnectionError:  # nothing was sent
+            connection = await lane.connection()
+        return await connection.send_all(packed)
 
     async def _load(self, script: AsyncScript) -> None:
         await self._send(_packed("SCRIPT", "LOAD", cast("str | bytes", script.script)), is_large=False)
