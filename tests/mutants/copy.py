@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 ROOT: Final = Path(__file__).parents[2]
 AT_ONCE: Final = 3 * (os.cpu_count() or 1)
@@ -31,3 +35,26 @@ def copy_to(folder: Path) -> None:
     for name in ("mcp_celery", "tests", "workers", "config"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
+
+
+@contextmanager
+def temporary_files(folder: Path) -> Generator[dict[str, str]]:
+    """A folder for the temporary files of tests; at the end their stores are killed.
+
+    A test process that is given up leaves its Redis behind, whose socket is there.
+
+    Args:
+        folder: Where to make it.
+
+    Yields:
+        The environment of the tests, where it is named.
+    """
+    place = folder / "tmp"
+    place.mkdir()
+    try:
+        yield {"TMPDIR": str(place)}
+    finally:
+        for process in psutil.process_iter(["cmdline"]):
+            if any(str(place) in argument for argument in process.info["cmdline"] or ()):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.mutants.copy import AT_ONCE, ENVIRONMENT, PYTEST, copy_to
+from tests.mutants.copy import AT_ONCE, ENVIRONMENT, PYTEST, copy_to, temporary_files
 from tests.mutants.verdict import Mutant, Verdict
 
 MODULES: Final = [f"mcp_celery/engine/{name}.py" for name in ("status", "core", "recovery/model", "recovery/reaper")]
@@ -50,7 +50,9 @@ def run(folder: Path, selected: str = "", *, everything: bool) -> list[Verdict]:
     copy_to(folder)
     with (folder / "pyproject.toml").open("a", encoding="utf-8") as settings:
         settings.write(_settings(everything=everything))
-    done = _mutmut(folder, "run", "--max-children", str(AT_ONCE), *([f"*{selected}*"] if selected else []))
+    names = [f"*{selected}*"] if selected else []
+    with temporary_files(folder.parent) as more:
+        done = _mutmut(folder, "run", "--max-children", str(AT_ONCE), *names, **more)
     if done.returncode:
         raise MutmutError(f"mutmut ended with {done.returncode}:\n{done.stdout[-6000:]}{done.stderr[-2000:]}")
     listed = re.findall(r"^\s+(\S+): (.+)$", _mutmut(folder, "results", "--all", "true").stdout, re.MULTILINE)
@@ -83,9 +85,9 @@ def _toml(value: object) -> str:
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 
-def _mutmut(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+def _mutmut(folder: Path, *argv: str, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mutmut", *argv]
-    environment = {**os.environ, **ENVIRONMENT, "PYTHONPYCACHEPREFIX": str(folder / "pycache")}
+    environment = {**os.environ, **ENVIRONMENT, **more, "PYTHONPYCACHEPREFIX": str(folder / "pycache")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
