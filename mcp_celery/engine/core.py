@@ -15,7 +15,7 @@ from dataclasses import replace
 from mcp_celery import audit
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine.followup_jobs import Answers, Declared, as_itself, too_late_from
-from mcp_celery.engine.foreign.states import NOTHING_EXPOSED, ExposedTasks
+from mcp_celery.engine.foreign.states import ExposedTasks
 from mcp_celery.engine.idempotency import EarlierTask
 from mcp_celery.engine.ids import PAGE_SIZE, cursor_at, is_wire_task_id, new_task_id, position_of
 from mcp_celery.engine.limits import TaskLimits
@@ -118,7 +118,7 @@ class TaskEngine:
         self.streams = OpenStreams(limits)
         self.pending = PendingRequests(limits)
         self._polls = RecentPolls(limits.min_poll_interval_ms)
-        self._exposed = exposed or ExposedTasks(NOTHING_EXPOSED, NOTHING_EXPOSED)
+        self._exposed = exposed or ExposedTasks.none()
         self._observers = observers
         self.settling = Settling(
             store, results, exposed=self._exposed, interval_ms=limits.settle_interval_ms, seals=seals

@@ -54,6 +54,7 @@ from mcp_celery.errors import (
     StoredDataError,
     StoreUnavailableError,
     TaskNotFoundError,
+    TooManyStreamsError,
     TooManyTasksError,
 )
 from mcp_celery.keys import TaskType
@@ -191,6 +192,13 @@ def time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"mcp_celery.engine.{module}.now_ms", lambda: NOW_MS)
     defaults = MemoryTaskStore.__init__.__kwdefaults__ or {}
     monkeypatch.setattr(MemoryTaskStore.__init__, "__kwdefaults__", {**defaults, "clock": lambda: NOW_MS})
+
+
+def test_the_engine_counts_streams_by_its_limits() -> None:
+    streams = Desk(replace(LIMITS, max_open_streams=1)).engine.streams
+    caller = Caller(requestor="r")
+    with streams.place_for(caller), pytest.raises(TooManyStreamsError), streams.place_for(caller):
+        pass
 
 
 class TestTheRecord:

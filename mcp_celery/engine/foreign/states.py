@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, Self, cast
 
 from mcp_celery.common.jsonable import finite_number
 from mcp_celery.config import DEFAULT_MAX_RESULT_BYTES
@@ -97,9 +97,6 @@ class _NothingExposed:
         return {}
 
 
-NOTHING_EXPOSED: Final = _NothingExposed()
-
-
 class ExposedTasks:
     """Reads states of jobs as changes of their task.
 
@@ -119,6 +116,12 @@ class ExposedTasks:
         self._max_result_bytes = max_result_bytes
         self._results = results
         self.began: Callable[[str], None] = lambda _: None
+
+    @classmethod
+    def none(cls) -> Self:
+        """Of a server that exposes no jobs."""
+        nothing = _NothingExposed()
+        return cls(nothing, nothing)
 
     async def read(self, records: Sequence[TaskRecord]) -> Sequence[Results | None]:
         """What is stored of the jobs of tasks, read together. None for a task whose jobs could not all be read."""
