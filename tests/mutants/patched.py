@@ -31,7 +31,8 @@ TESTS: Final = [
     ),
     *(f"tests/contract/test_{name}.py" for name in ("finish", "questions", "exposed", "watch", "audit", "not_started")),
     *(f"tests/contract/test_{name}.py" for name in ("webhooks", "abandoned", "idempotency", "places", "turns")),
-    *(f"tests/contract/test_{name}.py" for name in ("declared_keys", "direct_reads")),
+    *(f"tests/contract/test_{name}.py" for name in ("declared_keys", "direct_reads", "stored_bytes", "repeats")),
+    *(f"tests/contract/test_{name}.py" for name in ("transitions", "lost_jobs", "queue_messages", "formats")),
 ]
 TABLE_TESTS: Final = [f"tests/unit/test_{name}.py" for name in ("status", "recovery", "reaper", "engine")]
 _NEAREST: Final = {
