@@ -31,7 +31,8 @@ async def has_an_unreported_result(world: RedisWorld, record: TaskRecord) -> Non
     world.put_result(record.job_id, "SUCCESS", {"content": []})
 
 
-async def fails(world: RedisWorld, record: TaskRecord) -> None:
+async def fails_with_a_result(world: RedisWorld, record: TaskRecord) -> None:
+    world.put_result(record.job_id, "FAILURE", {"exc_type": "ValueError", "exc_message": ["no"]})
     assert await world.store.change(record.ref, Change(to="failed", status_message="no"))
 
 
@@ -57,7 +58,13 @@ async def is_gone(world: RedisWorld, record: TaskRecord) -> None:
 
 
 Course = Callable[[RedisWorld, TaskRecord], Awaitable[None]]
-TOLD: Final[list[Course]] = [nothing, completes, has_an_unreported_result, fails, is_cancelled_with_a_result]
+TOLD: Final[list[Course]] = [
+    nothing,
+    completes,
+    has_an_unreported_result,
+    fails_with_a_result,
+    is_cancelled_with_a_result,
+]
 NOT_TOLD: Final[list[Course]] = [loses_its_result, has_another_job, is_gone]
 
 
