@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from mcp_celery.broker.consumers import CeleryWorker
 from mcp_celery.cli.main import cli
+from mcp_celery.default_app import default_app
 from mcp_celery.engine import Change, TaskRecord, now_ms
 from mcp_celery.engine.followup_jobs import as_itself
 from mcp_celery.engine.recovery.model import RecoveryPolicy
@@ -62,6 +63,8 @@ async def typed(world: RedisWorld, *arguments: str, **more: str) -> subprocess.C
 
 @pytest.fixture(autouse=True)
 def undo_what_commands_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Celery reads the configuration of the default app once in a process, which a command would do with its own store.
+    _ = default_app.conf.broker_url
     monkeypatch.setattr(logging.getLogger("mcp_celery"), "propagate", True)
 
 
