@@ -1,4 +1,4 @@
-"""The async client of the store: scripts over a shared connection, other calls over a pool of redis-py's.
+"""The async client of the store: scripts and reads over a shared connection, other calls over a pool of redis-py's.
 
 A call of the pool waits for a connection for as long as the store answers others. Where Sentinels or the nodes of a
 cluster name the server, or redis-py authenticates open connections again by itself, scripts go over the pool, too.

@@ -1,4 +1,4 @@
-"""Scripts over a shared connection: a command is sent without waiting for the answers to those before it.
+"""Commands over a shared connection: a command is sent without waiting for the answers to those before it.
 
 redis-py lends a connection to one call at a time, with a lock, a stream and a time-out for each call. Here a call is a
 place in a queue: answers come in the order of the commands. What is sent in one turn of the event loop is written
@@ -339,7 +339,7 @@ class _Lane:
 
 
 class Pipeline:
-    """Calls scripts over two shared connections. Belongs to one event loop.
+    """Calls scripts, and reads, over two shared connections. Belongs to one event loop.
 
     Args:
         make_connection: Makes a connection of redis-py's that is not open.

@@ -195,13 +195,13 @@ class RedisTaskStore(RedisQuestions, TaskStore):
             StoreUnavailableError: The store did not answer in time.
         """
         pipeline, record = self.client.pipeline, command.keys[0]
+        if pipeline is None:
+            return None
         result: str | bytes | None = None
         if self._decode_result is not None:
             result = next(iter(self.named.of("read", str(record))), None)
             if result is None:
                 return None
-        if pipeline is None:
-            return None
         asked: list[tuple[str, str | bytes]] = [("HGETALL", record)]
         if result is not None:
             asked.append(("GET", result))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final
 
 import pytest
@@ -80,43 +80,45 @@ async def created(world: RedisWorld, course: Course) -> TaskRecord:
     return record
 
 
+@pytest.fixture
+async def other(own_world: RedisWorld) -> AsyncGenerator[RedisWorld]:
+    """Another server, which has not heard of the tasks."""
+    world = RedisWorld(own_world.url, prefix=own_world.prefix)
+    yield world
+    await world.aclose()
+
+
 @pytest.mark.parametrize("course", TOLD)
-async def test_the_server_that_created_a_task_reads_it_without_a_script(own_world: RedisWorld, course: Course) -> None:
+async def test_the_server_that_created_a_task_reads_it_without_a_script(
+    own_world: RedisWorld, other: RedisWorld, course: Course
+) -> None:
     record = await created(own_world, course)
-    other = RedisWorld(own_world.url, prefix=own_world.prefix)
-    try:
-        by_script = await other.store.load(record.ref)
-        assert by_script is not None
-        before = scripts_run(own_world)
-        assert await own_world.store.load(record.ref) == by_script
-        assert scripts_run(own_world) == before
-    finally:
-        await other.aclose()
+    by_script = await other.store.load(record.ref)
+    assert by_script is not None
+    before = scripts_run(own_world)
+    assert await own_world.store.load(record.ref) == by_script
+    assert scripts_run(own_world) == before
 
 
 @pytest.mark.parametrize("course", NOT_TOLD)
-async def test_where_only_the_script_can_tell_it_is_asked(own_world: RedisWorld, course: Course) -> None:
+async def test_where_only_the_script_can_tell_it_is_asked(
+    own_world: RedisWorld, other: RedisWorld, course: Course
+) -> None:
     record = await created(own_world, course)
-    other = RedisWorld(own_world.url, prefix=own_world.prefix)
-    try:
-        by_script = await other.store.load(record.ref)
-        before = scripts_run(own_world)
-        assert await own_world.store.load(record.ref) == by_script
-        assert scripts_run(own_world) > before
-    finally:
-        await other.aclose()
+    by_script = await other.store.load(record.ref)
+    before = scripts_run(own_world)
+    assert await own_world.store.load(record.ref) == by_script
+    assert scripts_run(own_world) > before
 
 
-async def test_another_server_reads_without_a_script_from_the_second_time_on(own_world: RedisWorld) -> None:
+async def test_another_server_reads_without_a_script_from_the_second_time_on(
+    own_world: RedisWorld, other: RedisWorld
+) -> None:
     record = await created(own_world, completes)
-    other = RedisWorld(own_world.url, prefix=own_world.prefix)
-    try:
-        first = await other.store.load(record.ref)
-        before = scripts_run(own_world)
-        assert await other.store.load(record.ref) == first
-        assert scripts_run(own_world) == before
-    finally:
-        await other.aclose()
+    first = await other.store.load(record.ref)
+    before = scripts_run(own_world)
+    assert await other.store.load(record.ref) == first
+    assert scripts_run(own_world) == before
 
 
 @pytest.mark.parametrize("damaged", ["record", "result"])

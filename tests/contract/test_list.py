@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from mcp_celery.config import TaskConfig
 from mcp_celery.engine import Caller, JobOutcome, StoredTask, TaskEngine, TaskRecord, now_ms
@@ -14,7 +13,7 @@ from mcp_celery.engine.ids import PAGE_SIZE, cursor_at, position_of
 from mcp_celery.errors import InvalidCursorError, QueueUnavailableError
 from mcp_celery.keys import TaskType
 from tests.support.waiting import eventually
-from tests.support.worlds import ALICE, LIMITS, SNAPSHOT, RedisWorld, Watchful, World, a_record, a_submission
+from tests.support.worlds import ALICE, SNAPSHOT, RedisWorld, Watchful, World, a_record, a_submission, engine_of
 
 pytestmark = pytest.mark.anyio
 
@@ -77,15 +76,7 @@ class TestWhoseTheyAre:
         async def declared(_: TaskType, component: str) -> tuple[str, TaskConfig]:
             return component, TaskConfig(required_scopes=["payroll"] if component == "salaries" else [])
 
-        engine = TaskEngine(
-            store=world.store,
-            queue=queue,
-            bus=world.bus,
-            results=None,
-            limits=LIMITS,
-            answer_version=LATEST_HANDSHAKE_VERSION,
-            declared=declared,
-        )
+        engine = engine_of(world, queue, declared=declared)
         now = now_ms()
         names = ["build_report", "salaries", "build_report"]
         records = [replace(a_record(component=name), created_at_ms=now + age) for age, name in enumerate(names)]
@@ -206,14 +197,7 @@ class TestLifetime:
 
 class TestInRedisOnly:
     async def test_no_key_and_no_record_shows_the_session(self, in_redis: RedisWorld, queue: Watchful) -> None:
-        engine = TaskEngine(
-            store=in_redis.store,
-            queue=queue,
-            bus=in_redis.bus,
-            results=None,
-            limits=LIMITS,
-            answer_version=LATEST_HANDSHAKE_VERSION,
-        )
+        engine = engine_of(in_redis, queue)
         record = await engine.submit(a_submission(HERE))
         kept = in_redis.client.hgetall(in_redis.keys.record(None, record.task_id))
         assert b"session-1" not in b" ".join(in_redis.keys_left())

@@ -35,6 +35,7 @@ from mcp_celery.engine import (
     now_ms,
     write_audit_log,
 )
+from mcp_celery.engine.followup_jobs import Declared, as_itself
 from mcp_celery.engine.ids import new_task_id
 from mcp_celery.sealing import UNSEALED
 from mcp_celery.store import (
@@ -361,12 +362,13 @@ async def hints_of(hints: TaskHints, expected: Sequence[TaskRef]) -> None:
         missing.discard(await hints.__anext__())
 
 
-def engine_of(world: World, queue: TaskQueue, **limits: Any) -> TaskEngine:
+def engine_of(world: World, queue: TaskQueue, *, declared: Declared = as_itself, **limits: Any) -> TaskEngine:
     """The engine of one server.
 
     Args:
         world: Where it keeps tasks.
         queue: Where it publishes jobs.
+        declared: What its components declare.
         limits: What differs from ``LIMITS``.
     """
     return TaskEngine(
@@ -377,4 +379,5 @@ def engine_of(world: World, queue: TaskQueue, **limits: Any) -> TaskEngine:
         limits=replace(LIMITS, **limits),
         answer_version=LATEST_HANDSHAKE_VERSION,
         observers=world.observers,
+        declared=declared,
     )

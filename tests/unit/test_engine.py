@@ -178,6 +178,16 @@ class Desk:
             webhook_of=_webhook_of,
         )
 
+    @classmethod
+    async def with_a_record_to_take_back(cls) -> Desk:
+        """One whose broker took no job, and whose store does not delete the record."""
+        desk = cls()
+        desk.queue.fail()
+        desk.store.fails_to_delete = StoreUnavailableError()
+        with pytest.raises(QueueUnavailableError):
+            await desk.engine.submit(a_submission())
+        return desk
+
     async def load(self, ref: TaskRef) -> TaskRecord | None:
         stored = await self.store.load(ref)
         return None if stored is None else stored.record
@@ -322,11 +332,7 @@ class TestTakingBack:
         assert desk.queue.revokes == []
 
     async def test_a_record_that_cannot_be_taken_back_now_is_taken_back_when_the_store_answers(self) -> None:
-        desk = Desk()
-        desk.queue.fail()
-        desk.store.fails_to_delete = StoreUnavailableError()
-        with pytest.raises(QueueUnavailableError):
-            await desk.engine.submit(a_submission())
+        desk = await Desk.with_a_record_to_take_back()
         (ref,) = desk.store.kept
         assert await desk.load(ref) is not None
         desk.store.fails_to_delete = None
@@ -336,21 +342,13 @@ class TestTakingBack:
     async def test_a_record_that_is_not_taken_back_before_the_end_is_logged(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        desk = Desk()
-        desk.queue.fail()
-        desk.store.fails_to_delete = StoreUnavailableError()
-        with pytest.raises(QueueUnavailableError):
-            await desk.engine.submit(a_submission())
+        desk = await Desk.with_a_record_to_take_back()
         await desk.engine.aclose(patience_seconds=0)
         (line,) = caplog.messages
         assert line.startswith("could not delete 1 tasks whose jobs were not published")
 
     async def test_at_the_end_a_record_may_still_be_taken_back_for_a_while(self) -> None:
-        desk = Desk()
-        desk.queue.fail()
-        desk.store.fails_to_delete = StoreUnavailableError()
-        with pytest.raises(QueueUnavailableError):
-            await desk.engine.submit(a_submission())
+        desk = await Desk.with_a_record_to_take_back()
         desk.store.fails_to_delete = None
         await soon(desk.engine.aclose(patience_seconds=60))
         assert await desk.is_gone(desk.store.kept[0])
