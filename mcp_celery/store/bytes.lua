@@ -14,13 +14,12 @@ local function keep_bytes(index, task, bytes, call)
   end
 end
 
--- How many bytes are kept of tasks that have not expired; that task aside.
-local function kept_bytes(index, task)
+-- How many bytes are kept of tasks that have not expired.
+local function kept_bytes(index)
   for _, expired in ipairs(on_index('ZRANGEBYSCORE', index, '-inf', now_ms(), 'LIMIT', 0, 1000)) do
     keep_bytes(index, expired, 0, on_index)
   end
-  local sizes = on_index('HMGET', index .. ':bytes', '', task)
-  return (tonumber(sizes[1] or 0) or 0) - (tonumber(sizes[2] or 0) or 0)
+  return tonumber(on_index('HGET', index .. ':bytes', '') or 0) or 0
 end
 
 -- Let the books live as long as a task, and a second: they count it for as long as it is there.

@@ -78,7 +78,7 @@ local stored
 if ARGV[10] ~= '' then
   stored = KEYS[last]
   last = last - 1
-  if kept_bytes(stored, ARGV[3]) + bytes > tonumber(ARGV[10]) then
+  if kept_bytes(stored) + bytes > tonumber(ARGV[10]) then
     local first = redis.call('ZRANGE', stored, 0, 0, 'WITHSCORES')[2]
     return first and math.min(now_ms() - tonumber(first), -1) or -tonumber(ARGV[6])
   end

@@ -38,5 +38,5 @@ end
 if record[3] then
   unless_other_type('ZREM', record[3], record[4])
 end
-redis.call('DEL', KEYS[1], KEYS[2], record[2] or KEYS[2])
+redis.call('DEL', KEYS[1], record[2] or KEYS[1]) -- the snapshot is gone, as that of a task that has ended
 return 1
