@@ -224,6 +224,18 @@ async def test_a_key_is_kept_for_as_long_as_its_task(world: World) -> None:
     assert await world.store.create(after, SNAPSHOT, open_tasks("r", 1), ONCE) is None
 
 
+async def test_a_key_goes_with_its_task(in_redis: RedisWorld) -> None:
+    """A key that leads nowhere counts as free; it is no reason to keep it."""
+    once, client = in_redis.keys.once(ONCE.name), cast(Any, in_redis.client)
+    deleted, brief = a_record(), a_record()
+    await in_redis.store.create(deleted, SNAPSHOT, None, ONCE)
+    assert await in_redis.store.delete(deleted.ref)
+    assert not client.exists(once)
+    await in_redis.store.create(brief, SNAPSHOT, None, ONCE)
+    await in_redis.store.retire(brief.ref, now_ms() + 20_000)
+    assert 0 < client.pttl(once) <= 20_000
+
+
 async def test_redis_holds_no_key_and_nothing_to_guess_a_request_by(in_redis: RedisWorld) -> None:
     client: Any = in_redis.client
     once = keyed().idempotency

@@ -268,6 +268,19 @@ class TestDeaths:
         assert "too often" in found.error.message
         assert found.attempt == 2
 
+    @pytest.mark.parametrize("was_in_time", [True, False])
+    async def test_the_next_attempt_is_too_late_only_if_the_first_had_not_begun(
+        self, world: World, was_in_time: bool
+    ) -> None:
+        until = now_ms() + 60_000
+        process, record = Process(world), await created(world, idempotent=True, start_before_ms=until)
+        assert claim(world, record)
+        if was_in_time:
+            assert await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=1, worker=WORKER))
+        await dead(process)
+        assert await process.store.recover(record.key, WORKER, "died", POLICY) == "again"
+        assert (await now(world, record)).start_before_ms == (None if was_in_time else until)
+
     async def test_nothing_is_published_again_where_that_is_forbidden(self, world: World) -> None:
         process, record = Process(world, replace(POLICY, max_redeliveries=0)), await created(world)
         assert claim(world, record)

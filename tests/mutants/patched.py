@@ -32,9 +32,13 @@ TESTS: Final = [
     *(f"tests/contract/test_{name}.py" for name in ("finish", "questions", "exposed", "watch", "audit", "not_started")),
     *(f"tests/contract/test_{name}.py" for name in ("webhooks", "abandoned", "idempotency", "places", "turns")),
     *(f"tests/contract/test_{name}.py" for name in ("declared_keys", "direct_reads", "stored_bytes", "repeats")),
-    *(f"tests/contract/test_{name}.py" for name in ("transitions", "lost_jobs", "queue_messages", "formats")),
+    *(f"tests/contract/test_{name}.py" for name in ("transitions", "lost_jobs", "queue_messages", "formats", "sealed")),
 ]
-TABLE_TESTS: Final = [f"tests/unit/test_{name}.py" for name in ("status", "recovery", "reaper", "engine")]
+TABLE_TESTS: Final = {
+    "engine": [f"tests/unit/test_{name}.py" for name in ("status", "recovery", "reaper", "engine")],
+    "store": [f"tests/contract/test_{name}.py" for name in ("questions", "handback", "recovery")],
+}
+"""The tests of a changed module, by the package that it is in."""
 _NEAREST: Final = {
     **dict.fromkeys(("claim", "claims", "keep", "retire", "start", "transition"), "contract/test_store.py"),
     **dict.fromkeys(("answer", "ask", "heard", "park", "published", "withdraw"), "contract/test_questions.py"),
@@ -133,8 +137,9 @@ def _script(patch: Path, file: Path, copy: Path, killers: Mapping[str, str]) -> 
 def _tested(copy: Path, file: Path, changed: Path) -> str | None:
     """Run the tests with a changed module, in a copy of the project."""
     copy_to(copy)
-    shutil.copy(changed, copy / file.relative_to(ROOT))
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", *PYTEST, *TABLE_TESTS]
+    name = file.relative_to(ROOT)
+    shutil.copy(changed, copy / name)
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", *PYTEST, *TABLE_TESTS[name.parts[1]]]
     environment = {**os.environ, **ENVIRONMENT}
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == pytest.ExitCode.OK:
