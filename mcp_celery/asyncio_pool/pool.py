@@ -144,6 +144,10 @@ class TaskPool(BasePool):
         """Count the jobs."""
         return self._dispatcher.roster.census()
 
+    def has_room(self) -> bool:
+        """Whether the next job on the event loop has a slot at once."""
+        return self._dispatcher.roster.has_room()
+
     def held_seconds(self) -> float:
         """For how long one job has held the event loop, in seconds; 0 while the loop turns."""
         return self._dispatcher.loop.watch.held_seconds()

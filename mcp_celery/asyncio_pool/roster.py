@@ -160,6 +160,11 @@ class Roster:
             waits_for_thread = bool(self._waiting[False]) and self._in_threads >= self.threads
             return Census(len(self._running), self._in_threads, waiting, waits_for_thread)
 
+    def has_room(self) -> bool:
+        """Whether a job on the loop that came now would have a slot."""
+        with self._lock:
+            return self._open and not self._waiting[True] and len(self._running) < self.limit
+
     def _admit(self) -> list[Job]:
         admitted: list[Job] = []
         while self._open and len(self._running) < self.limit and (queue := self._longest_wait()) is not None:

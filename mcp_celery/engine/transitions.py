@@ -8,7 +8,7 @@ reaper reports.
 cause              what happened
 ================== =====================================================================================================
 ``submitted``      the record is kept and its job is published
-``claimed``        a worker received the job
+``claimed``        a worker received the job; of one that began at once, with ``started``
 ``place_awaited``  a limit has no place for the job, and the task waits for one
 ``place_granted``  the task has its places, and the job is published again
 ``started``        the body started

@@ -86,6 +86,7 @@ if ARGV[5] ~= '' and (current[5] ~= ARGV[5] or current[6] ~= ARGV[2]) then
   -- The claim was not noted, or the broker has delivered the job to another worker since.
   take(KEYS[1], ARGV[6], ARGV[5], ARGV[2], KEYS[6], KEYS[8], ARGV[10])
   redis.call('HSETNX', KEYS[1], 'claim_at_ms', ARGV[3])
+  note(KEYS[1], 'claimed', current[1], ARGV[3])
 elseif ARGV[5] == '' then
   on_index('ZREM', KEYS[6], current[10])
 end

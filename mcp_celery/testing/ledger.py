@@ -299,6 +299,7 @@ class MemoryJobLedger(MemoryQuestions, MemoryWebhooksCore, MemoryRecoveryCore, B
             if start.worker and (claim is None or claim.worker != start.worker or kept.claim_retries != start.retries):
                 taken = replace(claim, worker=start.worker) if claim else Claim(start.worker, start.at_ms)
                 self._take(kept, taken, start.retries)
+                self._report(kept, "claimed", kept.record.status, start.at_ms)
             elif not start.worker:
                 self._kept.unclaimed.pop(ref, None)
             before = kept.record.status

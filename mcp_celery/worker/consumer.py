@@ -9,6 +9,7 @@ It also sends the events of jobs in groups. Each message of events costs about w
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from celery.worker import state
 from kombu.common import ignore_errors
 
 from mcp_celery.broker.queues import is_refusal
+from mcp_celery.worker.celery.claims import StartingJobs
 from mcp_celery.worker.celery.intake import tolerate
 
 if TYPE_CHECKING:
@@ -51,6 +53,11 @@ class Consumer(_Consumer):
     """
 
     _events_due = float("-inf")
+
+    @functools.cached_property
+    def starting(self) -> StartingJobs:
+        """The jobs whose claim is left to their start."""
+        return StartingJobs(self)
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:
         """Connect to the broker. What is no message in a queue is dropped."""

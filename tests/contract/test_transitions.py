@@ -108,6 +108,16 @@ async def test_each_step_of_a_job_is_reported(world: World) -> None:
     ]
 
 
+async def test_the_start_of_a_job_that_no_worker_claimed_is_its_claim_too(world: World) -> None:
+    record = await created(world)
+    start = Start(attempt=1, retries=0, at_ms=now_ms(), delivery="d", worker="w1")
+    for _ in range(2):  # asked again, as the answer was lost
+        await world.store.start(record.ref, start)
+    assert [one.cause for one in world.transitions if one.cause == "claimed"] == ["claimed"]
+    assert [one[0] for one in told(world)[:2]] == ["claimed", "started"]
+    assert not world.ledger.claim(record.ref, attempt=1, claim=Claim("w1", now_ms()))
+
+
 async def test_a_report_says_which_task_and_when(world: World) -> None:
     template = "reports://{year}"
     task = replace(a_record(component="reports://2026"), task_type="resource", declared_as=template)
@@ -135,7 +145,7 @@ async def test_a_report_says_since_when_and_whether_the_tool_has_failed(world: W
     at_ms = record.created_at_ms
     await world.store.start(record.ref, Start(attempt=1, retries=0, at_ms=at_ms + 20, worker="w1"))
     await world.store.change(record.ref, Change(to="completed", attempt=1, is_error=True, at_ms=at_ms + 50))
-    started, ended = world.transitions
+    _claimed, started, ended = world.transitions
     assert (started.started_at_ms, started.age_ms, started.is_error) == (at_ms + 20, 20, False)
     assert (ended.created_at_ms, ended.started_at_ms, ended.age_ms, ended.is_error) == (at_ms, at_ms + 20, 50, True)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Starter, lines, settings_for
-from tests.support.live import LiveServer, live_server
+from tests.integration.conftest import TOOLS, Starter, lines, settings_for
+from tests.support.live import Gate, LiveServer, live_server
 from tests.support.nodes import EmbeddedStoreContainer
-from tests.support.servers import crowd
+from tests.support.servers import crowd, tools
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -56,6 +56,25 @@ async def test_a_store_that_hangs_stalls_no_job(live: LiveServer, tmp_path: Path
     ticks = [float(line) for line in lines(tmp_path / "ticks")]
     longest = max(later - earlier for earlier, later in itertools.pairwise(ticks))
     assert longest < PAUSE_SECONDS / 2, "the loop was held while the store hung"
+
+
+@pytest.mark.smoke
+async def test_a_job_that_the_loop_does_not_begin_is_claimed_all_the_same(
+    own: Starter, own_store: EmbeddedStoreContainer, gate: Gate
+) -> None:
+    """There is a slot for it, so that its start was to claim it."""
+    settings = settings_for(own_store, "held")
+    own.worker(TOOLS, "asyncio", settings)
+    async with live_server(tools.build, settings) as live:
+        holding = await live.submit("hold_loop", {"gate": str(gate)})
+        await gate.reached()
+        record = await live.submit("add", {"a": 1, "b": 2})
+        claimed = await live.becomes(record, lambda now: now.claim is not None)
+        assert claimed.started_at_ms is None
+        gate.open()
+        for each in (holding, record):
+            assert (await live.end_of(each)).record.status == "completed"
+        assert (await live.now(record)).claim == claimed.claim
 
 
 async def test_a_sync_tool_stalls_no_job(live: LiveServer, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ ALL_TESTS: Final = [
 ]
 _KILLED: Final = {"killed", "timeout"}
 _NOT_RUN: Final = "not checked"
+_TURN: Final = re.compile(r"^[\u2800-\u28ff] .*\n", re.MULTILINE)
+"""A line that mutmut writes ten times a second while it works."""
 _MANGLED: Final = re.compile(r"(?P<module>.+)\.x(?:_(?P<function>.+)|ǁ(?P<owner>.+)ǁ(?P<method>.+))__mutmut_\d+")
 
 
@@ -54,7 +56,8 @@ def run(folder: Path, selected: str = "", *, everything: bool) -> list[Verdict]:
     with temporary_files(folder.parent) as more:
         done = _mutmut(folder, "run", "--max-children", str(AT_ONCE), *names, **more)
     if done.returncode:
-        raise MutmutError(f"mutmut ended with {done.returncode}:\n{done.stdout[-6000:]}{done.stderr[-2000:]}")
+        said = _TURN.sub("", done.stdout)
+        raise MutmutError(f"mutmut ended with {done.returncode}:\n{said[-6000:]}{done.stderr[-2000:]}")
     listed = re.findall(r"^\s+(\S+): (.+)$", _mutmut(folder, "results", "--all", "true").stdout, re.MULTILINE)
     return [_verdict(folder, name, status) for name, status in listed if status != _NOT_RUN]
 

@@ -27,6 +27,19 @@ def test_jobs_have_their_turn_in_the_order_in_which_they_came() -> None:
     assert roster.census() == Census(running=0, in_threads=0, waiting=0, waits_for_thread=False)
 
 
+def test_there_is_room_for_as_many_as_may_run() -> None:
+    roster = Roster(2, threads=1)
+    assert roster.has_room()
+    roster.add(first := job("a"))
+    assert roster.has_room()
+    roster.add(job("b"))
+    assert not roster.has_room()
+    roster.leave(first)
+    assert roster.has_room()
+    roster.close()
+    assert not roster.has_room()
+
+
 def test_only_those_that_wait_for_a_thread_are_overtaken() -> None:
     roster = Roster(3, threads=1)
     assert roster.add(threaded := job("thread-1", on_loop=False))

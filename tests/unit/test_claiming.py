@@ -84,7 +84,7 @@ def receive(runtime: WorkerRuntime, task_id: str = "claimed") -> None:
     """Have the worker receive a job."""
     job = job_class("tool", "build_report", TaskConfig(), runtime)()
     kwargs = {"key": f"anon:{task_id}:tool:build_report", "attempt": 1}
-    on_received(SimpleNamespace(task=job, hostname="worker@here", kwargs=kwargs, request_dict={}, id="job-1"))
+    on_received(request=SimpleNamespace(task=job, hostname="worker@here", kwargs=kwargs, request_dict={}, id="job-1"))
 
 
 def test_a_job_is_claimed_when_it_is_received(runtime: WorkerRuntime, store: Store) -> None:

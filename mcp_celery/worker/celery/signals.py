@@ -3,7 +3,7 @@
 =============== ======================================= ==============================================
 signal          fires in                                what it means for the task
 =============== ======================================= ==============================================
-task_received   the worker's parent                     claimed by this worker
+task_received   the worker's parent                     claimed by this worker (``claims.py``)
 task_prerun     the child or thread that runs the job   (the body itself asks whether it may start)
 task_success    there, after the result is stored       completed
 task_failure    there; in the parent for lost processes failed
@@ -23,16 +23,17 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from typing import Any, Final, cast
 
 from celery import signals
 
-from mcp_celery.engine import Change, Claim, JobOutcome, failure, now_ms, revoked, success
+from mcp_celery.engine import Change, JobOutcome, failure, now_ms, revoked, success
 from mcp_celery.engine import expired as job_expired
 from mcp_celery.errors import JobFailedError, StoredDataError, StoreUnavailableError
 from mcp_celery.logs import get_logger
 from mcp_celery.worker.celery.bootsteps import retries_of, runtime_of, runtimes
+from mcp_celery.worker.celery.claims import claim
+from mcp_celery.worker.consumer import Consumer
 from mcp_celery.worker.job import ComponentJob, WorkerRuntime
 from mcp_celery.worker.job_arguments import MalformedJobError, task_of
 
@@ -42,31 +43,11 @@ _live: Final[weakref.WeakSet[WorkerRuntime]] = weakref.WeakSet()
 """Those of the workers of this process: each worker that is started makes its own."""
 
 
-def on_received(request: Any = None, **_: Any) -> None:
-    """The worker has the job: note the claim."""
+def on_received(sender: Any = None, request: Any = None, **_: Any) -> None:
+    """The worker has the job: claim it."""
     job = request.task
-    if not isinstance(job, ComponentJob):
-        return
-    runtime = job.runtime
-    claim = Claim(runtime.heart.worker_id(request.hostname), now_ms())
-    try:
-        ref, attempt = task_of(request.kwargs)
-        retries = retries_of(request.request_dict)
-        runtime.require_genuine(request.request_dict, request.kwargs, retries)
-        noted = partial(runtime.ledger(runtime.namespace).claim, ref, attempt=attempt, retries=retries, claim=claim)
-        # This is the thread of the worker's consumer, which a silent store would hold up for its time-out, at each job.
-        if runtime.heart.is_store_away and runtime.heart.claim_later(noted, claim.at_ms):
-            logger.warning("could not record the claim of job %s yet", request.id)
-            return
-        try:
-            noted()
-        except StoreUnavailableError:
-            logger.warning("could not record the claim of job %s yet", request.id)
-            runtime.heart.claim_later(noted, claim.at_ms)
-    except StoredDataError as error:
-        logger.error("could not record the claim of job %s: %s", request.id, error.reason)
-    except MalformedJobError as error:
-        logger.error("could not claim job %.200r: %s", request.id, error)
+    if isinstance(job, ComponentJob):
+        claim(job.runtime, request, sender.starting if isinstance(sender, Consumer) else None)
 
 
 def on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:

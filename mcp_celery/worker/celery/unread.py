@@ -1,9 +1,9 @@
 """For how long a worker may have messages that it has not read.
 
-A worker claims a job when it reads its message. It reads while jobs run, except on Celery's solo pool, where a job
-keeps the consumer waiting. RabbitMQ has sent such a worker as many messages as it prefetches by then: they wait in its
-socket, in no queue and claimed by no worker, for as long as the jobs in front of them last. The reaper must not take
-them for lost.
+A worker claims a job when it reads its message, or a moment later (``claims.py``). It reads while jobs run, except on
+Celery's solo pool, where a job keeps the consumer waiting. RabbitMQ has sent such a worker as many messages as it
+prefetches by then: they wait in its socket, in no queue and claimed by no worker, for as long as the jobs in front of
+them last. The reaper must not take them for lost.
 """
 
 from __future__ import annotations
