@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from billiard.einfo import ExceptionInfo
@@ -152,6 +154,37 @@ def test_an_exception_is_raised_in_a_body_and_nowhere_else(pool: Pool) -> None:
     assert left.wait(10)
     assert pool.end_of(job) == ("returned", None)
     assert [pool.end_of(pool.submit(lambda: 1, on_loop=False)) for _ in range(20)] == [("returned", 1)] * 20
+
+
+TRACED: Final = """
+import asyncio, sys, threading
+from mcp_celery.asyncio_pool.threads import ThreadStrand
+
+def trace(*_):
+    return trace
+
+def run():
+    for interrupt in (False, True):
+        strand = ThreadStrand(asyncio.new_event_loop())
+        strand.enter_body()
+        if interrupt:
+            try:
+                strand.interrupt("at the end of the body")
+            except asyncio.CancelledError:
+                pass
+        strand.leave_body()
+    print("left")
+
+threading.settrace(trace)
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_body_can_be_left_while_a_debugger_traces_its_thread() -> None:
+    done = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "left\n"
 
 
 @on_either
