@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeVar, get_args
@@ -282,8 +282,7 @@ class TaskConfig:
             Celery's names and the declared values. None is a value for a class (``max_retries=None``: for ever); a
             message carries no None.
         """
-        named = celery_options_of(type(self)).items()
-        values = {name: getattr(self, name) for name, how in named if channel == (how.exposed if exposed else how.own)}
+        values = {name: getattr(self, name) for name in _names_of(type(self), channel, exposed=exposed)}
         return values if channel == "class" else {name: one for name, one in values.items() if one is not None}
 
     def message_options(self) -> dict[str, Any]:
@@ -352,6 +351,13 @@ class TaskConfig:
 def celery_options_of(config: type[TaskConfig]) -> dict[str, CeleryOption]:
     """The options of a kind of configuration that Celery takes, by name."""
     return {one.name: one.metadata[_CELERY] for one in fields(config) if _CELERY in one.metadata}
+
+
+@functools.cache
+def _names_of(config: type[TaskConfig], channel: Channel, *, exposed: bool) -> Sequence[str]:
+    """The options that Celery takes by one channel."""
+    options = celery_options_of(config).items()
+    return [name for name, how in options if channel == (how.exposed if exposed else how.own)]
 
 
 def as_config(task: bool | TaskConfig, component: str = "") -> TaskConfig:

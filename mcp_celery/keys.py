@@ -14,6 +14,7 @@ shortened id to its key.
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import re
 from dataclasses import dataclass
@@ -61,6 +62,12 @@ class TaskKeyParts:
 
 def quote_segment(segment: str) -> str:
     """A part of a key, without the characters that divide it."""
+    return _quoted(segment)
+
+
+@functools.lru_cache(maxsize=1_024)
+def _quoted(segment: str) -> str:
+    # A request names its task up to ten times, and most requests name the same components.
     return quote(segment, safe="")
 
 

@@ -84,7 +84,8 @@ def send_job(
         options: The destination, and properties of the message.
         timeout_seconds: How long it may take.
         ignore_result: Whether Celery keeps no result of the job.
-        headers: Further arguments of ``create_task_message``, such as ``kwargsrepr``, ``expires`` and ``retries``.
+        headers: Further arguments of ``create_task_message``, such as ``kwargsrepr``, ``create_sent_event`` and
+            ``retries``.
 
     Raises:
         QueueRefusedError: RabbitMQ has the queue with other arguments.
@@ -97,7 +98,6 @@ def send_job(
         (),
         arguments,
         **headers,
-        create_sent_event=app.conf.task_send_sent_event,
         argsrepr="()",
         ignore_result=ignore_result,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,6 +56,21 @@ class OwnJobs:
         self._timeout_seconds = timeout_seconds
         # By name, of what components declare. Making one anew for each publish reads a dozen of Celery's settings.
         self._queues: dict[str, kombu.Queue] = {}
+
+    # Celery looks a setting up in several mappings, which costs more than a message's other fields.
+
+    @functools.cached_property
+    def sends_events(self) -> bool:
+        """Whether the app sends an event for each message."""
+        return bool(self._app.conf.task_send_sent_event)
+
+    @functools.cached_property
+    def _serializer(self) -> str:
+        return serializer_of_messages(self._app)
+
+    @functools.cached_property
+    def _default_priority(self) -> int | None:
+        return self._app.conf.task_default_priority
 
     def queue_name(self, submission: Submission) -> str | None:
         """Where the job of a request goes; None where a route names an exchange only."""
@@ -125,15 +141,24 @@ class OwnJobs:
             record.job_id,
             name,
             arguments_of(record),
-            options={**options, "serializer": serializer_of_messages(self._app), "headers": self._headers(record)},
+            options={**options, "serializer": self._serializer, "headers": self._headers(record)},
             timeout_seconds=self._timeout_seconds,
+            create_sent_event=self.sends_events,
             kwargsrepr=shown_arguments(submission.snapshot.params, config),
             retries=record.retries,
-            eta=None if record.retry_at_ms is None else datetime.fromtimestamp(record.retry_at_ms / 1000, UTC),
-            # Of these `expires` is not the message's own expiration (AMQP), upon which the broker would drop the job
-            # without a word: a worker that meets an expired job reports it.
-            **config.celery_options("header"),
+            eta=_time_of(record.retry_at_ms),
+            **self._header_options(record, config),
         )
+
+    @staticmethod
+    def _header_options(record: TaskRecord, config: TaskConfig) -> dict[str, Any]:
+        """What a component declares for the headers of a job's message.
+
+        ``expires`` is when the record says that the job is too late. It is not the message's own expiration (AMQP),
+        upon which the broker would drop the job without a word: a worker that meets an expired job reports it.
+        """
+        options = config.celery_options("header")
+        return options if "expires" not in options else options | {"expires": _time_of(record.start_before_ms)}
 
     def publish_webhook(self, name: str, webhook_id: str, config: TaskConfig, producer: kombu.Producer) -> None:
         """Publish the job that delivers a webhook; returns when the broker has it.
@@ -151,8 +176,9 @@ class OwnJobs:
             str(uuid.uuid4()),
             name,
             {"webhook_id": webhook_id},
-            options={**options, "serializer": serializer_of_messages(self._app)},
+            options={**options, "serializer": self._serializer},
             timeout_seconds=self._timeout_seconds,
+            create_sent_event=self.sends_events,
             ignore_result=True,
             **config.celery_options("header"),
         )
@@ -167,8 +193,8 @@ class OwnJobs:
     def _with_properties(self, route: dict[str, Any], config: TaskConfig) -> dict[str, Any]:
         """A job's route, with what its component declares for its message, and its priority."""
         options = route | config.celery_options("property")
-        if (priority := self._app.conf.task_default_priority) is not None:
-            options.setdefault("priority", priority)
+        if self._default_priority is not None:
+            options.setdefault("priority", self._default_priority)
         return options
 
     def _route(self, name: str, config: TaskConfig) -> dict[str, Any]:
@@ -208,6 +234,10 @@ class OwnPlan:
     def publish(self, record: TaskRecord, producer: kombu.Producer) -> None:
         """Publish the job."""
         self.jobs.publish(record, self.submission, producer)
+
+
+def _time_of(at_ms: int | None) -> datetime | None:
+    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
 def name_of_job(namespace: str, submission: Submission, given: str | None = None) -> str:

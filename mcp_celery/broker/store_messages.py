@@ -126,8 +126,8 @@ class StoreMessages:
         self._holds_queues_at = holds_queues_at
         self._writer: _Writer | None = None
         self._is_off = False
-        self._known: dict[tuple[str, str | None], bool] = {}
-        """By the Celery name of a job and its component's queue, whether the store can have its messages."""
+        self._queues: dict[tuple[str, str | None], str | None] = {}
+        """By the Celery name of a job and its component's queue, where the store puts its messages; None: nowhere."""
 
     @contextmanager
     def message_of(self, record: TaskRecord, submission: Submission) -> Generator[QueueMessage | None]:
@@ -136,14 +136,14 @@ class StoreMessages:
             yield None
             return
         kind = self._kind(record, submission)
-        if not self._known.get(kind):
+        if (queue := self._queues.get(kind)) is None:
             yield None
             return
         with ExitStack() as span:
             span.enter_context(publishing(record))
-            message = self._written(record, submission)
+            message = self._written(record, submission, queue)
             if message is None:
-                self._known[kind] = False
+                self._queues[kind] = None
                 span.close()
             try:
                 yield message
@@ -167,10 +167,12 @@ class StoreMessages:
         A message is written to find that out, of which receivers of Celery's signals must not hear.
         """
         kind = self._kind(record, submission)
-        if self._is_off or self._is_watched or kind in self._known:
+        if self._is_off or self._is_watched or kind in self._queues:
             return
         try:
-            self._known[kind] = self._may_write(submission, kind[0]) and self._written(record, submission) is not None
+            queue = self._queue_to_write(submission, kind[0])
+            is_written = queue is not None and self._written(record, submission, queue) is not None
+            self._queues[kind] = queue if is_written else None
         except Exception:
             # What a later release of kombu or a host's own classes do here must not fail a request.
             logger.warning(
@@ -180,28 +182,30 @@ class StoreMessages:
 
     @property
     def _is_watched(self) -> bool:
-        return any(signal.receivers for signal in _WATCHED) or bool(self._app.conf.task_send_sent_event)
+        return any(signal.receivers for signal in _WATCHED) or self._jobs.sends_events
 
     def _kind(self, record: TaskRecord, submission: Submission) -> tuple[str, str | None]:
         return name_of_job(self._namespace, submission, record.job_name), submission.config.queue
 
-    def _may_write(self, submission: Submission, name: str) -> bool:
-        """Whether a message can be written on the event loop, and says everything that kombu knows of its queue."""
+    def _queue_to_write(self, submission: Submission, name: str) -> str | None:
+        """The queue of a message that can be written on the event loop, and says everything that kombu knows of the
+        queue; None for another one.
+        """
         if self._writer is None:
             self._writer = self._opened()
         amqp: Any = self._app.amqp
         routes: Sequence[object] = amqp.router.routes
         if self._writer is None or serializer_of_messages(self._app) != "json":
             self._is_off = True
-            return False
+            return None
         if not all(isinstance(route, MapRoute) for route in routes):
-            return False  # a function of the host's, which may block
+            return None  # a function of the host's, which may block
         queue: Any = self._jobs.queue_to_declare(name, submission.config)
         if queue is None or queue.expires is not None or "x-expires" in arguments_of(queue):
-            return False
+            return None
         connection: Any = self._writer.producer.connection
         connection.declared_entities.add(declared_mark(queue))
-        return True
+        return str(queue.name)
 
     def _opened(self) -> _Writer | None:
         """What writes messages; None where the broker is not the store's database."""
@@ -218,7 +222,7 @@ class StoreMessages:
         amqp: Any = self._app.amqp
         return _Writer(amqp.Producer(connection, auto_declare=False), channel)
 
-    def _written(self, record: TaskRecord, submission: Submission) -> QueueMessage | None:
+    def _written(self, record: TaskRecord, submission: Submission, queue: str) -> QueueMessage | None:
         """The message of a job; None where kombu would do more than push it into its queue."""
         writer = self._writer
         if writer is None:
@@ -233,7 +237,7 @@ class StoreMessages:
         if len(messages) != 1:
             return None
         (key, payload) = messages[0]
-        if key != self._jobs.queue_of_job(self._kind(record, submission)[0], submission.config):
+        if key != queue:
             return None  # that of a priority
         return QueueMessage(
             queue=f"{writer.channel.global_keyprefix}{key}",

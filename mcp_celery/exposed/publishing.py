@@ -84,6 +84,7 @@ def publish_job(
         arguments,
         options=_routed(app, job, arguments, options),
         timeout_seconds=timeout_seconds,
+        create_sent_event=app.conf.task_send_sent_event,
         kwargsrepr=shown,
         **headers,
     )
