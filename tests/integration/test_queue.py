@@ -143,6 +143,19 @@ async def test_a_message_carries_the_job_id_and_hides_the_arguments(broker: redi
     assert found["content-type"] == "application/json"
 
 
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("start_before_ms", "expires"), [(1_900_000_000_500, "2030-03-17T17:46:40.500000+00:00"), (None, None)]
+)
+async def test_a_message_expires_when_its_record_says(
+    broker: redis.Redis, shop: Settings, start_before_ms: int | None, expires: str | None
+) -> None:
+    """A job that had begun in time, and is published again, has no such time any more."""
+    with host_app(shop) as app:
+        await publish(app, submission("plain", expires=60), start_before_ms=start_before_ms)
+    assert message(broker, "mcp.shop")["headers"]["expires"] == expires
+
+
 async def test_a_record_names_its_jobs(broker: redis.Redis, shop: Settings) -> None:
     with host_app(shop) as app:
         await publish(app, submission("plain"), job_name="elsewhere.plain")
