@@ -310,7 +310,7 @@ async def good_tasks_go_on(site: Site) -> None:
     """Make a task for each part of recovery, and wait until it has done its part."""
     world = site.world
     lost, due, sold = await site.created(), await site.created(), await site.created(work=ForeignWork())
-    brief = await site.created(ttl_ms=30)
+    brief = await site.created(ttl_ms=200)  # long enough for a slow machine to create it
     assert world.ledger.claim(lost.ref, attempt=1, claim=Claim(DEAD, now_ms()))
     assert world.ledger.claim(due.ref, attempt=1, claim=Claim(STOPPED, now_ms()))
     await site.recovery.beat(DEAD, 0)
