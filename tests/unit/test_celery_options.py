@@ -118,6 +118,7 @@ async def test_an_option_is_sent_with_the_message_of_a_components_job(app: Celer
         created_at_ms=now,
         updated_at_ms=now,
         ttl_ms=60_000,
+        start_before_ms=now + 3_600_000,
         poll_interval_ms=1000,
     )
     queue = CeleryQueue(app, namespace="shop", default_queue=queue_name, timeout_seconds=10)
