@@ -50,9 +50,8 @@ test-stress: $(READY) ## Run `make test` three times beside busy processors, eac
 
 coverage: $(READY) ## Measure the coverage of `make test-all`; ARGS="--quick" that of `make test`
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest $(IN_PARALLEL) $(ARGS)
-	@$(BIN)/coverage combine --quiet
-	@$(BIN)/coverage report
+	@$(BIN)/coverage run -m pytest $(IN_PARALLEL) $(ARGS); status=$$?; \
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$status
 
 test-browser: $(READY) ## Test Flower in a real browser (skipped without Chromium)
 	@$(PYTEST) tests/browser $(ARGS)
