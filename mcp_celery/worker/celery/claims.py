@@ -78,7 +78,7 @@ def claim(runtime: WorkerRuntime, request: Any, starting: StartingJobs | None) -
     Args:
         runtime: Of the job.
         request: Celery's request of the job.
-        starting: Where the consumer has it: may leave the claim to the job's start.
+        starting: What may leave the claim to the job's start; None where the consumer is not ours.
     """
     received = Claim(runtime.heart.worker_id(request.hostname), now_ms())
     try:
