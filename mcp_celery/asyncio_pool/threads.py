@@ -87,6 +87,8 @@ class ThreadStrand:
         self._soft_is_due = False
         self._is_interrupted = False
         self._awaited: Awaited[Any] | None = None
+        self._reason: type[BaseException] | None = None
+        """What is raised in the body when the coroutine for which it waits has ended."""
 
     def can_wait(self) -> bool:
         """Whether the calling code runs in the job's thread."""
@@ -94,14 +96,20 @@ class ThreadStrand:
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Block the thread until a coroutine has ended on the loop."""
-        self._awaited = awaited = Awaited(coroutine, self._loop)
+        awaited = Awaited(coroutine, self._loop)
+        reason: type[BaseException] | None = None
         try:
+            with self._lock:
+                self._awaited = awaited
             return awaited.result()
         except BaseException:
             awaited.cancel()
             raise
         finally:
-            self._awaited = None
+            with self._lock:
+                self._awaited, self._reason, reason = None, None, self._reason
+            if reason is not None:
+                raise reason
 
     def interrupt(self, reason: str) -> None:  # noqa: ARG002 - an exception is made by the thread, from its class alone
         """Raise ``CancelledError`` in the body."""
@@ -145,8 +153,13 @@ class ThreadStrand:
 
     def _raise(self, error: type[BaseException]) -> None:
         with self._lock:
-            if self._in_body:
+            awaited = self._awaited
+            if self._in_body and awaited is not None:
+                # It is blocked until the coroutine has ended. An exception on its way to it meanwhile would slow all
+                # threads down, and under a trace function stop them: see `leave_body`.
+                self._reason = error
+            elif self._in_body:
                 self._is_interrupted = True
                 raise_in_thread(self._thread, error)
-        if (awaited := self._awaited) is not None:
+        if awaited is not None:
             awaited.cancel()
