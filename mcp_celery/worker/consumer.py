@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +20,7 @@ from kombu.common import ignore_errors
 
 from mcp_celery.broker.queues import is_refusal
 from mcp_celery.worker.celery.claims import StartingJobs
+from mcp_celery.worker.celery.hub_call import HubCall
 from mcp_celery.worker.celery.intake import tolerate
 
 if TYPE_CHECKING:
@@ -51,8 +51,6 @@ class Consumer(_Consumer):
     """Celery's, but it lets go of a lost connection, whatever state that is in, outlives items that are no messages,
     and sends events in groups.
     """
-
-    _events_due = float("-inf")
 
     @functools.cached_property
     def starting(self) -> StartingJobs:
@@ -90,12 +88,13 @@ class Consumer(_Consumer):
 
         return on_task_received
 
+    @functools.cached_property
+    def _sending(self) -> HubCall:
+        return HubCall(self._flush_events, EVENTS_SECONDS)
+
     def on_send_event_buffered(self) -> None:
         """Have the events of jobs sent soon. Celery would send them each time that the loop is idle."""
-        now = time.monotonic()
-        if now > self._events_due:  # a timer that was lost with its connection is made anew
-            self._events_due = now + EVENTS_SECONDS
-            self.hub.call_later(EVENTS_SECONDS, self._flush_events)
+        self._sending.ask(self.hub)
 
     def shutdown(self) -> None:
         """End, when the last job has."""

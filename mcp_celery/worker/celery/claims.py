@@ -7,7 +7,6 @@ slot. The event loop may be held by another job nevertheless: what has not begun
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -19,6 +18,7 @@ from mcp_celery.engine import Claim, now_ms
 from mcp_celery.errors import StoredDataError, StoreUnavailableError
 from mcp_celery.logs import get_logger
 from mcp_celery.worker.celery.bootsteps import retries_of
+from mcp_celery.worker.celery.hub_call import HubCall
 from mcp_celery.worker.job import WorkerRuntime
 from mcp_celery.worker.job_arguments import MalformedJobError, task_of
 
@@ -40,7 +40,7 @@ class StartingJobs:
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
         self._unclaimed: list[tuple[Any, Callable[[], None]]] = []
-        self._look_at = float("-inf")
+        self._look = HubCall(self._claim_unbegun, UNBEGUN_SECONDS)
 
     def take(self, request: Any, claim: Callable[[], None]) -> bool:
         """Leave a job's claim to its start, if it begins at once.
@@ -58,10 +58,7 @@ class StartingJobs:
         if request.eta or consumer.task_buckets[request.name] or not consumer.pool.has_room():
             return False
         self._unclaimed.append((request, claim))
-        now = time.monotonic()
-        if now > self._look_at:  # a timer that was lost with its connection is made anew
-            self._look_at = now + UNBEGUN_SECONDS
-            consumer.hub.call_later(UNBEGUN_SECONDS, self._claim_unbegun)
+        self._look.ask(consumer.hub)
         return True
 
     def _claim_unbegun(self) -> None:
@@ -88,21 +85,22 @@ def claim(runtime: WorkerRuntime, request: Any, starting: StartingJobs | None) -
     except MalformedJobError as error:
         logger.error("could not claim job %.200r: %s", request.id, error)
         return
-    note = partial(runtime.ledger(runtime.namespace).claim, ref, attempt=attempt, retries=retries, claim=received)
-    if starting is None or not starting.take(request, partial(_note, runtime, request.id, received, note)):
-        _note(runtime, request.id, received, note)
+    noted = partial(runtime.ledger(runtime.namespace).claim, ref, attempt=attempt, retries=retries, claim=received)
+    note = partial(_note, runtime, request.id, noted, received.at_ms)
+    if starting is None or not starting.take(request, note):
+        note()
 
 
-def _note(runtime: WorkerRuntime, job_id: str, received: Claim, note: Callable[[], bool]) -> None:
-    """Note a claim, as soon as the store answers."""
+def _note(runtime: WorkerRuntime, job_id: str, note: Callable[[], bool], at_ms: int) -> None:
+    """Note a claim of that time (ms since the epoch), as soon as the store answers."""
     # This is the thread of the worker's consumer, which a silent store would hold up for its time-out, at each job.
-    if runtime.heart.is_store_away and runtime.heart.claim_later(note, received.at_ms):
+    if runtime.heart.is_store_away and runtime.heart.claim_later(note, at_ms):
         logger.warning("could not record the claim of job %s yet", job_id)
         return
     try:
         note()
     except StoreUnavailableError:
         logger.warning("could not record the claim of job %s yet", job_id)
-        runtime.heart.claim_later(note, received.at_ms)
+        runtime.heart.claim_later(note, at_ms)
     except StoredDataError as error:
         logger.error("could not record the claim of job %s: %s", job_id, error.reason)
