@@ -60,13 +60,9 @@ class TaskKeyParts:
     component_identifier: str
 
 
+@functools.lru_cache(maxsize=1_024)
 def quote_segment(segment: str) -> str:
     """A part of a key, without the characters that divide it."""
-    return _quoted(segment)
-
-
-@functools.lru_cache(maxsize=1_024)
-def _quoted(segment: str) -> str:
     # A request names its task up to ten times, and most requests name the same components.
     return quote(segment, safe="")
 

@@ -97,7 +97,6 @@ class ThreadStrand:
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Block the thread until a coroutine has ended on the loop."""
         awaited = Awaited(coroutine, self._loop)
-        reason: type[BaseException] | None = None
         try:
             with self._lock:
                 self._awaited = awaited
@@ -107,7 +106,8 @@ class ThreadStrand:
             raise
         finally:
             with self._lock:
-                self._awaited, self._reason, reason = None, None, self._reason
+                self._awaited = None
+                reason, self._reason = self._reason, None
             if reason is not None:
                 raise reason
 

@@ -157,7 +157,7 @@ def test_an_exception_is_raised_in_a_body_and_nowhere_else(pool: Pool) -> None:
 
 
 TRACED: Final = """
-import asyncio, sys, threading
+import asyncio, threading
 from mcp_celery.asyncio_pool.threads import ThreadStrand
 
 def trace(*_):
@@ -175,16 +175,33 @@ def run():
         strand.leave_body()
     print("left")
 
+def wait():
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    strand = ThreadStrand(loop)
+
+    async def body():
+        loop.call_soon(strand.interrupt, "while the thread waits")
+        await asyncio.sleep(60)
+
+    strand.enter_body()
+    try:
+        strand.wait(body())
+    except asyncio.CancelledError:
+        print("cancelled")
+    strand.leave_body()
+
 threading.settrace(trace)
-thread = threading.Thread(target=run)
-thread.start()
-thread.join()
+for target in (run, wait):
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
 """
 
 
-def test_a_body_can_be_left_while_a_debugger_traces_its_thread() -> None:
+def test_a_body_can_be_left_and_cancelled_while_a_debugger_traces_its_thread() -> None:
     done = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout == "left\n"
+    assert done.stdout == "left\ncancelled\n"
 
 
 @on_either
