@@ -48,8 +48,8 @@ is sent once more on a new one.
 """
 IDLE_SECONDS: Final = 60.0
 """After this time without a command a connection is replaced."""
-_NEVER_DRAINS: Final = 2**31
-"""Bytes. The commands that wait to be written are in memory in any case."""
+_NEVER_DRAINS: Final = 2**31 - 1
+"""Bytes, the most that uvloop takes. The commands that wait to be written are in memory in any case."""
 
 
 class AnswerLostError(redis.RedisError):
