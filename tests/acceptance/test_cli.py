@@ -411,8 +411,7 @@ def test_on_stdio_nothing_but_the_protocol_is_written_to_standard_output(command
     assert name_over_stdio(served) == "plain"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("with_own_store", [False, True])
+@pytest.mark.parametrize("with_own_store", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_demo_shows_a_task_to_its_end(command: CommandLine, with_own_store: bool) -> None:
     """In a checkout with a private store, as `make demo` does; elsewhere with a store that runs already."""
     command.write("docs/page.md", "A page.")

@@ -110,7 +110,6 @@ async def test_a_list_that_is_watched_shows_a_new_task_and_ends(operator: Operat
         assert (await soon(follow(wire, task_id)))[-1]["status"] == "completed"
 
 
-@pytest.mark.slow
 async def test_an_operator_lists_shows_and_cancels_tasks(  # noqa: PLR0915 - one deployment, which takes long to start
     operator: Operator, url: str, guarded: str, tmp_path: Path
 ) -> None:

@@ -114,6 +114,7 @@ async def test_a_server_runs_no_more_jobs_at_a_time_than_its_setting() -> None:
     assert most == 1
 
 
+@pytest.mark.smoke
 def test_a_server_without_a_name_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"has no name.*MCP_CELERY_NAMESPACE.*in_process=True"):
         FastMCP().add_extension(TasksExtension())
@@ -140,6 +141,7 @@ def in_process(name: str, shop: Celery | None = None) -> tuple[FastMCP, TasksExt
     return server, tasks
 
 
+@pytest.mark.smoke
 async def test_no_tool_takes_the_place_of_another(shop: Celery) -> None:
     server, tasks = in_process("names", shop)
     server.tool(lambda: 1, name="count")
@@ -172,6 +174,7 @@ async def test_fastmcps_declarations_hold_for_exposed_jobs(shop: Celery) -> None
     assert await server.get_tool("wrong") is None
 
 
+@pytest.mark.smoke
 def test_dockets_options_have_no_effect_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "mcp_celery"):
         TasksExtension(url="redis://elsewhere", concurrency=3, redelivery_timeout=timedelta(seconds=1))
@@ -183,6 +186,7 @@ def test_dockets_options_have_no_effect_and_say_so(caplog: pytest.LogCaptureFixt
         TasksExtension(nothing=1)
 
 
+@pytest.mark.smoke
 def test_dockets_variables_have_no_effect_and_one_warning_names_them(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +224,7 @@ def test_a_configuration_is_checked_where_it_is_written() -> None:
     assert TaskConfig(queue="a") != TaskConfig(queue="b")
 
 
+@pytest.mark.smoke
 def test_the_extra_is_named_where_fastmcp_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(_: str) -> None:
         return None

@@ -145,6 +145,7 @@ async def test_a_cluster_without_sharded_pubsub_is_used_with_the_other_commands(
     assert [one for one in caplog.records if one.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.smoke
 async def test_the_doctor_says_where_a_namespace_is(own: Starter) -> None:
     cluster = own.cluster()
     found = backend_of(Settings.load(redis_url=f"redis+cluster://127.0.0.1:1,{','.join(cluster.addresses)}"))

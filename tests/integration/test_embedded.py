@@ -163,6 +163,7 @@ def test_data_survives_a_killed_server(data_dir: Path) -> None:
         assert client.get("kept") == b"value"
 
 
+@pytest.mark.smoke
 def test_a_server_that_refuses_to_stop_for_a_moment_is_asked_again(data_dir: Path) -> None:
     """Redis does not stop while it writes its first append-only file, as after `config set appendonly yes`."""
     with EmbeddedStore.open(data_dir) as store, redis.Redis.from_url(store.url) as client:
@@ -264,6 +265,7 @@ def test_only_the_owner_can_enter_the_folder_and_the_socket(data_dir: Path) -> N
         assert (data_dir / "store.sock").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.smoke
 def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o750)
     with pytest.raises(EmbeddedStoreError, match=f"run `chmod 700 {tmp_path}`"):
@@ -271,6 +273,7 @@ def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.smoke
 def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     somebody_else = tmp_path.stat().st_uid + 1
     monkeypatch.setattr("os.getuid", lambda: somebody_else)
@@ -278,6 +281,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
         EmbeddedStore.open(tmp_path / "data")
 
 
+@pytest.mark.smoke
 def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     with pytest.raises(EmbeddedStoreError, match="File exists"):
@@ -312,6 +316,7 @@ def test_a_prepared_socket_folder_is_refused(data_dir: Path, tmp_path: Path, tem
         EmbeddedStore.open(long)
 
 
+@pytest.mark.smoke
 def test_two_long_folders_are_refused(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = data_dir / ("deep" * 30)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(long))
@@ -319,6 +324,7 @@ def test_two_long_folders_are_refused(data_dir: Path, monkeypatch: pytest.Monkey
         EmbeddedStore.open(long)
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("no_binary")
 def test_without_a_binary_the_error_names_the_command(data_dir: Path) -> None:
     with pytest.raises(EmbeddedStoreError) as caught:
@@ -339,6 +345,7 @@ def test_a_server_that_cannot_start_shows_its_log(data_dir: Path) -> None:
     assert "manifest" in str(caught.value)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("script", "said"),
     [("#!/bin/sh\necho it is too old; exit 3\n", "exit status 3.*it is too old"), ("", "cannot be run")],

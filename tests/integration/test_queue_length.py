@@ -146,6 +146,7 @@ async def test_a_broker_that_is_gone_is_reported_and_asked_again_when_it_is_back
         assert not await submit(live)
 
 
+@pytest.mark.smoke
 async def test_jobs_of_an_unknown_queue_are_accepted_and_the_log_says_so_once(
     store: EmbeddedStoreContainer, caplog: pytest.LogCaptureFixture
 ) -> None:

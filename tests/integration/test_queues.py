@@ -183,6 +183,7 @@ BOTH_SETS: Final = (
 )
 
 
+@pytest.mark.smoke
 @pytest.mark.shows("C9")
 async def test_a_queue_that_exists_with_other_arguments_is_explained(rabbit: Place) -> None:
     rabbit.conf = {"task_queue_max_priority": 9}
@@ -219,6 +220,7 @@ def test_a_queue_that_exists_with_other_arguments_ends_the_worker_of_a_host(
         delete_queues(rabbit.broker_url, rabbit.name, f"{rabbit.name}-slow", f"{rabbit.name}-night")
 
 
+@pytest.mark.smoke
 @pytest.mark.shows("C9")
 @pytest.mark.parametrize(
     ("conf", "variables", "reason"),

@@ -74,6 +74,7 @@ async def test_reloading_checks_the_code_as_it_is_now(
     assert shown.splitlines()[-1] == "Error: cannot import 'mine': No module named 'nothing_of_this_name'"
 
 
+@pytest.mark.smoke
 async def test_a_changed_file_is_served_and_a_wrong_one_is_shown(command: CommandLine) -> None:
     dev = command.start(*("dev", "mine.py", "--port", "0", "--reload"), COLUMNS="300", MCP_CELERY_REDIS_URL="memory://")
     url = (await printed(dev, r"answers at (http://\S+/mcp)"))[1]

@@ -253,6 +253,7 @@ def test_uvicorns_lines_have_the_format_of_all_others(store: EmbeddedStoreContai
         assert any(text in message for _, _, message in found), text
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("shared_worker")
 async def test_several_processes_serve_both_revisions_and_a_killed_one_is_replaced(settings: Settings) -> None:
     with serving("--workers", "2", "--stateless", **worker_environment(settings)) as server:

@@ -251,6 +251,7 @@ def test_processes_that_a_dead_child_had_started_are_killed() -> None:
     wait_until_gone([asyncio.run(run())])
 
 
+@pytest.mark.smoke
 def test_a_program_that_does_not_exist_leaves_nothing() -> None:
     async def run() -> None:
         async with Supervisor(Lines()) as supervisor:
@@ -285,6 +286,7 @@ asyncio.run(main())
     assert told.exists()
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("short_steps")
 def test_the_watchdog_kills_children_that_ignore_the_signal() -> None:
     with subprocess.Popen([sys.executable, "-c", IGNORE_TERM], stdout=subprocess.PIPE, start_new_session=True) as child:

@@ -1,10 +1,12 @@
 """How a worker ends."""
 
 import signal
+import sys
 
 import pytest
 
 from tests.pool.conftest import Starter, state_of, value_of
+from tests.support.nodes import COVERAGE_IS_MEASURED
 from tests.support.waiting import PATIENCE_SECONDS, eventually_sync
 
 
@@ -40,6 +42,10 @@ def test_a_job_that_ends_during_a_warm_shutdown_is_acknowledged_at_once(start: S
     assert worker.process.wait(PATIENCE_SECONDS) == 0
 
 
+@pytest.mark.skipif(
+    COVERAGE_IS_MEASURED and sys.version_info < (3, 12),
+    reason="in CPython 3.11 a traced call does not end while an exception waits for a thread that is in a C call",
+)
 def test_a_cold_shutdown_cancels_the_jobs_and_waits_for_none_that_does_not_end(start: Starter) -> None:
     worker = start()
     jobs = [worker.submit(task, "open") for task in ("hold", "hold_late", "hold_sync")]

@@ -21,7 +21,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from mcp_celery.cli.options import POOLS
 from mcp_celery.engine.recovery.model import DUE
-from tests.support.nodes import END_GENTLY, STOP_SECONDS
+from tests.support.nodes import COVERAGE_IS_MEASURED, STOP_SECONDS
 from tests.support.programs import ROOT, Running, forked_command, start
 
 MODULE = "tests.acceptance.fixture_server"
@@ -69,7 +69,7 @@ def process(
     try:
         yield started
     finally:
-        if END_GENTLY:
+        if COVERAGE_IS_MEASURED:
             started.terminate()
             with suppress(subprocess.TimeoutExpired):
                 started.wait(STOP_SECONDS)

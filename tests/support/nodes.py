@@ -43,9 +43,9 @@ ALONE: Final = ("--without-mingle", "--without-gossip")
 """Workers alone on a broker have nobody to ask at start, which would take a second."""
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
-END_GENTLY: Final = "COVERAGE_PROCESS_CONFIG" in os.environ
-"""Processes are killed at the end of their tests: a worker takes seconds to shut down. Where coverage is measured they
-shut down, because a killed process writes no data."""
+COVERAGE_IS_MEASURED: Final = "COVERAGE_PROCESS_CONFIG" in os.environ
+"""Whether `make coverage` runs. Processes are killed at the end of their tests: a worker takes seconds to shut down.
+Where coverage is measured they shut down, because a killed process writes no data."""
 
 
 class NodeError(Exception):
@@ -215,7 +215,7 @@ class ProcessContainer:
 
     def teardown(self) -> None:
         """End the process and everything that it started, at the end of its tests."""
-        self._end(gently=END_GENTLY)
+        self._end(gently=COVERAGE_IS_MEASURED)
 
 
 def _signal(value: str | int) -> signal.Signals:
