@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pkgutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,5 +25,7 @@ class Body:
         return pkgutil.resolve_name(self.name)
 
     def __call__(self, **parameters: Any) -> None:
-        """Run the command."""
+        """Run the command. What it prints may have characters that the encoding of standard output lacks."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it
         self.load()(**parameters)

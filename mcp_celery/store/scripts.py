@@ -35,7 +35,7 @@ IN_PARTS: Final = frozenset({"grant_places", "grant_turns"})
 
 def file_text(name: str) -> str:
     """The text of a file of Lua, by its name."""
-    return resources.files("mcp_celery.store").joinpath(f"{name}.lua").read_text()
+    return resources.files("mcp_celery.store").joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
 
 _NAMES: Final = (

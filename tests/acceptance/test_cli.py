@@ -434,6 +434,12 @@ def test_the_demo_shows_a_task_to_its_end(command: CommandLine, with_own_store: 
 
 
 @pytest.mark.slow
+def test_servers_and_workers_start_where_the_locale_has_ascii_alone(command: CommandLine) -> None:
+    done = command.run("demo", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
 def test_the_demo_says_why_its_tool_failed(command: CommandLine) -> None:
     done = command.run("demo", MCP_CELERY_MAX_RESULT_BYTES="10")
     assert done.returncode == 1

@@ -110,6 +110,13 @@ def test_a_text_stays_a_text(mcp: Mcp, url: str) -> None:
     assert re.search(r"│ label\s+│ 12\s+│", done.stdout), done.stdout + done.stderr
 
 
+def test_characters_that_the_terminals_encoding_lacks_are_escaped(url: str) -> None:
+    command = [sys.executable, "-m", "mcp_celery", "call", url, "repeated", "--arg", "text=жö", "--arg", "times=1"]
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, capture_output=True, timeout=GIVE_UP_SECONDS, env=env, check=False)
+    assert (done.returncode, done.stdout) == (0, b"\\u0436\xf6\n"), done.stderr
+
+
 def test_no_task_calls_a_tool_without_a_task(mcp: Mcp, url: str) -> None:
     done = mcp("call", "--no-task", url, "counting", "--arg", "steps=2", "--json")
     told = json.loads(done.stdout)

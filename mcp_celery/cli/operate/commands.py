@@ -27,7 +27,7 @@ class _Alone(Body):
     def __call__(self, **parameters: Any) -> None:
         """Run the group without a subcommand."""
         if click.get_current_context().invoked_subcommand is None:
-            self.load()(**parameters)
+            super().__call__(**parameters)
 
 
 class Duration(click.ParamType[int]):

@@ -62,7 +62,7 @@ LOST: Final = (OSError, redis.RedisError, AttributeError, TypeError)
 
 def script(name: str) -> str:
     """The text of one of this package's Lua scripts."""
-    return resources.files("mcp_celery.worker.celery").joinpath(f"{name}.lua").read_text()
+    return resources.files("mcp_celery.worker.celery").joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
