@@ -78,8 +78,6 @@ def measure_transition(transition: Transition) -> None:
         CREATED(1, labels)
     elif cause == "started":
         STARTED(1, labels)
-    elif cause == "retry_scheduled":
-        RETRIES(1, labels)
     elif cause in _PUBLISHED_AGAIN:
         RECOVERIES(1, {**labels, "cause": cause})
     if cause in _RUN_ENDS and transition.started_at_ms is not None:
@@ -93,6 +91,17 @@ def _measure_end(transition: Transition, labels: Attributes) -> None:
     ENDED(1, {**labels, "status": status, "cause": transition.cause, "tool_error": transition.is_error})
     if transition.age_ms is not None:
         TOTAL(transition.age_ms / 1000, {**labels, "status": status})
+
+
+def count_retry(task_type: TaskType, declared_as: str) -> None:
+    """Count a retry that a component asked for. It is no change of the task where the retry has ended it already.
+
+    Args:
+        task_type: Kind of the component.
+        declared_as: What it is declared as.
+    """
+    if is_measured():
+        RETRIES(1, component_labels(task_type, declared_as))
 
 
 def measure_queue_wait(task_type: TaskType, declared_as: str, waited_ms: int) -> None:

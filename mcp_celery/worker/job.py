@@ -304,6 +304,7 @@ class ComponentJob(_CeleryTask):
 
     runtime: WorkerRuntime
     config: TaskConfig
+    task_type: TaskType
     declared_as: str
 
     @property
@@ -448,5 +449,5 @@ def job_class(task_type: TaskType, component: str, config: TaskConfig, runtime: 
     """The class of one component's job. Celery keeps annotations and limits on classes, so each job has its own."""
     name = job_name(runtime.namespace, task_type, component)
     attributes = {**config.celery_options("class"), "name": name, "config": config, "runtime": runtime}
-    attributes["declared_as"] = component
+    attributes |= {"task_type": task_type, "declared_as": component}
     return type("ComponentJob", (ComponentJob,), attributes)

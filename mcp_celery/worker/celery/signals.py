@@ -31,6 +31,7 @@ from mcp_celery.engine import Change, JobOutcome, failure, now_ms, revoked, succ
 from mcp_celery.engine import expired as job_expired
 from mcp_celery.errors import JobFailedError, StoredDataError, StoreUnavailableError
 from mcp_celery.logs import get_logger
+from mcp_celery.telemetry.tasks import count_retry
 from mcp_celery.worker.celery.bootsteps import retries_of, runtime_of, runtimes
 from mcp_celery.worker.celery.claims import claim
 from mcp_celery.worker.consumer import Consumer
@@ -77,6 +78,7 @@ def on_failure(
 def on_retry(sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
     """The job will run again: still working, and the message says which attempt comes."""
     if isinstance(sender, ComponentJob):
+        count_retry(sender.task_type, sender.declared_as)
         most = sender.max_retries
         message = f"Trying again: retry {request.retries + 1}{'' if most is None else f' of {most}'}"
         change = Change(to="working", status_message=message, retries=request.retries + 1, retry_at_ms=_time_of(reason))
